@@ -1,0 +1,79 @@
+"""From what the experts said to one estimate per face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from runtime.errors import AgeMoEError, PredictionError
+from runtime.executor import Answers
+from runtime.fusion import Floats, Fused, FusionTables
+from runtime.results import AgeEstimate, ExpertAge
+
+
+def estimates_from(
+    answers: Answers, unseen: Sequence[Mapping[str, str]], tables: FusionTables
+) -> list[AgeEstimate | AgeMoEError]:
+    """Fuses a batch.
+
+    Args:
+        answers: what the experts said of N faces.
+        unseen: for each face, the experts whose answer does not count, and why.
+        tables: of all experts.
+
+    Returns:
+        One entry per face; an error where no expert's answer counts.
+    """
+    names = list(answers.outputs)
+    ages = np.stack([answers.outputs[n]["age_years"] for n in names], axis=1).astype(np.float64)
+    reasons = [
+        {**answers.missing, **_not_finite(names, row), **of_face}
+        for row, of_face in zip(ages, unseen, strict=True)
+    ]
+    for row, missing in zip(ages, reasons, strict=True):
+        row[[name in missing for name in names]] = np.nan
+    usable = [bool(np.isfinite(row).any()) for row in ages]
+    fused = tables.fuse(names, ages[usable])
+    rows = iter(range(len(fused.age_years)))
+    return [
+        _estimate(names, ages[face], next(rows), fused, reasons[face], tables)
+        if usable[face]
+        else PredictionError(reasons[face])
+        for face in range(len(ages))
+    ]
+
+
+def _not_finite(names: Sequence[str], ages_years: Floats) -> dict[str, str]:
+    return {
+        name: f"gave {age} years"
+        for name, age in zip(names, ages_years, strict=True)
+        if not np.isfinite(age)
+    }
+
+
+def _estimate(
+    names: Sequence[str],
+    ages: Floats,
+    row: int,
+    fused: Fused,
+    missing: Mapping[str, str],
+    tables: FusionTables,
+) -> AgeEstimate:
+    experts = {
+        name: ExpertAge(
+            float(ages[column]),
+            float(fused.corrected_years[row, column]),
+            float(fused.weights[row, column]),
+        )
+        for column, name in enumerate(names)
+        if np.isfinite(ages[column])
+    }
+    age_years = float(fused.age_years[row])
+    return AgeEstimate(
+        age_years=age_years,
+        experts=experts,
+        missing=dict(missing),
+        age_range=(float(tables.age_grid[0]), float(tables.age_grid[-1])),
+        residuals=tables.residuals_at(frozenset(experts), age_years),
+    )

@@ -1,0 +1,141 @@
+"""Many opinions, one age: bias correction, gate and interval, from tables. NumPy only.
+
+For one face and the set S of experts that answered with ages a_i, on the age grid g:
+
+1. correct  c_i = a_i + interp(a_i; g, bias_i)       the expert's own systematic error
+2. pivot    p   = sum_i v_i c_i,  v = softmax over S of base_i
+3. gate     w   = softmax over S of interp(p; g, gate_i)
+4. fuse     age = sum_i w_i c_i, clipped to the grid
+5. spread   residual quantiles of S at age give the interval and P(true age >= t)
+
+Bias and gate are the paper's mini-MLP and gating network (AgeMoE, MVA 2025), each a function of
+one number and therefore tabulated. Interpolation is linear, and flat outside the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.results import ResidualQuantiles
+
+Floats = NDArray[np.float64]
+
+AGE_GRID: Floats = np.arange(101.0)
+"""Ages in years at which tables are made unless they say otherwise."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertTable:
+    """What fusion knows of one expert."""
+
+    bias_years: Floats
+    """(G,) added to a reading, by the expert's own reading."""
+    gate_logit: Floats
+    """(G,) the expert's say, by the pivot age."""
+    base_logit: float = 0.0
+    """The expert's say in the pivot."""
+    source_sha256: str | None = None
+    """The checkpoint the table was fitted for; None when fitted on predictions alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Spread:
+    """Residual quantiles (true age - fused age) for every set of experts that may answer."""
+
+    levels: tuple[float, ...]
+    """(L,) increasing, within (0, 1)."""
+    quantiles_years: Mapping[frozenset[str], Floats]
+    """By the set of experts that answered: (G, L), by fused age, never decreasing along L."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fused:
+    """The fused ages of N faces."""
+
+    age_years: Floats
+    """(N,)"""
+    corrected_years: Floats
+    """(N, E); NaN where an expert did not answer."""
+    weights: Floats
+    """(N, E); each row adds up to 1, 0 where an expert did not answer."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusionTables:
+    """Everything `fusion.json` holds."""
+
+    age_grid: Floats
+    """(G,) increasing, in years."""
+    experts: Mapping[str, ExpertTable]
+    """By name."""
+    spread: Spread | None = None
+    """None when no intervals were fitted."""
+    provenance: Mapping[str, object] = field(default_factory=dict)
+    """How the tables came about: faces, sources, cross-validated errors."""
+
+    @classmethod
+    def identity(cls, names: Iterable[str]) -> FusionTables:
+        """Tables that change nothing: zero bias, equal weights, no interval."""
+        zeros = np.zeros_like(AGE_GRID)
+        return cls(AGE_GRID, {name: ExpertTable(zeros, zeros) for name in names})
+
+    def fuse(self, names: Sequence[str], ages_years: Floats) -> Fused:
+        """Steps 1 to 4 for a batch.
+
+        Args:
+            names: the E experts, in the order of the columns.
+            ages_years: (N, E) readings; NaN where an expert did not answer. Every row has at
+                least one reading.
+
+        Returns:
+            Fused ages, corrected readings and weights.
+        """
+        tables = [self.experts[name] for name in names]
+        answered = np.isfinite(ages_years)
+        corrected = ages_years + self._columns([t.bias_years for t in tables], ages_years.T).T
+        bases = np.broadcast_to([table.base_logit for table in tables], ages_years.shape)
+        pivot = _weighted_sum(_softmax(bases, answered), corrected)
+        gates = self._columns([t.gate_logit for t in tables], [pivot] * len(tables)).T
+        weights = _softmax(gates, answered)
+        fused = np.clip(_weighted_sum(weights, corrected), self.age_grid[0], self.age_grid[-1])
+        return Fused(fused, corrected, weights)
+
+    def residuals_at(self, answered: frozenset[str], age_years: float) -> ResidualQuantiles | None:
+        """Step 5: the residual quantiles of a set of experts at a fused age.
+
+        Args:
+            answered: names of the experts that answered.
+            age_years: the fused age.
+
+        Returns:
+            The quantiles; None where none were fitted for exactly this set.
+        """
+        if self.spread is None or answered not in self.spread.quantiles_years:
+            return None
+        table = self.spread.quantiles_years[answered]
+        position = float(np.interp(age_years, self.age_grid, np.arange(len(self.age_grid))))
+        row = min(int(position), len(self.age_grid) - 2)
+        share = position - row
+        years = (1.0 - share) * table[row] + share * table[row + 1]
+        return ResidualQuantiles(self.spread.levels, tuple(years.tolist()))
+
+    def _columns(self, tables: Sequence[Floats], ages: Sequence[Floats] | Floats) -> Floats:
+        return np.stack(
+            [np.interp(x, self.age_grid, table) for x, table in zip(ages, tables, strict=True)]
+        )
+
+
+def _softmax(logits: Floats, answered: NDArray[np.bool_]) -> Floats:
+    """Row by row over the experts that answered; 0 for the others."""
+    masked = np.where(answered, logits, -np.inf)
+    exponentials = np.exp(masked - masked.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def _weighted_sum(weights: Floats, values: Floats) -> Floats:
+    """(N,) sums over the experts, blind to the NaN of those that did not answer."""
+    return np.asarray(np.sum(weights * np.where(weights > 0.0, values, 0.0), axis=1))

@@ -1,0 +1,196 @@
+"""From a picture and a box to the pixels an expert looks at: crop, resize, pad.
+
+This is the one part of an expert's preprocessing that is not in its graph, because TensorRT has
+neither antialiased nor cubic Resize. What to do is data (`Geometry`, from the manifest). Pictures
+are uint8 RGB (H, W, 3) throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime.errors import BoxError
+from runtime.results import Box
+
+Pixels = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+FITS = ("stretch", "center_crop", "letterbox", "pad_square")
+INTERPOLATIONS = (
+    "opencv_bilinear",
+    "opencv_area",
+    "opencv_bicubic",
+    "pillow_bilinear",
+    "pillow_bicubic",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How a crop is brought to the size of an expert's input."""
+
+    crop_margin: float = 0.0
+    """Added around the box on each side, as a share of the box's width or height."""
+    fit: str = "stretch"
+    """`stretch` to the input's size; `center_crop`: scale to cover it, keep the middle;
+    `letterbox`: scale to lie within it, pad evenly; `pad_square`: scale the longest side to a
+    square input, pad evenly."""
+    interpolation: str = "pillow_bilinear"
+    """Whose resize, exactly: OpenCV's (only `area` antialiases) or Pillow's (antialiased)."""
+    pad_colour: Colour = (0, 0, 0)
+    """RGB of everything outside the picture and around the fitted crop."""
+
+
+def crop(image: Pixels, box: Box | None, geometry: Geometry) -> Pixels:
+    """Cuts a box with its margin out of a picture.
+
+    Without a box the whole picture is the crop and no margin is added. The box is cut to the
+    picture and rounded outwards to whole pixels; where its margin leaves the picture, the pad
+    colour is put in.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        box: x, y, width, height in pixels.
+        geometry: gives margin and pad colour.
+
+    Returns:
+        uint8 RGB (h, w, 3), at least 1 pixel each way; a view where nothing had to be padded.
+
+    Raises:
+        BoxError: the box is not finite, has no area or lies outside the picture.
+    """
+    if box is None:
+        return image
+    left, top, right, bottom = _box_edges(box, image.shape[1], image.shape[0])
+    across = round((right - left) * geometry.crop_margin)
+    down = round((bottom - top) * geometry.crop_margin)
+    return _window(
+        image, left - across, top - down, right + across, bottom + down, geometry.pad_colour
+    )
+
+
+def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    """Brings a crop to the size of an expert's input.
+
+    Args:
+        image: uint8 RGB (h, w, 3).
+        height: of the input, in pixels.
+        width: of the input, in pixels.
+        geometry: gives fit, interpolation and pad colour.
+
+    Returns:
+        uint8 RGB (height, width, 3), contiguous.
+    """
+    fitted = _FITS[geometry.fit](image, height, width, geometry)
+    return np.ascontiguousarray(fitted)
+
+
+def black(height: int, width: int) -> Pixels:
+    """What an expert sees of something that is not in the picture: uint8 (height, width, 3)."""
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def _box_edges(box: Box, image_width: int, image_height: int) -> tuple[int, int, int, int]:
+    if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
+        raise BoxError(
+            f"A box is x, y, width, height in pixels with a positive width and height, got {box}."
+        )
+    x, y, width, height = box
+    left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
+    right = min(int(np.ceil(x + width)), image_width)
+    bottom = min(int(np.ceil(y + height)), image_height)
+    if left >= right or top >= bottom:
+        raise BoxError(
+            f"The box {box} lies outside the picture of {image_width}×{image_height} pixels. "
+            f"Give x, y, width, height in pixels of the upright picture."
+        )
+    return left, top, right, bottom
+
+
+def _window(image: Pixels, left: int, top: int, right: int, bottom: int, colour: Colour) -> Pixels:
+    height, width = image.shape[:2]
+    inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
+    if left >= 0 and top >= 0 and right <= width and bottom <= height:
+        return inside
+    window = np.empty((bottom - top, right - left, 3), np.uint8)
+    window[:] = colour
+    y, x = max(-top, 0), max(-left, 0)
+    window[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+    return window
+
+
+def _stretch(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    return _resize(image, height, width, geometry.interpolation)
+
+
+def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    scale = max(height / image.shape[0], width / image.shape[1])
+    scaled_height = max(round(image.shape[0] * scale), height)
+    scaled_width = max(round(image.shape[1] * scale), width)
+    scaled = _resize(image, scaled_height, scaled_width, geometry.interpolation)
+    top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
+    return scaled[top : top + height, left : left + width]
+
+
+def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    """MiVOLO's own steps, with its rounding (WildChlamydia/MiVOLO, mivolo/data/misc.py)."""
+    scale = min(height / image.shape[0], width / image.shape[1])
+    inner_height = max(round(image.shape[0] * scale), 1)
+    inner_width = max(round(image.shape[1] * scale), 1)
+    scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
+    top = round((height - inner_height) / 2 - 0.1)
+    left = round((width - inner_width) / 2 - 0.1)
+    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_colour)
+
+
+def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    side = max(height, width)
+    scale = side / max(image.shape[:2])
+    inner_height = max(round(image.shape[0] * scale), 1)
+    inner_width = max(round(image.shape[1] * scale), 1)
+    scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
+    top, left = (height - inner_height) // 2, (width - inner_width) // 2
+    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_colour)
+
+
+def _resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
+    if image.shape[:2] == (height, width):
+        return image
+    return _RESIZES[interpolation](image, height, width)
+
+
+def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
+    def resize(image: Pixels, height: int, width: int) -> Pixels:
+        import cv2  # a third of the time that `import runtime` may take
+
+        resized = cv2.resize(image, (width, height), interpolation=getattr(cv2, flag))
+        return np.asarray(resized, np.uint8)
+
+    return resize
+
+
+def _pillow(kernel: Image.Resampling) -> Callable[[Pixels, int, int], Pixels]:
+    def resize(image: Pixels, height: int, width: int) -> Pixels:
+        return np.asarray(Image.fromarray(image).resize((width, height), kernel))
+
+    return resize
+
+
+_FITS: dict[str, Callable[[Pixels, int, int, Geometry], Pixels]] = {
+    "stretch": _stretch,
+    "center_crop": _center_crop,
+    "letterbox": _letterbox,
+    "pad_square": _pad_square,
+}
+_RESIZES: dict[str, Callable[[Pixels, int, int], Pixels]] = {
+    "opencv_bilinear": _opencv("INTER_LINEAR"),
+    "opencv_area": _opencv("INTER_AREA"),
+    "opencv_bicubic": _opencv("INTER_CUBIC"),
+    "pillow_bilinear": _pillow(Image.Resampling.BILINEAR),
+    "pillow_bicubic": _pillow(Image.Resampling.BICUBIC),
+}

@@ -1,0 +1,160 @@
+"""What is in an engines folder, and whether it is still what was built.
+
+Everything the runtime knows of an expert stands here. Paths are relative to the folder and use
+forward slashes. `manifest_file` reads and writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import EngineFileError
+from runtime.files import sha256_of
+from runtime.geometry import Geometry
+
+BACKENDS = ("onnx",)
+PRECISIONS = ("fp32", "fp16")
+INPUT_NAMES = ("face", "person")
+OUTPUT_NAMES = ("age_years", "age_probs", "gender_probs", "answer_mass")
+SOURCE_KINDS = ("checkpoint", "demo", "random", "onnx")
+REBUILD = "Rebuild: python export/build_engines.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an expert's weights come from."""
+
+    kind: str
+    """`checkpoint`, `demo` (drawn faces only), `random` (speed only) or `onnx` (a given file)."""
+    location: str
+    """Path or hub id, as the user gave it."""
+    sha256: str | None
+    """Of the weights; None for random ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of an expert's graph: uint8 (N, height, width, 3), RGB."""
+
+    name: str
+    """`face` or `person`."""
+    height: int
+    """In pixels."""
+    width: int
+    """In pixels."""
+    geometry: Geometry
+    """How a crop becomes this input."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProfile:
+    """Batch sizes an expert's engines are built for."""
+
+    smallest: int = 1
+    best: int = 8
+    largest: int = 32
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """One file and its fingerprint."""
+
+    path: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far an artifact's ages lie from PyTorch's, over the verification faces."""
+
+    mean_years: float
+    max_years: float
+    faces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One executable form of an expert."""
+
+    backend: str
+    """`onnx`."""
+    precision: str
+    """`fp32` or `fp16`."""
+    files: tuple[FileRecord, ...]
+    """The graph first, then its external data."""
+    build_key: str
+    """SHA-256 of everything it was made from; equal keys need no rebuild."""
+    half_share: float
+    """Share of the graph's floating-point weights and activations that are half precision."""
+    parity: Parity | None
+    """None where nothing to compare with exists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One expert: what it wants, what it says, and in which forms it is here."""
+
+    architecture: str
+    source: Source
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[str, ...]
+    """`age_years` float32 (N,); optionally `age_probs` (N, A), `gender_probs` (N, 2) and
+    `answer_mass` (N,)."""
+    age_grid: tuple[float, ...] | None
+    """Ages in years of the A columns of `age_probs`; None without that output."""
+    profile: BatchProfile
+    artifacts: tuple[Artifact, ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What the exporter wants remembered of this architecture; the runtime does not read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is in an engines folder."""
+
+    created: str
+    """UTC, ISO 8601."""
+    tools: Mapping[str, str]
+    """Versions of what it was built with."""
+    experts: Mapping[str, Expert]
+    """By name."""
+
+
+def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool = True) -> None:
+    """Checks that an artifact's files are the ones that were built.
+
+    Args:
+        folder: the engines folder.
+        expert: its name, for the message.
+        artifact: whose files are checked.
+        hashes: compare SHA-256 too, not only sizes.
+
+    Raises:
+        EngineFileError: a file is missing, of another size or of other content.
+    """
+    for record in artifact.files:
+        problem = _file_problem(folder / record.path, record, hashes=hashes)
+        if problem:
+            raise EngineFileError(
+                f"{folder / record.path} of expert {expert!r} {problem}. {REBUILD} --only {expert}"
+            )
+
+
+def file_intact(folder: Path, record: FileRecord) -> bool:
+    """Whether a file is there and is the one that was recorded."""
+    return _file_problem(folder / record.path, record, hashes=True) is None
+
+
+def _file_problem(path: Path, record: FileRecord, *, hashes: bool) -> str | None:
+    if not path.is_file():
+        return "is missing"
+    size = path.stat().st_size
+    if size != record.size_bytes:
+        return f"has {size:,} bytes, the manifest says {record.size_bytes:,}"
+    if hashes and sha256_of(path) != record.sha256:
+        return "is not the file that was built (its SHA-256 differs from the manifest's)"
+    return None

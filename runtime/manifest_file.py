@@ -1,0 +1,173 @@
+"""`manifest.json`: reading, checking and writing the manifest.
+
+The exporter writes it last, the runtime reads it first.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+
+from runtime.errors import ManifestError
+from runtime.files import write_json
+from runtime.geometry import FITS, INTERPOLATIONS, Geometry
+from runtime.json_reader import JsonReader
+from runtime.manifest import (
+    BACKENDS,
+    INPUT_NAMES,
+    OUTPUT_NAMES,
+    PRECISIONS,
+    REBUILD,
+    SOURCE_KINDS,
+    Artifact,
+    BatchProfile,
+    Expert,
+    FileRecord,
+    InputSpec,
+    Manifest,
+    Parity,
+    Source,
+)
+
+FILE_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+"""Bumped whenever the meaning or the layout of manifest.json changes."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads and checks the manifest of an engines folder.
+
+    Raises:
+        ManifestError: it is missing, unreadable, of a newer version or inconsistent; every
+            problem is listed.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        cure = f"Build the engines first: python export/build_engines.py --output {folder}"
+        raise ManifestError(str(path), ["there is no such file"], cure)
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ManifestError(str(path), [f"cannot be read: {error}"], REBUILD) from error
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        problem = f"schema_version {version} is newer than the {SCHEMA_VERSION} this runtime reads"
+        raise ManifestError(str(path), [problem], f"Update agemoe-runtime. Or {REBUILD.lower()}")
+    problems: list[str] = []
+    manifest = _manifest(JsonReader(document, "", problems))
+    if problems:
+        raise ManifestError(str(path), problems, REBUILD)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes a manifest whole; what is written can be read back equal."""
+    write_json(folder / FILE_NAME, {"schema_version": SCHEMA_VERSION, **asdict(manifest)})
+
+
+def _manifest(root: JsonReader) -> Manifest:
+    root.only(("schema_version", "created", "tools", "experts"))
+    root.child("schema_version").integer(low=1)
+    experts = root.child("experts")
+    if isinstance(experts.value, dict) and not experts.value:
+        experts.problem("must not be empty")
+    return Manifest(
+        created=root.child("created").string(),
+        tools={name: version.string() for name, version in root.child("tools").items()},
+        experts={name: _expert(entry) for name, entry in experts.items()},
+    )
+
+
+def _expert(entry: JsonReader) -> Expert:
+    entry.only(Expert.__slots__)
+    outputs = tuple(o.choice(OUTPUT_NAMES) for o in entry.child("outputs").elements())
+    grid = tuple(entry.child("age_grid").numbers()) if entry.has("age_grid") else None
+    if ("age_probs" in outputs) != (grid is not None):
+        entry.child("age_grid").problem("must be given exactly when age_probs is an output")
+    expert = Expert(
+        architecture=entry.child("architecture").string(),
+        source=_source(entry.child("source")),
+        inputs=tuple(_input(value) for value in entry.child("inputs").elements()),
+        outputs=outputs,
+        age_grid=grid,
+        profile=_profile(entry.child("profile")),
+        artifacts=tuple(_artifact(value) for value in entry.child("artifacts").elements()),
+        details={key: value.value for key, value in entry.child("details").items()},
+    )
+    if "age_years" not in expert.outputs:
+        entry.child("outputs").problem("must hold age_years")
+    if not expert.inputs or not expert.artifacts:
+        entry.problem("needs at least one input and one artifact")
+    return expert
+
+
+def _source(entry: JsonReader) -> Source:
+    return Source(
+        kind=entry.child("kind").choice(SOURCE_KINDS),
+        location=entry.child("location").string(),
+        sha256=entry.child("sha256").sha256() if entry.has("sha256") else None,
+    )
+
+
+def _input(entry: JsonReader) -> InputSpec:
+    return InputSpec(
+        name=entry.child("name").choice(INPUT_NAMES),
+        height=entry.child("height").integer(low=1),
+        width=entry.child("width").integer(low=1),
+        geometry=_geometry(entry.child("geometry")),
+    )
+
+
+def _geometry(entry: JsonReader) -> Geometry:
+    colour = entry.child("pad_colour")
+    red, green, blue = ([element.integer() for element in colour.elements()] + [0, 0, 0])[:3]
+    if isinstance(colour.value, list) and (len(colour.value) != 3 or max(red, green, blue) > 255):
+        colour.problem("must be three whole numbers within 0..255")
+    return Geometry(
+        crop_margin=entry.child("crop_margin").number(),
+        fit=entry.child("fit").choice(FITS),
+        interpolation=entry.child("interpolation").choice(INTERPOLATIONS),
+        pad_colour=(red, green, blue),
+    )
+
+
+def _profile(entry: JsonReader) -> BatchProfile:
+    smallest, best, largest = (
+        entry.child(key).integer(low=1) for key in ("smallest", "best", "largest")
+    )
+    if not smallest <= best <= largest:
+        entry.problem(f"must not decrease: {smallest}, {best}, {largest}")
+    return BatchProfile(smallest, best, largest)
+
+
+def _artifact(entry: JsonReader) -> Artifact:
+    files = tuple(_file(value) for value in entry.child("files").elements())
+    if not files:
+        entry.child("files").problem("must not be empty")
+    return Artifact(
+        backend=entry.child("backend").choice(BACKENDS),
+        precision=entry.child("precision").choice(PRECISIONS),
+        files=files,
+        build_key=entry.child("build_key").sha256(),
+        half_share=entry.child("half_share").number(),
+        parity=_parity(entry.child("parity")) if entry.has("parity") else None,
+    )
+
+
+def _file(entry: JsonReader) -> FileRecord:
+    path = entry.child("path").string()
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        entry.child("path").problem(f"must lie within the folder, got {path!r}")
+    return FileRecord(
+        path, entry.child("sha256").sha256(), entry.child("size_bytes").integer(low=0)
+    )
+
+
+def _parity(entry: JsonReader) -> Parity:
+    return Parity(
+        mean_years=entry.child("mean_years").number(),
+        max_years=entry.child("max_years").number(),
+        faces=entry.child("faces").integer(low=1),
+    )

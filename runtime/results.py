@@ -1,0 +1,170 @@
+"""What goes in and what comes out: `Face`, `ExpertAge`, `AgeEstimate`."""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+from runtime.errors import NotCalibratedError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image | NDArray[np.uint8]
+    """A picture: a path, encoded bytes, a binary file, a PIL image or uint8 RGB (H, W, 3)."""
+
+Box = tuple[float, float, float, float]
+"""x, y, width, height in pixels of the upright picture (EXIF orientation applied)."""
+
+INTERVAL_LEVEL = 0.9
+"""How much of the probability `low_years` … `high_years` holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One person in one picture."""
+
+    image: ImageSource
+    """The picture the face is in."""
+    box: Box | None = None
+    """The face; None means that the whole picture is the face."""
+    person_box: Box | None = None
+    """The person's body, for experts that look at it; None means not visible."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertAge:
+    """What one expert said of one face."""
+
+    age_years: float
+    """The expert's own reading."""
+    corrected_years: float
+    """The reading after the expert's own bias was taken out."""
+    weight: float
+    """The expert's share in the fused age; the shares of one estimate add up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualQuantiles:
+    """How far true ages lie from the fused age, for the experts that spoke, at that age."""
+
+    levels: tuple[float, ...]
+    """Increasing, within (0, 1)."""
+    years: tuple[float, ...]
+    """At each level: quantile of (true age - fused age); never decreasing."""
+
+    def at(self, level: float) -> float:
+        """Residual in years at a level, linear between the tabulated ones."""
+        return _interpolate(level, self.levels, self.years)
+
+    def level_of(self, residual_years: float) -> float:
+        """Probability that (true age - fused age) stays below a residual.
+
+        Outside the table the outermost tabulated level is returned: nothing more certain than
+        what was measured is ever claimed.
+        """
+        return _interpolate(residual_years, self.years, self.levels)
+
+
+@dataclass(frozen=True, slots=True)
+class AgeEstimate:
+    """The fused age of one face, with everything it was made of."""
+
+    age_years: float
+    """The fused age."""
+    experts: Mapping[str, ExpertAge]
+    """What each expert that answered said, by its name."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Why an expert did not answer, by its name; empty when all did."""
+    age_range: tuple[float, float] = (0.0, 100.0)
+    """First and last year of the age grid; no age or interval leaves it."""
+    residuals: ResidualQuantiles | None = None
+    """What the interval is made of; None without calibration."""
+
+    @property
+    def low_years(self) -> float | None:
+        """Lower end of the 90 % interval; None without calibration."""
+        return None if self.residuals is None else self.interval(INTERVAL_LEVEL)[0]
+
+    @property
+    def high_years(self) -> float | None:
+        """Upper end of the 90 % interval; None without calibration."""
+        return None if self.residuals is None else self.interval(INTERVAL_LEVEL)[1]
+
+    def interval(self, level: float) -> tuple[float, float]:
+        """Central interval that holds the true age with a given probability.
+
+        Args:
+            level: probability within (0, 1), at most what the tables reach.
+
+        Returns:
+            Lower and upper end in years.
+
+        Raises:
+            NotCalibratedError: no tables exist for the experts that answered.
+            ValueError: the level is outside what was tabulated.
+        """
+        residuals = self._calibrated("An interval")
+        tail = (1.0 - level) / 2.0
+        if not 0.0 < level < 1.0 or tail < residuals.levels[0] - 1e-9:
+            widest = 1.0 - 2.0 * residuals.levels[0]
+            raise ValueError(f"level must be within (0, {widest:.3g}], got {level}.")
+        return (
+            self._clipped(self.age_years + residuals.at(tail)),
+            self._clipped(self.age_years + residuals.at(1.0 - tail)),
+        )
+
+    def probability_at_least(self, threshold_years: float) -> float:
+        """Probability that the true age is `threshold_years` or more.
+
+        Raises:
+            NotCalibratedError: no tables exist for the experts that answered.
+        """
+        residuals = self._calibrated("A probability")
+        return 1.0 - residuals.level_of(threshold_years - self.age_years)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and dicts, ready for JSON."""
+        return {
+            "age_years": self.age_years,
+            "low_years": self.low_years,
+            "high_years": self.high_years,
+            "interval_level": None if self.residuals is None else INTERVAL_LEVEL,
+            "experts": {
+                name: {
+                    "age_years": expert.age_years,
+                    "corrected_years": expert.corrected_years,
+                    "weight": expert.weight,
+                }
+                for name, expert in self.experts.items()
+            },
+            "missing": dict(self.missing),
+        }
+
+    def _calibrated(self, wanted: str) -> ResidualQuantiles:
+        if self.residuals is None:
+            spoke = ", ".join(self.experts)
+            raise NotCalibratedError(
+                f"{wanted} needs residual quantiles for the experts that answered ({spoke}); "
+                f"fusion.json holds none. Fit them: python export/calibrate.py --help."
+            )
+        return self.residuals
+
+    def _clipped(self, years: float) -> float:
+        return min(max(years, self.age_range[0]), self.age_range[1])
+
+
+def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:
+    """Piecewise linear through (xs, ys), flat outside; xs never decrease."""
+    if x <= xs[0]:
+        return ys[0]
+    if x >= xs[-1]:
+        return ys[-1]
+    right = bisect_left(xs, x)
+    left = right - 1
+    return ys[left] + (ys[right] - ys[left]) * (x - xs[left]) / (xs[right] - xs[left])
