@@ -86,8 +86,8 @@ class Artifact:
     """`fp32` or `fp16`."""
     files: tuple[FileRecord, ...]
     """The graph first, then its external data."""
-    build_key: str
-    """SHA-256 of everything it was made from; equal keys need no rebuild."""
+    build_key: Mapping[str, str]
+    """Fingerprints of everything it was made from; where all are equal, no rebuild is needed."""
     half_share: float
     """Share of the graph's floating-point weights and activations that are half precision."""
     parity: Parity | None

@@ -149,7 +149,7 @@ def _artifact(entry: JsonReader) -> Artifact:
         backend=entry.child("backend").choice(BACKENDS),
         precision=entry.child("precision").choice(PRECISIONS),
         files=files,
-        build_key=entry.child("build_key").sha256(),
+        build_key={cause: v.string() for cause, v in entry.child("build_key").items()},
         half_share=entry.child("half_share").number(),
         parity=_parity(entry.child("parity")) if entry.has("parity") else None,
     )

@@ -1,0 +1,1 @@
+"""Checkpoints in, engines out: everything that needs PyTorch."""

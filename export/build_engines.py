@@ -1,0 +1,112 @@
+"""The command line: options in, the pipeline, a table of what was built out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: python export/build_engines.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from rich.console import Console
+
+from export.display import BuildDisplay, built_table, make_console, plan_table
+from export.errors import ExportError
+from export.jobs import plan
+from export.options import WEIGHTS, BuildOptions, resolve_options
+from export.pipeline import build
+from runtime.errors import AgeMoEError
+
+_DEMO_NOTICE = (
+    "[bold yellow]DEMO EXPERTS[/]: no checkpoint was given, so the experts are small networks "
+    "fitted on drawn faces. They show that everything works and are useless on photographs. For "
+    "real ones: --checkpoint vgg16=PATH …, or --experts FILE (see export/experts.example.toml)."
+)
+_RANDOM_NOTICE = "[bold yellow]RANDOM WEIGHTS[/]: for measuring speed; the ages mean nothing."
+_NOTICES = {"demo": _DEMO_NOTICE, "random": _RANDOM_NOTICE}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Builds engines; returns the exit status: 0, 1 on an error, 130 when interrupted."""
+    parsed = _parser().parse_args(arguments)
+    console = make_console()
+    try:
+        options = resolve_options(
+            output=parsed.output,
+            experts_file=parsed.experts,
+            weights=parsed.weights,
+            checkpoints=parsed.checkpoint,
+            only=parsed.only,
+            fp16=parsed.fp16,
+            max_batch=parsed.max_batch,
+            force=parsed.force,
+        )
+        if options.weights in _NOTICES:
+            console.print(_NOTICES[options.weights], soft_wrap=True)
+        if parsed.plan:
+            console.print(plan_table(plan(options)))
+            return 0
+        _build(options, console)
+    except (ExportError, AgeMoEError) as error:
+        Console(stderr=True, highlight=False).print(
+            f"error: {error}", style="red", markup=False, soft_wrap=True
+        )
+        return 1
+    except KeyboardInterrupt:
+        console.print(
+            "Interrupted. What was published before is whole; a rerun goes on from there."
+        )
+        return 130
+    return 0
+
+
+def _build(options: BuildOptions, console: Console) -> None:
+    with BuildDisplay(console) as display:
+        rows = build(options, display)
+    console.print(built_table(rows))
+    if all(row.reused for row in rows):
+        console.print("Everything was up to date: nothing was built.")
+    console.print("ONNX files only: this version builds no TensorRT engines.")
+    console.print(
+        f"Next: python -m runtime predict PHOTO --engines {options.output}", soft_wrap=True
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python export/build_engines.py",
+        description="Turns checkpoints into verified engines for runtime.AgeMoE.",
+    )
+    parser.add_argument("--fp16", action="store_true", help="build half precision too")
+    parser.add_argument(
+        "--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in experts"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=PATH",
+        help="weights of an expert: a path or hf://owner/repo[/file]@revision",
+    )
+    parser.add_argument(
+        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="build only these"
+    )
+    parser.add_argument("--output", type=Path, default=Path("engines"), help="the engines folder")
+    parser.add_argument(
+        "--max-batch", type=int, default=32, metavar="N", help="largest batch (default 32)"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=WEIGHTS,
+        help="default: checkpoint if any is given, else demo; random is for measuring speed",
+    )
+    parser.add_argument("--force", action="store_true", help="rebuild what is up to date")
+    parser.add_argument("--plan", action="store_true", help="show what would be built and why")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

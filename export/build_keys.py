@@ -1,0 +1,79 @@
+"""What a built file depends on, so that only what changed is built again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from export.options import BuildOptions, ExpertConfig
+
+TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "timm", "torch", "transformers")
+"""Packages whose versions may change what is built."""
+_HERE = Path(__file__).resolve().parent
+_SOURCES = (
+    "experts/*.py",
+    "onnx_*.py",
+    "parity.py",
+    "precision.py",
+    "settings.py",
+    "verification.py",
+    "../runtime/geometry.py",
+)
+"""Of the exporter, what a built file depends on."""
+
+
+@cache
+def tool_versions() -> Mapping[str, str]:
+    """Installed versions of the tools, by package; absent ones are left out."""
+    found = {}
+    for package in TOOLS:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def build_key(
+    config: ExpertConfig, options: BuildOptions, precision: str, weights_sha256: str | None
+) -> dict[str, str]:
+    """What a file depends on, one fingerprint per cause of change.
+
+    Args:
+        config: the expert.
+        options: of the build.
+        precision: `fp32` or `fp16`.
+        weights_sha256: of the checkpoint; None for random weights.
+
+    Returns:
+        By cause, in words a person understands: 16 hex digits each.
+    """
+    described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
+    return {
+        "checkpoint": fingerprint(weights_sha256),
+        "options": fingerprint([described, options.weights, precision, options.max_batch]),
+        "tools": fingerprint(dict(tool_versions())),
+        "exporter": sources_fingerprint(*_SOURCES),
+    }
+
+
+def changed_since(built: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """The causes for which something that was built has to be built again."""
+    return [cause for cause, value in wanted.items() if built.get(cause) != value]
+
+
+def fingerprint(value: object) -> str:
+    """16 hex digits of anything that can be written as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def sources_fingerprint(*patterns: str) -> str:
+    """16 hex digits of the exporter's own source files that match the patterns."""
+    paths = sorted(path for pattern in patterns for path in _HERE.glob(pattern))
+    return fingerprint([path.read_text(encoding="utf-8") for path in paths])

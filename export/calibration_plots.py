@@ -1,0 +1,180 @@
+"""The report's pictures: bias curves, gate weights, error by age, reliability."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from runtime.fusion import Floats, FusionTables
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK, _FAINT, _FUSED = "#2b2b2b", "#b8b8b8", "#111111"
+_COLOURS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
+_LABEL_GAP = 0.055
+"""Least distance between two labels, as a share of the axis."""
+
+
+def pictures(
+    tables: FusionTables, names: Sequence[str], report: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """PNG files by file name.
+
+    Args:
+        tables: the fusion tables.
+        names: the experts, in the order of their colours.
+        report: as `calibration_report.report_of` makes it.
+    """
+    found = {
+        "bias.png": _bias(tables, names),
+        "gate.png": _gate(tables, names),
+        "error_by_age.png": _error_by_age(names, report["age_bands"]),
+    }
+    claimed = {t: r for t, r in report["reliability"].items() if r is not None}
+    if claimed:
+        found["reliability.png"] = _reliability(claimed)
+    return {name: _png(figure) for name, figure in found.items()}
+
+
+def _figure(title: str, subtitle: str, x: str, y: str) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 4.8), dpi=130, facecolor="white")
+    axes = figure.add_axes((0.09, 0.13, 0.73, 0.68))
+    figure.text(0.09, 0.93, title, fontsize=14, fontweight="bold", color=_INK)
+    figure.text(0.09, 0.865, subtitle, fontsize=10, color="#666666")
+    axes.set_xlabel(x, color=_INK)
+    axes.set_ylabel(y, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_FAINT)
+    axes.tick_params(colors="#555555", length=3)
+    axes.grid(axis="y", color="#ececec", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
+    figure, axes = _figure(
+        "What is added to each expert's reading",
+        "Flat where no reading was ever seen",
+        "expert's own reading (years)",
+        "correction (years)",
+    )
+    axes.axhline(0.0, color=_INK, linewidth=0.8)
+    grid, ends = tables.age_grid, []
+    for name, colour in zip(names, _cycle(names), strict=True):
+        table = tables.experts[name].bias_years
+        axes.plot(grid, table, color=colour, linewidth=2.2)
+        ends.append((float(table[-1]), name, colour))
+    axes.set_xlim(grid[0], grid[-1])
+    _label_ends(axes, ends)
+    return figure
+
+
+def _gate(tables: FusionTables, names: Sequence[str]) -> Figure:
+    figure, axes = _figure(
+        "Whom the gate believes, by age",
+        "Shares of the fused age; they add up to 100 %",
+        "pivot age (years)",
+        "weight (%)",
+    )
+    logits = np.stack([tables.experts[name].gate_logit for name in names])
+    shares = np.exp(logits - logits.max(axis=0))
+    shares *= 100.0 / shares.sum(axis=0)
+    colours = _cycle(names)
+    axes.stackplot(tables.age_grid, shares, colors=colours, alpha=0.88, linewidth=0.0)
+    tops = np.cumsum(shares, axis=0)
+    middles = tops[:, -1] - shares[:, -1] / 2.0
+    axes.set_xlim(tables.age_grid[0], tables.age_grid[-1])
+    axes.set_ylim(0.0, 100.0)
+    _label_ends(axes, list(zip(middles.tolist(), names, colours, strict=True)))
+    return figure
+
+
+def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
+    figure, axes = _figure(
+        "Mean absolute error by age, before and after",
+        "Dotted: an expert's own reading. Thin: corrected. Black: fused, with 95 % interval",
+        "labelled age (years); below, the number of faces",
+        "mean absolute error (years)",
+    )
+    at = np.arange(len(bands))
+    ends = []
+    for name, colour in zip(names, _cycle(names), strict=True):
+        raw = [band["mae"][name]["raw"] for band in bands.values()]
+        after = [band["mae"][name]["corrected"] for band in bands.values()]
+        axes.plot(at, raw, color=colour, linewidth=1.3, linestyle=":", marker="o", markersize=2.5)
+        axes.plot(at, after, color=colour, linewidth=1.5)
+        ends.append((after[-1], name, colour))
+    fused = np.array([band["mae"]["fused"] for band in bands.values()])
+    limits = np.array([band["mae_interval"]["fused"] for band in bands.values()])
+    axes.fill_between(at, limits[:, 0], limits[:, 1], color=_FUSED, alpha=0.12, linewidth=0.0)
+    axes.plot(at, fused, color=_FUSED, linewidth=2.8)
+    ends.append((float(fused[-1]), "fused", _FUSED))
+    axes.set_xticks(at, [f"{name}\n{band['faces']}" for name, band in bands.items()])
+    axes.set_ylim(bottom=0.0)
+    axes.margins(x=0.0)
+    _label_ends(axes, ends)
+    return figure
+
+
+def _reliability(claimed: Mapping[str, Any]) -> Figure:
+    figure, axes = _figure(
+        "Does probability_at_least(t) come true?",
+        "On the diagonal it does; bars are 95 % intervals",
+        "claimed probability (%)",
+        "share of faces that were t or older (%)",
+    )
+    axes.plot([0, 100], [0, 100], color=_FAINT, linewidth=1.2)
+    ends = []
+    for (threshold, result), colour in zip(claimed.items(), _cycle(list(claimed)), strict=True):
+        bins = result["bins"]
+        x = [100.0 * b["claimed"] for b in bins]
+        y = [100.0 * b["came_true"]["rate"] for b in bins]
+        limits = 100.0 * np.array([b["came_true"]["interval"] for b in bins])
+        axes.vlines(x, limits[:, 0], limits[:, 1], color=colour, alpha=0.45, linewidth=2.0)
+        axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=5)
+        ends.append((y[-1], f"t = {threshold} years", colour))
+    axes.set_xlim(-2.0, 102.0)
+    axes.set_ylim(-2.0, 102.0)
+    _label_ends(axes, ends)
+    return figure
+
+
+def _cycle(names: Sequence[str]) -> list[str]:
+    return [_COLOURS[index % len(_COLOURS)] for index in range(len(names))]
+
+
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Writes names right of the axes at the height of their lines, pushed apart to be legible."""
+    low, high = axes.get_ylim()
+    ordered = sorted(ends)
+    heights = _apart(np.array([(value - low) / (high - low) for value, _, _ in ordered]))
+    for height, (_, name, colour) in zip(heights, ordered, strict=True):
+        axes.text(
+            1.015, height, name, color=colour, transform=axes.transAxes, va="center", fontsize=10.5
+        )
+
+
+def _apart(heights: Floats) -> Floats:
+    """Rising heights moved up, then down, until none is nearer to the next than the gap."""
+    moved = heights.copy()
+    for index in range(1, len(moved)):
+        moved[index] = max(moved[index], moved[index - 1] + _LABEL_GAP)
+    overshoot = max(0.0, float(moved[-1]) - 1.0)
+    moved[-1] -= overshoot
+    for index in range(len(moved) - 2, -1, -1):
+        moved[index] = min(moved[index], moved[index + 1] - _LABEL_GAP)
+    return moved
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # Without the metadata the same figure gives the same bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

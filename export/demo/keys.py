@@ -1,0 +1,30 @@
+"""Whether a demo checkpoint is still what the exporter would write; told without PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from export.build_keys import fingerprint, sources_fingerprint
+from export.options import ExpertConfig
+
+METADATA_KEY = "demo_key"
+"""Entry of a checkpoint's metadata that says what it was made from."""
+
+
+def demo_key(config: ExpertConfig) -> str:
+    """Fingerprint of everything a demo checkpoint depends on."""
+    described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
+    return fingerprint([described, sources_fingerprint("demo/*.py", "experts/*.py")])
+
+
+def demo_checkpoint_fits(config: ExpertConfig, path: Path) -> bool:
+    """Whether a checkpoint was written for exactly this expert by exactly this code."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            written: str = (file.metadata() or {}).get(METADATA_KEY, "")
+    except (OSError, SafetensorError):
+        return False
+    return written == demo_key(config)

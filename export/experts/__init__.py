@@ -1,0 +1,1 @@
+"""The experts: one module per architecture."""

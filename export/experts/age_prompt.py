@@ -1,0 +1,290 @@
+"""The fixed question to Janus: its tokens, the trie of all answers, the mask that joins them.
+
+The language model reads one sequence:
+
+    [prompt before the image][image tokens][prompt after it, answer prefix][nodes of the trie]
+
+The trie holds every answer ("0" … "100") as the checkpoint's own tokenizer spells it. A node is in
+the sequence when its next-token distribution is needed; it sees the prompt and its own ancestors,
+and its position is its depth, so each node computes what a separate forward pass over that answer
+would. The distribution at the last prompt token and at the nodes then gives
+
+    P(age) = Π P(token | what came before) · P(the number ends here)
+
+The last factor is the probability of all tokens that do not start with a digit. `where_extended`
+applies it only where another answer goes on: "2" must end to be told from "20", while "25"
+counts with whatever follows it ("25", "25 years", "25.5", even "250"). `all` applies it to every
+answer: "25" no longer counts "250" (but still "25.5"), for a longer sequence: one node per answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from export.errors import ExportError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_Item = TypeVar("_Item")
+
+Termination = Literal["where_extended", "all"]
+
+IMAGE = "{image}"
+"""Where the picture stands in a prompt."""
+
+DEFAULT_PROMPT = (
+    "<|User|>: {image}\nHow old is the person in this photo? "
+    "Answer with the age in years as a number.\n\n<|Assistant|>:"
+)
+"""The conversation format that Janus-Pro was tuned on, ready for the answer."""
+
+SYSTEM_PROMPT = (
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language.\n\n"
+)
+"""What the authors' own processor puts before every conversation."""
+
+HIDDEN = -1e4
+"""Added to the attention score of what a token must not see; finite in FP16."""
+
+_GOES_ON = re.compile(
+    r"[0-9]|<0x3[0-9]>"
+)  # a digit, or its UTF-8 byte in a byte-fallback vocabulary
+
+
+class Tokenizer(Protocol):
+    """What the prompt needs of a tokenizer."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, with the beginning-of-sentence token where the model expects it."""
+
+    def tokens(self) -> dict[str, int]:
+        """Id of every token, by its spelling in the vocabulary."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """The spelling of the special tokens around a picture, and how many stand for it."""
+
+    count: int = 576
+    placeholder: str = "<image_placeholder>"
+    begin: str = "<begin_of_image>"
+    end: str = "<end_of_image>"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """What is asked, and which answers count."""
+
+    prompt: str = DEFAULT_PROMPT
+    """The conversation up to the answer; `{image}` marks the picture."""
+    answer_prefix: str = " "
+    """The beginning of the answer, put into the model's mouth: " ", " The person is ", …"""
+    system_prompt: bool = True
+    """Whether the authors' system prompt comes first."""
+    ages: tuple[int, int] = (0, 100)
+    """First and last age in years."""
+    termination: Termination = "where_extended"
+    """Where a number must end; see the module."""
+
+    @property
+    def text(self) -> str:
+        """Everything up to the age."""
+        return (SYSTEM_PROMPT if self.system_prompt else "") + self.prompt + self.answer_prefix
+
+
+@dataclass(frozen=True, slots=True)
+class AgeTree:
+    """How to read the probability of every age from the rows that are read.
+
+    Row 0 is the last prompt token, row i + 1 is node i; parents come before their children.
+    """
+
+    node_ids: tuple[int, ...]
+    """Token of each node."""
+    parents: tuple[int, ...]
+    """Row of each node's parent."""
+    depths: tuple[int, ...]
+    """1 for the first token of an answer."""
+    edges: tuple[tuple[int, int], ...]
+    """Row and next token of every step an answer can take."""
+    ends: tuple[int, ...]
+    """Rows where the probability that the number ends is needed."""
+    paths: NDArray[np.int64]
+    """(A, L): the steps of each age, indices into edges + ends + one step that costs nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgePrompt:
+    """Frozen token ids and geometry of the sequence."""
+
+    before_ids: tuple[int, ...]
+    """Prompt before the image tokens."""
+    after_ids: tuple[int, ...]
+    """Prompt after the image tokens, with the answer prefix."""
+    image_id: int
+    """The placeholder's token."""
+    image_tokens: int
+    """How many tokens stand for the picture."""
+    ages: tuple[int, ...]
+    """The ages in years, increasing."""
+    age_token_ids: tuple[tuple[int, ...], ...]
+    """The answer for each age."""
+    goes_on_ids: tuple[int, ...]
+    """Tokens that continue a number: those that start with a digit."""
+    tree: AgeTree
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        """The prompt, with one placeholder for all image tokens."""
+        return (*self.before_ids, self.image_id, *self.after_ids)
+
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the trie."""
+        return len(self.before_ids) + self.image_tokens + len(self.after_ids)
+
+    @property
+    def rows(self) -> int:
+        """How many positions at the end of the sequence are read."""
+        return 1 + len(self.tree.node_ids)
+
+    def positions(self) -> NDArray[np.int64]:
+        """Position of every token, (S,): consecutive in the prompt, by depth in the trie."""
+        depths = np.asarray(self.tree.depths, np.int64)
+        return np.concatenate([np.arange(self.prompt_length), self.prompt_length - 1 + depths])
+
+    def mask(self) -> NDArray[np.float32]:
+        """What each token sees, float32 (1, 1, S, S): 0 or HIDDEN, added to attention scores."""
+        prompt, length = self.prompt_length, self.prompt_length + len(self.tree.node_ids)
+        visible = np.zeros((length, length), bool)
+        visible[:prompt, :prompt] = np.tri(prompt, dtype=bool)
+        for node, parent in enumerate(self.tree.parents):
+            row = prompt + node
+            visible[row] = visible[prompt - 1 + parent]
+            visible[row, row] = True
+        return np.where(visible, 0.0, HIDDEN).astype(np.float32)[None, None]
+
+
+def build_prompt(
+    tokenizer: Tokenizer, options: PromptOptions, image: ImageTokens | None = None
+) -> AgePrompt:
+    """Tokenize prompt and answers together and freeze the result.
+
+    Where a tokenizer glues trailing spaces of the answer prefix to the digits ("Ġ25"), these
+    spaces belong to the answers instead of to the prompt.
+
+    Args:
+        tokenizer: the checkpoint's own.
+        options: what is asked, and which answers count.
+        image: the picture's special tokens; None means Janus-Pro's.
+
+    Raises:
+        ExportError: the prompt has no picture, or the tokenizer changes the prompt's last token
+            depending on the answer.
+    """
+    image = image or ImageTokens()
+    first, last = options.ages
+    if not 0 <= first <= last:
+        raise ExportError(f"ages must be 0 ≤ first ≤ last, got {first} to {last}.")
+    if options.prompt.count(IMAGE) != 1:
+        raise ExportError(
+            f"The prompt must hold the picture exactly once, found {options.prompt.count(IMAGE)} "
+            f"times: {options.prompt!r}. Write {IMAGE} where the picture stands."
+        )
+    vocabulary = tokenizer.tokens()
+    image_id = _image_id(vocabulary, image)
+    text = options.text.replace(IMAGE, image.begin + image.placeholder + image.end)
+    ages = tuple(range(first, last + 1))
+    prompt_ids, answers = _split(tokenizer, text, [str(age) for age in ages])
+    if prompt_ids.count(image_id) != 1:
+        raise ExportError(
+            f"The tokenized prompt holds {prompt_ids.count(image_id)} × {image.placeholder!r} "
+            f"instead of one: {options.prompt!r}. Use {IMAGE} alone for the picture."
+        )
+    place = prompt_ids.index(image_id)
+    return AgePrompt(
+        before_ids=prompt_ids[:place],
+        after_ids=prompt_ids[place + 1 :],
+        image_id=image_id,
+        image_tokens=image.count,
+        ages=ages,
+        age_token_ids=answers,
+        goes_on_ids=tuple(sorted(i for token, i in vocabulary.items() if _GOES_ON.match(token))),
+        tree=build_tree(answers, options.termination),
+    )
+
+
+def build_tree(
+    answers: Sequence[tuple[int, ...]], termination: Termination = "where_extended"
+) -> AgeTree:
+    """Trie over the answers' tokens, kept to the nodes that have to be read."""
+    prefixes = {answer[:length] for answer in answers for length in range(len(answer))}
+    ending = set(answers) if termination == "all" else set(answers) & prefixes
+    rows = _rows(prefixes | ending)
+    edges = _numbered((rows[a[:i]], a[i]) for a in answers for i in range(len(a)))
+    ends = _numbered(rows[answer] for answer in answers if answer in ending)
+    steps = [
+        [edges[rows[a[:i]], a[i]] for i in range(len(a))]
+        + ([len(edges) + ends[rows[a]]] if a in ending else [])
+        for a in answers
+    ]
+    nothing = len(edges) + len(ends)
+    longest = max(len(path) for path in steps)
+    nodes = [prefix for prefix in rows if prefix]
+    return AgeTree(
+        node_ids=tuple(node[-1] for node in nodes),
+        parents=tuple(rows[node[:-1]] for node in nodes),
+        depths=tuple(len(node) for node in nodes),
+        edges=tuple(edges),
+        ends=tuple(ends),
+        paths=np.array([path + [nothing] * (longest - len(path)) for path in steps], np.int64),
+    )
+
+
+def _rows(prefixes: set[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
+    ordered = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
+    return {prefix: row for row, prefix in enumerate(ordered)}
+
+
+def _numbered(items: Iterable[_Item]) -> dict[_Item, int]:
+    return {item: number for number, item in enumerate(dict.fromkeys(items))}
+
+
+def _image_id(vocabulary: dict[str, int], image: ImageTokens) -> int:
+    missing = [t for t in (image.begin, image.placeholder, image.end) if t not in vocabulary]
+    if missing:
+        raise ExportError(
+            f"The tokenizer lacks {', '.join(missing)}, which stand for the picture: "
+            f"it is not Janus's. Use the tokenizer.json that came with the checkpoint."
+        )
+    return vocabulary[image.placeholder]
+
+
+def _split(
+    tokenizer: Tokenizer, text: str, numbers: Sequence[str]
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Prompt ids and each answer's ids; the prompt's are a strict prefix for every answer."""
+    encoded = [tuple(tokenizer.encode(text + number)) for number in numbers]
+    for prompt in dict.fromkeys((text, text.rstrip(" "))):
+        head = tuple(tokenizer.encode(prompt))
+        broken = [i for i, ids in enumerate(encoded) if not _extends(ids, head)]
+        if not broken:
+            return head, tuple(ids[len(head) :] for ids in encoded)
+    shown = encoded[broken[0]][len(head) - 1 :]
+    raise ExportError(
+        f"The tokenizer does not keep the prompt apart from the answer: before "
+        f"{numbers[broken[0]]!r} the prompt ends in token {head[-1]}, together they become "
+        f"{list(shown)}. End the answer prefix with a space or a word: {text[-20:]!r}."
+    )
+
+
+def _extends(ids: tuple[int, ...], head: tuple[int, ...]) -> bool:
+    return len(ids) > len(head) and ids[: len(head)] == head

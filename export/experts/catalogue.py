@@ -1,0 +1,50 @@
+"""From an expert's configuration and its weights to what the pipeline exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from export.checkpoints import load_checkpoint
+from export.experts.cnn import cnn_expert, cnn_module, load_cnn, settle
+from export.experts.contract import BuiltExpert
+from export.experts.external import external_expert
+from export.options import ExpertConfig
+from export.settings import OnnxSettings
+from export.verification import verification_images
+
+
+def count_parameters(config: ExpertConfig) -> int:
+    """Number of weights of an expert, without making them."""
+    if isinstance(config.settings, OnnxSettings):
+        return 0
+    with torch.device("meta"):
+        module = cnn_module(config.architecture, config.settings)
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def build_expert(config: ExpertConfig, checkpoint: Path | None) -> BuiltExpert:
+    """Builds an expert.
+
+    Args:
+        config: what experts.toml says of it.
+        checkpoint: its weights; None for seeded random ones.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded or do not fit.
+        GraphError: a given ONNX file is not what the configuration says.
+    """
+    settings = config.settings
+    if isinstance(settings, OnnxSettings):
+        if checkpoint is None:
+            raise ValueError(f"Expert {config.name!r} is a given ONNX file and none was given.")
+        return external_expert(checkpoint, settings, config.geometry)
+    module = cnn_module(config.architecture, settings)
+    expert = cnn_expert(module, settings, config.geometry)
+    if checkpoint is None:
+        images = verification_images(expert.signature.inputs)
+        settle(module, torch.from_numpy(images["face"]))
+    else:
+        load_cnn(module, config.architecture, load_checkpoint(checkpoint).state)
+    return expert

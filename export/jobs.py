@@ -1,0 +1,138 @@
+"""What a build has to do, and why: nothing here builds anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.build_keys import build_key, changed_since
+from export.checkpoints import find_checkpoint, hash_checkpoint
+from export.demo.keys import demo_checkpoint_fits
+from export.options import BuildOptions, ExpertConfig
+from export.publish import current_manifest
+from runtime.manifest import PRECISIONS, Artifact, Expert, Manifest, Source, file_intact
+
+_CHECKPOINTS = "checkpoints"
+"""Folder within the engines folder that holds the demo experts' checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One expert with its weights found, and what is to be done about it."""
+
+    config: ExpertConfig
+    checkpoint: Path | None
+    """None for random weights."""
+    source: Source
+    keys: Mapping[str, Mapping[str, str]]
+    """Build key, by precision."""
+    built: Expert | None
+    """What an earlier build left."""
+    kept: Mapping[str, Artifact]
+    """What of it is up to date, by precision."""
+    reasons: Mapping[str, str]
+    """Why something has to be built, by precision; empty when all is up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a build would do about one file, and why."""
+
+    expert: str
+    path: str
+    """Within the engines folder."""
+    reason: str
+    """Empty when the file is up to date."""
+    size_bytes: int
+    """Estimated when the file is yet to be built."""
+
+
+def plan(options: BuildOptions) -> list[Planned]:
+    """What a build would do; nothing is written.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be found.
+    """
+    manifest = current_manifest(options.output)
+    planned = []
+    for config in options.experts:
+        location = weights_location(config, options)
+        absent = location is None or (
+            options.weights == "demo" and not demo_checkpoint_fits(config, Path(location))
+        )
+        checkpoint = None if absent or location is None else find_checkpoint(location)
+        job = make_job(config, checkpoint, options, manifest)
+        for precision in options.precisions:
+            kept = job.kept.get(precision)
+            size = sum(f.size_bytes for f in kept.files) if kept else _estimate(job, precision)
+            path = f"{config.name}/{file_name(config.name, precision)}"
+            planned.append(Planned(config.name, path, job.reasons.get(precision, ""), size))
+    return planned
+
+
+def make_job(
+    config: ExpertConfig,
+    checkpoint: Path | None,
+    options: BuildOptions,
+    manifest: Manifest | None,
+) -> Job:
+    """Compares what is wanted of an expert with what is there.
+
+    Args:
+        config: the expert.
+        checkpoint: its weights; None for random ones.
+        options: of the build.
+        manifest: of the engines folder; None when there is none.
+    """
+    sha256 = hash_checkpoint(checkpoint) if checkpoint else None
+    kind = "onnx" if config.architecture == "onnx" else options.weights
+    location = weights_location(config, options) or "seed 0"
+    keys = {precision: build_key(config, options, precision, sha256) for precision in PRECISIONS}
+    built = manifest.experts.get(config.name) if manifest else None
+    artifacts = {a.precision: a for a in built.artifacts} if built else {}
+    kept: dict[str, Artifact] = {}
+    reasons: dict[str, str] = {}
+    for precision in PRECISIONS:
+        reason = _reason(artifacts.get(precision), keys[precision], options)
+        if not reason:
+            kept[precision] = artifacts[precision]
+        elif precision in options.precisions:
+            reasons[precision] = reason
+    return Job(config, checkpoint, Source(kind, location, sha256), keys, built, kept, reasons)
+
+
+def weights_location(config: ExpertConfig, options: BuildOptions) -> str | None:
+    """Path or hub id of an expert's weights; None for random ones."""
+    if options.weights == "demo":
+        return str(options.output / _CHECKPOINTS / f"{config.name}.demo.safetensors")
+    return config.checkpoint
+
+
+def file_name(expert: str, precision: str) -> str:
+    """Name of an expert's ONNX file."""
+    return f"{expert}.{precision}.onnx"
+
+
+def _reason(artifact: Artifact | None, key: Mapping[str, str], options: BuildOptions) -> str:
+    """Why an artifact has to be built; empty when it is up to date."""
+    if artifact is None:
+        return "not built yet"
+    if options.force:
+        return "--force"
+    changed = changed_since(artifact.build_key, key)
+    if changed:
+        return f"changed: {', '.join(changed)}"
+    broken = [f.path for f in artifact.files if not file_intact(options.output, f)]
+    return f"missing or damaged: {', '.join(broken)}" if broken else ""
+
+
+def _estimate(job: Job, precision: str) -> int:
+    """Bytes of a file yet to be built: its weights, of 4 or 2 bytes each."""
+    if job.checkpoint is not None and job.checkpoint.is_file():
+        weights = job.checkpoint.stat().st_size
+    else:
+        from export.experts.catalogue import count_parameters
+
+        weights = 4 * count_parameters(job.config)
+    return weights if precision == "fp32" else weights // 2

@@ -1,0 +1,203 @@
+"""Everything a build is told: the command line and experts.toml, checked in one place."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from export.errors import OptionsError
+from export.settings import ARCHITECTURES, Settings, read_geometry
+from runtime.geometry import Geometry
+from runtime.json_reader import JsonReader, shown
+
+HERE = Path(__file__).resolve().parent
+DEFAULT_EXPERTS = HERE / "experts.example.toml"
+"""The full-size experts with their usual settings, and the commented example."""
+DEMO_EXPERTS = HERE / "experts.demo.toml"
+WEIGHTS = ("checkpoint", "demo", "random")
+HUB_PREFIX = "hf://"
+_NAME = "must be lower-case letters, digits, '-' or '_'"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertConfig:
+    """One expert to build."""
+
+    name: str
+    architecture: str
+    """A key of `ARCHITECTURES`."""
+    checkpoint: str | None
+    """A path, absolute or from the current folder, or hf://owner/repo[/file]@revision."""
+    geometry: Geometry
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """One run of build_engines.py."""
+
+    experts: tuple[ExpertConfig, ...]
+    weights: str
+    """`checkpoint`, `demo` or `random`."""
+    output: Path
+    fp16: bool = False
+    max_batch: int = 32
+    force: bool = False
+    partial: bool = False
+    """Only some experts were asked for: the others in the output folder stay as they are."""
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What is built of every expert."""
+        return ("fp32", "fp16") if self.fp16 else ("fp32",)
+
+
+def resolve_options(
+    *,
+    output: Path,
+    experts_file: Path | None = None,
+    weights: str | None = None,
+    checkpoints: Sequence[str] = (),
+    only: Sequence[str] = (),
+    fp16: bool = False,
+    max_batch: int = 32,
+    force: bool = False,
+) -> BuildOptions:
+    """Brings command line and experts.toml together.
+
+    Without `weights`: checkpoints if any was given, demo experts otherwise.
+
+    Args:
+        output: the engines folder.
+        experts_file: experts.toml; None takes the built-in experts.
+        weights: `checkpoint`, `demo` or `random`.
+        checkpoints: like `vgg16=PATH`, going before the file's.
+        only: names of experts to build.
+        fp16: build half precision too.
+        max_batch: largest batch of the engines.
+        force: rebuild what is up to date.
+
+    Raises:
+        OptionsError: listing everything that is wrong.
+    """
+    problems: list[str] = []
+    given = _given_checkpoints(checkpoints, problems)
+    file = experts_file or (DEFAULT_EXPERTS if given or weights == "random" else None)
+    experts = read_experts(file or DEFAULT_EXPERTS, problems)
+    has_checkpoints = bool(given) or any(expert.checkpoint for expert in experts.values())
+    weights = weights or ("checkpoint" if has_checkpoints else "demo")
+    if weights == "demo":
+        if experts_file or given:
+            problems.append(
+                "--weights demo: the demo experts take no --experts and no --checkpoint"
+            )
+        experts = read_experts(DEMO_EXPERTS, problems)
+    if weights == "random":
+        if given:
+            problems.append("--weights random: contradicts --checkpoint")
+        problems += [
+            f"experts.{name}: a given ONNX file has no random weights; leave it out with --only"
+            for name, expert in experts.items()
+            if expert.architecture == "onnx" and (not only or name in only)
+        ]
+    if max_batch < 1:
+        problems.append(f"--max-batch: must be at least 1, got {max_batch}")
+    for flag, names in (("--checkpoint", given), ("--only", only)):
+        problems += [
+            f"{flag} {n}: no such expert; there are {', '.join(experts)}"
+            for n in names
+            if n not in experts
+        ]
+    chosen = _chosen(experts, given, only, weights)
+    if weights == "checkpoint":
+        problems += _checkpoint_problems(chosen)
+    if problems:
+        raise OptionsError(problems)
+    return BuildOptions(chosen, weights, output, fp16, max_batch, force, partial=bool(only))
+
+
+def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
+    """Reads experts.toml.
+
+    Args:
+        path: the file. Relative checkpoints in it are taken from its folder.
+        problems: everything wrong is added here, with file and key.
+
+    Returns:
+        By name, what could be read.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{path}: cannot be read: {error}")
+        return {}
+    found: list[str] = []
+    root = JsonReader(document, "", found)
+    root.only(("experts",))
+    experts = {
+        name: _expert(name, entry, path.parent) for name, entry in root.child("experts").items()
+    }
+    problems += [f"{path}: {problem}" for problem in found]
+    return experts
+
+
+def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
+    if not name or set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
+        entry.problem(_NAME)
+    architecture = entry.child("architecture").choice(tuple(ARCHITECTURES))
+    checkpoint = entry.child("checkpoint").string() if entry.has("checkpoint") else None
+    if checkpoint and not checkpoint.startswith(HUB_PREFIX):
+        checkpoint = str(folder / checkpoint)
+    return ExpertConfig(
+        name=name,
+        architecture=architecture,
+        checkpoint=checkpoint,
+        geometry=read_geometry(entry.child("geometry")) if entry.has("geometry") else Geometry(),
+        settings=_settings(entry, architecture),
+    )
+
+
+def _settings(entry: JsonReader, architecture: str) -> Settings:
+    known = entry.has("architecture") and entry.child("architecture").value == architecture
+    # Of an unknown architecture every key would be unknown too, which helps nobody.
+    return ARCHITECTURES[architecture](entry if known else JsonReader({}, "", []))
+
+
+def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, location = pair.partition("=")
+        if not (name and equals and location):
+            problems.append(f"--checkpoint: must be like vgg16=PATH, got {shown(pair)}")
+        elif name in given:
+            problems.append(f"--checkpoint {name}: given twice")
+        else:
+            given[name] = location
+    return given
+
+
+def _chosen(
+    experts: Mapping[str, ExpertConfig], given: Mapping[str, str], only: Sequence[str], weights: str
+) -> tuple[ExpertConfig, ...]:
+    chosen = [expert for name, expert in experts.items() if not only or name in only]
+    if weights == "random":
+        return tuple(replace(expert, checkpoint=None) for expert in chosen)
+    return tuple(
+        replace(expert, checkpoint=given.get(expert.name, expert.checkpoint)) for expert in chosen
+    )
+
+
+def _checkpoint_problems(experts: Sequence[ExpertConfig]) -> list[str]:
+    problems = []
+    for expert in experts:
+        location = expert.checkpoint
+        if location is None:
+            problems.append(
+                f"experts.{expert.name}.checkpoint: missing; give --checkpoint "
+                f"{expert.name}=PATH, or leave the expert out with --only"
+            )
+        elif not location.startswith(HUB_PREFIX) and not Path(location).exists():
+            problems.append(f"experts.{expert.name}.checkpoint: there is nothing at {location}")
+    return problems

@@ -1,0 +1,144 @@
+"""The same faces through PyTorch and through what was built; the difference in years."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.errors import ParityError
+from export.experts.contract import Images, Readings
+from export.precision import LARGEST_HALF, tensor_types
+from export.verification import in_batches
+from runtime.manifest import Parity
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What a built file may differ from PyTorch by."""
+
+    mean_years: float
+    max_years: float
+    probability: float
+    """Largest difference of any probability."""
+
+
+TOLERANCES = {
+    "fp32": Tolerance(mean_years=0.001, max_years=0.001, probability=1e-4),
+    "fp16": Tolerance(mean_years=0.1, max_years=0.5, probability=0.02),
+}
+_PROBES = (0, 10, -1)
+"""A photograph, a drawn face and noise: on these every tensor of a graph is looked at."""
+
+
+def check_parity(
+    path: Path, precision: str, images: Images, reference: Readings, exact: Path | None = None
+) -> Parity:
+    """Runs a built file on the verification faces and compares it with the reference.
+
+    Args:
+        path: of the ONNX file.
+        precision: whose tolerance holds.
+        images: the verification faces.
+        reference: what PyTorch makes of them.
+        exact: the FP32 file a half-precision one was made from, to find where they part.
+
+    Returns:
+        The differences in years.
+
+    Raises:
+        ParityError: they are over the tolerance, or a half-precision tensor overflows.
+    """
+    session = _session(path)
+    names = list(reference)
+    batches = [session.run(names, dict(batch)) for batch in in_batches(images)]
+    found = {
+        name: np.concatenate([batch[index] for batch in batches])
+        for index, name in enumerate(names)
+    }
+    tolerance = TOLERANCES[precision]
+    years = np.abs(found["age_years"] - reference["age_years"])
+    probabilities = max(
+        (float(np.abs(found[n] - reference[n]).max()) for n in names if n != "age_years"),
+        default=0.0,
+    )
+    within = (
+        years.mean() <= tolerance.mean_years
+        and years.max() <= tolerance.max_years
+        and probabilities <= tolerance.probability
+    )
+    if exact is not None:
+        _check_range(path, exact, images)
+    if not within:
+        where = f" They part at {_divergence(path, exact, images)}." if exact else ""
+        raise ParityError(
+            f"{path.name} differs from PyTorch by {years.mean():.4g} years on average, "
+            f"{years.max():.4g} at most and {probabilities:.2g} in a probability; allowed are "
+            f"{tolerance.mean_years}, {tolerance.max_years} and {tolerance.probability}.{where}"
+        )
+    return Parity(float(years.mean()), float(years.max()), len(years))
+
+
+def _check_range(half: Path, exact: Path, images: Images) -> None:
+    """Refuses a half-precision graph in which a tensor would overflow.
+
+    ONNX Runtime computes FP16 through FP32 on a CPU and so hides overflow; the FP32 graph shows
+    how large each tensor really becomes.
+    """
+    halves = {name for name, kind in tensor_types(half).items() if kind == "fp16"}
+    sizes = {name: float(np.abs(value).max()) for name, value in _trace(exact, images).items()}
+    over = {n: s for n, s in sizes.items() if n in halves and not s <= LARGEST_HALF}
+    if over:
+        name, size = next(iter(over.items()))
+        raise ParityError(
+            f"{half.name}: {len(over)} half-precision tensors overflow, the first is {name!r} "
+            f"with {size:.3g} (at most {LARGEST_HALF:.0f}). Keep what computes it in FP32."
+        )
+
+
+def _divergence(half: Path, exact: Path, images: Images) -> str:
+    """Name of the first tensor that is off by more than a tenth of its own size."""
+    wanted = _trace(exact, images)
+    found = _trace(half, images)
+    worst, worst_error = "the output", 0.0
+    for name, value in wanted.items():
+        if name not in found:
+            continue
+        scale = float(np.abs(value).max()) or 1.0
+        error = float(np.abs(found[name].astype(np.float32) - value).max()) / scale
+        if not error <= 0.1:
+            return f"{name!r} (off by {error:.2g} of its largest value)"
+        if error > worst_error:
+            worst, worst_error = name, error
+    return f"{worst!r} most (off by {worst_error:.2g} of its largest value)"
+
+
+def _trace(path: Path, images: Images) -> Mapping[str, NDArray[Any]]:
+    """Every floating-point activation of a graph on a few faces, in the order of computing."""
+    model = onnx.load(str(path))
+    kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
+    types = tensor_types(path)
+    outputs = {value.name for value in model.graph.output}
+    names = [out for node in model.graph.node for out in node.output if out in types]
+    model.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, kinds[types[name]], None)
+        for name in names
+        if name not in outputs
+    )
+    probes = {name: array[list(_PROBES)] for name, array in images.items()}
+    values = _session(model.SerializeToString()).run(names, probes)
+    return dict(zip(names, values, strict=True))
+
+
+def _session(model: Path | bytes) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # what the graph optimiser could not fold is no news
+    source = model if isinstance(model, bytes) else str(model)
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,177 @@
+"""The order of a build: find, reuse or build, prove, publish. The only file that knows it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from export import publish
+from export.build_keys import tool_versions
+from export.checkpoints import find_checkpoint
+from export.demo.keys import demo_checkpoint_fits
+from export.jobs import Job, file_name, make_job, weights_location
+from export.options import BuildOptions, ExpertConfig
+from runtime.manifest import PRECISIONS, Artifact, BatchProfile, Expert, Manifest
+from runtime.manifest_file import read_manifest
+
+if TYPE_CHECKING:
+    from export.experts.contract import BuiltExpert, Images, Readings
+
+_BEST_BATCH = 8
+
+
+class Progress(Protocol):
+    """Hears what a build is doing."""
+
+    def stage(self, expert: str, what: str) -> None:
+        """A stage of an expert begins."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltRow:
+    """What a build did about one expert."""
+
+    name: str
+    expert: Expert
+    seconds: float
+    reused: bool
+
+
+def build(options: BuildOptions, progress: Progress) -> list[BuiltRow]:
+    """Builds, proves and publishes every expert that is not up to date.
+
+    Each expert is published as soon as it is complete, so that a build that is stopped has lost
+    only the expert it was at. Experts of an earlier build that were not asked for stay with
+    `--only`, and are removed without.
+
+    Returns:
+        One row per expert asked for.
+
+    Raises:
+        ExportError: an expert cannot be built; what was published before stays.
+    """
+    with publish.exclusively(options.output):
+        publish.recover(options.output)
+        rows = [_build_one(config, options, progress) for config in options.experts]
+        if not options.partial:
+            _forget_others(options)
+    return rows
+
+
+def _build_one(config: ExpertConfig, options: BuildOptions, progress: Progress) -> BuiltRow:
+    started = time.monotonic()
+    manifest = publish.current_manifest(options.output)
+    progress.stage(config.name, "looking at the weights")
+    job = make_job(config, _checkpoint(config, options, progress), options, manifest)
+    if job.built is not None and not job.reasons:
+        return BuiltRow(config.name, job.built, time.monotonic() - started, reused=True)
+    expert = _built(job, options, progress)
+    progress.stage(config.name, "publishing")
+    others = dict(manifest.experts) if manifest else {}
+    experts = {**others, config.name: expert}
+    publish.publish(options.output, Manifest(_now(), tool_versions(), experts))
+    published = read_manifest(options.output)
+    if job.built is not None:
+        publish.remove_strays(options.output, published, {config.name: job.built})
+    seconds = time.monotonic() - started
+    return BuiltRow(config.name, published.experts[config.name], seconds, reused=False)
+
+
+def _checkpoint(config: ExpertConfig, options: BuildOptions, progress: Progress) -> Path | None:
+    location = weights_location(config, options)
+    if location is None:
+        return None
+    if options.weights == "demo" and not demo_checkpoint_fits(config, Path(location)):
+        from export.demo.experts import write_demo_checkpoint
+
+        progress.stage(config.name, "fitting a demo expert on drawn faces")
+        write_demo_checkpoint(config, Path(location))
+    return find_checkpoint(location)
+
+
+def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
+    from export.experts.catalogue import build_expert
+    from export.verification import verification_images
+
+    name = job.config.name
+    progress.stage(name, "loading the weights")
+    expert = build_expert(job.config, job.checkpoint)
+    signature = expert.signature
+    images = verification_images(signature.inputs)
+    progress.stage(name, "running the reference on the verification faces")
+    reference = expert.reference(images)
+    artifacts = _artifacts(job, options, expert, images, reference, progress)
+    return Expert(
+        architecture=job.config.architecture,
+        source=job.source,
+        inputs=signature.inputs,
+        outputs=signature.outputs,
+        age_grid=signature.age_grid,
+        profile=BatchProfile(1, min(_BEST_BATCH, options.max_batch), options.max_batch),
+        artifacts=tuple(artifacts),
+        details=signature.details,
+    )
+
+
+def _artifacts(
+    job: Job,
+    options: BuildOptions,
+    expert: BuiltExpert,
+    images: Images,
+    reference: Readings,
+    progress: Progress,
+) -> list[Artifact]:
+    from export import onnx_graph, parity, precision
+
+    name = job.config.name
+    staging = publish.staging_folder(options.output, name)
+    single = staging / file_name(name, "fp32")
+    progress.stage(name, "writing and checking ONNX")
+    expert.write_onnx(single)
+    onnx_graph.check_graph(single, expert.signature)
+    artifacts = []
+    for kind in _wanted(job, options):
+        path = staging / file_name(name, kind)
+        if kind == "fp16":
+            progress.stage(name, "converting to FP16")
+            precision.half_from_single(single, path)
+            onnx_graph.check_graph(path, expert.signature)
+        progress.stage(name, f"comparing {kind} with the reference")
+        exact = single if kind == "fp16" else None
+        files = onnx_graph.model_files(path)
+        artifacts.append(
+            Artifact(
+                backend="onnx",
+                precision=kind,
+                files=tuple(publish.file_record(options.output, file) for file in files),
+                build_key=job.keys[kind],
+                half_share=precision.half_share(path),
+                parity=parity.check_parity(path, kind, images, reference, exact),
+            )
+        )
+    return artifacts
+
+
+def _wanted(job: Job, options: BuildOptions) -> Sequence[str]:
+    """Precisions to write: those asked for, and those that are here and would be dropped."""
+    return [kind for kind in PRECISIONS if kind in options.precisions or kind in job.kept]
+
+
+def _forget_others(options: BuildOptions) -> None:
+    manifest = read_manifest(options.output)
+    wanted = {config.name for config in options.experts}
+    former = {name: e for name, e in manifest.experts.items() if name not in wanted}
+    if former:
+        kept = {name: e for name, e in manifest.experts.items() if name in wanted}
+        renewed = replace(manifest, created=_now(), experts=kept)
+        publish.publish(options.output, renewed)
+        publish.remove_strays(options.output, renewed, former)
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,149 @@
+"""Puts finished files into the engines folder so that no moment leaves it unusable.
+
+Files have fixed names and there may be many, so they cannot all be replaced at once; the manifest
+can. New files are therefore complete in a staging folder first. Then
+
+1. the manifest is replaced by one that points into staging: from here on the new files are in use,
+2. staged files are linked to their final names,
+3. the manifest is replaced by one that points to the final names,
+4. staging is removed.
+
+A process killed between any two of these leaves a manifest all of whose files are there and whole.
+`recover` finishes what it began.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from export.errors import ExportError
+from runtime.errors import ManifestError
+from runtime.files import TEMPORARY_SUFFIX, replacing, sha256_of
+from runtime.manifest import Artifact, Expert, FileRecord, Manifest
+from runtime.manifest_file import read_manifest, write_manifest
+
+STAGING = ".staging"
+_LOCK = ".lock"
+
+
+@contextmanager
+def exclusively(folder: Path) -> Iterator[None]:
+    """Keeps other builders out of an engines folder, which is made if it is not there.
+
+    Raises:
+        ExportError: another builder is at work in it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise ExportError(
+            f"Another build is at work in {folder}. Wait for it, or give another --output."
+        ) from error
+
+
+def current_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder; None if there is none that can be read.
+
+    A damaged manifest is no obstacle: everything it would have vouched for is built again.
+    """
+    try:
+        return read_manifest(folder)
+    except ManifestError:
+        return None
+
+
+def recover(folder: Path) -> None:
+    """Finishes what a killed build had begun to publish and clears away what it left behind."""
+    manifest = current_manifest(folder)
+    if manifest is not None and any(_staged_paths(manifest)):
+        _settle(folder, manifest)
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+    for leftover in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink()
+
+
+def staging_folder(folder: Path, expert: str) -> Path:
+    """An empty folder for an expert's new files."""
+    staging = folder / STAGING / expert
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def file_record(folder: Path, path: Path) -> FileRecord:
+    """Path within the folder, hash and size of a finished file."""
+    relative = path.relative_to(folder).as_posix()
+    return FileRecord(relative, sha256_of(path), path.stat().st_size)
+
+
+def publish(folder: Path, manifest: Manifest) -> None:
+    """Makes a manifest, some of whose files are staged, the folder's own.
+
+    Args:
+        folder: the engines folder.
+        manifest: its artifacts' files are staged or already in place.
+    """
+    write_manifest(folder, manifest)
+    _settle(folder, manifest)
+    shutil.rmtree(folder / STAGING, ignore_errors=True)
+
+
+def remove_strays(folder: Path, manifest: Manifest, former: Mapping[str, Expert]) -> None:
+    """Deletes files of a former manifest that the present one does not list."""
+    listed = {record.path for record in _records(manifest.experts)}
+    for record in _records(former):
+        path = folder / record.path
+        if record.path not in listed:
+            path.unlink(missing_ok=True)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+
+
+def _settle(folder: Path, manifest: Manifest) -> None:
+    for path in _staged_paths(manifest):
+        target = folder / _final(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as temporary:
+            _link(folder / path, temporary)
+    experts = {
+        name: replace(expert, artifacts=tuple(_unstaged(a) for a in expert.artifacts))
+        for name, expert in manifest.experts.items()
+    }
+    write_manifest(folder, replace(manifest, experts=experts))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _unstaged(artifact: Artifact) -> Artifact:
+    files = tuple(replace(record, path=_final(record.path)) for record in artifact.files)
+    return replace(artifact, files=files)
+
+
+def _final(path: str) -> str:
+    return path.removeprefix(f"{STAGING}/")
+
+
+def _staged_paths(manifest: Manifest) -> Iterator[str]:
+    for record in _records(manifest.experts):
+        if record.path.startswith(f"{STAGING}/"):
+            yield record.path
+
+
+def _records(experts: Mapping[str, Expert]) -> Iterator[FileRecord]:
+    for expert in experts.values():
+        for artifact in expert.artifacts:
+            yield from artifact.files

@@ -1,0 +1,215 @@
+"""What experts.toml says of one expert, by architecture; read without PyTorch.
+
+An architecture is one entry of `ARCHITECTURES`: how its settings are read. How they become a
+network stands in `export/experts/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+from runtime.geometry import FITS, INTERPOLATIONS, Geometry
+from runtime.json_reader import JsonReader, shown
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+WHOLE_YEARS = tuple(float(age) for age in range(101))
+
+COLOUR_ORDERS = ("RGB", "BGR")
+HEADS = ("expectation", "regression")
+LAYOUTS = ("NCHW", "NHWC")
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """What a network was trained to see: (pixel * scale - mean) / std, channel by channel."""
+
+    scale: float = 1.0 / 255.0
+    """Applied to pixels within 0..255 first."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    """In the network's own colour order."""
+    std: tuple[float, ...] = IMAGENET_STD
+    """In the network's own colour order."""
+    colour_order: str = "RGB"
+    """`RGB` or `BGR`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgeHead:
+    """How a network's last layer becomes an age in years."""
+
+    kind: str = "expectation"
+    """`expectation`: softmax over age classes, times their ages (DEX); `regression`: one number,
+    years = output * years_per_unit + years_offset."""
+    age_grid: tuple[float, ...] = WHOLE_YEARS
+    """Ages of the classes, in years."""
+    years_per_unit: float = 1.0
+    years_offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class CnnSettings:
+    """A timm network with an age head: `vgg16` and `resnet50`."""
+
+    height: int
+    width: int
+    normalisation: Normalisation
+    head: AgeHead
+    width_factor: float
+    """Share of the channels of the full-size network; the demo experts are shrunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSettings:
+    """A given ONNX file with one float32 image input, wrapped into the contract."""
+
+    height: int
+    width: int
+    normalisation: Normalisation
+    head: AgeHead
+    layout: str
+    """`NCHW` or `NHWC`."""
+    output: str | None
+    """Name of the output that holds the age; None if the file has one output only."""
+    probabilities: bool
+    """With an expectation head: the output holds probabilities already, not logits."""
+
+
+Settings = CnnSettings | OnnxSettings
+Reader = Callable[[JsonReader], Settings]
+
+_GEOMETRY_KEYS = ("crop_margin", "fit", "interpolation", "pad_colour")
+_NORMALISATION_KEYS = ("scale", "mean", "std", "colour_order")
+_HEAD_KEYS = ("head", "age_grid", "years_per_unit", "years_offset")
+
+
+def read_geometry(entry: JsonReader) -> Geometry:
+    """Reads the table `geometry`; what it leaves out keeps its default."""
+    entry.only(_GEOMETRY_KEYS)
+    default = Geometry()
+    colour = default.pad_colour
+    if entry.has("pad_colour"):
+        values = [v.integer() for v in entry.child("pad_colour").elements()]
+        if len(values) != 3 or max(values) > 255:
+            entry.child("pad_colour").problem(f"must be three numbers within 0..255, got {values}")
+        else:
+            colour = (values[0], values[1], values[2])
+    margin = entry.child("crop_margin").number() if entry.has("crop_margin") else 0.0
+    if not 0.0 <= margin <= 10.0:
+        entry.child("crop_margin").problem(f"must be within 0..10, got {margin}")
+    return Geometry(
+        crop_margin=margin,
+        fit=_optional_choice(entry, "fit", FITS, default.fit),
+        interpolation=_optional_choice(
+            entry, "interpolation", INTERPOLATIONS, default.interpolation
+        ),
+        pad_colour=colour,
+    )
+
+
+def _read_cnn(entry: JsonReader) -> CnnSettings:
+    entry.only((*COMMON_KEYS, "input_size", "width_factor", *_NORMALISATION_KEYS, *_HEAD_KEYS))
+    height, width = _input_size(entry)
+    factor = entry.child("width_factor").number() if entry.has("width_factor") else 1.0
+    if not 0.0 < factor <= 1.0:
+        entry.child("width_factor").problem(f"must be within (0, 1], got {factor}")
+    return CnnSettings(height, width, _normalisation(entry), _age_head(entry), factor)
+
+
+def _read_onnx(entry: JsonReader) -> OnnxSettings:
+    own = ("input_size", "layout", "output", "probabilities")
+    entry.only((*COMMON_KEYS, *own, *_NORMALISATION_KEYS, *_HEAD_KEYS))
+    height, width = _input_size(entry)
+    head = _age_head(entry)
+    probabilities = entry.has("probabilities") and entry.child("probabilities").boolean()
+    if probabilities and head.kind != "expectation":
+        entry.child("probabilities").problem("needs head = 'expectation'")
+    return OnnxSettings(
+        height,
+        width,
+        _normalisation(entry),
+        head,
+        layout=_optional_choice(entry, "layout", LAYOUTS, "NCHW"),
+        output=entry.child("output").string() if entry.has("output") else None,
+        probabilities=probabilities,
+    )
+
+
+COMMON_KEYS = ("architecture", "checkpoint", "geometry")
+"""Keys that every expert may have, whatever its architecture."""
+
+ARCHITECTURES: Mapping[str, Reader] = {
+    "vgg16": _read_cnn,
+    "resnet50": _read_cnn,
+    "onnx": _read_onnx,
+}
+"""By the name used in experts.toml."""
+
+
+def _input_size(entry: JsonReader) -> tuple[int, int]:
+    if not entry.has("input_size"):
+        return 224, 224
+    size = entry.child("input_size")
+    if not isinstance(size.value, list):
+        side = size.integer(low=32)
+        return side, side
+    sides = [element.integer(low=32) for element in size.elements()]
+    if len(sides) != 2:
+        size.problem(f"must be one number or [height, width], got {sides}")
+        return 224, 224
+    return sides[0], sides[1]
+
+
+def _normalisation(entry: JsonReader) -> Normalisation:
+    default = Normalisation()
+    mean = entry.child("mean").numbers(count=3) if entry.has("mean") else default.mean
+    std = entry.child("std").numbers(count=3) if entry.has("std") else default.std
+    if min(std, default=1.0) <= 0.0:
+        entry.child("std").problem("must be positive")
+    return Normalisation(
+        scale=entry.child("scale").number() if entry.has("scale") else default.scale,
+        mean=tuple(mean),
+        std=tuple(std),
+        colour_order=_optional_choice(entry, "colour_order", COLOUR_ORDERS, default.colour_order),
+    )
+
+
+def _age_head(entry: JsonReader) -> AgeHead:
+    kind = _optional_choice(entry, "head", HEADS, "expectation")
+    for key, owner in (
+        ("age_grid", "expectation"),
+        ("years_per_unit", "regression"),
+        ("years_offset", "regression"),
+    ):
+        if entry.has(key) and kind != owner:
+            entry.child(key).problem(f"belongs to head = {owner!r}, this expert's is {kind!r}")
+    return AgeHead(
+        kind,
+        age_grid=_age_grid(entry.child("age_grid")) if entry.has("age_grid") else WHOLE_YEARS,
+        years_per_unit=_optional_number(entry, "years_per_unit", 1.0),
+        years_offset=_optional_number(entry, "years_offset", 0.0),
+    )
+
+
+def _age_grid(entry: JsonReader) -> tuple[float, ...]:
+    """`"0..100"` for whole years, or a list of ages."""
+    if isinstance(entry.value, list):
+        ages = tuple(entry.numbers())
+        if len(ages) < 2 or any(low >= high for low, high in pairwise(ages)):
+            entry.problem("must hold at least 2 increasing ages")
+        return ages
+    first, dots, last = str(entry.value).partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        entry.problem(f'must be like "0..100" or a list of ages, got {shown(entry.value)}')
+        return WHOLE_YEARS
+    return tuple(float(age) for age in range(int(first), int(last) + 1))
+
+
+def _optional_choice(entry: JsonReader, key: str, choices: tuple[str, ...], default: str) -> str:
+    return entry.child(key).choice(choices) if entry.has(key) else default
+
+
+def _optional_number(entry: JsonReader, key: str, default: float) -> float:
+    return entry.child(key).number() if entry.has(key) else default

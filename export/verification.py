@@ -1,0 +1,90 @@
+"""The faces every built file has to prove itself on: photographs, drawn faces and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from export.experts.contract import Images
+from runtime.geometry import Pixels, black, crop, fit
+from runtime.images import ImageLimits, load_rgb
+from runtime.manifest import InputSpec
+from runtime.results import Box
+
+_PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
+    "astronaut": ((160, 60, 130, 160), (20, 10, 440, 500)),
+    "grace_hopper": ((165, 90, 180, 230), (20, 20, 480, 580)),
+}
+"""Face and person in the two photographs, both in the public domain, that installed packages hold
+(scikit-image's Eileen Collins, NASA; Matplotlib's Grace Hopper, US Navy)."""
+_DRAWN_AGES = (2.0, 9.0, 17.0, 24.0, 38.0, 52.0, 67.0, 84.0)
+_NOISE_IMAGES = 4
+BATCHES = (1, 3, 7, 9)
+"""Sizes in which the faces are run: one, and odd ones."""
+
+
+def verification_images(inputs: Sequence[InputSpec]) -> dict[str, Pixels]:
+    """The verification faces as an expert's inputs.
+
+    Returns:
+        By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`.
+    """
+    columns = {spec.name: [_view(scene, spec) for scene in _scenes()] for spec in inputs}
+    return {name: np.stack(views) for name, views in columns.items()}
+
+
+def in_batches(images: Images) -> Iterator[Images]:
+    """The verification faces in batches of 1 and of odd sizes."""
+    start = 0
+    for size in BATCHES:
+        yield {name: array[start : start + size] for name, array in images.items()}
+        start += size
+
+
+def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
+    """Pictures with the boxes in them; an input without a box is not visible."""
+    for name, (face, person) in _PHOTOGRAPH_BOXES.items():
+        photograph = _photograph(name)
+        height, width = photograph.shape[:2]
+        yield photograph, {"face": face, "person": person}
+        yield photograph // 2, {"face": face}
+        yield photograph, {"face": (0, 0, width, height), "person": person}
+        yield np.ascontiguousarray(photograph[:, ::-1]), {"person": _mirrored(person, width)}
+    yield from _drawn()
+    rng = np.random.default_rng(0)
+    for _ in range(_NOISE_IMAGES):
+        noise = rng.integers(0, 256, (256, 256, 3), np.uint8)
+        yield noise, {"face": None, "person": None}
+
+
+def _drawn() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
+    from export.demo.faces import draw_person
+
+    for seed, age in enumerate(_DRAWN_AGES):
+        scene = draw_person(age, seed=1000 + seed, width=256, height=512)
+        yield scene.image, {"face": scene.face_box, "person": scene.person_box}
+
+
+def _photograph(name: str) -> Pixels:
+    if name == "astronaut":
+        from skimage.data import astronaut
+
+        return np.asarray(astronaut(), np.uint8)  # type: ignore[no-untyped-call]
+    import matplotlib as mpl
+
+    path = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return load_rgb(path, ImageLimits())
+
+
+def _mirrored(box: Box, width: int) -> Box:
+    return width - box[0] - box[2], box[1], box[2], box[3]
+
+
+def _view(scene: tuple[Pixels, dict[str, Box | None]], spec: InputSpec) -> Pixels:
+    image, boxes = scene
+    if spec.name not in boxes:
+        return black(spec.height, spec.width)
+    cut = crop(image, boxes[spec.name], spec.geometry)
+    return fit(cut, spec.height, spec.width, spec.geometry)
