@@ -33,7 +33,7 @@ _PULL_FACES = 0.3
 """Penalty that draws all weights towards each other, in faces."""
 _START_FACES = 1000
 """The starts are tried on so many faces; the best goes on with all."""
-_TRIAL_STEPS = 30
+_TRIAL_STEPS = 15
 _ALONE_LOGIT = 25.0
 """e^25: all others together weigh nothing beside the best expert, as long as it answers."""
 
@@ -195,8 +195,8 @@ def _softmax(logits: Floats) -> Floats:
 
 
 def _minimum(
-    objective: Callable[[Floats], tuple[float, Floats]], start: Floats, steps: int = 150
+    objective: Callable[[Floats], tuple[float, Floats]], start: Floats, steps: int = 100
 ) -> tuple[float, Floats]:
-    options = {"maxiter": steps, "ftol": 1e-7}
+    options = {"maxiter": steps, "ftol": 1e-6}
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options=options)
     return float(found.fun), np.asarray(found.x)

@@ -31,7 +31,7 @@ ENOUGH_FACES = 200
 _OUTER_FOLDS, _OUTER_FOLDS_MANY = 10, 5
 _MANY_FACES = 2000
 _INNER_FOLDS = 5
-_REPEATS = 3
+_REPEATS = 2
 """The gate is chosen on the average of so many splits: one alone is a matter of luck."""
 _CHOICE_FACES = 3000
 """Forms are chosen on at most so many faces; more hardly change the choice."""
@@ -140,28 +140,32 @@ def _gate_errors(faces: LabelledPredictions, bias: tuple[BiasForm, ...], seed: i
     errors = np.zeros((len(faces), len(GATE_FORMS)))
     for fold in np.unique(folds):
         train, test = faces.take(folds != fold), faces.take(folds == fold)
+        tables = _bias_tables(train, bias)
         for index, form in enumerate(GATE_FORMS):
-            tables = _fit(train, Recipe(bias, form, {}))
-            fused = tables.fuse(test.names, test.readings_years).age_years
+            fusion = _fusion(train, tables, form)
+            fused = fusion.fuse(test.names, test.readings_years).age_years
             errors[folds == fold, index] = np.abs(fused - test.age_years)
     return errors
 
 
 def _fit(faces: LabelledPredictions, recipe: Recipe) -> FusionTables:
     """Bias and gate tables, without intervals."""
-    readings, ages = faces.readings_years, faces.age_years
-    bias = np.stack(
-        [fit_bias(c, ages, form) for c, form in zip(readings.T, recipe.bias, strict=True)]
-    )
-    gate = fit_gate(corrected(readings, bias), ages, recipe.gate)
-    logits = gate.gate_logit
-    experts = {
-        name: ExpertTable(
-            np.round(bias[i], 4), np.round(logits[i], 5), round(float(gate.base_logit[i]), 5)
-        )
-        for i, name in enumerate(faces.names)
-    }
-    return FusionTables(AGE_GRID, experts)
+    return _fusion(faces, _bias_tables(faces, recipe.bias), recipe.gate)
+
+
+def _bias_tables(faces: LabelledPredictions, forms: tuple[BiasForm, ...]) -> Floats:
+    """(E, 101) years to add, by expert and reading."""
+    columns = zip(faces.readings_years.T, forms, strict=True)
+    return np.stack([fit_bias(column, faces.age_years, form) for column, form in columns])
+
+
+def _fusion(faces: LabelledPredictions, bias_years: Floats, form: GateForm) -> FusionTables:
+    gate = fit_gate(corrected(faces.readings_years, bias_years), faces.age_years, form)
+    # Rounded, so that a difference in the last bit between machines does not show.
+    bias, logits = np.round(bias_years, 4), np.round(gate.gate_logit, 5)
+    bases = np.round(gate.base_logit, 5).tolist()
+    pairs = zip(faces.names, bias, logits, bases, strict=True)
+    return FusionTables(AGE_GRID, {name: ExpertTable(b, g, v) for name, b, g, v in pairs})
 
 
 def _hold_out(faces: LabelledPredictions, seed: int, gate: GateForm | None = None) -> HeldOut:

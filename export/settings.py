@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast, get_args
 
+from export.experts.age_prompt import IMAGE, PromptOptions, Termination
 from runtime.geometry import FITS, INTERPOLATIONS, Geometry
 from runtime.json_reader import JsonReader, shown
 
@@ -20,6 +22,8 @@ WHOLE_YEARS = tuple(float(age) for age in range(101))
 COLOUR_ORDERS = ("RGB", "BGR")
 HEADS = ("expectation", "regression")
 LAYOUTS = ("NCHW", "NHWC")
+JANUS_HEADS = ("prompt", "light")
+JANUS_SIZES = ("1B", "7B", "demo")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,24 @@ class OnnxSettings:
     """With an expectation head: the output holds probabilities already, not logits."""
 
 
-Settings = CnnSettings | OnnxSettings
+@dataclass(frozen=True, slots=True)
+class JanusSettings:
+    """Janus-Pro with a fixed question; everything about pixels comes from its own files."""
+
+    head: str
+    """`prompt`: the language model answers; `light`: a distilled head on the image tokens."""
+    question: PromptOptions
+    """What is asked; of a light head only the ages matter."""
+    size: str
+    """Shape of random and demo weights: `1B`, `7B` or `demo`; a checkpoint says its own."""
+
+
+Settings = CnnSettings | JanusSettings | OnnxSettings
 Reader = Callable[[JsonReader], Settings]
 
 _GEOMETRY_KEYS = ("crop_margin", "fit", "interpolation", "pad_colour")
 _NORMALISATION_KEYS = ("scale", "mean", "std", "colour_order")
+_QUESTION_KEYS = ("prompt", "answer_prefix", "system_prompt", "ages", "termination")
 _HEAD_KEYS = ("head", "age_grid", "years_per_unit", "years_offset")
 
 
@@ -137,6 +154,51 @@ def _read_onnx(entry: JsonReader) -> OnnxSettings:
     )
 
 
+def _read_janus(entry: JsonReader) -> JanusSettings:
+    entry.only((*COMMON_KEYS, "head", "size", *_QUESTION_KEYS))
+    if entry.has("geometry"):
+        for key, value in entry.child("geometry").items():
+            if key != "crop_margin":
+                value.problem("comes from the checkpoint's own processor files; leave it out")
+    head = _optional_choice(entry, "head", JANUS_HEADS, "prompt")
+    for key in _QUESTION_KEYS:
+        if head == "light" and key != "ages" and entry.has(key):
+            entry.child(key).problem("belongs to head = 'prompt'; a light head is not asked")
+    return JanusSettings(
+        head, _question(entry), _optional_choice(entry, "size", JANUS_SIZES, "1B")
+    )
+
+
+def _question(entry: JsonReader) -> PromptOptions:
+    default = PromptOptions()
+    prompt = entry.child("prompt").string() if entry.has("prompt") else default.prompt
+    if prompt.count(IMAGE) != 1:
+        entry.child("prompt").problem(
+            f"must hold {IMAGE} exactly once, where the picture stands; found {prompt.count(IMAGE)}"
+        )
+    ages = _age_grid(entry.child("ages")) if entry.has("ages") else WHOLE_YEARS
+    if ages != tuple(range(int(ages[0]), int(ages[-1]) + 1)):
+        entry.child("ages").problem(f'must be whole years, like "0..100", got {shown(ages)}')
+    return PromptOptions(
+        prompt=prompt,
+        answer_prefix=(
+            entry.child("answer_prefix").string()
+            if entry.has("answer_prefix")
+            else default.answer_prefix
+        ),
+        system_prompt=(
+            entry.child("system_prompt").boolean()
+            if entry.has("system_prompt")
+            else default.system_prompt
+        ),
+        ages=(int(ages[0]), int(ages[-1])),
+        termination=cast(
+            "Termination",
+            _optional_choice(entry, "termination", get_args(Termination), default.termination),
+        ),
+    )
+
+
 COMMON_KEYS = ("architecture", "checkpoint", "geometry")
 """Keys that every expert may have, whatever its architecture."""
 
@@ -144,6 +206,7 @@ ARCHITECTURES: Mapping[str, Reader] = {
     "vgg16": _read_cnn,
     "resnet50": _read_cnn,
     "onnx": _read_onnx,
+    "janus": _read_janus,
 }
 """By the name used in experts.toml."""
 

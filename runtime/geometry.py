@@ -29,6 +29,9 @@ INTERPOLATIONS = (
     "pillow_bicubic",
 )
 
+PAD_SQUARE_LEAST = 14
+"""Pixels that `pad_square` gives the shorter side at least, as Janus's image processor does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -149,10 +152,11 @@ def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pi
 
 
 def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    """The steps of transformers' Janus image processor, with its rounding."""
     side = max(height, width)
     scale = side / max(image.shape[:2])
-    inner_height = max(round(image.shape[0] * scale), 1)
-    inner_width = max(round(image.shape[1] * scale), 1)
+    inner_height = max(round(image.shape[0] * scale), PAD_SQUARE_LEAST)
+    inner_width = max(round(image.shape[1] * scale), PAD_SQUARE_LEAST)
     scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     return _window(scaled, -left, -top, width - left, height - top, geometry.pad_colour)

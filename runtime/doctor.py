@@ -1,0 +1,148 @@
+"""`python -m runtime doctor`: what is installed, what really works, how the engines are."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from runtime import fusion_file
+from runtime.agemoe import AgeMoE, StandInWarning
+from runtime.errors import AgeMoEError, EngineFileError
+from runtime.manifest import Expert, verify_files
+from runtime.manifest_file import read_manifest
+from runtime.sessions.onnx import import_onnxruntime, usable_cores
+
+_PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
+_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
+"""Distributions that all install the one package `onnxruntime`."""
+_NEEDED = ("CPUExecutionProvider",)
+_IDENTITY_GRAPH = (
+    b'\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
+    b"\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+"""An ONNX graph of one Identity node: a provider that cannot run this cannot run anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    topic: str
+    text: str
+    fine: bool = True
+
+
+def examine(engines: Path) -> Iterator[Finding]:
+    """Looks at the machine and at an engines folder, one finding after the other."""
+    yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
+    yield Finding("cores", f"{usable_cores()} usable by this process")
+    for package in _PACKAGES:
+        yield Finding(package, _version(package) or "not installed as a distribution")
+    yield from _onnxruntime_findings()
+    yield from _engine_findings(engines)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _onnxruntime_findings() -> Iterator[Finding]:
+    installed = {name: found for name in _ONNXRUNTIMES if (found := _version(name))}
+    named = ", ".join(f"{name} {number}" for name, number in installed.items())
+    if len(installed) > 1:
+        yield Finding(
+            "onnxruntime",
+            f"{named} are installed together and overwrite one another; uninstall all of them, "
+            f"then install one",
+            fine=False,
+        )
+    try:
+        onnxruntime = import_onnxruntime()
+    except AgeMoEError as error:
+        yield Finding("onnxruntime", str(error), fine=False)
+        return
+    yield Finding("onnxruntime", f"{onnxruntime.__version__} ({named or 'unknown distribution'})")
+    for provider in onnxruntime.get_available_providers():
+        yield _provider_finding(provider)
+
+
+def _provider_finding(provider: str) -> Finding:
+    """Whether a provider that is listed as available really takes a graph."""
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is said below
+    try:
+        session = onnxruntime.InferenceSession(_IDENTITY_GRAPH, options, providers=[provider])
+        used = session.get_providers()[0]
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no base class
+        return Finding(provider, f"listed, cannot be used: {error}", provider not in _NEEDED)
+    if used != provider:
+        return Finding(provider, f"listed, cannot be used: falls back to {used}")
+    return Finding(provider, "usable")
+
+
+def _engine_findings(engines: Path) -> Iterator[Finding]:
+    try:
+        manifest = read_manifest(engines)
+    except AgeMoEError as error:
+        yield Finding("engines", str(error), fine=False)
+        return
+    tools = ", ".join(f"{name} {number}" for name, number in manifest.tools.items())
+    yield Finding("engines", f"{engines}, built {manifest.created} with {tools}")
+    for name, expert in manifest.experts.items():
+        yield from _expert_findings(engines, name, expert)
+    yield _fusion_finding(engines)
+    yield _opening_finding(engines)
+
+
+def _expert_findings(engines: Path, name: str, expert: Expert) -> Iterator[Finding]:
+    source = expert.source
+    weights = "" if source.sha256 is None else f" (sha256 {source.sha256[:12]}…)"
+    yield Finding(name, f"{expert.architecture}, {source.kind}: {source.location}{weights}")
+    for artifact in expert.artifacts:
+        parity = artifact.parity
+        differs = (
+            ""
+            if parity is None
+            else f"; {parity.mean_years:.1e} years from the original on average, "
+            f"{parity.max_years:.1e} at most"
+        )
+        try:
+            verify_files(engines, name, artifact)
+        except EngineFileError as error:
+            yield Finding(f"  {artifact.precision}", str(error), fine=False)
+        else:
+            yield Finding(f"  {artifact.precision}", f"{artifact.backend}, intact{differs}")
+
+
+def _fusion_finding(engines: Path) -> Finding:
+    path = engines / fusion_file.FILE_NAME
+    if not path.exists():
+        return Finding(
+            "fusion",
+            "no fusion.json: experts are averaged as they are, without an interval; to calibrate: "
+            "python export/calibrate.py",
+        )
+    try:
+        tables = fusion_file.read_fusion(path)
+    except AgeMoEError as error:
+        return Finding("fusion", str(error), fine=False)
+    return Finding("fusion", f"calibrated for {', '.join(tables.experts)}")
+
+
+def _opening_finding(engines: Path) -> Finding:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StandInWarning)  # the sources are listed above
+            with AgeMoE(engines) as moe:
+                used = ", ".join(f"{name} on {backend}" for name, backend in moe.backends.items())
+    except AgeMoEError as error:
+        return Finding("opening", str(error), fine=False)
+    return Finding("opening", f"works: {used}")
