@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from export.checkpoints import (
+    describe_mismatch,
+    find_checkpoint,
+    hash_checkpoint,
+    load_checkpoint,
+    parse_hub_id,
+    without_prefixes,
+)
+from export.errors import CheckpointError
+
+STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)}
+
+
+def same(found: Any, wanted: dict[str, torch.Tensor] = STATE) -> bool:
+    return set(found) == set(wanted) and all(torch.equal(found[k], wanted[k]) for k in wanted)
+
+
+def test_safetensors_whatever_it_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    save_file(STATE, path)
+    assert same(load_checkpoint(path).state)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ["w.pth", "w.pth.tar", "w.bin"])
+def test_torch_formats(tmp_path: Path, name: str, legacy: bool) -> None:
+    torch.save(STATE, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    assert same(load_checkpoint(tmp_path / name).state)
+
+
+@pytest.mark.parametrize("container", ["state_dict", "model", "model_state_dict", "net"])
+def test_containers_and_their_metadata(tmp_path: Path, container: str) -> None:
+    torch.save({container: STATE, "epoch": 7, "min_age": 1}, tmp_path / "w.pth")
+    loaded = load_checkpoint(tmp_path / "w.pth")
+    assert same(loaded.state)
+    assert loaded.metadata == {"epoch": 7, "min_age": 1}
+
+
+@pytest.mark.parametrize("ema", ["state_dict_ema", "model_ema", "ema"])
+def test_averaged_weights_go_first(tmp_path: Path, ema: str) -> None:
+    other = {key: value + 1 for key, value in STATE.items()}
+    torch.save({"state_dict": other, "model": other, ema: STATE}, tmp_path / "w.pth")
+    assert same(load_checkpoint(tmp_path / "w.pth").state)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "backbone.", "module.model.", "_orig_mod.module.", "net.backbone."]
+)
+def test_prefixes_are_taken_off(prefix: str) -> None:
+    wrapped = {prefix + key: value for key, value in STATE.items()}
+    assert same(without_prefixes(wrapped))
+
+
+def test_a_prefix_of_some_keys_only_stays() -> None:
+    mixed = {"backbone.a": torch.ones(1), "head": torch.ones(1)}
+    assert same(without_prefixes(mixed), mixed)
+
+
+class _Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("writer", [torch.save, lambda v, p: p.write_bytes(pickle.dumps(v))])
+def test_pickle_is_never_executed(tmp_path: Path, writer: Any) -> None:
+    trap, path = tmp_path / "executed", tmp_path / "w.pth"
+    writer({"state_dict": STATE, "extra": _Bomb(trap)}, path)
+    with pytest.raises(CheckpointError, match="without executing code"):
+        load_checkpoint(path)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no checkpoint at all", b"\0" * 64])
+def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("keep", [20, 300])
+@pytest.mark.parametrize("kind", ["safetensors", "torch"])
+def test_truncated_files(tmp_path: Path, keep: int, kind: str) -> None:
+    path = tmp_path / "w"
+    if kind == "safetensors":
+        save_file({"a": torch.zeros(1000)}, path)
+    else:
+        torch.save({"a": torch.zeros(1000)}, path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+def test_a_file_without_weights_names_its_keys(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="its keys are epoch, lr"):
+        load_checkpoint(tmp_path / "w.pth")
+
+
+def test_shards_and_a_missing_one(tmp_path: Path) -> None:
+    index = {"weight_map": {"a.weight": "1.safetensors", "b": "2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    save_file({"a.weight": STATE["a.weight"]}, tmp_path / "1.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks 1 of 2 shards: 2\.safetensors"):
+        load_checkpoint(tmp_path)
+    save_file({"b": STATE["b"]}, tmp_path / "2.safetensors")
+    assert same(load_checkpoint(tmp_path).state)
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+        load_checkpoint(tmp_path)
+    torch.save(STATE, tmp_path / "pytorch_model.bin")
+    assert same(load_checkpoint(tmp_path).state)
+
+
+def test_hash_follows_content_not_place(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        save_file(STATE, tmp_path / folder / "model.safetensors")
+    x, y = tmp_path / "x", tmp_path / "y"
+    assert hash_checkpoint(x) == hash_checkpoint(y)
+    (y / "config.json").write_text("{}")
+    assert hash_checkpoint(x) != hash_checkpoint(y)
+
+
+def test_mismatch_lists_every_kind_and_shortens() -> None:
+    wanted = {f"k{i}": torch.ones(1) for i in range(20)} | {"shape": torch.ones(2)}
+    text = describe_mismatch("vgg16", {"shape": torch.ones(3), "odd": torch.ones(1)}, wanted)
+    assert text is not None
+    assert "20 missing: k0, k1, k10" in text
+    assert "…" in text
+    assert "1 unexpected: odd" in text
+    assert "shape is (3,), wanted (2,)" in text
+    assert describe_mismatch("vgg16", wanted, wanted) is None
+
+
+@pytest.mark.parametrize(
+    ("location", "parts"),
+    [
+        ("hf://o/r", ("o/r", None, None)),
+        ("hf://o/r@v1", ("o/r", None, "v1")),
+        ("hf://o/r/sub/w.pth@abc", ("o/r", "sub/w.pth", "abc")),
+    ],
+)
+def test_hub_ids(location: str, parts: tuple[str, str | None, str | None]) -> None:
+    assert parse_hub_id(location) == parts
+
+
+@pytest.mark.parametrize("location", ["hf://o", "hf:///r", "hf://o//f"])
+def test_bad_hub_ids(location: str) -> None:
+    with pytest.raises(CheckpointError, match="Expected hf://owner/repo"):
+        parse_hub_id(location)
+
+
+def test_hub_files_and_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    calls: list[tuple[str, ...]] = []
+
+    def one(repo: str, file: str, *, revision: str | None) -> str:
+        calls.append((repo, file, str(revision)))
+        return str(tmp_path / "one")
+
+    def whole(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        assert "*.safetensors" in allow_patterns
+        calls.append((repo, str(revision)))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", whole)
+    assert find_checkpoint("hf://o/r/w.pth@v1") == tmp_path / "one"
+    assert find_checkpoint("hf://o/r") == tmp_path
+    assert calls == [("o/r", "w.pth", "v1"), ("o/r", "None")]
+
+
+def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fails(*_: object, **__: object) -> str:
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
+    with pytest.raises(CheckpointError, match=r"cannot be fetched: no route.*give its path"):
+        find_checkpoint("hf://o/r/w.pth")

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.errors import OptionsError
+from export.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
+from export.settings import WHOLE_YEARS, CnnSettings, OnnxSettings
+
+
+def read(tmp_path: Path, text: str) -> tuple[dict[str, object], list[str]]:
+    path = tmp_path / "experts.toml"
+    path.write_text(text)
+    problems: list[str] = []
+    return dict(read_experts(path, problems)), problems
+
+
+@pytest.mark.parametrize("path", [DEFAULT_EXPERTS, DEMO_EXPERTS])
+def test_shipped_files_have_no_problems(path: Path) -> None:
+    problems: list[str] = []
+    experts = read_experts(path, problems)
+    assert not problems
+    assert {"vgg16", "resnet50"} <= set(experts)
+
+
+def test_the_commented_lines_of_the_example_are_valid_too(tmp_path: Path) -> None:
+    text = DEFAULT_EXPERTS.read_text()
+    start = text.index("# [experts.mine]")
+    lines = text[start:].split("\n\n")[0].splitlines()
+    uncommented = "\n".join(line.removeprefix("# ") for line in lines if not line.startswith("# #"))
+    experts, problems = read(tmp_path, uncommented)
+    assert not problems
+    settings = experts["mine"].settings  # type: ignore[attr-defined]
+    assert isinstance(settings, OnnxSettings)
+    assert settings.normalisation.colour_order == "BGR"
+    assert settings.head.years_per_unit == 100.0
+
+
+def test_example_and_built_in_defaults_agree(tmp_path: Path) -> None:
+    shipped = read_experts(DEFAULT_EXPERTS, [])["vgg16"]
+    bare, _ = read(tmp_path, "[experts.vgg16]\narchitecture = 'vgg16'\n")
+    assert bare["vgg16"] == shipped
+
+
+def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> None:
+    _, problems = read(
+        tmp_path,
+        """
+        [experts.a]
+        architecture = "vgg16"
+        hed = "regression"
+        age_grid = [3, 2]
+        std = [0.2, 0.2, 0.0]
+        width_factor = 2
+        [experts.a.geometry]
+        fit = "squash"
+        crop_margin = -1
+        pad_colour = [0, 0, 256]
+        [experts.b]
+        architecture = "alexnet"
+        unheard = 1
+        [experts.c]
+        architecture = "resnet50"
+        head = "regression"
+        age_grid = "0..100"
+        input_size = [224]
+        [experts.D]
+        architecture = "onnx"
+        probabilities = true
+        head = "regression"
+        """,
+    )
+    text = "\n".join(problems)
+    for expected in (
+        "experts.a: unknown key hed",
+        "experts.a.age_grid: must hold at least 2 increasing ages",
+        "experts.a.std: must be positive",
+        "experts.a.width_factor: must be within (0, 1]",
+        "experts.a.geometry.fit: must be one of stretch",
+        "experts.a.geometry.crop_margin: must be within 0..10",
+        "experts.a.geometry.pad_colour: must be three numbers within 0..255",
+        "experts.b.architecture: must be one of vgg16",
+        "experts.c.age_grid: belongs to head = 'expectation'",
+        "experts.c.input_size: must be one number or [height, width]",
+        "experts.D: must be lower-case letters",
+        "experts.D.probabilities: needs head = 'expectation'",
+    ):
+        assert expected in text
+    assert "unheard" not in text  # of an unknown architecture only that is said
+    assert all(problem.startswith(str(tmp_path / "experts.toml")) for problem in problems)
+
+
+def test_damaged_toml_is_a_problem(tmp_path: Path) -> None:
+    _, problems = read(tmp_path, "[experts.vgg16\n")
+    assert len(problems) == 1
+    assert "cannot be read" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "grid"),
+    [('"0..100"', WHOLE_YEARS), ('"18..21"', (18.0, 19.0, 20.0, 21.0)), ("[1, 2.5]", (1.0, 2.5))],
+)
+def test_age_grids(tmp_path: Path, text: str, grid: tuple[float, ...]) -> None:
+    experts, problems = read(
+        tmp_path, f"[experts.a]\narchitecture = 'vgg16'\nage_grid = {text}\ninput_size = [96, 64]"
+    )
+    assert not problems
+    settings = experts["a"].settings  # type: ignore[attr-defined]
+    assert isinstance(settings, CnnSettings)
+    assert settings.head.age_grid == grid
+    assert (settings.height, settings.width) == (96, 64)
+
+
+def test_without_checkpoints_demo_experts_are_built(tmp_path: Path) -> None:
+    options = resolve_options(output=tmp_path)
+    assert options.weights == "demo"
+    assert options.precisions == ("fp32",)
+    assert all(expert.checkpoint is None for expert in options.experts)
+
+
+def test_a_checkpoint_on_the_command_line_takes_the_built_in_experts(tmp_path: Path) -> None:
+    weights = tmp_path / "vgg16.safetensors"
+    weights.touch()
+    options = resolve_options(
+        output=tmp_path, checkpoints=[f"vgg16={weights}"], only=["vgg16"], fp16=True
+    )
+    assert options.weights == "checkpoint"
+    assert [expert.checkpoint for expert in options.experts] == [str(weights)]
+    assert options.precisions == ("fp32", "fp16")
+    assert options.partial
+
+
+def test_relative_checkpoints_are_taken_from_the_file_s_folder(tmp_path: Path) -> None:
+    (tmp_path / "w.pth").touch()
+    experts, _ = read(tmp_path, "[experts.a]\narchitecture = 'vgg16'\ncheckpoint = 'w.pth'")
+    assert experts["a"].checkpoint == str(tmp_path / "w.pth")  # type: ignore[attr-defined]
+    options = resolve_options(output=tmp_path, experts_file=tmp_path / "experts.toml")
+    assert options.weights == "checkpoint"
+
+
+def test_random_weights_drop_checkpoints(tmp_path: Path) -> None:
+    options = resolve_options(output=tmp_path, weights="random", only=["resnet50"])
+    assert [(e.name, e.checkpoint) for e in options.experts] == [("resnet50", None)]
+
+
+def test_contradictions_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError) as caught:
+        resolve_options(
+            output=tmp_path,
+            checkpoints=["vgg16", "nobody=x", "resnet50=/nowhere.pth", "resnet50=again"],
+            only=["vgg61"],
+            max_batch=0,
+        )
+    text = str(caught.value)
+    for expected in (
+        "--checkpoint: must be like vgg16=PATH, got 'vgg16'",
+        "--checkpoint nobody: no such expert",
+        "--checkpoint resnet50: given twice",
+        "--only vgg61: no such expert; there are vgg16",
+        "--max-batch: must be at least 1, got 0",
+    ):
+        assert expected in text
+
+
+def test_missing_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError) as caught:
+        resolve_options(output=tmp_path, checkpoints=["vgg16=/nowhere.pth"])
+    assert "experts.vgg16.checkpoint: there is nothing at /nowhere.pth" in str(caught.value)
+    assert "experts.resnet50.checkpoint: missing" in str(caught.value)
+
+
+@pytest.mark.parametrize("weights", ["demo", "random"])
+def test_weights_contradict_checkpoints(tmp_path: Path, weights: str) -> None:
+    with pytest.raises(OptionsError, match=f"--weights {weights}: contradicts --checkpoint"):
+        resolve_options(output=tmp_path, weights=weights, checkpoints=["vgg16=x"])
+
+
+def test_a_given_onnx_file_has_no_random_weights(tmp_path: Path) -> None:
+    read(tmp_path, "[experts.a]\narchitecture = 'onnx'\ncheckpoint = 'a.onnx'")
+    with pytest.raises(OptionsError, match=r"experts\.a: a given ONNX file has no random"):
+        resolve_options(output=tmp_path, experts_file=tmp_path / "experts.toml", weights="random")
