@@ -33,10 +33,12 @@ $(READY): requirements.lock
 	fi
 	@cp requirements.lock $(READY)
 
-demo: $(READY) ## builds the demo experts, estimates faces they have not seen, writes demo.png
+demo: $(READY) ## builds and calibrates demo experts, shows them on unseen faces: demo.png
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
 	$(RUN) -m export.demo draw $(DEMO)
-	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/*.png > $(DEMO)/estimates.jsonl
+	$(RUN) export/calibrate.py --faces $(DEMO)/labelled/labels.csv --engines $(ENGINES) --output $(ENGINES)
+	$(RUN) export/evaluate.py --faces $(DEMO)/unseen/labels.csv --engines $(ENGINES) --fusion $(ENGINES)/fusion.json --json > $(DEMO)/evaluation.json
+	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
 	$(RUN) -m export.demo show $(DEMO) --output demo.png
 
 test: $(READY) ## the quick tests

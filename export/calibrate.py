@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     # Thousands of tiny matrices: more threads would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from export.calibration_options import (
+from export.calibration.options import (
     add_inputs,
     add_report,
     labelled_data,
@@ -54,10 +54,10 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.predictions is not None and not arguments.experts:
         raise OptionsError(["--predictions needs --experts: the columns that hold readings"])
     # Heavy imports come after the options are known to be in order: --help is instant.
-    from export.calibration_plots import pictures
-    from export.calibration_report import report_of
-    from export.calibration_scores import scores_of_calibration
-    from export.calibration_text import markdown
+    from export.calibration.plots import pictures
+    from export.calibration.report import report_of
+    from export.calibration.scores import scores_of_calibration
+    from export.calibration.text import markdown
     from export.fusion_fit import fit_fusion
 
     options = report_options(arguments)

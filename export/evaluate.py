@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     # Thousands of tiny matrices: more threads would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from export.calibration_options import (
+from export.calibration.options import (
     add_inputs,
     add_report,
     labelled_data,
@@ -84,10 +84,10 @@ def _judge(
     folder: Path,
 ) -> None:
     """Reports on the tables; readings of pictures are kept in the folder."""
-    from export.calibration_compare import comparison, comparison_text
-    from export.calibration_report import report_of
-    from export.calibration_scores import scores_of_tables
-    from export.calibration_text import markdown
+    from export.calibration.compare import comparison, comparison_text
+    from export.calibration.report import report_of
+    from export.calibration.scores import scores_of_tables
+    from export.calibration.text import markdown
 
     options = report_options(arguments)
     faces, sources = labelled_data(arguments, names, folder, varied=False)
@@ -106,7 +106,7 @@ def _judge(
         )
     ]
     if arguments.output is not None:
-        from export.calibration_plots import pictures
+        from export.calibration.plots import pictures
 
         images = pictures(tables, faces.names, report)
         page = markdown(report, "Evaluation report", preface, list(images)) + extra

@@ -15,13 +15,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from export.calibration_bias import BiasForm, choose_bias, fit_bias
-from export.calibration_data import LabelledPredictions, LabelsError
-from export.calibration_folds import Folds, folds_of, people_count
-from export.calibration_gate import BEST, GateForm, fit_gate, preferred_gate
-from export.calibration_gate import FORMS as GATE_FORMS
-from export.calibration_spread import FEWEST_FACES, fit_spread, subsets_of
-from export.calibration_tables import AGE_GRID, corrected, thinned
+from export.calibration.bias import BiasForm, choose_bias, fit_bias
+from export.calibration.data import LabelledPredictions, LabelsError
+from export.calibration.folds import Folds, folds_of, people_count
+from export.calibration.gate import BEST, GateForm, fit_gate, preferred_gate
+from export.calibration.gate import FORMS as GATE_FORMS
+from export.calibration.spread import FEWEST_FACES, fit_spread, subsets_of
+from export.calibration.tables import AGE_GRID, corrected, thinned
 from runtime.fusion import ExpertTable, Floats, FusionTables
 
 logger = logging.getLogger("agemoe")
@@ -33,6 +33,8 @@ _MANY_FACES = 2000
 _INNER_FOLDS = 5
 _REPEATS = 2
 """The gate is chosen on the average of so many splits: one alone is a matter of luck."""
+_SAME_YEARS = 1e-4
+"""Errors nearer than this are equal: one expert alone differs from itself by rounding."""
 _CHOICE_FACES = 3000
 """Forms are chosen on at most so many faces; more hardly change the choice."""
 
@@ -90,7 +92,7 @@ def fit_fusion(faces: LabelledPredictions, seed: int = 0) -> Calibration:
     _check_size(faces)
     recipe, held_out = _choose(faces, seed), _hold_out(faces, seed)
     errors = held_out.errors_years(faces.age_years)
-    fell_back = bool(errors[0] > errors[1:].min())
+    fell_back = bool(errors[0] > errors[1:].min() + _SAME_YEARS)
     if fell_back:
         logger.warning(
             "Fusing did worse on held-out faces (%.2f years) than the best corrected expert "

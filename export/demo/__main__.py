@@ -1,7 +1,10 @@
 """`make demo`'s own part: faces to estimate, and the picture and table of what was said.
 
-python -m export.demo draw FOLDER      drawn faces the demo experts have not seen, one photograph
-python -m export.demo show FOLDER      reads FOLDER/estimates.jsonl, prints a table, writes a sheet
+python -m export.demo draw FOLDER      faces the demo experts have not seen, in three sets:
+                                       labelled/ to calibrate on, unseen/ to judge by, gallery/ to
+                                       look at, which ends with a photograph
+python -m export.demo show FOLDER      reads FOLDER/estimates.jsonl and FOLDER/evaluation.json,
+                                       prints a table, writes the contact sheet
 """
 
 from __future__ import annotations
@@ -9,20 +12,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
-from export.demo.faces import drawn_faces
-from export.demo.sheet import Entry, contact_sheet
-from runtime.files import replacing, write_json
+from export.demo.faces import DrawnFace, drawn_faces
+from export.demo.sheet import Entry, contact_sheet, verdict_of
+from runtime.files import replacing, write_json, write_whole
 
-_FACES = 11
-_UNSEEN_SEED = 7
+_GALLERY_FACES, _GALLERY_SEED = 11, 7
+_LABELLED_FACES, _LABELLED_SEED = 400, 2
+_UNSEEN_FACES, _UNSEEN_SEED = 300, 3
 _SIZE = 192
+_LABELS = "labels.csv"
 _TRUTH = "truth.json"
 _ESTIMATES = "estimates.jsonl"
+_EVALUATION = "evaluation.json"
 _PHOTOGRAPH = "photograph.png"
 _PHOTOGRAPH_BOX = (150, 20, 330, 200)
 """Left, top, right, bottom of the face in scikit-image's astronaut."""
@@ -45,16 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _draw(folder: Path) -> None:
     from skimage.data import astronaut
 
-    folder.mkdir(parents=True, exist_ok=True)
-    faces = sorted(drawn_faces(_FACES, seed=_UNSEEN_SEED, size=_SIZE), key=lambda f: f.age_years)
-    truth = {}
-    for number, face in enumerate(faces, start=1):
-        name = f"drawn-{number:02}.png"
-        Image.fromarray(face.image).save(folder / name)
-        truth[name] = face.age_years
+    _draw_set(folder / "labelled", drawn_faces(_LABELLED_FACES, seed=_LABELLED_SEED, size=_SIZE))
+    _draw_set(folder / "unseen", drawn_faces(_UNSEEN_FACES, seed=_UNSEEN_SEED, size=_SIZE))
+    faces = drawn_faces(_GALLERY_FACES, seed=_GALLERY_SEED, size=_SIZE)
+    truth = _draw_set(folder / "gallery", sorted(faces, key=lambda face: face.age_years))
     photograph = Image.fromarray(astronaut())  # type: ignore[no-untyped-call]
-    photograph.crop(_PHOTOGRAPH_BOX).save(folder / _PHOTOGRAPH)
+    photograph.crop(_PHOTOGRAPH_BOX).save(folder / "gallery" / _PHOTOGRAPH)
     write_json(folder / _TRUTH, truth)
+
+
+def _draw_set(folder: Path, faces: Iterable[DrawnFace]) -> dict[str, float]:
+    """Writes faces and labels.csv; returns the ages in years by file name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ages = {}
+    for number, face in enumerate(faces, start=1):
+        name = f"drawn-{number:03}.png"
+        Image.fromarray(face.image).save(folder / name, compress_level=1)
+        ages[name] = face.age_years
+    rows = [f"{name},{age:.3f}" for name, age in ages.items()]
+    write_whole(folder / _LABELS, "\n".join(["image,age", *rows, ""]).encode())
+    return ages
 
 
 def _show(folder: Path, output: Path) -> None:
@@ -67,9 +83,11 @@ def _show(folder: Path, output: Path) -> None:
     from export.demo.table import estimates_table
     from export.display import make_console
 
+    verdict = verdict_of(json.loads((folder / _EVALUATION).read_text(encoding="utf-8")))
     make_console().print(estimates_table(entries))
+    print(verdict)
     with replacing(output) as temporary:
-        contact_sheet(entries).save(temporary, "PNG", optimize=True)
+        contact_sheet(entries, verdict).save(temporary, "PNG", optimize=True)
     print(f"The same as a picture: {output}")
 
 

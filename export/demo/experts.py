@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from export.demo.faces import drawn_faces
+from export.demo.janus import write_demo_janus
 from export.demo.keys import METADATA_KEY, demo_key
 from export.demo.readouts import fit_classes, fit_regression
 from export.experts.cnn import CnnExpert, cnn_module, settle
@@ -30,8 +31,6 @@ FITTING_SEED = 1
 _DRAWN_SIZE = 96
 _RIDGE_PENALTY = 100.0
 _CLASS_PENALTY = 30.0
-_BRANCH_GAIN = 0.1
-"""Of ResNet's residual branches: at full gain random branches drown what the shortcut carries."""
 _BATCH = 64
 
 
@@ -40,10 +39,13 @@ def write_demo_checkpoint(config: ExpertConfig, path: Path) -> None:
 
     Args:
         config: the expert, of experts.demo.toml.
-        path: of the checkpoint.
+        path: of the checkpoint: a file, for Janus a folder.
     """
     from safetensors.torch import save_file
 
+    if config.architecture == "janus":
+        write_demo_janus(config, path, *_fitting_faces())
+        return
     state = _FITS[config.architecture](config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
@@ -65,7 +67,7 @@ def _fit_cnn(config: ExpertConfig) -> Mapping[str, Tensor]:
     faces, ages_years = _fitting_faces()
     size = settings.height, settings.width
     images = np.stack([fit(face, *size, config.geometry) for face in faces])
-    settle(module, torch.from_numpy(images[:_BATCH]), branch_gain=_BRANCH_GAIN)
+    settle(module, torch.from_numpy(images[:_BATCH]))
     features = _features(module, images)
     head = settings.head
     if head.kind == "regression":

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _COLUMNS = 4
@@ -40,20 +39,20 @@ def expert_names(entries: Iterable[Entry]) -> list[str]:
     return sorted({name for entry in entries for name in entry.said["experts"]})
 
 
-def mean_errors(entries: Sequence[Entry]) -> dict[str, float]:
-    """Mean absolute error in years where the truth is known: each expert's, and `fused`."""
-    known = [entry for entry in entries if entry.true_years is not None]
-    readings: dict[str, list[float]] = {name: [] for name in (*expert_names(known), "fused")}
-    for entry in known:
-        truth = entry.true_years or 0.0
-        readings["fused"].append(abs(entry.said["age_years"] - truth))
-        for name, said in entry.said["experts"].items():
-            readings[name].append(abs(said["age_years"] - truth))
-    return {name: float(np.mean(errors)) for name, errors in readings.items() if errors}
+def verdict_of(evaluation: Mapping[str, Any]) -> str:
+    """One line about a report of `export/evaluate.py --json`."""
+    errors = evaluation["mae"]
+    corrected = {name: errors[name]["corrected"] for name in evaluation["experts"]}
+    best = min(corrected, key=lambda name: corrected[name])
+    return (
+        f"On {evaluation['faces']} other drawn faces: mean error fused {errors['fused']:.1f} years, "
+        f"best single expert {corrected[best]:.1f} ({best}); the 90 % interval covers "
+        f"{evaluation['coverage']['90']:.0%}."
+    )
 
 
-def contact_sheet(entries: Sequence[Entry]) -> Image.Image:
-    """Draws all entries, with a legend and the mean errors."""
+def contact_sheet(entries: Sequence[Entry], verdict: str) -> Image.Image:
+    """Draws all entries, with a legend above and a line below."""
     rows = -(-len(entries) // _COLUMNS)
     width = 2 * _MARGIN + _COLUMNS * _FACE + (_COLUMNS - 1) * _GAP
     height = _MARGIN + _HEADER + rows * (_TILE_HEIGHT + _GAP) + _FOOTER
@@ -67,9 +66,7 @@ def contact_sheet(entries: Sequence[Entry]) -> Image.Image:
         x = _MARGIN + column * (_FACE + _GAP)
         y = _MARGIN + _HEADER + row * (_TILE_HEIGHT + _GAP)
         _draw_tile(sheet, entry, colours, (x, y))
-    errors = ", ".join(f"{name} {error:.1f}" for name, error in mean_errors(entries).items())
-    text = f"Mean error on the drawn faces, in years: {errors}"
-    draw.text((_MARGIN, height - _FOOTER), text, _INK, _font(20))
+    draw.text((_MARGIN, height - _FOOTER), verdict, _INK, _font(20))
     return sheet
 
 

@@ -1,4 +1,4 @@
-"""The demo's table: each expert's age, corrected age and weight, the fused age, the truth."""
+"""The demo's table: each expert's age, corrected age and weight; the fused age, the truth."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ from typing import Any
 
 from rich.table import Table
 
-from export.demo.sheet import Entry, expert_names, mean_errors
+from export.demo.sheet import Entry, expert_names
 
 
 def estimates_table(entries: Sequence[Entry]) -> Table:
-    """One row per picture, and the mean errors below."""
+    """One row per picture."""
     names = expert_names(entries)
     table = Table(
-        title="What the experts say → corrected (weight), in years",
-        title_justify="left",
-        show_footer=True,
+        title="Years: what each expert says → corrected, and its weight", title_justify="left"
     )
-    errors = mean_errors(entries)
-    table.add_column("picture", footer="mean error")
+    table.add_column("picture", no_wrap=True)
     for name in names:
-        table.add_column(name, footer=_shown(errors.get(name)), justify="right")
-    table.add_column("fused", footer=_shown(errors.get("fused")), justify="right", style="bold")
-    table.add_column("90 % interval", justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("fused", justify="right", style="bold")
+    table.add_column("90 %", justify="right", no_wrap=True)
     table.add_column("truth", justify="right")
     for entry in entries:
         experts = entry.said["experts"]
@@ -46,7 +43,7 @@ def _said(expert: Mapping[str, float] | None) -> str:
 def _interval(said: Mapping[str, Any]) -> str:
     if said["low_years"] is None:
         return "-"
-    return f"{said['low_years']:.0f} … {said['high_years']:.0f}"
+    return f"{said['low_years']:.0f}…{said['high_years']:.0f}"
 
 
 def _shown(years: float | None) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.calibration_data import LabelledPredictions
-from export.calibration_metrics import Rows
-from export.calibration_spread import held_out_quantiles, levels_for, quantiles_at
+from export.calibration.data import LabelledPredictions
+from export.calibration.metrics import Rows
+from export.calibration.spread import held_out_quantiles, levels_for, quantiles_at
 from export.fusion_fit import Calibration, fuse_subset
 from runtime.fusion import Floats, FusionTables
 

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import minimize
 
-from export.calibration_tables import NODES, NodeWeights, huber, on_grid, roughness, thinned
+from export.calibration.tables import NODES, NodeWeights, huber, on_grid, roughness, thinned
 from runtime.fusion import Floats
 
 Kind = Literal["best", "equal", "constant", "gated"]

@@ -28,7 +28,7 @@ def pictures(
     Args:
         tables: the fusion tables.
         names: the experts, in the order of their colours.
-        report: as `calibration_report.report_of` makes it.
+        report: as `calibration.report.report_of` makes it.
     """
     found = {
         "bias.png": _bias(tables, names),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from export.calibration_report import ENOUGH_IN_GROUP
+from export.calibration.report import ENOUGH_IN_GROUP
 
 Report = Mapping[str, Any]
 
@@ -21,7 +21,7 @@ def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence
     """The report as Markdown.
 
     Args:
-        report: as `calibration_report.report_of` makes it.
+        report: as `calibration.report.report_of` makes it.
         title: the first heading.
         preface: paragraphs on where the figures come from.
         files: pictures beside the page, by file name.

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration_metrics import Resamples, Rows
-from export.calibration_report import Report, ReportOptions, parts_of
-from export.calibration_scores import Scores
+from export.calibration.metrics import Resamples, Rows
+from export.calibration.report import Report, ReportOptions, parts_of
+from export.calibration.scores import Scores
 
 
 def comparison(scores: Scores, other: Scores, options: ReportOptions) -> Report:

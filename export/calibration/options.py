@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export.calibration_data import LabelledPredictions, read_predictions
-from export.calibration_faces import LAYOUTS, read_faces
-from export.calibration_readings import write_predictions
-from export.calibration_report import Report, ReportOptions
+from export.calibration.data import LabelledPredictions, read_predictions
+from export.calibration.faces import LAYOUTS, read_faces
+from export.calibration.readings import write_predictions
+from export.calibration.report import Report, ReportOptions
 from export.errors import ExportError, OptionsError
 from runtime.errors import AgeMoEError
 from runtime.files import write_json, write_whole
@@ -107,14 +109,19 @@ def _ask(
         raise OptionsError([f"--columns knows image, age and subject, not {', '.join(unknown)}"])
     faces = read_faces(arguments.faces, arguments.layout, columns)
     folder.mkdir(parents=True, exist_ok=True)
-    with AgeMoE(arguments.engines, device=arguments.device, experts=experts) as moe:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moe = AgeMoE(arguments.engines, device=arguments.device, experts=experts, fusion=None)
+    for warning in caught:
+        logger.warning("%s", warning.message)
+    with moe:
         return write_predictions(moe, faces, folder, _progress), moe.sources
 
 
 def _all_groups(path: Path, experts: Mapping[str, object]) -> list[str]:
     """Every label that came with the pictures is a group."""
     with path.open(encoding="utf-8") as file:
-        header = file.readline().rstrip("\n").split(",")
+        header = next(csv.reader(file))
     return [name for name in header if name not in {"id", "age", "subject", *experts}]
 
 

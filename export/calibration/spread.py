@@ -1,7 +1,7 @@
 """Spread: how far true ages lie from the fused age, by fused age, for every set of experts.
 
 The residuals come from faces held out of the fit. At each year of the age grid they are weighted
-by how near their own fused age lies (tricube over the k nearest, k = n^0.8, the usual rate for
+by how near their own fused age lies (tricube over the k nearest, k = 0.6 n^0.8, the usual rate for
 kernel smoothing), and quantiles are read off that one weighted distribution, so they cannot cross.
 Each level is moved outward by (m + 1) / m, m being the effective number of neighbours, as split
 conformal prediction does (Vovk et al., Algorithmic Learning in a Random World): with few faces
@@ -16,14 +16,14 @@ from itertools import combinations
 
 import numpy as np
 
-from export.calibration_folds import Folds
-from export.calibration_tables import AGE_GRID
+from export.calibration.folds import Folds
+from export.calibration.tables import AGE_GRID
 from runtime.fusion import Floats, Spread
 
 FEWEST_FACES = 30
 """Below, not even the 5 % and 95 % quantiles mean anything."""
 _LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-_FEWEST_NEIGHBOURS = 60
+_NEIGHBOURS, _FEWEST_NEIGHBOURS = 0.6, 60
 _TRICUBE_EFFICIENCY = 0.7
 """Effective number of neighbours under tricube weights, as a share of their number."""
 _EVERY_SUBSET_UP_TO = 6
@@ -103,7 +103,7 @@ def quantiles_at(table: Floats, age_grid: Floats, age_years: Floats) -> Floats:
 
 
 def _neighbours(faces: int) -> int:
-    return min(faces, max(_FEWEST_NEIGHBOURS, int(math.pow(faces, 0.8))))
+    return min(faces, max(_FEWEST_NEIGHBOURS, int(_NEIGHBOURS * math.pow(faces, 0.8))))
 
 
 def _weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from scipy.optimize import minimize
 
-from export.calibration_folds import Folds
-from export.calibration_tables import (
+from export.calibration.folds import Folds
+from export.calibration.tables import (
     AGE_GRID,
     NODES,
     NodeWeights,

@@ -22,7 +22,8 @@ OLDEST_YEARS = 120.0
 RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject"})
 """What no expert may be called: the reports use these names themselves."""
 _LISTED_ROWS = 12
-_MOST_GROUPS = 200
+MOST_GROUPS = 200
+"""A column with more different values than these tells no groups apart."""
 
 Strings = NDArray[np.str_]
 
@@ -101,9 +102,9 @@ def read_predictions(
     values = {column: np.array(columns[column], dtype=np.str_) for column in chosen}
     problems.extend(
         f"{column}: {len(np.unique(v))} different values are too many for a group "
-        f"(at most {_MOST_GROUPS})"
+        f"(at most {MOST_GROUPS})"
         for column, v in values.items()
-        if len(np.unique(v)) > _MOST_GROUPS
+        if len(np.unique(v)) > MOST_GROUPS
     )
     if problems:
         raise LabelsError(path.name, problems)

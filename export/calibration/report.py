@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration_data import Strings
-from export.calibration_metrics import (
+from export.calibration.data import Strings
+from export.calibration.metrics import (
     Resamples,
     Rows,
     error_figures,
@@ -24,7 +24,7 @@ from export.calibration_metrics import (
     rate,
     reliability,
 )
-from export.calibration_scores import Scores
+from export.calibration.scores import Scores
 from runtime.fusion import Floats
 
 Report = dict[str, Any]

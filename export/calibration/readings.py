@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from export.calibration_data import LabelsError
-from export.calibration_faces import LabelledFace
+from export.calibration.data import MOST_GROUPS, LabelsError
+from export.calibration.faces import LabelledFace
 from runtime.errors import AgeMoEError
 from runtime.files import write_whole
 from runtime.results import AgeEstimate, Face
@@ -140,7 +140,8 @@ def _table(
     experts: Sequence[str], faces: Sequence[LabelledFace], readings: Mapping[str, Reading]
 ) -> str:
     subjects = all(face.subject for face in faces)
-    groups = sorted({column for face in faces for column in face.groups})
+    columns = sorted({column for face in faces for column in face.groups})
+    groups = [c for c in columns if len({f.groups.get(c, "") for f in faces}) <= MOST_GROUPS]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["id", "age", *(["subject"] if subjects else []), *groups, *experts])

@@ -1,0 +1,1 @@
+"""From labelled faces to fusion tables, and how good they are."""

@@ -1,0 +1,62 @@
+"""Made-up experts for the calibration tests: wrong in different ways, like real ones."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.calibration.data import LabelledPredictions
+from runtime.fusion import Floats
+
+NAMES = ("early", "late", "flat")
+
+
+def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabelledPredictions:
+    """Faces of ages 2 to 85: one expert is good with the young, one with the old, one saturates."""
+    rng = np.random.default_rng(seed)
+    ages = np.round(rng.uniform(2.0, 85.0, count))
+    noise = rng.normal(size=(count, 3))
+    readings = np.stack(
+        [
+            1.1 * ages + 2.0 + noise[:, 0] * (1.0 + 0.15 * ages),
+            0.9 * ages - 3.0 + noise[:, 1] * (10.0 - 0.08 * ages),
+            np.clip(20.0 + 0.6 * ages + 6.0 * noise[:, 2], 20.0, 60.0),
+        ],
+        axis=1,
+    )
+    people = np.char.add("person", (np.arange(count) // per_person).astype(np.str_))
+    sides = np.where(rng.random(count) < 0.5, "left", "right")
+    return LabelledPredictions(
+        ages, NAMES, readings, people if per_person > 1 else None, {"side": sides}
+    )
+
+
+@contextmanager
+def fewer_splits() -> Iterator[None]:
+    """Cross-validation with a tenth of the fits: the tests are about the way, not the figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.fusion_fit._OUTER_FOLDS", 5)
+        patch.setattr("export.fusion_fit._INNER_FOLDS", 2)
+        patch.setattr("export.fusion_fit._REPEATS", 1)
+        yield
+
+
+def write_csv(path: Path, faces: LabelledPredictions) -> Path:
+    """Writes faces as `--predictions` wants them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "age", *faces.groups, *faces.names])
+        for index, age in enumerate(faces.age_years):
+            groups = [values[index] for values in faces.groups.values()]
+            writer.writerow([f"face{index}", age, *groups, *faces.readings_years[index]])
+    return path
+
+
+def mean_error(estimates: Floats, ages: Floats) -> float:
+    """Mean absolute error in years."""
+    return float(np.abs(estimates - ages).mean())

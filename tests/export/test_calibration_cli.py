@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export import calibrate, evaluate
+from export.calibration.data import LabelsError, read_predictions
+from export.calibration.faces import LabelledFace
+from export.calibration.readings import CACHE_NAME, write_predictions
+from runtime.errors import AgeMoEError, ImageError
+from runtime.fusion_file import read_fusion
+from runtime.results import AgeEstimate, ExpertAge, Face
+from tests.export.calibration_examples import NAMES, fewer_splits, made_up, write_csv
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibrated")
+    table = write_csv(folder / "labelled.csv", made_up(120))
+    options = ["--predictions", str(table), "--experts", *NAMES, "--output", str(folder / "out")]
+    with fewer_splits():
+        assert calibrate.main([*options, "--groups", "side", "--bootstrap", "100"]) == 0
+    return folder / "out"
+
+
+def new_faces(folder: Path) -> str:
+    return str(write_csv(folder / "new.csv", made_up(200, seed=9)))
+
+
+def test_calibrate_writes_tables_report_and_pictures(calibrated: Path) -> None:
+    assert {path.name for path in calibrated.iterdir()} == {
+        "fusion.json",
+        "report.md",
+        "report.json",
+        "bias.png",
+        "gate.png",
+        "error_by_age.png",
+        "reliability.png",
+    }
+    tables = read_fusion(calibrated / "fusion.json")
+    assert tuple(tables.experts) == tuple(sorted(NAMES))
+    assert tables.spread is not None
+    assert len(tables.spread.quantiles_years) == 7
+    assert tables.provenance["data"] == "labelled.csv"
+    page = (calibrated / "report.md").read_text(encoding="utf-8")
+    for part in ("Fused:", "Policy", "no certification", "right", "(gate.png)", "missing"):
+        assert part in page
+    report = json.loads((calibrated / "report.json").read_text(encoding="utf-8"))
+    assert report["provenance"] == dict(tables.provenance)
+
+
+def test_evaluate_prints_the_promised_json_and_nothing_else(
+    calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--predictions", new_faces(tmp_path), "--fusion", str(calibrated / "fusion.json")]
+    assert evaluate.main([*options, "--groups", "side", "--json"]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    for part in (report, report["groups"]["side"]["left"]):
+        assert 0.0 < part["mae"]["fused"] < 20.0
+        assert part["mae"]["late"]["raw"] != part["mae"]["late"]["corrected"]
+        assert 0.7 < part["coverage"]["90"] <= 1.0
+
+
+def test_evaluate_writes_a_report_and_compares(
+    calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fusion = str(calibrated / "fusion.json")
+    options = ["--predictions", new_faces(tmp_path), "--fusion", fusion, "--compare", fusion]
+    assert evaluate.main([*options, "--output", str(tmp_path / "report")]) == 0
+    assert "## fusion.json against fusion.json" in capsys.readouterr().out
+    assert (tmp_path / "report" / "report.md").exists()
+    assert not (tmp_path / "report" / "fusion.json").exists()
+
+
+def test_evaluate_can_leave_an_expert_out(
+    calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--predictions", new_faces(tmp_path), "--fusion", str(calibrated / "fusion.json")]
+    assert evaluate.main([*options, "--experts", "early", "flat", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["experts"] == ["early", "flat"]
+    assert report["coverage"]["90"] > 0.8
+    assert evaluate.main([*options, "--experts", "early", "nobody"]) == 2
+    assert "no expert 'nobody'; it has" in capsys.readouterr().err
+
+
+def test_bad_data_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = tmp_path / "bad.csv"
+    table.write_text("age,a\n20,3\n-4,x\n", encoding="utf-8")
+    options = ["--predictions", str(table), "--output", str(tmp_path / "out")]
+    assert calibrate.main([*options, "--experts", "a"]) == 2
+    assert "bad.csv has 2 problems" in capsys.readouterr().err
+    assert calibrate.main(options) == 2
+    assert "--predictions needs --experts" in capsys.readouterr().err
+    assert calibrate.main([*options, "--experts", "a", "--thresholds", "0"]) == 2
+    assert "--thresholds 0 must lie" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", ["calibrate.py", "evaluate.py"])
+def test_scripts_run_from_the_root(script: str) -> None:
+    command = [sys.executable, f"export/{script}", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--predictions CSV" in result.stdout
+
+
+class FakeMoE:
+    """Says 10 and 20 of every picture; refuses empty ones; counts what it was asked."""
+
+    experts = ("a", "b")
+
+    def __init__(self, sha256: str = "1") -> None:
+        self.asked = 0
+        self.sha256 = sha256
+
+    @property
+    def sources(self) -> Mapping[str, str | None]:
+        return {"a": self.sha256, "b": None}
+
+    def predict(self, faces: list[Face]) -> list[AgeEstimate | AgeMoEError]:
+        self.asked += len(faces)
+        return [self._one(face) for face in faces]
+
+    def _one(self, face: Face) -> AgeEstimate | AgeMoEError:
+        content = Path(str(face.image)).read_bytes()
+        if not content:
+            return ImageError("empty")
+        a, b = (ExpertAge(age, age, 0.5) for age in (10.0, 20.0))
+        late = content == b"late"
+        return AgeEstimate(
+            15.0, {"a": a} if late else {"a": a, "b": b}, {"b": "late"} if late else {}
+        )
+
+
+def labelled(folder: Path, **contents: bytes) -> list[LabelledFace]:
+    faces = []
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+        faces.append(LabelledFace(folder / name, name, 30.0, f"who {name}", {"sex": "f"}))
+    return faces
+
+
+def test_pictures_become_predictions_and_bad_ones_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    faces = labelled(tmp_path, one=b"x", empty=b"", two=b"y", slow=b"late")
+    path = write_predictions(FakeMoE(), faces, tmp_path)
+    read = read_predictions(path, ["a", "b"], ["sex"], varied=False)
+    assert read.readings_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
+    assert read.subjects is not None
+    assert read.subjects.tolist() == ["who one", "who two"]
+    assert "2 of 4 faces are left out: empty: empty; slow: b: late" in caplog.text
+
+
+def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(tmp_path: Path) -> None:
+    faces = labelled(tmp_path, one=b"x", two=b"y", three=b"z")
+    write_predictions(FakeMoE(), faces[:2], tmp_path)
+    cache = tmp_path / CACHE_NAME
+    cache.write_bytes(cache.read_bytes()[:-7])  # as a crash in the middle of a line leaves it
+    again = FakeMoE()
+    write_predictions(again, faces, tmp_path)
+    assert again.asked == 2
+    third = FakeMoE()
+    write_predictions(third, faces, tmp_path)
+    assert third.asked == 0
+
+
+def test_other_checkpoints_or_changed_pictures_are_asked_again(tmp_path: Path) -> None:
+    faces = labelled(tmp_path, one=b"x", two=b"y")
+    write_predictions(FakeMoE(), faces, tmp_path)
+    rebuilt = FakeMoE("2")
+    write_predictions(rebuilt, faces, tmp_path)
+    assert rebuilt.asked == 2
+    (tmp_path / "one").write_bytes(b"longer")
+    changed = FakeMoE("2")
+    write_predictions(changed, faces, tmp_path)
+    assert changed.asked == 1
+
+
+def test_when_no_picture_can_be_read_nothing_is_written(tmp_path: Path) -> None:
+    faces = labelled(tmp_path, empty=b"")
+    with pytest.raises(LabelsError, match="no face could be read"):
+        write_predictions(FakeMoE(), faces, tmp_path)
+    assert not (tmp_path / "predictions.csv").exists()

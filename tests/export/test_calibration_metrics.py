@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from export.calibration.compare import comparison
+from export.calibration.metrics import Resamples, error_figures, largest_gap, rate, reliability
+from export.calibration.report import ReportOptions, report_of
+from export.calibration.scores import Scores, scores_of_tables
+from export.calibration.text import markdown
+from runtime.fusion import ExpertTable, FusionTables, Spread
+from tests.export.calibration_examples import NAMES, made_up
+
+GRID = np.arange(0.0, 101.0)
+
+
+def flat_tables(bias_years: float = 0.0, *, spread: bool = True) -> FusionTables:
+    """Equal weights, one bias for all, and an interval of ±10 years at 90 %."""
+    zeros = np.zeros_like(GRID)
+    experts = {name: ExpertTable(zeros + bias_years, zeros) for name in NAMES}
+    everyone = frozenset(NAMES)
+    quantiles = np.tile([-10.0, 0.0, 10.0], (len(GRID), 1))
+    found = Spread((0.05, 0.5, 0.95), {everyone: quantiles}) if spread else None
+    return FusionTables(GRID, experts, found)
+
+
+def scores(count: int = 300, **options: bool) -> Scores:
+    return scores_of_tables(made_up(count), flat_tables(**options))
+
+
+def test_figures_of_known_errors() -> None:
+    errors = np.array([[-6.0], [0.0], [2.0], [8.0]])
+    resamples = Resamples.draw(4, None, 200, seed=0)
+    found = error_figures(errors, np.ones(4, dtype=bool), resamples)
+    assert found["mae"] == pytest.approx(4.0)
+    assert found["median"] == pytest.approx(4.0)
+    assert found["bias"] == pytest.approx(1.0)
+    assert found["rmse"] == pytest.approx(np.sqrt(26.0))
+    assert found["cs5"] == pytest.approx(0.5)
+    low, high = found["mae_interval"][0]
+    assert 0.0 <= low < 4.0 < high <= 8.0
+
+
+def test_bootstrap_interval_has_the_width_theory_gives() -> None:
+    values = np.random.default_rng(0).normal(5.0, 2.0, (900, 1))
+    resamples = Resamples.draw(900, None, 1000, seed=1)
+    low, high = resamples.mean_intervals(values, np.ones(900, dtype=bool))[0]
+    assert high - low == pytest.approx(2 * 1.96 * 2.0 / 30.0, rel=0.15)
+
+
+def test_repeated_pictures_of_a_person_do_not_narrow_the_interval() -> None:
+    people = np.random.default_rng(0).normal(0.0, 1.0, 100)
+    values = np.repeat(people, 10)[:, None]
+    subjects = np.repeat(np.arange(100), 10).astype(np.str_)
+    rows = np.ones(1000, dtype=bool)
+    widths = [
+        float(np.ptp(Resamples.draw(1000, who, 500, seed=1).mean_intervals(values, rows)))
+        for who in (None, subjects)
+    ]
+    assert widths[1] > 2.0 * widths[0]
+
+
+def test_rate_of_none_and_of_some() -> None:
+    assert rate(np.zeros(0, dtype=bool)) == {"rate": None, "interval": None, "faces": 0}
+    found = rate(np.zeros(20, dtype=bool))
+    assert found["rate"] == 0.0
+    # Wilson's interval for 0 of 20: 0 to z² / (n + z²).
+    assert found["interval"] == pytest.approx([0.0, 1.96**2 / (20 + 1.96**2)])
+
+
+def test_reliability_bins_count_what_came_true() -> None:
+    probability = np.array([0.05, 0.05, 0.95, 1.0])
+    bins = reliability(probability, np.array([False, True, True, True]))
+    assert [b["claimed"] for b in bins] == pytest.approx([0.05, 0.975])
+    assert [b["came_true"]["rate"] for b in bins] == [0.5, 1.0]  # type: ignore[index]
+
+
+def test_largest_gap_names_both_ends() -> None:
+    assert largest_gap({"a": 3.0, "b": 7.5, "c": 5.0}) == {"years": 4.5, "worst": "b", "best": "a"}
+    assert largest_gap({"a": 3.0}) is None
+
+
+def test_report_has_the_promised_keys_and_true_figures() -> None:
+    judged = scores()
+    report = report_of(judged, ReportOptions(resamples=100))
+    faces = judged.faces
+    errors = np.abs(judged.fused_years - faces.age_years)
+    assert report["mae"]["fused"] == pytest.approx(errors.mean())
+    first = np.abs(faces.readings_years[:, 0] - faces.age_years).mean()
+    assert report["mae"]["early"]["raw"] == pytest.approx(first)
+    assert report["mae"]["early"]["corrected"] == pytest.approx(first)
+    assert report["coverage"]["90"] == pytest.approx((errors <= 10.0).mean(), abs=0.02)
+    left = faces.groups["side"] == "left"
+    section = report["groups"]["side"]["left"]
+    assert section["mae"]["fused"] == pytest.approx(errors[left].mean())
+    assert set(section["coverage"]) == {"50", "80", "90"}
+    assert sum(band["faces"] for band in report["age_bands"].values()) == 300
+    assert set(report["without"]) == set(NAMES)
+
+
+def test_policy_counts_who_passes_and_who_is_asked() -> None:
+    judged = scores()
+    options = ReportOptions((18.0,), (18.0, 25.0), resamples=100)
+    at_18, at_25 = report_of(judged, options)["policy"]["18"]
+    under = judged.faces.age_years < 18
+    assert at_25["challenge_age"] == 25.0
+    passing = (judged.fused_years[under] >= 25).mean()
+    assert at_25["false_positive"]["rate"] == pytest.approx(passing)
+    asked = (judged.fused_years[~under] < 25).mean()
+    assert at_25["false_negative"]["rate"] == pytest.approx(asked)
+    assert at_25["false_positive"]["rate"] <= at_18["false_positive"]["rate"]
+    assert at_25["false_negative"]["rate"] >= at_18["false_negative"]["rate"]
+
+
+def test_without_a_spread_no_interval_is_claimed() -> None:
+    report = report_of(scores(spread=False), ReportOptions(resamples=100))
+    assert report["coverage"] == {}
+    assert report["reliability"] == {"18": None}
+    assert "of the true ages" not in markdown(report, "Evaluation", [], [])
+
+
+def test_groups_without_faces_under_the_threshold_are_said_so() -> None:
+    faces = made_up(100)
+    old = replace(faces, age_years=faces.age_years.clip(40.0))
+    report = report_of(scores_of_tables(old, flat_tables()), ReportOptions(resamples=100))
+    assert "no such faces" in markdown(report, "Evaluation", [], [])
+
+
+def test_comparison_tells_better_tables_from_worse_ones() -> None:
+    faces = made_up(400)
+    centred = scores_of_tables(faces, flat_tables(2.0))
+    off = scores_of_tables(faces, flat_tables(25.0))
+    found = comparison(centred, off, ReportOptions(resamples=200))
+    assert found["difference"] == pytest.approx(found["mae"] - found["other_mae"])
+    assert found["difference_interval"][1] < 0.0
+    assert set(found["parts"]) == {"labelled age", "estimated age", "side"}
+    same = comparison(centred, centred, ReportOptions(resamples=200))
+    assert same["difference_interval"] == [0.0, 0.0]
