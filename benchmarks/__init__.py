@@ -1,0 +1,1 @@
+"""How fast it is: run as files, python benchmarks/….py."""

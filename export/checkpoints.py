@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def hash_checkpoint(path: Path) -> str:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint: safetensors, or PyTorch's own format with tensors and plain values only.
 
-    A folder holds `model.safetensors`, shards with their index, or `pytorch_model.bin`.
+    A folder holds `model.safetensors` or `pytorch_model.bin`, or shards of either with an index.
 
     Raises:
         CheckpointError: not a checkpoint, damaged, or in need of executing code to be read.
@@ -190,14 +191,11 @@ def _is_safetensors(path: Path) -> bool:
 def _from_folder(folder: Path) -> Checkpoint:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        missing = [shard for shard in shards if not (folder / shard).is_file()]
-        if missing:
-            raise CheckpointError(
-                f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing)}. "
-                f"Download it again, whole."
-            )
-        return Checkpoint(SafetensorsState([folder / shard for shard in shards]), {}, folder)
+        return Checkpoint(SafetensorsState(_shards(index)), {}, folder)
+    index = folder / "pytorch_model.bin.index.json"
+    if index.is_file():
+        parts = [load_checkpoint(shard).state for shard in _shards(index)]
+        return Checkpoint({key: part[key] for part in parts for key in part}, {}, folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             found = load_checkpoint(folder / name)
@@ -207,11 +205,25 @@ def _from_folder(folder: Path) -> Checkpoint:
     )
 
 
+def _shards(index: Path) -> list[Path]:
+    """The files an index lists, all of which have to be there."""
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}. "
+            f"Download it again, whole."
+        )
+    return [index.parent / name for name in names]
+
+
 def _load_torch(path: Path) -> object:
     import torch
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols: they load, or are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be loaded without executing code from it, which is never done: "

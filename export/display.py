@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 from types import TracebackType
 from typing import Self
 
@@ -79,7 +80,7 @@ def built_table(rows: Sequence[BuiltRow]) -> Table:
             table.add_row(
                 row.name if first else "",
                 row.expert.source.kind if first else "",
-                artifact.files[0].path,
+                PurePosixPath(artifact.files[0].path).name,
                 shown_size(sum(file.size_bytes for file in artifact.files)),
                 f"{artifact.half_share:.0%}",
                 *_shown_parity(artifact),

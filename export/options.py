@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.errors import OptionsError
-from export.settings import ARCHITECTURES, Settings, read_geometry
+from export.settings import ARCHITECTURES, Settings, default_geometry, read_geometry
 from runtime.geometry import Geometry
 from runtime.json_reader import JsonReader, shown
 
@@ -84,35 +84,14 @@ def resolve_options(
     """
     problems: list[str] = []
     given = _given_checkpoints(checkpoints, problems)
-    file = experts_file or (DEFAULT_EXPERTS if given or weights == "random" else None)
-    experts = read_experts(file or DEFAULT_EXPERTS, problems)
-    has_checkpoints = bool(given) or any(expert.checkpoint for expert in experts.values())
-    weights = weights or ("checkpoint" if has_checkpoints else "demo")
-    if weights == "demo":
-        if experts_file or given:
-            problems.append(
-                "--weights demo: the demo experts take no --experts and no --checkpoint"
-            )
-        experts = read_experts(DEMO_EXPERTS, problems)
-    if weights == "random":
-        if given:
-            problems.append("--weights random: contradicts --checkpoint")
-        problems += [
-            f"experts.{name}: a given ONNX file has no random weights; leave it out with --only"
-            for name, expert in experts.items()
-            if expert.architecture == "onnx" and (not only or name in only)
-        ]
+    weights = weights or ("checkpoint" if given or experts_file else "demo")
+    default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
+    experts = read_experts(experts_file or default, problems)
+    problems += _unknown_names(experts, given, only)
+    chosen = _chosen(experts, given, only, weights)
+    problems += _contradictions(weights, chosen, given, experts_file)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
-    for flag, names in (("--checkpoint", given), ("--only", only)):
-        problems += [
-            f"{flag} {n}: no such expert; there are {', '.join(experts)}"
-            for n in names
-            if n not in experts
-        ]
-    chosen = _chosen(experts, given, only, weights)
-    if weights == "checkpoint":
-        problems += _checkpoint_problems(chosen)
     if problems:
         raise OptionsError(problems)
     return BuildOptions(chosen, weights, output, fp16, max_batch, force, partial=bool(only))
@@ -154,7 +133,11 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
         name=name,
         architecture=architecture,
         checkpoint=checkpoint,
-        geometry=read_geometry(entry.child("geometry")) if entry.has("geometry") else Geometry(),
+        geometry=(
+            read_geometry(entry.child("geometry"), architecture)
+            if entry.has("geometry")
+            else default_geometry(architecture)
+        ),
         settings=_settings(entry, architecture),
     )
 
@@ -187,6 +170,37 @@ def _chosen(
     return tuple(
         replace(expert, checkpoint=given.get(expert.name, expert.checkpoint)) for expert in chosen
     )
+
+
+def _unknown_names(
+    experts: Mapping[str, ExpertConfig], given: Mapping[str, str], only: Sequence[str]
+) -> list[str]:
+    return [
+        f"{flag} {name}: no such expert; there are {', '.join(experts)}"
+        for flag, names in (("--checkpoint", given), ("--only", only))
+        for name in names
+        if name not in experts
+    ]
+
+
+def _contradictions(
+    weights: str,
+    experts: Sequence[ExpertConfig],
+    given: Mapping[str, str],
+    experts_file: Path | None,
+) -> list[str]:
+    """What of the options cannot go together with the kind of weights."""
+    if weights == "checkpoint":
+        return _checkpoint_problems(experts)
+    problems = [f"--weights {weights}: contradicts --checkpoint"] if given else []
+    if weights == "demo" and experts_file:
+        problems.append("--weights demo: contradicts --experts")
+    problems += [
+        f"experts.{expert.name}: a given ONNX file has no {weights} weights; leave it out"
+        for expert in experts
+        if expert.architecture == "onnx"
+    ]
+    return problems
 
 
 def _checkpoint_problems(experts: Sequence[ExpertConfig]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from runtime import fusion_file
-from runtime.errors import AgeMoEError, ContractError, PredictionError
+from runtime.errors import AgeMoEError, ContractError, DeadlineError, PredictionError
 from runtime.estimates import estimates_from
 from runtime.executor import Deadline, Executor
 from runtime.fusion import FusionTables
@@ -62,6 +63,7 @@ class AgeMoE:
         device: str = "auto",
         precision: str = "auto",
         experts: Sequence[str] | None = None,
+        fusion: str | os.PathLike[str] | None = fusion_file.FILE_NAME,
         verify: bool = True,
         threads: int | None = None,
         limits: ImageLimits | None = None,
@@ -74,6 +76,8 @@ class AgeMoE:
             device: `auto` or `cpu`.
             precision: `auto`, `fp32` or `fp16`.
             experts: names of those to use; None means all.
+            fusion: the fusion tables, from the engines folder; None averages the experts as they
+                are, and so does the default where there is no such file.
             verify: compare every file's SHA-256 with the manifest; otherwise only its size.
             threads: cores each expert may use at a time; None means all.
             limits: on the pictures' bytes and pixels.
@@ -88,7 +92,7 @@ class AgeMoE:
         folder = Path(engines)
         chosen = _chosen(read_manifest(folder).experts, experts)
         self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
-        self._calibration = _read_calibration(folder, self._sources)
+        self._calibration = _read_calibration(folder, fusion, self._sources)
         self._tables = self._calibration or FusionTables.identity(chosen)
         artifacts = {
             name: verified(name, expert, folder, precision=precision, hashes=verify)
@@ -97,6 +101,7 @@ class AgeMoE:
         _warn_of_stand_ins(chosen)
         self._preparer = Preparer(chosen, limits or ImageLimits())
         self._gate = Gate()
+        self._closing = threading.Lock()
         self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
         self._executor = Executor(chosen)
         open_session = sessions or session_factory(threads)
@@ -168,7 +173,7 @@ class AgeMoE:
         """Starts `predict` of one face and returns at once.
 
         Args:
-            face: as in `predict`.
+            face: as in `predict`; an array must not be changed until the answer is there.
             deadline_ms: as in `predict`, from now.
 
         Returns:
@@ -182,10 +187,14 @@ class AgeMoE:
             return self._pool.submit(self._predict_one, face, deadline)
 
     def close(self) -> None:
-        """Waits for what is under way and frees everything; harmless when repeated."""
+        """Waits for what is under way and frees everything; harmless when repeated.
+
+        It cannot be called from a future's callback, which is itself under way.
+        """
         if self._gate.shut():
-            self._pool.shutdown(wait=True)
-            self._executor.close()
+            with self._closing:
+                self._pool.shutdown(wait=True)
+                self._executor.close()
 
     def __enter__(self) -> Self:
         """The AgeMoE itself."""
@@ -204,6 +213,8 @@ class AgeMoE:
     def _predict(
         self, faces: Sequence[FaceLike], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
+        if deadline is not None and deadline.passed:  # it waited too long: nothing is decoded
+            raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
         prepared = self._preparer.prepare(faces)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
         estimates = iter(self._estimates(usable, deadline) if usable else [])
@@ -213,15 +224,17 @@ class AgeMoE:
         self, faces: Sequence[PreparedFace], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
         answers = self._executor.run(self._preparer.batches(faces), deadline)
-        unseen = [
-            {
-                name: "needs the face, and only the person was given"
-                for name in self._sources
-                if not self._preparer.serves(name, face)
-            }
-            for face in faces
-        ]
+        unseen = [self._unseen(face) for face in faces]
         return estimates_from(answers, unseen, self._tables)
+
+    def _unseen(self, face: PreparedFace) -> dict[str, str]:
+        """Experts that see nothing of a face, and why."""
+        inputs = {name: self._preparer.looks_at(name) for name in self._sources}
+        return {
+            name: f"looks at the {' and '.join(spec.name for spec in specs)}, not seen here"
+            for name, specs in inputs.items()
+            if face.visible.isdisjoint(specs)
+        }
 
     def _rehearse(self) -> None:
         """One black face through every expert: broken graphs are found now, buffers are grown."""
@@ -247,9 +260,13 @@ def _chosen(available: Mapping[str, Expert], names: Sequence[str] | None) -> dic
     return {name: available[name] for name in names}
 
 
-def _read_calibration(folder: Path, sources: Mapping[str, str | None]) -> FusionTables | None:
-    path = folder / fusion_file.FILE_NAME
-    if not path.exists():
+def _read_calibration(
+    folder: Path, fusion: str | os.PathLike[str] | None, sources: Mapping[str, str | None]
+) -> FusionTables | None:
+    if fusion is None:
+        return None
+    path = folder / fusion
+    if fusion == fusion_file.FILE_NAME and not path.exists():
         return None
     tables = fusion_file.read_fusion(path)
     fusion_file.check_fusion_fits(path, tables, sources)

@@ -10,6 +10,7 @@ from runtime.errors import AgeMoEError, PredictionError
 from runtime.executor import Answers
 from runtime.fusion import Floats, Fused, FusionTables
 from runtime.results import AgeEstimate, ExpertAge
+from runtime.sessions import Outputs
 
 
 def estimates_from(
@@ -36,8 +37,9 @@ def estimates_from(
     usable = [bool(np.isfinite(row).any()) for row in ages]
     fused = tables.fuse(names, ages[usable])
     rows = iter(range(len(fused.age_years)))
+    said = [_said(answers, face) for face in range(len(ages))]
     return [
-        _estimate(names, ages[face], next(rows), fused, reasons[face], tables)
+        _estimate(names, ages[face], next(rows), fused, reasons[face], tables, said[face])
         if usable[face]
         else PredictionError(reasons[face])
         for face in range(len(ages))
@@ -52,6 +54,25 @@ def _not_finite(names: Sequence[str], ages_years: Floats) -> dict[str, str]:
     }
 
 
+def _said(answers: Answers, face: int) -> dict[str, Outputs]:
+    """What each expert said of one face, by output."""
+    return {
+        name: {key: array[face] for key, array in outputs.items()}
+        for name, outputs in answers.outputs.items()
+    }
+
+
+def _expert_age(said: Outputs, corrected_years: float, weight: float) -> ExpertAge:
+    mass, genders = said.get("answer_mass"), said.get("gender_probs")
+    return ExpertAge(
+        float(said["age_years"]),
+        corrected_years,
+        weight,
+        answer_mass=None if mass is None else float(mass),
+        gender_probs=None if genders is None else (float(genders[0]), float(genders[1])),
+    )
+
+
 def _estimate(
     names: Sequence[str],
     ages: Floats,
@@ -59,10 +80,11 @@ def _estimate(
     fused: Fused,
     missing: Mapping[str, str],
     tables: FusionTables,
+    said: Mapping[str, Outputs],
 ) -> AgeEstimate:
     experts = {
-        name: ExpertAge(
-            float(ages[column]),
+        name: _expert_age(
+            said[name],
             float(fused.corrected_years[row, column]),
             float(fused.weights[row, column]),
         )

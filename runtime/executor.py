@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,9 +43,14 @@ class Deadline:
         """Whether it is too late."""
         return self.remaining_seconds() == 0.0
 
+    @property
+    def reason(self) -> str:
+        """What is said of an expert that was late."""
+        return f"deadline of {self.budget_ms:g} ms passed"
+
     def remaining_seconds(self) -> float:
-        """Seconds left; 0 when it has passed."""
-        return max(self.at_seconds - time.monotonic(), 0.0)
+        """Seconds left, as many as a wait can take; 0 when it has passed."""
+        return min(max(self.at_seconds - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +66,12 @@ class Answers:
 class _LateError(Exception):
     """An expert has not answered in time."""
 
-    def __init__(self, deadline: Deadline) -> None:
-        super().__init__(f"deadline of {deadline.budget_ms:g} ms passed")
-
 
 @dataclass(frozen=True, slots=True)
 class _Started:
     """What one expert has under way."""
 
+    faces: int
     pending: Sequence[Pending]
     error: Exception | None = None
 
@@ -120,18 +125,20 @@ class Executor:
 
     def close(self) -> None:
         """Closes every session; harmless when repeated."""
-        for session in self._sessions.values():
-            session.close()
+        with contextlib.ExitStack() as stack:  # one that cannot be closed must not stop the others
+            for session in self._sessions.values():
+                stack.callback(session.close)
 
     def _start(self, name: str, batch: Inputs, deadline: Deadline | None) -> _Started:
+        faces = len(next(iter(batch.values())))
         if deadline is not None and deadline.passed:
-            return _Started([], _LateError(deadline))
+            return _Started(faces, [], _LateError(deadline.reason))
         pending: list[Pending] = []
         try:
             pending.extend(self._sessions[name].enqueue(part) for part in self._parts(name, batch))
         except Exception as error:  # noqa: BLE001 - told at the join, like any fault of an expert
-            return _Started(pending, error)
-        return _Started(pending)
+            return _Started(faces, pending, error)
+        return _Started(faces, pending)
 
     def _join(self, name: str, started: _Started, deadline: Deadline | None) -> Outputs:
         try:
@@ -143,7 +150,7 @@ class Executor:
                 pending.cancel()
         expert = self._experts[name]
         joined = {key: np.concatenate([part[key] for part in parts]) for key in expert.outputs}
-        _check_shapes(expert, joined)
+        _check_shapes(expert, joined, started.faces)
         return joined
 
     def _parts(self, name: str, batch: Inputs) -> Iterator[Inputs]:
@@ -161,11 +168,10 @@ def _wait(pending: Pending, deadline: Deadline | None) -> Outputs:
     except TimeoutError:
         if not deadline.passed:  # the expert's own TimeoutError
             raise
-        raise _LateError(deadline) from None
+        raise _LateError(deadline.reason) from None
 
 
-def _check_shapes(expert: Expert, outputs: Outputs) -> None:
-    count = len(outputs["age_years"])
+def _check_shapes(expert: Expert, outputs: Outputs, count: int) -> None:
     wanted = {
         "age_years": (count,),
         "age_probs": (count, len(expert.age_grid or ())),

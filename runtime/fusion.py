@@ -96,10 +96,15 @@ class FusionTables:
         """
         tables = [self.experts[name] for name in names]
         answered = np.isfinite(ages_years)
-        corrected = ages_years + self._columns([t.bias_years for t in tables], ages_years.T).T
-        bases = np.broadcast_to([table.base_logit for table in tables], ages_years.shape)
+        corrected, gates = ages_years.copy(), np.empty(ages_years.shape)
+        for column, table in enumerate(tables):
+            corrected[:, column] += np.interp(
+                ages_years[:, column], self.age_grid, table.bias_years
+            )
+        bases = np.array([table.base_logit for table in tables])
         pivot = _weighted_sum(_softmax(bases, answered), corrected)
-        gates = self._columns([t.gate_logit for t in tables], [pivot] * len(tables)).T
+        for column, table in enumerate(tables):
+            gates[:, column] = np.interp(pivot, self.age_grid, table.gate_logit)
         weights = _softmax(gates, answered)
         fused = np.clip(_weighted_sum(weights, corrected), self.age_grid[0], self.age_grid[-1])
         return Fused(fused, corrected, weights)
@@ -123,14 +128,9 @@ class FusionTables:
         years = (1.0 - share) * table[row] + share * table[row + 1]
         return ResidualQuantiles(self.spread.levels, tuple(years.tolist()))
 
-    def _columns(self, tables: Sequence[Floats], ages: Sequence[Floats] | Floats) -> Floats:
-        return np.stack(
-            [np.interp(x, self.age_grid, table) for x, table in zip(ages, tables, strict=True)]
-        )
-
 
 def _softmax(logits: Floats, answered: NDArray[np.bool_]) -> Floats:
-    """Row by row over the experts that answered; 0 for the others."""
+    """(N, E) row by row over the experts that answered, 0 for the others; logits may be (E,)."""
     masked = np.where(answered, logits, -np.inf)
     exponentials = np.exp(masked - masked.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))

@@ -27,7 +27,7 @@ def read_fusion(path: Path) -> FusionTables:
     """
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []
     tables = _tables(JsonReader(document, "", problems))
@@ -115,7 +115,7 @@ def _quantiles(entry: JsonReader, shape: tuple[int, int]) -> Floats:
     rows = [row.numbers(count=shape[1]) for row in entry.elements()]
     if len(rows) != shape[0]:
         entry.problem(f"must hold {shape[0]} rows, got {len(rows)}")
-    if any(len(row) != shape[1] for row in rows):
+    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
         return np.zeros(shape)
     table = np.array(rows)
     if not (np.diff(table, axis=1) >= 0).all():

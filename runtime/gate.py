@@ -47,11 +47,11 @@ class Gate:
         """Lets nobody in any more and waits until everybody is out.
 
         Returns:
-            Whether this call shut it; False when it was shut already, or in a forked process.
+            False in a forked process, where nothing may be freed.
         """
         if os.getpid() != self._process:
             return False
         with self._condition:
-            was_open, self._open = self._open, False
+            self._open = False
             self._condition.wait_for(lambda: self._inside == 0)
-        return was_open
+        return True

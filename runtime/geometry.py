@@ -7,6 +7,7 @@ are uint8 RGB (H, W, 3) throughout.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -29,8 +30,14 @@ INTERPOLATIONS = (
     "pillow_bicubic",
 )
 
+MAX_CROP_MARGIN = 10.0
+"""What a manifest may ask for at most: the window is made in memory."""
+
 PAD_SQUARE_LEAST = 14
 """Pixels that `pad_square` gives the shorter side at least, as Janus's image processor does."""
+
+MOST_ELONGATED = 32
+"""Times as long as broad: `center_crop` leaves the ends of a longer picture out beforehand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +54,15 @@ class Geometry:
     """Whose resize, exactly: OpenCV's (only `area` antialiases) or Pillow's (antialiased)."""
     pad_colour: Colour = (0, 0, 0)
     """RGB of everything outside the picture and around the fitted crop."""
+    erase_face: bool = False
+    """The face within the crop is made black; for an expert that gets it as another input."""
+    min_side: int = 1
+    """In pixels; a crop with a shorter side counts as not visible."""
+    min_visible_share: float = 0.0
+    """A crop in which a smaller share of all values is other than 0 counts as not visible."""
 
 
-def crop(image: Pixels, box: Box | None, geometry: Geometry) -> Pixels:
+def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | None = None) -> Pixels:
     """Cuts a box with its margin out of a picture.
 
     Without a box the whole picture is the crop and no margin is added. The box is cut to the
@@ -59,7 +72,8 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry) -> Pixels:
     Args:
         image: uint8 RGB (H, W, 3).
         box: x, y, width, height in pixels.
-        geometry: gives margin and pad colour.
+        geometry: gives margin and pad colour, and whether the face is erased.
+        face_box: what to erase; None means not known.
 
     Returns:
         uint8 RGB (h, w, 3), at least 1 pixel each way; a view where nothing had to be padded.
@@ -72,9 +86,22 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry) -> Pixels:
     left, top, right, bottom = _box_edges(box, image.shape[1], image.shape[0])
     across = round((right - left) * geometry.crop_margin)
     down = round((bottom - top) * geometry.crop_margin)
-    return _window(
-        image, left - across, top - down, right + across, bottom + down, geometry.pad_colour
-    )
+    left, top, right, bottom = left - across, top - down, right + across, bottom + down
+    window = _window(image, left, top, right, bottom, geometry.pad_colour)
+    if not geometry.erase_face or face_box is None:
+        return window
+    x0, y0, x1, y1 = _box_edges(face_box, image.shape[1], image.shape[0])
+    window = window.copy()
+    window[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = 0
+    return window
+
+
+def shows_enough(image: Pixels, geometry: Geometry) -> bool:
+    """Whether a crop, uint8 RGB (h, w, 3), is large and bright enough to count as visible."""
+    if min(image.shape[:2]) < geometry.min_side:
+        return False
+    least = geometry.min_visible_share
+    return least == 0.0 or bool(np.count_nonzero(image) / image.size >= least)
 
 
 def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
@@ -99,11 +126,7 @@ def black(height: int, width: int) -> Pixels:
 
 
 def _box_edges(box: Box, image_width: int, image_height: int) -> tuple[int, int, int, int]:
-    if len(box) != 4 or not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
-        raise BoxError(
-            f"A box is x, y, width, height in pixels with a positive width and height, got {box}."
-        )
-    x, y, width, height = box
+    x, y, width, height = _finite(box)
     left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
     right = min(int(np.ceil(x + width)), image_width)
     bottom = min(int(np.ceil(y + height)), image_height)
@@ -113,6 +136,19 @@ def _box_edges(box: Box, image_width: int, image_height: int) -> tuple[int, int,
             f"Give x, y, width, height in pixels of the upright picture."
         )
     return left, top, right, bottom
+
+
+def _finite(box: Box) -> Box:
+    try:
+        x, y, width, height = map(float, box)
+    except (TypeError, ValueError, OverflowError):
+        x = y = width = height = float("nan")
+    if not np.isfinite((x, y, x + width, y + height)).all() or width <= 0 or height <= 0:
+        raise BoxError(
+            f"A box is x, y, width, height in pixels with a positive width and height, got "
+            f"{reprlib.repr(box)}."
+        )
+    return x, y, width, height
 
 
 def _window(image: Pixels, left: int, top: int, right: int, bottom: int, colour: Colour) -> Pixels:
@@ -132,12 +168,21 @@ def _stretch(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixe
 
 
 def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    image = _without_ends(image)
     scale = max(height / image.shape[0], width / image.shape[1])
     scaled_height = max(round(image.shape[0] * scale), height)
     scaled_width = max(round(image.shape[1] * scale), width)
     scaled = _resize(image, scaled_height, scaled_width, geometry.interpolation)
     top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
     return scaled[top : top + height, left : left + width]
+
+
+def _without_ends(image: Pixels) -> Pixels:
+    """A strip's middle: scaled to cover an input, one of 1×65,535 pixels would fill the memory."""
+    height, width = image.shape[:2]
+    longest = MOST_ELONGATED * min(height, width)
+    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
+    return image[top : top + longest, left : left + longest]
 
 
 def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageTooLargeError, InputError
 
@@ -29,6 +32,11 @@ class ImageLimits:
     """Encoded size."""
     max_pixels: int = 50_000_000
     """Width times height."""
+
+
+_LONGEST_PATH = 4096
+_SHARED_IMAGES = threading.Lock()
+"""Pillow decodes a caller's image on first use; two threads that do so at once get wrong pixels."""
 
 
 def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
@@ -52,9 +60,15 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         return _checked_array(source, limits)
     if isinstance(source, Image.Image):
-        _check_pixels(source.width, source.height, limits)
-        return _pixels(source)
-    return _decoded(_encoded(source, limits), limits)
+        with _faults_explained("The PIL image"), _SHARED_IMAGES:
+            return _pixels(source, limits)
+    with _faults_explained("What was given"):
+        data = _encoded(source, limits)
+    with (
+        _faults_explained(f"The picture of {len(data):,} bytes"),
+        Image.open(io.BytesIO(data), formats=FORMATS) as image,
+    ):
+        return _pixels(image, limits)
 
 
 def _checked_array(array: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
@@ -69,7 +83,7 @@ def _checked_array(array: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.
 
 def _encoded(source: str | os.PathLike[str] | bytes | IO[bytes], limits: ImageLimits) -> bytes:
     if isinstance(source, str | os.PathLike):
-        return _file_bytes(Path(source), limits)
+        return _file_bytes(Path(os.fsdecode(source)), limits)
     if isinstance(source, bytes | bytearray | memoryview):
         _check_bytes(len(source), limits)
         return bytes(source)
@@ -86,14 +100,16 @@ def _encoded(source: str | os.PathLike[str] | bytes | IO[bytes], limits: ImageLi
 
 
 def _file_bytes(path: Path, limits: ImageLimits) -> bytes:
+    if len(str(path)) > _LONGEST_PATH:
+        raise ImageError(
+            f"A path of {len(str(path)):,} characters was given. Pass an encoded picture as bytes; "
+            f"decode base64 first."
+        )
     if not path.is_file():
         raise ImageError(f"There is no picture at {path}.")
-    try:
-        # One byte more than allowed, whatever the file system says of its size.
-        with path.open("rb") as file:
-            data = file.read(limits.max_bytes + 1)
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read: {error}.") from error
+    # One byte more than allowed, whatever the file system says of its size.
+    with path.open("rb") as file:
+        data = file.read(limits.max_bytes + 1)
     _check_bytes(len(data), limits)
     return data
 
@@ -107,6 +123,8 @@ def _check_bytes(size: int, limits: ImageLimits) -> None:
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
+    if width * height == 0:
+        raise ImageError(f"The picture has {width}×{height} pixels: there is nothing to see.")
     if width * height > limits.max_pixels:
         raise ImageTooLargeError(
             f"The picture has {width}×{height} pixels, more than {limits.max_pixels:,}. Send a "
@@ -114,24 +132,24 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
         )
 
 
-def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+@contextlib.contextmanager
+def _faults_explained(subject: str) -> Iterator[None]:
+    """Files and decoders raise whatever broken data makes them raise; callers see `InputError`."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.width, image.height, limits)
-            return _pixels(image)
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(f"The picture is refused: {error}") from error
+        raise ImageTooLargeError(f"{subject} is refused: {error}") from error
     except InputError:
         raise
-    except Exception as error:  # decoders raise whatever broken data makes them raise
-        formats = ", ".join(FORMATS)
-        raise ImageError(
-            f"The {len(data):,} bytes are not a {formats} picture that can be decoded "
-            f"({type(error).__name__}: {error})."
-        ) from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{subject} is not {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.") from error
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ImageError(f"{subject} cannot be read as a picture ({reason}).") from error
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
+    _check_pixels(image.width, image.height, limits)
     image.load()
     upright = ImageOps.exif_transpose(image)
     return np.asarray(_rgb(upright))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import reprlib
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -25,7 +27,9 @@ class JsonReader:
 
     def problem(self, text: str) -> None:
         """Notes a problem at this place."""
-        self.problems.append(f"{self.place}: {text}" if self.place else text)
+        problem = f"{self.place}: {text}" if self.place else text
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     def only(self, known: Sequence[str]) -> None:
         """Notes every key of this object that is not known."""
@@ -43,7 +47,7 @@ class JsonReader:
         values = self._as(dict)
         if key not in values:
             if isinstance(self.value, dict):
-                self.problems.append(f"{place}: missing")
+                JsonReader(None, place, self.problems).problem("missing")
             return _Absent(None, place, [])
         return JsonReader(values[key], place, self.problems)
 
@@ -82,15 +86,13 @@ class JsonReader:
 
     def number(self) -> float:
         """This value as a finite number."""
-        value = self.value
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
-            self.problem(f"must be a finite number, got {shown(value)}")
-            return 0.0
-        return float(value)
+        if isinstance(self.value, int | float) and not isinstance(self.value, bool):
+            with contextlib.suppress(OverflowError):  # JSON's whole numbers know no limit
+                number = float(self.value)
+                if math.isfinite(number):
+                    return number
+        self.problem(f"must be a finite number, got {shown(self.value)}")
+        return 0.0
 
     def numbers(self, *, count: int | None = None) -> list[float]:
         """This value as a list of finite numbers, `count` of them if given."""
@@ -119,5 +121,5 @@ class _Absent(JsonReader):
 
 def shown(value: object) -> str:
     """A value, short enough for a message."""
-    text = repr(value)
+    text = reprlib.repr(value)
     return text if len(text) <= 40 else f"{text[:37]}…"

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from runtime.errors import ManifestError
 from runtime.files import write_json
-from runtime.geometry import FITS, INTERPOLATIONS, Geometry
+from runtime.geometry import FITS, INTERPOLATIONS, MAX_CROP_MARGIN, Geometry
 from runtime.json_reader import JsonReader
 from runtime.manifest import (
     BACKENDS,
@@ -48,7 +48,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise ManifestError(str(path), ["there is no such file"], cure)
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(str(path), [f"cannot be read: {error}"], REBUILD) from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -124,11 +124,17 @@ def _geometry(entry: JsonReader) -> Geometry:
     red, green, blue = ([element.integer() for element in colour.elements()] + [0, 0, 0])[:3]
     if isinstance(colour.value, list) and (len(colour.value) != 3 or max(red, green, blue) > 255):
         colour.problem("must be three whole numbers within 0..255")
+    margin = entry.child("crop_margin").number()
+    if not 0.0 <= margin <= MAX_CROP_MARGIN:
+        entry.child("crop_margin").problem(f"must lie within 0..{MAX_CROP_MARGIN:g}, got {margin}")
     return Geometry(
-        crop_margin=entry.child("crop_margin").number(),
+        crop_margin=margin,
         fit=entry.child("fit").choice(FITS),
         interpolation=entry.child("interpolation").choice(INTERPOLATIONS),
         pad_colour=(red, green, blue),
+        erase_face=entry.child("erase_face").boolean(),
+        min_side=entry.child("min_side").integer(low=1),
+        min_visible_share=entry.child("min_visible_share").number(),
     )
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from runtime.errors import InputError
-from runtime.geometry import Pixels, black, crop, fit
+from runtime.geometry import Pixels, black, crop, fit, shows_enough
 from runtime.images import ImageLimits, load_rgb
 from runtime.manifest import Expert, InputSpec
 from runtime.results import Box, Face
@@ -24,8 +25,8 @@ class PreparedFace:
 
     views: Mapping[InputSpec, Pixels]
     """By input: uint8 RGB (height, width, 3)."""
-    visible: frozenset[str]
-    """Names of the inputs that show something; the others are black."""
+    visible: frozenset[InputSpec]
+    """Inputs that show something; the others are black."""
 
 
 class Preparer:
@@ -41,12 +42,16 @@ class Preparer:
         """Decodes, crops and fits each face.
 
         A picture that several faces share, as the same object or the same path, is decoded once.
+        Pictures are decoded one after the other, so that no two are in memory together.
 
         Returns:
             One entry per face; the error where a face cannot be used.
         """
-        decoded: dict[object, Pixels | InputError] = {}
-        return [self._prepared(_as_face(face), decoded) for face in faces]
+        prepared: dict[int, PreparedFace | InputError] = {}
+        for places in _by_picture([_as_face(face) for face in faces]):
+            image = self._decoded(next(iter(places.values())).image)
+            prepared |= {place: self._prepared(image, face) for place, face in places.items()}
+        return [prepared[place] for place in range(len(faces))]
 
     def batches(self, faces: Sequence[PreparedFace]) -> dict[str, dict[str, Pixels]]:
         """Stacks faces: by expert and input name, uint8 (N, height, width, 3)."""
@@ -56,18 +61,21 @@ class Preparer:
             for name, expert in self._experts.items()
         }
 
-    def serves(self, name: str, face: PreparedFace) -> bool:
-        """Whether an expert has anything to look at."""
-        return any(spec.name in face.visible for spec in self._experts[name].inputs)
+    def looks_at(self, name: str) -> tuple[InputSpec, ...]:
+        """An expert's inputs."""
+        return self._experts[name].inputs
 
     def black_face(self) -> PreparedFace:
         """A face of which nothing is visible."""
         return PreparedFace({s: black(s.height, s.width) for s in self._specs}, frozenset())
 
-    def _prepared(
-        self, face: Face, decoded: dict[object, Pixels | InputError]
-    ) -> PreparedFace | InputError:
-        image = self._decoded(face.image, decoded)
+    def _decoded(self, source: ImageSource) -> Pixels | InputError:
+        try:
+            return load_rgb(source, self._limits)
+        except InputError as error:
+            return error
+
+    def _prepared(self, image: Pixels | InputError, face: Face) -> PreparedFace | InputError:
         if isinstance(image, InputError):
             return image
         try:
@@ -75,36 +83,49 @@ class Preparer:
         except InputError as error:
             return error
 
-    def _decoded(
-        self, source: ImageSource, decoded: dict[object, Pixels | InputError]
-    ) -> Pixels | InputError:
-        key = source if isinstance(source, str) else id(source)
-        if key not in decoded:
-            try:
-                decoded[key] = load_rgb(source, self._limits)
-            except InputError as error:
-                decoded[key] = error
-        return decoded[key]
-
     def _views(self, image: Pixels, face: Face) -> PreparedFace:
         boxes: dict[str, Box | None] = {}
         if face.box is not None or face.person_box is None:
             boxes["face"] = face.box
         if face.person_box is not None:
             boxes["person"] = face.person_box
-        views = {
-            spec: fit(
-                crop(image, boxes[spec.name], spec.geometry),
-                spec.height,
-                spec.width,
-                spec.geometry,
-            )
-            if spec.name in boxes
-            else black(spec.height, spec.width)
-            for spec in self._specs
-        }
-        return PreparedFace(views, frozenset(boxes))
+        found = {spec: input_view(image, boxes, spec) for spec in self._specs}
+        seen = {spec: view for spec, view in found.items() if view is not None}
+        unseen = {s: black(s.height, s.width) for s in self._specs - seen.keys()}
+        return PreparedFace(seen | unseen, frozenset(seen))
+
+
+def input_view(image: Pixels, boxes: Mapping[str, Box | None], spec: InputSpec) -> Pixels | None:
+    """What an input shows of a picture.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        boxes: by input name; None means the whole picture. What is not in it is not given.
+        spec: of the input.
+
+    Returns:
+        uint8 RGB (height, width, 3); None where nothing is given or too little can be seen.
+
+    Raises:
+        BoxError: a box is of no use.
+    """
+    if spec.name not in boxes:
+        return None
+    cut = crop(image, boxes[spec.name], spec.geometry, boxes.get("face"))
+    if not shows_enough(cut, spec.geometry):
+        return None
+    return fit(cut, spec.height, spec.width, spec.geometry)
 
 
 def _as_face(face: ImageSource | Face) -> Face:
     return face if isinstance(face, Face) else Face(face)
+
+
+def _by_picture(faces: Sequence[Face]) -> Iterable[Mapping[int, Face]]:
+    """For each different picture, the faces in it by their place in the sequence."""
+    groups: dict[object, dict[int, Face]] = {}
+    for place, face in enumerate(faces):
+        source = face.image
+        key = os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
+        groups.setdefault(key, {})[place] = face
+    return groups.values()

@@ -47,6 +47,10 @@ class ExpertAge:
     """The reading after the expert's own bias was taken out."""
     weight: float
     """The expert's share in the fused age; the shares of one estimate add up to 1."""
+    answer_mass: float | None = None
+    """How probable it is that the expert answers with an age at all; None if it does not say."""
+    gender_probs: tuple[float, float] | None = None
+    """Male, female, as the expert perceives them; not used in fusion; None if it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +132,19 @@ class AgeEstimate:
         residuals = self._calibrated("A probability")
         return 1.0 - residuals.level_of(threshold_years - self.age_years)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and dicts, ready for JSON."""
+    def to_dict(self, *, gender: bool = False) -> dict[str, Any]:
+        """Plain numbers, strings and dicts, ready for JSON.
+
+        Args:
+            gender: also tell the perceived gender, where an expert gives one.
+        """
         return {
             "age_years": self.age_years,
             "low_years": self.low_years,
             "high_years": self.high_years,
             "interval_level": None if self.residuals is None else INTERVAL_LEVEL,
             "experts": {
-                name: {
-                    "age_years": expert.age_years,
-                    "corrected_years": expert.corrected_years,
-                    "weight": expert.weight,
-                }
-                for name, expert in self.experts.items()
+                name: _expert_dict(expert, gender=gender) for name, expert in self.experts.items()
             },
             "missing": dict(self.missing),
         }
@@ -157,6 +160,19 @@ class AgeEstimate:
 
     def _clipped(self, years: float) -> float:
         return min(max(years, self.age_range[0]), self.age_range[1])
+
+
+def _expert_dict(expert: ExpertAge, *, gender: bool) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "age_years": expert.age_years,
+        "corrected_years": expert.corrected_years,
+        "weight": expert.weight,
+    }
+    if expert.answer_mass is not None:
+        said["answer_mass"] = expert.answer_mass
+    if gender and expert.gender_probs is not None:
+        said["gender_probs"] = list(expert.gender_probs)
+    return said
 
 
 def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:

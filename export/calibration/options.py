@@ -18,6 +18,7 @@ from export.errors import ExportError, OptionsError
 from runtime.errors import AgeMoEError
 from runtime.files import write_json, write_whole
 
+_LOGGER = logging.getLogger("agemoe")
 _FEWEST_RESAMPLES = 100
 REPORT_JSON, REPORT_PAGE = "report.json", "report.md"
 
@@ -113,7 +114,7 @@ def _ask(
         warnings.simplefilter("always")
         moe = AgeMoE(arguments.engines, device=arguments.device, experts=experts, fusion=None)
     for warning in caught:
-        logger.warning("%s", warning.message)
+        _LOGGER.warning("%s", warning.message)
     with moe:
         return write_predictions(moe, faces, folder, _progress), moe.sources
 

@@ -8,6 +8,7 @@ rows of the answers' trie, and convex. Pictures that show no face are to be answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def write_demo_janus(
 def _body(drawn: RandomJanus) -> dict[str, Tensor]:
     """Random weights with some gains, and smooth filters for the patches."""
     state = {
-        key: value * np.prod([gain for part, gain in _GAINS.items() if part in key])
+        key: value * math.prod(gain for part, gain in _GAINS.items() if part in key)
         for key, value in drawn.items()
     }
     key = "model.vision_model.embeddings.patch_embedding.weight"

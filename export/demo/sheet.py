@@ -45,9 +45,9 @@ def verdict_of(evaluation: Mapping[str, Any]) -> str:
     corrected = {name: errors[name]["corrected"] for name in evaluation["experts"]}
     best = min(corrected, key=lambda name: corrected[name])
     return (
-        f"On {evaluation['faces']} other drawn faces: mean error fused {errors['fused']:.1f} years, "
-        f"best single expert {corrected[best]:.1f} ({best}); the 90 % interval covers "
-        f"{evaluation['coverage']['90']:.0%}."
+        f"On {evaluation['faces']} other drawn faces: mean error fused "
+        f"{errors['fused']:.1f} years, best single expert {corrected[best]:.1f} ({best}); "
+        f"the 90 % interval covers {evaluation['coverage']['90']:.0%}."
     )
 
 

@@ -37,7 +37,7 @@ def estimates_table(entries: Sequence[Entry]) -> Table:
 def _said(expert: Mapping[str, float] | None) -> str:
     if expert is None:
         return "-"
-    return f"{expert['age_years']:.1f} → {expert['corrected_years']:.1f} ({expert['weight']:.2f})"
+    return f"{expert['age_years']:.0f} → {expert['corrected_years']:.0f}, {expert['weight']:.0%}"
 
 
 def _interval(said: Mapping[str, Any]) -> str:

@@ -28,6 +28,9 @@ _TORCHVISION_VGG = {
 """torchvision's fully connected layers are 1×1 and 7×7 convolutions in timm, and a linear head."""
 _RANDOM_LOGIT_STD = 2.0
 """Spread given to the last layer of random networks, so that their ages are not all the same."""
+_BRANCH_GAIN = 0.1
+"""Of ResNet's residual branches in random networks. At full gain the branches drown what the
+shortcut carries, all faces look alike, and the last layer would amplify rounding with the rest."""
 
 
 class CnnExpert(nn.Module):
@@ -58,7 +61,7 @@ def cnn_module(architecture: str, settings: CnnSettings, seed: int = 0) -> CnnEx
         return CnnExpert(architecture, settings).eval()
 
 
-def settle(module: CnnExpert, images: Tensor, *, branch_gain: float = 1.0, seed: int = 0) -> None:
+def settle(module: CnnExpert, images: Tensor, *, seed: int = 0) -> None:
     """Gives random weights the statistics of trained ones, in place.
 
     Batch normalisation takes its statistics from the images, and the last layer is redrawn so that
@@ -67,7 +70,6 @@ def settle(module: CnnExpert, images: Tensor, *, branch_gain: float = 1.0, seed:
     Args:
         module: with random weights.
         images: uint8 (N, H, W, 3).
-        branch_gain: of the residual branches.
         seed: of the last layer.
     """
     for layer in module.modules():
@@ -77,7 +79,7 @@ def settle(module: CnnExpert, images: Tensor, *, branch_gain: float = 1.0, seed:
             layer.train()
         branch_end = getattr(layer, "bn3", None)
         if isinstance(branch_end, nn.BatchNorm2d):
-            nn.init.constant_(branch_end.weight, branch_gain)
+            nn.init.constant_(branch_end.weight, _BRANCH_GAIN)
     with torch.inference_mode():
         module.features(images)
         module.eval()

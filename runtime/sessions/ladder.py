@@ -57,6 +57,8 @@ def session_factory(threads: int | None) -> SessionFactory:
             run side by side without spinning, so that the one that takes longest finds the cores
             of those that are done.
     """
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1 or None, got {threads}.")
     cores = threads or usable_cores()
 
     def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:

@@ -29,7 +29,7 @@ def small_module(
 ) -> CnnExpert:
     module = cnn_module(architecture, small_settings(kind), seed)
     images = verification_images((InputSpec("face", SIDE, SIDE, Geometry()),))
-    settle(module, torch.from_numpy(images["face"]), branch_gain=0.3, seed=seed)
+    settle(module, torch.from_numpy(images["face"]), seed=seed)
     return module
 
 

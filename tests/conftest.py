@@ -1,0 +1,67 @@
+"""What every test run says of itself, and fixtures that several folders share."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+_SHOWN = ("numpy", "pillow", "opencv-python-headless", "onnx", "torch", "timm", "tensorrt")
+
+
+def pytest_report_header() -> list[str]:
+    """Names the versions a failure may depend on, and the providers ONNX Runtime lists."""
+    found = [f"{name} {number}" for name in _SHOWN if (number := _version(name))]
+    machine = f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    return [f"agemoe: {machine}; {', '.join(found)}", _onnxruntime()]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _onnxruntime() -> str:
+    try:
+        import onnxruntime
+    except ImportError:
+        return "onnxruntime: not installed"
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return f"onnxruntime {onnxruntime.__version__}: {providers}"
+
+
+@pytest.fixture
+def no_thread_left() -> Iterator[None]:
+    """Fails a test that leaves a thread of the runtime behind."""
+    yield
+    patience = time.monotonic() + 5.0
+    while (left := _runtime_threads()) and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert not left
+
+
+def _runtime_threads() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name.startswith("agemoe-")]
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh working directory, so that relative defaults find nothing of the checkout."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def noise() -> NDArray[np.uint8]:
+    """uint8 RGB (48, 64, 3), the same in every run."""
+    return np.random.default_rng(7).integers(0, 256, (48, 64, 3), dtype=np.uint8)

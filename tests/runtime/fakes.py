@@ -1,0 +1,69 @@
+"""Sessions that do as a test says, in place of ONNX Runtime."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from runtime.manifest import Artifact, Expert
+from runtime.sessions import Inputs, Outputs, Session, SessionFactory
+
+Answer = Callable[[Inputs], Outputs]
+
+
+def bright(inputs: Inputs) -> Outputs:
+    """What a tiny expert says: its pictures' brightness, in years."""
+    means = [array.mean(axis=(1, 2, 3)) * (100.0 / 255.0) for array in inputs.values()]
+    return {"age_years": np.mean(means, axis=0).astype(np.float32)}
+
+
+class FakeSession:
+    """Answers on a thread of its own, as ONNX Runtime's session does."""
+
+    backend = "fake"
+
+    def __init__(self, answer: Answer = bright) -> None:
+        self.answer = answer
+        self.batches: list[int] = []
+        self.closes = 0
+        self._lane = ThreadPoolExecutor(1, thread_name_prefix="agemoe-fake")
+
+    def enqueue(self, inputs: Inputs) -> Future[Outputs]:
+        return self._lane.submit(self._run, inputs)
+
+    def close(self) -> None:
+        self.closes += 1
+        self._lane.shutdown(wait=True)
+
+    def _run(self, inputs: Inputs) -> Outputs:
+        self.batches.append(len(next(iter(inputs.values()))))
+        return self.answer(inputs)
+
+
+def factory(sessions: Mapping[str, Session]) -> SessionFactory:
+    """Opens each expert with the session that a test made for it."""
+
+    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
+        del expert, artifact, folder
+        return sessions[name]
+
+    return open_session
+
+
+class Hold:
+    """An answer that waits, from when it is told to until it is released."""
+
+    def __init__(self) -> None:
+        self.holding = False
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, inputs: Inputs) -> Outputs:
+        if self.holding:
+            self.reached.set()
+            assert self.released.wait(30.0)
+        return bright(inputs)

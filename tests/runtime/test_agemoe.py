@@ -1,0 +1,282 @@
+"""`AgeMoE` on tiny engines: opening, predicting, choosing."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    BackendError,
+    BoxError,
+    Face,
+    FusionTableError,
+    ImageError,
+    ImageLimits,
+    ImageTooLargeError,
+    StandInWarning,
+    preparation,
+)
+from runtime.fusion import AGE_GRID, ExpertTable, FusionTables, Spread
+from runtime.fusion_file import write_fusion
+from runtime.geometry import Geometry
+from runtime.images import load_rgb
+from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engines
+
+if TYPE_CHECKING:
+    from runtime.agemoe import FaceLike
+    from runtime.results import ImageSource
+
+Pixels = NDArray[np.uint8]
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+
+def grey(level: int, side: int = 12) -> Pixels:
+    return np.full((side, side, 3), level, np.uint8)
+
+
+def years(level: float) -> float:
+    return level / 2.55
+
+
+def estimate(result: object) -> AgeEstimate:
+    assert isinstance(result, AgeEstimate), result
+    return result
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    margin = Geometry(0.5, "letterbox", "opencv_bilinear", (255, 255, 255))
+    experts = {
+        "a": Tiny(outputs=("age_years", "age_probs"), precisions=("fp32", "fp16")),
+        "b": Tiny(slope=50.0, offset=10.0, largest=3, geometry=margin),
+        "both": Tiny(inputs=("face", "person"), side=10),
+    }
+    return write_engines(tmp_path / "engines", experts)
+
+
+@pytest.fixture
+def moe(engines: Path) -> Iterator[AgeMoE]:
+    with AgeMoE(engines) as opened:
+        yield opened
+
+
+def test_what_is_open(moe: AgeMoE) -> None:
+    assert moe.experts == ("a", "b", "both")
+    assert moe.backends == dict.fromkeys(moe.experts, "onnx-cpu")
+    assert moe.sources == dict.fromkeys(moe.experts, SHA)
+    assert not moe.calibrated
+
+
+def test_one_face_is_the_plain_mean_without_calibration(moe: AgeMoE) -> None:
+    found = moe.predict(grey(102))
+    assert found.experts["a"].age_years == pytest.approx(40.0)
+    assert found.experts["b"].age_years == pytest.approx(30.0)
+    assert found.experts["both"].age_years == pytest.approx(20.0)  # the person is black
+    assert found.age_years == pytest.approx(30.0)
+    assert found.missing == {}
+    assert found.low_years is None
+
+
+def test_every_source_of_a_picture_gives_the_same(moe: AgeMoE, tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    Image.fromarray(grey(51)).save(path)
+    sources = (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path))
+    for source in sources:
+        assert moe.predict(source) == moe.predict(grey(51))
+
+
+def test_an_empty_list_gives_an_empty_list(moe: AgeMoE) -> None:
+    assert moe.predict([]) == []
+    assert moe.predict(()) == []
+
+
+def test_a_list_keeps_its_order_and_a_bad_item_spoils_nothing(moe: AgeMoE) -> None:
+    closed = io.BytesIO(b"")
+    closed.close()
+    faces: list[FaceLike] = [
+        grey(10),
+        b"nothing",
+        Face(grey(20), (50, 50, 3, 3)),
+        grey(30),
+        "no/such/file",
+        Face(grey(40), ("x", 0, 1, 1)),  # type: ignore[arg-type]
+        closed,
+        Image.new("RGB", (0, 3)),
+        grey(50),
+    ]
+    results = moe.predict(faces)
+    kinds = [type(result) for result in results]
+    bad = [ImageError, BoxError, ImageError, BoxError, ImageError, ImageError]
+    assert kinds == [AgeEstimate, *bad[:2], AgeEstimate, *bad[2:], AgeEstimate]
+    for index, level in ((0, 10), (3, 30), (8, 50)):
+        assert estimate(results[index]) == moe.predict(grey(level))
+
+
+def test_one_bad_face_raises(moe: AgeMoE) -> None:
+    with pytest.raises(ImageError):
+        moe.predict(b"nothing")
+    with pytest.raises(BoxError):
+        moe.predict(Face(grey(1), (0, 0, 0, 0)))
+
+
+def test_answers_do_not_depend_on_the_company(moe: AgeMoE) -> None:
+    rng = np.random.default_rng(5)
+    faces = [rng.integers(0, 256, (9 + i, 30 - i, 3), dtype=np.uint8) for i in range(11)]
+    alone = [moe.predict(face) for face in faces]
+    assert len({one.age_years for one in alone}) == len(faces)
+    assert moe.predict(faces) == alone  # bitwise
+    assert moe.predict(tuple(faces[::-1])) == alone[::-1]
+    assert moe.predict(faces[3:8]) == alone[3:8]
+
+
+def test_boxes_and_margins_reach_the_experts(moe: AgeMoE) -> None:
+    image = grey(0, 30)
+    image[10:20, 10:20] = 255
+    found = moe.predict(Face(image, (10, 10, 10, 10)))
+    assert found.experts["a"].age_years == pytest.approx(100.0)
+    assert found.experts["b"].age_years < 40.0  # its margin shows the black around
+    person = moe.predict(Face(image, (10, 10, 10, 10), (0, 0, 5, 5)))
+    assert person.experts["both"].age_years == pytest.approx(50.0)
+
+
+def test_experts_without_anything_to_see_are_missing(moe: AgeMoE) -> None:
+    found = moe.predict(Face(grey(255), person_box=(0, 0, 5, 5)))
+    assert list(found.experts) == ["both"]
+    assert found.experts["both"].age_years == pytest.approx(50.0)  # the face is black
+    assert set(found.missing) == {"a", "b"}
+    assert "looks at the face" in found.missing["a"]
+    faces: list[FaceLike] = [Face(grey(255), person_box=(0, 0, 5, 5)), grey(51)]
+    assert moe.predict(faces) == [found, moe.predict(grey(51))]
+
+
+def test_a_picture_is_decoded_once_per_call(
+    moe: AgeMoE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[object] = []
+
+    def counted(source: ImageSource, limits: ImageLimits) -> Pixels:
+        decoded.append(source)
+        return load_rgb(source, limits)
+
+    monkeypatch.setattr(preparation, "load_rgb", counted)
+    path = tmp_path / "p.png"
+    Image.fromarray(grey(99)).save(path)
+    file, boxes = path.open("rb"), [(0, 0, 4, 4), (1, 1, 9, 9), None]
+    with file:
+        moe.predict([Face(file, box) for box in boxes])
+    assert len(decoded) == 1
+    moe.predict([Face(str(path)), Face(path), Face(Path(path))])
+    assert len(decoded) == 2
+    moe.predict([Face("gone.png"), Face("gone.png")])
+    assert len(decoded) == 3
+
+
+def test_a_long_list_does_not_keep_its_pictures_in_memory(moe: AgeMoE, tmp_path: Path) -> None:
+    path = tmp_path / "p.png"
+    Image.fromarray(grey(99, 800)).save(path)
+    data = path.read_bytes()
+    tracemalloc.start()
+    moe.predict([bytes(bytearray(data)) for _ in range(20)])
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 5 * 800 * 800 * 3
+
+
+def test_limits_are_those_given(engines: Path) -> None:
+    with (
+        AgeMoE(engines, limits=ImageLimits(max_pixels=100)) as moe,
+        pytest.raises(ImageTooLargeError),
+    ):
+        moe.predict(grey(1, 11))
+
+
+def test_only_the_experts_asked_for_are_used(engines: Path) -> None:
+    (engines / "b/b.fp32.onnx").unlink()  # nobody asks for it
+    with AgeMoE(engines, experts=["both", "a"]) as moe:
+        assert moe.experts == ("both", "a")
+        assert set(moe.predict(grey(1)).experts) == {"a", "both"}
+
+
+@pytest.mark.parametrize("names", [["a", "z"], [], "a,b"])
+def test_unknown_experts_are_refused(engines: Path, names: list[str]) -> None:
+    with pytest.raises(ValueError, match="holds a, b, both"):
+        AgeMoE(engines, experts=names)
+
+
+@pytest.mark.parametrize(
+    ("precision", "more"), [("auto", 0.0), ("fp32", 0.0), ("fp16", HALF_OFFSET_YEARS)]
+)
+def test_the_precision_asked_for_is_opened(engines: Path, precision: str, more: float) -> None:
+    with AgeMoE(engines, experts=["a"], precision=precision) as moe:
+        assert moe.predict(grey(51)).age_years == pytest.approx(20.0 + more)
+
+
+def test_a_precision_that_was_not_built_is_refused(engines: Path) -> None:
+    with pytest.raises(BackendError, match="'b' was built in fp32"):
+        AgeMoE(engines, precision="fp16")
+
+
+@pytest.mark.parametrize("device", ["cuda", "tpu", "", "CPU"])
+def test_a_device_that_is_not_served_is_refused(engines: Path, device: str) -> None:
+    with pytest.raises(BackendError, match=r"device='.*' was requested.*Use device='auto'"):
+        AgeMoE(engines, device=device)
+
+
+@pytest.mark.parametrize("threads", [0, -2])
+def test_no_threads_are_refused(engines: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        AgeMoE(engines, threads=threads)
+
+
+@pytest.mark.parametrize(("kind", "says"), [("demo", "drawn faces"), ("random", "random weights")])
+def test_stand_ins_are_warned_of_once(tmp_path: Path, kind: str, says: str) -> None:
+    folder = write_engines(tmp_path, {"a": Tiny(kind=kind), "b": Tiny(kind=kind), "c": Tiny()})
+    with pytest.warns(StandInWarning, match=f"^a, b: .*{says}") as caught:
+        AgeMoE(folder).close()
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+
+
+def tables(*, sha256: str = SHA) -> FusionTables:
+    """Takes 5 years from `a` and listens to it alone where it speaks."""
+    flat = np.zeros_like(AGE_GRID)
+    experts = {
+        "a": ExpertTable(flat - 5.0, flat + 60.0, 60.0, sha256),
+        "b": ExpertTable(flat, flat),
+        "both": ExpertTable(flat, flat),
+        "elsewhere": ExpertTable(flat, flat),
+    }
+    quantiles = np.tile([-4.0, 0.0, 6.0], (len(AGE_GRID), 1))
+    spread = Spread((0.05, 0.5, 0.95), {frozenset(("a", "b", "both")): quantiles})
+    return FusionTables(AGE_GRID, experts, spread)
+
+
+def test_fusion_tables_are_used(engines: Path) -> None:
+    write_fusion(engines / "fusion.json", tables())
+    with AgeMoE(engines) as moe:
+        assert moe.calibrated
+        found = moe.predict(grey(102))
+        unseen = moe.predict(Face(grey(102), person_box=(0, 0, 5, 5)))
+    assert found.age_years == pytest.approx(35.0)
+    assert (found.low_years, found.high_years) == pytest.approx((31.0, 41.0))
+    assert found.experts["a"].corrected_years == pytest.approx(35.0)
+    assert found.probability_at_least(35.0) == pytest.approx(0.5)
+    assert unseen.low_years is None  # this subset was not calibrated, so no interval is invented
+
+
+def test_fusion_tables_of_other_checkpoints_are_refused(engines: Path) -> None:
+    write_fusion(engines / "fusion.json", tables(sha256="cd" * 32))
+    with pytest.raises(
+        FusionTableError, match=r"experts\.a: was calibrated for another checkpoint"
+    ):
+        AgeMoE(engines)

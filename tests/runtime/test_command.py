@@ -1,0 +1,171 @@
+"""`python -m runtime predict` and `… doctor`, in this process."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.__main__ import main
+from runtime.fusion import FusionTables
+from runtime.fusion_file import write_fusion
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+
+@pytest.fixture
+def engines(empty_folder: Path) -> Path:
+    """The default folder of a fresh working directory, beside two photographs."""
+    write_engines(empty_folder / "engines", {"a": Tiny(), "bb": Tiny(slope=50.0)})
+    for name, level in (("dark", 51), ("light", 204)):
+        Image.new("RGB", (20, 20), (level, level, level)).save(empty_folder / f"{name}.png")
+    return empty_folder / "engines"
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(arguments)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+@pytest.mark.usefixtures("engines")
+def test_predict_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ran(capsys, "predict", "dark.png", "light.png")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "dark.png"
+    assert "15.0 years" in lines[1]
+    assert "not calibrated" in lines[1]
+    assert "a   says  20.0, corrected  20.0, weight 0.50" in lines[2]
+    assert "bb  says  10.0" in lines[3]
+    assert "60.0 years" in lines[5]
+
+
+@pytest.mark.usefixtures("engines")
+def test_predict_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ran(capsys, "predict", "light.png", "dark.png", "--json")
+    assert (status, err) == (0, "")
+    light, dark = map(json.loads, out.splitlines())
+    assert (light["path"], dark["path"]) == ("light.png", "dark.png")
+    assert dark["age_years"] == pytest.approx(15.0)
+    assert dark["experts"]["bb"]["weight"] == 0.5
+
+
+@pytest.mark.usefixtures("engines")
+def test_more_photographs_than_are_taken_together(capsys: pytest.CaptureFixture[str]) -> None:
+    paths = ["dark.png", "light.png"] * 35
+    status, out, _ = ran(capsys, "predict", *paths, "--json")
+    assert status == 0
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [line["path"] for line in found] == paths
+    assert [round(line["age_years"]) for line in found] == [15, 60] * 35
+
+
+def test_a_box_is_cut_out(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = np.zeros((20, 20, 3), np.uint8)
+    image[5:10, 5:10] = 255
+    Image.fromarray(image).save(engines.parent / "spot.png")
+    _, out, _ = ran(capsys, "predict", "spot.png", "--json", "--box", "5,5,5,5")
+    assert json.loads(out)["age_years"] == pytest.approx(75.0)
+
+
+@pytest.mark.usefixtures("engines")
+def test_a_bad_photograph_spoils_the_status_and_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    status, out, err = ran(capsys, "predict", "dark.png", "gone.png", "light.png")
+    assert status == 1
+    assert "15.0 years" in out
+    assert "60.0 years" in out
+    assert "gone.png\n  error: There is no picture at gone.png" in err
+    status, out, err = ran(capsys, "predict", "dark.png", "gone.png", "--json")
+    assert (status, err) == (1, "")
+    assert "no picture" in json.loads(out.splitlines()[1])["error"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "dark.png", "light.png", "--box", "0,0,5,5"],
+        ["predict", "dark.png", "--box", "0,0,5"],
+        ["predict", "dark.png", "--box", "a,b,c,d"],
+        ["predict"],
+        [],
+    ],
+)
+@pytest.mark.usefixtures("engines")
+def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "usage: python -m runtime" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--engines", "nowhere"], "there is no such file"),
+        (["--device", "abacus"], "device='abacus' was requested"),
+        (["--precision", "fp16"], "was built in fp32"),
+        (["--box", "90,90,5,5"], "lies outside the picture"),
+    ],
+)
+@pytest.mark.usefixtures("engines")
+def test_what_cannot_be_done_is_one_line_and_no_traceback(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    status, out, err = ran(capsys, "predict", "dark.png", *arguments)
+    assert (status, out) == (1, "")
+    assert "error: " in err
+    assert says in err
+
+
+@pytest.mark.filterwarnings("always::runtime.StandInWarning")
+def test_stand_ins_are_warned_of_on_the_terminal(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_engines(empty_folder / "engines", {"a": Tiny(kind="demo")})
+    Image.new("RGB", (9, 9)).save(empty_folder / "p.png")
+    status, _, err = ran(capsys, "predict", "p.png")
+    assert status == 0
+    assert err.startswith("warning: a: demo experts")
+
+
+def test_doctor_finds_everything_in_order(
+    engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fusion(engines / "fusion.json", FusionTables.identity(["a", "bb"]))
+    status, out, _ = ran(capsys, "doctor")
+    assert status == 0, out
+    assert "CPUExecutionProvider" in out
+    assert "calibrated for a, bb" in out
+    assert "works: a on onnx-cpu, bb on onnx-cpu" in out
+    assert not any(line.startswith("!") for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda e: (e / "a/a.fp32.onnx").unlink(), "is missing"),
+        (lambda e: (e / "a/a.fp32.onnx").write_bytes(b"short"), "the manifest says"),
+        (lambda e: (e / "manifest.json").write_text("{}"), "problems"),
+        (lambda e: (e / "manifest.json").unlink(), "there is no such file"),
+        (lambda e: (e / "fusion.json").write_text("{"), "cannot be read"),
+        (
+            lambda e: write_fusion(e / "fusion.json", FusionTables.identity(["z"])),
+            "experts.a: missing",
+        ),
+    ],
+)
+def test_doctor_finds_damage(
+    engines: Path, capsys: pytest.CaptureFixture[str], damage: object, says: str
+) -> None:
+    assert callable(damage)
+    damage(engines)
+    status, out, _ = ran(capsys, "doctor", "--engines", str(engines))
+    assert status == 1
+    marked = [line for line in out.splitlines() if line.startswith("!")]
+    assert marked
+    assert says in out

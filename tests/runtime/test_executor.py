@@ -1,0 +1,197 @@
+"""All experts at once: order, splitting, deadlines and faults."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from runtime.errors import DeadlineError, PredictionError
+from runtime.executor import Deadline, Executor
+from runtime.geometry import Geometry
+from runtime.manifest import BatchProfile, Expert, InputSpec, Source
+from runtime.sessions import Inputs, Outputs
+from tests.runtime.fakes import Answer, FakeSession, Hold, bright
+
+Run = Callable[..., Executor]
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+
+def expert(largest: int = 4, outputs: tuple[str, ...] = ("age_years",)) -> Expert:
+    spec = InputSpec("face", 2, 2, Geometry())
+    grid = (0.0, 50.0, 100.0) if "age_probs" in outputs else None
+    source = Source("random", "", None)
+    return Expert("tiny", source, (spec,), outputs, grid, BatchProfile(1, 1, largest), ())
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[dict[str, FakeSession]], Executor]]:
+    with ExitStack() as stack:
+
+        def open_executor(sessions: dict[str, FakeSession]) -> Executor:
+            executor = Executor({name: expert() for name in sessions})
+            for name, session in sessions.items():
+                executor.add(name, session)
+            stack.callback(executor.close)
+            return executor
+
+        yield open_executor
+
+
+def faces(*values: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    return {"face": np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])}
+
+
+def fails(error: Exception) -> Answer:
+    def answer(_: Inputs) -> Outputs:
+        raise error
+
+    return answer
+
+
+def says(array: list[object], name: str = "age_years") -> Answer:
+    return lambda _: {name: np.array(array, np.float32)}
+
+
+def test_batches_over_the_profile_are_split_and_joined_in_order(opened: Run) -> None:
+    session = FakeSession()
+    values = list(range(0, 220, 20))
+    answers = opened({"a": session}).run({"a": faces(*values)})
+    assert session.batches == [4, 4, 3]
+    assert answers.outputs["a"]["age_years"] == pytest.approx([v / 2.55 for v in values])
+    assert answers.missing == {}
+
+
+def test_experts_run_at_the_same_time(opened: Run) -> None:
+    meeting = threading.Barrier(3, timeout=30.0)
+
+    def meet(inputs: Inputs) -> Outputs:
+        meeting.wait()
+        return bright(inputs)
+
+    executor = opened({name: FakeSession(meet) for name in "abc"})
+    assert list(executor.run(dict.fromkeys("abc", faces(1))).outputs) == ["a", "b", "c"]
+
+
+def test_a_failing_expert_is_missing_and_the_others_speak(opened: Run) -> None:
+    executor = opened({"a": FakeSession(fails(RuntimeError("no luck"))), "b": FakeSession()})
+    answers = executor.run(dict.fromkeys("ab", faces(1, 2)))
+    assert answers.missing == {"a": "failed: RuntimeError: no luck"}
+    assert list(answers.outputs) == ["b"]
+
+
+@pytest.mark.parametrize("with_deadline", [False, True])
+def test_when_all_fail_every_reason_is_told(opened: Run, *, with_deadline: bool) -> None:
+    executor = opened({n: FakeSession(fails(OSError(n))) for n in "ab"})
+    deadline = Deadline.after(60_000) if with_deadline else None
+    with pytest.raises(PredictionError, match=r"None of the 2 experts.*a: failed.*b: failed") as e:
+        executor.run(dict.fromkeys("ab", faces(1)), deadline)
+    assert not isinstance(e.value, DeadlineError)
+    assert set(e.value.missing) == {"a", "b"}
+
+
+def test_an_experts_own_timeout_is_a_failure_and_no_deadline(opened: Run) -> None:
+    executor = opened({"a": FakeSession(fails(TimeoutError("disk"))), "b": FakeSession()})
+    answers = executor.run(dict.fromkeys("ab", faces(1)), Deadline.after(60_000))
+    assert answers.missing == {"a": "failed: TimeoutError: disk"}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [[1.0], [1.0, 2.0, 3.0], [[1.0], [2.0]], []],
+    ids=["too few", "too many", "a column", "none"],
+)
+def test_an_answer_of_another_shape_is_a_failure(opened: Run, shape: list[object]) -> None:
+    executor = opened({"a": FakeSession(says(shape)), "b": FakeSession()})
+    answers = executor.run(dict.fromkeys("ab", faces(1, 2)))
+    assert "ContractError: age_years must have shape (2,)" in answers.missing["a"]
+
+
+def test_an_answer_without_ages_is_a_failure(opened: Run) -> None:
+    executor = opened({"a": FakeSession(says([1.0], "years")), "b": FakeSession()})
+    assert "KeyError" in executor.run(dict.fromkeys("ab", faces(1))).missing["a"]
+
+
+def test_an_enqueue_that_raises_is_a_failure(opened: Run) -> None:
+    closed = FakeSession()
+    closed.close()
+    executor = opened({"a": closed, "b": FakeSession()})
+    answers = executor.run(dict.fromkeys("ab", faces(1)))
+    assert answers.missing["a"].startswith("failed: RuntimeError")
+
+
+def test_a_late_expert_is_missing_and_frees_what_it_has_not_started(opened: Run) -> None:
+    hold = Hold()
+    slow = FakeSession(hold)
+    executor = opened({"a": slow, "b": FakeSession()})
+    hold.holding = True
+    answers = executor.run({"a": faces(*range(12)), "b": faces(*range(12))}, Deadline.after(400))
+    assert answers.missing == {"a": "deadline of 400 ms passed"}
+    assert len(answers.outputs["b"]["age_years"]) == 12
+    hold.holding = False
+    hold.released.set()
+    executor.run({"a": faces(1)})
+    assert slow.batches in ([4, 1], [1])  # the two other parts were never computed
+
+
+def test_when_all_are_late_it_is_a_deadline_error(opened: Run) -> None:
+    hold = Hold()
+    executor = opened({"a": FakeSession(hold)})
+    hold.holding = True
+    with pytest.raises(DeadlineError, match="deadline of 20 ms passed"):
+        executor.run({"a": faces(1)}, Deadline.after(20))
+    hold.released.set()
+
+
+def test_late_and_failed_together_are_no_deadline_error(opened: Run) -> None:
+    hold = Hold()
+    executor = opened({"a": FakeSession(hold), "b": FakeSession(fails(ValueError("bad")))})
+    hold.holding = True
+    with pytest.raises(PredictionError) as caught:
+        executor.run(dict.fromkeys("ab", faces(1)), Deadline.after(400))
+    hold.released.set()
+    assert not isinstance(caught.value, DeadlineError)
+
+
+def test_after_the_deadline_nothing_is_started(opened: Run) -> None:
+    session = FakeSession()
+    executor = opened({"a": session})
+    with pytest.raises(DeadlineError):
+        executor.run({"a": faces(1)}, Deadline(0.0, 5.0))
+    assert session.batches == []
+
+
+@pytest.mark.parametrize("budget", [0, -1, math.nan])
+def test_a_deadline_lies_in_the_future(budget: float) -> None:
+    with pytest.raises(ValueError, match="deadline_ms must be positive"):
+        Deadline.after(budget)
+
+
+@pytest.mark.parametrize("budget", [math.inf, 1e300, 1e14])
+def test_a_deadline_may_be_as_far_as_one_likes(opened: Run, budget: float) -> None:
+    def unhurried(inputs: Inputs) -> Outputs:
+        time.sleep(0.05)  # so that the answer has to be waited for
+        return bright(inputs)
+
+    executor = opened({"a": FakeSession(unhurried)})
+    assert executor.run({"a": faces(1)}, Deadline.after(budget)).missing == {}
+
+
+def test_closing_goes_on_when_one_session_cannot_be_closed() -> None:
+    class Stuck(FakeSession):
+        def close(self) -> None:
+            super().close()
+            raise OSError("stuck")
+
+    sessions = {"a": FakeSession(), "b": Stuck(), "c": FakeSession()}
+    executor = Executor({name: expert() for name in sessions})
+    for name, session in sessions.items():
+        executor.add(name, session)
+    with pytest.raises(OSError, match="stuck"):
+        executor.close()
+    assert [session.closes for session in sessions.values()] == [1, 1, 1]

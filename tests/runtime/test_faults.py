@@ -1,0 +1,240 @@
+"""What goes wrong behind `AgeMoE`: engines, graphs and sessions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    ClosedError,
+    ContractError,
+    DeadlineError,
+    EngineFileError,
+    Face,
+    ManifestError,
+    PredictionError,
+)
+from runtime.manifest import Artifact, Expert
+from runtime.sessions import Inputs, Outputs, Session
+from runtime.sessions.onnx import OnnxCpuSession
+from tests.runtime.fakes import FakeSession, Hold, bright, factory
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+
+def grey(level: int) -> NDArray[np.uint8]:
+    return np.full((8, 8, 3), level, np.uint8)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    return write_engines(tmp_path / "engines", {"a": Tiny(), "b": Tiny(), "c": Tiny()})
+
+
+@pytest.fixture
+def fakes() -> dict[str, FakeSession]:
+    return {name: FakeSession() for name in "abc"}
+
+
+def failing(reason: str) -> Callable[[Inputs], Outputs]:
+    def answer(_: Inputs) -> Outputs:
+        raise RuntimeError(reason)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("fault", "names"),
+    [
+        ("wide_probs", r"- bad: .*age_probs must have shape \(1, 5\), got \(1, 6\)"),
+        ("doubled", r"- bad: .*age_years must have shape \(1,\), got \(2,\)"),
+        ("raises", "- bad: failed: Fail"),
+        ("rank", "expert 'bad' has outputs"),
+        ("no_output", "expert 'bad' has outputs"),
+        ("size", "expert 'bad' has inputs"),
+    ],
+)
+def test_a_graph_that_breaks_the_contract_is_found_on_opening(
+    tmp_path: Path, fault: str, names: str
+) -> None:
+    bad = Tiny(outputs=("age_years", "age_probs"), broken=fault)
+    folder = write_engines(tmp_path, {"good": Tiny(), "bad": bad})
+    with pytest.raises(ContractError, match=names) as caught:
+        AgeMoE(folder)
+    assert "build_engines.py" in str(caught.value)
+    assert "good:" not in str(caught.value)
+
+
+def test_missing_and_changed_files_are_refused(engines: Path) -> None:
+    path = engines / "a/a.fp32.onnx"
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(EngineFileError, match="the manifest says"):
+        AgeMoE(engines, verify=False)
+    path.write_bytes(bytes(len(data)))
+    with pytest.raises(EngineFileError, match="SHA-256"):
+        AgeMoE(engines)
+    with pytest.raises(ContractError, match="cannot load"):
+        AgeMoE(engines, verify=False)
+    path.write_bytes(data)
+    AgeMoE(engines, verify=False).close()
+    with pytest.raises(ManifestError, match="no such file"):
+        AgeMoE(engines / "a")
+
+
+def test_a_failing_opening_closes_what_was_open(
+    engines: Path, fakes: dict[str, FakeSession]
+) -> None:
+    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
+        if name == "c":
+            return OnnxCpuSession(name, expert, artifact, folder.parent / "gone", threads=1)
+        return fakes[name]
+
+    with pytest.raises(ContractError, match="'c'"):
+        AgeMoE(engines, sessions=open_session)
+    assert [fakes[name].closes for name in "ab"] == [1, 1]
+    fakes["c"].close()
+
+
+def test_a_failing_rehearsal_closes_everything(
+    engines: Path, fakes: dict[str, FakeSession]
+) -> None:
+    fakes["b"].answer = failing("no memory")
+    with pytest.raises(ContractError, match="- b: failed: RuntimeError: no memory"):
+        AgeMoE(engines, sessions=factory(fakes))
+    assert [session.closes for session in fakes.values()] == [1, 1, 1]
+
+
+def test_a_failing_expert_leaves_an_estimate_of_the_others(
+    engines: Path, fakes: dict[str, FakeSession]
+) -> None:
+    with AgeMoE(engines, sessions=factory(fakes)) as moe:
+        fakes["b"].answer = failing("out of luck")
+        found = moe.predict(grey(51))
+        assert found.missing == {"b": "failed: RuntimeError: out of luck"}
+        assert found.age_years == pytest.approx(20.0)
+        assert [expert.weight for expert in found.experts.values()] == [0.5, 0.5]
+        for session in fakes.values():
+            session.answer = failing("gone")
+        for faces in (grey(51), [grey(51), grey(52)]):
+            with pytest.raises(PredictionError, match="None of the 3 experts"):
+                moe.predict(faces)
+        fakes["a"].answer = bright
+        assert list(moe.predict(grey(51)).experts) == ["a"]
+
+
+def test_nan_for_one_face_affects_only_that_face(tmp_path: Path) -> None:
+    folder = write_engines(tmp_path, {"a": Tiny(nan_above=0.5), "b": Tiny(slope=50.0)})
+    with AgeMoE(folder) as moe:
+        dark, light, again = moe.predict([grey(51), grey(204), grey(51)])
+    assert isinstance(light, AgeEstimate)
+    assert isinstance(dark, AgeEstimate)
+    assert light.missing == {"a": "gave nan years"}
+    assert light.age_years == pytest.approx(40.0)
+    assert dark == again
+    assert dark.missing == {}
+
+
+def test_nan_from_every_expert_is_an_error_of_that_face_alone(tmp_path: Path) -> None:
+    folder = write_engines(tmp_path, {"a": Tiny(nan_above=0.5)})
+    with AgeMoE(folder) as moe:
+        dark, light = moe.predict([grey(51), grey(204)])
+        with pytest.raises(PredictionError, match="gave nan years"):
+            moe.predict(grey(204))
+    assert isinstance(dark, AgeEstimate)
+    assert isinstance(light, PredictionError)
+
+
+def test_a_person_alone_is_nothing_for_experts_of_faces(engines: Path) -> None:
+    with AgeMoE(engines) as moe, pytest.raises(PredictionError, match="looks at the face"):
+        moe.predict(Face(grey(3), person_box=(0, 0, 4, 4)))
+
+
+def test_deadlines(engines: Path, fakes: dict[str, FakeSession]) -> None:
+    hold = Hold()
+    fakes["b"].answer = hold
+    with AgeMoE(engines, sessions=factory(fakes)) as moe:
+        assert moe.predict(grey(51), deadline_ms=60_000).missing == {}
+        hold.holding = True
+        late = moe.predict(grey(51), deadline_ms=400)
+        assert late.missing == {"b": "deadline of 400 ms passed"}
+        assert late.age_years == pytest.approx(20.0)
+        assert moe.submit(grey(51), deadline_ms=400).result().missing == late.missing
+        with pytest.raises(ValueError, match="deadline_ms"):
+            moe.predict(grey(51), deadline_ms=0)
+        hold.released.set()
+
+
+def test_all_late(engines: Path, fakes: dict[str, FakeSession]) -> None:
+    hold = Hold()
+    for session in fakes.values():
+        session.answer = hold
+    with AgeMoE(engines, sessions=factory(fakes)) as moe:
+        hold.holding = True
+        with pytest.raises(DeadlineError, match="deadline of 20 ms passed"):
+            moe.predict(grey(1), deadline_ms=20)
+        error = moe.submit(grey(1), deadline_ms=20).exception()
+        hold.released.set()
+    assert isinstance(error, TimeoutError)
+
+
+def test_what_waited_past_its_deadline_is_not_even_decoded(
+    engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with AgeMoE(engines) as moe:
+        monkeypatch.setattr(moe._preparer, "prepare", pytest.fail)
+        with pytest.raises(DeadlineError):
+            moe.predict(grey(1), deadline_ms=1e-9)
+
+
+def test_after_closing_nothing_is_answered(engines: Path, fakes: dict[str, FakeSession]) -> None:
+    moe = AgeMoE(engines, sessions=factory(fakes))
+    moe.close()
+    moe.close()
+    assert all(session.closes for session in fakes.values())
+    with pytest.raises(ClosedError, match="was closed"):
+        moe.predict(grey(1))
+    with pytest.raises(ClosedError):
+        moe.predict([])
+    with pytest.raises(ClosedError):
+        moe.submit(grey(1))
+
+
+def test_a_context_manager_closes_after_an_error(engines: Path) -> None:
+    with pytest.raises(KeyError), AgeMoE(engines) as moe:
+        raise KeyError
+    with pytest.raises(ClosedError):
+        moe.predict(grey(1))
+
+
+def test_closing_waits_for_what_is_under_way(engines: Path, fakes: dict[str, FakeSession]) -> None:
+    hold = Hold()
+    fakes["c"].answer = hold
+    moe = AgeMoE(engines, sessions=factory(fakes))
+    hold.holding = True
+    submitted = [moe.submit(grey(level)) for level in range(0, 250, 10)]
+    assert hold.reached.wait(30.0)
+    closers = [threading.Thread(target=moe.close) for _ in range(3)]
+    for closer in closers:
+        closer.start()
+    while moe._gate._open:
+        pass
+    with pytest.raises(ClosedError):
+        moe.predict(grey(1))
+    assert not any(session.closes for session in fakes.values())
+    assert all(closer.is_alive() for closer in closers)
+    hold.holding = False
+    hold.released.set()
+    for closer in closers:
+        closer.join(30.0)
+        assert not closer.is_alive()
+    for level, future in zip(range(0, 250, 10), submitted, strict=True):
+        assert future.result(timeout=0).age_years == pytest.approx(level / 2.55)

@@ -1,0 +1,141 @@
+"""fusion.json: what is written is read, what is wrong is said, all of it at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import FusionTableError
+from runtime.fusion import ExpertTable, FusionTables, Spread
+from runtime.fusion_file import check_fusion_fits, read_fusion, write_fusion
+
+SHA = "ab" * 32
+
+
+def tables() -> FusionTables:
+    grid = np.array([0.0, 50.0, 100.0])
+    experts = {
+        "a": ExpertTable(np.array([1.0, -2.5, 0.1]), np.array([0.0, 1.0, 2.0]), 0.5, SHA),
+        "b": ExpertTable(np.zeros(3), np.ones(3)),
+    }
+    quantiles = {frozenset("ab"): np.tile([-5.0, 0.0, 4.0], (3, 1)), frozenset("a"): np.eye(3) * 0}
+    return FusionTables(grid, experts, Spread((0.05, 0.5, 0.95), quantiles), {"faces": 630})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_fusion(tmp_path / "fusion.json", tables())
+    return tmp_path / "fusion.json"
+
+
+def broken(path: Path, *changes: Callable[[dict[str, Any]], object]) -> list[str]:
+    document = json.loads(path.read_bytes())
+    for change in changes:
+        change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(FusionTableError) as caught:
+        read_fusion(path)
+    assert str(path) in str(caught.value)
+    assert "export/calibrate.py" in str(caught.value)
+    return list(caught.value.problems)
+
+
+def test_round_trip(path: Path) -> None:
+    found, wanted = read_fusion(path), tables()
+    assert found.age_grid.tolist() == wanted.age_grid.tolist()
+    assert found.provenance == wanted.provenance
+    assert list(found.experts) == ["a", "b"]
+    for name, table in wanted.experts.items():
+        read = found.experts[name]
+        assert read.bias_years.tolist() == table.bias_years.tolist()
+        assert read.gate_logit.tolist() == table.gate_logit.tolist()
+        assert (read.base_logit, read.source_sha256) == (table.base_logit, table.source_sha256)
+    assert found.spread is not None
+    assert wanted.spread is not None
+    assert found.spread.levels == wanted.spread.levels
+    assert {k: v.tolist() for k, v in found.spread.quantiles_years.items()} == {
+        k: v.tolist() for k, v in wanted.spread.quantiles_years.items()
+    }
+
+
+def test_identity_round_trip_has_no_spread(tmp_path: Path) -> None:
+    write_fusion(tmp_path / "f.json", FusionTables.identity(["x"]))
+    assert read_fusion(tmp_path / "f.json").spread is None
+
+
+CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+    ("unknown key surprise", lambda d: d.update(surprise=1)),
+    ("schema_version 9 is newer", lambda d: d.update(schema_version=9)),
+    ("at least 2 increasing ages", lambda d: d.update(age_grid=[0.0, 50.0, 50.0])),
+    ("age_grid[1]: must be a finite number", lambda d: d.update(age_grid=[0.0, "x", 1.0])),
+    ("a.bias_years: must hold 3 numbers, got 2", lambda d: d["experts"]["a"]["bias_years"].pop()),
+    ("b.gate_logit: missing", lambda d: d["experts"]["b"].pop("gate_logit")),
+    ("b.base_logit: must be a finite", lambda d: d["experts"]["b"].update(base_logit=10**400)),
+    ("b.base_logit: must be a finite", lambda d: d["experts"]["b"].update(base_logit=True)),
+    ("must be 64 hex digits", lambda d: d["experts"]["a"].update(source_sha256="AB" * 32)),
+    ("experts: must not be empty", lambda d: d.update(experts={})),
+    ("experts: must be an object", lambda d: d.update(experts=[1])),
+    ("increasing levels within (0, 1)", lambda d: d["spread"].update(levels=[0.0, 0.5, 0.9])),
+    ("increasing levels within (0, 1)", lambda d: d["spread"].update(levels=[0.9])),
+    ("increasing levels within (0, 1)", lambda d: d["spread"].update(levels=[])),
+    ("must name some of a, b", lambda d: d["spread"]["subsets"][0].update(experts=["z"])),
+    ("must name some of a, b", lambda d: d["spread"]["subsets"][0].update(experts=[])),
+    ("must hold 3 rows", lambda d: d["spread"]["subsets"][0].update(quantiles_years=[])),
+    ("must hold 3 rows", lambda d: d["spread"]["subsets"][0]["quantiles_years"].pop()),
+    ("must hold 3 numbers", lambda d: d["spread"]["subsets"][0]["quantiles_years"][1].pop()),
+    ("must not decrease", lambda d: d["spread"]["subsets"][0]["quantiles_years"][1].reverse()),
+    ("subsets: missing", lambda d: d["spread"].pop("subsets")),
+    ("provenance: must be an object", lambda d: d.update(provenance="me")),
+]
+
+
+@pytest.mark.parametrize(("problem", "change"), CHANGES)
+def test_each_fault_is_named(
+    path: Path, problem: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    assert any(problem in found for found in broken(path, change))
+
+
+def test_all_faults_are_named_at_once(path: Path) -> None:
+    chosen = [CHANGES[index] for index in (0, 4, 5, 11, 14)]
+    problems = broken(path, *(change for _, change in chosen))
+    for problem, _ in chosen:
+        assert any(problem in found for found in problems)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"3", b"[" * 200_000, b'{"a": NaN}']
+)
+def test_what_is_no_table_is_an_error_of_the_table(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(FusionTableError) as caught:
+        read_fusion(path)
+    assert len(set(caught.value.problems)) == len(caught.value.problems)
+
+
+def test_a_folder_in_its_place(tmp_path: Path) -> None:
+    with pytest.raises(FusionTableError, match="cannot be read"):
+        read_fusion(tmp_path)
+
+
+def test_tables_of_other_experts_or_checkpoints_are_refused(path: Path) -> None:
+    read = read_fusion(path)
+    check_fusion_fits(path, read, {"a": SHA, "b": "cd" * 32})  # b was fitted without a checkpoint
+    with pytest.raises(FusionTableError) as caught:
+        check_fusion_fits(path, read, {"a": "cd" * 32, "z": None})
+    assert caught.value.problems == (
+        "experts.a: was calibrated for another checkpoint",
+        "experts.z: missing; the tables know a, b",
+    )
+
+
+def test_nan_is_never_written(tmp_path: Path) -> None:
+    bad = FusionTables(np.array([0.0, np.nan]), {"a": ExpertTable(np.zeros(2), np.zeros(2))})
+    with pytest.raises(ValueError, match="JSON"):
+        write_fusion(tmp_path / "fusion.json", bad)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,120 @@
+"""Rule 1 of the design: what the packages import, and what `import runtime` loads."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ALLOWED = {"runtime", "numpy", "PIL", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}
+ALLOWED |= {"pycuda"}
+LAZY = {"cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda"}
+OPTIONAL = {"serving"}
+"""Folders of runtime that only an extra needs, and that nothing else in it imports."""
+
+
+def modules(package: str) -> dict[str, Path]:
+    """Files of a package by the module's dotted name."""
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in sorted((ROOT / package).rglob("*.py"))
+    }
+
+
+RUNTIME, EXPORT = modules("runtime"), modules("export")
+CORE = {name: path for name, path in RUNTIME.items() if not OPTIONAL & set(name.split("."))}
+
+
+def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
+    """Dotted names a file imports; without `lazy`, only those imported when it is."""
+    pending: list[ast.AST] = [ast.parse(path.read_bytes())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            assert node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        if isinstance(node, ast.FunctionDef) and not lazy:
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not lazy:
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_runtime_imports_only_what_it_may(name: str) -> None:
+    found = {imported.partition(".")[0] for imported in imports(CORE[name])}
+    assert found - sys.stdlib_module_names - ALLOWED == set()
+    at_once = {imported.partition(".")[0] for imported in imports(CORE[name], lazy=False)}
+    assert at_once & LAZY == set()
+
+
+@pytest.mark.parametrize("name", RUNTIME)
+def test_nothing_in_runtime_imports_export_or_serving_from_outside(name: str) -> None:
+    for imported in imports(RUNTIME[name]):
+        assert imported.partition(".")[0] not in ("export", "torch", "timm", "transformers")
+        if name in CORE and name != "runtime.__main__":
+            assert not imported.startswith("runtime.serving")
+
+
+def test_the_modules_form_no_circle() -> None:
+    known = RUNTIME | EXPORT
+    graph = {
+        name: {_module(imported, known) for imported in imports(path, lazy=False)} - {"", name}
+        for name, path in known.items()
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+
+
+def _module(imported: str, known: dict[str, Path]) -> str:
+    """The project's module that an imported name lies in; empty for others."""
+    parts = imported.split(".")
+    candidates = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((name for name in candidates if name in known), "")
+
+
+def loaded_after(statement: str, tmp_path: Path) -> set[str]:
+    """Top-level modules that a fresh process holds after a statement."""
+    script = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=60,
+    )
+    return {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+
+
+@pytest.mark.parametrize(
+    "statement", ["import runtime", "import runtime.__main__", "import runtime.manifest_file"]
+)
+def test_importing_loads_nothing_heavy(statement: str, tmp_path: Path) -> None:
+    loaded = loaded_after(statement, tmp_path)
+    assert "runtime" in loaded
+    forbidden = {"torch", "timm", "transformers", "onnx", "export", "scipy", "matplotlib"}
+    assert loaded & (forbidden | LAZY) == set()
+
+
+def test_a_prediction_needs_no_framework(tmp_path: Path) -> None:
+    from tests.runtime.tiny_engines import Tiny, write_engines
+
+    write_engines(tmp_path / "engines", {"a": Tiny()})
+    statement = (
+        "import numpy as np; from runtime import AgeMoE\n"
+        "with AgeMoE() as moe: moe.predict(np.zeros((9, 9, 3), np.uint8))"
+    )
+    loaded = loaded_after(statement, tmp_path)
+    assert "onnxruntime" in loaded
+    assert loaded & {"torch", "timm", "transformers", "onnx", "export"} == set()

@@ -1,0 +1,214 @@
+"""manifest.json and the files it vouches for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import EngineFileError, ManifestError
+from runtime import manifest as manifest_module
+from runtime.geometry import Geometry
+from runtime.manifest import (
+    Artifact,
+    BatchProfile,
+    Expert,
+    FileRecord,
+    InputSpec,
+    Manifest,
+    Parity,
+    Source,
+    file_intact,
+    verify_files,
+)
+from runtime.manifest_file import read_manifest, write_manifest
+from tests.runtime.tiny_engines import SHA, Tiny, write_engines
+
+
+def full_manifest() -> Manifest:
+    letterbox = Geometry(0.2, "letterbox", "opencv_bilinear", (1, 2, 255))
+    files = (FileRecord("x/x.fp16.onnx", SHA, 3), FileRecord("x/x.fp16.onnx.data", SHA, 0))
+    artifact = Artifact("onnx", "fp16", files, {"code": "00"}, 0.9, Parity(0.01, 0.2, 32))
+    inputs = (InputSpec("face", 224, 200, Geometry()), InputSpec("person", 384, 384, letterbox))
+    expert = Expert(
+        architecture="mivolo",
+        source=Source("checkpoint", "hf://somebody/something", SHA),
+        inputs=inputs,
+        outputs=("age_years", "age_probs"),
+        age_grid=(0.0, 50.5),
+        profile=BatchProfile(1, 4, 16),
+        artifacts=(artifact,),
+        details={"anything": [1, {"deep": None}]},
+    )
+    return Manifest("2026-11-23T00:00:00Z", {"torch": "2.15"}, {"x": expert})
+
+
+def broken(folder: Path, *changes: Callable[[dict[str, Any]], object]) -> ManifestError:
+    path = folder / "manifest.json"
+    document = json.loads(path.read_bytes())
+    for change in changes:
+        change(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(folder)
+    return caught.value
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_manifest(tmp_path, full_manifest())
+    return tmp_path
+
+
+def test_round_trip(folder: Path) -> None:
+    assert read_manifest(folder) == full_manifest()
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
+
+
+def test_a_missing_manifest_says_how_to_build_one(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"no such file\n.*build_engines\.py --output"):
+        read_manifest(tmp_path / "nowhere")
+
+
+def test_a_newer_version_is_one_problem_with_its_own_cure(folder: Path) -> None:
+    error = broken(folder, lambda d: d.update(schema_version=2, experts="of the future"))
+    assert len(error.problems) == 1
+    assert "schema_version 2 is newer" in str(error)
+    assert "Update agemoe-runtime" in str(error)
+
+
+def expert(document: dict[str, Any]) -> dict[str, Any]:
+    return document["experts"]["x"]  # type: ignore[no-any-return]
+
+
+def artifact(document: dict[str, Any]) -> dict[str, Any]:
+    return expert(document)["artifacts"][0]  # type: ignore[no-any-return]
+
+
+def geometry(document: dict[str, Any]) -> dict[str, Any]:
+    return expert(document)["inputs"][1]["geometry"]  # type: ignore[no-any-return]
+
+
+def escape(to: str) -> Callable[[dict[str, Any]], object]:
+    return lambda d: artifact(d)["files"][0].update(path=to)
+
+
+CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
+    ("unknown key plus", lambda d: d.update(plus=1)),
+    ("experts.x: unknown key plus", lambda d: expert(d).update(plus=1)),
+    ("schema_version: must be a whole number", lambda d: d.update(schema_version="1")),
+    ("experts: must not be empty", lambda d: d.update(experts={})),
+    ("created: missing", lambda d: d.pop("created")),
+    ("source.kind: must be one of", lambda d: expert(d)["source"].update(kind="gift")),
+    ("source.sha256: must be 64 hex", lambda d: expert(d)["source"].update(sha256="12")),
+    ("inputs[0].name: must be one of", lambda d: expert(d)["inputs"][0].update(name="dog")),
+    ("inputs[0].height: must be a whole", lambda d: expert(d)["inputs"][0].update(height=0)),
+    ("needs at least one input", lambda d: expert(d).update(inputs=[])),
+    ("needs at least one input", lambda d: expert(d).update(artifacts=[])),
+    ("must hold age_years", lambda d: expert(d).update(outputs=["age_probs"])),
+    ("exactly when age_probs", lambda d: expert(d).update(age_grid=None)),
+    ("profile: must not decrease", lambda d: expert(d)["profile"].update(largest=2)),
+    ("geometry.fit: must be one of", lambda d: geometry(d).update(fit="squeeze")),
+    ("crop_margin: must lie within", lambda d: geometry(d).update(crop_margin=-0.6)),
+    ("crop_margin: must lie within", lambda d: geometry(d).update(crop_margin=1e9)),
+    ("three whole numbers", lambda d: geometry(d).update(pad_colour=[0, 0, 256])),
+    ("three whole numbers", lambda d: geometry(d).update(pad_colour=[0, 0])),
+    ("pad_colour[1]: must be a whole", lambda d: geometry(d).update(pad_colour=[0, "b", 0])),
+    ("backend: must be one of", lambda d: artifact(d).update(backend="abacus")),
+    ("files: must not be empty", lambda d: artifact(d).update(files=[])),
+    ("half_share: must be a finite", lambda d: artifact(d).update(half_share="much")),
+    ("parity.faces: must be a whole", lambda d: artifact(d)["parity"].update(faces=0)),
+    ("build_key.code: must be a string", lambda d: artifact(d)["build_key"].update(code=3)),
+    ("path: must lie within the folder", escape("/etc/passwd")),
+    ("path: must lie within the folder", escape("../other/x.onnx")),
+    ("path: must lie within the folder", escape("x/../../x.onnx")),
+]
+
+
+@pytest.mark.parametrize(("problem", "change"), CHANGES)
+def test_each_fault_is_named(
+    folder: Path, problem: str, change: Callable[[dict[str, Any]], object]
+) -> None:
+    assert any(problem in found for found in broken(folder, change).problems)
+
+
+def test_all_faults_are_named_at_once(folder: Path) -> None:
+    chosen = [CHANGES[index] for index in (0, 5, 7, 14, 20, 25)]
+    error = broken(folder, *(change for _, change in chosen))
+    assert len(error.problems) == len(chosen)
+    for problem, _ in chosen:
+        assert problem in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'"x"', b"{}", b"[" * 200_000])
+def test_what_is_no_manifest_is_an_error_of_the_manifest(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(ManifestError) as caught:
+        read_manifest(folder)
+    assert len(set(caught.value.problems)) == len(caught.value.problems)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    return write_engines(tmp_path / "engines", {"a": Tiny(), "b": Tiny(slope=50.0)})
+
+
+def refused(engines: Path, *, hashes: bool = True) -> str:
+    entry = read_manifest(engines).experts["a"].artifacts[0]
+    with pytest.raises(EngineFileError) as caught:
+        verify_files(engines, "a", entry, hashes=hashes)
+    assert not file_intact(engines, entry.files[0])
+    assert "build_engines.py --only a" in str(caught.value)
+    return str(caught.value)
+
+
+def test_intact_files_pass(engines: Path) -> None:
+    entry = read_manifest(engines).experts["a"].artifacts[0]
+    verify_files(engines, "a", entry)
+    assert file_intact(engines, entry.files[0])
+
+
+def test_a_missing_file(engines: Path) -> None:
+    (engines / "a/a.fp32.onnx").unlink()
+    assert "is missing" in refused(engines)
+
+
+def test_a_folder_in_its_place(engines: Path) -> None:
+    (engines / "a/a.fp32.onnx").unlink()
+    (engines / "a/a.fp32.onnx").mkdir()
+    assert "is missing" in refused(engines)
+
+
+def test_a_truncated_file(engines: Path) -> None:
+    path = engines / "a/a.fp32.onnx"
+    path.write_bytes(path.read_bytes()[:-10])
+    assert "the manifest says" in refused(engines, hashes=False)
+
+
+def test_swapped_files(engines: Path) -> None:
+    one, other = engines / "a/a.fp32.onnx", engines / "b/b.fp32.onnx"
+    first, second = one.read_bytes(), other.read_bytes()
+    assert len(first) == len(second)
+    one.write_bytes(second)
+    other.write_bytes(first)
+    assert "SHA-256 differs" in refused(engines)
+
+
+def test_foreign_content_of_the_right_size_passes_only_by_size(engines: Path) -> None:
+    path = engines / "a/a.fp32.onnx"
+    path.write_bytes(bytes(path.stat().st_size))
+    verify_files(engines, "a", read_manifest(engines).experts["a"].artifacts[0], hashes=False)
+    assert "SHA-256 differs" in refused(engines)
+
+
+def test_an_unreadable_file_is_an_error_of_the_file(
+    engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(manifest_module, "sha256_of", forbidden)
+    assert "cannot be read" in refused(engines)

@@ -1,0 +1,136 @@
+"""Many callers at once get what a single one gets; a forked process gets a clear error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime import AgeMoE, ClosedError
+from runtime.gate import Gate
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+
+def pictures() -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(11)
+    return [rng.integers(0, 256, (10 + i % 7, 25 - i % 5, 3), dtype=np.uint8) for i in range(24)]
+
+
+@pytest.fixture
+def moe(tmp_path: Path) -> Iterator[AgeMoE]:
+    experts = {"a": Tiny(largest=3), "b": Tiny(slope=70.0, side=12), "c": Tiny(offset=3.0)}
+    with AgeMoE(write_engines(tmp_path, experts)) as opened:
+        yield opened
+
+
+def test_every_caller_gets_the_answers_of_a_serial_run(moe: AgeMoE) -> None:
+    faces = pictures()
+    serial = [moe.predict(face) for face in faces]
+    assert len({estimate.age_years for estimate in serial}) == len(faces)
+    start = threading.Barrier(8)
+
+    def caller(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        start.wait()
+        for _ in range(12):
+            chosen = rng.permutation(len(faces))[: rng.integers(1, 8)]
+            singles = [moe.submit(faces[index]) for index in chosen]
+            found = moe.predict([faces[index] for index in chosen])
+            if found != [serial[index] for index in chosen]:
+                return False
+            if [single.result() for single in singles] != found:
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as callers:
+        assert all(callers.map(caller, range(8)))
+
+
+def test_closing_under_fire_gives_an_answer_or_a_clear_error(moe: AgeMoE) -> None:
+    faces = pictures()
+    serial = [moe.predict(face) for face in faces]
+    begun = threading.Barrier(5)
+
+    def caller(seed: int) -> int:
+        rng, right = np.random.default_rng(seed), 0
+        begun.wait()
+        while True:
+            index = int(rng.integers(len(faces)))
+            try:
+                future = moe.submit(faces[index])
+                assert moe.predict(faces[index]) == serial[index]
+            except ClosedError:
+                return right
+            assert future.result() == serial[index]
+            right += 1
+
+    with ThreadPoolExecutor(4) as callers:
+        counts = [callers.submit(caller, seed) for seed in range(4)]
+        begun.wait()
+        for _ in range(20):
+            moe.predict(faces[:4])
+        moe.close()
+        assert all(count.result(timeout=30) >= 0 for count in counts)
+
+
+def test_the_gate_lets_nobody_in_once_shutting_has_begun() -> None:
+    gate = Gate()
+    with gate.entered():
+        closer = threading.Thread(target=gate.shut)
+        closer.start()
+        while gate._open:
+            pass
+        with pytest.raises(ClosedError), gate.entered():
+            pytest.fail("the gate was shut")
+        assert closer.is_alive()
+    closer.join(30.0)
+    assert not closer.is_alive()
+
+
+def test_a_caller_that_fails_leaves_the_gate() -> None:
+    gate = Gate()
+    with pytest.raises(KeyError), gate.entered():
+        raise KeyError
+    assert gate.shut()
+
+
+def test_a_fork_is_told_to_open_its_own(tmp_path: Path) -> None:
+    folder = write_engines(tmp_path, {"a": Tiny()})
+    script = f"""
+        import os, warnings
+        import numpy as np
+        from runtime import AgeMoE, ClosedError
+
+        warnings.simplefilter("ignore")  # Python itself warns of forks beside threads
+        face = np.full((8, 8, 3), 51, np.uint8)
+        with AgeMoE({str(folder)!r}) as moe:
+            before = moe.predict(face)
+            child = os.fork()
+            if child == 0:
+                told = 0
+                for use in (moe.predict, moe.submit):
+                    try:
+                        use(face)
+                    except ClosedError as error:
+                        told += "does not survive a fork" in str(error)
+                moe.close()
+                os._exit(10 + told)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            assert moe.predict(face) == before
+            raise SystemExit(status)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, check=False, timeout=60
+    )
+    assert done.returncode == 12
