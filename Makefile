@@ -41,8 +41,9 @@ demo: $(READY) ## builds and calibrates demo experts, shows them on unseen faces
 	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
 	$(RUN) -m export.demo show $(DEMO) --output demo.png
 
+# Two processes share two cores better than the threads of one do.
 test: $(READY) ## the quick tests
-	$(RUN) -m pytest
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadscope
 
 test-slow: $(READY) ## the slow tests
 	$(RUN) -m pytest -m slow

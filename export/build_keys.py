@@ -12,7 +12,7 @@ from pathlib import Path
 
 from export.options import BuildOptions, ExpertConfig
 
-TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "timm", "torch", "transformers")
+TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "timm", "tokenizers", "torch")
 """Packages whose versions may change what is built."""
 _HERE = Path(__file__).resolve().parent
 _SOURCES = (
@@ -20,6 +20,7 @@ _SOURCES = (
     "onnx_*.py",
     "parity.py",
     "precision.py",
+    "quantisation.py",
     "settings.py",
     "verification.py",
     "../runtime/geometry.py",
@@ -47,7 +48,7 @@ def build_key(
     Args:
         config: the expert.
         options: of the build.
-        precision: `fp32` or `fp16`.
+        precision: `fp32`, `fp16` or `int8`.
         weights_sha256: of the checkpoint; None for random weights.
 
     Returns:

@@ -16,7 +16,6 @@ from export.jobs import Planned
 from export.pipeline import BuiltRow
 from runtime.manifest import Artifact
 
-
 _LOG_WIDTH = 110
 """Columns of a log, which has no terminal to ask."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.build_keys import build_key, changed_since
 from export.checkpoints import find_checkpoint, hash_checkpoint
-from export.demo.keys import demo_checkpoint_fits
+from export.demo.keys import demo_checkpoint_fits, demo_checkpoint_name
 from export.options import BuildOptions, ExpertConfig
 from export.publish import current_manifest
 from runtime.manifest import PRECISIONS, Artifact, Expert, Manifest, Source, file_intact
@@ -63,7 +63,7 @@ def plan(options: BuildOptions) -> list[Planned]:
         )
         checkpoint = None if absent or location is None else find_checkpoint(location)
         job = make_job(config, checkpoint, options, manifest)
-        for precision in options.precisions:
+        for precision in options.precisions_of(config):
             kept = job.kept.get(precision)
             size = sum(f.size_bytes for f in kept.files) if kept else _estimate(job, precision)
             path = f"{config.name}/{file_name(config.name, precision)}"
@@ -97,7 +97,7 @@ def make_job(
         reason = _reason(artifacts.get(precision), keys[precision], options)
         if not reason:
             kept[precision] = artifacts[precision]
-        elif precision in options.precisions:
+        elif precision in options.precisions_of(config):
             reasons[precision] = reason
     return Job(config, checkpoint, Source(kind, location, sha256), keys, built, kept, reasons)
 
@@ -105,7 +105,7 @@ def make_job(
 def weights_location(config: ExpertConfig, options: BuildOptions) -> str | None:
     """Path or hub id of an expert's weights; None for random ones."""
     if options.weights == "demo":
-        return str(options.output / _CHECKPOINTS / f"{config.name}.demo.safetensors")
+        return str(options.output / _CHECKPOINTS / demo_checkpoint_name(config))
     return config.checkpoint
 
 
@@ -134,5 +134,5 @@ def _estimate(job: Job, precision: str) -> int:
     else:
         from export.experts.catalogue import count_parameters
 
-        weights = 4 * count_parameters(job.config)
-    return weights if precision == "fp32" else weights // 2
+        weights = 4 * count_parameters(job.config, job.checkpoint)
+    return weights // {"fp32": 1, "fp16": 2, "int8": 4}[precision]

@@ -14,9 +14,11 @@ import onnx
 from export.errors import GraphError
 from export.experts.contract import Signature
 from export.onnx_shapes import fix_reshapes
+from export.onnx_weights import SMALLEST_OUTSIDE_BYTES, data_path, has_data_file
 from export.tensorrt_operators import tensorrt_problems
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 OPSET = 20
@@ -55,9 +57,42 @@ def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> Non
         )
     if program is None:
         raise GraphError("torch.onnx.export gave no program.")
+    if signature.fold_weights:
+        _fold(program)
+    if sum(p.numel() * p.element_size() for p in module.parameters()) >= LARGEST_INLINE_BYTES:
+        _stream(program, path)
+        return
     model = program.model_proto
     fix_reshapes(model)
     save_model(model, path)
+
+
+def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
+    """Writes a large program: `model_proto` would hold all its weights a second time."""
+    import onnx_ir
+
+    onnx_ir.save(
+        program.model,
+        path,
+        external_data=data_path(path).name,
+        size_threshold_bytes=SMALLEST_OUTSIDE_BYTES,
+    )
+    # PyTorch's caches keep the program for good; its weights are let go of here.
+    for value in program.model.graph.initializers.values():
+        value.const_value = None
+    program.exported_program = None
+    model = onnx.load(str(path), load_external_data=False)
+    fix_reshapes(model)
+    onnx.save(model, path)
+
+
+def _fold(program: torch.onnx.ONNXProgram) -> None:
+    """Does arithmetic on weights of any size; the exporter itself stops at small ones."""
+    from onnxscript import optimizer
+
+    everything = 1 << 62
+    with _quiet():
+        optimizer.optimize(program.model, input_size_limit=everything, output_size_limit=everything)
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
@@ -66,18 +101,26 @@ def save_model(model: onnx.ModelProto, path: Path) -> None:
         onnx.save(model, path)
         return
     onnx.save(
-        model, path, save_as_external_data=True, location=f"{path.name}.data", size_threshold=1024
+        model,
+        path,
+        save_as_external_data=True,
+        location=data_path(path).name,
+        size_threshold=SMALLEST_OUTSIDE_BYTES,
     )
 
 
 def model_files(path: Path) -> list[Path]:
     """The files of a saved model, the graph first."""
-    data = path.with_name(f"{path.name}.data")
-    return [path, data] if data.exists() else [path]
+    return [path, data_path(path)] if has_data_file(path) else [path]
 
 
-def check_graph(path: Path, signature: Signature) -> None:
+def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> None:
     """Refuses a file that is no valid ONNX, breaks the contract, or that TensorRT cannot take.
+
+    Args:
+        path: of the file.
+        signature: what it promises.
+        tensorrt: whether TensorRT has to take it.
 
     Raises:
         GraphError: saying which, and naming the nodes.
@@ -87,7 +130,9 @@ def check_graph(path: Path, signature: Signature) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise GraphError(f"{path.name} is not valid ONNX: {error}") from error
     model = onnx.load(str(path), load_external_data=False)
-    problems = [*_contract_problems(model, signature), *tensorrt_problems(model)]
+    problems = _contract_problems(model, signature)
+    if tensorrt:
+        problems += tensorrt_problems(model)
     if problems:
         raise GraphError(f"{path.name}:" + "".join(f"\n- {problem}" for problem in problems))
 

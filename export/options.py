@@ -43,6 +43,8 @@ class BuildOptions:
     """`checkpoint`, `demo` or `random`."""
     output: Path
     fp16: bool = False
+    int8: bool = False
+    """Of Janus, for CPUs."""
     max_batch: int = 32
     force: bool = False
     partial: bool = False
@@ -53,6 +55,11 @@ class BuildOptions:
         """What is built of every expert."""
         return ("fp32", "fp16") if self.fp16 else ("fp32",)
 
+    def precisions_of(self, config: ExpertConfig) -> tuple[str, ...]:
+        """What is built of one expert."""
+        int8 = self.int8 and config.architecture == "janus"
+        return (*self.precisions, "int8") if int8 else self.precisions
+
 
 def resolve_options(
     *,
@@ -62,6 +69,7 @@ def resolve_options(
     checkpoints: Sequence[str] = (),
     only: Sequence[str] = (),
     fp16: bool = False,
+    int8: bool = False,
     max_batch: int = 32,
     force: bool = False,
 ) -> BuildOptions:
@@ -76,6 +84,7 @@ def resolve_options(
         checkpoints: like `vgg16=PATH`, going before the file's.
         only: names of experts to build.
         fp16: build half precision too.
+        int8: build Janus in INT8 too, for CPUs.
         max_batch: largest batch of the engines.
         force: rebuild what is up to date.
 
@@ -90,11 +99,13 @@ def resolve_options(
     problems += _unknown_names(experts, given, only)
     chosen = _chosen(experts, given, only, weights)
     problems += _contradictions(weights, chosen, given, experts_file)
+    if int8 and all(expert.architecture != "janus" for expert in chosen):
+        problems.append("--int8: only Janus has an INT8 form, and it is not among the experts")
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
     if problems:
         raise OptionsError(problems)
-    return BuildOptions(chosen, weights, output, fp16, max_batch, force, partial=bool(only))
+    return BuildOptions(chosen, weights, output, fp16, int8, max_batch, force, partial=bool(only))
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:

@@ -15,6 +15,7 @@ from export.checkpoints import find_checkpoint
 from export.demo.keys import demo_checkpoint_fits
 from export.jobs import Job, file_name, make_job, weights_location
 from export.options import BuildOptions, ExpertConfig
+from export.room import check_room
 from runtime.manifest import PRECISIONS, Artifact, BatchProfile, Expert, Manifest
 from runtime.manifest_file import read_manifest
 
@@ -95,14 +96,16 @@ def _checkpoint(config: ExpertConfig, options: BuildOptions, progress: Progress)
 
 
 def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
-    from export.experts.catalogue import build_expert
+    from export.experts.catalogue import build_expert, count_parameters
     from export.verification import verification_images
 
     name = job.config.name
+    parameters = count_parameters(job.config, job.checkpoint)
+    check_room(name, parameters, options.precisions_of(job.config), options.output)
     progress.stage(name, "loading the weights")
     expert = build_expert(job.config, job.checkpoint)
     signature = expert.signature
-    images = verification_images(signature.inputs)
+    images = verification_images(signature.inputs, few=signature.few_faces)
     progress.stage(name, "running the reference on the verification faces")
     reference = expert.reference(images)
     artifacts = _artifacts(job, options, expert, images, reference, progress)
@@ -126,7 +129,7 @@ def _artifacts(
     reference: Readings,
     progress: Progress,
 ) -> list[Artifact]:
-    from export import onnx_graph, parity, precision
+    from export import onnx_graph, parity, precision, quantisation
 
     name = job.config.name
     staging = publish.staging_folder(options.output, name)
@@ -139,8 +142,12 @@ def _artifacts(
         path = staging / file_name(name, kind)
         if kind == "fp16":
             progress.stage(name, "converting to FP16")
-            precision.half_from_single(single, path)
+            precision.half_from_single(single, path, expert.signature.fp32_operators)
             onnx_graph.check_graph(path, expert.signature)
+        if kind == "int8":
+            progress.stage(name, "quantising to INT8")
+            quantisation.int8_from_single(single, path)
+            onnx_graph.check_graph(path, expert.signature, tensorrt=False)
         progress.stage(name, f"comparing {kind} with the reference")
         exact = single if kind == "fp16" else None
         files = onnx_graph.model_files(path)
@@ -159,7 +166,8 @@ def _artifacts(
 
 def _wanted(job: Job, options: BuildOptions) -> Sequence[str]:
     """Precisions to write: those asked for, and those that are here and would be dropped."""
-    return [kind for kind in PRECISIONS if kind in options.precisions or kind in job.kept]
+    wanted = (*options.precisions_of(job.config), *job.kept)
+    return [kind for kind in PRECISIONS if kind in wanted]
 
 
 def _forget_others(options: BuildOptions) -> None:

@@ -9,55 +9,63 @@ back, which overflows inside a norm; and ONNX Runtime's CPU provider hides that.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from export.errors import GraphError
+from export.experts.contract import FP32_OPERATORS
 from export.onnx_graph import save_model
+from export.onnx_weights import WeightFile, has_data_file, weight_array
 
 WEIGHT_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-FP32_OPERATORS = (
-    "LayerNormalization",
-    "Softmax",
-    "Pow",
-    "ReduceMean",
-    "ReduceSum",
-    "Sqrt",
-    "Div",
-    "Exp",
-    "Log",
-    "Resize",
-)
-"""Kept in FP32 wherever they stand: squares, sums over many values and exponentials overflow or
-round badly, and none of them takes the time that FP16 is for."""
 LARGEST_HALF = 65504.0
 """Largest finite half-precision number."""
 SMALLEST_HALF = 2.0**-24
 """Smallest positive half-precision number; an epsilon below it would become 0."""
+_Put = Callable[[str, NDArray[np.generic]], TensorProto]
+"""Stores a weight under a name and returns what stands for it in the graph."""
 _TYPES = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
 
-def half_from_single(source: Path, target: Path) -> None:
+def half_from_single(source: Path, target: Path, operators: Sequence[str] = FP32_OPERATORS) -> None:
     """Writes an FP16 form of an FP32 graph; inputs and outputs keep their types.
 
+    Weights that lie beside the graph are converted one by one.
+
     In FP32 stay: everything before the first and after the last layer with weights (the
-    normalisation of pixels and the arithmetic of ages), the operators in `FP32_OPERATORS`, what
-    has constants that half precision cannot hold, and what lies between such nodes only.
+    normalisation of pixels and the arithmetic of ages), the operators named, norms over more than
+    the last axis, what has constants that half precision cannot hold, and what lies between such
+    nodes only.
+
+    Args:
+        source: the FP32 graph.
+        target: the file to write.
+        operators: that stay in FP32 wherever they stand.
 
     Raises:
         GraphError: the graph has subgraphs or floating-point inputs.
     """
-    model = onnx.load(str(source))
+    model = onnx.load(str(source), load_external_data=False)
     if any(a.HasField("g") for node in model.graph.node for a in node.attribute):
         raise GraphError(f"{source.name} has subgraphs; their precision is not converted.")
     floats = {name for name, kind in _tensor_types(model).items() if kind == "fp32"}
-    _Halving(model, floats).run(_single_nodes(model.graph, floats))
+    unholdable = {t.name for t in model.graph.initializer if not _holdable(t, source.parent)}
+    single = _single_nodes(model.graph, floats, unholdable, operators)
     del model.graph.value_info[:]
-    save_model(model, target)
+    with ExitStack() as stack:
+        outside = has_data_file(source)
+        put = stack.enter_context(WeightFile(target)).put if outside else _inside
+        _Halving(model, floats, source.parent, put).run(single)
+    if outside:
+        onnx.save(model, target)
+    else:
+        save_model(model, target)
 
 
 def tensor_types(path: Path) -> dict[str, str]:
@@ -82,11 +90,14 @@ def _tensor_types(model: onnx.ModelProto) -> dict[str, str]:
 class _Halving:
     """Rewrites one graph, node by node, in the order of computing."""
 
-    def __init__(self, model: onnx.ModelProto, floats: set[str]) -> None:
+    def __init__(self, model: onnx.ModelProto, floats: set[str], folder: Path, put: _Put) -> None:
         self._graph = model.graph
         self._floats = floats
+        self._folder = folder
+        self._put = put
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._outputs = {value.name for value in model.graph.output}
+        self._halved: dict[str, str] = {}  # names of half-precision weights, and of their originals
         self._halves: set[str] = set()  # activations made in half precision
         self._casts: dict[tuple[str, TensorProto.DataType], str] = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -102,10 +113,15 @@ class _Halving:
             if kind == TensorProto.FLOAT16:
                 self._make_half(node)
         used = {name for node in self._nodes for name in node.input}
-        weights = [tensor for name, tensor in self._weights.items() if name in used]
+        names = [name for name in (*self._weights, *self._halved) if name in used]
+        weights = [self._stored(name) for name in names]
         del self._graph.node[:], self._graph.initializer[:]
         self._graph.node.extend(self._nodes)
         self._graph.initializer.extend(weights)
+
+    def _stored(self, name: str) -> TensorProto:
+        array = weight_array(self._weights[self._halved.get(name, name)], self._folder)
+        return self._put(name, array.astype(np.float16) if name in self._halved else array)
 
     def _as(self, name: str, kind: TensorProto.DataType) -> str:
         """Name of a tensor in a type; a cast or a converted weight is made where there is none."""
@@ -116,8 +132,7 @@ class _Halving:
         if (name, kind) not in self._casts:
             self._casts[name, kind] = cast
             if name in self._weights:
-                half = numpy_helper.to_array(self._weights[name]).astype(np.float16)
-                self._weights[cast] = numpy_helper.from_array(half, cast)
+                self._halved[cast] = name
             else:
                 self._nodes.append(helper.make_node("Cast", [name], [cast], cast, to=kind))
         return cast
@@ -141,22 +156,33 @@ class _Halving:
                 self._halves.add(name)
 
 
-def _single_nodes(graph: onnx.GraphProto, floats: set[str]) -> set[str]:
+def _inside(name: str, array: NDArray[np.generic]) -> TensorProto:
+    return numpy_helper.from_array(array, name)
+
+
+def _single_nodes(
+    graph: onnx.GraphProto, floats: set[str], unholdable: set[str], operators: Sequence[str]
+) -> set[str]:
     """Names of the nodes that stay in FP32."""
-    unholdable = {tensor.name for tensor in graph.initializer if not _holdable(tensor)}
     single = _outer_nodes(graph.node) | {
         node.name
         for node in graph.node
-        if node.op_type in FP32_OPERATORS or unholdable.intersection(node.input)
+        if node.op_type in operators or _is_wide_norm(node) or unholdable.intersection(node.input)
     }
     return single | _enclosed_nodes(graph.node, single, floats)
 
 
-def _holdable(tensor: onnx.TensorProto) -> bool:
+def _is_wide_norm(node: onnx.NodeProto) -> bool:
+    """Whether a norm sums over more than the last axis, where half precision would overflow."""
+    norm = node.op_type == "LayerNormalization"
+    return norm and any(a.name == "axis" and a.i != -1 for a in node.attribute)
+
+
+def _holdable(tensor: TensorProto, folder: Path) -> bool:
     """Whether half precision can hold a constant; layers' weights are judged by parity instead."""
     if tensor.data_type != TensorProto.FLOAT:
         return True
-    sizes = np.abs(numpy_helper.to_array(tensor))
+    sizes = np.abs(np.asarray(weight_array(tensor, folder), np.float32))
     if not (sizes <= LARGEST_HALF).all():
         return False
     return sizes.size > 1 or bool((sizes == 0).all() or (sizes >= SMALLEST_HALF).all())

@@ -24,6 +24,12 @@ HEADS = ("expectation", "regression")
 LAYOUTS = ("NCHW", "NHWC")
 JANUS_HEADS = ("prompt", "light")
 JANUS_SIZES = ("1B", "7B", "demo")
+MIVOLO_VARIANTS = ("d1", "d2", "d3", "d4", "d5", "demo")
+MIVOLO_STEP = 16
+"""Sides of MiVOLO's images are multiples of so many pixels."""
+INPUT_SETS = (("face",), ("face", "person"))
+LETTERBOX = Geometry(fit="letterbox", interpolation="opencv_bilinear")
+"""What MiVOLO's own code does, on black."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,24 @@ class JanusSettings:
     """Shape of random and demo weights: `1B`, `7B` or `demo`; a checkpoint says its own."""
 
 
-Settings = CnnSettings | JanusSettings | OnnxSettings
+@dataclass(frozen=True, slots=True)
+class MiVoloSettings:
+    """MiVOLO; what a checkpoint says itself is checked against this.
+
+    Random and demo weights say nothing: they are what stands here.
+    """
+
+    variant: str | None
+    """Size of the network, one of `MIVOLO_VARIANTS`; None: as the checkpoint, or d1."""
+    input_size: int | None
+    """Side of the square images, pixels; None: as the checkpoint, or 224."""
+    inputs: tuple[str, ...] | None
+    """`face`, or `face` and `person`; None: as the checkpoint, or both."""
+    age_scale: tuple[float, float, float] | None
+    """Its min_age, max_age and avg_age; years = output * (max_age - min_age) + avg_age."""
+
+
+Settings = CnnSettings | JanusSettings | MiVoloSettings | OnnxSettings
 Reader = Callable[[JsonReader], Settings]
 
 _GEOMETRY_KEYS = ("crop_margin", "fit", "interpolation", "pad_colour")
@@ -102,10 +125,10 @@ _QUESTION_KEYS = ("prompt", "answer_prefix", "system_prompt", "ages", "terminati
 _HEAD_KEYS = ("head", "age_grid", "years_per_unit", "years_offset")
 
 
-def read_geometry(entry: JsonReader) -> Geometry:
-    """Reads the table `geometry`; what it leaves out keeps its default."""
+def read_geometry(entry: JsonReader, architecture: str) -> Geometry:
+    """Reads the table `geometry`; what it leaves out keeps the architecture's default."""
     entry.only(_GEOMETRY_KEYS)
-    default = Geometry()
+    default = default_geometry(architecture)
     colour = default.pad_colour
     if entry.has("pad_colour"):
         values = [v.integer() for v in entry.child("pad_colour").elements()]
@@ -164,9 +187,7 @@ def _read_janus(entry: JsonReader) -> JanusSettings:
     for key in _QUESTION_KEYS:
         if head == "light" and key != "ages" and entry.has(key):
             entry.child(key).problem("belongs to head = 'prompt'; a light head is not asked")
-    return JanusSettings(
-        head, _question(entry), _optional_choice(entry, "size", JANUS_SIZES, "1B")
-    )
+    return JanusSettings(head, _question(entry), _optional_choice(entry, "size", JANUS_SIZES, "1B"))
 
 
 def _question(entry: JsonReader) -> PromptOptions:
@@ -199,6 +220,35 @@ def _question(entry: JsonReader) -> PromptOptions:
     )
 
 
+def _read_mivolo(entry: JsonReader) -> MiVoloSettings:
+    entry.only((*COMMON_KEYS, "variant", "input_size", "inputs", "age_scale"))
+    size = entry.child("input_size").integer(low=1) if entry.has("input_size") else None
+    if size is not None and size % MIVOLO_STEP:
+        entry.child("input_size").problem(f"must be a multiple of {MIVOLO_STEP}, got {size}")
+    inputs = None
+    if entry.has("inputs"):
+        inputs = tuple(value.string() for value in entry.child("inputs").elements())
+        if inputs not in INPUT_SETS:
+            entry.child("inputs").problem(
+                f"must be ['face'] or ['face', 'person'], got {shown(list(inputs))}"
+            )
+    return MiVoloSettings(
+        variant=entry.child("variant").choice(MIVOLO_VARIANTS) if entry.has("variant") else None,
+        input_size=size,
+        inputs=inputs,
+        age_scale=_age_scale(entry.child("age_scale")) if entry.has("age_scale") else None,
+    )
+
+
+def _age_scale(entry: JsonReader) -> tuple[float, float, float]:
+    low, high, average = ([*entry.numbers(count=3), 0.0, 0.0, 0.0])[:3]
+    if low >= high:
+        entry.problem(
+            f"must be [min_age, max_age, avg_age], min_age < max_age, got {shown(entry.value)}"
+        )
+    return low, high, average
+
+
 COMMON_KEYS = ("architecture", "checkpoint", "geometry")
 """Keys that every expert may have, whatever its architecture."""
 
@@ -207,8 +257,14 @@ ARCHITECTURES: Mapping[str, Reader] = {
     "resnet50": _read_cnn,
     "onnx": _read_onnx,
     "janus": _read_janus,
+    "mivolo": _read_mivolo,
 }
 """By the name used in experts.toml."""
+
+
+def default_geometry(architecture: str) -> Geometry:
+    """What experts.toml need not say of how crops become inputs."""
+    return LETTERBOX if architecture == "mivolo" else Geometry()
 
 
 def _input_size(entry: JsonReader) -> tuple[int, int]:

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from export.experts.contract import Images
-from runtime.geometry import Pixels, black, crop, fit
+from runtime.geometry import Pixels, black
 from runtime.images import ImageLimits, load_rgb
 from runtime.manifest import InputSpec
+from runtime.preparation import input_view
 from runtime.results import Box
 
 _PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
@@ -23,23 +24,33 @@ _DRAWN_AGES = (2.0, 9.0, 17.0, 24.0, 38.0, 52.0, 67.0, 84.0)
 _NOISE_IMAGES = 4
 BATCHES = (1, 3, 7, 9)
 """Sizes in which the faces are run: one, and odd ones."""
+PROBES = (0, 10, -1)
+"""A photograph, a drawn face and noise: what is looked at where all faces would take too long."""
 
 
-def verification_images(inputs: Sequence[InputSpec]) -> dict[str, Pixels]:
+def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> dict[str, Pixels]:
     """The verification faces as an expert's inputs.
 
+    Args:
+        inputs: of the expert.
+        few: only the `PROBES`, for an expert that takes seconds for a face.
+
     Returns:
-        By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`.
+        By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`, or 3.
     """
-    columns = {spec.name: [_view(scene, spec) for scene in _scenes()] for spec in inputs}
+    scenes = list(_scenes())
+    if few:
+        scenes = [scenes[index] for index in PROBES]
+    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
     return {name: np.stack(views) for name, views in columns.items()}
 
 
 def in_batches(images: Images) -> Iterator[Images]:
-    """The verification faces in batches of 1 and of odd sizes."""
-    start = 0
+    """The verification faces in batches of 1 and of odd sizes; the last may be smaller."""
+    start, count = 0, min(map(len, images.values()))
     for size in BATCHES:
-        yield {name: array[start : start + size] for name, array in images.items()}
+        if start < count:
+            yield {name: array[start : start + size] for name, array in images.items()}
         start += size
 
 
@@ -84,7 +95,5 @@ def _mirrored(box: Box, width: int) -> Box:
 
 def _view(scene: tuple[Pixels, dict[str, Box | None]], spec: InputSpec) -> Pixels:
     image, boxes = scene
-    if spec.name not in boxes:
-        return black(spec.height, spec.width)
-    cut = crop(image, boxes[spec.name], spec.geometry)
-    return fit(cut, spec.height, spec.width, spec.geometry)
+    view = input_view(image, boxes, spec)
+    return black(spec.height, spec.width) if view is None else view

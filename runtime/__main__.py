@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the face, in pixels")
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
     predict.add_argument("--device", default="auto", help="auto or cpu")
-    predict.add_argument("--precision", default="auto", help="auto, fp32 or fp16")
+    predict.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
     doctor = commands.add_parser("doctor", help="say what is installed and what works")
     for command in (predict, doctor):
         command.add_argument(

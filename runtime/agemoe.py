@@ -74,7 +74,7 @@ class AgeMoE:
         Args:
             engines: folder written by `python export/build_engines.py`.
             device: `auto` or `cpu`.
-            precision: `auto`, `fp32` or `fp16`.
+            precision: `auto`, `fp32`, `fp16`, or `int8` where it was built and FP32 elsewhere.
             experts: names of those to use; None means all.
             fusion: the fusion tables, from the engines folder; None averages the experts as they
                 are, and so does the default where there is no such file.

@@ -16,7 +16,7 @@ from runtime.files import sha256_of
 from runtime.geometry import Geometry
 
 BACKENDS = ("onnx",)
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "int8")
 INPUT_NAMES = ("face", "person")
 OUTPUT_NAMES = ("age_years", "age_probs", "gender_probs", "answer_mass")
 SOURCE_KINDS = ("checkpoint", "demo", "random", "onnx")
@@ -83,7 +83,7 @@ class Artifact:
     backend: str
     """`onnx`."""
     precision: str
-    """`fp32` or `fp16`."""
+    """`fp32`, `fp16` or `int8`."""
     files: tuple[FileRecord, ...]
     """The graph first, then its external data."""
     build_key: Mapping[str, str]

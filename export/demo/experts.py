@@ -18,10 +18,11 @@ from torch import Tensor
 from export.demo.faces import drawn_faces
 from export.demo.janus import write_demo_janus
 from export.demo.keys import METADATA_KEY, demo_key
+from export.demo.mivolo import fit_mivolo
 from export.demo.readouts import fit_classes, fit_regression
 from export.experts.cnn import CnnExpert, cnn_module, settle
 from export.options import ExpertConfig
-from export.settings import CnnSettings
+from export.settings import CnnSettings, MiVoloSettings
 from runtime.files import replacing
 from runtime.geometry import Pixels, fit
 
@@ -82,6 +83,12 @@ def _fit_cnn(config: ExpertConfig) -> Mapping[str, Tensor]:
     return {key: value.contiguous() for key, value in module.network.state_dict().items()}
 
 
+def _fit_mivolo(config: ExpertConfig) -> Mapping[str, Tensor]:
+    if not isinstance(config.settings, MiVoloSettings):
+        raise TypeError(f"{config.name}: settings of {config.architecture} expected.")
+    return fit_mivolo(config.settings, config.geometry, *_fitting_faces())
+
+
 def _features(module: CnnExpert, images: Pixels) -> NDArray[np.float64]:
     """What the readout sees: float64 (N, F)."""
     with torch.inference_mode():
@@ -95,5 +102,6 @@ def _features(module: CnnExpert, images: Pixels) -> NDArray[np.float64]:
 _FITS: Mapping[str, Callable[[ExpertConfig], Mapping[str, Tensor]]] = {
     "vgg16": _fit_cnn,
     "resnet50": _fit_cnn,
+    "mivolo": _fit_mivolo,
 }
 """By architecture."""

@@ -101,15 +101,26 @@ class JanusAgeExpert(nn.Module):
         self.register_buffer("embeddings", torch.empty(1, length, language.width))
         constant(self, "ages", torch.tensor(prompt.ages, dtype=torch.float32, device="cpu"))
 
+    def tokens(self, face: Tensor) -> Tensor:
+        """uint8 (N, H, W, 3) RGB to image tokens (N, T, C)."""
+        return self.aligner(self.vision_model(self.pixels(face)))  # type: ignore[no-any-return]
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """Image tokens (N, T, C) to what the output layer sees at the rows read (N, R, C)."""
+        sequence = F.pad(tokens, (0, 0, self.before, self.after)) + self.embeddings
+        return self.language_model(sequence)  # type: ignore[no-any-return]
+
     def forward(self, face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """uint8 (N, H, W, 3) RGB to age_years (N,), age_probs (N, A) and answer_mass (N,).
 
         `age_probs` adds up to 1; `answer_mass` is the probability that the model answers with
         one of these ages at all.
         """
-        image = self.aligner(self.vision_model(self.pixels(face)))
-        sequence = F.pad(image, (0, 0, self.before, self.after)) + self.embeddings
-        hidden = self.language_model(sequence)
+        return self.answer(self.tokens(face))
+
+    def answer(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image tokens (N, T, C) to what `forward` returns."""
+        hidden = self.hidden(tokens)
         # Two axes make the product a Gemm, the only one: the head's FP32 island by operator type.
         log_probs = self.readout(self.lm_head(hidden.reshape(-1, self.lm_head.in_features)))
         log_mass = log_sum_exp(log_probs)

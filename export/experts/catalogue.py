@@ -10,15 +10,26 @@ from export.checkpoints import load_checkpoint
 from export.experts.cnn import cnn_expert, cnn_module, load_cnn, settle
 from export.experts.contract import BuiltExpert
 from export.experts.external import external_expert
+from export.experts.janus_expert import count_janus_parameters, janus_expert
+from export.experts.mivolo_expert import count_mivolo_parameters, mivolo_expert
 from export.options import ExpertConfig
-from export.settings import OnnxSettings
+from export.settings import JanusSettings, MiVoloSettings, OnnxSettings
 from export.verification import verification_images
 
 
-def count_parameters(config: ExpertConfig) -> int:
-    """Number of weights of an expert, without making them."""
+def count_parameters(config: ExpertConfig, checkpoint: Path | None = None) -> int:
+    """Number of weights of an expert, without making them.
+
+    Args:
+        config: what experts.toml says of it.
+        checkpoint: where its own files tell its size; None for random weights.
+    """
     if isinstance(config.settings, OnnxSettings):
         return 0
+    if isinstance(config.settings, JanusSettings):
+        return count_janus_parameters(config.settings, checkpoint)
+    if isinstance(config.settings, MiVoloSettings):
+        return count_mivolo_parameters(config.settings)
     with torch.device("meta"):
         module = cnn_module(config.architecture, config.settings)
     return sum(parameter.numel() for parameter in module.parameters())
@@ -40,6 +51,10 @@ def build_expert(config: ExpertConfig, checkpoint: Path | None) -> BuiltExpert:
         if checkpoint is None:
             raise ValueError(f"Expert {config.name!r} is a given ONNX file and none was given.")
         return external_expert(checkpoint, settings, config.geometry)
+    if isinstance(settings, JanusSettings):
+        return janus_expert(settings, checkpoint, config.geometry.crop_margin)
+    if isinstance(settings, MiVoloSettings):
+        return mivolo_expert(settings, checkpoint, config.geometry)
     module = cnn_module(config.architecture, settings)
     expert = cnn_expert(module, settings, config.geometry)
     if checkpoint is None:

@@ -18,6 +18,22 @@ Readings = dict[str, NDArray[np.float32]]
 """By output name: float32 (N, …)."""
 
 
+FP32_OPERATORS = (
+    "LayerNormalization",
+    "Softmax",
+    "Pow",
+    "ReduceMean",
+    "ReduceSum",
+    "Sqrt",
+    "Div",
+    "Exp",
+    "Log",
+    "Resize",
+)
+"""Usually kept in FP32 wherever they stand: squares, sums over many values and exponentials
+overflow or round badly, and none of them takes the time that FP16 is for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Signature:
     """What goes in and what comes out of an expert's graph."""
@@ -28,6 +44,12 @@ class Signature:
     """Ages of the columns of `age_probs`, in years."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What the manifest should remember of this architecture."""
+    fp32_operators: tuple[str, ...] = FP32_OPERATORS
+    """Operators that FP16 leaves in FP32."""
+    fold_weights: bool = False
+    """Arithmetic on weights is done once, at export, however large they are."""
+    few_faces: bool = False
+    """A face costs seconds, so that parity is proven on a few of them only."""
 
 
 class BuiltExpert(Protocol):

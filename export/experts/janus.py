@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from export.errors import CheckpointError
 from export.experts.age_head import JanusAgeExpert
 from export.experts.age_prompt import AgePrompt
-from export.experts.janus_files import JanusSettings, Layout
+from export.experts.janus_files import JanusFolder, Layout
 from export.experts.janus_net import (
     Aligner,
     LanguageModel,
@@ -31,6 +31,10 @@ SHAPES: dict[str, tuple[VisionShape, LanguageShape]] = {
         VisionShape(aligner_width=4096),
         LanguageShape(width=4096, layers=30, heads=32, kv_heads=32, mlp_width=11008),
     ),
+    "demo": (
+        VisionShape(96, 16, width=96, layers=1, heads=8, mlp_width=384, aligner_width=256),
+        LanguageShape(256, 1, heads=16, kv_heads=16, head_width=16, mlp_width=512, vocabulary=128),
+    ),
     "tiny": (
         VisionShape(48, 16, width=32, layers=2, heads=4, mlp_width=64, aligner_width=64),
         LanguageShape(64, 3, heads=4, kv_heads=2, head_width=16, mlp_width=96, vocabulary=512),
@@ -40,12 +44,12 @@ SHAPES: dict[str, tuple[VisionShape, LanguageShape]] = {
 
 
 def load_expert(
-    settings: JanusSettings, tensors: Mapping[str, Tensor], prompt: AgePrompt
+    settings: JanusFolder, tensors: Mapping[str, Tensor], prompt: AgePrompt
 ) -> JanusAgeExpert:
     """Build the prompt head's expert and fill it, one tensor in memory beside the model.
 
     Args:
-        settings: from `read_settings`.
+        settings: from `read_folder`.
         tensors: the checkpoint by key; may load lazily.
         prompt: from `build_prompt` with this checkpoint's tokenizer.
 

@@ -16,6 +16,7 @@ from export.errors import CheckpointError
 from export.experts.age_prompt import ImageTokens
 from export.experts.janus_net import LanguageShape, VisionShape
 from export.settings import Normalisation
+from runtime.geometry import PAD_SQUARE_LEAST
 
 Layout = Literal["transformers", "official"]
 Json = dict[str, Any]
@@ -40,14 +41,12 @@ class ImageRecipe:
 
     size: int
     """Both sides after padding, in pixels."""
-    min_size: int
-    """What the shorter side is at least after resizing, in pixels."""
     pad_color: tuple[int, int, int]
     """RGB 0..255: int(mean · 255), as the model saw it in training."""
 
 
 @dataclass(frozen=True, slots=True)
-class JanusSettings:
+class JanusFolder:
     """Everything but weights and tokenizer that a checkpoint folder says."""
 
     layout: Layout
@@ -95,7 +94,7 @@ class JanusTokenizer:
         return vocabulary
 
 
-def read_settings(folder: Path) -> JanusSettings:
+def read_folder(folder: Path) -> JanusFolder:
     """Read config.json, preprocessor_config.json and processor_config.json of a checkpoint.
 
     Raises:
@@ -135,7 +134,7 @@ def read_settings(folder: Path) -> JanusSettings:
     spelled = {"placeholder": "image_tag", "begin": "image_start_tag", "end": "image_end_tag"}
     tags = {ours: processor[tag] for ours, tag in spelled.items() if tag in processor}
     image_tokens = ImageTokens(count, **tags)
-    return JanusSettings(layout, vision, language, normalisation, recipe, image_tokens)
+    return JanusFolder(layout, vision, language, normalisation, recipe, image_tokens)
 
 
 def _vision(config: Json, problems: list[str]) -> VisionShape:
@@ -203,7 +202,9 @@ def _images(config: Json, problems: list[str]) -> tuple[Normalisation, ImageReci
     mean, std = _triple(config.get("image_mean")), _triple(config.get("image_std"))
     side = _side(config.get("size", config.get("image_size", 384)))
     red, green, blue = (int(channel * 255) for channel in mean)
-    recipe = ImageRecipe(side, int(config.get("min_size", 14)), (red, green, blue))
+    least = config.get("min_size", PAD_SQUARE_LEAST)
+    _expect(problems, "image processor min_size", least, (PAD_SQUARE_LEAST,))
+    recipe = ImageRecipe(side, (red, green, blue))
     rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     if not config.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

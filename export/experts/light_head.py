@@ -16,8 +16,10 @@ from export.experts.preprocessing import Normalise
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from export.experts.janus_files import JanusSettings
+    from export.experts.janus_files import JanusFolder
 
+HEAD_PREFIX = "light_head."
+"""Before the head's keys in a distilled checkpoint."""
 HEADS = 8
 """Learned questions that are put to the image tokens."""
 
@@ -70,7 +72,7 @@ class LightHead(nn.Module):
 class LightAgeExpert(nn.Module):
     """A face to the probability of every age by Janus's vision tower and a light head."""
 
-    def __init__(self, settings: JanusSettings, ages: Sequence[int]) -> None:
+    def __init__(self, settings: JanusFolder, ages: Sequence[int]) -> None:
         """Make all parts."""
         super().__init__()
         with torch.device("cpu"):  # its constants are no weights, to be loaded later
@@ -89,7 +91,7 @@ class LightAgeExpert(nn.Module):
 
 
 def load_light_expert(
-    settings: JanusSettings,
+    settings: JanusFolder,
     tensors: Mapping[str, Tensor],
     head: Mapping[str, Tensor],
     ages: Sequence[int],
@@ -97,7 +99,7 @@ def load_light_expert(
     """Build the light expert from a Janus checkpoint and a distilled head.
 
     Args:
-        settings: from `read_settings`.
+        settings: from `read_folder`.
         tensors: the Janus checkpoint by key; only vision tower and aligner are read.
         head: state of a `LightHead`, e.g. a safetensors file's.
         ages: the ages in years that the head was distilled for.

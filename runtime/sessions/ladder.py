@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from runtime.errors import BackendError
@@ -9,9 +10,14 @@ from runtime.manifest import REBUILD, Artifact, Expert, verify_files
 from runtime.sessions import Session, SessionFactory
 from runtime.sessions.onnx import OnnxCpuSession, usable_cores
 
+_log = logging.getLogger("agemoe")
+
 DEVICES = ("auto", "cpu")
 """`auto` takes the fastest backend that works on this machine, of those this version has."""
-_CPU_PREFERENCE = ("fp32", "fp16")  # CPUs compute FP16 graphs through FP32, so FP32 is faster
+_CPU_PREFERENCES = {
+    "auto": ("fp32", "fp16"),  # CPUs compute FP16 graphs through FP32, so FP32 is faster
+    "int8": ("int8", "fp32"),  # which only large experts are built in
+}
 
 
 def check_device(device: str) -> None:
@@ -33,15 +39,17 @@ def choose_artifact(name: str, expert: Expert, precision: str) -> Artifact:
     Args:
         name: of the expert.
         expert: its manifest entry.
-        precision: `auto`, or exactly the one wanted.
+        precision: `auto`, exactly the one wanted, or `int8` where it was built and FP32 elsewhere.
 
     Raises:
         BackendError: there is none of the precision wanted.
     """
     by_precision = {artifact.precision: artifact for artifact in expert.artifacts}
-    wanted = _CPU_PREFERENCE if precision == "auto" else (precision,)
+    wanted = _CPU_PREFERENCES.get(precision, (precision,))
     for candidate in wanted:
         if candidate in by_precision:
+            if precision == "int8" and candidate != "int8":
+                _log.warning("expert %r was not built in int8 and runs in %s", name, candidate)
             return by_precision[candidate]
     raise BackendError(
         f"precision={precision!r} was requested; expert {name!r} was built in "

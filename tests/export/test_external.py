@@ -96,7 +96,8 @@ def test_wrapped_files_say_what_the_originals_say(tmp_path: Path, layout: str, h
     check_parity(path, "fp32", images, expert.reference(images))  # batches 1, 3, 7, 9
     # The reference itself, by another way: the PyTorch network on pixels normalised by hand.
     bgr = images["face"][..., ::-1].astype(np.float32)
-    pixels = (bgr - np.float32(normalisation.mean)) / np.float32(normalisation.std)
+    mean, std = (np.array(v, np.float32) for v in (normalisation.mean, normalisation.std))
+    pixels = (bgr - mean) / std
     image = torch.from_numpy(pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))
     with torch.inference_mode():
         said = network(image.contiguous()).reshape(len(pixels), -1)

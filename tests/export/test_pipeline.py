@@ -126,7 +126,7 @@ def test_only_what_changed_is_built_again(sources: Path, engines: Path, tmp_path
 
 
 @pytest.mark.parametrize("harm", ["truncate", "remove", "alter"])
-def test_damaged_files_are_built_again(sources: Path, engines: Path, harm: str) -> None:
+def test_damaged_files_are_found(sources: Path, engines: Path, harm: str) -> None:
     path = engines / "resnet50" / "resnet50.fp16.onnx"
     data = path.read_bytes()
     path.unlink()
@@ -136,6 +136,10 @@ def test_damaged_files_are_built_again(sources: Path, engines: Path, harm: str) 
     assert [p.reason for p in planned if p.reason] == [
         "missing or damaged: resnet50/resnet50.fp16.onnx"
     ]
+
+
+def test_damaged_files_are_built_again(sources: Path, engines: Path) -> None:
+    (engines / "resnet50" / "resnet50.fp16.onnx").unlink()
     assert names_built(build(options(sources, engines, fp16=True), Quiet())) == ["resnet50"]
     with AgeMoE(engines, precision="fp16") as moe:
         assert set(moe.experts) == {"vgg16", "resnet50"}

@@ -1,0 +1,116 @@
+"""Distils the light head from Janus's answers to its fixed question, on unlabelled faces.
+
+python export/distill.py --faces photos/ --checkpoint Janus-Pro-1B/ --output janus_light/
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: python export/distill.py
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from export.errors import ExportError, OptionsError
+from export.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
+from export.settings import JanusSettings
+from runtime.errors import AgeMoEError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns 0, 1 on an error, 130 when interrupted."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        _distill(parsed)
+    except (ExportError, AgeMoEError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. What the teacher has answered is kept; a rerun goes on from there.")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python export/distill.py",
+        description="Distils Janus's light head from its prompt head, on unlabelled faces.",
+    )
+    parser.add_argument(
+        "--faces", type=Path, required=True, metavar="DIR", help="pictures, one face each"
+    )
+    parser.add_argument(
+        "--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in one"
+    )
+    parser.add_argument("--name", default="janus", help="of the teacher in it (default janus)")
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="the teacher's folder or hf://owner/repo@revision"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder"
+    )
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="(default 30)")
+    parser.add_argument(
+        "--held-back", type=float, default=0.1, metavar="SHARE", help="of the faces (default 0.1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    return parser
+
+
+def _distill(arguments: argparse.Namespace) -> None:
+    config = _teacher_config(arguments)
+    # Heavy imports come after the options are known to be in order: --help is instant.
+    from export.checkpoints import find_checkpoint
+    from export.distillation import Distillation, distil
+
+    report = distil(
+        Distillation(
+            config=config,
+            checkpoint=find_checkpoint(str(config.checkpoint)),
+            faces=arguments.faces,
+            output=arguments.output,
+            epochs=arguments.epochs,
+            held_back=arguments.held_back,
+            seed=arguments.seed,
+        ),
+        print,
+    )
+    print(
+        f"On {report['held_back']} faces held back the light head differs from its teacher by "
+        f"{report['mean_years']:.2f} years on average and {report['max_years']:.2f} at most; "
+        f"KL divergence {report['kl_nats']:.4f} nats."
+    )
+    print(
+        f"Wrote {arguments.output}. In experts.toml: architecture = 'janus', head = 'light', "
+        f"checkpoint = '{arguments.output}'."
+    )
+
+
+def _teacher_config(arguments: argparse.Namespace) -> ExpertConfig:
+    problems: list[str] = []
+    experts = read_experts(arguments.experts or DEFAULT_EXPERTS, problems)
+    config = experts.get(arguments.name)
+    if config is None:
+        problems.append(f"--name {arguments.name}: no such expert; there are {', '.join(experts)}")
+    elif not isinstance(config.settings, JanusSettings) or config.settings.head != "prompt":
+        problems.append(f"--name {arguments.name}: the teacher is a Janus with head = 'prompt'")
+    else:
+        config = replace(config, checkpoint=arguments.checkpoint or config.checkpoint)
+        if config.checkpoint is None:
+            problems.append("--checkpoint: missing, and experts.toml gives none")
+    if not arguments.faces.is_dir():
+        problems.append(f"--faces {arguments.faces}: there is no such folder")
+    if arguments.epochs < 1:
+        problems.append(f"--epochs: must be at least 1, got {arguments.epochs}")
+    if not 0.0 < arguments.held_back < 1.0:
+        problems.append(f"--held-back: must be within (0, 1), got {arguments.held_back}")
+    if problems or config is None:
+        raise OptionsError(problems)
+    return config
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Janus in experts.toml, and whether a machine has room for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import export.room
+from export.errors import ExportError
+from export.experts.age_prompt import PromptOptions
+from export.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
+from export.room import check_room
+from export.settings import JanusSettings
+
+PARAMETERS_7B = 6_900_000_000
+
+
+def _read(folder: Path, text: str) -> tuple[dict[str, ExpertConfig], list[str]]:
+    path = folder / "experts.toml"
+    path.write_text(f'[experts.janus]\narchitecture = "janus"\n{text}')
+    problems: list[str] = []
+    return read_experts(path, problems), problems
+
+
+def test_the_example_says_the_defaults(tmp_path: Path) -> None:
+    plain, problems = _read(tmp_path, "")
+    assert not problems
+    assert plain["janus"].settings == JanusSettings("prompt", PromptOptions(), "1B")
+    assert read_experts(DEFAULT_EXPERTS, problems)["janus"].settings == plain["janus"].settings
+
+
+def test_everything_can_be_asked(tmp_path: Path) -> None:
+    experts, problems = _read(
+        tmp_path,
+        'prompt = "{image} Age?"\nanswer_prefix = ""\nsystem_prompt = false\nages = "18..80"\n'
+        'termination = "all"\nsize = "7B"\ngeometry.crop_margin = 0.4\n',
+    )
+    assert not problems
+    asked = PromptOptions("{image} Age?", "", system_prompt=False, ages=(18, 80), termination="all")
+    assert experts["janus"].settings == JanusSettings("prompt", asked, "7B")
+    assert experts["janus"].geometry.crop_margin == 0.4
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('prompt = "Age?"', "janus.prompt: must hold {image} exactly once"),
+        ("ages = [0, 2.5, 4]", "janus.ages: must be whole years"),
+        ("ages = [0, 5, 10]", "janus.ages: must be whole years"),
+        ('termination = "never"', "janus.termination: must be one of where_extended, all"),
+        ('head = "light"\nprompt = "{image}"', "janus.prompt: belongs to head = 'prompt'"),
+        ("input_size = 384", "unknown key input_size"),
+        ('geometry.fit = "stretch"', "janus.geometry.fit: comes from the checkpoint's own"),
+        ("geometry.pad_colour = [0, 0, 0]", "janus.geometry.pad_colour: comes from the"),
+    ],
+)
+def test_what_contradicts_is_a_problem(tmp_path: Path, text: str, said: str) -> None:
+    _, problems = _read(tmp_path, text)
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+def test_too_little_memory_or_disk_is_said_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export.room, "available_memory", lambda: 20 << 30)
+    check_room("janus", 1_800_000_000, ["fp32"], tmp_path)
+    with pytest.raises(ExportError, match=r"6.90 billion.*needs 33.1 GiB of memory, 20.0 are"):
+        check_room("janus", PARAMETERS_7B, ["fp32", "fp16"], tmp_path)
+    monkeypatch.setattr(export.room, "available_memory", lambda: None)
+    monkeypatch.setattr(export.room, "free_disk", lambda _: 30 << 30)
+    with pytest.raises(ExportError, match=r"39.8 GiB of disk in .*, 30.0 are free"):
+        check_room("janus", PARAMETERS_7B, ["fp32", "fp16"], tmp_path)

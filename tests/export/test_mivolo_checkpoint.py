@@ -1,0 +1,144 @@
+"""Both published formats, and what is said about files that are neither."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from export.errors import CheckpointError
+from export.experts.mivolo import (
+    AgeScale,
+    MiVoloExpert,
+    MiVoloSpec,
+    build_mivolo,
+    random_mivolo,
+    spec_from_checkpoint,
+)
+from export.experts.mivolo_net import VARIANTS
+from tests.export.mivolo_fixtures import IMDB, pictures, spec
+
+SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
+V2_SCALE = {"min_age": 0, "max_age": 122, "avg_age": 61.0}
+
+
+def state_of(wanted: MiVoloSpec) -> dict[str, Tensor]:
+    return dict(random_mivolo(wanted, seed=7).network.state_dict())
+
+
+def assert_same(expert: MiVoloExpert, original: MiVoloExpert) -> None:
+    images = pictures(original, 2)
+    with torch.inference_mode():
+        assert torch.equal(expert(*images)[0], original(*images)[0])
+
+
+@pytest.mark.parametrize("with_gender", [True, False])
+@pytest.mark.parametrize("with_person", [True, False])
+def test_pth_tar(*, with_person: bool, with_gender: bool) -> None:
+    wanted = spec(with_person=with_person, with_gender=with_gender)
+    original = random_mivolo(wanted, seed=7)
+    state = original.network.state_dict() | {"fds.running_mean": torch.zeros(3)}
+    metadata = SCALE | {"no_gender": not with_gender, "with_persons_model": with_person}
+    found = spec_from_checkpoint(state, metadata)
+    assert found == wanted
+    assert_same(build_mivolo(found, state), original)
+
+
+def test_v2() -> None:
+    wanted = MiVoloSpec(VARIANTS["demo"], AgeScale(0, 122, 61), 96)
+    original = random_mivolo(wanted, seed=7)
+    state = {f"mivolo.model.{k}": t for k, t in original.network.state_dict().items()}
+    config = V2_SCALE | {"in_chans": 6, "input_size": 96, "num_classes": 3, "only_age": False}
+    found = spec_from_checkpoint(state, config)
+    assert found == wanted
+    assert_same(build_mivolo(found, state), original)
+
+
+def test_prefix_of_distributed_training_and_half_weights() -> None:
+    state = {
+        f"module.{k}": t.half() if t.is_floating_point() else t for k, t in state_of(spec()).items()
+    }
+    expert = build_mivolo(spec_from_checkpoint(state, SCALE), state)
+    assert {t.dtype for t in expert.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("options", "entries"),
+    [({}, 290), ({"with_gender": False}, 290), ({"with_person": False}, 260)],
+)
+def test_d1_has_the_published_entries(options: dict[str, bool], entries: int) -> None:
+    wanted = spec("d1", 224, **options)
+    with torch.device("meta"):
+        state = MiVoloExpert(wanted).network.state_dict()
+    assert len(state) == entries
+    assert spec_from_checkpoint(state, SCALE) == wanted
+
+
+@pytest.mark.parametrize("variant", ["d1", "d2", "d3", "d4", "d5", "demo"])
+def test_every_variant_is_recognised(variant: str) -> None:
+    wanted = spec(variant, 224)
+    with torch.device("meta"):
+        state = MiVoloExpert(wanted).network.state_dict()
+    assert spec_from_checkpoint(state, SCALE) == wanted
+
+
+def test_age_scale_is_never_assumed() -> None:
+    state = state_of(spec())
+    with pytest.raises(CheckpointError, match=r"say min_age, max_age, avg_age.*age_scale"):
+        spec_from_checkpoint(state, {})
+    with pytest.raises(CheckpointError, match="does not say avg_age"):
+        spec_from_checkpoint(state, {"min_age": 1, "max_age": 95, "avg_age": None})
+    assert spec_from_checkpoint(state, {}, (1, 95, 48)).ages == IMDB
+    assert spec_from_checkpoint(state, SCALE, (1, 95, 48)).ages == IMDB
+
+
+@pytest.mark.parametrize(
+    ("metadata", "scale", "message"),
+    [
+        (SCALE, (0, 122, 61), "age_scale says .* the checkpoint says"),
+        (SCALE | {"max_age": 1}, None, "min_age < max_age, got 1 and 1"),
+        (SCALE | {"max_age": "old"}, None, "max_age is 'old', which is no number"),
+        (SCALE | {"no_gender": True}, None, "no_gender: the metadata says True"),
+        (SCALE | {"with_persons_model": False}, None, "with_persons_model"),
+        (SCALE | {"input_size": 384}, None, "input_size: the metadata says 384, .* 64"),
+    ],
+)
+def test_contradictions(
+    metadata: dict[str, object], scale: tuple[float, float, float] | None, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        spec_from_checkpoint(state_of(spec()), metadata, scale)
+
+
+@pytest.mark.parametrize("state", [{}, {"conv1.weight": torch.zeros(64, 3, 7, 7)}])
+def test_another_architecture(state: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match=r"not a MiVOLO checkpoint: .*pos_embed"):
+        spec_from_checkpoint(state, SCALE)
+
+
+def test_an_unknown_size_lists_the_known_ones() -> None:
+    state = state_of(spec()) | {"network.2.1.norm1.weight": torch.zeros(128)}
+    with pytest.raises(
+        CheckpointError, match=r"\(1, 2, 2, 1\) blocks.*known are d1 \(4, 4, 8, 2\)"
+    ):
+        spec_from_checkpoint(state, SCALE)
+
+
+def test_wrong_tensors_are_listed_shortly() -> None:
+    state = state_of(spec())
+    missing = [state.pop(name) for name in sorted(state)[:5]]
+    state |= {"extra.weight": missing[0], "norm.bias": torch.zeros(7)}
+    with pytest.raises(CheckpointError) as caught:
+        build_mivolo(spec(), state)
+    lines = str(caught.value).splitlines()
+    assert lines[0].startswith("The checkpoint's 137 tensors are not the 141 of this MiVOLO")
+    assert lines[1].startswith("- 5 missing: aux_head.bias")
+    assert lines[1].endswith("and 2 more")
+    assert lines[2] == "- 1 not known: extra.weight"
+    assert lines[3] == "- 1 of another shape: norm.bias [7] instead of [128]"
+
+
+@pytest.mark.parametrize("size", [0, -16, 100, 225])
+def test_input_sizes_that_do_not_divide(size: int) -> None:
+    with pytest.raises(CheckpointError, match=f"multiple of 16 pixels, got {size}"):
+        spec(input_size=size)

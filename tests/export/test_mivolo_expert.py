@@ -1,0 +1,236 @@
+"""MiVOLO through experts.toml, its checkpoints' files and the pipeline, and into the runtime."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from torch import Tensor
+
+from export.errors import CheckpointError
+from export.experts.catalogue import build_expert, count_parameters
+from export.experts.mivolo import MiVoloSpec, random_mivolo
+from export.options import BuildOptions, ExpertConfig, read_experts
+from export.pipeline import build
+from export.settings import LETTERBOX, MiVoloSettings
+from runtime import AgeMoE, Face
+from runtime.geometry import Geometry
+from runtime.manifest_file import read_manifest
+from tests.export.mivolo_fixtures import spec
+
+SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
+V2_CONFIG = {
+    "min_age": 0,
+    "max_age": 122,
+    "avg_age": 61.0,
+    "in_chans": 6,
+    "input_size": 64,
+    "num_classes": 3,
+    "only_age": False,
+    "with_persons_model": True,
+}
+
+
+class Silent:
+    """Hears of a build's progress and says nothing."""
+
+    def stage(self, expert: str, what: str) -> None:
+        pass
+
+
+def configured(folder: Path, text: str) -> tuple[ExpertConfig, list[str]]:
+    path = folder / "experts.toml"
+    path.write_text(f"[experts.mivolo]\narchitecture = 'mivolo'\n{text}")
+    problems: list[str] = []
+    return read_experts(path, problems)["mivolo"], problems
+
+
+def config(
+    *,
+    variant: str | None = None,
+    input_size: int | None = None,
+    inputs: tuple[str, ...] | None = None,
+    age_scale: tuple[float, float, float] | None = None,
+) -> ExpertConfig:
+    settings = MiVoloSettings(variant, input_size, inputs, age_scale)
+    return ExpertConfig("mivolo", "mivolo", None, LETTERBOX, settings)
+
+
+def state_of(wanted: MiVoloSpec) -> dict[str, Tensor]:
+    return dict(random_mivolo(wanted, seed=7).network.state_dict())
+
+
+def pth_tar(folder: Path, wanted: MiVoloSpec, **metadata: object) -> Path:
+    """A training checkpoint, whose averaged weights are the ones to take."""
+    path = folder / "model.pth.tar"
+    averaged = state_of(wanted)
+    raw = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
+    torch.save({"epoch": 3, "state_dict": raw, "state_dict_ema": averaged, **metadata}, path)
+    return path
+
+
+def v2_folder(folder: Path, **changes: object) -> Path:
+    tensors = {f"mivolo.model.{k}": t.contiguous() for k, t in state_of(spec()).items()}
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(V2_CONFIG | changes))
+    return folder
+
+
+def years(path: Path | None, wanted: ExpertConfig) -> NDArray[np.float32]:
+    images = {name: np.full((1, 64, 64, 3), 99, np.uint8) for name in ("face", "person")}
+    return build_expert(wanted, path).reference(images)["age_years"]
+
+
+def test_toml_says_nothing_by_default(tmp_path: Path) -> None:
+    found, problems = configured(tmp_path, "")
+    assert not problems
+    assert found.settings == MiVoloSettings(None, None, None, None)
+    assert found.geometry == Geometry(fit="letterbox", interpolation="opencv_bilinear")
+
+
+def test_toml_says_everything(tmp_path: Path) -> None:
+    found, problems = configured(
+        tmp_path,
+        "variant = 'd2'\ninput_size = 384\ninputs = ['face']\nage_scale = [21, 60, 40.5]\n"
+        "geometry = {crop_margin = 0.1}",
+    )
+    assert not problems
+    assert found.settings == MiVoloSettings("d2", 384, ("face",), (21, 60, 40.5))
+    assert found.geometry == Geometry(0.1, "letterbox", "opencv_bilinear")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("variant = 'd9'", "variant: must be one of d1, d2"),
+        ("input_size = 100", "input_size: must be a multiple of 16, got 100"),
+        ("inputs = ['person']", r"inputs: must be \['face'\] or \['face', 'person'\], got"),
+        ("age_scale = [1, 95]", "age_scale: must hold 3 numbers"),
+        ("age_scale = [95, 1, 48]", r"age_scale: must be \[min_age, max_age, avg_age\]"),
+        ("head = 'regression'", "unknown key head"),
+    ],
+)
+def test_toml_problems(text: str, problem: str, tmp_path: Path) -> None:
+    _, problems = configured(tmp_path, text)
+    with pytest.raises(ValueError, match=problem):
+        raise ValueError("\n".join(problems))
+
+
+def test_pth_tar_takes_the_averaged_weights(tmp_path: Path) -> None:
+    expert = build_expert(config(), pth_tar(tmp_path, spec(), **SCALE))
+    assert [(i.name, i.height) for i in expert.signature.inputs] == [("face", 64), ("person", 64)]
+    assert expert.signature.details == {
+        "variant": "demo",
+        "age_scale": {"min_years": 1, "max_years": 95, "avg_years": 48},
+    }
+    original = random_mivolo(spec(), seed=7)
+    images = [torch.full((1, 64, 64, 3), 99, dtype=torch.uint8)] * 2
+    with torch.inference_mode():
+        wanted = original(*images)[0]
+    np.testing.assert_array_equal(years(tmp_path / "model.pth.tar", config()), wanted)
+
+
+def test_v2_folder_is_the_same_network_on_its_own_scale(tmp_path: Path) -> None:
+    tar = years(pth_tar(tmp_path, spec(), **SCALE), config())
+    folder = years(v2_folder(tmp_path), config())
+    np.testing.assert_allclose((folder - 61) / 122, (tar - 48) / 94, rtol=1e-5)
+
+
+def test_safetensors_need_the_scale(tmp_path: Path) -> None:
+    save_file(state_of(spec()), tmp_path / "demo.safetensors")
+    with pytest.raises(CheckpointError, match="does not say min_age, max_age, avg_age"):
+        build_expert(config(), tmp_path / "demo.safetensors")
+    given = config(age_scale=(1, 95, 48))
+    expected = years(pth_tar(tmp_path, spec(), **SCALE), config())
+    np.testing.assert_array_equal(years(tmp_path / "demo.safetensors", given), expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (config(inputs=("face", "person")), "inputs: experts.toml says face, person, the .* face"),
+        (config(input_size=224), "input_size: experts.toml says 224, the checkpoint's is 64"),
+        (config(variant="d1"), "variant: experts.toml says d1, the checkpoint's is demo"),
+    ],
+)
+def test_the_checkpoint_is_not_what_toml_says(
+    wanted: ExpertConfig, message: str, tmp_path: Path
+) -> None:
+    path = pth_tar(tmp_path, spec(with_person=False), **SCALE)
+    with pytest.raises(CheckpointError, match=message):
+        build_expert(wanted, path)
+
+
+def test_a_broken_config_is_told(tmp_path: Path) -> None:
+    v2_folder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
+        build_expert(config(), tmp_path)
+    v2_folder(tmp_path, input_size=384)
+    with pytest.raises(CheckpointError, match="input_size: the metadata says 384"):
+        build_expert(config(), tmp_path)
+
+
+def test_parameters_are_counted_without_weights() -> None:
+    assert count_parameters(config()) == 27_432_414
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engines")
+    wanted = (
+        config(variant="demo", input_size=64),
+        ExpertConfig(
+            "alone", "mivolo", None, LETTERBOX, MiVoloSettings("demo", 64, ("face",), None)
+        ),
+    )
+    build(BuildOptions(wanted, "random", folder, fp16=True), Silent())
+    return folder
+
+
+def test_the_pipeline_proves_and_describes_it(engines: Path) -> None:
+    expert = read_manifest(engines).experts["mivolo"]
+    face, person = (spec.geometry for spec in expert.inputs)
+    assert face == LETTERBOX
+    assert (person.erase_face, person.min_side, person.min_visible_share) == (True, 50, 0.4)
+    assert expert.outputs == ("age_years", "gender_probs")
+    assert expert.details["age_scale"] == {"min_years": 1, "max_years": 95, "avg_years": 48}
+    single, half = expert.artifacts
+    assert single.parity is not None
+    assert half.parity is not None
+    assert single.parity.max_years <= 0.001
+    assert half.parity.mean_years <= 0.1
+    assert half.half_share > 0.9
+
+
+@pytest.mark.filterwarnings("ignore::runtime.agemoe.StandInWarning")
+def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> None:
+    image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
+    face, person = (30, 10, 40, 40), (0, 0, 100, 200)
+    with AgeMoE(engines, device="cpu", precision="fp32") as moe:
+        both = moe.predict(Face(image, face, person))
+        alone = moe.predict(Face(image, face))
+        only_person = moe.predict(Face(image, None, person))
+    assert both.experts["mivolo"].age_years != alone.experts["mivolo"].age_years
+    assert both.experts["alone"].age_years == alone.experts["alone"].age_years
+    assert only_person.missing == {"alone": "looks at the face, not seen here"}
+    genders = both.experts["mivolo"].gender_probs
+    assert genders is not None
+    assert sum(genders) == pytest.approx(1, abs=1e-6)
+    assert "gender_probs" not in both.to_dict()["experts"]["mivolo"]
+    assert both.to_dict(gender=True)["experts"]["mivolo"]["gender_probs"] == list(genders)
+
+
+@pytest.mark.filterwarnings("ignore::runtime.agemoe.StandInWarning")
+def test_a_person_too_small_counts_as_none(engines: Path) -> None:
+    image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
+    face = (30, 10, 40, 40)
+    with AgeMoE(engines, device="cpu", precision="fp32") as moe:
+        narrow = moe.predict(Face(image, face, (30, 0, 49, 200)))
+        alone = moe.predict(Face(image, face))
+    assert narrow.age_years == alone.age_years

@@ -1,0 +1,173 @@
+"""What MiVOLO sees, against the reference's steps followed with OpenCV's own functions.
+
+The steps: WildChlamydia/MiVOLO, `class_letterbox` in mivolo/data/misc.py and `crop_object` in
+mivolo/structures.py. There a person narrower than 50 pixels, or with fewer than 0.4 of all values
+other than 0, is no person; a face within the person is black; a face is cut out as it is.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from export.experts.mivolo import random_mivolo
+from export.experts.mivolo_expert import mivolo_signature
+from export.settings import LETTERBOX
+from runtime.geometry import fit
+from runtime.manifest import InputSpec
+from runtime.preparation import input_view
+from tests.export.mivolo_fixtures import spec
+
+Image = NDArray[np.uint8]
+Corners = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
+
+SIZES = [
+    (1, 1),
+    (1, 300),
+    (300, 1),
+    (2, 3),
+    (31, 97),
+    (63, 64),
+    (64, 63),
+    (64, 64),
+    (64, 200),
+    (65, 64),
+    (128, 128),
+    (201, 133),
+    (333, 500),
+    (480, 640),
+]
+FACE, PERSON = mivolo_signature(random_mivolo(spec()), LETTERBOX).inputs
+
+
+def noise(height: int, width: int) -> Image:
+    rng = np.random.default_rng([height, width])
+    return rng.integers(1, 256, (height, width, 3), np.uint8)
+
+
+def letterboxed(image: Image, side: int) -> Image:
+    height, width = image.shape[:2]
+    if (height, width) == (side, side):
+        return image
+    ratio = min(side / height, side / width)
+    # The reference fails where a side rounds to 0; a pixel of it is kept.
+    inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    if (width, height) != inner:
+        image = np.asarray(cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR), np.uint8)
+    across, down = (side - inner[0]) / 2, (side - inner[1]) / 2
+    top, bottom = round(down - 0.1), round(down + 0.1)
+    left, right = round(across - 0.1), round(across + 0.1)
+    bordered = cv2.copyMakeBorder(
+        image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=(0, 0, 0)
+    )
+    return np.asarray(bordered, np.uint8)
+
+
+def person_crop(image: Image, person: Corners, face: Corners | None) -> Image | None:
+    left, top, right, bottom = person
+    cut = image[top:bottom, left:right].copy()
+    if min(cut.shape[:2]) < 50:
+        return None
+    if face is not None:
+        ours = cv2.rectangle(np.zeros(image.shape[:2], np.uint8), face[:2],
+                             (face[2] - 1, face[3] - 1), 1, cv2.FILLED)  # fmt: skip
+        cut[ours[top:bottom, left:right] == 1] = 0
+    return None if np.count_nonzero(cut) / cut.size < 0.4 else cut
+
+
+def boxed(corners: Corners) -> tuple[float, float, float, float]:
+    left, top, right, bottom = corners
+    return left, top, right - left, bottom - top
+
+
+def view(image: Image, spec: InputSpec, **boxes: Corners) -> Image | None:
+    return input_view(image, {name: boxed(box) for name, box in boxes.items()}, spec)
+
+
+@pytest.mark.parametrize("side", [64, 224])
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_letterbox(height: int, width: int, side: int) -> None:
+    image = noise(height, width)
+    found = fit(image, side, side, LETTERBOX)
+    np.testing.assert_array_equal(found, letterboxed(image, side))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([16, 64, 96]))
+def test_letterbox_of_any_size(height: int, width: int, side: int) -> None:
+    image = noise(height, width)
+    found = fit(image, side, side, LETTERBOX)
+    np.testing.assert_array_equal(found, letterboxed(image, side))
+
+
+@pytest.mark.parametrize("corners", [(10, 20, 40, 60), (0, 0, 1, 1), (199, 0, 200, 150)])
+def test_a_face_is_cut_out_as_it_is(corners: Corners) -> None:
+    image = noise(150, 200)
+    left, top, right, bottom = corners
+    found = view(image, FACE, face=corners, person=(0, 0, 200, 150))
+    assert found is not None
+    np.testing.assert_array_equal(found, letterboxed(image[top:bottom, left:right], 64))
+
+
+@pytest.mark.parametrize(
+    ("person", "face"),
+    [
+        pytest.param((20, 10, 180, 150), (80, 20, 120, 60), id="face-within"),
+        pytest.param((20, 40, 180, 150), (80, 20, 120, 60), id="face-above-the-top"),
+        pytest.param((20, 40, 180, 150), (0, 0, 40, 60), id="face-at-the-corner"),
+        pytest.param((20, 40, 180, 150), (160, 130, 200, 150), id="face-at-the-far-corner"),
+        pytest.param((100, 40, 180, 150), (0, 0, 90, 30), id="face-elsewhere"),
+        pytest.param((20, 10, 180, 150), (180, 10, 190, 30), id="face-beside"),
+        pytest.param((20, 10, 180, 150), None, id="no-face"),
+        pytest.param((20, 10, 70, 150), None, id="50-pixels"),
+    ],
+)
+def test_the_own_face_is_black_in_the_person(person: Corners, face: Corners | None) -> None:
+    image = noise(150, 200)
+    cut = person_crop(image, person, face)
+    assert cut is not None
+    found = view(image, PERSON, person=person, **({} if face is None else {"face": face}))
+    assert found is not None
+    np.testing.assert_array_equal(found, letterboxed(cut, 64))
+
+
+@pytest.mark.parametrize(
+    ("person", "face", "brightness"),
+    [
+        pytest.param((0, 0, 49, 150), None, 1, id="49-pixels-broad"),
+        pytest.param((0, 0, 200, 49), None, 1, id="49-pixels-high"),
+        pytest.param((0, 0, 100, 100), (0, 0, 100, 61), 1, id="face-over-more-than-0.6"),
+        pytest.param((0, 0, 100, 100), None, 0, id="black"),
+    ],
+)
+def test_too_little_of_a_person_is_none(
+    person: Corners, face: Corners | None, brightness: int
+) -> None:
+    image = noise(150, 200) * np.uint8(brightness)
+    assert person_crop(image, person, face) is None
+    assert view(image, PERSON, person=person, **({} if face is None else {"face": face})) is None
+
+
+def test_the_smallest_share_still_counts() -> None:
+    image = noise(100, 100)
+    boxes = {"person": (0, 0, 100, 100), "face": (0, 0, 100, 60)}
+    assert person_crop(image, *boxes.values()) is not None
+    assert view(image, PERSON, **boxes) is not None
+
+
+def test_the_picture_itself_is_left_alone() -> None:
+    image = noise(150, 200)
+    before = image.copy()
+    view(image, PERSON, person=(0, 0, 200, 150), face=(50, 50, 90, 90))
+    np.testing.assert_array_equal(image, before)
+
+
+def test_what_is_not_given_is_not_seen() -> None:
+    image = noise(150, 200)
+    assert view(image, PERSON, face=(0, 0, 50, 50)) is None
+    assert view(image, FACE, person=(0, 0, 200, 150)) is None

@@ -1,0 +1,101 @@
+"""NVIDIA's real ONNX parser and engine builder on a machine without a GPU.
+
+TensorRT for RTX builds engines without one. Its library comes in ONNX Runtime's wheel for it,
+TensorRT's Python bindings in a wheel of their own; `shim.c` joins the two. Everything up to the
+serialized plan is real; the plan is one for RTX and is not run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+WHEELS = ("tensorrt-cu13-bindings==11.4.0.106", "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0")
+STANDS_IN_FOR = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
+HERE = Path(__file__).parent
+SHIM = HERE / "shim.c"
+
+
+@dataclass(frozen=True, slots=True)
+class TrtReport:
+    """What became of an ONNX file."""
+
+    layers: int
+    int64_layers: int
+    """Layers with an INT64 output: arithmetic on shapes."""
+    dtype_counts: dict[str, int]
+    """Outputs of layers by type: FLOAT, HALF, INT64, …"""
+    plan_bytes: int
+    """Size of the serialized plan; 0 where none was built."""
+    errors: tuple[str, ...]
+
+
+def trt_report(onnx_path: Path) -> TrtReport:
+    """Parses and builds; installs the tools with pip on first use, skips without a C compiler."""
+    home = toolchain()
+    result = subprocess.run(
+        [sys.executable, str(HERE / "checker.py"), str(onnx_path)],
+        env=os.environ | environment(home),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode:
+        raise RuntimeError(f"The TensorRT checker ended with {result.returncode}: {result.stderr}")
+    answer = json.loads(result.stdout.splitlines()[-1])
+    return TrtReport(**answer | {"errors": tuple(answer["errors"])})
+
+
+def toolchain() -> Path:
+    """The folder with both wheels and the compiled shim, made on first use."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler (cc): the shim to TensorRT for RTX cannot be compiled")
+    key = hashlib.sha256("".join((*WHEELS, sys.version, SHIM.read_text())).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agemoe-trt-cpu"
+    home = cache / key[:16]
+    if not home.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=cache))
+        install(made)
+        made.replace(home)
+    return home
+
+
+def install(home: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    run([*pip, "--disable-pip-version-check", "--target", str(home / "site"), *WHEELS])
+    library = home / "lib" / STANDS_IN_FOR[0]
+    library.parent.mkdir()
+    run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SHIM), "-ldl"])
+    for name in STANDS_IN_FOR[1:]:
+        library.with_name(name).symlink_to(library.name)
+
+
+def environment(home: Path) -> dict[str, str]:
+    rtx = home / "site" / "onnxruntime_ep_nv_tensorrt_rtx"
+    return {
+        "AGEMOE_RTX_BUILDER": str(only(rtx, "libtensorrt_rtx.so.*.*")),
+        "AGEMOE_RTX_PARSER": str(only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
+        "LD_LIBRARY_PATH": f"{home / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+        "PYTHONPATH": str(home / "site"),
+    }
+
+
+def only(folder: Path, pattern: str) -> Path:
+    (found,) = folder.glob(pattern)
+    return found
+
+
+def run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr}")
