@@ -132,6 +132,5 @@ def test_tensorrt_builds_it(graph: Path, tmp_path: Path, *, half: bool) -> None:
     report = trt_report(path)
     assert report.errors == ()
     assert report.plan_bytes > 0
-    assert report.int64_layers < 10  # no arithmetic on shapes
     types = report.dtype_counts
     assert (types.get("HALF", 0) > types["FLOAT"]) == half

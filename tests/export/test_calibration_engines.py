@@ -1,0 +1,76 @@
+"""From labelled pictures through real engines to an AgeMoE that gives intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export import calibrate, evaluate
+from export.calibration.readings import CACHE_NAME
+from runtime import AgeEstimate, AgeMoE, FusionTableError
+from runtime.fusion_file import FILE_NAME
+from tests.export.calibration_examples import fewer_splits
+from tests.runtime.tiny_engines import SHA, Tiny, write_engines
+
+FACES = 90
+
+
+def labelled_pictures(folder: Path, count: int, seed: int) -> Path:
+    """Grey pictures as bright as the person is old, give or take, named as UTKFace names them."""
+    folder.mkdir()
+    rng = np.random.default_rng(seed)
+    for number, age in enumerate(rng.integers(5, 80, count)):
+        brightness = np.clip((age + rng.normal(0, 5)) * 2.55, 0, 255)
+        picture = Image.new("RGB", (16, 16), (round(brightness),) * 3)
+        picture.save(folder / f"{age}_0_1_2017{number:013}.jpg.chip.jpg", "JPEG")
+    return folder
+
+
+def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    tiny = {"a": Tiny(slope=100.0, offset=10.0), "b": Tiny(slope=60.0)}
+    write_engines(engines, tiny)
+    faces = labelled_pictures(tmp_path / "faces", FACES, seed=1)
+    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    with fewer_splits():
+        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+    assert (engines / CACHE_NAME).exists()
+    with AgeMoE(engines, fusion=None) as plain, AgeMoE(engines) as moe:
+        assert moe.calibrated
+        assert not plain.calibrated
+        face = Image.new("RGB", (16, 16), (102, 102, 102))  # 40 years, say the tiny faces
+        estimate, raw = moe.predict(face), plain.predict(face)
+    assert isinstance(estimate, AgeEstimate)
+    assert raw.low_years is None
+    assert estimate.age_years == pytest.approx(40, abs=5)
+    assert estimate.low_years is not None
+    assert estimate.low_years < 40 < (estimate.high_years or 0)
+    assert estimate.probability_at_least(18) > 0.9
+    others = labelled_pictures(tmp_path / "others", 40, seed=2)
+    judge = ["--faces", str(others), "--engines", str(engines), "--bootstrap", "100", "--json"]
+    assert evaluate.main([*judge, "--fusion", str(engines / FILE_NAME)]) == 0
+    assert '"fused"' in capsys.readouterr().out
+
+
+def test_tables_of_other_checkpoints_are_refused_but_do_not_stop_recalibration(
+    tmp_path: Path,
+) -> None:
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    write_engines(engines, {"a": Tiny(), "b": Tiny(slope=60.0)})
+    faces = labelled_pictures(tmp_path / "faces", FACES, seed=1)
+    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    with fewer_splits():
+        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+        tables = (engines / FILE_NAME).read_text()
+        assert SHA in tables
+        (engines / FILE_NAME).write_text(tables.replace(SHA, "cd" * 32))
+        with pytest.raises(FusionTableError, match="was calibrated for another checkpoint"):
+            AgeMoE(engines)
+        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+    with AgeMoE(engines) as moe:
+        assert moe.calibrated

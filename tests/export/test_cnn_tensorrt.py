@@ -1,0 +1,32 @@
+"""NVIDIA's own parser and builder on what the pipeline makes of the CNNs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export.experts.cnn import cnn_expert
+from export.precision import half_from_single
+from runtime.geometry import Geometry
+from tests.export.small import small_module, small_settings
+from tests.trt_cpu import trt_report
+
+pytestmark = pytest.mark.tensorrt
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
+def test_both_precisions_are_parsed_and_built(tmp_path: Path, architecture: str) -> None:
+    expert = cnn_expert(small_module(architecture), small_settings(), Geometry())
+    single, half = tmp_path / "e.fp32.onnx", tmp_path / "e.fp16.onnx"
+    expert.write_onnx(single)
+    half_from_single(single, half)
+    exact, rounded = trt_report(single), trt_report(half)
+    for report in (exact, rounded):
+        assert report.errors == ()
+        assert report.int64_layers <= 2  # the parser's own, for the softmax
+        assert report.layers < 200
+        assert report.plan_bytes > 100_000
+    assert "HALF" not in exact.dtype_counts
+    assert rounded.dtype_counts["HALF"] > 3 * rounded.dtype_counts["FLOAT"]
+    assert rounded.plan_bytes < exact.plan_bytes
