@@ -49,7 +49,7 @@ test-slow: $(READY) ## the slow tests
 	$(RUN) -m pytest -m slow
 
 test-tensorrt: $(READY) ## NVIDIA's own parser and builder on our graphs, without a GPU
-	$(RUN) -m pytest -m tensorrt
+	$(RUN) -m pytest -m 'tensorrt and not slow'
 
 lint: $(READY) ## ruff and mypy
 	$(RUN) -m ruff check .

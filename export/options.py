@@ -75,7 +75,8 @@ def resolve_options(
 ) -> BuildOptions:
     """Brings command line and experts.toml together.
 
-    Without `weights`: checkpoints if any was given, demo experts otherwise.
+    Without `weights`: checkpoints if any was given, demo experts otherwise. Without a file and
+    without `only`, the built-in experts that checkpoints were given for are built.
 
     Args:
         output: the engines folder.
@@ -96,7 +97,9 @@ def resolve_options(
     weights = weights or ("checkpoint" if given or experts_file else "demo")
     default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
     experts = read_experts(experts_file or default, problems)
-    problems += _unknown_names(experts, given, only)
+    if experts_file is None and weights == "checkpoint":
+        only = only or tuple(given)  # of the built-in experts, those there are weights for
+    problems += _unknown_names(experts, given, only) if experts else []
     chosen = _chosen(experts, given, only, weights)
     problems += _contradictions(weights, chosen, given, experts_file)
     if int8 and all(expert.architecture != "janus" for expert in chosen):

@@ -99,8 +99,8 @@ def _check_range(half: Path, exact: Path, images: Images) -> None:
     how large each tensor really becomes.
     """
     halves = {name for name, kind in tensor_types(half).items() if kind == "fp16"}
-    sizes = _sizes(exact, images)
-    over = {n: s for n, s in sizes.items() if n in halves and not s <= LARGEST_HALF}
+    sizes = _sizes(exact, halves, images)
+    over = {name: size for name, size in sizes.items() if not size <= LARGEST_HALF}
     if over:
         name, size = next(iter(over.items()))
         raise ParityError(
@@ -109,26 +109,33 @@ def _check_range(half: Path, exact: Path, images: Images) -> None:
         )
 
 
-def _sizes(path: Path, images: Images) -> dict[str, float]:
-    """Largest size of every floating-point activation of an FP32 graph on a few faces.
+def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
+    """Largest sizes of some activations of an FP32 graph on a few faces, one at a time.
 
-    Taken within the graph, so that no more than a number of each has to be kept.
+    They are taken within the graph, right after each activation, so that none has to be kept.
     """
     model = onnx.load(str(path), load_external_data=False)
-    types = tensor_types(path)
-    names = [out for node in model.graph.node for out in node.output if out in types]
-    for name in names:
-        sizes, largest = f"{name}.sizes", f"{name}.largest"
-        model.graph.node.append(onnx.helper.make_node("Abs", [name], [sizes]))
-        model.graph.node.append(onnx.helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
-    del model.graph.output[:]
+    nodes, names = [], []
+    for node in model.graph.node:
+        nodes.append(node)
+        for name in wanted.intersection(node.output):
+            names.append(name)
+            sizes, largest = f"{name}.sizes", f"{name}.largest"
+            nodes.append(onnx.helper.make_node("Abs", [name], [sizes]))
+            nodes.append(onnx.helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
+    del model.graph.node[:], model.graph.output[:]
+    model.graph.node.extend(nodes)
     model.graph.output.extend(
         onnx.helper.make_tensor_value_info(f"{name}.largest", onnx.TensorProto.FLOAT, [])
         for name in names
     )
     session = _session(model.SerializeToString(), path.parent, frugal=has_data_file(path))
-    values = session.run(None, dict(_probes(images)))
-    return dict(zip(names, map(float, values), strict=True))
+    probes = _probes(images)
+    rows = [
+        session.run(None, {name: array[i : i + 1] for name, array in probes.items()})
+        for i in range(min(map(len, probes.values())))
+    ]
+    return dict(zip(names, np.max(rows, axis=0).tolist(), strict=True))
 
 
 def _divergence(half: Path, exact: Path, images: Images) -> str:
@@ -180,6 +187,8 @@ def _session(model: Path | bytes, folder: Path | None = None, *, frugal: bool = 
     if frugal:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        options.enable_mem_pattern = False  # or all that is ever needed is taken at once
     options.log_severity_level = 3  # what the graph optimiser could not fold is no news
     if folder is not None:
         key = "session.model_external_initializers_file_folder_path"

@@ -118,7 +118,7 @@ def janus_expert(
 
 
 def count_janus_parameters(settings: JanusSettings, checkpoint: Path | None) -> int:
-    """Number of weights in the graph, without making them."""
+    """Number of weights in the graph, a light head aside, without making them."""
     folder = read_folder(checkpoint) if checkpoint else stand_in_folder(RandomJanus(settings.size))
     return _count(folder, light=settings.head == "light")
 

@@ -131,6 +131,20 @@ def test_a_checkpoint_on_the_command_line_takes_the_built_in_experts(tmp_path: P
     assert options.partial
 
 
+def test_of_the_built_in_experts_those_with_checkpoints_are_built(tmp_path: Path) -> None:
+    weights = tmp_path / "vgg16.safetensors"
+    weights.touch()
+    options = resolve_options(output=tmp_path, checkpoints=[f"vgg16={weights}"])
+    assert [expert.name for expert in options.experts] == ["vgg16"]
+    assert options.partial  # what was built before stays
+
+
+def test_an_unreadable_file_is_the_only_problem(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="cannot be read") as caught:
+        resolve_options(output=tmp_path, experts_file=tmp_path / "none.toml", only=["vgg16"])
+    assert len(caught.value.problems) == 1
+
+
 def test_relative_checkpoints_are_taken_from_the_file_s_folder(tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
     experts, _ = read(tmp_path, "[experts.a]\narchitecture = 'vgg16'\ncheckpoint = 'w.pth'")
@@ -165,7 +179,9 @@ def test_contradictions_are_reported_together(tmp_path: Path) -> None:
 
 def test_missing_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(OptionsError) as caught:
-        resolve_options(output=tmp_path, checkpoints=["vgg16=/nowhere.pth"])
+        resolve_options(
+            output=tmp_path, checkpoints=["vgg16=/nowhere.pth"], only=["vgg16", "resnet50"]
+        )
     assert "experts.vgg16.checkpoint: there is nothing at /nowhere.pth" in str(caught.value)
     assert "experts.resnet50.checkpoint: missing" in str(caught.value)
 
