@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from export import publish
 from export.build_keys import tool_versions
@@ -15,12 +15,15 @@ from export.checkpoints import find_checkpoint
 from export.demo.keys import demo_checkpoint_fits
 from export.jobs import Job, file_name, make_job, weights_location
 from export.options import BuildOptions, ExpertConfig
+from export.originals import (
+    LARGE_PARAMETERS,
+    Original,
+    write_large_original,
+    write_original,
+)
 from export.room import check_room
 from runtime.manifest import PRECISIONS, Artifact, BatchProfile, Expert, Manifest
 from runtime.manifest_file import read_manifest
-
-if TYPE_CHECKING:
-    from export.experts.contract import BuiltExpert, Images, Readings
 
 _BEST_BATCH = 8
 
@@ -96,19 +99,11 @@ def _checkpoint(config: ExpertConfig, options: BuildOptions, progress: Progress)
 
 
 def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
-    from export.experts.catalogue import build_expert, count_parameters
-    from export.verification import verification_images
-
     name = job.config.name
-    parameters = count_parameters(job.config, job.checkpoint)
-    check_room(name, parameters, options.precisions_of(job.config), options.output)
-    progress.stage(name, "loading the weights")
-    expert = build_expert(job.config, job.checkpoint)
-    signature = expert.signature
-    images = verification_images(signature.inputs, few=signature.few_faces)
-    progress.stage(name, "running the reference on the verification faces")
-    reference = expert.reference(images)
-    artifacts = _artifacts(job, options, expert, images, reference, progress)
+    single = publish.staging_folder(options.output, name) / file_name(name, "fp32")
+    original = _original(job, options, single, progress)
+    artifacts = _artifacts(job, options, original, single, progress)
+    signature = original.signature
     return Expert(
         architecture=job.config.architecture,
         source=job.source,
@@ -121,36 +116,43 @@ def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
     )
 
 
+def _original(job: Job, options: BuildOptions, single: Path, progress: Progress) -> Original:
+    from export.experts.catalogue import count_parameters
+
+    config = job.config
+    parameters = count_parameters(config, job.checkpoint)
+    check_room(config.name, parameters, options.precisions_of(config), options.output)
+    if parameters >= LARGE_PARAMETERS:
+        progress.stage(config.name, "loading, running the reference, writing ONNX: minutes")
+        return write_large_original(config, job.checkpoint, single)
+    return write_original(
+        config, job.checkpoint, single, lambda what: progress.stage(config.name, what)
+    )
+
+
 def _artifacts(
-    job: Job,
-    options: BuildOptions,
-    expert: BuiltExpert,
-    images: Images,
-    reference: Readings,
-    progress: Progress,
+    job: Job, options: BuildOptions, original: Original, single: Path, progress: Progress
 ) -> list[Artifact]:
     from export import onnx_graph, parity, precision, quantisation
 
-    name = job.config.name
-    staging = publish.staging_folder(options.output, name)
-    single = staging / file_name(name, "fp32")
-    progress.stage(name, "writing and checking ONNX")
-    expert.write_onnx(single)
-    onnx_graph.check_graph(single, expert.signature)
+    name, signature = job.config.name, original.signature
+    progress.stage(name, "checking ONNX")
+    onnx_graph.check_graph(single, signature)
     artifacts = []
     for kind in _wanted(job, options):
-        path = staging / file_name(name, kind)
+        path = single.with_name(file_name(name, kind))
         if kind == "fp16":
             progress.stage(name, "converting to FP16")
-            precision.half_from_single(single, path, expert.signature.fp32_operators)
-            onnx_graph.check_graph(path, expert.signature)
+            precision.half_from_single(single, path, signature.fp32_operators)
+            onnx_graph.check_graph(path, signature)
         if kind == "int8":
             progress.stage(name, "quantising to INT8")
             quantisation.int8_from_single(single, path)
-            onnx_graph.check_graph(path, expert.signature, tensorrt=False)
+            onnx_graph.check_graph(path, signature, tensorrt=False)
         progress.stage(name, f"comparing {kind} with the reference")
         exact = single if kind == "fp16" else None
         files = onnx_graph.model_files(path)
+        images, reference = original.images, original.reference
         artifacts.append(
             Artifact(
                 backend="onnx",
