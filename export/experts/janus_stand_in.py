@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from export.experts.age_prompt import IMAGE, ImageTokens, PromptOptions
 from export.experts.janus import RandomJanus
@@ -49,39 +50,41 @@ def write_tokenizer(folder: Path, question: PromptOptions) -> None:
     _write(folder / "tokenizer_config.json", {"bos_token": _BEGIN_OF_SENTENCE})
 
 
+def configuration(checkpoint: RandomJanus) -> dict[str, Any]:
+    """What transformers would write into config.json."""
+    vision, language = checkpoint.vision, checkpoint.language
+    return {
+        "model_type": "janus",
+        "tie_word_embeddings": False,
+        "vision_config": {
+            "hidden_size": vision.width,
+            "num_hidden_layers": vision.layers,
+            "num_attention_heads": vision.heads,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "mlp_ratio": vision.mlp_width / vision.width,
+            "projection_dim": vision.aligner_width,
+            "depth": vision.aligner_depth,
+            "num_image_tokens": vision.tokens,
+        },
+        "text_config": {
+            "model_type": "llama",
+            "hidden_size": language.width,
+            "num_hidden_layers": language.layers,
+            "num_attention_heads": language.heads,
+            "num_key_value_heads": language.kv_heads,
+            "head_dim": language.head_width,
+            "intermediate_size": language.mlp_width,
+            "vocab_size": language.vocabulary,
+            "tie_word_embeddings": False,
+        },
+    }
+
+
 def write_configuration(folder: Path, checkpoint: RandomJanus) -> None:
     """Writes config.json and preprocessor_config.json as transformers does."""
-    vision, language = checkpoint.vision, checkpoint.language
-    _write(
-        folder / "config.json",
-        {
-            "model_type": "janus",
-            "tie_word_embeddings": False,
-            "vision_config": {
-                "hidden_size": vision.width,
-                "num_hidden_layers": vision.layers,
-                "num_attention_heads": vision.heads,
-                "image_size": vision.image_size,
-                "patch_size": vision.patch_size,
-                "mlp_ratio": vision.mlp_width / vision.width,
-                "projection_dim": vision.aligner_width,
-                "depth": vision.aligner_depth,
-                "num_image_tokens": vision.tokens,
-            },
-            "text_config": {
-                "model_type": "llama",
-                "hidden_size": language.width,
-                "num_hidden_layers": language.layers,
-                "num_attention_heads": language.heads,
-                "num_key_value_heads": language.kv_heads,
-                "head_dim": language.head_width,
-                "intermediate_size": language.mlp_width,
-                "vocab_size": language.vocabulary,
-                "tie_word_embeddings": False,
-            },
-        },
-    )
-    side = vision.image_size
+    _write(folder / "config.json", configuration(checkpoint))
+    side = checkpoint.vision.image_size
     _write(
         folder / "preprocessor_config.json",
         {

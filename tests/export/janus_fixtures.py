@@ -14,6 +14,7 @@ from export.experts.age_prompt import ImageTokens, PromptOptions, build_prompt
 from export.experts.contract import Signature
 from export.experts.janus import RandomJanus, load_expert
 from export.experts.janus_files import ImageRecipe, JanusFolder, JanusTokenizer, Layout
+from export.experts.janus_stand_in import configuration
 from export.onnx_graph import onnx_from_module
 from export.settings import Normalisation
 from runtime.geometry import Geometry
@@ -85,35 +86,8 @@ def faces(count: int, size: int = 48, seed: int = 1) -> torch.Tensor:
 
 
 def transformers_config(checkpoint: RandomJanus) -> dict[str, Any]:
-    """What transformers would write into config.json."""
-    vision, language = checkpoint.vision, checkpoint.language
-    return {
-        "model_type": "janus",
-        "tie_word_embeddings": False,
-        "image_token_id": 257,
-        "vision_config": {
-            "hidden_size": vision.width,
-            "num_hidden_layers": vision.layers,
-            "num_attention_heads": vision.heads,
-            "image_size": vision.image_size,
-            "patch_size": vision.patch_size,
-            "mlp_ratio": vision.mlp_width / vision.width,
-            "projection_dim": vision.aligner_width,
-            "depth": vision.aligner_depth,
-            "num_image_tokens": vision.tokens,
-        },
-        "text_config": {
-            "model_type": "llama",
-            "hidden_size": language.width,
-            "num_hidden_layers": language.layers,
-            "num_attention_heads": language.heads,
-            "num_key_value_heads": language.kv_heads,
-            "head_dim": language.head_width,
-            "intermediate_size": language.mlp_width,
-            "vocab_size": language.vocabulary,
-            "tie_word_embeddings": False,
-        },
-    }
+    """What transformers itself needs to know, one entry more than we do."""
+    return {**configuration(checkpoint), "image_token_id": 257}
 
 
 def official_layout(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
