@@ -12,10 +12,12 @@ from runtime.errors import FusionTableError
 from runtime.files import write_json
 from runtime.fusion import ExpertTable, Floats, FusionTables, Spread
 from runtime.json_reader import JsonReader
+from runtime.results import INTERVAL_LEVEL
 
 FILE_NAME = "fusion.json"
 SCHEMA_VERSION = 1
 """Bumped whenever the meaning or the layout of fusion.json changes."""
+_TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
 
 
@@ -100,6 +102,10 @@ def _spread(entry: JsonReader, grid_size: int, experts: Mapping[str, ExpertTable
     inside = len(levels) >= 2 and levels[0] > 0.0 and levels[-1] < 1.0
     if not inside or not (np.diff(levels) > 0).all():
         entry.child("levels").problem("must hold at least 2 increasing levels within (0, 1)")
+    elif levels[0] > _TAIL or levels[-1] < 1.0 - _TAIL:
+        entry.child("levels").problem(
+            f"must reach from {_TAIL} to {1.0 - _TAIL}, where the 90 % interval ends"
+        )
     quantiles = {}
     for subset in entry.child("subsets").elements():
         subset.only(("experts", "quantiles_years"))

@@ -83,6 +83,8 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("increasing levels within (0, 1)", lambda d: d["spread"].update(levels=[0.0, 0.5, 0.9])),
     ("increasing levels within (0, 1)", lambda d: d["spread"].update(levels=[0.9])),
     ("increasing levels within (0, 1)", lambda d: d["spread"].update(levels=[])),
+    ("must reach from 0.05 to 0.95", lambda d: d["spread"].update(levels=[0.1, 0.5, 0.95])),
+    ("must reach from 0.05 to 0.95", lambda d: d["spread"].update(levels=[0.05, 0.5, 0.9])),
     ("must name some of a, b", lambda d: d["spread"]["subsets"][0].update(experts=["z"])),
     ("must name some of a, b", lambda d: d["spread"]["subsets"][0].update(experts=[])),
     ("must hold 3 rows", lambda d: d["spread"]["subsets"][0].update(quantiles_years=[])),
@@ -102,7 +104,7 @@ def test_each_fault_is_named(
 
 
 def test_all_faults_are_named_at_once(path: Path) -> None:
-    chosen = [CHANGES[index] for index in (0, 4, 5, 11, 14)]
+    chosen = [CHANGES[index] for index in (0, 4, 5, 11, 16)]
     problems = broken(path, *(change for _, change in chosen))
     for problem, _ in chosen:
         assert any(problem in found for found in problems)
