@@ -140,7 +140,8 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
         problem = _file_problem(folder / record.path, record, hashes=hashes)
         if problem:
             raise EngineFileError(
-                f"{folder / record.path} of expert {expert!r} {problem}. {REBUILD} --only {expert}"
+                f"{folder / record.path} of expert {expert!r} {problem}. "
+                f"{REBUILD} --only {expert} --output {folder}"
             )
 
 
