@@ -16,6 +16,7 @@ from export.experts.contract import Signature
 from export.onnx_shapes import fix_reshapes
 from export.onnx_weights import SMALLEST_OUTSIDE_BYTES, data_path, has_data_file
 from export.tensorrt_operators import tensorrt_problems
+from runtime.manifest import OUTPUT_RANKS
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +28,6 @@ BATCH = "batch"
 """Name of the one dimension that is not constant."""
 LARGEST_INLINE_BYTES = 1 << 30
 """Larger weights go into a file of their own: protobuf ends at 2 GiB."""
-_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
 
 
 def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> None:
@@ -144,7 +144,7 @@ def _contract_problems(model: onnx.ModelProto, signature: Signature) -> list[str
     problems = [] if found == wanted else [f"inputs are {found}, wanted {wanted}"]
     columns = {"age_probs": len(signature.age_grid or ()), "gender_probs": 2}
     wanted = [
-        (name, float32, [BATCH, columns[name]] if _RANKS[name] == 2 else [BATCH])
+        (name, float32, [BATCH, columns[name]] if OUTPUT_RANKS[name] == 2 else [BATCH])
         for name in signature.outputs
     ]
     found = [_described(value) for value in model.graph.output]

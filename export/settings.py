@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import cast, get_args
 
 from export.experts.age_prompt import IMAGE, PromptOptions, Termination
-from runtime.geometry import FITS, INTERPOLATIONS, Geometry
+from runtime.geometry import FITS, INTERPOLATIONS, MAX_CROP_MARGIN, Geometry
 from runtime.json_reader import JsonReader, shown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -137,8 +137,8 @@ def read_geometry(entry: JsonReader, architecture: str) -> Geometry:
         else:
             colour = (values[0], values[1], values[2])
     margin = entry.child("crop_margin").number() if entry.has("crop_margin") else 0.0
-    if not 0.0 <= margin <= 10.0:
-        entry.child("crop_margin").problem(f"must be within 0..10, got {margin}")
+    if not 0.0 <= margin <= MAX_CROP_MARGIN:
+        entry.child("crop_margin").problem(f"must be within 0..{MAX_CROP_MARGIN:g}, got {margin}")
     return Geometry(
         crop_margin=margin,
         fit=_optional_choice(entry, "fit", FITS, default.fit),

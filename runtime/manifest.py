@@ -18,7 +18,8 @@ from runtime.geometry import Geometry
 BACKENDS = ("onnx",)
 PRECISIONS = ("fp32", "fp16", "int8")
 INPUT_NAMES = ("face", "person")
-OUTPUT_NAMES = ("age_years", "age_probs", "gender_probs", "answer_mass")
+OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
+"""By the name of an output: (N,) or (N, columns)."""
 SOURCE_KINDS = ("checkpoint", "demo", "random", "onnx")
 REBUILD = "Rebuild: python export/build_engines.py"
 

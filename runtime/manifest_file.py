@@ -16,7 +16,7 @@ from runtime.json_reader import JsonReader
 from runtime.manifest import (
     BACKENDS,
     INPUT_NAMES,
-    OUTPUT_NAMES,
+    OUTPUT_RANKS,
     PRECISIONS,
     REBUILD,
     SOURCE_KINDS,
@@ -81,7 +81,7 @@ def _manifest(root: JsonReader) -> Manifest:
 
 def _expert(entry: JsonReader) -> Expert:
     entry.only(Expert.__slots__)
-    outputs = tuple(o.choice(OUTPUT_NAMES) for o in entry.child("outputs").elements())
+    outputs = tuple(o.choice(tuple(OUTPUT_RANKS)) for o in entry.child("outputs").elements())
     grid = tuple(entry.child("age_grid").numbers()) if entry.has("age_grid") else None
     if ("age_probs" in outputs) != (grid is not None):
         entry.child("age_grid").problem("must be given exactly when age_probs is an output")

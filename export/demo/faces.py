@@ -40,8 +40,6 @@ class DrawnFace:
     image: NDArray[np.uint8]
     """The portrait, (size, size, 3), RGB."""
     age_years: float
-    person: NDArray[np.uint8] | None = None
-    """The whole person, (h, w, 3), RGB, where asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +113,11 @@ def draw_person(age_years: float, *, seed: int, width: int, height: int) -> Pers
     )
 
 
-def drawn_faces(
-    count: int, *, seed: int, size: int = 96, person_size: tuple[int, int] | None = None
-) -> Iterator[DrawnFace]:
-    """Yields `count` different people of all ages.
-
-    With `person_size` (width, height) each comes with the crop of its person box from a scene of
-    that size.
-    """
+def drawn_faces(count: int, *, seed: int, size: int = 96) -> Iterator[DrawnFace]:
+    """Yields `count` different people of all ages."""
     for index, age in enumerate(sample_ages(count, seed=seed).tolist()):
         one = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
-        whole = None
-        if person_size is not None:
-            scene = draw_person(age, seed=one, width=person_size[0], height=person_size[1])
-            x, y, width, height = scene.person_box
-            whole = scene.image[y : y + height, x : x + width]
-        yield DrawnFace(draw_face(age, seed=one, size=size), age, whole)
+        yield DrawnFace(draw_face(age, seed=one, size=size), age)
 
 
 def _check_age(age_years: float) -> None:

@@ -6,17 +6,17 @@ A checkpoint arrives here as a mapping of tensors and its metadata; nothing is r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from export.checkpoints import describe_mismatch
 from export.errors import CheckpointError
 from export.experts.mivolo_net import PATCH, VARIANTS, MiVoloNet, VoloShape
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from export.experts.preprocessing import Normalise
+from export.settings import Normalisation
 
 SIZE_STEP = 2 * PATCH
 """Pixels of input per position of the positional embedding."""
@@ -88,11 +88,7 @@ class MiVoloExpert(nn.Module):
             input_size=spec.input_size,
             columns=3 if spec.with_gender else 1,
         )
-        mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).reshape(2, 1, 3, 1, 1)
-        self.register_buffer("gain", 1 / (255 * std), persistent=False)
-        self.register_buffer("offset", -mean / std, persistent=False)
-        self.gain: Tensor
-        self.offset: Tensor
+        self.normalise = Normalise(Normalisation())
         # Columns are picked by products: a slice of a dynamic batch costs TensorRT a dozen layers.
         # Of two genders, the softmax is the sigmoid of the difference.
         years = torch.eye(3 if spec.with_gender else 1)[:, -1:] * spec.ages.years_per_unit
@@ -115,7 +111,7 @@ class MiVoloExpert(nn.Module):
         """
         images = [face] if person is None else [face, person]
         self._check(images)
-        raw = self.network(*(self._normalised(image) for image in images))
+        raw = self.network(*(self.normalise(image) for image in images))
         years = (raw @ self.to_years).reshape(-1) + self.spec.ages.avg_years
         return (years, (raw @ self.versus).sigmoid()) if self.spec.with_gender else (years,)
 
@@ -127,10 +123,6 @@ class MiVoloExpert(nn.Module):
                 f"This MiVOLO takes {' and '.join(self.input_names)} of shape "
                 f"(N, {size}, {size}, 3), got {found} after the batch."
             )
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        pixels = image.to(torch.float32).permute(0, 3, 1, 2)
-        return pixels * self.gain + self.offset
 
 
 def spec_from_checkpoint(
@@ -172,16 +164,10 @@ def build_mivolo(spec: MiVoloSpec, state: Mapping[str, Tensor]) -> MiVoloExpert:
     expert = MiVoloExpert(spec)
     weights = network_weights(state)
     wanted = expert.network.state_dict()
-    problems = [
-        *_listed("missing", sorted(wanted.keys() - weights.keys())),
-        *_listed("not known", sorted(weights.keys() - wanted.keys())),
-        *_listed("of another shape", _misshapen(wanted, weights)),
-    ]
-    if problems:
+    mismatch = describe_mismatch("this MiVOLO", weights, wanted)
+    if mismatch:
         raise CheckpointError(
-            f"The checkpoint's {len(weights)} tensors are not the {len(wanted)} of this MiVOLO:"
-            + "".join(f"\n- {problem}" for problem in problems)
-            + "\nGive a file published for MiVOLO or its volo_d1 variants."
+            f"{mismatch}\nGive a file published for MiVOLO or its volo_d1 variants."
         )
     expert.network.load_state_dict(weights)
     return expert.eval()
@@ -279,21 +265,6 @@ def _agree(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
             + "".join(f"\n- {problem}" for problem in problems)
             + "\nGive the metadata that was published with these tensors."
         )
-
-
-def _misshapen(wanted: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
-    return [
-        f"{name} {list(weights[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
-
-
-def _listed(what: str, items: Iterable[str], at_most: int = 3) -> list[str]:
-    """Says the first few of many, or nothing of none."""
-    names = list(items)
-    rest = f" and {len(names) - at_most} more" if len(names) > at_most else ""
-    return [f"{len(names)} {what}: {', '.join(names[:at_most])}{rest}"] if names else []
 
 
 def _random_values(name: str, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -11,10 +11,8 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import BackendError, ContractError
-from runtime.manifest import REBUILD, Artifact, Expert
+from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
 from runtime.sessions import Inputs, Outputs
-
-_OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
 
 
 def usable_cores() -> int:
@@ -114,7 +112,7 @@ def _check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: A
     wanted_inputs = {
         spec.name: ("tensor(uint8)", (spec.height, spec.width, 3)) for spec in expert.inputs
     }
-    wanted_outputs = {output: ("tensor(float)", _OUTPUT_RANKS[output]) for output in expert.outputs}
+    wanted_outputs = {output: ("tensor(float)", OUTPUT_RANKS[output]) for output in expert.outputs}
     extra = set(outputs) - set(wanted_outputs)
     outputs = {key: value for key, value in outputs.items() if key not in extra}
     for kind, found, wanted in (
