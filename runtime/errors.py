@@ -7,6 +7,7 @@
     │   ├── FusionTableError      fusion.json is unreadable, inconsistent or of other experts
     │   └── ContractError         an expert's graph does not honour the contract
     ├── BackendError              what was asked for cannot run on this machine
+    │   └── CudaError             a CUDA call failed; `lost` tells whether the device can be used on
     ├── InputError                the caller's picture or box cannot be used
     │   ├── ImageError            not a picture that can be read
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
@@ -69,6 +70,24 @@ class ContractError(EngineError, ValueError):
 
 class BackendError(AgeMoEError, RuntimeError):
     """What was asked for cannot run on this machine."""
+
+
+class CudaError(BackendError):
+    """A CUDA call failed."""
+
+    def __init__(self, doing: str, name: str, text: str, *, lost: bool = False) -> None:
+        """Composes the message from what was being done and what CUDA said of it.
+
+        Args:
+            doing: for example `copying to the device`.
+            name: CUDA's name of the error, `CUDA_ERROR_OUT_OF_MEMORY`.
+            text: CUDA's words for it.
+            lost: no work can run on the device in this process any more.
+        """
+        self.name = name
+        self.lost = lost
+        cure = " The device is lost to this process; restart it." if lost else ""
+        super().__init__(f"CUDA failed while {doing}: {name} ({text}).{cure}")
 
 
 class InputError(AgeMoEError, ValueError):

@@ -15,7 +15,7 @@ from runtime.errors import EngineFileError
 from runtime.files import sha256_of
 from runtime.geometry import Geometry
 
-BACKENDS = ("onnx",)
+BACKENDS = ("onnx", "tensorrt", "tensorrt_rtx")
 PRECISIONS = ("fp32", "fp16", "int8")
 INPUT_NAMES = ("face", "person")
 OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
@@ -78,11 +78,25 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineBinding:
+    """What a TensorRT engine can run with: nothing but this."""
+
+    tensorrt: str
+    """Version of TensorRT, or of TensorRT for RTX, that built it: `11.4.0.106`."""
+    compute_capability: str | None
+    """Of the GPU it was built on, `9.0`; None for TensorRT for RTX, which is not bound to one."""
+    onnx_sha256: str
+    """Of the ONNX graph it was made from."""
+    flags: Mapping[str, str]
+    """What else the builder was told, by name."""
+
+
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """One executable form of an expert."""
 
     backend: str
-    """`onnx`."""
+    """`onnx`, `tensorrt` or `tensorrt_rtx`."""
     precision: str
     """`fp32`, `fp16` or `int8`."""
     files: tuple[FileRecord, ...]
@@ -92,7 +106,9 @@ class Artifact:
     half_share: float
     """Share of the graph's floating-point weights and activations that are half precision."""
     parity: Parity | None
-    """None where nothing to compare with exists."""
+    """None where nothing to compare with exists, or the build machine cannot run it."""
+    binding: EngineBinding | None = None
+    """Of a TensorRT engine; None for ONNX."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from runtime.manifest import (
     SOURCE_KINDS,
     Artifact,
     BatchProfile,
+    EngineBinding,
     Expert,
     FileRecord,
     InputSpec,
@@ -151,13 +152,27 @@ def _artifact(entry: JsonReader) -> Artifact:
     files = tuple(_file(value) for value in entry.child("files").elements())
     if not files:
         entry.child("files").problem("must not be empty")
+    backend = entry.child("backend").choice(BACKENDS)
+    if entry.has("binding") == (backend == "onnx"):
+        entry.child("binding").problem("must be given exactly for TensorRT engines")
     return Artifact(
-        backend=entry.child("backend").choice(BACKENDS),
+        backend=backend,
         precision=entry.child("precision").choice(PRECISIONS),
         files=files,
         build_key={cause: v.string() for cause, v in entry.child("build_key").items()},
         half_share=entry.child("half_share").number(),
         parity=_parity(entry.child("parity")) if entry.has("parity") else None,
+        binding=_binding(entry.child("binding")) if entry.has("binding") else None,
+    )
+
+
+def _binding(entry: JsonReader) -> EngineBinding:
+    capability = entry.child("compute_capability")
+    return EngineBinding(
+        tensorrt=entry.child("tensorrt").string(),
+        compute_capability=capability.string() if entry.has("compute_capability") else None,
+        onnx_sha256=entry.child("onnx_sha256").sha256(),
+        flags={name: value.string() for name, value in entry.child("flags").items()},
     )
 
 

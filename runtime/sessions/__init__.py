@@ -1,26 +1,53 @@
-"""Backends behind one small protocol: named uint8 arrays in, named float32 arrays out, later."""
+"""Devices behind one small protocol: a batch of uint8 views in, float32 arrays out, later.
+
+A `Device` runs some of the experts. It hands out a `Batch`, which carries the views there, once
+each; every expert is then started on it and returns a `Pending` at once. On the CPU an expert is a
+`Session` with a thread of its own; on a GPU it is a lane with a stream of its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import Artifact, Expert
+from runtime.manifest import Artifact, Expert, InputSpec
 
+Views = Mapping[InputSpec, NDArray[np.uint8]]
+"""By input: uint8 (N, height, width, 3), RGB, the same N for all."""
 Inputs = Mapping[str, NDArray[np.uint8]]
-"""By input name: uint8 (N, H, W, 3), RGB, the same N for all."""
+"""One expert's views, by the name of its input."""
 Outputs = Mapping[str, NDArray[np.float32]]
 """By output name: float32 with first dimension N."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Where the time of one answer went, in seconds."""
+
+    queue: float = 0.0
+    """Between being enqueued and being started."""
+    copy: float = 0.0
+    """To the device and back."""
+    execute: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one expert said of one batch."""
+
+    outputs: Outputs
+    times: Times = Times()
 
 
 class Pending(Protocol):
     """An answer under way; `concurrent.futures.Future` is one."""
 
-    def result(self, timeout: float | None = None) -> Outputs:
+    def result(self, timeout: float | None = None) -> Answer:
         """Waits for the answer.
 
         Raises:
@@ -34,7 +61,7 @@ class Pending(Protocol):
 
 
 class Session(Protocol):
-    """One expert on one backend, ready to run."""
+    """One expert on the CPU, ready to run."""
 
     @property
     def backend(self) -> str:
@@ -52,6 +79,44 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Frees everything; harmless when repeated."""
+        ...
+
+
+class Batch(Protocol):
+    """Views on a device, ready for its experts."""
+
+    def enqueue(self, expert: str) -> Pending:
+        """Starts an expert and returns at once."""
+        ...
+
+    def release(self) -> None:
+        """Gives the batch's place on the device back, at the latest when what was started ends."""
+        ...
+
+
+class Device(Protocol):
+    """Where some of the experts run."""
+
+    @property
+    def backends(self) -> Mapping[str, str]:
+        """What each of its experts runs on, by name."""
+        ...
+
+    def take(self, views: Views, timeout: float | None = None) -> Batch:
+        """Finds a place for a batch and starts to bring it there.
+
+        Args:
+            views: at most the smallest `largest` of the experts' profiles; they must not be
+                changed until every answer is there.
+            timeout: in seconds; None waits as long as it takes.
+
+        Raises:
+            TimeoutError: no place became free in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Waits for what is under way and frees everything; harmless when repeated."""
         ...
 
 

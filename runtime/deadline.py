@@ -1,0 +1,45 @@
+"""A moment after which an answer is of no use."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment after which an answer is of no use."""
+
+    at_seconds: float
+    """On the monotonic clock."""
+    budget_ms: float
+    """What the caller gave, for the message."""
+
+    @classmethod
+    def after(cls, budget_ms: float | None) -> Self | None:
+        """The moment `budget_ms` from now; None without a budget.
+
+        Raises:
+            ValueError: the budget is not positive.
+        """
+        if budget_ms is None:
+            return None
+        if not budget_ms > 0:
+            raise ValueError(f"deadline_ms must be positive, got {budget_ms}.")
+        return cls(time.monotonic() + budget_ms / 1000.0, budget_ms)
+
+    @property
+    def passed(self) -> bool:
+        """Whether it is too late."""
+        return self.remaining_seconds() == 0.0
+
+    @property
+    def reason(self) -> str:
+        """What is said of an expert that was late."""
+        return f"deadline of {self.budget_ms:g} ms passed"
+
+    def remaining_seconds(self) -> float:
+        """Seconds left, as many as a wait can take; 0 when it has passed."""
+        return min(max(self.at_seconds - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
