@@ -1,15 +1,17 @@
 """AgeMoE: age estimation by a mixture of experts, without PyTorch."""
 
-from runtime.agemoe import AgeMoE, StandInWarning
+from runtime.agemoe import AgeMoE
 from runtime.errors import (
     AgeMoEError,
     BackendError,
     BoxError,
     ClosedError,
     ContractError,
+    CudaError,
     DeadlineError,
     EngineError,
     EngineFileError,
+    EngineMismatchError,
     FusionTableError,
     ImageError,
     ImageTooLargeError,
@@ -19,7 +21,10 @@ from runtime.errors import (
     PredictionError,
 )
 from runtime.images import ImageLimits
+from runtime.opening import StandInWarning
 from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
+from runtime.sessions.ladder import FallbackWarning
+from runtime.statistics import ExpertStats, Spread, Stats
 
 __all__ = [
     "AgeEstimate",
@@ -29,11 +34,15 @@ __all__ = [
     "BoxError",
     "ClosedError",
     "ContractError",
+    "CudaError",
     "DeadlineError",
     "EngineError",
     "EngineFileError",
+    "EngineMismatchError",
     "ExpertAge",
+    "ExpertStats",
     "Face",
+    "FallbackWarning",
     "FusionTableError",
     "ImageError",
     "ImageLimits",
@@ -43,5 +52,7 @@ __all__ = [
     "NotCalibratedError",
     "PredictionError",
     "ResidualQuantiles",
+    "Spread",
     "StandInWarning",
+    "Stats",
 ]

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from runtime import fusion_file
-from runtime.errors import AgeMoEError, ContractError, DeadlineError, PredictionError
+from runtime.deadline import Deadline
+from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
-from runtime.executor import Deadline, Executor
+from runtime.executor import Executor
 from runtime.fusion import FusionTables
 from runtime.gate import Gate
 from runtime.images import ImageLimits
-from runtime.manifest import REBUILD, Expert
 from runtime.manifest_file import read_manifest
+from runtime.opening import (
+    CONCURRENCY,
+    chosen_experts,
+    fastest_mode,
+    read_calibration,
+    rehearse,
+    warn_of_stand_ins,
+)
 from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Face
 from runtime.sessions import SessionFactory
-from runtime.sessions.ladder import check_device, session_factory, verified
+from runtime.sessions.ladder import DeviceRequest, open_devices, parse_device
 from runtime.sessions.onnx import usable_cores
+from runtime.statistics import Statistics, Stats
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource
@@ -32,16 +40,6 @@ if TYPE_CHECKING:
     """A picture that is a face, or a face in a picture."""
 
 F = TypeVar("F", bound="FaceLike")
-
-
-_STAND_INS = {
-    "demo": "demo experts, fitted on drawn faces; their ages of photographs mean nothing",
-    "random": "random weights, for measuring speed; their ages mean nothing",
-}
-
-
-class StandInWarning(UserWarning):
-    """Experts that are not for use: fitted on drawn faces, or not at all."""
 
 
 class AgeMoE:
@@ -65,50 +63,76 @@ class AgeMoE:
         experts: Sequence[str] | None = None,
         fusion: str | os.PathLike[str] | None = fusion_file.FILE_NAME,
         verify: bool = True,
+        concurrency: str = "auto",
         threads: int | None = None,
         limits: ImageLimits | None = None,
+        cuda: str | None = None,
+        lanes: int = 2,
+        graphs: bool = True,
+        memory_limit_bytes: int | None = None,
+        on_mismatch: str = "error",
         sessions: SessionFactory | None = None,
     ) -> None:
         """Opens an engines folder, checks it and lets every expert see one black picture.
 
         Args:
             engines: folder written by `python export/build_engines.py`.
-            device: `auto` or `cpu`.
-            precision: `auto`, `fp32`, `fp16`, or `int8` where it was built and FP32 elsewhere.
+            device: `auto` takes, for each expert, TensorRT, else ONNX Runtime on CUDA, else the
+                CPU; `cuda` or `cuda:1` the first two; `tensorrt` or `tensorrt:1` only the first;
+                `cpu` only the last.
+            precision: `auto`, `fp32`, `fp16`, or `int8` where it was built and the device's own
+                preference elsewhere.
             experts: names of those to use; None means all.
             fusion: the fusion tables, from the engines folder; None averages the experts as they
                 are, and so does the default where there is no such file.
             verify: compare every file's SHA-256 with the manifest; otherwise only its size.
-            threads: cores each expert may use at a time; None means all.
+            concurrency: `lanes` runs the experts at the same time, `sequence` one after the other;
+                `auto` measures which is faster. With a deadline it is always lanes.
+            threads: cores each expert may use at a time on the CPU; None means all.
             limits: on the pictures' bytes and pixels.
-            sessions: opens an expert, instead of the backends of `device`.
+            cuda: `cuda-python` or `pycuda`; None takes what is installed.
+            lanes: batches that can be on the GPU at a time.
+            graphs: record and replay CUDA graphs where it can be done.
+            memory_limit_bytes: of each ONNX Runtime session on the GPU.
+            on_mismatch: what to do with a TensorRT engine that was built for another TensorRT, GPU
+                or graph: `error`, or `fallback` to what `device` allows next, with a warning.
+            sessions: opens an expert on the CPU, instead of ONNX Runtime.
 
         Raises:
             EngineError: the folder, its manifest, a file or fusion.json is not in order.
             BackendError: what was asked for cannot run here.
-            ValueError: an unknown expert.
+            ValueError: an unknown expert, or an option out of range.
         """
-        check_device(device)
+        if concurrency not in CONCURRENCY:
+            raise ValueError(f"concurrency must be one of {CONCURRENCY}, got {concurrency!r}.")
+        kind, ordinal = parse_device(device)
+        request = DeviceRequest(
+            kind=kind,
+            ordinal=ordinal,
+            precision=precision,
+            hashes=verify,
+            threads=threads,
+            cuda=cuda,
+            lanes=lanes,
+            graphs=graphs,
+            memory_limit_bytes=memory_limit_bytes,
+            on_mismatch=on_mismatch,
+        )
         folder = Path(engines)
-        chosen = _chosen(read_manifest(folder).experts, experts)
+        chosen = chosen_experts(read_manifest(folder).experts, experts)
         self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
-        self._calibration = _read_calibration(folder, fusion, self._sources)
+        self._calibration = read_calibration(folder, fusion, self._sources)
         self._tables = self._calibration or FusionTables.identity(chosen)
-        artifacts = {
-            name: verified(name, expert, folder, precision=precision, hashes=verify)
-            for name, expert in chosen.items()
-        }
-        _warn_of_stand_ins(chosen)
-        self._preparer = Preparer(chosen, limits or ImageLimits())
+        warn_of_stand_ins(chosen)
+        self._statistics = Statistics(chosen)
+        self._preparer = Preparer(chosen, limits or ImageLimits(), self._statistics)
         self._gate = Gate()
         self._closing = threading.Lock()
+        devices = open_devices(chosen, folder, request, sessions)
+        self._executor = Executor(chosen, devices, self._statistics)
         self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
-        self._executor = Executor(chosen)
-        open_session = sessions or session_factory(threads)
         try:
-            for name, artifact in artifacts.items():
-                self._executor.add(name, open_session(name, chosen[name], artifact, folder))
-            self._rehearse()
+            self._warm_up(concurrency)
         except BaseException:
             self.close()
             raise
@@ -122,6 +146,11 @@ class AgeMoE:
     def backends(self) -> dict[str, str]:
         """What each expert runs on, by its name."""
         return self._executor.backends
+
+    @property
+    def concurrency(self) -> str:
+        """How the experts run: `lanes`, at the same time, or `sequence`."""
+        return self._executor.mode
 
     @property
     def sources(self) -> dict[str, str | None]:
@@ -186,6 +215,10 @@ class AgeMoE:
         with self._gate.entered():
             return self._pool.submit(self._predict_one, face, deadline)
 
+    def stats(self) -> Stats:
+        """What was done since the opening, and where the time went."""
+        return self._statistics.snapshot()
+
     def close(self) -> None:
         """Waits for what is under way and frees everything; harmless when repeated.
 
@@ -217,15 +250,31 @@ class AgeMoE:
             raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
         prepared = self._preparer.prepare(faces)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
-        estimates = iter(self._estimates(usable, deadline) if usable else [])
-        return [next(estimates) if isinstance(f, PreparedFace) else f for f in prepared]
+        try:
+            estimates = iter(self._estimates(usable, deadline) if usable else [])
+        except AgeMoEError:
+            self._statistics.predicted(estimates=0, degraded=0, refused=len(faces))
+            raise
+        results = [next(estimates) if isinstance(f, PreparedFace) else f for f in prepared]
+        self._count(results)
+        return results
 
     def _estimates(
         self, faces: Sequence[PreparedFace], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
-        answers = self._executor.run(self._preparer.batches(faces), deadline)
-        unseen = [self._unseen(face) for face in faces]
-        return estimates_from(answers, unseen, self._tables)
+        views = self._preparer.stacked(faces)
+        with self._statistics.timed("experts"):
+            answers = self._executor.run(views, deadline)
+        with self._statistics.timed("fuse"):
+            return estimates_from(answers, [self._unseen(face) for face in faces], self._tables)
+
+    def _count(self, results: Sequence[AgeEstimate | AgeMoEError]) -> None:
+        estimates = [result for result in results if isinstance(result, AgeEstimate)]
+        self._statistics.predicted(
+            estimates=len(estimates),
+            degraded=sum(bool(estimate.missing) for estimate in estimates),
+            refused=len(results) - len(estimates),
+        )
 
     def _unseen(self, face: PreparedFace) -> dict[str, str]:
         """Experts that see nothing of a face, and why."""
@@ -236,50 +285,10 @@ class AgeMoE:
             if face.visible.isdisjoint(specs)
         }
 
-    def _rehearse(self) -> None:
-        """One black face through every expert: broken graphs are found now, buffers are grown."""
-        try:
-            batches = self._preparer.batches([self._preparer.black_face()])
-            missing: Mapping[str, str] = self._executor.run(batches).missing
-        except PredictionError as error:
-            missing = error.missing
-        if missing:
-            reasons = "".join(f"\n- {name}: {reason}" for name, reason in missing.items())
-            raise ContractError(f"These experts cannot answer a black picture:{reasons}\n{REBUILD}")
-
-
-def _chosen(available: Mapping[str, Expert], names: Sequence[str] | None) -> dict[str, Expert]:
-    if names is None:
-        return dict(available)
-    unknown = [name for name in names if name not in available]
-    if unknown or not names:
-        raise ValueError(
-            f"experts={list(names)!r} was asked for; the engines folder holds "
-            f"{', '.join(available)}."
+    def _warm_up(self, concurrency: str) -> None:
+        views = self._preparer.stacked([self._preparer.black_face()])
+        rehearse(self._executor, views)
+        self._executor.mode = (
+            fastest_mode(self._executor, views) if concurrency == "auto" else concurrency
         )
-    return {name: available[name] for name in names}
-
-
-def _read_calibration(
-    folder: Path, fusion: str | os.PathLike[str] | None, sources: Mapping[str, str | None]
-) -> FusionTables | None:
-    if fusion is None:
-        return None
-    path = folder / fusion
-    if fusion == fusion_file.FILE_NAME and not path.exists():
-        return None
-    tables = fusion_file.read_fusion(path)
-    fusion_file.check_fusion_fits(path, tables, sources)
-    return tables
-
-
-def _warn_of_stand_ins(experts: Mapping[str, Expert]) -> None:
-    for kind, meaning in _STAND_INS.items():
-        names = [name for name, expert in experts.items() if expert.source.kind == kind]
-        if names:
-            warnings.warn(
-                f"{', '.join(names)}: {meaning}. Build from checkpoints to estimate ages: "
-                f"python export/build_engines.py --help",
-                StandInWarning,
-                stacklevel=3,
-            )
+        self._statistics.clear()

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runtime import fusion_file
-from runtime.agemoe import AgeMoE, StandInWarning
+from runtime.agemoe import AgeMoE
 from runtime.errors import AgeMoEError, EngineFileError
 from runtime.manifest import Expert, verify_files
 from runtime.manifest_file import read_manifest
+from runtime.opening import StandInWarning
 from runtime.sessions.onnx import import_onnxruntime, usable_cores
 
 _PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")

@@ -7,7 +7,8 @@
     │   ├── FusionTableError      fusion.json is unreadable, inconsistent or of other experts
     │   └── ContractError         an expert's graph does not honour the contract
     ├── BackendError              what was asked for cannot run on this machine
-    │   └── CudaError             a CUDA call failed; `lost` tells whether the device can be used on
+    │   ├── CudaError             a CUDA call failed; `lost` tells whether the device can be used on
+    │   └── EngineMismatchError   a TensorRT engine was built for another TensorRT, GPU or graph
     ├── InputError                the caller's picture or box cannot be used
     │   ├── ImageError            not a picture that can be read
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
@@ -88,6 +89,10 @@ class CudaError(BackendError):
         self.lost = lost
         cure = " The device is lost to this process; restart it." if lost else ""
         super().__init__(f"CUDA failed while {doing}: {name} ({text}).{cure}")
+
+
+class EngineMismatchError(BackendError):
+    """A TensorRT engine was built with another TensorRT, for another GPU or of another graph."""
 
 
 class InputError(AgeMoEError, ValueError):

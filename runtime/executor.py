@@ -1,56 +1,26 @@
-"""All experts at once: start every lane, then join; late and failed experts become reasons."""
+"""All experts at once: start every one, then join; late and failed experts become reasons."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
+from runtime.deadline import Deadline
 from runtime.errors import ContractError, DeadlineError, PredictionError
 from runtime.manifest import Expert
-from runtime.sessions import Inputs, Outputs, Pending, Session
+from runtime.sessions import Answer, Batch, Device, Outputs, Pending, Views
+from runtime.statistics import Statistics
 
+MODES = ("lanes", "sequence")
+"""All experts at the same time, or one after the other.
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """A moment after which an answer is of no use."""
-
-    at_seconds: float
-    """On the monotonic clock."""
-    budget_ms: float
-    """What the caller gave, for the message."""
-
-    @classmethod
-    def after(cls, budget_ms: float | None) -> Self | None:
-        """The moment `budget_ms` from now; None without a budget.
-
-        Raises:
-            ValueError: the budget is not positive.
-        """
-        if budget_ms is None:
-            return None
-        if not budget_ms > 0:
-            raise ValueError(f"deadline_ms must be positive, got {budget_ms}.")
-        return cls(time.monotonic() + budget_ms / 1000.0, budget_ms)
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is too late."""
-        return self.remaining_seconds() == 0.0
-
-    @property
-    def reason(self) -> str:
-        """What is said of an expert that was late."""
-        return f"deadline of {self.budget_ms:g} ms passed"
-
-    def remaining_seconds(self) -> float:
-        """Seconds left, as many as a wait can take; 0 when it has passed."""
-        return min(max(self.at_seconds - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+A batch with a deadline always takes lanes: in a sequence, a slow expert would make those behind it
+late.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,37 +37,40 @@ class _LateError(Exception):
     """An expert has not answered in time."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    """What one expert has under way."""
-
-    faces: int
-    pending: Sequence[Pending]
-    error: Exception | None = None
-
-
 class Executor:
-    """Runs a batch through all experts, each in its own lane."""
+    """Runs batches through all experts, wherever each of them runs."""
 
-    def __init__(self, experts: Mapping[str, Expert]) -> None:
-        """Takes the experts by name; each needs a session before the first run."""
+    def __init__(
+        self, experts: Mapping[str, Expert], devices: Sequence[Device], statistics: Statistics
+    ) -> None:
+        """Takes over the devices, which are closed with the executor.
+
+        Args:
+            experts: by name.
+            devices: each expert runs on one of them. They are started in this order, so those that
+                never make a batch wait for a place come first.
+            statistics: hears how each expert did.
+        """
+        self.mode = "lanes"
         self._experts = experts
-        self._sessions: dict[str, Session] = {}
-
-    def add(self, name: str, session: Session) -> None:
-        """Gives an expert its session, which is closed with the executor."""
-        self._sessions[name] = session
+        self._devices = devices
+        self._homes = {name: device for device in devices for name in device.backends}
+        self._statistics = statistics
+        self._largest = min(expert.profile.largest for expert in experts.values())
 
     @property
     def backends(self) -> dict[str, str]:
         """What each expert runs on, by its name."""
-        return {name: session.backend for name, session in self._sessions.items()}
+        return {name: self._homes[name].backends[name] for name in self._experts}
 
-    def run(self, inputs: Mapping[str, Inputs], deadline: Deadline | None = None) -> Answers:
+    def run(self, views: Views, deadline: Deadline | None = None) -> Answers:
         """Starts every expert on a batch, then waits for all of them.
 
+        Batches over the experts' profiles are run in parts, as many at a time as there are places
+        for on the devices.
+
         Args:
-            inputs: by expert, its inputs with N faces each.
+            views: N faces.
             deadline: experts that have not answered by then are missing.
 
         Returns:
@@ -107,77 +80,204 @@ class Executor:
             DeadlineError: no expert was in time.
             PredictionError: no expert answered.
         """
-        under_way = {name: self._start(name, batch, deadline) for name, batch in inputs.items()}
-        outputs: dict[str, Outputs] = {}
-        missing: dict[str, str] = {}
-        failed = False
-        for name, started in under_way.items():
-            try:
-                outputs[name] = self._join(name, started, deadline)
-            except _LateError as error:
-                missing[name] = str(error)
-            except Exception as error:  # noqa: BLE001 - one expert's fault must not stop the others
-                missing[name] = f"failed: {type(error).__name__}: {error}"
-                failed = True
-        if not outputs:
-            raise (PredictionError if failed else DeadlineError)(missing)
-        return Answers(outputs, missing)
+        outputs: dict[str, list[Outputs]] = {name: [] for name in self._experts}
+        missing: dict[str, Exception] = {}
+        for results in self._results(self._parts(views), deadline):
+            for name, result in results.items():
+                if isinstance(result, Answer):
+                    outputs[name].append(result.outputs)
+                else:
+                    missing.setdefault(name, result)
+            if len(missing) == len(outputs):
+                raise _nobody(missing)
+        return Answers(
+            {name: _joined(parts) for name, parts in outputs.items() if name not in missing},
+            {name: _reason(error) for name, error in missing.items()},
+        )
 
     def close(self) -> None:
-        """Closes every session; harmless when repeated."""
+        """Closes every device; harmless when repeated."""
         with contextlib.ExitStack() as stack:  # one that cannot be closed must not stop the others
-            for session in self._sessions.values():
-                stack.callback(session.close)
+            for device in self._devices:
+                stack.callback(device.close)
 
-    def _start(self, name: str, batch: Inputs, deadline: Deadline | None) -> _Started:
-        faces = len(next(iter(batch.values())))
-        if deadline is not None and deadline.passed:
-            return _Started(faces, [], _LateError(deadline.reason))
-        pending: list[Pending] = []
-        try:
-            pending.extend(self._sessions[name].enqueue(part) for part in self._parts(name, batch))
-        except Exception as error:  # noqa: BLE001 - told at the join, like any fault of an expert
-            return _Started(faces, pending, error)
-        return _Started(faces, pending)
+    def _parts(self, views: Views) -> Iterator[Views]:
+        for start in range(0, _faces(views), self._largest):
+            yield {spec: array[start : start + self._largest] for spec, array in views.items()}
 
-    def _join(self, name: str, started: _Started, deadline: Deadline | None) -> Outputs:
+    def _results(
+        self, parts: Iterator[Views], deadline: Deadline | None
+    ) -> Iterator[dict[str, Answer | Exception]]:
+        """What every expert made of each part, in order: an answer, or why not."""
+        under_way: deque[_Run] = deque()
+        part = next(parts, None)
+        with contextlib.ExitStack() as stack:
+            while part is not None or under_way:
+                if part is not None and (run := self._begun(part, deadline, under_way)):
+                    stack.callback(run.release)
+                    under_way.append(run)
+                    part = next(parts, None)
+                else:
+                    yield self._finished(under_way.popleft())
+
+    def _begun(
+        self, part: Views, deadline: Deadline | None, under_way: Sequence[_Run]
+    ) -> _Run | None:
+        """A part that has its places; None if it has to wait for those under way.
+
+        Only who holds no place waits for one, so that no two callers wait for one another.
+        """
+        lanes = self.mode == "lanes" or deadline is not None
+        if under_way and not lanes:
+            return None
+        run = _Run(self._homes, part, deadline)
+        if under_way and not run.take_places():
+            return None
+        run.begin(start=lanes)
+        return run
+
+    def _finished(self, run: _Run) -> dict[str, Answer | Exception]:
         try:
-            if started.error is not None:
-                raise started.error
-            parts = [_wait(pending, deadline) for pending in started.pending]
+            return {n: self._checked(n, run.answer(n), run.faces) for n in self._experts}
         finally:
-            for pending in started.pending:
+            run.release()
+
+    def _checked(self, name: str, result: Answer | Exception, faces: int) -> Answer | Exception:
+        """An expert's answer if it is in order; what came of it is counted."""
+        if isinstance(result, Answer):
+            try:
+                answer = Answer(_in_shape(self._experts[name], result.outputs, faces), result.times)
+            except (ContractError, KeyError) as error:
+                result = error
+            else:
+                self._statistics.answered(name, faces, answer.times)
+                return answer
+        self._statistics.missed(name, faces, late=isinstance(result, _LateError))
+        return result
+
+
+class _Run:
+    """One part of a batch on its way through the devices."""
+
+    def __init__(
+        self, homes: Mapping[str, Device], views: Views, deadline: Deadline | None
+    ) -> None:
+        self.faces = _faces(views)
+        self._homes = homes
+        self._views = views
+        self._deadline = deadline
+        self._batches: dict[Device, Batch | Exception] = {}
+        self._started: dict[str, Pending | Exception] = {}
+
+    def take_places(self) -> bool:
+        """Takes a place on every device; False, and none, if one would have to be waited for."""
+        try:
+            for device in self._devices():
+                self._take(device, 0.0)
+        except TimeoutError:
+            self.release()
+            return False
+        return True
+
+    def begin(self, *, start: bool) -> None:
+        """Waits for a place on each device and starts its experts, if they shall start now.
+
+        Those that have a place run while another device is waited for.
+        """
+        for device in self._devices():
+            if device not in self._batches:
+                try:
+                    self._take(device, self._remaining())
+                except TimeoutError:
+                    self._batches[device] = self._late()
+            if start:
+                names = [name for name, home in self._homes.items() if home is device]
+                self._started |= {name: self._start(name) for name in names}
+
+    def answer(self, name: str) -> Answer | Exception:
+        """Waits for an expert, which is started if it was not."""
+        pending = self._started.get(name) or self._started.setdefault(name, self._start(name))
+        if isinstance(pending, Exception):
+            return pending
+        try:
+            return pending.result(self._remaining())
+        except TimeoutError as error:
+            late = self._deadline is not None and self._deadline.passed
+            return self._late() if late else error  # else it is the expert's own
+        except Exception as error:  # noqa: BLE001 - one expert's fault must not stop the others
+            return error
+
+    def release(self) -> None:
+        """Gives up what is still under way, and the places; harmless when repeated."""
+        for pending in self._started.values():
+            if not isinstance(pending, Exception):
                 pending.cancel()
-        expert = self._experts[name]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in expert.outputs}
-        _check_shapes(expert, joined, started.faces)
-        return joined
+        for batch in self._batches.values():
+            if not isinstance(batch, Exception):
+                batch.release()
+        self._batches.clear()
+        self._started.clear()
 
-    def _parts(self, name: str, batch: Inputs) -> Iterator[Inputs]:
-        largest = self._experts[name].profile.largest
-        count = len(next(iter(batch.values())))
-        for start in range(0, count, largest):
-            yield {key: array[start : start + largest] for key, array in batch.items()}
+    def _devices(self) -> Iterable[Device]:
+        return dict.fromkeys(self._homes.values())
 
-
-def _wait(pending: Pending, deadline: Deadline | None) -> Outputs:
-    if deadline is None:
-        return pending.result()
-    try:
-        return pending.result(deadline.remaining_seconds())
-    except TimeoutError:
-        if not deadline.passed:  # the expert's own TimeoutError
+    def _take(self, device: Device, timeout: float | None) -> None:
+        try:
+            self._batches[device] = device.take(self._views, timeout)
+        except TimeoutError:
             raise
-        raise _LateError(deadline.reason) from None
+        except Exception as error:  # noqa: BLE001 - the other devices go on
+            self._batches[device] = error
+
+    def _start(self, name: str) -> Pending | Exception:
+        if self._deadline is not None and self._deadline.passed:
+            return self._late()
+        batch = self._batches[self._homes[name]]
+        if isinstance(batch, Exception):
+            return batch
+        try:
+            return batch.enqueue(name)
+        except Exception as error:  # noqa: BLE001 - told at the join, like any fault of an expert
+            return error
+
+    def _late(self) -> _LateError:
+        return _LateError("" if self._deadline is None else self._deadline.reason)
+
+    def _remaining(self) -> float | None:
+        return None if self._deadline is None else self._deadline.remaining_seconds()
 
 
-def _check_shapes(expert: Expert, outputs: Outputs, count: int) -> None:
+def _nobody(missing: Mapping[str, Exception]) -> PredictionError:
+    late = all(isinstance(error, _LateError) for error in missing.values())
+    reasons = {name: _reason(error) for name, error in missing.items()}
+    return DeadlineError(reasons) if late else PredictionError(reasons)
+
+
+def _faces(views: Views) -> int:
+    return len(next(iter(views.values())))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, _LateError):
+        return str(error)
+    return f"failed: {type(error).__name__}: {error}"
+
+
+def _joined(parts: Sequence[Outputs]) -> Outputs:
+    if len(parts) == 1:
+        return parts[0]
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _in_shape(expert: Expert, outputs: Outputs, count: int) -> Outputs:
     wanted = {
         "age_years": (count,),
         "age_probs": (count, len(expert.age_grid or ())),
         "gender_probs": (count, 2),
         "answer_mass": (count,),
     }
-    for name, array in outputs.items():
+    found = {name: outputs[name] for name in expert.outputs}
+    for name, array in found.items():
         if array.shape != wanted[name]:
             raise ContractError(f"{name} must have shape {wanted[name]}, got {array.shape}.")
+    return found

@@ -14,6 +14,8 @@ from runtime.geometry import Pixels, black, crop, fit, shows_enough
 from runtime.images import ImageLimits, load_rgb
 from runtime.manifest import Expert, InputSpec
 from runtime.results import Box, Face
+from runtime.sessions import Views
+from runtime.statistics import Statistics
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource
@@ -32,11 +34,14 @@ class PreparedFace:
 class Preparer:
     """Brings faces into the form of a set of experts; inputs that are alike are made once."""
 
-    def __init__(self, experts: Mapping[str, Expert], limits: ImageLimits) -> None:
-        """Takes the experts by name, and the limits on pictures."""
+    def __init__(
+        self, experts: Mapping[str, Expert], limits: ImageLimits, statistics: Statistics
+    ) -> None:
+        """Takes the experts by name, the limits on pictures, and what hears how long it took."""
         self._experts = experts
         self._specs = {spec for expert in experts.values() for spec in expert.inputs}
         self._limits = limits
+        self._statistics = statistics
 
     def prepare(self, faces: Sequence[ImageSource | Face]) -> list[PreparedFace | InputError]:
         """Decodes, crops and fits each face.
@@ -49,17 +54,16 @@ class Preparer:
         """
         prepared: dict[int, PreparedFace | InputError] = {}
         for places in _by_picture([_as_face(face) for face in faces]):
-            image = self._decoded(next(iter(places.values())).image)
-            prepared |= {place: self._prepared(image, face) for place, face in places.items()}
+            with self._statistics.timed("decode"):
+                image = self._decoded(next(iter(places.values())).image)
+            with self._statistics.timed("geometry"):
+                prepared |= {place: self._prepared(image, face) for place, face in places.items()}
         return [prepared[place] for place in range(len(faces))]
 
-    def batches(self, faces: Sequence[PreparedFace]) -> dict[str, dict[str, Pixels]]:
-        """Stacks faces: by expert and input name, uint8 (N, height, width, 3)."""
-        stacked = {spec: np.stack([face.views[spec] for face in faces]) for spec in self._specs}
-        return {
-            name: {spec.name: stacked[spec] for spec in expert.inputs}
-            for name, expert in self._experts.items()
-        }
+    def stacked(self, faces: Sequence[PreparedFace]) -> Views:
+        """Faces as one batch."""
+        with self._statistics.timed("stack"):
+            return {spec: np.stack([face.views[spec] for face in faces]) for spec in self._specs}
 
     def looks_at(self, name: str) -> tuple[InputSpec, ...]:
         """An expert's inputs."""

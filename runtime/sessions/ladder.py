@@ -1,87 +1,297 @@
-"""Which artifact of an expert runs on which backend of this machine."""
+"""Which backend runs each expert on this machine: TensorRT, ONNX Runtime on CUDA, or the CPU."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from runtime.errors import BackendError
+from runtime.errors import BackendError, EngineMismatchError
 from runtime.manifest import REBUILD, Artifact, Expert, verify_files
-from runtime.sessions import Session, SessionFactory
-from runtime.sessions.onnx import OnnxCpuSession, usable_cores
+from runtime.sessions import Device, Session, SessionFactory
+from runtime.sessions.cpu import CpuDevice
+from runtime.sessions.onnx import OnnxCpuSession, cuda_provider_problem, usable_cores
+
+if TYPE_CHECKING:  # what only a GPU needs is imported when there is one
+    from runtime.sessions.cuda import Cuda
+    from runtime.sessions.lanes import CudaExpert
 
 _log = logging.getLogger("agemoe")
 
-DEVICES = ("auto", "cpu")
-"""`auto` takes the fastest backend that works on this machine, of those this version has."""
-_CPU_PREFERENCES = {
-    "auto": ("fp32", "fp16"),  # CPUs compute FP16 graphs through FP32, so FP32 is faster
-    "int8": ("int8", "fp32"),  # which only large experts are built in
+_RUNGS: Mapping[str, Sequence[str]] = {
+    "auto": ("tensorrt", "cuda", "cpu"),
+    "tensorrt": ("tensorrt",),
+    "cuda": ("tensorrt", "cuda"),
+    "cpu": ("cpu",),
 }
+"""By kind of device: what is tried, in this order."""
+_RUNG_NAMES = {
+    "tensorrt": "TensorRT",
+    "cuda": "ONNX Runtime on CUDA",
+    "cpu": "ONNX Runtime on the CPU",
+}
+_PREFERENCES: Mapping[str, Sequence[str]] = {
+    "tensorrt": ("fp16", "fp32"),
+    "cuda": ("fp16", "fp32"),
+    "cpu": ("fp32", "fp16"),  # CPUs compute FP16 graphs through FP32, so FP32 is faster
+}
+MISMATCH_POLICIES = ("error", "fallback")
 
 
-def check_device(device: str) -> None:
-    """Refuses a device that this version cannot run on.
+class FallbackWarning(UserWarning):
+    """An expert runs on less than this machine or its engines promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """Where experts shall run, and how."""
+
+    kind: str = "auto"
+    """`auto`, `cpu`, `cuda` or `tensorrt`."""
+    ordinal: int = 0
+    """Of the GPU."""
+    precision: str = "auto"
+    hashes: bool = True
+    """Compare the files' SHA-256 with the manifest."""
+    threads: int | None = None
+    """Cores each expert may use at a time on the CPU; None means all."""
+    cuda: str | None = None
+    """`cuda-python` or `pycuda`; None takes what is installed."""
+    lanes: int = 2
+    """Batches that can be on a GPU at a time."""
+    graphs: bool = True
+    """Record and replay CUDA graphs where it can be done."""
+    memory_limit_bytes: int | None = None
+    """Of each ONNX Runtime session on a GPU."""
+    on_mismatch: str = "error"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant.
+
+        Raises:
+            ValueError: a number or word is out of range.
+        """
+        for name in ("threads", "lanes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.on_mismatch not in MISMATCH_POLICIES:
+            raise ValueError(f"on_mismatch must be error or fallback, got {self.on_mismatch!r}.")
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Kind and ordinal of a device: `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt`, `tensorrt:1`.
 
     Raises:
-        BackendError: the device is unknown or not served.
+        BackendError: there is no such device.
     """
-    if device not in DEVICES:
+    kind, colon, ordinal = device.partition(":")
+    numbered = kind in ("cuda", "tensorrt") and ordinal.isdecimal()
+    if kind not in _RUNGS or (colon and not numbered):
         raise BackendError(
-            f"device={device!r} was requested; this version executes on {' or '.join(DEVICES)}. "
-            f"Use device='auto'."
+            f"device={device!r} was requested; there are auto, cpu, cuda, cuda:N, tensorrt and "
+            f"tensorrt:N. Use device='auto'."
         )
+    return kind, int(ordinal or 0)
 
 
-def choose_artifact(name: str, expert: Expert, precision: str) -> Artifact:
-    """The artifact of an expert to run on the CPU.
+def choose_artifact(name: str, expert: Expert, rung: str, precision: str) -> Artifact:
+    """The artifact of an expert to run.
 
     Args:
         name: of the expert.
         expert: its manifest entry.
-        precision: `auto`, exactly the one wanted, or `int8` where it was built and FP32 elsewhere.
+        rung: `tensorrt`, `cuda` or `cpu`.
+        precision: `auto`, exactly the one wanted, or `int8` where it was built and the rung's own
+            preference elsewhere.
 
     Raises:
         BackendError: there is none of the precision wanted.
     """
-    by_precision = {artifact.precision: artifact for artifact in expert.artifacts}
-    wanted = _CPU_PREFERENCES.get(precision, (precision,))
+    native = {
+        a.precision: a for a in expert.artifacts if (a.backend == "onnx") == (rung != "tensorrt")
+    }
+    wanted = _PREFERENCES[rung] if precision == "auto" else (precision,)
+    if precision == "int8":
+        wanted = ("int8", *_PREFERENCES[rung]) if rung == "cpu" else _PREFERENCES[rung]
     for candidate in wanted:
-        if candidate in by_precision:
+        if candidate in native:
             if precision == "int8" and candidate != "int8":
-                _log.warning("expert %r was not built in int8 and runs in %s", name, candidate)
-            return by_precision[candidate]
+                _log.warning("expert %r runs in %s, not in int8", name, candidate)
+            return native[candidate]
     raise BackendError(
         f"precision={precision!r} was requested; expert {name!r} was built in "
-        f"{', '.join(by_precision)}. {REBUILD} --only {name}"
+        f"{', '.join(native) or 'none'} for {_RUNG_NAMES[rung]}. {REBUILD} --only {name}"
     )
 
 
-def session_factory(threads: int | None) -> SessionFactory:
-    """Opens experts on ONNX Runtime's CPU provider.
+def open_devices(
+    experts: Mapping[str, Expert],
+    folder: Path,
+    request: DeviceRequest,
+    sessions: SessionFactory | None = None,
+) -> list[Device]:
+    """Opens every expert on the best backend that the request allows.
 
     Args:
-        threads: cores each expert may use at a time; None means all this process may use. Experts
-            run side by side without spinning, so that the one that takes longest finds the cores
-            of those that are done.
+        experts: by name.
+        folder: the engines folder.
+        request: where they shall run.
+        sessions: opens an expert on the CPU, instead of ONNX Runtime.
+
+    Returns:
+        Devices that together hold all experts.
+
+    Raises:
+        EngineFileError: a file is not the one that was built.
+        EngineMismatchError: an engine was built for something else, and the policy is `error`.
+        BackendError: an expert cannot run as requested.
     """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1 or None, got {threads}.")
-    cores = threads or usable_cores()
+    with contextlib.ExitStack() as opened:
+        opener = _Opener(folder, request, sessions or _cpu_sessions(request), opened)
+        for name, expert in experts.items():
+            opener.open(name, expert)
+        devices = opener.devices(experts)
+        opened.pop_all()
+    return devices
+
+
+class _Opener:
+    """Opens experts one by one; what it opened is closed by its stack if a later one fails."""
+
+    def __init__(
+        self,
+        folder: Path,
+        request: DeviceRequest,
+        sessions: SessionFactory,
+        opened: contextlib.ExitStack,
+    ) -> None:
+        self._folder = folder
+        self._request = request
+        self._open_session = sessions
+        self._opened = opened
+        self._cuda: Cuda | BackendError | None = None
+        self._on_gpu: dict[str, CudaExpert] = {}
+        self._on_cpu: dict[str, Session] = {}
+
+    def open(self, name: str, expert: Expert) -> None:
+        """Opens an expert on the first rung that carries it."""
+        problems: dict[str, BackendError] = {}
+        for rung in _RUNGS[self._request.kind]:
+            try:
+                self._open_on(rung, name, expert)
+            except EngineMismatchError as error:
+                if self._request.on_mismatch == "error":
+                    raise
+                problems[rung] = error
+            except BackendError as error:
+                problems[rung] = error
+            else:
+                _warn_of_fallback(name, rung, _kept_from(expert, problems))
+                return
+        reasons = _kept_from(expert, problems) if self._request.kind == "auto" else problems
+        if len(reasons) < 2:
+            raise problems[_RUNGS[self._request.kind][-1]]
+        raise BackendError(
+            f"Expert {name!r} cannot run on device={self._request.kind!r}:"
+            + "".join(f"\n- {_RUNG_NAMES[rung]}: {error}" for rung, error in reasons.items())
+        )
+
+    def devices(self, experts: Mapping[str, Expert]) -> list[Device]:
+        """What was opened, by device."""
+        devices: list[Device] = []
+        if self._on_cpu:
+            devices.append(CpuDevice({n: experts[n] for n in self._on_cpu}, self._on_cpu))
+        if self._on_gpu:
+            from runtime.sessions.lanes import CudaDevice
+
+            inputs = {name: experts[name].inputs for name in self._on_gpu}
+            largest = min(experts[name].profile.largest for name in self._on_gpu)
+            lanes = self._request.lanes
+            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, lanes=lanes))
+        elif self._cuda is not None and not isinstance(self._cuda, BackendError):
+            self._cuda.close()
+        return devices
+
+    def _open_on(self, rung: str, name: str, expert: Expert) -> None:
+        artifact = choose_artifact(name, expert, rung, self._request.precision)
+        if rung == "cpu":
+            verify_files(self._folder, name, artifact, hashes=self._request.hashes)
+            session = self._open_session(name, expert, artifact, self._folder)
+            self._on_cpu[name] = session
+            self._opened.callback(session.close)
+            return
+        if rung == "cuda" and (problem := cuda_provider_problem()):
+            raise BackendError(problem)
+        cuda = self._gpu()
+        verify_files(self._folder, name, artifact, hashes=self._request.hashes)
+        carried: CudaExpert
+        if rung == "tensorrt":
+            from runtime.sessions.tensorrt import TensorRTExpert
+
+            carried = TensorRTExpert(
+                name, expert, artifact, self._folder, cuda, graphs=self._request.graphs
+            )
+        else:
+            from runtime.sessions.onnx_cuda import OnnxCudaExpert
+
+            limit = self._request.memory_limit_bytes
+            carried = OnnxCudaExpert(
+                name, expert, artifact, self._folder, cuda, memory_limit_bytes=limit
+            )
+        self._on_gpu[name] = carried
+        self._opened.callback(carried.close)
+
+    def _gpu(self) -> Cuda:
+        """The GPU, opened when it is needed first."""
+        from runtime.sessions.cuda_choice import open_cuda
+
+        if self._cuda is None:
+            try:
+                self._cuda = open_cuda(self._request.ordinal, self._request.cuda)
+                self._opened.callback(self._cuda.close)
+            except BackendError as error:
+                self._cuda = error
+        if isinstance(self._cuda, BackendError):
+            raise self._cuda
+        return self._cuda
+
+
+def _kept_from(expert: Expert, problems: Mapping[str, BackendError]) -> dict[str, BackendError]:
+    """Of the rungs that did not carry an expert, those one would expect to."""
+    expected = {
+        "tensorrt": any(artifact.backend != "onnx" for artifact in expert.artifacts),
+        "cuda": cuda_provider_problem() is None,
+        "cpu": True,
+    }
+    return {rung: error for rung, error in problems.items() if expected[rung]}
+
+
+def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError]) -> None:
+    if kept_from:
+        wanted = next(iter(kept_from))
+        reasons = "; ".join(str(error) for error in kept_from.values())
+        warnings.warn(
+            f"Expert {name!r} runs on {_RUNG_NAMES[used]} instead of {_RUNG_NAMES[wanted]}: "
+            f"{reasons}",
+            FallbackWarning,
+            stacklevel=5,
+        )
+
+
+def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
+    """Opens experts on ONNX Runtime's CPU provider.
+
+    They run side by side on all the cores and without spinning, so that the one that takes longest
+    finds the cores of those that are done.
+    """
+    cores = request.threads or usable_cores()
 
     def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
         return OnnxCpuSession(name, expert, artifact, folder, threads=cores)
 
     return open_session
-
-
-def verified(name: str, expert: Expert, folder: Path, *, precision: str, hashes: bool) -> Artifact:
-    """The artifact to run, after its files were compared with the manifest.
-
-    Raises:
-        BackendError: there is none of the precision wanted.
-        EngineFileError: a file is not the one that was built.
-    """
-    artifact = choose_artifact(name, expert, precision)
-    verify_files(folder, name, artifact, hashes=hashes)
-    return artifact

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -12,7 +13,7 @@ import numpy as np
 
 from runtime.errors import BackendError, ContractError
 from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
-from runtime.sessions import Inputs, Outputs
+from runtime.sessions import Answer, Inputs, Outputs, Times
 
 
 def usable_cores() -> int:
@@ -53,13 +54,19 @@ class OnnxCpuSession:
         _check_contract(name, expert, self._session)
         self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
 
-    def enqueue(self, inputs: Inputs) -> Future[Outputs]:
+    def enqueue(self, inputs: Inputs) -> Future[Answer]:
         """Starts a batch on this expert's thread."""
-        return self._lane.submit(self._run, inputs)
+        return self._lane.submit(self._answer, inputs, time.perf_counter())
 
     def close(self) -> None:
         """Ends the thread when what it has accepted is done."""
         self._lane.shutdown(wait=True)
+
+    def _answer(self, inputs: Inputs, enqueued: float) -> Answer:
+        started = time.perf_counter()
+        outputs = self._run(inputs)
+        times = Times(queue=started - enqueued, execute=time.perf_counter() - started)
+        return Answer(outputs, times)
 
     def _run(self, inputs: Inputs) -> Outputs:
         count = len(next(iter(inputs.values())))
@@ -104,6 +111,20 @@ def import_onnxruntime() -> ModuleType:
             f"a machine with an NVIDIA GPU."
         ) from error
     return onnxruntime  # type: ignore[no-any-return]
+
+
+def cuda_provider_problem() -> str | None:
+    """Why ONNX Runtime cannot be asked for CUDA; None if it can."""
+    try:
+        onnxruntime = import_onnxruntime()
+    except BackendError as error:
+        return str(error)
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return None
+    return (
+        f"the ONNX Runtime installed ({onnxruntime.__version__}) was built without CUDA. Install "
+        f"agemoe-runtime[gpu] instead of [cpu]."
+    )
 
 
 def _check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401

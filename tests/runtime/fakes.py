@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from runtime.manifest import Artifact, Expert
-from runtime.sessions import Inputs, Outputs, Session, SessionFactory
+from runtime.sessions import Answer, Inputs, Outputs, Session, SessionFactory
 
-Answer = Callable[[Inputs], Outputs]
+Says = Callable[[Inputs], Outputs]
 
 
 def bright(inputs: Inputs) -> Outputs:
@@ -26,22 +26,22 @@ class FakeSession:
 
     backend = "fake"
 
-    def __init__(self, answer: Answer = bright) -> None:
+    def __init__(self, answer: Says = bright) -> None:
         self.answer = answer
         self.batches: list[int] = []
         self.closes = 0
         self._lane = ThreadPoolExecutor(1, thread_name_prefix="agemoe-fake")
 
-    def enqueue(self, inputs: Inputs) -> Future[Outputs]:
+    def enqueue(self, inputs: Inputs) -> Future[Answer]:
         return self._lane.submit(self._run, inputs)
 
     def close(self) -> None:
         self.closes += 1
         self._lane.shutdown(wait=True)
 
-    def _run(self, inputs: Inputs) -> Outputs:
+    def _run(self, inputs: Inputs) -> Answer:
         self.batches.append(len(next(iter(inputs.values()))))
-        return self.answer(inputs)
+        return Answer(self.answer(inputs))
 
 
 def factory(sessions: Mapping[str, Session]) -> SessionFactory:

@@ -226,7 +226,9 @@ def test_a_precision_that_was_not_built_is_refused(engines: Path) -> None:
         AgeMoE(engines, precision="fp16")
 
 
-@pytest.mark.parametrize("device", ["cuda", "tpu", "", "CPU"])
+@pytest.mark.parametrize(
+    "device", ["cuda:", "cuda:x", "cuda:-1", "cpu:1", "auto:0", "tpu", "", "CPU"]
+)
 def test_a_device_that_is_not_served_is_refused(engines: Path, device: str) -> None:
     with pytest.raises(BackendError, match=r"device='.*' was requested.*Use device='auto'"):
         AgeMoE(engines, device=device)
