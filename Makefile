@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-tensorrt lint clean
+.PHONY: help setup demo test test-slow test-tensorrt gpu-check lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -50,6 +50,9 @@ test-slow: $(READY) ## the slow tests
 
 test-tensorrt: $(READY) ## NVIDIA's own parser and builder on our graphs, without a GPU
 	$(RUN) -m pytest -m 'tensorrt and not slow'
+
+gpu-check: $(READY) ## everything a GPU has to prove, into one report; RUN=python takes your own environment
+	$(RUN) benchmarks/gpu_check.py
 
 lint: $(READY) ## ruff and mypy
 	$(RUN) -m ruff check .

@@ -11,15 +11,19 @@ from pathlib import Path
 
 from runtime import fusion_file
 from runtime.agemoe import AgeMoE
-from runtime.errors import AgeMoEError, EngineFileError
-from runtime.manifest import Expert, verify_files
+from runtime.errors import AgeMoEError, BackendError, EngineFileError
+from runtime.manifest import BACKENDS, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.opening import StandInWarning
+from runtime.sessions.cuda_choice import cuda_devices
+from runtime.sessions.ladder import FallbackWarning
 from runtime.sessions.onnx import import_onnxruntime, usable_cores
+from runtime.sessions.tensorrt_engine import import_tensorrt
 
 _PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
 """Distributions that all install the one package `onnxruntime`."""
+_MODES = {"lanes": "all at the same time", "sequence": "one after the other, which is faster here"}
 _NEEDED = ("CPUExecutionProvider",)
 _IDENTITY_GRAPH = (
     b'\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
@@ -44,6 +48,7 @@ def examine(engines: Path) -> Iterator[Finding]:
     for package in _PACKAGES:
         yield Finding(package, _version(package) or "not installed as a distribution")
     yield from _onnxruntime_findings()
+    yield from _gpu_findings()
     yield from _engine_findings(engines)
 
 
@@ -87,6 +92,25 @@ def _provider_finding(provider: str) -> Finding:
     if used != provider:
         return Finding(provider, f"listed, cannot be used: falls back to {used}")
     return Finding(provider, "usable")
+
+
+def _gpu_findings() -> Iterator[Finding]:
+    found = cuda_devices()
+    if found.reason:
+        yield Finding("gpu", found.reason)
+    for facts in found.devices:
+        yield Finding(
+            f"cuda:{facts.ordinal}",
+            f"{facts.name}, compute capability {facts.compute_capability}, "
+            f"{facts.total_bytes / 2**30:.0f} GiB, driver for CUDA {facts.driver}",
+        )
+    for backend in BACKENDS:
+        if backend == "onnx":
+            continue
+        try:
+            yield Finding(backend, str(import_tensorrt(backend).__version__))
+        except BackendError as error:
+            yield Finding(backend, str(error))
 
 
 def _engine_findings(engines: Path) -> Iterator[Finding]:
@@ -140,10 +164,13 @@ def _fusion_finding(engines: Path) -> Finding:
 
 def _opening_finding(engines: Path) -> Finding:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore", StandInWarning)  # the sources are listed above
+            warnings.simplefilter("always", FallbackWarning)
             with AgeMoE(engines) as moe:
                 used = ", ".join(f"{name} on {backend}" for name, backend in moe.backends.items())
+                how = _MODES[moe.concurrency]
     except AgeMoEError as error:
         return Finding("opening", str(error), fine=False)
-    return Finding("opening", f"works: {used}")
+    fallbacks = "".join(f"\n{warning.message}" for warning in caught)
+    return Finding("opening", f"works: {used}, {how}{fallbacks}", fine=not fallbacks)
