@@ -274,7 +274,7 @@ def _kept_from(expert: Expert, problems: Mapping[str, BackendError]) -> dict[str
 def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError]) -> None:
     if kept_from:
         wanted = next(iter(kept_from))
-        reasons = "; ".join(str(error) for error in kept_from.values())
+        reasons = " ".join(str(error) for error in kept_from.values())
         warnings.warn(
             f"Expert {name!r} runs on {_RUNG_NAMES[used]} instead of {_RUNG_NAMES[wanted]}: "
             f"{reasons}",

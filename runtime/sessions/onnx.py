@@ -122,7 +122,7 @@ def cuda_provider_problem() -> str | None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         return None
     return (
-        f"the ONNX Runtime installed ({onnxruntime.__version__}) was built without CUDA. Install "
+        f"The ONNX Runtime installed ({onnxruntime.__version__}) was built without CUDA. Install "
         f"agemoe-runtime[gpu] instead of [cpu]."
     )
 

@@ -1,0 +1,98 @@
+"""Names of the fake `tensorrt` that do nothing by themselves: enumerations, loggers, shapes.
+
+Enforces: a logger's constructor was called (pybind11 refuses it otherwise), and a shape has a
+length and items and no more, so that code does not compare it with a tuple.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+
+class Severity(enum.IntEnum):
+    INTERNAL_ERROR = 0
+    ERROR = 1
+    WARNING = 2
+    INFO = 3
+    VERBOSE = 4
+
+
+class DataType(enum.Enum):
+    FLOAT = 0
+    HALF = 1
+    INT8 = 2
+    INT32 = 3
+    BOOL = 4
+    UINT8 = 5
+    INT64 = 8
+
+
+class TensorIOMode(enum.Enum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class TensorLocation(enum.Enum):
+    DEVICE = 0
+    HOST = 1
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+DATA_TYPES = {
+    "tensor(float)": DataType.FLOAT,
+    "tensor(float16)": DataType.HALF,
+    "tensor(uint8)": DataType.UINT8,
+    "tensor(int8)": DataType.INT8,
+    "tensor(int32)": DataType.INT32,
+    "tensor(int64)": DataType.INT64,
+    "tensor(bool)": DataType.BOOL,
+}
+"""By ONNX Runtime's name."""
+
+
+class ILogger:
+    """Base of loggers; a subclass that does not call its constructor is refused, as by pybind11."""
+
+    Severity = Severity
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
+
+    def __init__(self) -> None:
+        self._initialised = True
+
+    def log(self, severity: enum.IntEnum, msg: str) -> None:
+        raise NotImplementedError
+
+
+class Logger(ILogger):
+    """Keeps what it was told, which the real one prints."""
+
+    def __init__(self, min_severity: enum.IntEnum = Severity.WARNING) -> None:
+        super().__init__()
+        self.min_severity = min_severity
+        self.lines: list[str] = []
+
+    def log(self, severity: enum.IntEnum, msg: str) -> None:
+        if severity <= self.min_severity:
+            self.lines.append(msg)
+
+
+class Dims:
+    """A shape: it has a length and items, and no more, as the real one."""
+
+    MAX_DIMS = 8
+
+    def __init__(self, shape: Any = ()) -> None:
+        self._shape = tuple(shape)
+
+    def __len__(self) -> int:
+        return len(self._shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._shape[index]

@@ -1,0 +1,244 @@
+"""A GPU that is none: CUDA, TensorRT and ONNX Runtime's CUDA provider, computed on the CPU.
+
+    with simulated_gpu(seed=7) as gpu:
+        plan = gpu.plan("vgg16.onnx", profile=(1, 4, 8), name="vgg16")
+        …                           # what the runtime does with `tensorrt` and `cuda.bindings`
+        assert gpu.leaks() == []
+
+Everything is real but the hardware: work is queued in streams, runs late and in an order that the
+seed decides, copies bytes, and computes with ONNX Runtime, one row of a batch at a time. What CUDA
+forbids but does not always notice ends the test: see the modules `fake_…` for the rules that each
+enforces. A rule broken raises `RuleBrokenError` where it is broken and again at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tests.gpu.fake_cuda_bindings import FakeDriver
+from tests.gpu.fake_driver import SimulatedDriver
+from tests.gpu.fake_onnxruntime import FakeOnnxRuntime
+from tests.gpu.fake_pycuda import FakePyCuda
+from tests.gpu.fake_pycuda_errors import driver_library
+from tests.gpu.fake_streams import RuleBrokenError
+from tests.gpu.fake_tensorrt import FakeTensorRt, Profile, plan_bytes
+
+__all__ = ["RuleBrokenError", "SimulatedGpu", "simulated_gpu"]
+
+
+class SimulatedGpu(SimulatedDriver):
+    """What a test does with the simulated device."""
+
+    tensorrt = "11.4.0.106"
+    """Version of the fake TensorRT, and of plans that are not told another one."""
+
+    def plan(
+        self,
+        model: Path | str | bytes,
+        *,
+        profile: tuple[int, int, int] | Profile = (1, 4, 8),
+        name: str = "engine",
+        version: str | None = None,
+        compute_capability: str | None = None,
+        device_memory_bytes: int = 4096,
+        aux_streams: int = 0,
+    ) -> bytes:
+        """A serialized engine that the fake TensorRT runs.
+
+        Args:
+            model: an ONNX file or its bytes, without external data.
+            profile: smallest, best and largest batch, or for each input the three shapes.
+            name: shown in the labels of its work.
+            version: of the TensorRT that built it; the simulated one's unless given.
+            compute_capability: of the GPU it was built on; the simulated one's unless given.
+            device_memory_bytes: of activations, that every execution context needs.
+            aux_streams: how many more streams it says it uses.
+        """
+        return plan_bytes(
+            model if isinstance(model, bytes) else Path(model).read_bytes(),
+            profile=profile,
+            name=name,
+            version=version or self.tensorrt,
+            compute_capability=compute_capability or "{}.{}".format(*self.capability),
+            device_memory_bytes=device_memory_bytes,
+            aux_streams=aux_streams,
+        )
+
+    def fail(self, call: str, *, nth: int = 1, error: str = "CUDA_ERROR_UNKNOWN") -> None:
+        """Lets the nth call from now fail, by CUDA's name: `cuMemcpyHtoDAsync`.
+
+        Sticky errors also lose the device. Of the libraries: `execute_async_v3` (returns False),
+        `deserialize_cuda_engine` and `create_execution_context` (None), `run_with_iobinding` and
+        `InferenceSession` (raise, saying `error`).
+        """
+        with self.lock:
+            self.fail_at(call, nth, error)
+
+    def crash(self, label: str, error: str = "CUDA_ERROR_ILLEGAL_ADDRESS") -> None:
+        """Loses the device when the first work whose label contains a text runs.
+
+        Labels: `upload`, `download`, `record …`, `wait for …`, `execute NAME`, `graph of …`.
+        """
+        with self.lock:
+            self.crash_at(label, error)
+
+    def hold(self, label: str = "") -> None:
+        """Streams stop before work whose label contains a text; before any, without one."""
+        with self.lock:
+            self.streams.held.add(label)
+
+    def go(self, label: str | None = None) -> None:
+        """Takes one hold back, or all."""
+        with self.lock:
+            self.streams.held -= self.streams.held if label is None else {label}
+
+    def drain(self) -> None:
+        """Runs all that can run."""
+        while self.step():
+            pass
+
+    @property
+    def waiting(self) -> list[str]:
+        """Labels of all the work that has not run."""
+        with self.lock:
+            return [work.label for work in self.streams.pending()]
+
+
+@contextlib.contextmanager
+def simulated_gpu(
+    seed: int = 0,
+    *,
+    library: str = "cuda-python",
+    devices: int = 1,
+    threaded: bool = False,
+    memory_bytes: int = 1 << 30,
+    compute_capability: tuple[int, int] = (9, 0),
+    tensorrt: str | None = SimulatedGpu.tensorrt,
+    onnx_cuda: bool = True,
+) -> Iterator[SimulatedGpu]:
+    """Puts the fakes in place of the real modules.
+
+    Args:
+        seed: decides when and in which order streams go on.
+        library: `cuda-python` or `pycuda`; the other one is not installed. Or `both`, or `none`.
+        devices: how many GPUs there are; 0 is a driver without one.
+        threaded: streams go on in a thread of their own instead of whenever the host calls.
+        memory_bytes: of the device.
+        compute_capability: of the device.
+        tensorrt: version of the fake TensorRT; None where it is not installed.
+        onnx_cuda: whether ONNX Runtime's CUDA provider loads; it falls back silently if not.
+
+    Raises:
+        RuleBrokenError: at the end, if a rule was broken on the way and nobody heard.
+    """
+    gpu = SimulatedGpu(
+        seed, devices=devices, memory_bytes=memory_bytes, capability=compute_capability
+    )
+    gpu.tensorrt = tensorrt or SimulatedGpu.tensorrt
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_installed(_modules(gpu, library, tensorrt, onnx_cuda=onnx_cuda)))
+        stack.enter_context(_driver_texts())
+        if threaded:
+            stack.enter_context(_running(gpu, seed))
+        yield gpu
+    if gpu.faults:
+        raise RuleBrokenError("; ".join(gpu.faults))
+
+
+def _modules(
+    gpu: SimulatedGpu, library: str, tensorrt: str | None, *, onnx_cuda: bool
+) -> Mapping[str, ModuleType | None]:
+    cuda_python = FakeDriver(gpu) if library in ("cuda-python", "both") else None
+    pycuda = FakePyCuda(gpu) if library in ("pycuda", "both") else None
+    return {
+        "cuda.bindings.driver": cuda_python,
+        "pycuda": pycuda and pycuda.package,
+        "pycuda.driver": pycuda,
+        "tensorrt": FakeTensorRt(gpu, tensorrt) if tensorrt else None,
+        "tensorrt_rtx": None,
+        "onnxruntime": FakeOnnxRuntime(gpu, loads=onnx_cuda),
+    }
+
+
+@contextlib.contextmanager
+def _installed(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
+    """Modules in place of the real ones; None where importing is to fail."""
+    before = {name: sys.modules.get(name) for name in modules}
+    parents = {name: _parent(name) for name in modules}
+    attributes = {name: vars(parent).get(_leaf(name)) for name, parent in parents.items() if parent}
+    for name, module in modules.items():
+        if module is not None:
+            module.__spec__ = ModuleSpec(name, None)
+        _put(name, module, parents[name], absent=None)
+    try:
+        yield
+    finally:
+        for name in modules:
+            _restore(name, before[name], parents[name], attributes.get(name))
+
+
+def _put(
+    name: str, module: ModuleType | None, parent: ModuleType | None, *, absent: ModuleType | None
+) -> None:
+    sys.modules[name] = module if module is not None else absent  # type: ignore[assignment]
+    if parent is not None and module is not None:
+        setattr(parent, _leaf(name), module)
+    elif parent is not None:
+        vars(parent).pop(_leaf(name), None)
+
+
+def _restore(
+    name: str, module: ModuleType | None, parent: ModuleType | None, attribute: Any
+) -> None:
+    _put(name, attribute, parent, absent=None)
+    if module is None:
+        del sys.modules[name]
+    else:
+        sys.modules[name] = module
+
+
+def _parent(name: str) -> ModuleType | None:
+    package = name.rpartition(".")[0]
+    if not package or package == "pycuda":
+        return None
+    return importlib.import_module(package)
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+@contextlib.contextmanager
+def _driver_texts() -> Iterator[None]:
+    """PyCUDA says an error's text only; its name is asked of the driver's own library."""
+    load = ctypes.CDLL
+    ctypes.CDLL = lambda name, *args, **options: (  # type: ignore[assignment, misc]
+        driver_library() if name == "libcuda.so.1" else load(name, *args, **options)
+    )
+    try:
+        yield
+    finally:
+        ctypes.CDLL = load  # type: ignore[misc]
+
+
+@contextlib.contextmanager
+def _running(gpu: SimulatedGpu, seed: int) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=gpu.work_forever, args=(stop, seed), name="simulated-gpu")
+    gpu.threaded = True
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        gpu.threaded = False

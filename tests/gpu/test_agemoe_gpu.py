@@ -1,0 +1,221 @@
+"""`AgeMoE` on a simulated GPU: each expert gets the right backend, and answers stay the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    BackendError,
+    DeadlineError,
+    EngineMismatchError,
+    FallbackWarning,
+    PredictionError,
+)
+from runtime.manifest import Expert
+from runtime.manifest_file import read_manifest, write_manifest
+from tests.gpu.simulator import SimulatedGpu, simulated_gpu
+from tests.gpu.small_experts import THREE, stock
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+GREY = np.full((9, 9, 3), 90, np.uint8)
+
+
+def faces(count: int = 12) -> list[NDArray[np.uint8]]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(0, 256, (20, 14, 3), dtype=np.uint8) for _ in range(count)]
+
+
+def without(expert: Expert, backend: str) -> Expert:
+    kept = tuple(a for a in expert.artifacts if a.backend != backend)
+    return replace(expert, artifacts=kept)
+
+
+@contextmanager
+def engines(
+    folder: Path, *, without_engine: Sequence[str] = (), plan: Mapping[str, Any] | None = None,
+    **machine: Any,
+) -> Iterator[tuple[SimulatedGpu, Path]]:  # fmt: skip
+    """An engines folder built for a machine, and that machine."""
+    with simulated_gpu(**machine) as gpu:
+        shelf = stock(gpu, folder, THREE, **(plan or {}))
+        experts = {
+            name: without(e, "tensorrt") if name in without_engine else e
+            for name, e in shelf.experts.items()
+        }
+        write_manifest(folder, replace(read_manifest(folder), experts=experts))
+        yield gpu, folder
+        assert gpu.leaks() == []
+
+
+def on_cpu(folder: Path, pictures: Sequence[NDArray[np.uint8]]) -> list[Any]:
+    with AgeMoE(folder, device="cpu") as moe:
+        return [moe.predict(picture) for picture in pictures]
+
+
+@pytest.mark.parametrize("library", ["cuda-python", "pycuda"])
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "tensorrt"])
+def test_tensorrt_comes_first_and_says_what_the_cpu_says(
+    tmp_path: Path, library: str, device: str
+) -> None:
+    with engines(tmp_path, library=library) as (_, folder):
+        serial = on_cpu(folder, faces())
+        with AgeMoE(folder, device=device, cuda=library) as moe:
+            assert all(b.startswith("tensorrt") for b in moe.backends.values())
+            assert moe.predict(faces()) == serial
+            assert moe.stats().experts["beta"].answers == 12
+
+
+def test_an_expert_without_an_engine_runs_on_onnx_cuda(tmp_path: Path) -> None:
+    with engines(tmp_path, without_engine=["beta"]) as (_, folder):
+        serial = on_cpu(folder, faces())
+        with AgeMoE(folder) as moe:
+            assert moe.backends["beta"].startswith("onnx-cuda")
+            assert moe.backends["alpha"].startswith("tensorrt")
+            assert moe.predict(faces()) == serial
+        with pytest.raises(BackendError, match="'beta' was built in none for TensorRT"):
+            AgeMoE(folder, device="tensorrt")
+
+
+def test_the_second_gpu_is_used_when_asked_for(tmp_path: Path) -> None:
+    with engines(tmp_path, devices=2) as (_, folder), AgeMoE(folder, device="cuda:1") as moe:
+        assert isinstance(moe.predict(GREY), AgeEstimate)
+    with (
+        engines(tmp_path / "one") as (_, folder),
+        pytest.raises(BackendError, match="no CUDA device 1"),
+    ):
+        AgeMoE(folder, device="cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("machine", "used", "reason"),
+    [
+        ({"devices": 0}, "onnx-cpu", "no CUDA device 0"),
+        ({"library": "none"}, "onnx-cpu", "CUDA cannot be used from Python"),
+        ({"tensorrt": None}, "onnx-cuda", "tensorrt cannot be imported"),
+        ({"tensorrt": None, "onnx_cuda": False}, "onnx-cpu", "did not put expert"),
+    ],
+    ids=["no GPU", "no CUDA library", "no TensorRT", "a provider that does not load"],
+)
+def test_auto_steps_down_and_says_so_for_each_expert(
+    tmp_path: Path, machine: dict[str, Any], used: str, reason: str
+) -> None:
+    with engines(tmp_path):
+        pass  # built where everything was there
+    with simulated_gpu(**machine) as gpu:
+        with pytest.warns(FallbackWarning) as caught, AgeMoE(tmp_path) as moe:
+            assert all(backend.startswith(used) for backend in moe.backends.values())
+        told = [str(w.message) for w in caught if w.category is FallbackWarning]
+        assert [text.split("'")[1] for text in told] == list(THREE)
+        assert all("instead of TensorRT: " in text and reason in text for text in told)
+        with pytest.raises(BackendError, match=reason if used == "onnx-cpu" else "import"):
+            AgeMoE(tmp_path, device="cuda" if used == "onnx-cpu" else "tensorrt")
+        assert gpu.leaks() == []
+
+
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        ({"tensorrt": "10.16.1.11"}, r"built with TensorRT 11\.4\.0\.106, here is 10\.16"),
+        ({"compute_capability": (8, 6)}, r"for compute capability 9\.0, .* has 8\.6"),
+    ],
+)
+def test_an_engine_for_something_else_is_an_error_or_on_request_passed_over(
+    tmp_path: Path, machine: dict[str, Any], says: str
+) -> None:
+    with engines(tmp_path):
+        pass
+    with simulated_gpu(**machine) as gpu:
+        for device in ("auto", "cuda", "tensorrt"):
+            with pytest.raises(EngineMismatchError, match=f"{says}.*Rebuild: python export/build"):
+                AgeMoE(tmp_path, device=device)
+        with (
+            pytest.warns(FallbackWarning, match=says),
+            AgeMoE(tmp_path, on_mismatch="fallback") as moe,
+        ):
+            assert all(backend.startswith("onnx-cuda") for backend in moe.backends.values())
+        with pytest.raises(EngineMismatchError, match=says):
+            AgeMoE(tmp_path, device="tensorrt", on_mismatch="fallback")
+        assert gpu.leaks() == []
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_many_callers_get_the_answers_of_a_serial_run(tmp_path: Path, *, graphs: bool) -> None:
+    with engines(tmp_path, without_engine=["gamma"], threaded=True) as (_, folder):
+        pictures = faces()
+        serial = on_cpu(folder, pictures)
+        with AgeMoE(folder, graphs=graphs, lanes=2) as moe:
+
+            def caller(seed: int) -> bool:
+                rng = np.random.default_rng(seed)
+                for _ in range(4):
+                    chosen = rng.integers(0, len(pictures), rng.integers(1, 10))
+                    found = moe.predict([pictures[i] for i in chosen])
+                    if found != [serial[i] for i in chosen]:
+                        return False
+                return True
+
+            with ThreadPoolExecutor(4) as callers:
+                assert all(callers.map(caller, range(4)))
+
+
+def test_a_deadline_leaves_the_late_expert_out_and_its_lane_comes_back(tmp_path: Path) -> None:
+    with engines(tmp_path) as (gpu, folder), AgeMoE(folder, graphs=False, lanes=1) as moe:
+        whole = moe.predict(GREY)
+        gpu.hold("execute beta")
+        late = moe.predict(GREY, deadline_ms=300)
+        assert late.missing == {"beta": "deadline of 300 ms passed"}
+        with pytest.raises(DeadlineError):  # the only lane is still taken
+            moe.predict(GREY, deadline_ms=50)
+        gpu.go()
+        assert moe.predict(GREY) == whole
+        assert moe.stats().experts["beta"].late == 2
+
+
+def test_a_lost_gpu_is_a_clear_error_and_what_runs_on_the_cpu_goes_on(tmp_path: Path) -> None:
+    with engines(tmp_path, onnx_cuda=False, without_engine=["gamma"]) as (gpu, folder):
+        with pytest.warns(FallbackWarning, match="'gamma' runs on ONNX Runtime on the CPU"):
+            moe = AgeMoE(folder, graphs=False)
+        with moe:
+            gpu.crash("execute alpha")
+            for _ in range(3):
+                estimate = moe.predict(GREY)
+                assert set(estimate.experts) == {"gamma"}
+                assert set(estimate.missing) == {"alpha", "beta"}
+            assert "The device is lost to this process" in estimate.missing["beta"]
+
+
+def test_a_lost_gpu_that_had_all_experts_is_an_error(tmp_path: Path) -> None:
+    with engines(tmp_path) as (gpu, folder), AgeMoE(folder, graphs=False) as moe:
+        gpu.crash("execute alpha")
+        for _ in range(3):
+            with pytest.raises(PredictionError, match="CUDA failed while"):
+                moe.predict(GREY)
+
+
+def test_a_failure_while_opening_frees_what_was_opened(tmp_path: Path) -> None:
+    with engines(tmp_path) as (gpu, folder):
+        gpu.fail("cuMemAlloc", nth=3, error="CUDA_ERROR_OUT_OF_MEMORY")
+        with pytest.raises(BackendError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+            AgeMoE(folder)
+        assert gpu.leaks() == []
+
+
+def test_several_at_a_time_share_a_gpu(tmp_path: Path) -> None:
+    with engines(tmp_path) as (_, folder):
+        serial = on_cpu(folder, faces(3))
+        with AgeMoE(folder) as one, AgeMoE(folder) as two:
+            assert one.predict(faces(3)) == two.predict(faces(3)) == serial
+            one.close()
+            assert two.predict(faces(3)) == serial
+

@@ -1,0 +1,123 @@
+"""What our code and our fakes use of cuda-python and TensorRT exists in the real ones."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.sessions import cuda_python
+from runtime.sessions.cuda import LOST
+from tests.gpu import fake_tensorrt, fake_tensorrt_types
+from tests.gpu.fake_cuda_bindings import OUTPUTS, TEXTS, functions
+from tests.gpu.fake_driver import SimulatedDriver
+from tests.gpu.trt_bindings import VERSIONS, missing_names
+from tests.gpu.trt_names import OWNERS, PARSER_ERROR, used_names
+
+ROOT = Path(__file__).resolve().parents[2]
+USERS = {
+    "runtime/sessions/tensorrt.py": OWNERS,
+    "runtime/sessions/tensorrt_engine.py": OWNERS,
+    "export/trt_module.py": OWNERS,
+    "export/trt_engine.py": OWNERS | PARSER_ERROR,
+}
+"""Files that use TensorRT, and what its objects are called in them."""
+real: Any = importlib.import_module("cuda.bindings.driver")
+
+
+def python_names() -> set[str]:
+    """Names of the driver module in cuda_python.py: attributes, and functions given as text."""
+    tree = ast.parse(Path(cuda_python.__file__).read_text())
+    attributes = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("driver")
+    }
+    texts = {str(n.value) for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+    return attributes | {text for text in texts if re.fullmatch(r"cu[A-Z]\w+", text)}
+
+
+def simulated() -> dict[str, Any]:
+    return functions(SimulatedDriver(0, devices=1, memory_bytes=1, capability=(9, 0)))
+
+
+def test_cuda_python_has_every_name_we_use() -> None:
+    names = python_names()
+    assert {"cuMemcpyHtoDAsync", "cuGraphLaunch", "CU_MEMHOSTALLOC_PORTABLE"} <= names
+    assert [name for name in sorted(names) if not hasattr(real, name)] == []
+
+
+def test_cuda_python_has_every_enumeration_value_we_use() -> None:
+    text = Path(cuda_python.__file__).read_text()
+    used = re.findall(r"\b(CU[a-z]\w+)\.(CU_\w+|CUDA_\w+)", text)
+    assert len(used) >= 5
+    assert [(kind, value) for kind, value in used if not hasattr(getattr(real, kind), value)] == []
+
+
+def test_every_error_we_know_is_one_of_cudas() -> None:
+    assert [name for name in sorted(LOST | TEXTS.keys()) if not hasattr(real.CUresult, name)] == []
+
+
+@pytest.mark.parametrize("name", sorted(simulated()))
+def test_simulated_functions_take_what_the_real_ones_take(name: str) -> None:
+    signature = (getattr(real, name).__doc__ or "").splitlines()[0]
+    (inside,) = re.fullmatch(rf"{name}\((.*)\)", signature).groups()  # type: ignore[union-attr]
+    wanted = len([argument for argument in inside.split(",") if argument])
+    assert len(inspect.signature(simulated()[name]).parameters) == wanted
+
+
+def test_simulated_handles_are_of_real_types() -> None:
+    assert OUTPUTS.keys() <= simulated().keys()
+    for kinds in OUTPUTS.values():
+        assert [int(getattr(real, kind)(7)) for kind in kinds] == [7] * len(kinds)
+
+
+def tensorrt_names() -> set[str]:
+    """What we use; the fakes' own names, so that these promise nothing either."""
+    names: set[str] = set()
+    for place, owners in USERS.items():
+        names |= used_names(ROOT / place, owners)
+    faked = {
+        "Runtime": fake_tensorrt.Runtime,
+        "ICudaEngine": fake_tensorrt.Engine,
+        "IExecutionContext": fake_tensorrt.Context,
+        "Logger": fake_tensorrt_types.Logger,
+        "ILogger": fake_tensorrt_types.ILogger,
+        "Dims": fake_tensorrt_types.Dims,
+        "TensorLocation": fake_tensorrt_types.TensorLocation,
+    }
+    for kind, fake in faked.items():
+        names |= {f"{kind}.{name}" for name in vars(fake) if not name.startswith("_")}
+    return names
+
+
+def test_the_names_are_found() -> None:
+    assert {
+        "ExecutionContextAllocationStrategy.USER_MANAGED",
+        "IExecutionContext.execute_async_v3",
+        "ICudaEngine.get_tensor_profile_shape",
+        "NetworkDefinitionCreationFlag.STRONGLY_TYPED",
+        "OnnxParser.parse_from_file",
+        "Builder.build_serialized_network",
+        "ParserError.node_operator",
+        "__version__",
+    } <= tensorrt_names()
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tensorrt_has_every_name_we_use(version: str) -> None:
+    assert missing_names(version, tensorrt_names()) == []
+
+
+@pytest.mark.tensorrt
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_name_that_is_not_there_is_found_out(version: str) -> None:
+    gone = {"BuilderFlag.FP16", "IExecutionContext.execute_async_v2"}
+    expected = gone if version.startswith("11.") else gone - {"BuilderFlag.FP16"}
+    assert set(missing_names(version, gone)) == expected

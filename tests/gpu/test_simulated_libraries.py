@@ -1,0 +1,341 @@
+"""The fake TensorRT and ONNX Runtime keep the real ones' rules: each has a test that breaks it."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from runtime.errors import CudaError
+from runtime.sessions.cuda import Cuda, Stream
+from runtime.sessions.cuda_choice import open_cuda
+from tests.gpu.simulator import RuleBrokenError, SimulatedGpu, simulated_gpu
+
+BATCH = 3
+ROW = 48
+CUDA = "CUDAExecutionProvider"
+
+
+def model() -> bytes:
+    """The mean of a picture of 4 x 4 pixels."""
+    face = helper.make_tensor_value_info("face", TensorProto.UINT8, ["N", 4, 4, 3])
+    age = helper.make_tensor_value_info("age_years", TensorProto.FLOAT, ["N"])
+    axes = onnx.numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")
+    nodes = [
+        helper.make_node("Cast", ["face"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["age_years"], keepdims=0),
+    ]
+    graph = helper.make_graph(nodes, "mean", [face], [age], [axes])
+    opsets = [helper.make_opsetid("", 18)]
+    made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    return bytes(made.SerializeToString())
+
+
+MODEL = model()
+
+
+class Bench:
+    """A device with a stream, an engine, and memory for its input and output."""
+
+    def __init__(self, gpu: SimulatedGpu, cuda: Cuda) -> None:
+        self.gpu, self.cuda = gpu, cuda
+        self.stream, self.done = cuda.stream(), cuda.event()
+        self.face, self.age = cuda.device_memory(8 * ROW), cuda.device_memory(32)
+        self.pinned, self.answer = cuda.host_memory(8 * ROW), cuda.host_memory(32)
+        self.tensorrt: Any = importlib.import_module("tensorrt")
+        self.log = self.tensorrt.Logger()
+
+    def engine(self, plan: bytes | None = None) -> Any:
+        """An engine; None where the plan is refused."""
+        return self.tensorrt.Runtime(self.log).deserialize_cuda_engine(plan or self.gpu.plan(MODEL))
+
+    def context(self, engine: Any = None, *options: Any) -> Any:
+        """A context that is ready to run."""
+        context = (engine or self.engine()).create_execution_context(*options)
+        assert context.set_input_shape("face", (BATCH, 4, 4, 3))
+        assert context.set_tensor_address("face", self.face.pointer)
+        assert context.set_tensor_address("age_years", self.age.pointer)
+        return context
+
+    def upload(self, pictures: NDArray[np.uint8], stream: Stream | None = None) -> None:
+        self.pinned.array[: pictures.size] = pictures.ravel()
+        self.cuda.upload(self.face, self.pinned, pictures.size, stream or self.stream)
+
+    def ages(self) -> NDArray[np.float32]:
+        self.cuda.download(self.answer, self.age, 4 * BATCH, self.stream)
+        self.cuda.synchronize(self.stream)
+        return self.answer.array.view(np.float32)[:BATCH].copy()
+
+    def user_managed(self, engine: Any) -> Any:
+        return self.context(engine, self.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    with simulated_gpu(seed=2) as gpu:
+        cuda = open_cuda(0)
+        with cuda.current():
+            yield Bench(gpu, cuda)
+        gpu.faults.clear()
+
+
+def pictures(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (BATCH, 4, 4, 3), np.uint8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000))
+@pytest.mark.parametrize("by", ["tensorrt", "onnxruntime"])
+def test_engines_compute_when_the_stream_gets_there(by: str, seed: int) -> None:
+    with simulated_gpu(seed) as gpu:
+        cuda = open_cuda(0)
+        with cuda.current():
+            bench = Bench(gpu, cuda)
+            bench.upload(pictures(seed))
+            context = bench.context() if by == "tensorrt" else None
+            if context is None:
+                run_onnx(bench)
+            else:
+                assert context.execute_async_v3(bench.stream.handle)
+            expected = pictures(seed).reshape(BATCH, -1).mean(axis=1)
+            np.testing.assert_allclose(bench.ages(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"version": "10.16.1.11"}, "of TensorRT 10.16.1.11"),
+        ({"compute_capability": "8.6"}, "compute capability 8.6"),
+    ],
+)
+def test_plans_of_elsewhere(bench: Bench, facts: dict[str, Any], said: str) -> None:
+    assert bench.engine(bench.gpu.plan(MODEL, **facts)) is None
+    assert said in bench.log.lines[0]
+
+
+def test_damaged_plans(bench: Bench) -> None:
+    plan = bench.gpu.plan(MODEL)
+    assert bench.engine(plan[:-10]) is None
+    assert bench.engine(b"no plan") is None
+    assert len(bench.log.lines) == 2
+
+
+def test_engines_tell_of_their_tensors(bench: Bench) -> None:
+    engine, tensorrt = bench.engine(), bench.tensorrt
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    assert names == ["face", "age_years"]
+    assert engine.get_tensor_mode("face") is tensorrt.TensorIOMode.INPUT
+    assert engine.get_tensor_dtype("face") is tensorrt.DataType.UINT8
+    assert tuple(engine.get_tensor_shape("face")) == (-1, 4, 4, 3)
+    largest = engine.get_tensor_profile_shape("face", 0)[2]
+    assert tuple(largest) == (8, 4, 4, 3)
+    assert largest != (8, 4, 4, 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 3), (9, 4, 4, 3), (1, 4, 5, 3), (1, 4, 4)])
+def test_shapes_outside_the_profile(bench: Bench, shape: tuple[int, ...]) -> None:
+    context = bench.engine().create_execution_context()
+    assert not context.set_input_shape("face", shape)
+    assert "outside" in bench.log.lines[0]
+
+
+def test_nothing_runs_without_shapes_addresses_or_memory(bench: Bench) -> None:
+    context = bench.engine().create_execution_context()
+    handle = bench.stream.handle
+    assert not context.execute_async_v3(handle)
+    assert context.set_input_shape("face", (1, 4, 4, 3))
+    assert not context.execute_async_v3(handle)
+    assert not bench.user_managed(bench.engine()).execute_async_v3(handle)
+    assert [line.partition("no ")[2].split(" of ")[0] for line in bench.log.lines] == [
+        "shape",
+        "address",
+        "device memory",
+    ]
+
+
+def test_too_little_device_memory(bench: Bench) -> None:
+    context, memory = bench.user_managed(bench.engine()), bench.cuda.device_memory(4096)
+    context.set_device_memory(memory.pointer, 4095)
+    assert not context.execute_async_v3(bench.stream.handle)
+    context.set_device_memory(memory.pointer, 4096)
+    assert context.execute_async_v3(bench.stream.handle)
+
+
+@pytest.mark.parametrize("shared", ["context", "memory"])
+def test_two_streams_at_once(bench: Bench, shared: str) -> None:
+    engine, memory, other = bench.engine(), bench.cuda.device_memory(4096), bench.cuda.stream()
+    first, second = bench.user_managed(engine), bench.user_managed(engine)
+    second.set_tensor_address("age_years", bench.cuda.device_memory(32).pointer)
+    for context in (first, second):
+        context.set_device_memory(memory.pointer, 4096)
+    bench.gpu.hold()
+    assert first.execute_async_v3(bench.stream.handle)
+    with pytest.raises(RuleBrokenError, match="execute engine races with execute engine"):
+        (first if shared == "context" else second).execute_async_v3(other.handle)
+
+
+def test_contexts_of_their_own_run_side_by_side(bench: Bench) -> None:
+    engine, other = bench.engine(), bench.cuda.stream()
+    first, second = bench.context(engine), bench.context(engine)
+    second.set_tensor_address("age_years", bench.cuda.device_memory(32).pointer)
+    bench.gpu.hold()
+    assert first.execute_async_v3(bench.stream.handle)
+    assert second.execute_async_v3(other.handle)
+    bench.gpu.go()
+    bench.gpu.drain()
+
+
+def test_an_input_changed_while_it_is_read(bench: Bench) -> None:
+    other, context = bench.cuda.stream(), bench.context()
+    bench.gpu.hold()
+    assert context.execute_async_v3(bench.stream.handle)
+    with pytest.raises(RuleBrokenError, match="upload races with execute"):
+        bench.upload(pictures(0), other)
+    bench.gpu.drain()
+
+
+def test_the_first_run_of_a_shape_is_not_captured(bench: Bench) -> None:
+    context, cuda, stream = bench.context(), bench.cuda, bench.stream
+    cuda.begin_capture(stream)
+    assert not context.execute_async_v3(stream.handle)
+    with pytest.raises(CudaError, match="INVALIDATED"):
+        cuda.end_capture(stream)
+    bench.upload(pictures(1))
+    assert context.execute_async_v3(stream.handle)
+    first = bench.ages()
+    cuda.begin_capture(stream)
+    assert context.execute_async_v3(stream.handle)
+    graph = cuda.end_capture(stream)
+    bench.upload(pictures(2))
+    cuda.launch(graph, stream)
+    assert not np.array_equal(bench.ages(), first)
+
+
+@pytest.mark.parametrize("size", [0, 4 * BATCH - 1])
+def test_memory_that_is_freed_or_too_small(bench: Bench, size: int) -> None:
+    memory, context = bench.cuda.device_memory(size or 32), bench.context()
+    context.set_tensor_address("age_years", memory.pointer)
+    if size == 0:
+        bench.cuda.free(memory)
+    with pytest.raises(RuleBrokenError, match="age_years needs 12 bytes"):
+        context.execute_async_v3(bench.stream.handle)
+
+
+def test_addresses_are_aligned_and_of_tensors(bench: Bench) -> None:
+    context = bench.context()
+    assert not context.set_tensor_address("age_years", bench.age.pointer + 4)
+    assert not context.set_tensor_address("age", bench.age.pointer)
+
+
+def test_a_context_does_not_go_away_while_it_runs(bench: Bench) -> None:
+    context = bench.context()
+    bench.gpu.hold()
+    assert context.execute_async_v3(bench.stream.handle)
+    del context
+    assert bench.gpu.faults == ["an execution context was destroyed while it ran"]
+
+
+def test_contexts_take_memory_and_give_it_back() -> None:
+    with simulated_gpu(memory_bytes=10_000) as gpu, open_cuda(0).current():
+        engine = Bench(gpu, open_cuda(0)).engine(gpu.plan(MODEL, device_memory_bytes=6000))
+        context = engine.create_execution_context()
+        assert engine.create_execution_context() is None
+        assert "OUT_OF_MEMORY" in engine.logger.lines[0]
+        del context
+        assert engine.create_execution_context() is not None
+
+
+def test_auxiliary_streams_are_not_shared_or_destroyed_in_use(bench: Bench) -> None:
+    engine = bench.engine(bench.gpu.plan(MODEL, aux_streams=1))
+    assert engine.num_aux_streams == 1
+    aux, other = bench.cuda.stream(), bench.cuda.stream()
+    first, second = bench.context(engine), bench.context(engine)
+    second.set_tensor_address("age_years", bench.cuda.device_memory(32).pointer)
+    for context in (first, second):
+        context.set_aux_streams([aux.handle])
+    bench.gpu.hold()
+    assert first.execute_async_v3(bench.stream.handle)
+    with pytest.raises(RuleBrokenError, match="races"):
+        second.execute_async_v3(other.handle)
+    with pytest.raises(RuleBrokenError, match="still uses"):
+        bench.cuda.free(aux)
+    bench.gpu.drain()
+
+
+def test_a_logger_that_was_not_initialised(bench: Bench) -> None:
+    class Careless(bench.tensorrt.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            """Leaves the base alone."""
+
+    with pytest.raises(TypeError, match="__init__"):
+        bench.tensorrt.Runtime(Careless())
+
+
+def test_tensorrt_without_a_current_context() -> None:
+    with simulated_gpu() as gpu:
+        tensorrt = importlib.import_module("tensorrt")
+        with pytest.raises(RuleBrokenError, match="current CUDA context"):
+            tensorrt.Runtime(tensorrt.Logger()).deserialize_cuda_engine(gpu.plan(MODEL))
+        gpu.faults.clear()
+
+
+def session(bench: Bench, **options: Any) -> Any:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options.setdefault("user_compute_stream", str(bench.stream.handle))
+    return onnxruntime.InferenceSession(MODEL, providers=[(CUDA, options)])
+
+
+def bound(bench: Bench, of: Any) -> Any:
+    binding = of.io_binding()
+    binding.bind_input("face", "cuda", 0, np.uint8, (BATCH, 4, 4, 3), bench.face.pointer)
+    binding.bind_output("age_years", "cuda", 0, np.float32, (BATCH,), bench.age.pointer)
+    return binding
+
+
+def run_onnx(bench: Bench, *, wait: bool = False) -> None:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.RunOptions()
+    if not wait:
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    opened = session(bench)
+    opened.run_with_iobinding(bound(bench, opened), options)
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_run_that_waits_is_counted(bench: Bench, *, wait: bool) -> None:
+    run_onnx(bench, wait=wait)
+    assert bench.gpu.calls["onnxruntime synchronize"] == wait
+
+
+def test_a_session_needs_a_stream_of_its_own(bench: Bench) -> None:
+    with pytest.raises(RuleBrokenError, match="default stream"):
+        session(bench, user_compute_stream="0")
+
+
+def test_options_are_of_the_known_ones(bench: Bench) -> None:
+    with pytest.raises(RuntimeError, match="use_tf_32"):
+        session(bench, use_tf_32="0")
+
+
+def test_outputs_are_bound_to_memory(bench: Bench) -> None:
+    with pytest.raises(RuleBrokenError, match="bound to no memory"):
+        session(bench).io_binding().bind_output("age_years", "cuda")
+    with pytest.raises(RuleBrokenError, match="copy"):
+        session(bench).io_binding().bind_input("face", "cpu", 0, np.uint8, (1, 4, 4, 3), 1)
+
+
+def test_a_provider_that_does_not_load_falls_back_silently() -> None:
+    with simulated_gpu(onnx_cuda=False) as gpu:
+        onnxruntime: Any = importlib.import_module("onnxruntime")
+        assert CUDA in onnxruntime.get_available_providers()
+        opened = onnxruntime.InferenceSession(MODEL, providers=[(CUDA, {})])
+        assert opened.get_providers() == ["CPUExecutionProvider"]
+        assert not gpu.calls

@@ -1,0 +1,182 @@
+"""Experts on TensorRT: graphs are used only if exact, what fails is told, nothing outlives."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from runtime.errors import BackendError, ContractError
+from runtime.sessions.tensorrt import TensorRTLane
+from tests.gpu import fake_tensorrt
+from tests.gpu.fake_models import execution
+from tests.gpu.simulator import SimulatedGpu, simulated_gpu
+from tests.gpu.small_experts import (
+    THREE,
+    Shelf,
+    answers,
+    assert_right,
+    device_on,
+    open_device,
+    stock,
+)
+
+NAMES = tuple(THREE)
+
+
+def test_graphs_are_replayed_and_give_the_same_answers(tmp_path: Path) -> None:
+    with device_on(tmp_path, graphs=True) as (gpu, shelf, device):
+        assert set(device.backends.values()) == {"tensorrt"}
+        before = gpu.calls.copy()
+        for count in range(1, 7):
+            views = shelf.views(count, seed=count)
+            batch = device.take(views)
+            assert_right(shelf, views, answers(batch, NAMES))
+            batch.release()
+        assert gpu.calls["cuGraphLaunch"] - before["cuGraphLaunch"] == 6 * len(NAMES)
+        assert gpu.calls["execute_async_v3"] == before["execute_async_v3"]
+
+
+@pytest.mark.parametrize(("graphs", "contexts"), [(False, 1), (True, 4)])
+def test_a_lane_has_one_context_or_with_graphs_one_for_each_batch_size(
+    tmp_path: Path, graphs: bool, contexts: int
+) -> None:
+    with device_on(tmp_path, graphs=graphs, lanes=3) as (gpu, _, _device):
+        assert gpu.calls["create_execution_context"] == contexts * len(NAMES) * 3
+
+
+@pytest.mark.parametrize(
+    ("call", "nth", "error"),
+    [
+        ("cuStreamBeginCapture", 1, "CUDA_ERROR_ILLEGAL_STATE"),
+        ("execute_async_v3", 2, "this engine cannot be captured"),
+        ("cuMemcpyDtoHAsync", 2, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"),
+        ("cuGraphInstantiate", 3, "CUDA_ERROR_OUT_OF_MEMORY"),
+        ("cuGraphLaunch", 6, "CUDA_ERROR_INVALID_VALUE"),  # in the second lane
+    ],
+)
+def test_graphs_that_cannot_be_had_are_given_up_with_one_warning(
+    tmp_path: Path, call: str, nth: int, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with simulated_gpu() as gpu:
+        shelf = stock(gpu, tmp_path, {"alpha": THREE["alpha"]})
+        gpu.fail(call, nth=nth, error=error)
+        device = open_device(shelf, graphs=True)
+        assert device.backends == {"alpha": "tensorrt (no graphs)"}
+        (line,) = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+        assert "'alpha' runs without CUDA graphs" in line
+        assert error in line
+        _assert_works(shelf, device)
+        device.close()
+        assert gpu.leaks() == []
+
+
+def test_graphs_that_give_other_answers_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def drifting(gpu: SimulatedGpu, label: str, *args: Any) -> Any:
+        work = execution(gpu, label, *args)
+        captured = any(stream.capture for stream in gpu.streams.by_handle.values())
+        return replace(work, run=lambda: None) if captured else work
+
+    monkeypatch.setattr("tests.gpu.fake_tensorrt.execution", drifting)
+    with device_on(tmp_path, graphs=True) as (_, shelf, device):
+        assert set(device.backends.values()) == {"tensorrt (no graphs)"}
+        assert caplog.text.count("a replay of 1 faces gave other answers") == len(NAMES)
+        _assert_works(shelf, device)
+
+
+def test_a_library_without_graphs_is_told_once_per_expert(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with device_on(tmp_path, library="pycuda", graphs=True) as (_, shelf, device):
+        assert caplog.text.count("pycuda has none") == len(NAMES)
+        _assert_works(shelf, device)
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_auxiliary_streams_are_the_lanes_own(tmp_path: Path, graphs: bool) -> None:
+    with device_on(tmp_path, lanes=2, graphs=graphs, aux_streams=3) as (gpu, shelf, device):
+        lanes = [lane for lane_set in device._sets for lane in lane_set._lanes]
+        used = [
+            frozenset(context._aux_streams)
+            for lane in cast("list[TensorRTLane]", lanes)
+            for context in lane._contexts.values()
+        ]
+        assert {len(streams) for streams in used} == {3}
+        assert len(frozenset().union(*used)) == 3 * len(NAMES) * 2
+        assert frozenset().union(*used) <= gpu.streams.by_handle.keys()
+        _assert_works(shelf, device)
+
+
+def test_a_width_that_only_a_run_tells_is_checked_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = fake_tensorrt.Context.get_tensor_shape
+    told = fake_tensorrt.Engine.get_tensor_shape
+    monkeypatch.setattr(
+        fake_tensorrt.Engine,
+        "get_tensor_shape",
+        lambda self, name: (-1, -1) if name == "age_probs" else told(self, name),
+    )
+    monkeypatch.setattr(
+        fake_tensorrt.Context,
+        "get_tensor_shape",
+        lambda self, name: (1, 7) if name == "age_probs" else shape(self, name),
+    )
+    with simulated_gpu() as gpu:
+        shelf = stock(gpu, tmp_path)
+        with pytest.raises(ContractError, match=r"age_probs of expert 'beta' .*\(1, 5\).*\(1, 7\)"):
+            open_device(shelf)
+        assert gpu.leaks() == []
+
+
+@pytest.mark.parametrize("call", ["create_execution_context", "execute_async_v3"])
+def test_what_tensorrt_refuses_names_expert_and_reason_and_frees_everything(
+    tmp_path: Path, call: str
+) -> None:
+    for nth in (1, 2, 5):
+        with simulated_gpu() as gpu:
+            shelf = stock(gpu, tmp_path)
+            gpu.fail(call, nth=nth, error="no more tactics")
+            with pytest.raises(BackendError, match=r"TensorRT failed .*no more tactics"):
+                open_device(shelf)
+            assert gpu.leaks() == []
+
+
+def test_an_error_that_is_kept_keeps_no_engine_alive(tmp_path: Path) -> None:
+    with device_on(tmp_path, {"alpha": "tensorrt", "beta": "onnx", "gamma": "tensorrt"}) as (
+        gpu,
+        shelf,
+        device,
+    ):
+        experts: dict[str, Any] = dict(device._experts)
+        alive = [weakref.ref(experts["alpha"].engine), weakref.ref(experts["beta"].session)]
+        gpu.fail("execute_async_v3", error="refused")
+        gpu.fail("run_with_iobinding", error="refused")
+        batch = device.take(shelf.views(1))
+        kept = []
+        for name in ("alpha", "beta"):
+            with pytest.raises(BackendError, match="refused") as caught:
+                batch.enqueue(name).result(20)
+            kept.append(caught.value)
+        batch.release()
+        device.close()
+        gc.collect()
+        assert [reference() for reference in alive] == [None, None]
+        assert len(kept) == 2
+
+
+def _assert_works(shelf: Shelf, device: Any) -> None:
+    views = shelf.views(3, seed=9)
+    batch = device.take(views)
+    found = answers(batch, tuple(shelf.experts))
+    batch.release()
+    assert_right(shelf, views, found)
+    assert np.isfinite(found["alpha"]["age_years"]).all()

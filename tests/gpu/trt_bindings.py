@@ -1,0 +1,95 @@
+"""NVIDIA's Python bindings of two TensorRT versions, imported without TensorRT.
+
+Their wheels are on the registry; the nine C functions that they link against are stubs here, so
+that every class, method and enumeration can be looked at and nothing can be called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import pytest
+
+VERSIONS = ("11.4.0.106", "10.16.1.11")
+STUBBED = (
+    "createInferBuilder_INTERNAL",
+    "createInferRefitter_INTERNAL",
+    "createInferRuntime_INTERNAL",
+    "createNvOnnxParserRefitter_INTERNAL",
+    "createNvOnnxParser_INTERNAL",
+    "getBuilderPluginRegistry",
+    "getNvOnnxParserVersion",
+    "getPluginRegistry",
+    "initLibNvInferPlugins",
+)
+_LIBRARIES = ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin")
+_LOOK = """
+import json, os, sys
+sys.setdlopenflags(os.RTLD_LAZY)
+import tensorrt_bindings as tensorrt
+def there(dotted):
+    found = tensorrt
+    for name in dotted.split("."):
+        if not hasattr(found, name):
+            return False
+        found = getattr(found, name)
+    return True
+print(json.dumps([name for name in json.load(sys.stdin) if not there(name)]))
+"""
+
+
+def missing_names(version: str, names: Collection[str]) -> list[str]:
+    """Those dotted names that a TensorRT does not have; installs its bindings on first use."""
+    home = _home(version)
+    looked = subprocess.run(
+        [sys.executable, "-c", _LOOK],
+        input=json.dumps(sorted(names)),
+        env=os.environ | {"PYTHONPATH": str(home / "site"), "LD_LIBRARY_PATH": str(home / "lib")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if looked.returncode:
+        raise RuntimeError(f"TensorRT {version} cannot be imported: {looked.stderr}")
+    missing: list[str] = json.loads(looked.stdout)
+    return missing
+
+
+def _home(version: str) -> Path:
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler (cc): TensorRT's libraries cannot be stubbed")
+    key = hashlib.sha256("".join((version, sys.version, *STUBBED)).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = cache / "agemoe-trt-bindings" / key[:16]
+    if not home.exists():
+        home.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=home.parent))
+        _install(version, made)
+        made.replace(home)
+    return home
+
+
+def _install(version: str, home: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    wheel = f"tensorrt-cu13-bindings=={version}"
+    _run([*pip, "--disable-pip-version-check", "--target", str(home / "site"), wheel])
+    source = home / "stubs.c"
+    source.write_text("".join(f"void {name}(void) {{}}\n" for name in STUBBED))
+    (home / "lib").mkdir()
+    for library in _LIBRARIES:
+        target = home / "lib" / f"{library}.so.{version.partition('.')[0]}"
+        _run(["cc", "-shared", "-fPIC", "-o", str(target), str(source)])
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr}")
