@@ -1,6 +1,8 @@
 """AgeMoE: age estimation by a mixture of experts, without PyTorch."""
 
 from runtime.agemoe import AgeMoE
+from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
+from runtime.detectors import HaarDetector, YuNetDetector
 from runtime.errors import (
     AgeMoEError,
     BackendError,
@@ -22,6 +24,7 @@ from runtime.errors import (
 )
 from runtime.images import ImageLimits
 from runtime.opening import StandInWarning
+from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
 from runtime.sessions.ladder import FallbackWarning
 from runtime.statistics import ExpertStats, Spread, Stats
@@ -30,12 +33,15 @@ __all__ = [
     "AgeEstimate",
     "AgeMoE",
     "AgeMoEError",
+    "AnyWayUp",
     "BackendError",
     "BoxError",
     "ClosedError",
     "ContractError",
     "CudaError",
     "DeadlineError",
+    "Detection",
+    "Detector",
     "EngineError",
     "EngineFileError",
     "EngineMismatchError",
@@ -44,15 +50,19 @@ __all__ = [
     "Face",
     "FallbackWarning",
     "FusionTableError",
+    "GivenBoxes",
+    "HaarDetector",
     "ImageError",
     "ImageLimits",
     "ImageTooLargeError",
     "InputError",
     "ManifestError",
     "NotCalibratedError",
+    "PhotoFace",
     "PredictionError",
     "ResidualQuantiles",
     "Spread",
     "StandInWarning",
     "Stats",
+    "YuNetDetector",
 ]

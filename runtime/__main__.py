@@ -1,52 +1,96 @@
-"""The command line: `python -m runtime predict PHOTO…` and `python -m runtime doctor`."""
+"""The command line: `python -m runtime predict | label | serve | doctor`."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 from runtime.agemoe import AgeMoE
+from runtime.detectors import detector_named, parse_detector
 from runtime.doctor import examine
-from runtime.errors import AgeMoEError
+from runtime.drawing import draw_faces, drawing_format, save_drawing
+from runtime.errors import AgeMoEError, InputError
+from runtime.images import ImageLimits, load_rgb
+from runtime.label_journal import journal_of
+from runtime.label_tables import LabellingError, check_output, photographs_in
+from runtime.labelling import FACES, LabelJob, Stream, label
+from runtime.photographs import PhotoFace, predict_photo
 from runtime.results import AgeEstimate, Box, Face
+from runtime.wording import (
+    face_line,
+    face_text,
+    photo_line,
+    photo_text,
+    progress_text,
+    summary_text,
+)
 
 _TOGETHER = 32
-"""Photographs that are read and predicted at a time."""
+"""Pictures that are read and predicted at a time."""
+_SERVE = "serve"
+"""Its options need what only the service needs."""
+_INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status, which is 1 if anything went wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == [_SERVE]:
+        from runtime.serving.command import main as serve
+
+        return serve(given[1:])
     parser = _parser()
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args(given)
     if parsed.command == "doctor":
         return _doctor(parsed.engines)
-    if (parsed.box or parsed.person_box) and len(parsed.photos) != 1:
-        parser.error("--box and --person-box belong to one photograph")
+    if parsed.command == "predict" and (misuse := _misuse(parsed)):
+        parser.error(misuse)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return _predict(parsed)
-        except AgeMoEError as error:
+            return _label(parsed) if parsed.command == "label" else _predict(parsed)
+        except (AgeMoEError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
 
 
+def _misuse(parsed: argparse.Namespace) -> str | None:
+    boxes = parsed.box or parsed.person_box
+    if boxes and (parsed.photo or len(parsed.photos) != 1):
+        return "--box and --person-box belong to one picture, without --photo"
+    if parsed.draw is None:
+        return None
+    if not parsed.photo or len(parsed.photos) != 1:
+        return "--draw belongs to one photograph, with --photo"
+    try:
+        drawing_format(parsed.draw)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _predict(parsed: argparse.Namespace) -> int:
-    failed = False
     with AgeMoE(parsed.engines, device=parsed.device, precision=parsed.precision) as moe:
-        for path, result in _results(moe, parsed):
-            failed |= not isinstance(result, AgeEstimate)
-            if parsed.json:
-                print(_json_line(path, result), flush=True)
-            elif isinstance(result, AgeEstimate):
-                print(_shown(path, result), flush=True)
-            else:
-                print(f"{path}\n  error: {result}", file=sys.stderr)
+        return _predict_photos(moe, parsed) if parsed.photo else _predict_faces(moe, parsed)
+
+
+def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+    failed = False
+    for path, result in _results(moe, parsed):
+        failed |= not isinstance(result, AgeEstimate)
+        if parsed.json:
+            print(face_line(path, result), flush=True)
+        elif isinstance(result, AgeEstimate):
+            print(face_text(path, result), flush=True)
+        else:
+            print(f"{path}\n  error: {result}", file=sys.stderr)
     return int(failed)
 
 
@@ -60,27 +104,93 @@ def _results(
         yield from zip(paths, moe.predict(faces), strict=True)
 
 
-def _json_line(path: str, result: AgeEstimate | AgeMoEError) -> str:
-    said = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
-    return json.dumps({"path": path, **said}, ensure_ascii=False)
+def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+    detector = detector_named(parsed.detector)
+    if not parsed.json:
+        print(f"detector: {detector.provenance}", file=sys.stderr)
+    failed = False
+    for path in parsed.photos:
+        found: list[PhotoFace] | AgeMoEError
+        try:
+            image = load_rgb(path, ImageLimits())
+            found = predict_photo(moe, image, detector=detector)
+        except InputError as error:
+            found = error
+        else:
+            if parsed.draw is not None:
+                save_drawing(parsed.draw, draw_faces(image, found))
+        failed |= isinstance(found, AgeMoEError) or any(face.error for face in found)
+        if parsed.json:
+            print(photo_line(path, found, detector.provenance), flush=True)
+        elif isinstance(found, AgeMoEError):
+            print(f"{path}\n  error: {found}", file=sys.stderr)
+        else:
+            print(photo_text(path, found), flush=True)
+    return int(failed)
 
 
-def _shown(path: str, estimate: AgeEstimate) -> str:
-    lines = [path, f"  {estimate.age_years:5.1f} years{_shown_interval(estimate)}"]
-    width = max(len(name) for name in (*estimate.experts, *estimate.missing))
-    lines += [
-        f"    {name:<{width}}  says {expert.age_years:5.1f}, corrected "
-        f"{expert.corrected_years:5.1f}, weight {expert.weight:.2f}"
-        for name, expert in estimate.experts.items()
-    ]
-    lines += [f"    {name:<{width}}  missing: {why}" for name, why in estimate.missing.items()]
-    return "\n".join(lines)
+def _label(parsed: argparse.Namespace) -> int:
+    output: Path = parsed.output
+    check_output(output)
+    paths = photographs_in(parsed.photos)
+    job = LabelJob(
+        str(parsed.engines), parsed.faces, parsed.detector, parsed.device, parsed.precision
+    )
+    try:
+        with _stream(job, parsed.ray) as stream, _Progress(sys.stderr) as progress:
+            summary = label(
+                stream, paths, output, job, overwrite=parsed.overwrite, report=progress.report
+            )
+    except KeyboardInterrupt:
+        kept = f"what is done is kept in {journal_of(output)}"
+        print(f"stopped; {kept}: the same command goes on from there", file=sys.stderr)
+        return _INTERRUPTED
+    print(summary_text(summary, str(output)), file=sys.stderr)
+    return int(bool(summary.bad))
 
 
-def _shown_interval(estimate: AgeEstimate) -> str:
-    if estimate.residuals is None:
-        return "   (not calibrated: no interval)"
-    return f"   (90 % within {estimate.low_years:.1f} … {estimate.high_years:.1f})"
+@contextlib.contextmanager
+def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
+    """What makes the rows: this process, or a Ray cluster."""
+    if ray is None:
+        with job.opened() as labeller:
+            yield labeller.stream
+        return
+    try:
+        from runtime.serving.ray_labelling import ray_stream
+    except ImportError as error:
+        raise LabellingError(
+            f"--ray needs Ray, which cannot be imported ({error}). Install agemoe-runtime[ray], "
+            f"or leave --ray out to label in this process."
+        ) from error
+    with ray_stream(job, ray) as stream:
+        yield stream
+
+
+class _Progress:
+    """Says how far it is: on a terminal each second in place, otherwise a line now and then."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._terminal = file.isatty()
+        self._begun = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._terminal:
+            print(file=self._file)
+
+    def report(self, done: int, total: int, fresh: int) -> None:
+        """Takes in how many photographs are done, of how many, and how many by this run."""
+        now = time.monotonic()
+        if done < total and now - self._said < (1.0 if self._terminal else 10.0):
+            return
+        self._said = now
+        text = progress_text(done, total, fresh, now - self._begun)
+        end = "\x1b[K\r" if self._terminal else "\n"
+        print(text, end=end, file=self._file, flush=True)
 
 
 def _doctor(engines: Path) -> int:
@@ -114,6 +224,14 @@ def _box(text: str) -> Box:
     return x, y, width, height
 
 
+def _detector(text: str) -> str:
+    try:
+        parse_detector(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -122,10 +240,21 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--json", action="store_true", help="one JSON object per line")
     predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the face, in pixels")
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
-    predict.add_argument("--device", default="auto", help="auto or cpu")
-    predict.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
+    predict.add_argument("--photo", action="store_true", help="find all faces in the pictures")
+    predict.add_argument("--draw", type=Path, metavar="PNG", help="a copy with boxes and ages")
+    bulk = commands.add_parser("label", help="the ages in many photographs, as a table")
+    bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")
+    bulk.add_argument("--output", type=Path, required=True, help="a .csv or .parquet file")
+    bulk.add_argument("--overwrite", action="store_true", help="replace a table that is there")
+    bulk.add_argument("--faces", choices=FACES, default=FACES[0], help="find them, or take each")
+    bulk.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster's address, or local")
+    for command in (predict, bulk):
+        command.add_argument("--detector", type=_detector, default="haar", help="or yunet:MODEL")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
+        command.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
+    commands.add_parser(_SERVE, add_help=False, help="the HTTP service: see serve --help")
     doctor = commands.add_parser("doctor", help="say what is installed and what works")
-    for command in (predict, doctor):
+    for command in (predict, bulk, doctor):
         command.add_argument(
             "--engines", type=Path, default=Path("engines"), help="the engines folder"
         )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from runtime import fusion_file
 from runtime.deadline import Deadline
+from runtime.detection import Detector
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
 from runtime.executor import Executor
@@ -26,8 +27,9 @@ from runtime.opening import (
     rehearse,
     warn_of_stand_ins,
 )
+from runtime.photographs import PhotoFace, predict_photo
 from runtime.preparation import PreparedFace, Preparer
-from runtime.results import AgeEstimate, Face
+from runtime.results import AgeEstimate, Box, Face
 from runtime.sessions import SessionFactory
 from runtime.sessions.ladder import DeviceRequest, open_devices, parse_device
 from runtime.sessions.onnx import usable_cores
@@ -125,7 +127,8 @@ class AgeMoE:
         self._tables = self._calibration or FusionTables.identity(chosen)
         warn_of_stand_ins(chosen)
         self._statistics = Statistics(chosen)
-        self._preparer = Preparer(chosen, limits or ImageLimits(), self._statistics)
+        self._limits = limits or ImageLimits()
+        self._preparer = Preparer(chosen, self._limits, self._statistics)
         self._gate = Gate()
         self._closing = threading.Lock()
         devices = open_devices(chosen, folder, request, sessions)
@@ -198,6 +201,39 @@ class AgeMoE:
                 return self._predict(faces, deadline)
             return self._predict_one(faces, deadline)
 
+    def predict_photo(
+        self,
+        image: ImageSource,
+        *,
+        detector: Detector | None = None,
+        person_boxes: Sequence[Box] = (),
+        deadline_ms: float | None = None,
+    ) -> list[PhotoFace]:
+        """Finds the faces in a whole photograph and estimates the age of each.
+
+        Args:
+            image: the photograph, as in `predict`.
+            detector: finds the faces; None takes OpenCV's Haar cascade. `GivenBoxes` are your own.
+            person_boxes: whole persons, besides those that the detector finds.
+            deadline_ms: from now, detection included.
+
+        Returns:
+            The faces from left to right, each with its estimate or error; none if none was found.
+
+        Raises:
+            InputError: the photograph cannot be read.
+            PredictionError: no expert gave an answer for any face, or the deadline has passed.
+            ClosedError: after `close`, or in a forked process.
+        """
+        return predict_photo(
+            self,
+            image,
+            detector=detector,
+            person_boxes=person_boxes,
+            deadline_ms=deadline_ms,
+            limits=self._limits,
+        )
+
     def submit(self, face: FaceLike, *, deadline_ms: float | None = None) -> Future[AgeEstimate]:
         """Starts `predict` of one face and returns at once.
 
@@ -266,7 +302,9 @@ class AgeMoE:
         with self._statistics.timed("experts"):
             answers = self._executor.run(views, deadline)
         with self._statistics.timed("fuse"):
-            return estimates_from(answers, [self._unseen(face) for face in faces], self._tables)
+            return estimates_from(
+                answers, [self._preparer.unseen(face) for face in faces], self._tables
+            )
 
     def _count(self, results: Sequence[AgeEstimate | AgeMoEError]) -> None:
         estimates = [result for result in results if isinstance(result, AgeEstimate)]
@@ -275,15 +313,6 @@ class AgeMoE:
             degraded=sum(bool(estimate.missing) for estimate in estimates),
             refused=len(results) - len(estimates),
         )
-
-    def _unseen(self, face: PreparedFace) -> dict[str, str]:
-        """Experts that see nothing of a face, and why."""
-        inputs = {name: self._preparer.looks_at(name) for name in self._sources}
-        return {
-            name: f"looks at the {' and '.join(spec.name for spec in specs)}, not seen here"
-            for name, specs in inputs.items()
-            if face.visible.isdisjoint(specs)
-        }
 
     def _warm_up(self, concurrency: str) -> None:
         views = self._preparer.stacked([self._preparer.black_face()])

@@ -65,9 +65,13 @@ class Preparer:
         with self._statistics.timed("stack"):
             return {spec: np.stack([face.views[spec] for face in faces]) for spec in self._specs}
 
-    def looks_at(self, name: str) -> tuple[InputSpec, ...]:
-        """An expert's inputs."""
-        return self._experts[name].inputs
+    def unseen(self, face: PreparedFace) -> dict[str, str]:
+        """Experts that see nothing of a face, and why."""
+        return {
+            name: f"looks at the {' and '.join(spec.name for spec in expert.inputs)}, not seen here"
+            for name, expert in self._experts.items()
+            if face.visible.isdisjoint(expert.inputs)
+        }
 
     def black_face(self) -> PreparedFace:
         """A face of which nothing is visible."""

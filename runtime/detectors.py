@@ -1,0 +1,293 @@
+"""Face detectors that come with the runtime: OpenCV's Haar cascade and YuNet.
+
+OpenCV's own objects change while they work, so each thread has one of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+from runtime.detection import (
+    AnyWayUp,
+    Detection,
+    Detector,
+    area,
+    shared_area,
+    within,
+    without_duplicates,
+)
+from runtime.errors import BackendError
+from runtime.files import sha256_of
+from runtime.geometry import Pixels
+from runtime.results import Box
+
+if TYPE_CHECKING:
+    import cv2
+
+T = TypeVar("T")
+
+HUB_PREFIX = "hf://"
+SURE_WINDOWS = 20.0
+"""Windows of the cascade that agree on what is surely a face; on what is none, up to 17 did."""
+_SHA_MARK = "#sha256="
+
+
+class HaarDetector:
+    """OpenCV's bundled frontal-face cascade: needs no model, knows upright frontal faces only.
+
+    The score of a face is the number of windows that agreed on it. Round things are taken for
+    faces now and then: use YuNet where that matters.
+    """
+
+    CASCADE = "haarcascade_frontalface_default.xml"
+
+    def __init__(
+        self,
+        *,
+        longest_side: int = 1280,
+        smallest_face: int = 24,
+        least_windows: int = 6,
+        border: float = 1 / 12,
+    ) -> None:
+        """Reads the cascade.
+
+        Args:
+            longest_side: in pixels; a larger picture is searched in this size.
+            smallest_face: side in pixels of the smallest face, in the size that is searched.
+            least_windows: that have to agree on a face.
+            border: added around the picture by repeating its edge, as a share of its longest side,
+                so that faces cut by the border are found.
+        """
+        import cv2.data
+
+        path = Path(cv2.data.haarcascades) / self.CASCADE
+        self._longest_side = longest_side
+        self._smallest_face = smallest_face
+        self._least_windows = least_windows
+        self._border = border
+        self._cascades = _PerThread(lambda: _cascade(path))
+        self._provenance = (
+            f"haar {self.CASCADE} (sha256 {sha256_of(path)}) of OpenCV {cv2.__version__}, "
+            f"longest side {longest_side}, smallest face {smallest_face}, "
+            f"windows {least_windows}, border {border:g}"
+        )
+        self._cascades.mine()  # what is wrong shows now
+
+    @property
+    def provenance(self) -> str:
+        """Fingerprint of the cascade, version of OpenCV, settings."""
+        return self._provenance
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        """Finds upright frontal faces in uint8 RGB (H, W, 3), the surest first."""
+        import cv2
+
+        small, scale = _reduced(image, self._longest_side)
+        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        edge = round(max(grey.shape) * self._border)
+        framed = cv2.copyMakeBorder(grey, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        side = (self._smallest_face, self._smallest_face)
+        boxes, windows = self._cascades.mine().detectMultiScale2(
+            framed, scaleFactor=1.1, minNeighbors=self._least_windows, minSize=side
+        )
+        found = [
+            Detection(_scaled((x - edge, y - edge, w, h), scale), float(count))
+            for (x, y, w, h), count in zip(np.asarray(boxes).tolist(), windows, strict=True)
+        ]
+        return without_duplicates(_visible(found, image))
+
+
+class YuNetDetector:
+    """OpenCV's YuNet (`cv2.FaceDetectorYN`): better than the cascade, from a file of 230 kB."""
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        sha256: str | None = None,
+        longest_side: int = 640,
+        least_score: float = 0.8,
+    ) -> None:
+        """Reads the model.
+
+        Args:
+            model: its ONNX file, or `hf://owner/repo/file[@revision]` on the Hugging Face hub.
+            sha256: what the file has to be; None takes any.
+            longest_side: in pixels; a larger picture is searched in this size. The network finds
+                faces of about 10 to 300 pixels in it.
+            least_score: of a face, within 0..1.
+
+        Raises:
+            BackendError: the file cannot be had, is not the one wanted or is no such model.
+        """
+        data = _model_bytes(str(model))
+        digest = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and digest != sha256.lower():
+            raise BackendError(
+                f"The YuNet model {model} has SHA-256 {digest}, wanted is {sha256}. Get the file "
+                f"again, or give the SHA-256 of the one you trust."
+            )
+        import cv2
+
+        self._longest_side = longest_side
+        self._networks = _PerThread(lambda: _network(data, str(model), least_score))
+        self._networks.mine()  # what is wrong shows now
+        self._provenance = (
+            f"yunet {Path(str(model)).name} (sha256 {digest}) on OpenCV {cv2.__version__}, "
+            f"longest side {longest_side}, score {least_score:g}"
+        )
+
+    @property
+    def provenance(self) -> str:
+        """Fingerprint of the model, version of OpenCV, settings."""
+        return self._provenance
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        """Finds faces in uint8 RGB (H, W, 3), the surest first."""
+        import cv2
+
+        small, scale = _reduced(image, self._longest_side)
+        bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        network = self._networks.mine()
+        network.setInputSize((bgr.shape[1], bgr.shape[0]))
+        rows = network.detect(bgr)[1]
+        # x, y, width, height, five landmarks as x, y, score; None where there is no face
+        found = [
+            Detection(_scaled((row[0], row[1], row[2], row[3]), scale), row[14])
+            for row in ([] if rows is None else rows.tolist())
+        ]
+        return without_duplicates(_visible(found, image))
+
+
+@functools.cache
+def default_detector() -> Detector:
+    """The one that needs nothing: the Haar cascade, for pictures any way up."""
+    return AnyWayUp(HaarDetector(), SURE_WINDOWS)
+
+
+def detector_named(name: str) -> Detector:
+    """The detector a command line means: see `parse_detector`.
+
+    Raises:
+        ValueError: it means nothing.
+        BackendError: the model cannot be used.
+    """
+    model, sha256 = parse_detector(name)
+    return YuNetDetector(model, sha256=sha256) if model else default_detector()
+
+
+def parse_detector(name: str) -> tuple[str | None, str | None]:
+    """YuNet's model and its SHA-256, or None for what is not given.
+
+    Args:
+        name: `haar`, or `yunet:MODEL[#sha256=HEX]`, where MODEL is as in `YuNetDetector`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name == "haar":
+        return None, None
+    kind, _, rest = name.partition(":")
+    model, _, sha256 = rest.partition(_SHA_MARK)
+    if kind != "yunet" or not model:
+        raise ValueError(f"A detector is haar or yunet:MODEL[{_SHA_MARK}HEX], got {name!r}.")
+    return model, sha256 or None
+
+
+class _PerThread(Generic[T]):
+    """One object for each thread that asks."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._local = threading.local()
+
+    def mine(self) -> T:
+        if not hasattr(self._local, "value"):
+            self._local.value = self._make()
+        value: T = self._local.value
+        return value
+
+
+def _cascade(path: Path) -> cv2.CascadeClassifier:
+    import cv2
+
+    cascade = cv2.CascadeClassifier(str(path))
+    if cascade.empty():
+        raise BackendError(f"OpenCV cannot read its own cascade {path}. Reinstall OpenCV.")
+    return cascade
+
+
+def _network(data: bytes, model: str, least_score: float) -> cv2.FaceDetectorYN:
+    import cv2
+
+    nothing = np.empty(0, np.uint8)
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        return cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), least_score)
+    except cv2.error as error:
+        raise BackendError(f"OpenCV cannot load {model} as a YuNet model ({error}).") from error
+
+
+def _model_bytes(model: str) -> bytes:
+    path = _from_hub(model) if model.startswith(HUB_PREFIX) else Path(model)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BackendError(
+            f"The YuNet model {model} cannot be read ({error}). It is face_detection_yunet_"
+            f"2023mar.onnx of OpenCV's model zoo: give its path or hf://owner/repo/file."
+        ) from error
+
+
+def _from_hub(model: str) -> Path:
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise BackendError(
+            f"{model} is on the hub and huggingface_hub is not installed. Install it, or give the "
+            f"path of a file."
+        ) from error
+    place, _, revision = model.removeprefix(HUB_PREFIX).partition("@")
+    owner, _, rest = place.partition("/")
+    repository, _, file = rest.partition("/")
+    if not file:
+        raise BackendError(f"Expected hf://owner/repo/file[@revision], got {model}.")
+    try:
+        return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
+    except (OSError, ValueError) as error:  # what the hub raises derives from one of them
+        raise BackendError(f"{model} cannot be had from the hub ({error}).") from error
+
+
+def _reduced(image: Pixels, longest_side: int) -> tuple[Pixels, float]:
+    """A picture of at most that size, and how many of the original's pixels one of its has."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = max(height, width) / longest_side
+    if scale <= 1.0:
+        return image, 1.0
+    size = max(round(width / scale), 1), max(round(height / scale), 1)
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+
+
+def _scaled(box: Box, scale: float) -> Box:
+    x, y, width, height = box
+    return x * scale, y * scale, width * scale, height * scale
+
+
+def _visible(found: list[Detection], image: Pixels) -> list[Detection]:
+    """Those of which at least half lies in the picture, cut to it."""
+    height, width = image.shape[:2]
+    picture = (0.0, 0.0, float(width), float(height))
+    return [
+        Detection(within(one.box, width, height), one.score)
+        for one in found
+        if shared_area(one.box, picture) >= 0.5 * area(one.box) > 0.0
+    ]

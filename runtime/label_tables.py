@@ -1,0 +1,182 @@
+"""What bulk labelling reads and writes: lists of photographs, and a table of ages.
+
+Nothing of a picture but its path, boxes and numbers is ever written.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import importlib
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import AgeMoEError
+from runtime.files import replacing
+
+Value = str | int | float | None
+Row = Mapping[str, Value]
+"""One line of the table, by column."""
+
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of the files that are taken from a folder."""
+CSV, PARQUET = ".csv", ".parquet"
+_ROWS_TOGETHER = 8192
+
+
+class LabellingError(AgeMoEError, RuntimeError):
+    """Bulk labelling cannot begin, go on or be finished."""
+
+
+def photographs_in(sources: Sequence[str]) -> list[str]:
+    """The photographs that are meant, each once, in the order of the sources.
+
+    Args:
+        sources: folders, which are searched to the bottom; photographs; patterns such as
+            `holiday/**/*.jpg`; and CSV or Parquet lists with a column `path`, relative to the
+            list's folder. What a folder or a pattern gives is sorted.
+
+    Raises:
+        LabellingError: a source holds no photograph, or a list cannot be read.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        paths = list(_photographs(source))
+        if not paths:
+            raise LabellingError(
+                f"There is no photograph in {source}. Give folders, photographs, patterns, or CSV "
+                f"or Parquet files with a column 'path'."
+            )
+        found |= dict.fromkeys(paths)
+    return list(found)
+
+
+def table_columns(experts: Sequence[str]) -> dict[str, type]:
+    """Names and types of the table's columns; every value but `path` and `engine` may be missing.
+
+    `face` counts from 0 from left to right, `x` … `h` is its box in pixels of the upright picture,
+    `age_NAME` an expert's own reading; see docs/labelling.md.
+    """
+    numbers = ("x", "y", "w", "h", "score")
+    ages = ("age", "low", "high", *(f"age_{name}" for name in experts))
+    return {
+        "path": str,
+        "face": int,
+        **dict.fromkeys(numbers, float),
+        "turn": int,
+        **dict.fromkeys(ages, float),
+        "missing": str,
+        "error": str,
+        "engine": str,
+    }
+
+
+def check_output(output: Path) -> None:
+    """Finds out before any work whether a table can be written.
+
+    Raises:
+        LabellingError: not a CSV or Parquet file, no folder for it, or pyarrow is missing.
+    """
+    if output.suffix.lower() not in (CSV, PARQUET):
+        raise LabellingError(f"A table is written as .csv or .parquet, got {output.name}.")
+    if not output.parent.is_dir():
+        raise LabellingError(f"There is no folder {output.parent} for {output.name}. Make it.")
+    if output.suffix.lower() == PARQUET:
+        _pyarrow(output)
+
+
+def write_table(output: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
+    """Writes a table as CSV or Parquet, by its suffix, whole or not at all.
+
+    Args:
+        output: to be written; an old one is replaced.
+        rows: with at most the names in `columns`; a name that is missing is empty.
+        columns: names and types, in this order.
+    """
+    write = _write_parquet if output.suffix.lower() == PARQUET else _write_csv
+    tidy = ({name: _tidy(row.get(name)) for name in columns} for row in rows)
+    with replacing(output) as temporary:
+        write(temporary, tidy, columns)
+
+
+def _photographs(source: str) -> Iterator[str]:
+    path = Path(source)
+    if path.is_dir():
+        yield from _in_folder(path)
+    elif path.suffix.lower() in (CSV, PARQUET):
+        yield from (str(path.parent / name) for name in _listed(path))
+    elif not path.exists() and glob.has_magic(source):
+        matches = glob.glob(source, recursive=True)  # noqa: PTH207 - of absolute patterns too
+        yield from sorted(path for path in matches if Path(path).is_file())
+    else:
+        yield source
+
+
+def _in_folder(folder: Path) -> Iterator[str]:
+    for where, folders, files in os.walk(folder):
+        folders.sort()
+        yield from (
+            str(Path(where) / name)
+            for name in sorted(files)
+            if Path(name).suffix.lower() in PHOTO_SUFFIXES
+        )
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        names = _parquet_paths(path) if path.suffix.lower() == PARQUET else _csv_paths(path)
+    except (OSError, ValueError, KeyError, csv.Error) as error:  # pyarrow's derive from them
+        raise LabellingError(
+            f"{path} cannot be read as a list with a column 'path' ({error})."
+        ) from error
+    return [name for name in names if name]
+
+
+def _csv_paths(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if "path" not in (reader.fieldnames or ()):
+            raise ValueError(f"its columns are {', '.join(reader.fieldnames or ()) or 'none'}")
+        return [row["path"] for row in reader]
+
+
+def _parquet_paths(path: Path) -> list[str]:
+    parquet = _pyarrow(path, "pyarrow.parquet")
+    return [str(name) for name in parquet.read_table(path, columns=["path"])["path"].to_pylist()]
+
+
+def _pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it has no types
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise LabellingError(
+            f"{path.name} needs pyarrow, which is not installed. Install agemoe-runtime[label], "
+            f"or use CSV."
+        ) from error
+
+
+def _tidy(value: Value) -> Value:
+    """File names may hold bytes that are no UTF-8: they are written in hex."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return value
+
+
+def _write_csv(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_parquet(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
+    arrow, parquet = _pyarrow(path), _pyarrow(path, "pyarrow.parquet")
+    kinds = {str: arrow.string(), int: arrow.int32(), float: arrow.float64()}
+    schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    pending = iter(rows)
+    with parquet.ParquetWriter(path, schema) as writer:
+        while together := list(itertools.islice(pending, _ROWS_TOGETHER)):
+            writer.write_table(arrow.Table.from_pylist(together, schema))

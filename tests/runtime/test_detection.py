@@ -1,0 +1,257 @@
+"""Detectors: what they find, that they repeat themselves, and what is wrong with a model."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime.detection import (
+    AnyWayUp,
+    Detection,
+    GivenBoxes,
+    area,
+    shared_area,
+    turned_box,
+    turned_image,
+    within,
+    without_duplicates,
+)
+from runtime.detectors import (
+    HaarDetector,
+    YuNetDetector,
+    default_detector,
+    detector_named,
+    parse_detector,
+)
+from runtime.errors import BackendError
+from runtime.geometry import Pixels
+from runtime.results import Box
+from tests.runtime.photo_samples import ASTRONAUT_FACE, GRACE_FACE, astronaut, grace, tiny_yunet
+
+BOXES = st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 20)] * 2)
+
+
+def overlap(one: Box, other: Box) -> float:
+    """Intersection over union."""
+    shared = shared_area(one, other)
+    return shared / (area(one) + area(other) - shared)
+
+
+@pytest.mark.parametrize(
+    ("image", "face"), [(astronaut(), ASTRONAUT_FACE), (grace(), GRACE_FACE)], ids=["nasa", "navy"]
+)
+def test_the_default_finds_the_face_of_a_portrait(image: Pixels, face: Box) -> None:
+    (found,) = default_detector().detect(image)
+    assert overlap(found.box, face) > 0.5
+    assert found.turn == 0
+    assert found.score is not None
+    assert found.score >= 20
+
+
+@pytest.mark.parametrize("turn", [1, 2, 3])
+def test_a_picture_on_its_side_is_turned_and_the_box_is_not(turn: int) -> None:
+    (found,) = default_detector().detect(turned_image(astronaut(), turn))
+    assert (found.turn + turn) % 4 == 0
+    assert overlap(found.box, turned_box(ASTRONAUT_FACE, turn, 512, 512)) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("left", "top", "right", "bottom"),
+    [(0, 95, 512, 512), (210, 0, 512, 512), (0, 0, 512, 142)],
+    ids=["forehead", "cheek", "chin"],
+)
+def test_a_face_cut_by_the_border_is_found(left: int, top: int, right: int, bottom: int) -> None:
+    image = np.ascontiguousarray(astronaut()[top:bottom, left:right])
+    height, width = image.shape[:2]
+    whole = (ASTRONAUT_FACE[0] - left, ASTRONAUT_FACE[1] - top, *ASTRONAUT_FACE[2:])
+    visible = within(whole, width, height)
+    found = max(HaarDetector().detect(image), key=lambda d: d.score or 0.0)
+    assert overlap(found.box, visible) > 0.4
+    assert within(found.box, width, height) == found.box
+
+
+def test_a_hundred_faces() -> None:
+    faces = [astronaut()[20:230, 120:330], grace()[60:430, 100:430]]
+    tiles = [_resized(faces[place % 2], 120) for place in range(100)]
+    rows = [np.hstack(tiles[start : start + 10]) for start in range(0, 100, 10)]
+    found = HaarDetector().detect(np.vstack(rows))
+    cells = {(int((x + w / 2) // 120), int((y + h / 2) // 120)) for x, y, w, h in boxes(found)}
+    assert len(found) == len(cells) == 100
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (30, 30), (3000, 2)])
+def test_no_picture_is_too_odd(shape: tuple[int, int]) -> None:
+    assert list(default_detector().detect(np.zeros((*shape, 3), np.uint8))) == []
+
+
+def test_a_large_picture_is_searched_in_a_smaller_size() -> None:
+    large = _resized(astronaut(), 2000)
+    (found,) = HaarDetector(longest_side=512).detect(large)
+    x, y, w, h = found.box
+    assert overlap((x * 0.256, y * 0.256, w * 0.256, h * 0.256), ASTRONAUT_FACE) > 0.5
+
+
+def test_threads_share_a_detector_and_agree() -> None:
+    detector = default_detector()
+    images = [_resized(astronaut(), 256), _resized(grace(), 200)] * 4
+    alone = [detector.detect(image) for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(detector.detect, images)) == alone
+
+
+def test_provenance_names_the_model_and_the_settings() -> None:
+    said = HaarDetector(least_windows=9).provenance
+    assert HaarDetector.CASCADE in said
+    assert "windows 9" in said
+    assert HaarDetector().provenance != said
+    assert HaarDetector().provenance in default_detector().provenance
+
+
+def test_yunet_runs_whatever_honours_its_outputs(tmp_path: Path) -> None:
+    model = tiny_yunet(tmp_path / "bright.onnx")
+    image = np.zeros((96, 160, 3), np.uint8)
+    image[32:40, 64:72] = 255
+    (found,) = YuNetDetector(model, sha256=sha256(model).upper()).detect(image)
+    assert overlap(found.box, (64, 32, 8, 8)) > 0.9
+    assert found.score == pytest.approx(1.0, abs=0.01)
+    assert YuNetDetector(model).detect(np.zeros((50, 70, 3), np.uint8)) == []
+
+
+def test_yunet_scales_back_what_it_finds_in_a_smaller_size(tmp_path: Path) -> None:
+    image = np.zeros((64, 1280, 3), np.uint8)
+    image[32:48, 640:656] = 255
+    (found,) = YuNetDetector(tiny_yunet(tmp_path / "bright.onnx")).detect(image)
+    assert overlap(found.box, (640, 32, 16, 16)) > 0.9
+
+
+def test_yunet_in_threads(tmp_path: Path) -> None:
+    detector = YuNetDetector(tiny_yunet(tmp_path / "bright.onnx"))
+    images = []
+    for place in range(16):
+        image = np.zeros((64 + 32 * (place % 3), 160, 3), np.uint8)
+        image[32:40, 8 * place : 8 * place + 8] = 255
+        images.append(image)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(detector.detect, images))
+    assert [round(one.box[0]) for (one,) in found] == [8 * place for place in range(16)]
+
+
+def test_a_yunet_model_is_the_one_wanted_or_none(tmp_path: Path) -> None:
+    model = tiny_yunet(tmp_path / "bright.onnx")
+    assert sha256(model) in detector_named(f"yunet:{model}#sha256={sha256(model)}").provenance
+    with pytest.raises(BackendError, match=f"has SHA-256 {sha256(model)}, wanted is 00"):
+        detector_named(f"yunet:{model}#sha256=00")
+
+
+def test_a_bad_yunet_model_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "noise.onnx").write_bytes(b"no model at all")
+    with pytest.raises(BackendError, match=r"cannot load .*noise\.onnx as a YuNet model"):
+        YuNetDetector(tmp_path / "noise.onnx")
+    with pytest.raises(BackendError, match=r"gone\.onnx cannot be read"):
+        YuNetDetector(tmp_path / "gone.onnx")
+
+
+def test_a_model_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    asked: list[tuple[str, str, str | None]] = []
+
+    def download(repository: str, file: str, *, revision: str | None) -> str:
+        asked.append((repository, file, revision))
+        return str(tiny_yunet(tmp_path / "hub.onnx"))
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    YuNetDetector("hf://some/where/deep/face.onnx@v2")
+    YuNetDetector("hf://some/where/face.onnx")
+    assert asked == [("some/where", "deep/face.onnx", "v2"), ("some/where", "face.onnx", None)]
+    with pytest.raises(BackendError, match="Expected hf://owner/repo/file"):
+        YuNetDetector("hf://some/where")
+
+
+@pytest.mark.parametrize("name", ["", "yunet", "yunet:", "haar:x", "dlib", "yunet:#sha256=00"])
+def test_detectors_that_do_not_exist(name: str) -> None:
+    with pytest.raises(ValueError, match="A detector is haar or yunet:MODEL"):
+        parse_detector(name)
+
+
+def test_given_boxes_are_what_they_are() -> None:
+    given_boxes = GivenBoxes([(1, 2, 3, 4), (1, 2, 3, 4)], persons=[(0, 0, 9, 9)])
+    found = given_boxes.detect(astronaut())
+    assert boxes(found) == [(1, 2, 3, 4), (1, 2, 3, 4), (0, 0, 9, 9)]
+    assert [one.kind for one in found] == ["face", "face", "person"]
+
+
+class Staged:
+    """Finds one face whose score depends on the shade of the picture's first pixel."""
+
+    provenance = "staged"
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        score = float(image[0, 0, 0])
+        return [Detection((0, 0, 2, 1), score)] if score else []
+
+
+@pytest.mark.parametrize(
+    ("corners", "turn"),  # clockwise from the first pixel, as the turns show them
+    [
+        ((20, 90, 90, 90), 0),  # sure as it is: nothing else is tried
+        ((5, 30, 40, 0), 2),  # the surest turn
+        ((5, 19, 19, 19), 0),  # nothing is sure
+        ((0, 0, 0, 21), 3),
+        ((0, 25, 0, 25), 1),  # the first of equals
+    ],
+)
+def test_a_turn_has_to_be_sure(corners: tuple[int, int, int, int], turn: int) -> None:
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[0, 0], image[0, -1], image[-1, -1], image[-1, 0] = ([value] * 3 for value in corners)
+    (found,) = AnyWayUp(Staged(), 20).detect(image)
+    assert found.turn == turn
+    assert turned_box(found.box, turn, 8, 6) == (0, 0, 2, 1)
+
+
+@given(BOXES, st.integers(-4, 7))
+def test_turned_boxes_follow_turned_pixels(box: tuple[int, int, int, int], turn: int) -> None:
+    x, y, width, height = box
+    image = np.zeros((40, 50, 3), np.uint8)
+    image[y : y + height, x : x + width] = 255
+    left, top, across, down = map(int, turned_box(box, turn, 50, 40))
+    turned = turned_image(image, turn)
+    assert turned[top : top + down, left : left + across].all()
+    assert turned.sum() == image.sum()
+
+
+@given(st.lists(st.builds(Detection, BOXES, st.integers(0, 3)), max_size=8), st.randoms())
+def test_duplicates_go_whatever_the_order(found: list[Detection], random: object) -> None:
+    kept = without_duplicates(found)
+    for place, one in enumerate(kept):
+        for other in kept[:place]:
+            assert shared_area(one.box, other.box) <= 0.5 * min(area(one.box), area(other.box))
+    for one in found:
+        assert any(
+            one == other
+            or shared_area(one.box, other.box) > 0.5 * min(area(one.box), area(other.box))
+            for other in kept
+        )
+    shuffled = list(found)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert without_duplicates(shuffled) == kept
+
+
+def boxes(found: list[Detection]) -> list[Box]:
+    return [one.box for one in found]
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _resized(image: Pixels, side: int) -> Pixels:
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.LANCZOS))

@@ -1,0 +1,102 @@
+"""OpenVINO says what ONNX Runtime says, and refuses what breaks the contract."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.errors import BackendError, ContractError
+from runtime.manifest_file import read_manifest
+from runtime.sessions.onnx import OnnxCpuSession
+from runtime.sessions.openvino import OpenVinoSession, has_bfloat16, import_openvino
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
+)
+
+
+def _session(kind: type[Any], folder: Path, tiny: Tiny, **options: object) -> Any:
+    write_engines(folder, {"tiny": tiny})
+    expert = read_manifest(folder).experts["tiny"]
+    return kind("tiny", expert, expert.artifacts[0], folder, threads=1, **options)
+
+
+def _faces(tiny: Tiny, count: int = 3) -> dict[str, Any]:
+    shape = (count, tiny.side, tiny.side, 3)
+    rng = np.random.default_rng(0)
+    return {name: rng.integers(0, 256, shape, np.uint8) for name in tiny.inputs}
+
+
+@needs_openvino
+@pytest.mark.usefixtures("no_thread_left")
+@pytest.mark.parametrize(
+    "tiny", [Tiny(), Tiny(inputs=("face", "person"), outputs=("age_years", "age_probs"))]
+)
+def test_says_what_onnx_runtime_says(tmp_path: Path, tiny: Tiny) -> None:
+    faces = _faces(tiny)
+    found = {}
+    for kind in (OnnxCpuSession, OpenVinoSession):
+        session = _session(kind, tmp_path, tiny)
+        found[kind] = session.enqueue(faces).result(timeout=10)
+        session.close()
+    wanted, answer = found[OnnxCpuSession], found[OpenVinoSession]
+    assert set(answer.outputs) == set(tiny.outputs)
+    assert answer.times.execute > 0
+    for name, values in wanted.outputs.items():
+        assert answer.outputs[name].dtype == np.float32
+        np.testing.assert_allclose(answer.outputs[name], values, atol=1e-4)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("no_thread_left")
+def test_answers_do_not_share_memory(tmp_path: Path) -> None:
+    tiny = Tiny()
+    session = _session(OpenVinoSession, tmp_path, tiny)
+    black = {"face": np.zeros((1, tiny.side, tiny.side, 3), np.uint8)}
+    first = session.enqueue(black).result(timeout=10).outputs["age_years"]
+    session.enqueue({"face": black["face"] + 255}).result(timeout=10)
+    session.close()
+    np.testing.assert_allclose(first, [tiny.offset], atol=1e-4)
+
+
+@needs_openvino
+@pytest.mark.parametrize("broken", ["rank", "no_output", "size"])
+def test_refuses_a_graph_that_breaks_the_contract(tmp_path: Path, broken: str) -> None:
+    with pytest.raises(ContractError, match="tiny"):
+        _session(OpenVinoSession, tmp_path, Tiny(broken=broken))
+
+
+@needs_openvino
+def test_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
+    write_engines(tmp_path, {"tiny": Tiny()})
+    expert = read_manifest(tmp_path).experts["tiny"]
+    (tmp_path / expert.artifacts[0].files[0].path).write_bytes(b"no graph")
+    with pytest.raises(ContractError, match="cannot load"):
+        OpenVinoSession("tiny", expert, expert.artifacts[0], tmp_path, threads=1)
+
+
+@needs_openvino
+@pytest.mark.usefixtures("no_thread_left")
+def test_bfloat16_is_coarser_or_refused(tmp_path: Path) -> None:
+    tiny = Tiny()
+    if not has_bfloat16():
+        with pytest.raises(BackendError, match="bfloat16"):
+            _session(OpenVinoSession, tmp_path, tiny, bfloat16=True)
+        return
+    session = _session(OpenVinoSession, tmp_path, tiny, bfloat16=True)
+    assert session.backend == "openvino-cpu-bf16"
+    ages = session.enqueue(_faces(tiny)).result(timeout=10).outputs["age_years"]
+    session.close()
+    assert ages.shape == (3,)
+
+
+def test_says_how_to_get_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(BackendError, match=r"agemoe-runtime\[openvino\]"):
+        import_openvino()

@@ -1,0 +1,164 @@
+"""`python -m runtime predict --photo` and `… label`, in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime import labelling
+from runtime.__main__ import main
+from runtime.label_journal import Journal, journal_of
+from tests.runtime.photo_samples import astronaut, grace, tiny_yunet
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+
+@pytest.fixture(autouse=True)
+def folder(empty_folder: Path) -> Path:
+    """A fresh working directory with engines, two people, one of them, and nobody."""
+    write_engines(empty_folder / "engines", {"a": Tiny(), "bb": Tiny(slope=50.0)})
+    (empty_folder / "photos").mkdir()
+    pictures = {
+        "nobody": np.full((40, 60, 3), 99, np.uint8),
+        "one": astronaut(),
+        "two": np.hstack([grace()[:512], astronaut()]),
+    }
+    for name, image in pictures.items():
+        Image.fromarray(image).save(empty_folder / f"photos/{name}.png")
+    return empty_folder
+
+
+def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    status = main(arguments)
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_photographs_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ran(capsys, "predict", "--photo", "photos/two.png", "photos/nobody.png")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0] == "photos/two.png: 2 faces, from left to right"
+    assert "1. " in lines[1]
+    assert re.match(r"  1\. 2\d\d×2\d\d pixels at 1[45]\d, (9\d|1\d\d)$", lines[1])
+    assert "years" in lines[2]
+    assert lines[-1] == "photos/nobody.png: no face found"
+    assert err.startswith("detector: haar haarcascade_frontalface_default.xml (sha256 ")
+
+
+def test_photographs_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ran(capsys, "predict", "--json", "--photo", "photos/one.png", "gone.png")
+    assert (status, err) == (1, "")
+    one, gone = map(json.loads, out.splitlines())
+    (face,) = one["faces"]
+    assert face["box"] == pytest.approx([176, 64, 98, 98], abs=10)
+    assert set(face["experts"]) == {"a", "bb"}
+    assert "sha256" in one["detector"]
+    assert gone["error"] == "There is no picture at gone.png."
+
+
+def test_a_drawing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, _ = ran(capsys, "predict", "--photo", "photos/two.png", "--draw", "drawn.png")
+    assert status == 0
+    with Image.open(folder / "drawn.png") as drawn:
+        assert drawn.size == (1024, 512)
+    status, _, err = ran(capsys, "predict", "--photo", "photos/one.png", "--draw", "no/drawn.png")
+    assert status == 1
+    assert "no/.drawn.png" in err
+
+
+def test_yunet_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_yunet(folder / "bright.onnx")
+    status, out, err = ran(
+        capsys, "predict", "--photo", "photos/nobody.png", "--detector", f"yunet:{model}"
+    )
+    assert (status, out) == (0, "photos/nobody.png: no face found\n")
+    assert "yunet bright.onnx (sha256 " in err
+    status, _, err = ran(
+        capsys, "predict", "--photo", "photos/one.png", "--detector", f"yunet:{model}#sha256=12"
+    )
+    assert status == 1
+    assert "wanted is 12" in err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--photo", "--box", "0,0,5,5"],
+        ["--draw", "out.png"],
+        ["--photo", "--draw", "out.gif"],
+        ["--photo", "photos/two.png", "--draw", "out.png"],
+        ["--photo", "--detector", "dlib"],
+    ],
+)
+def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], options: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["predict", "photos/one.png", *options])
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ran(capsys, "label", "photos", "--output", "ages.csv")
+    assert (status, out) == (0, "")
+    assert "3 of 3 photographs" in err
+    assert "ages.csv: 3 faces in 3 photographs" in err
+    assert "1 photographs without a face, 0 bad" in err
+    with (folder / "ages.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(Path(row["path"]).stem, row["face"], row["error"]) for row in rows] == [
+        ("nobody", "", "no face found"),
+        ("one", "0", ""),
+        ("two", "0", ""),
+        ("two", "1", ""),
+    ]
+    assert float(rows[2]["x"]) < float(rows[3]["x"])
+
+
+def test_label_lists_what_is_bad(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = ran(
+        capsys, "label", "photos/one.png", "gone.png", "--faces", "whole", "--output", "ages.csv"
+    )
+    assert status == 1
+    assert "  gone.png: There is no picture at gone.png." in err
+    assert ran(capsys, "label", "photos", "--output", "ages.csv")[2].startswith("error: ages.csv e")
+    assert ran(capsys, "label", "photos", "--output", "ages.csv", "--overwrite")[0] == 0
+
+
+def test_label_stopped_by_hand_goes_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labelling, "TOGETHER", 1)
+    add, added = Journal.add, 0
+
+    def add_one(self: Journal, batch: object) -> None:
+        nonlocal added
+        if added:
+            raise KeyboardInterrupt
+        added += 1
+        add(self, batch)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", add_one)
+        status, _, err = ran(capsys, "label", "photos", "--output", "ages.csv", "--faces", "whole")
+    assert status == 130
+    assert "kept in ages.csv.journal" in err
+    assert journal_of(folder / "ages.csv").exists()
+    status, _, err = ran(capsys, "label", "photos", "--output", "ages.csv", "--faces", "whole")
+    assert status == 0
+    assert "3 faces in 3 photographs" in err
+
+
+def test_ray_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "runtime.serving.ray_labelling", None)
+    status, _, err = ran(capsys, "label", "photos", "--output", "ages.csv", "--ray", "auto")
+    assert status == 1
+    assert "agemoe-runtime[ray]" in err
