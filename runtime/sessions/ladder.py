@@ -233,9 +233,8 @@ class _Opener:
         if rung == "tensorrt":
             from runtime.sessions.tensorrt import TensorRTExpert
 
-            carried = TensorRTExpert(
-                name, expert, artifact, self._folder, cuda, graphs=self._request.graphs
-            )
+            graphs = self._request.graphs and cuda.has_graphs
+            carried = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
         else:
             from runtime.sessions.onnx_cuda import OnnxCudaExpert
 

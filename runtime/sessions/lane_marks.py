@@ -44,12 +44,10 @@ class Mark:
 
     @contextlib.contextmanager
     def behind(self) -> Iterator[None]:
-        """Sets the mark behind what is enqueued within."""
+        """Sets the mark behind what is enqueued within, or later if that fails."""
         self._stands = False
-        try:
-            yield
-        finally:
-            self._set()
+        yield
+        self._set()
 
     def reached(self) -> bool:
         """Whether the device has come to it."""

@@ -153,7 +153,7 @@ class LaneSet:
     def load(self, views: Views, bucket: int) -> None:
         """Enqueues the uploads of a new batch."""
         self._launches.clear()
-        self._marks[:] = [self._loaded]
+        self._marks.clear()
         with self._loaded.behind():
             self.cuda.record(self._begun, self._uploads)
             for spec, buffer in self._inputs.items():
@@ -187,8 +187,11 @@ class LaneSet:
         """Whether nothing is under way any more; what the device refuses to say is no."""
         try:
             with self.at_work():
-                launched = all(launch.done() for launch in self._launches)
-                settled = launched and all(mark.reached() for mark in self._marks)
+                settled = (
+                    self._loaded.reached()
+                    and all(launch.done() for launch in self._launches)
+                    and all(mark.reached() for mark in self._marks)
+                )
         except CudaError as error:
             self._refusals += 1
             if self._refusals == _REFUSALS:

@@ -51,7 +51,7 @@ class OnnxCpuSession:
         graph = folder / artifact.files[0].path
         self._session = _load(name, graph, threads)
         self._outputs = expert.outputs
-        _check_contract(name, expert, self._session)
+        check_contract(name, expert, self._session)
         self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:
@@ -127,7 +127,12 @@ def cuda_provider_problem() -> str | None:
     )
 
 
-def _check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
+def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
+    """Compares a session's inputs and outputs with the manifest.
+
+    Raises:
+        ContractError: they differ.
+    """
     inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
     outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}
     wanted_inputs = {

@@ -17,7 +17,7 @@ from runtime.errors import BackendError, CudaError
 from runtime.manifest import Artifact, Expert
 from runtime.sessions.cuda import Cuda, DeviceMemory, Event, Stream
 from runtime.sessions.cuda_buffers import OutputBuffers, Resources
-from runtime.sessions.onnx import _check_contract, cuda_provider_problem, import_onnxruntime
+from runtime.sessions.onnx import check_contract, cuda_provider_problem, import_onnxruntime
 
 _log = logging.getLogger("agemoe")
 _PROVIDER = "CUDAExecutionProvider"
@@ -66,7 +66,7 @@ class OnnxCudaExpert:
             with cuda.current():
                 self.stream = self._resources.keep(cuda.stream())
                 self.session = self._open(folder / artifact.files[0].path, memory_limit_bytes)
-            _check_contract(name, expert, self.session)
+            check_contract(name, expert, self.session)
         except BaseException:
             self.close()
             raise

@@ -131,7 +131,7 @@ def tensorrt_log(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a laz
         An `ILogger` with `forget()` and `errors()`: what went wrong in this thread since.
     """
 
-    class Log(library.ILogger):  # type: ignore[misc, name-defined]
+    class _Log(library.ILogger):  # type: ignore[misc, name-defined]
         """Warnings go to the log, errors to whoever raises them."""
 
         def __init__(self) -> None:
@@ -156,7 +156,7 @@ def tensorrt_log(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a laz
                 self._here.said = []
             return self._here.said  # type: ignore[no-any-return]
 
-    return Log()
+    return _Log()
 
 
 def _rebuild(name: str, artifact: Artifact) -> str:

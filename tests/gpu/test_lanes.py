@@ -139,9 +139,10 @@ def test_places_go_to_who_waited_longest(tmp_path: Path) -> None:
         for number, thread in enumerate(threads, start=1):
             thread.start()
             until(lambda n=number: len(device._queue._waiting) == n)  # type: ignore[misc]
-        with pytest.raises(TimeoutError):
-            device.take(shelf.views(1), 0.0)  # nobody pushes in
-        held.release()
+        with device._queue._changed:  # before anybody could notice
+            held.release()
+            with pytest.raises(TimeoutError):
+                device.take(shelf.views(1), 0.0)
         for thread in threads:
             thread.join(20)
         assert order == list(range(8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_what_cannot_be_started_fails_alone_and_its_place_comes_back(
         again.release()
 
 
+def test_a_start_that_failed_half_way_keeps_its_place_until_that_half_ends(tmp_path: Path) -> None:
+    with device_on(tmp_path, lanes=1) as (gpu, shelf, device):
+        gpu.hold("execute")
+        batch = device.take(shelf.views(2))
+        gpu.fail("cuMemcpyDtoHAsync", error="CUDA_ERROR_INVALID_VALUE")
+        with pytest.raises(CudaError):
+            batch.enqueue("alpha").result(20)
+        batch.release()
+        with pytest.raises(TimeoutError):
+            device.take(shelf.views(1), 0.01)
+        gpu.go()
+        device.take(shelf.views(1), 20.0).release()
+
+
 @pytest.mark.parametrize("call", ["cuMemcpyHtoDAsync", "cuEventRecord"])
 def test_uploads_that_cannot_be_started_give_the_place_back(tmp_path: Path, call: str) -> None:
     with device_on(tmp_path, lanes=1) as (gpu, shelf, device):
@@ -108,6 +123,17 @@ def test_a_device_that_is_lost_while_nobody_looks_is_noticed(tmp_path: Path) -> 
             device.take(shelf.views(1))
 
 
+def test_the_error_of_a_lost_device_does_not_grow(tmp_path: Path) -> None:
+    with device_on(tmp_path, lanes=1) as (gpu, shelf, device):
+        gpu.lose("CUDA_ERROR_ILLEGAL_ADDRESS")
+        views = shelf.views(1)
+        errors = [error_of(lambda: device.take(views)) for _ in range(3)]
+        depths = [len(traceback.extract_tb(error.__traceback__)) for error in errors[1:]]
+        assert len(set(depths)) == 1
+        error_of(lambda: device.take(views))
+        assert len(traceback.extract_tb(errors[-1].__traceback__)) == depths[0]
+
+
 def test_a_device_that_will_not_say_whether_it_is_done_is_not_waited_for(tmp_path: Path) -> None:
     with device_on(tmp_path, lanes=1) as (gpu, shelf, device):
         device.take(shelf.views(1)).release()
@@ -115,6 +141,23 @@ def test_a_device_that_will_not_say_whether_it_is_done_is_not_waited_for(tmp_pat
             gpu.fail("cuEventQuery", nth=nth, error="CUDA_ERROR_INVALID_VALUE")
         with pytest.raises(CudaError, match="INVALID_VALUE"):
             device.take(shelf.views(1))
+
+
+def test_who_waits_for_a_place_hears_of_close(tmp_path: Path) -> None:
+    with device_on(tmp_path, lanes=1) as (_, shelf, device):
+        batch = device.take(shelf.views(1))
+        raised: list[Exception] = []
+        waiting = threading.Thread(
+            target=lambda: raised.append(error_of(lambda: device.take(shelf.views(1))))
+        )
+        waiting.start()
+        until(lambda: len(device._queue._waiting) == 1)
+        closing = threading.Thread(target=device.close)
+        closing.start()
+        waiting.join(20)
+        assert [type(error) for error in raised] == [ClosedError]
+        batch.release()
+        closing.join(20)
 
 
 def test_close_waits_for_what_is_under_way(tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ import logging
 import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from runtime.errors import BackendError, ContractError
+from runtime.errors import BackendError, ContractError, CudaError
 from runtime.sessions.cuda_choice import open_cuda
+from runtime.sessions.lanes import CudaDevice
 from runtime.sessions.onnx_cuda import OnnxCudaExpert
 from tests.gpu import fake_onnxruntime
 from tests.gpu.simulator import simulated_gpu
@@ -23,6 +24,7 @@ from tests.gpu.small_experts import (
     open_device,
     open_expert,
     stock,
+    until,
 )
 
 NAMES = tuple(THREE)
@@ -175,16 +177,7 @@ def test_what_has_not_been_launched_can_be_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with device_on(tmp_path, "onnx", lanes=1) as (gpu, shelf, device):
-        entered, go_on = threading.Event(), threading.Event()
-        experts: dict[str, Any] = dict(device._experts)
-        run = experts["alpha"].session.run_with_iobinding
-
-        def slow(*arguments: Any) -> None:
-            entered.set()
-            go_on.wait(20)
-            run(*arguments)
-
-        monkeypatch.setattr(experts["alpha"].session, "run_with_iobinding", slow)
+        entered, go_on = _slowed(device, "alpha", monkeypatch)
         batch = device.take(shelf.views(2))
         running = batch.enqueue("alpha")
         assert entered.wait(20)
@@ -202,3 +195,41 @@ def test_what_has_not_been_launched_can_be_given_up(
         assert_right(shelf, views, answers(batch, NAMES))
         batch.release()
         assert gpu.calls["onnxruntime synchronize"] == 0
+
+
+def test_a_lost_device_is_not_freed_while_the_thread_is_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with device_on(tmp_path, "onnx", lanes=1) as (gpu, shelf, device):
+        entered, go_on = _slowed(device, "alpha", monkeypatch)
+        batch = device.take(shelf.views(2))
+        batch.enqueue("alpha")
+        assert entered.wait(20)
+        gpu.lose("CUDA_ERROR_ILLEGAL_ADDRESS")
+        with pytest.raises(CudaError, match="lost"):
+            batch.enqueue("beta").result(20)
+        batch.release()
+        closing = threading.Thread(target=device.close)
+        closing.start()
+        until(lambda: device._queue._closed)
+        closing.join(0.05)
+        assert any("device memory" in leak for leak in gpu.leaks())
+        go_on.set()
+        closing.join(20)
+
+
+def _slowed(
+    device: CudaDevice, name: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[threading.Event, threading.Event]:
+    """Lets an expert's launches wait: an event they set, and one they wait for."""
+    entered, go_on = threading.Event(), threading.Event()
+    session = cast("OnnxCudaExpert", device._experts[name]).session
+    run = session.run_with_iobinding
+
+    def slow(*arguments: Any) -> None:
+        entered.set()
+        go_on.wait(20)
+        run(*arguments)
+
+    monkeypatch.setattr(session, "run_with_iobinding", slow)
+    return entered, go_on

@@ -92,6 +92,16 @@ def test_graphs_that_give_other_answers_are_given_up(
         _assert_works(shelf, device)
 
 
+def test_a_short_batch_is_executed_as_a_short_one(tmp_path: Path) -> None:
+    with device_on(tmp_path, lanes=1) as (_, shelf, device):
+        lane = cast("TensorRTLane", device._sets[0]._lanes[0])
+        for count, bucket in ((5, 6), (1, 1), (3, 4)):
+            batch = device.take(shelf.views(count), 20.0)
+            batch.enqueue("alpha").result(20)
+            batch.release()
+            assert lane._contexts[bucket].get_tensor_shape("face")[0] == bucket
+
+
 def test_a_library_without_graphs_is_told_once_per_expert(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
