@@ -14,7 +14,7 @@ from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
-from runtime.executor import Executor
+from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.gate import Gate
 from runtime.images import ImageLimits
@@ -152,8 +152,14 @@ class AgeMoE:
 
     @property
     def concurrency(self) -> str:
-        """How the experts run: `lanes`, at the same time, or `sequence`."""
+        """How the experts run: `lanes`, at the same time, or `sequence`; it may be changed."""
         return self._executor.mode
+
+    @concurrency.setter
+    def concurrency(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"concurrency must become one of {MODES}, got {mode!r}.")
+        self._executor.mode = mode
 
     @property
     def sources(self) -> dict[str, str | None]:

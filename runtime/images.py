@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageTooLargeError, InputError
 
@@ -151,7 +151,8 @@ def _faults_explained(subject: str) -> Iterator[None]:
 def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
     _check_pixels(image.width, image.height, limits)
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # it copies in any case
     return np.asarray(_rgb(upright))
 
 
@@ -167,4 +168,4 @@ def _rgb(image: Image.Image) -> Image.Image:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")
         return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

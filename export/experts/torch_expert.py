@@ -16,19 +16,19 @@ class TorchExpert:
 
     def __init__(self, module: nn.Module, signature: Signature) -> None:
         """Takes the module, which is put into evaluation mode."""
-        self._module = module.eval().requires_grad_(requires_grad=False)
+        self.module = module.eval().requires_grad_(requires_grad=False)
         self.signature = signature
 
     def write_onnx(self, path: Path) -> None:
         """Writes the module as ONNX."""
-        onnx_from_module(self._module, self.signature, path)
+        onnx_from_module(self.module, self.signature, path)
 
     def reference(self, images: Images) -> Readings:
         """Runs the module, one face at a time."""
         columns = [torch.from_numpy(images[spec.name]) for spec in self.signature.inputs]
         with torch.inference_mode():
             rows = [
-                self._module(*(column[i : i + 1] for column in columns))
+                self.module(*(column[i : i + 1] for column in columns))
                 for i in range(len(columns[0]))
             ]
         return {

@@ -56,3 +56,11 @@ def test_another_mode_is_refused(tmp_path: Path) -> None:
     engines = write_engines(tmp_path, {"a": Tiny()})
     with pytest.raises(ValueError, match="concurrency must be one of"):
         AgeMoE(engines, concurrency="parallel")
+
+
+def test_the_mode_can_be_changed_later(tmp_path: Path) -> None:
+    with AgeMoE(write_engines(tmp_path, {"a": Tiny()}), concurrency="lanes") as moe:
+        moe.concurrency = "sequence"
+        assert moe.concurrency == "sequence"
+        with pytest.raises(ValueError, match="concurrency must become one of"):
+            moe.concurrency = "auto"
