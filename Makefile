@@ -60,4 +60,4 @@ lint: $(READY) ## ruff and mypy
 	$(RUN) -m mypy
 
 clean: ## what the demo built; .venv stays
-	rm -rf $(ENGINES)/.staging $(ENGINES)/*/ $(ENGINES)/*.json build demo.png
+	rm -rf $(ENGINES)/.staging $(ENGINES)/*/ $(ENGINES)/*.json $(ENGINES)/timing.cache build demo.png

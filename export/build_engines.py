@@ -17,6 +17,7 @@ from export.errors import ExportError
 from export.jobs import plan
 from export.options import WEIGHTS, BuildOptions, resolve_options
 from export.pipeline import build
+from export.trt_module import TARGETS
 from runtime.errors import AgeMoEError
 
 _DEMO_NOTICE = (
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             int8=parsed.int8,
             max_batch=parsed.max_batch,
             force=parsed.force,
+            target=parsed.target,
+            workspace_gib=parsed.workspace_gib,
+            optimization_level=parsed.optimization_level,
         )
         if options.weights in _NOTICES:
             console.print(_NOTICES[options.weights], soft_wrap=True)
@@ -69,7 +73,10 @@ def _build(options: BuildOptions, console: Console) -> None:
     console.print(built_table(rows))
     if all(row.reused for row in rows):
         console.print("Everything was up to date: nothing was built.")
-    console.print("ONNX files only: this version builds no TensorRT engines.")
+    if options.engines is not None:
+        console.print(f"Engines: {options.engines.target}.", soft_wrap=True)
+    else:
+        console.print(f"ONNX files only: {options.no_engines}.", markup=False, soft_wrap=True)
     console.print(
         f"Next: python -m runtime predict PHOTO --engines {options.output}", soft_wrap=True
     )
@@ -104,6 +111,23 @@ def _parser() -> argparse.ArgumentParser:
         "--weights",
         choices=WEIGHTS,
         help="default: checkpoint if any is given, else demo; random is for measuring speed",
+    )
+    parser.add_argument(
+        "--target",
+        choices=TARGETS,
+        default="auto",
+        help="engines to go on to; default: TensorRT's where it is installed and there is a GPU, "
+        "else those of TensorRT for RTX if only that is installed, else none",
+    )
+    parser.add_argument(
+        "--workspace-gib", type=float, metavar="GIB", help="limit on TensorRT's workspace"
+    )
+    parser.add_argument(
+        "--optimization-level",
+        type=int,
+        default=3,
+        metavar="0..5",
+        help="how long TensorRT looks for the fastest kernels (default 3)",
     )
     parser.add_argument("--force", action="store_true", help="rebuild what is up to date")
     parser.add_argument("--plan", action="store_true", help="show what would be built and why")

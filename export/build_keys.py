@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.options import BuildOptions, ExpertConfig
+from export.trt_module import EngineOptions
+from runtime.manifest import Artifact, BatchProfile
 
 TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "timm", "tokenizers", "torch")
 """Packages whose versions may change what is built."""
@@ -25,7 +27,9 @@ _SOURCES = (
     "verification.py",
     "../runtime/geometry.py",
 )
-"""Of the exporter, what a built file depends on."""
+"""Of the exporter, what an ONNX file depends on."""
+_ENGINE_SOURCES = ("trt_engine.py", "parity.py", "verification.py")
+"""Of the exporter, what an engine depends on beside its ONNX file."""
 
 
 @cache
@@ -43,7 +47,7 @@ def tool_versions() -> Mapping[str, str]:
 def build_key(
     config: ExpertConfig, options: BuildOptions, precision: str, weights_sha256: str | None
 ) -> dict[str, str]:
-    """What a file depends on, one fingerprint per cause of change.
+    """What an ONNX file depends on, one fingerprint per cause of change.
 
     Args:
         config: the expert.
@@ -60,6 +64,35 @@ def build_key(
         "options": fingerprint([described, options.weights, precision, options.max_batch]),
         "tools": fingerprint(dict(tool_versions())),
         "exporter": sources_fingerprint(*_SOURCES),
+    }
+
+
+def engine_key(source: Artifact, profile: BatchProfile, engines: EngineOptions) -> dict[str, str]:
+    """What an engine depends on, one fingerprint per cause of change.
+
+    Args:
+        source: the ONNX file it is built from.
+        profile: batch sizes.
+        engines: how it is built.
+    """
+    return origin_key(source, profile) | {
+        "TensorRT": fingerprint(engines.target.version),
+        "GPU": fingerprint(engines.target.compute_capability),
+        "flags": fingerprint(dict(engines.flags)),
+        "exporter": sources_fingerprint(*_ENGINE_SOURCES),
+    }
+
+
+def origin_key(source: Artifact, profile: BatchProfile) -> dict[str, str]:
+    """The part of an engine's key without which it would be another expert's engine.
+
+    Args:
+        source: the ONNX file it is built from; external data counts too.
+        profile: batch sizes.
+    """
+    return {
+        "ONNX": fingerprint([file.sha256 for file in source.files]),
+        "batches": fingerprint([profile.smallest, profile.best, profile.largest]),
     }
 
 

@@ -16,8 +16,10 @@ from export.jobs import Planned
 from export.pipeline import BuiltRow
 from runtime.manifest import Artifact
 
-_LOG_WIDTH = 110
+_LOG_WIDTH = 124
 """Columns of a log, which has no terminal to ask."""
+_LOG_SECONDS = 30.0
+"""Between two lines about the same stage in a log."""
 
 
 def make_console() -> Console:
@@ -36,10 +38,24 @@ class BuildDisplay:
         self._console = console
         self._status: Status | None = None
         self._started = time.monotonic()
+        self._stage = ("", "")
+        self._shown = 0.0
 
     def stage(self, expert: str, what: str) -> None:
         """A stage of an expert begins."""
-        seconds = time.monotonic() - self._started
+        self._stage = (expert, what)
+        self._show(expert, what)
+
+    def advance(self, share: float) -> None:
+        """How much of the stage is done, from 0 to 1."""
+        late = time.monotonic() - self._shown >= _LOG_SECONDS
+        if self._console.is_terminal or late:
+            expert, what = self._stage
+            self._show(expert, f"{what}, {share:.0%}")
+
+    def _show(self, expert: str, what: str) -> None:
+        self._shown = time.monotonic()
+        seconds = self._shown - self._started
         if not self._console.is_terminal:
             self._console.print(
                 f"[{seconds:6.1f} s] {expert}: {what}", markup=False, soft_wrap=True
@@ -107,5 +123,5 @@ def shown_size(size_bytes: int) -> str:
 
 def _shown_parity(artifact: Artifact) -> tuple[str, str]:
     if artifact.parity is None:
-        return "-", "-"
+        return "not run", "-"
     return f"{artifact.parity.mean_years:.1e}", f"{artifact.parity.max_years:.1e}"

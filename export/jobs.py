@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.build_keys import build_key, changed_since
+from export.build_keys import build_key, changed_since, engine_key, origin_key
 from export.checkpoints import find_checkpoint, hash_checkpoint
 from export.demo.keys import demo_checkpoint_fits, demo_checkpoint_name
 from export.options import BuildOptions, ExpertConfig
 from export.publish import current_manifest
-from runtime.manifest import PRECISIONS, Artifact, Expert, Manifest, Source, file_intact
+from export.trt_module import EngineTarget
+from runtime.manifest import (
+    PRECISIONS,
+    Artifact,
+    BatchProfile,
+    Expert,
+    Manifest,
+    Source,
+    file_intact,
+)
 
 _CHECKPOINTS = "checkpoints"
 """Folder within the engines folder that holds the demo experts' checkpoints."""
@@ -19,7 +28,7 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One expert with its weights found, and what is to be done about it."""
+    """One expert with its weights found, and what is to be done about its ONNX files."""
 
     config: ExpertConfig
     checkpoint: Path | None
@@ -33,6 +42,19 @@ class Job:
     """What of it is up to date, by precision."""
     reasons: Mapping[str, str]
     """Why something has to be built, by precision; empty when all is up to date."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineJob:
+    """What is to be done about the TensorRT engine of an expert whose ONNX files are there."""
+
+    source: Artifact
+    """The ONNX file it is built from."""
+    key: Mapping[str, str]
+    kept: Artifact | None
+    """What is up to date."""
+    reason: str
+    """Why it has to be built; empty when it is up to date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +90,8 @@ def plan(options: BuildOptions) -> list[Planned]:
             size = sum(f.size_bytes for f in kept.files) if kept else _estimate(job, precision)
             path = f"{config.name}/{file_name(config.name, precision)}"
             planned.append(Planned(config.name, path, job.reasons.get(precision, ""), size))
+        if options.engines is not None:
+            planned.append(_planned_engine(job, options, options.engines.target))
     return planned
 
 
@@ -90,7 +114,7 @@ def make_job(
     location = weights_location(config, options) or "seed 0"
     keys = {precision: build_key(config, options, precision, sha256) for precision in PRECISIONS}
     built = manifest.experts.get(config.name) if manifest else None
-    artifacts = {a.precision: a for a in built.artifacts} if built else {}
+    artifacts = {a.precision: a for a in built.artifacts if a.backend == "onnx"} if built else {}
     kept: dict[str, Artifact] = {}
     reasons: dict[str, str] = {}
     for precision in PRECISIONS:
@@ -100,6 +124,47 @@ def make_job(
         elif precision in options.precisions_of(config):
             reasons[precision] = reason
     return Job(config, checkpoint, Source(kind, location, sha256), keys, built, kept, reasons)
+
+
+def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
+    """Compares the engine that is wanted of an expert with what is there.
+
+    Args:
+        expert: with its ONNX files up to date.
+        options: of the build.
+
+    Returns:
+        None where no engines are built.
+    """
+    if options.engines is None:
+        return None
+    precision = options.engine_precision
+    by_form = {(a.backend, a.precision): a for a in expert.artifacts}
+    source = by_form["onnx", precision]
+    built = by_form.get((options.engines.target.backend, precision))
+    key = engine_key(source, expert.profile, options.engines)
+    reason = _reason(built, key, options)
+    return EngineJob(source, key, None if reason else built, reason)
+
+
+def living_engines(
+    built: Expert | None, graphs: Sequence[Artifact], profile: BatchProfile
+) -> list[Artifact]:
+    """An earlier build's engines that were built from these very ONNX files.
+
+    Args:
+        built: what the earlier build left.
+        graphs: the ONNX files as they are now.
+        profile: batch sizes as they are now.
+    """
+    keys = {graph.precision: origin_key(graph, profile) for graph in graphs}
+    return [
+        engine
+        for engine in (built.artifacts if built else ())
+        if engine.backend != "onnx"
+        and engine.precision in keys
+        and not changed_since(engine.build_key, keys[engine.precision])
+    ]
 
 
 def weights_location(config: ExpertConfig, options: BuildOptions) -> str | None:
@@ -112,6 +177,21 @@ def weights_location(config: ExpertConfig, options: BuildOptions) -> str | None:
 def file_name(expert: str, precision: str) -> str:
     """Name of an expert's ONNX file."""
     return f"{expert}.{precision}.onnx"
+
+
+def engine_name(expert: str, precision: str, target: EngineTarget) -> str:
+    """Name of an expert's engine."""
+    return f"{expert}.{precision}.{target.tag}.engine"
+
+
+def _planned_engine(job: Job, options: BuildOptions, target: EngineTarget) -> Planned:
+    name, precision = job.config.name, options.engine_precision
+    path = f"{name}/{engine_name(name, precision, target)}"
+    source = job.kept.get(precision)
+    engine = make_engine_job(job.built, options) if job.built and source else None
+    measured = (engine and engine.kept) or source
+    size = sum(f.size_bytes for f in measured.files) if measured else _estimate(job, precision)
+    return Planned(name, path, engine.reason if engine else job.reasons[precision], size)
 
 
 def _reason(artifact: Artifact | None, key: Mapping[str, str], options: BuildOptions) -> str:

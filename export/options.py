@@ -9,6 +9,7 @@ from pathlib import Path
 
 from export.errors import OptionsError
 from export.settings import ARCHITECTURES, Settings, default_geometry, read_geometry
+from export.trt_module import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_target
 from runtime.geometry import Geometry
 from runtime.json_reader import JsonReader, shown
 
@@ -49,11 +50,20 @@ class BuildOptions:
     force: bool = False
     partial: bool = False
     """Only some experts were asked for: the others in the output folder stay as they are."""
+    engines: EngineOptions | None = None
+    """How TensorRT engines are built; None leaves it at ONNX files."""
+    no_engines: str = ""
+    """Why there will be none."""
 
     @property
     def precisions(self) -> tuple[str, ...]:
         """What is built of every expert."""
         return ("fp32", "fp16") if self.fp16 else ("fp32",)
+
+    @property
+    def engine_precision(self) -> str:
+        """Of which ONNX file an expert's engine is built: FP16 where it was asked for."""
+        return "fp16" if self.fp16 else "fp32"
 
     def precisions_of(self, config: ExpertConfig) -> tuple[str, ...]:
         """What is built of one expert."""
@@ -72,6 +82,9 @@ def resolve_options(
     int8: bool = False,
     max_batch: int = 32,
     force: bool = False,
+    target: str = "onnx",
+    workspace_gib: float | None = None,
+    optimization_level: int = 3,
 ) -> BuildOptions:
     """Brings command line and experts.toml together.
 
@@ -88,6 +101,9 @@ def resolve_options(
         int8: build Janus in INT8 too, for CPUs.
         max_batch: largest batch of the engines.
         force: rebuild what is up to date.
+        target: what to build beyond ONNX files, one of `TARGETS`.
+        workspace_gib: limit on TensorRT's workspace.
+        optimization_level: of TensorRT's builder.
 
     Raises:
         OptionsError: listing everything that is wrong.
@@ -106,9 +122,21 @@ def resolve_options(
         problems.append("--int8: only Janus has an INT8 form, and it is not among the experts")
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
+    engines, no_engines = _engines(target, workspace_gib, optimization_level, problems)
     if problems:
         raise OptionsError(problems)
-    return BuildOptions(chosen, weights, output, fp16, int8, max_batch, force, partial=bool(only))
+    return BuildOptions(
+        chosen,
+        weights,
+        output,
+        fp16,
+        int8,
+        max_batch,
+        force,
+        partial=bool(only),
+        engines=engines,
+        no_engines=no_engines,
+    )
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
@@ -184,6 +212,25 @@ def _chosen(
     return tuple(
         replace(expert, checkpoint=given.get(expert.name, expert.checkpoint)) for expert in chosen
     )
+
+
+def _engines(
+    wanted: str, workspace_gib: float | None, level: int, problems: list[str]
+) -> tuple[EngineOptions | None, str]:
+    """How to build engines, or None and why not."""
+    if workspace_gib is not None and not workspace_gib > 0:
+        problems.append(f"--workspace-gib: must be more than 0, got {workspace_gib:g}")
+    if level not in OPTIMIZATION_LEVELS:
+        problems.append(f"--optimization-level: must lie within 0..5, got {level}")
+    if wanted not in TARGETS:
+        problems.append(f"--target: must be one of {', '.join(TARGETS)}, got {shown(wanted)}")
+        return None, ""
+    target, reason = find_target(wanted)
+    if target is not None:
+        return EngineOptions(target, workspace_gib, level), ""
+    if wanted in ("tensorrt", "rtx"):
+        problems.append(f"--target {wanted}: {reason}, or leave --target out")
+    return None, reason
 
 
 def _unknown_names(

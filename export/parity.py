@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from export.errors import ParityError
 from export.experts.contract import Images, Readings
 from export.onnx_weights import has_data_file
 from export.precision import LARGEST_HALF, tensor_types
-from export.verification import PROBES, in_batches
-from runtime.manifest import Parity
+from export.verification import PROBES, in_batches, verification_images
+from runtime.manifest import Artifact, Expert, Parity
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,29 +58,103 @@ def check_parity(
     """
     names = list(reference)
     found = _outputs(path, names, images, frugal=precision == "fp16" and has_data_file(path))
-    tolerance = TOLERANCES[precision]
-    years = np.abs(found["age_years"] - reference["age_years"])
-    probabilities = max(
-        (float(np.abs(found[n] - reference[n]).max()) for n in names if n != "age_years"),
-        default=0.0,
-    )
-    within = (
-        years.mean() <= tolerance.mean_years
-        and years.max() <= tolerance.max_years
-        and probabilities <= tolerance.probability
-    )
     if exact is not None:
         _check_range(path, exact, images)
-    if not within:
+    parity, problem = _compared(found, reference, TOLERANCES[precision])
+    if problem:
         where = ""
         if exact is not None and not has_data_file(exact):  # else memory would not hold them all
             where = f" They part at {_divergence(path, exact, images)}."
-        raise ParityError(
-            f"{path.name} differs from PyTorch by {years.mean():.4g} years on average, "
-            f"{years.max():.4g} at most and {probabilities:.2g} in a probability; allowed are "
-            f"{tolerance.mean_years}, {tolerance.max_years} and {tolerance.probability}.{where}"
-        )
-    return Parity(float(years.mean()), float(years.max()), len(years))
+        raise ParityError(f"{path.name} differs from PyTorch by {problem}.{where}")
+    return parity
+
+
+EngineRun = Callable[[str, Expert, Artifact, Path, Images], Readings]
+"""From an expert's name, entry, engine, engines folder and pictures to what the engine says."""
+
+
+def engine_outputs(
+    name: str, expert: Expert, engine: Artifact, folder: Path, images: Images
+) -> Readings:
+    """What an engine says of pictures, run by the runtime itself on the first GPU."""
+    from runtime.sessions.ladder import DeviceRequest, open_devices
+
+    request = DeviceRequest("tensorrt", precision=engine.precision, lanes=1, graphs=False)
+    (device,) = open_devices({name: replace(expert, artifacts=(engine,))}, folder, request)
+    answers = []
+    try:
+        for views in _parts(images, expert.profile.largest):
+            batch = device.take({spec: views[spec.name] for spec in expert.inputs})
+            try:
+                answers.append(batch.enqueue(name).result().outputs)
+            finally:
+                batch.release()
+    finally:
+        device.close()
+    return {output: np.concatenate([a[output] for a in answers]) for output in expert.outputs}
+
+
+def check_engine(
+    name: str, expert: Expert, engine: Artifact, folder: Path, run: EngineRun = engine_outputs
+) -> Parity:
+    """Runs an engine on the verification faces and compares it with the FP32 ONNX file.
+
+    That file has proven to be what PyTorch computes, and is here also when PyTorch's weights are
+    not loaded because only the engine is built.
+
+    Args:
+        name: of the expert.
+        expert: with its ONNX files.
+        engine: built for the GPU that is here.
+        folder: the engines folder.
+        run: the engine.
+
+    Returns:
+        The differences in years.
+
+    Raises:
+        ParityError: they are over the tolerance of the engine's precision.
+    """
+    forms = {(a.backend, a.precision): a for a in expert.artifacts}
+    single = forms["onnx", "fp32"]
+    images = verification_images(
+        expert.inputs, few=single.parity is not None and single.parity.faces <= len(PROBES)
+    )
+    path = folder / single.files[0].path
+    reference = _outputs(path, list(expert.outputs), images, frugal=has_data_file(path))
+    found = run(name, expert, engine, folder, images)
+    parity, problem = _compared(found, reference, TOLERANCES[engine.precision])
+    if problem:
+        raise ParityError(f"The engine of {name!r} differs from {path.name} by {problem}.")
+    return parity
+
+
+def _compared(found: Readings, reference: Readings, tolerance: Tolerance) -> tuple[Parity, str]:
+    """The differences, and in words if they are over the tolerance; empty if they are within."""
+    years = np.abs(found["age_years"] - reference["age_years"])
+    probabilities = max(
+        (float(np.abs(found[n] - reference[n]).max()) for n in reference if n != "age_years"),
+        default=0.0,
+    )
+    parity = Parity(float(years.mean()), float(years.max()), len(years))
+    within = (
+        parity.mean_years <= tolerance.mean_years
+        and parity.max_years <= tolerance.max_years
+        and probabilities <= tolerance.probability
+    )
+    problem = (
+        f"{parity.mean_years:.4g} years on average, {parity.max_years:.4g} at most and "
+        f"{probabilities:.2g} in a probability; allowed are {tolerance.mean_years}, "
+        f"{tolerance.max_years} and {tolerance.probability}"
+    )
+    return parity, "" if within else problem
+
+
+def _parts(images: Images, largest: int) -> Iterator[Images]:
+    """The pictures in batches of odd sizes that an engine can take."""
+    for batch in in_batches(images):
+        for start in range(0, min(map(len, batch.values())), largest):
+            yield {name: array[start : start + largest] for name, array in batch.items()}
 
 
 def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> Readings:

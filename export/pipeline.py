@@ -13,7 +13,16 @@ from export import publish
 from export.build_keys import tool_versions
 from export.checkpoints import find_checkpoint
 from export.demo.keys import demo_checkpoint_fits
-from export.jobs import Job, file_name, make_job, weights_location
+from export.jobs import (
+    EngineJob,
+    Job,
+    engine_name,
+    file_name,
+    living_engines,
+    make_engine_job,
+    make_job,
+    weights_location,
+)
 from export.options import BuildOptions, ExpertConfig
 from export.originals import (
     LARGE_PARAMETERS,
@@ -22,7 +31,15 @@ from export.originals import (
     write_original,
 )
 from export.room import check_room
-from runtime.manifest import PRECISIONS, Artifact, BatchProfile, Expert, Manifest
+from export.trt_module import EngineOptions
+from runtime.manifest import (
+    PRECISIONS,
+    Artifact,
+    BatchProfile,
+    EngineBinding,
+    Expert,
+    Manifest,
+)
 from runtime.manifest_file import read_manifest
 
 _BEST_BATCH = 8
@@ -33,6 +50,10 @@ class Progress(Protocol):
 
     def stage(self, expert: str, what: str) -> None:
         """A stage of an expert begins."""
+        ...
+
+    def advance(self, share: float) -> None:
+        """How much of the stage is done, from 0 to 1; called from any thread."""
         ...
 
 
@@ -49,9 +70,9 @@ class BuiltRow:
 def build(options: BuildOptions, progress: Progress) -> list[BuiltRow]:
     """Builds, proves and publishes every expert that is not up to date.
 
-    Each expert is published as soon as it is complete, so that a build that is stopped has lost
-    only the expert it was at. Experts of an earlier build that were not asked for stay with
-    `--only`, and are removed without.
+    An expert's ONNX files are published as soon as they are complete, and then its engine, so that
+    a build that is stopped has lost only what it was at. Experts of an earlier build that were not
+    asked for stay with `--only`, and are removed without.
 
     Returns:
         One row per expert asked for.
@@ -72,18 +93,28 @@ def _build_one(config: ExpertConfig, options: BuildOptions, progress: Progress) 
     manifest = publish.current_manifest(options.output)
     progress.stage(config.name, "looking at the weights")
     job = make_job(config, _checkpoint(config, options, progress), options, manifest)
-    if job.built is not None and not job.reasons:
-        return BuiltRow(config.name, job.built, time.monotonic() - started, reused=True)
-    expert = _built(job, options, progress)
-    progress.stage(config.name, "publishing")
-    others = dict(manifest.experts) if manifest else {}
-    experts = {**others, config.name: expert}
+    expert = job.built
+    if expert is None or job.reasons:
+        built = _built(job, options, progress)
+        expert = _published(config.name, built, options, progress)
+    engine = make_engine_job(expert, options)
+    if options.engines is not None and engine is not None and engine.reason:
+        built = _with_engine(config.name, expert, engine, options, options.engines, progress)
+        expert = _published(config.name, built, options, progress)
+    seconds = time.monotonic() - started
+    return BuiltRow(config.name, expert, seconds, reused=expert is job.built)
+
+
+def _published(name: str, expert: Expert, options: BuildOptions, progress: Progress) -> Expert:
+    """An expert whose files are no longer staged."""
+    progress.stage(name, "publishing")
+    manifest = publish.current_manifest(options.output)
+    former = dict(manifest.experts) if manifest else {}
+    experts = {**former, name: expert}
     publish.publish(options.output, Manifest(_now(), tool_versions(), experts))
     published = read_manifest(options.output)
-    if job.built is not None:
-        publish.remove_strays(options.output, published, {config.name: job.built})
-    seconds = time.monotonic() - started
-    return BuiltRow(config.name, published.experts[config.name], seconds, reused=False)
+    publish.remove_strays(options.output, published, former)
+    return published.experts[name]
 
 
 def _checkpoint(config: ExpertConfig, options: BuildOptions, progress: Progress) -> Path | None:
@@ -104,13 +135,15 @@ def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
     original = _original(job, options, single, progress)
     artifacts = _artifacts(job, options, original, single, progress)
     signature = original.signature
+    profile = BatchProfile(1, min(_BEST_BATCH, options.max_batch), options.max_batch)
+    artifacts += living_engines(job.built, artifacts, profile)
     return Expert(
         architecture=job.config.architecture,
         source=job.source,
         inputs=signature.inputs,
         outputs=signature.outputs,
         age_grid=signature.age_grid,
-        profile=BatchProfile(1, min(_BEST_BATCH, options.max_batch), options.max_batch),
+        profile=profile,
         artifacts=tuple(artifacts),
         details=signature.details,
     )
@@ -164,6 +197,48 @@ def _artifacts(
             )
         )
     return artifacts
+
+
+def _with_engine(
+    name: str,
+    expert: Expert,
+    job: EngineJob,
+    options: BuildOptions,
+    engines: EngineOptions,
+    progress: Progress,
+) -> Expert:
+    from export import parity, trt_engine
+
+    target, precision = engines.target, job.source.precision
+    path = publish.staging_folder(options.output, name) / engine_name(name, precision, target)
+    progress.stage(name, f"building the {precision} engine with {target}")
+    half_share = trt_engine.build_engine(
+        options.output / job.source.files[0].path,
+        path,
+        precision,
+        expert.profile,
+        engines,
+        options.output / trt_engine.TIMING_CACHE,
+        progress.advance,
+    )
+    engine = Artifact(
+        backend=target.backend,
+        precision=precision,
+        files=(publish.file_record(options.output, path),),
+        build_key=job.key,
+        half_share=half_share,
+        parity=None,
+        binding=EngineBinding(
+            target.version, target.compute_capability, job.source.files[0].sha256, engines.flags
+        ),
+    )
+    if target.can_run:
+        progress.stage(name, "comparing the engine with the reference")
+        found = parity.check_engine(name, expert, engine, options.output)
+        engine = replace(engine, parity=found)
+    form = (target.backend, precision)
+    others = [a for a in expert.artifacts if (a.backend, a.precision) != form]
+    return replace(expert, artifacts=(*others, engine))
 
 
 def _wanted(job: Job, options: BuildOptions) -> Sequence[str]:

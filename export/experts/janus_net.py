@@ -169,6 +169,7 @@ class LanguageAttention(nn.Module):
     """Grouped-query attention with rotary positions; only the last `rows` positions ask."""
 
     kv_of_head: Tensor
+    partner: Tensor
 
     def __init__(self, shape: LanguageShape, rows: int) -> None:
         """Make the four projections."""
@@ -181,14 +182,17 @@ class LanguageAttention(nn.Module):
         self.o_proj = nn.Linear(queries, shape.width, bias=False)
         kv_of_head = torch.arange(shape.heads, device="cpu") // (shape.heads // shape.kv_heads)
         self.register_buffer("kv_of_head", kv_of_head, persistent=False)
+        # Rotary positions turn pairs, and a pair's halves lie half a head apart.
+        partner = torch.arange(shape.head_width, device="cpu").roll(shape.head_width // 2)
+        self.register_buffer("partner", partner, persistent=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """(N, S, C) to (N, rows, C); cos and sin (1, 1, S, D), mask (1, 1, S, S)."""
+        """(N, S, C) to (N, rows, C); cos and signed sin (1, 1, S, D), mask (1, 1, S, S)."""
         rows = slice(-self.rows, None)
         q = _heads(self.q_proj(x[:, rows]), self.heads)
         k, v = (_heads(p(x), self.kv_heads) for p in (self.k_proj, self.v_proj))
-        q = _rotated(q, cos[:, :, rows], sin[:, :, rows])
-        k = _rotated(k, cos, sin)
+        q = q * cos[:, :, rows] + q.index_select(3, self.partner) * sin[:, :, rows]
+        k = k * cos + k.index_select(3, self.partner) * sin
         if self.kv_heads < self.heads:
             k, v = k.index_select(1, self.kv_of_head), v.index_select(1, self.kv_of_head)
         return self.o_proj(_joined(_attend(q, k, v, mask[:, :, rows])))  # type: ignore[no-any-return]
@@ -260,7 +264,8 @@ class LanguageModel(nn.Module):
             None, None
         ]
         constant(self, "cos", angles.cos())
-        constant(self, "sin", angles.sin())
+        first = torch.arange(shape.head_width, device="cpu") < shape.head_width // 2
+        constant(self, "sin", torch.where(first, -angles.sin(), angles.sin()))
         constant(self, "mask", torch.from_numpy(mask))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -289,9 +294,3 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tens
     """Softmax attention; queries are scaled before the product to stay small in FP16."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return torch.softmax(scores if mask is None else scores + mask, -1) @ v
-
-
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: the halves of each head form the pairs that are turned."""
-    first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin

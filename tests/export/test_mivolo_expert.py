@@ -42,6 +42,9 @@ class Silent:
     def stage(self, expert: str, what: str) -> None:
         pass
 
+    def advance(self, share: float) -> None:
+        pass
+
 
 def configured(folder: Path, text: str) -> tuple[ExpertConfig, list[str]]:
     path = folder / "experts.toml"
@@ -208,7 +211,7 @@ def test_the_pipeline_proves_and_describes_it(engines: Path) -> None:
     assert half.half_share > 0.9
 
 
-@pytest.mark.filterwarnings("ignore::runtime.agemoe.StandInWarning")
+@pytest.mark.filterwarnings("ignore::runtime.opening.StandInWarning")
 def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> None:
     image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
     face, person = (30, 10, 40, 40), (0, 0, 100, 200)
@@ -226,7 +229,7 @@ def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> N
     assert both.to_dict(gender=True)["experts"]["mivolo"]["gender_probs"] == list(genders)
 
 
-@pytest.mark.filterwarnings("ignore::runtime.agemoe.StandInWarning")
+@pytest.mark.filterwarnings("ignore::runtime.opening.StandInWarning")
 def test_a_person_too_small_counts_as_none(engines: Path) -> None:
     image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
     face = (30, 10, 40, 40)

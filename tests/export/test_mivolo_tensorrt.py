@@ -26,6 +26,9 @@ class Silent:
     def stage(self, expert: str, what: str) -> None:
         pass
 
+    def advance(self, share: float) -> None:
+        pass
+
 
 @dataclass(frozen=True, slots=True)
 class Built:

@@ -32,6 +32,9 @@ class Quiet:
     def stage(self, expert: str, what: str) -> None:
         self.stages.append((expert, what))
 
+    def advance(self, share: float) -> None:
+        assert 0.0 <= share <= 1.0
+
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:

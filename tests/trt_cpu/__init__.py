@@ -2,7 +2,8 @@
 
 TensorRT for RTX builds engines without one. Its library comes in ONNX Runtime's wheel for it,
 TensorRT's Python bindings in a wheel of their own; `shim.c` joins the two. Everything up to the
-serialized plan is real; the plan is one for RTX and is not run.
+serialized plan is real; the plan is one for RTX and is not run. `stand_ins` holds what is imported
+as `tensorrt` or `tensorrt_rtx` in a process with this `environment`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ WHEELS = ("tensorrt-cu13-bindings==11.4.0.106", "onnxruntime-ep-nv-tensorrt-rtx-
 STANDS_IN_FOR = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
 HERE = Path(__file__).parent
 SHIM = HERE / "shim.c"
+STAND_INS = HERE / "stand_ins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,14 @@ def install(home: Path) -> None:
         library.with_name(name).symlink_to(library.name)
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Path, *packages: str) -> dict[str, str]:
+    """What a process needs in which the bindings, and `tensorrt` or `tensorrt_rtx`, are there."""
     rtx = home / "site" / "onnxruntime_ep_nv_tensorrt_rtx"
     return {
         "AGEMOE_RTX_BUILDER": str(only(rtx, "libtensorrt_rtx.so.*.*")),
         "AGEMOE_RTX_PARSER": str(only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
         "LD_LIBRARY_PATH": f"{home / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "PYTHONPATH": str(home / "site"),
+        "PYTHONPATH": ":".join(map(str, (home / "site", *(STAND_INS / p for p in packages)))),
     }
 
 
