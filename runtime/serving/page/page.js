@@ -1,0 +1,197 @@
+// The page of the AgeMoE service: sends a photograph, shows what was said of it.
+
+const SVG = "http://www.w3.org/2000/svg";
+const OLDEST = 100;
+const $ = (id) => document.getElementById(id);
+
+let running = null;
+let shown = null;
+
+function html(name, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(name), properties);
+  element.append(...children);
+  return element;
+}
+
+function svg(name, attributes = {}, ...children) {
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+const years = (value) => value.toFixed(1);
+const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
+const percent = (value) => `${Math.round(value * 100)} %`;
+
+function tell(text, problem = false) {
+  $("status").textContent = text;
+  $("status").classList.toggle("problem", problem);
+}
+
+function headers() {
+  const key = $("key").value.trim();
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
+async function detailOf(response) {
+  try {
+    return (await response.json()).detail ?? response.statusText;
+  } catch {
+    return `The service answered ${response.status} ${response.statusText}.`;
+  }
+}
+
+async function estimate(file) {
+  running?.abort();
+  const mine = (running = new AbortController());
+  const form = new FormData();
+  form.append("image", file, "photograph");
+  form.append("detect", $("detect").checked);
+  if ($("threshold").value !== "") form.append("threshold", $("threshold").value);
+  tell("Estimating …");
+  try {
+    const asked = { method: "POST", body: form, headers: headers(), signal: mine.signal };
+    const response = await fetch("v1/ages", asked);
+    if (!response.ok) throw new Error(await detailOf(response));
+    const answer = await response.json();
+    await show(file, answer);
+  } catch (error) {
+    if (mine.signal.aborted) return;
+    $("result").hidden = true;
+    tell(error.message, true);
+  }
+}
+
+async function show(file, answer) {
+  const [image] = answer.images;
+  announce(answer.stand_ins);
+  if (shown) URL.revokeObjectURL(shown);
+  shown = URL.createObjectURL(file);
+  $("picture").src = shown;
+  await $("picture").decode();
+  drawBoxes(image);
+  $("faces").replaceChildren(...image.faces.map((face, index) => card(face, index, answer)));
+  const times = Object.entries(answer.times_ms).map(([stage, ms]) => `${stage.replaceAll("_", " ")} ${ms.toFixed(0)} ms`);
+  $("times").textContent = `This request: ${times.join(", ")}. Experts' times are medians of their latest batches. Engines ${answer.version}.`;
+  $("result").hidden = false;
+  const count = image.faces.length;
+  tell(count === 0 ? "No face was found. If the picture is a face, switch “Find the faces” off." : `${count} ${count === 1 ? "face" : "faces"}, from left to right.`);
+  $("heading").focus();
+}
+
+function drawBoxes({ width, height, faces }) {
+  const size = Math.max(width, height) / 22;
+  $("boxes").setAttribute("viewBox", `0 0 ${width} ${height}`);
+  const marks = faces.flatMap((face) => {
+    if (!face.box) return [];
+    const [x, y, w, h] = face.box;
+    const age = face.estimate ? years(face.estimate.age_years) : "?";
+    const place = { x: x + w / 2, y: Math.max(y - size / 3, size), "font-size": size, "stroke-width": size / 6 };
+    return [svg("rect", { x, y, width: w, height: h, rx: w / 20 }), svg("text", place, age)];
+  });
+  $("boxes").replaceChildren(...marks);
+}
+
+function card(face, index, answer) {
+  const title = html("h3");
+  if (face.problem) {
+    title.append(`Face ${index + 1}: `);
+    return html("li", {}, title, html("p", { textContent: face.problem.detail }));
+  }
+  const said = face.estimate;
+  title.append(`Face ${index + 1}: `, html("b", { textContent: years(said.age_years) }), " years");
+  title.append(said.low_years === null
+    ? " (not calibrated: no interval)"
+    : `, ${percent(said.interval_level)} within ${years(said.low_years)} … ${years(said.high_years)}`);
+  const extra = [];
+  if (said.at_least) extra.push(`At least ${said.at_least.threshold}: ${percent(said.at_least.probability)}.`);
+  for (const [name, why] of Object.entries(said.missing)) extra.push(`${name} is missing: ${why}.`);
+  const notes = extra.map((text) => html("p", { className: "quiet", textContent: text }));
+  return html("li", {}, title, table(said, answer.experts_ms), ...notes);
+}
+
+function table(said, experts_ms) {
+  const names = [["Expert"], ["Said"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"], ["0 … 100 years", "chart wide"]];
+  const head = html("tr", { role: "row" }, ...names.map(([text, kind]) => html("th", { textContent: text, scope: "col", role: "columnheader", className: kind ?? "" })));
+  const rows = Object.entries(said.experts).map(([name, expert]) => row(name, expert, experts_ms[name]));
+  const fused = html("tr", { role: "row", className: "fused" },
+    cell("together"), cell(""), cell(""), cell(years(said.age_years), "wide"), cell(""), cell(""),
+    html("td", { role: "cell", className: "chart" }, fusedChart(said)));
+  // The phone's style lays rows out as grids, which takes a table's own roles away.
+  const body = html("tbody", { role: "rowgroup" }, ...rows, fused);
+  return html("table", { role: "table" }, html("thead", { role: "rowgroup" }, head), body);
+}
+
+function row(name, { age_years: age, corrected_years: corrected, weight }, ms) {
+  const share = cell(percent(weight));
+  share.append(svg("svg", { class: "weight", viewBox: "0 0 100 20", preserveAspectRatio: "none", "aria-hidden": "true" },
+    svg("rect", { class: "all", width: 100, height: 20, rx: 6 }),
+    svg("rect", { class: "part", width: Math.max(weight * 100, 1), height: 20, rx: 6 })));
+  return html("tr", { role: "row" },
+    cell(name), cell(years(age)), cell(signed(corrected - age)), cell(years(corrected), "wide"), share,
+    cell(ms === undefined ? "" : `${ms.toFixed(ms < 10 ? 1 : 0)} ms`),
+    html("td", { role: "cell", className: "chart" }, expertChart(age, corrected)));
+}
+
+function cell(text, kind = "") {
+  return html("td", { textContent: text, role: "cell", className: kind });
+}
+
+function chart(...marks) {
+  const axis = svg("line", { class: "axis", x1: "0%", x2: "100%", y1: "50%", y2: "50%" });
+  return svg("svg", { class: "row", "aria-hidden": "true" }, axis, ...marks);
+}
+
+const at = (age) => `${(Math.min(Math.max(age, 0), OLDEST) / OLDEST) * 100}%`;
+
+function expertChart(age, corrected) {
+  return chart(
+    svg("line", { class: "moved", x1: at(age), x2: at(corrected), y1: "50%", y2: "50%" }),
+    svg("circle", { class: "said", cx: at(age), cy: "50%", r: 4 }),
+    svg("circle", { class: "corrected", cx: at(corrected), cy: "50%", r: 4.5 }));
+}
+
+function fusedChart({ age_years: age, low_years: low, high_years: high }) {
+  const band = low === null ? [] : [svg("rect", { class: "interval", x: at(low), width: `${high - low}%`, y: "15%", height: "70%", rx: 4 })];
+  return chart(...band, svg("circle", { class: "corrected", cx: at(age), cy: "50%", r: 6 }));
+}
+
+function announce(standIns) {
+  const names = Object.keys(standIns);
+  $("notice").hidden = names.length === 0;
+  $("notice").textContent = `${names.join(", ")} ${names.length === 1 ? "is a stand-in" : "are stand-ins"}, not trained on photographs: the ages of photographs mean nothing. The drawn examples show how the page works.`;
+}
+
+async function greet() {
+  const response = await fetch("v1/experts", { headers: headers() });
+  if (response.ok) announce((await response.json()).stand_ins);
+  else tell(response.status === 401 ? "This service asks for an API key: give it under Options." : await detailOf(response), true);
+}
+
+$("file").addEventListener("change", () => {
+  const [file] = $("file").files;
+  if (file) estimate(file);
+  $("file").value = "";
+});
+for (const type of ["dragover", "dragleave", "drop"]) {
+  $("drop").addEventListener(type, (event) => {
+    event.preventDefault();
+    $("drop").classList.toggle("over", type === "dragover");
+    const [file] = event.dataTransfer?.files ?? [];
+    if (type === "drop" && file) estimate(file);
+  });
+}
+for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
+document.addEventListener("paste", (event) => {
+  const [file] = event.clipboardData?.files ?? [];
+  if (file) estimate(file);
+});
+for (const button of document.querySelectorAll("[data-example]")) {
+  button.addEventListener("click", async () => {
+    const response = await fetch(`page/examples/${button.dataset.example}`);
+    estimate(await response.blob());
+  });
+}
+$("key").addEventListener("change", () => { tell(""); greet(); });
+greet();

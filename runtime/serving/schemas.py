@@ -1,0 +1,196 @@
+"""What is said over HTTP, both ways; the OpenAPI document is made of this."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
+
+_TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
+LONGEST_DEADLINE_MS = 600_000.0
+
+
+def _decoded(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise ValueError("expected a string of base64")  # noqa: TRY004 - pydantic wants this one
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"not base64: {error}") from None
+
+
+Picture = Annotated[
+    bytes,
+    BeforeValidator(_decoded),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "contentEncoding": "base64",
+            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+        }
+    ),
+]
+"""A JPEG, PNG or WebP file in base64."""
+
+BoxList = Annotated[
+    list[Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]],
+    Field(description="x, y, width, height in pixels of the upright picture."),
+]
+
+
+class Options(BaseModel):
+    """What can be asked for beside the pictures."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    boxes: list[BoxList | None] | None = Field(
+        None, description="The faces of each picture; null where they are to be found."
+    )
+    person_boxes: list[BoxList | None] | None = Field(
+        None, description="Whole persons in each picture; matched to the faces by overlap."
+    )
+    detect: bool = Field(
+        default=True,
+        description="Find the faces of pictures without boxes; false: the picture is a face.",
+    )
+    deadline_ms: FiniteFloat | None = Field(
+        None, ge=1, le=LONGEST_DEADLINE_MS, description="From when the request has arrived."
+    )
+    threshold: FiniteFloat | None = Field(
+        None, ge=0, le=150, description="Also give the probability of being so many years or more."
+    )
+
+
+class AgesRequest(Options):
+    """Pictures in JSON."""
+
+    images: list[Picture] = Field(min_length=1, description="JPEG, PNG or WebP, in base64.")
+
+
+class ProblemAnswer(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str = Field(examples=["urn:agemoe:problem:image"])
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong, what was found, and what to do.")
+
+
+class ExpertAnswer(BaseModel):
+    """What one expert said of one face."""
+
+    age_years: float = Field(description="The expert's own reading.")
+    corrected_years: float = Field(description="Without the expert's own bias.")
+    weight: float = Field(description="Share in the fused age.")
+    answer_mass: float | None = None
+
+
+class AtLeastAnswer(BaseModel):
+    """A probability that was asked for."""
+
+    threshold: float
+    probability: float
+
+
+class EstimateAnswer(BaseModel):
+    """An age."""
+
+    age_years: float
+    low_years: float | None = Field(description="Lower end of the interval; null if uncalibrated.")
+    high_years: float | None
+    interval_level: float | None = Field(description="How probable the interval is; 0.9.")
+    experts: dict[str, ExpertAnswer]
+    missing: dict[str, str] = Field(description="Experts that did not answer, and why.")
+    at_least: AtLeastAnswer | None = None
+
+
+class FaceAnswer(BaseModel):
+    """A face: either `estimate` or `problem` is there."""
+
+    box: list[float] | None = Field(description="null: the whole picture is the face.")
+    person_box: list[float] | None
+    score: float | None = Field(description="Of the detector, on its own scale.")
+    estimate: EstimateAnswer | None
+    problem: ProblemAnswer | None
+
+
+class ImageAnswer(BaseModel):
+    """A picture; `problem` where it cannot be used. Faces are in order from left to right."""
+
+    width: int | None = Field(description="Of the upright picture, in pixels.")
+    height: int | None
+    faces: list[FaceAnswer]
+    problem: ProblemAnswer | None
+
+
+class AgesAnswer(BaseModel):
+    """One entry per picture, in their order."""
+
+    images: list[ImageAnswer]
+    version: str = Field(description="Which engines answered: changes with every reload of others.")
+    calibrated: bool
+    stand_ins: dict[str, str] = Field(
+        description="Experts whose ages mean nothing (`demo`, `random`); empty in production."
+    )
+    times_ms: dict[str, float] = Field(description="Of this request, by stage.")
+    experts_ms: dict[str, float] = Field(
+        description="Median of each expert's latest batches, over all callers."
+    )
+
+
+class ExpertDescription(BaseModel):
+    """An expert of the engines in use."""
+
+    name: str
+    architecture: str
+    source: str = Field(description="`checkpoint`, `onnx`, or a stand-in: `demo`, `random`.")
+    source_sha256: str | None
+    backend: str
+    inputs: list[str]
+
+
+class ExpertsAnswer(BaseModel):
+    """The engines in use."""
+
+    version: str
+    opened: str = Field(description="UTC, ISO 8601.")
+    calibrated: bool
+    concurrency: str
+    stand_ins: dict[str, str]
+    experts: list[ExpertDescription]
+    detector: str
+    limits: dict[str, float]
+
+
+class StatusAnswer(BaseModel):
+    """How the service is."""
+
+    status: str
+    version: str | None = None
+    last_reload: str | None = Field(None, description="How the latest reload went.")
+
+
+def request_body() -> dict[str, Any]:
+    """The two forms of a request for ages, for the OpenAPI document."""
+    as_json = AgesRequest.model_json_schema()
+    options = Options.model_json_schema()["properties"]
+    files = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
+    as_form = {
+        "type": "object",
+        "required": ["image"],
+        "additionalProperties": False,
+        "properties": {"image": {"type": "array", "items": files, "minItems": 1}, **options},
+    }
+    example = {"images": [_TINY_JPEG], "boxes": [[[10, 20, 64, 64]]], "threshold": 18}
+    return {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": as_json,
+                "examples": {"one_face": {"summary": "One face, its box known", "value": example}},
+            },
+            "multipart/form-data": {"schema": as_form},
+        },
+    }

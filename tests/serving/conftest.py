@@ -1,0 +1,18 @@
+"""The service that most tests talk to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from runtime.serving.settings import Settings
+from tests.serving.live import Live, engines_in, serving
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A service with its default limits, shared by a module's tests."""
+    engines = engines_in(tmp_path_factory.mktemp("served") / "engines")
+    with serving(Settings(engines)) as running:
+        yield running

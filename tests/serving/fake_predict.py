@@ -1,0 +1,62 @@
+"""A stand-in for `AgeMoE.predict` whose answers, faults and speed the test chooses."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.errors import AgeMoEError, DeadlineError, ImageError
+from runtime.results import AgeEstimate, ExpertAge, Face
+
+BAD, SPOILS_BATCH, SPOILS_ALWAYS = "bad picture", "spoils its batch", "spoils every batch"
+
+
+def estimate(number: int) -> AgeEstimate:
+    age = float(number % 101)
+    return AgeEstimate(age, {"only": ExpertAge(age, age, 1.0)})
+
+
+def serial(face: Any) -> AgeEstimate | type[Exception]:
+    """What a caller gets for a face that is predicted alone."""
+    number, fault = face.image
+    if fault == BAD:
+        return ImageError
+    return RuntimeError if fault == SPOILS_ALWAYS else estimate(number)
+
+
+@dataclass
+class FakePredict:
+    """A face's image is (number, fault)."""
+
+    seconds: float = 0.0
+    batches: list[list[int]] = field(default_factory=list)
+    deadlines_ms: list[float | None] = field(default_factory=list)
+    open: threading.Event = field(default_factory=threading.Event)
+    """Cleared, no batch is answered."""
+    begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __post_init__(self) -> None:
+        self.open.set()
+
+    def __call__(
+        self, faces: list[Face], /, *, deadline_ms: float | None = None
+    ) -> list[AgeEstimate | AgeMoEError]:
+        asked: list[Any] = [face.image for face in faces]
+        self.batches.append([number for number, _ in asked])
+        self.deadlines_ms.append(deadline_ms)
+        self.begun.release()
+        assert self.open.wait(30.0)
+        if self.seconds:
+            time.sleep(self.seconds)
+        if deadline_ms is not None and self.seconds * 1000.0 > deadline_ms:
+            raise DeadlineError({"only": "late"})
+        faults = {fault for _, fault in asked}
+        if SPOILS_ALWAYS in faults or (SPOILS_BATCH in faults and len(faces) > 1):
+            raise RuntimeError("the device is on fire")
+        return [ImageError("bad") if fault == BAD else estimate(number) for number, fault in asked]
+
+
+def face(number: int, fault: str = "") -> Face:
+    return Face((number, fault))  # type: ignore[arg-type]

@@ -1,0 +1,113 @@
+"""A service over a real socket, with engines of a kilobyte."""
+
+from __future__ import annotations
+
+import base64
+import io
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime import AgeMoE
+from runtime.fusion import ExpertTable, FusionTables, Spread
+from runtime.fusion_file import write_fusion
+from runtime.serving.server import Server, Stopping, make_server
+from runtime.serving.settings import Settings
+from tests.runtime.tiny_engines import SHA, Tiny, write_engines
+
+EXPERTS = {
+    "a": Tiny(),
+    "b": Tiny(slope=70.0, side=12),
+    "both": Tiny(offset=3.0, inputs=("face", "person")),
+}
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""For every client: each would read the certificates of the system's authorities, slowly."""
+GRID = np.arange(101.0)
+
+
+def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -> Path:
+    """Fills a folder with calibrated engines; an offset makes them another version."""
+    folder.mkdir(exist_ok=True)
+    experts = EXPERTS | {"a": Tiny(offset=offset, kind=kind)}
+    write_engines(folder, experts)
+    flat = np.zeros_like(GRID)
+    tables = {name: ExpertTable(flat - 5.0, flat, 0.0, SHA) for name in experts}
+    quantiles = np.tile([-4.0, 0.0, 6.0], (len(GRID), 1))
+    subsets = [frozenset(experts), frozenset(("a", "b"))]
+    spread = Spread((0.05, 0.5, 0.95), dict.fromkeys(subsets, quantiles))
+    write_fusion(folder / "fusion.json", FusionTables(GRID, tables, spread))
+    return folder
+
+
+def picture(seed: int, *, width: int = 24, height: int = 16) -> NDArray[np.uint8]:
+    """Noise of a brightness of its own, so that a mix-up shows."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 40 + seed % 200, (height, width, 3), dtype=np.uint8)
+
+
+def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def base64_of(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+class Live:
+    """A running service and a client for it."""
+
+    def __init__(self, server: Server, url: str) -> None:
+        self.server = server
+        self.url = url
+        self.address = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        self.client = httpx.Client(base_url=url, timeout=30.0, verify=NO_TLS)
+
+    @property
+    def moe(self) -> AgeMoE:
+        return self.server.service.current().moe
+
+    def ages(self, *images: bytes, **options: Any) -> httpx.Response:
+        """Asks in JSON; a picture without boxes is a face."""
+        body = {"images": [base64_of(image) for image in images], "detect": False, **options}
+        return self.client.post("/v1/ages", json=body)
+
+    def face(self, *images: bytes, **options: Any) -> dict[str, Any]:
+        """What was said of the first face of the first picture."""
+        response = self.ages(*images, **options)
+        assert response.status_code == 200, response.text
+        found: dict[str, Any] = response.json()["images"][0]["faces"][0]
+        return found
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Live]:
+    """Serves on a free port, in a thread; ends as SIGTERM does."""
+    server = make_server(settings, "127.0.0.1", 0, Stopping(drain_seconds=10.0))
+    thread = threading.Thread(target=server.run, name="agemoe-serve")
+    thread.start()
+    try:
+        patience = time.monotonic() + 30.0
+        while not server.started:
+            assert thread.is_alive(), "the service did not start"
+            assert time.monotonic() < patience
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        live = Live(server, f"http://127.0.0.1:{port}")
+        with live.client:
+            yield live
+    finally:
+        server.should_exit = True
+        thread.join(30.0)
+        assert not thread.is_alive()

@@ -1,0 +1,182 @@
+"""`POST /v1/ages` says what `AgeMoE` says, in both forms a request can have."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import Face
+from runtime.photographs import predict_photo
+from runtime.serving.answers import Looked, look
+from runtime.serving.generation import PAGE
+from tests.serving.live import Live, base64_of, encoded, picture
+
+FAMILY = (PAGE / "examples" / "family.jpg").read_bytes()
+
+
+def test_a_face_in_json(live: Live) -> None:
+    data = encoded(picture(1))
+    response = live.ages(data, threshold=18)
+    said = response.json()
+    face = said["images"][0]["faces"][0]
+    expected = live.moe.predict(data)
+    assert face["estimate"].pop("at_least") == {
+        "threshold": 18.0,
+        "probability": expected.probability_at_least(18),
+    }
+    assert face == {
+        "box": None,
+        "person_box": None,
+        "score": None,
+        "estimate": expected.to_dict(),
+        "problem": None,
+    }
+    assert said["images"][0].keys() == {"width", "height", "faces", "problem"}
+    assert (said["images"][0]["width"], said["images"][0]["height"]) == (24, 16)
+    assert said["calibrated"] is True
+    assert said["stand_ins"] == {}
+    assert said["times_ms"].keys() == {"receive", "decode", "detect", "estimate", "total"}
+    assert said["experts_ms"].keys() == {"a", "b", "both"}
+
+
+def test_a_form_says_the_same(live: Live) -> None:
+    images = [encoded(picture(2)), encoded(picture(3), "JPEG")]
+    boxes = [[[2, 3, 10, 9]], None]
+    persons = [[[0, 0, 24, 16]], None]
+    form = live.client.post(
+        "/v1/ages",
+        files=[("image", ("ignored.exe", image)) for image in images],
+        data={
+            "boxes": json.dumps(boxes),
+            "person_boxes": json.dumps(persons),
+            "detect": "false",
+            "threshold": "40",
+            "deadline_ms": "30000",
+        },
+    )
+    as_json = live.ages(
+        *images, boxes=boxes, person_boxes=persons, threshold=40, deadline_ms=30_000
+    )
+    assert form.status_code == as_json.status_code == 200
+    assert form.json()["images"] == as_json.json()["images"]
+    face = form.json()["images"][0]["faces"][0]
+    expected = live.moe.predict(Face(picture(2), (2, 3, 10, 9), (0, 0, 24, 16)))
+    assert face["box"] == [2, 3, 10, 9]
+    assert face["person_box"] == [0, 0, 24, 16]
+    assert face["estimate"].pop("at_least")["threshold"] == 40.0
+    assert face["estimate"] == expected.to_dict()
+
+
+def test_faces_of_a_photograph_are_found(live: Live) -> None:
+    said = live.ages(FAMILY, detect=True).json()["images"][0]
+    expected = predict_photo(live.moe, FAMILY)
+    assert len(expected) == 3
+    assert [face["box"] for face in said["faces"]] == [list(face.box) for face in expected]
+    assert [face["estimate"] for face in said["faces"]] == [
+        face.estimate.to_dict() for face in expected if face.estimate
+    ]
+
+
+def test_a_photograph_without_faces_has_none(live: Live) -> None:
+    empty = encoded(np.full((40, 60, 3), 90, np.uint8))
+    assert live.ages(empty, detect=True).json()["images"] == [
+        {"width": 60, "height": 40, "faces": [], "problem": None}
+    ]
+
+
+def test_a_bad_picture_or_box_does_not_spoil_the_others(live: Live) -> None:
+    good = encoded(picture(4))
+    response = live.ages(
+        good, b"no picture", good, boxes=[[[900, 900, 5, 5], [0, 0, 8, 8]]] + [None] * 2
+    )
+    assert response.status_code == 200
+    boxed, broken, whole = response.json()["images"]
+    assert [face["problem"] and face["problem"]["type"] for face in boxed["faces"]] == [
+        None,
+        "urn:agemoe:problem:box",
+    ]
+    assert broken["faces"] == []
+    assert broken["problem"]["detail"] == "The picture of 10 bytes is not JPEG, PNG or WEBP."
+    assert whole["faces"][0]["estimate"] == live.moe.predict(good).to_dict()
+
+
+def test_a_deadline_that_has_passed_is_a_problem(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*arguments: Any) -> Looked:
+        time.sleep(0.005)
+        return look(*arguments)
+
+    monkeypatch.setattr("runtime.serving.service.look", slow)
+    late = live.ages(encoded(picture(1)), deadline_ms=2)
+    assert_problem(late, 504, "The deadline of 2 ms cannot be kept")
+    assert live.ages(encoded(picture(1)), deadline_ms=60_000).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "told"),
+    [
+        ({"boxes": []}, 422, "boxes has 0 entries for 1 pictures"),
+        ({"boxes": [[[1, 2, 3]]]}, 422, "boxes.0.0: List should have at least 4 items"),
+        ({"boxes": [[[0, 0, 1, -1]]]}, 422, "box"),
+        ({"deadline_ms": 0}, 422, "deadline_ms: Input should be greater than or equal to 1"),
+        ({"threshold": -1}, 422, "threshold: Input should be greater than or equal to 0"),
+        ({"colour": "blue"}, 422, "colour: Extra inputs are not permitted"),
+        ({"images": []}, 422, "images: List should have at least 1 item"),
+        ({"images": ["§"]}, 422, "images.0: Value error, not base64"),
+        ({"images": [5]}, 422, "images.0: Value error, expected a string of base64"),
+        ({"images": ["AAAA"] * 17}, 422, "The request has 17 pictures, more than 16"),
+        ({"images": ["AAAA"]}, 422, "is not JPEG, PNG or WEBP"),
+    ],
+)
+def test_what_is_wrong_is_said(live: Live, options: dict[str, Any], status: int, told: str) -> None:
+    body = {"images": [base64_of(encoded(picture(6)))], "detect": False, **options}
+    assert_problem(live.client.post("/v1/ages", json=body), status, told)
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status", "told"),
+    [
+        (b"{", "application/json", 400, "not JSON"),
+        (b"\xff", "application/json", 400, "not JSON"),
+        (b"[]", "application/json", 422, "request: "),
+        (b"[" * 100_000, "application/json", 400, "not JSON"),
+        (b"x", "text/plain", 415, "Expected application/json or multipart/form-data"),
+        (b"x", "multipart/form-data", 400, "Missing boundary"),
+        (b"x", "multipart/form-data; boundary=b", 400, "form cannot be read"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", 422, "There is no picture"),
+    ],
+)
+def test_bodies_that_are_none(
+    live: Live, content: bytes, media_type: str, status: int, told: str
+) -> None:
+    headers = {"Content-Type": media_type}
+    assert_problem(live.client.post("/v1/ages", content=content, headers=headers), status, told)
+
+
+@pytest.mark.parametrize(
+    ("files", "data", "told"),
+    [
+        ([("photo", b"x")], {}, "files in the field 'image', got 'photo'"),
+        ([("image", b"x")], {"boxes": "[["}, "'boxes' is not JSON"),
+        ([("image", b"x")], {"detect": ["true", "true"]}, "'detect' is there more than once"),
+        ([("image", b"x")], {"threshold": "nan"}, "threshold: Input should be a finite number"),
+    ],
+)
+def test_forms_that_are_not_in_order(
+    live: Live, files: list[tuple[str, bytes]], data: dict[str, Any], told: str
+) -> None:
+    assert_problem(live.client.post("/v1/ages", files=files, data=data), 422, told)
+
+
+def assert_problem(response: Any, status: int, told: str) -> None:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert told in problem["detail"]

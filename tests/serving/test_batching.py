@@ -1,0 +1,186 @@
+"""Every caller gets the serial answer, whatever arrives, fails, is cancelled or is late."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runtime.errors import ClosedError, DeadlineError
+from runtime.results import AgeEstimate
+from runtime.serving import Batcher, QueueFullError, TooLateError
+from tests.serving.fake_predict import (
+    BAD,
+    SPOILS_ALWAYS,
+    SPOILS_BATCH,
+    FakePredict,
+    estimate,
+    face,
+    serial,
+)
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+ARRIVALS = st.lists(
+    st.tuples(
+        st.sampled_from((0.0, 0.0, 0.0, 0.0005, 0.002)),  # seconds since the one before
+        st.sampled_from(("", "", "", BAD, SPOILS_BATCH, SPOILS_ALWAYS)),
+        st.sampled_from((None, None, 60_000.0, 90_000.0)),
+        st.sampled_from((False, False, False, True)),  # cancelled at once
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    arrivals=ARRIVALS,
+    max_batch=st.integers(1, 6),
+    max_wait_ms=st.sampled_from((0.0, 1.0)),
+    queue_limit=st.integers(1, 40),
+    workers=st.integers(1, 3),
+)
+def test_any_arrivals_get_the_serial_answers(
+    arrivals: list[tuple[float, str, float | None, bool]], **options: Any
+) -> None:
+    predict, accepted = FakePredict(), []
+    with Batcher(predict, **options) as batcher:
+        for number, (gap, fault, deadline_ms, cancelled) in enumerate(arrivals):
+            time.sleep(gap)
+            try:
+                future = batcher.submit(face(number, fault), deadline_ms=deadline_ms)
+            except QueueFullError:
+                continue
+            accepted.append((number, fault, future, cancelled and future.cancel()))
+    for number, fault, future, cancelled in accepted:
+        assert future.done()
+        assert cancelled == future.cancelled()
+        if not cancelled:
+            assert outcome(future) == serial(face(number, fault))
+    computed = [number for batch in predict.batches for number in batch]
+    gone = {number for number, _, _, cancelled in accepted if cancelled}
+    assert gone.isdisjoint(computed)
+    assert max(map(len, predict.batches), default=0) <= options["max_batch"]
+
+
+def outcome(future: Future[AgeEstimate]) -> AgeEstimate | type[BaseException]:
+    error = future.exception()
+    return future.result() if error is None else type(error)
+
+
+def test_what_waits_goes_together_in_order() -> None:
+    predict, told = FakePredict(), []
+    predict.open.clear()
+    with Batcher(
+        predict,
+        max_batch=4,
+        max_wait_ms=0.0,
+        workers=1,
+        on_batch=lambda size, waited: told.append((size, waited >= 0.0)),
+    ) as batcher:
+        first = batcher.submit(face(0))
+        assert predict.begun.acquire(timeout=30.0)
+        others = [batcher.submit(face(number)) for number in range(1, 8)]
+        assert batcher.waiting == 7
+        predict.open.set()
+        assert [f.result(30.0) for f in (first, *others)] == [estimate(n) for n in range(8)]
+    assert predict.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
+    assert told == [(1, True), (4, True), (3, True)]
+
+
+def test_a_full_queue_refuses_at_once_and_forgets_the_cancelled() -> None:
+    predict = FakePredict()
+    predict.open.clear()
+    with Batcher(predict, max_wait_ms=0.0, queue_limit=3, workers=1) as batcher:
+        first = batcher.submit(face(0))
+        assert predict.begun.acquire(timeout=30.0)
+        waiting = batcher.submit_all([face(1), face(2)])
+        with pytest.raises(QueueFullError, match="3 faces may wait"):
+            batcher.submit_all([face(3), face(4)])
+        assert batcher.waiting == 2, "all or nothing"
+        assert waiting[0].cancel()
+        waiting += batcher.submit_all([face(3), face(4)])
+        predict.open.set()
+        with pytest.raises(CancelledError):
+            waiting[0].result(30.0)
+        assert [f.result(30.0) for f in (first, *waiting[1:])] == [
+            estimate(number) for number in (0, 2, 3, 4)
+        ]
+    assert predict.batches == [[0], [2, 3, 4]]
+
+
+def test_what_comes_too_late_is_not_computed() -> None:
+    predict = FakePredict(seconds=0.05)
+    with Batcher(predict, max_wait_ms=0.0, workers=1) as batcher:
+        batcher.submit(face(0)).result(30.0)
+        with pytest.raises(TooLateError, match="deadline of 10 ms cannot be kept") as caught:
+            batcher.submit(face(1), deadline_ms=10.0).result(30.0)
+        assert isinstance(caught.value, DeadlineError)
+        assert batcher.submit(face(2), deadline_ms=30_000.0).result(30.0) == estimate(2)
+        with pytest.raises(ValueError, match="must be positive"):
+            batcher.submit(face(3), deadline_ms=0.0)
+    assert predict.batches == [[0], [2]]
+    assert predict.deadlines_ms[0] is None
+    assert 0.0 < (predict.deadlines_ms[1] or 0.0) <= 30_000.0
+
+
+def test_a_deadline_is_the_predictions_too() -> None:
+    with Batcher(FakePredict(seconds=0.05), max_wait_ms=0.0) as batcher:
+        with pytest.raises(DeadlineError) as caught:
+            batcher.submit(face(1), deadline_ms=20.0).result(30.0)
+        assert not isinstance(caught.value, TooLateError), "nothing was known yet"
+
+
+def test_nobody_shares_anothers_deadline() -> None:
+    predict = FakePredict()
+    predict.open.clear()
+    budgets = (None, 30_000.0, None, 31_000.0, 60_000.0)
+    with Batcher(predict, max_wait_ms=0.0, workers=1) as batcher:
+        batcher.submit(face(0))
+        assert predict.begun.acquire(timeout=30.0)
+        for number, budget_ms in enumerate(budgets, start=1):
+            batcher.submit(face(number), deadline_ms=budget_ms)
+        predict.open.set()
+    assert predict.batches == [[0], [1, 3], [2, 4], [5]]
+
+
+def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
+    predict = FakePredict()
+    predict.open.clear()
+    batcher = Batcher(predict, max_batch=2, max_wait_ms=10_000.0, workers=2)
+    futures = [batcher.submit(face(number)) for number in range(7)]
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    assert predict.begun.acquire(timeout=30.0)
+    predict.open.set()
+    closer.join(30.0)
+    assert [future.result(0.0) for future in futures] == [estimate(n) for n in range(7)]
+    with pytest.raises(ClosedError, match="closed"):
+        batcher.submit(face(1))
+    batcher.close()
+
+
+def test_a_lonely_face_waits_no_longer_than_it_may() -> None:
+    waits: list[float] = []
+    with Batcher(
+        FakePredict(),
+        max_batch=8,
+        max_wait_ms=20.0,
+        on_batch=lambda _, waited: waits.append(waited),
+    ) as batcher:
+        assert batcher.submit(face(5)).result(30.0) == estimate(5)
+    assert waits[0] >= 0.0195
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_batch": 0}, {"queue_limit": 0}, {"workers": 0}, {"max_wait_ms": -1.0}],
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Batcher(FakePredict(), **options)

@@ -1,0 +1,150 @@
+"""Slow and broken clients: none keeps the others waiting, none leaves anything behind."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.serving.settings import Batching, Limits, Settings
+from tests.serving.live import Live, encoded, engines_in, picture, serving
+from tests.serving.test_service import held
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+HEAD = (
+    b"POST /v1/ages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 1000\r\n\r\n"
+)
+LIMITS = Limits(header_seconds=0.3, body_seconds=0.3, requests=4)
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[Live]:
+    """A service that has little patience."""
+    engines = engines_in(tmp_path / "engines")
+    with serving(Settings(engines, limits=LIMITS, batching=Batching(workers=1))) as running:
+        yield running
+
+
+def received(connection: socket.socket) -> bytes:
+    """Everything until the service closes the connection, be it with a reset."""
+    data = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            data += chunk
+    return data
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET /health/live HTTP/1.1\r\nX-Slow: "])
+def test_a_head_that_does_not_come_ends_the_connection(hasty: Live, begun: bytes) -> None:
+    with socket.create_connection(hasty.address, 30.0) as connection:
+        connection.sendall(begun)
+        assert received(connection) == b""
+
+
+def test_a_head_that_drips_ends_the_connection(hasty: Live) -> None:
+    with socket.create_connection(hasty.address, 30.0) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            drip(connection)
+
+
+def drip(connection: socket.socket) -> None:
+    for number in range(10_000):
+        connection.sendall(b"X-%d: y\r\n" % number)
+        time.sleep(0.01)
+
+
+def test_a_second_head_that_does_not_come_ends_the_connection(hasty: Live) -> None:
+    with socket.create_connection(hasty.address, 30.0) as connection:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
+        connection.sendall(b"GET /health/live HT")
+        answered = received(connection)
+    assert answered in (b"", b'{"status":"live"}')
+
+
+@pytest.mark.parametrize("more", [b"", b" "])
+def test_a_body_that_does_not_come_is_a_problem(hasty: Live, more: bytes) -> None:
+    with socket.create_connection(hasty.address, 30.0) as connection:
+        connection.sendall(HEAD + b'{"images": [')
+        for _ in range(15 if more else 0):
+            connection.sendall(more)
+            time.sleep(0.01)
+        answered = received(connection)
+    assert answered.startswith(b"HTTP/1.1 408 ")
+    assert b"urn:agemoe:problem:body-slow" in answered
+    assert b"connection: close" in answered.lower()
+
+
+def test_clients_that_leave_half_way_leave_nothing_behind(hasty: Live) -> None:
+    for _ in range(20):
+        with socket.create_connection(hasty.address, 30.0) as connection:
+            connection.sendall(HEAD + b'{"images": [')
+    wait_until(hasty, "agemoe_requests_under_way 0.0")
+    assert hasty.ages(encoded(picture(1))).status_code == 200
+
+
+def test_rubbish_is_refused(hasty: Live) -> None:
+    for rubbish in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"G" * 200_000):
+        with socket.create_connection(hasty.address, 30.0) as connection:
+            connection.sendall(rubbish)
+            answered = received(connection)
+        assert answered == b"" or answered.startswith(b"HTTP/1.1 400 ")
+    assert hasty.client.get("/health/live").status_code == 200
+
+
+def test_silent_clients_do_not_keep_others_out(hasty: Live) -> None:
+    silent = [socket.create_connection(hasty.address, 30.0) for _ in range(100)]
+    try:
+        assert hasty.ages(encoded(picture(2))).status_code == 200
+    finally:
+        for connection in silent:
+            connection.close()
+
+
+def test_what_nobody_waits_for_is_not_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, begun = held(monkeypatch)
+    engines = engines_in(tmp_path / "engines")
+    with serving(Settings(engines, batching=Batching(1, 0.0, workers=1))) as live:
+        going.clear()
+        first, second = (request_of(live, number) for number in (1, 2))
+        assert begun.acquire(timeout=30.0)
+        wait_until(live, "agemoe_queue_faces 1.0")
+        second.close()
+        wait_until(live, 'agemoe_requests_total{route="/v1/ages",status="499"} 1.0')
+        before = live.moe.stats().estimates
+        going.set()
+        assert first.recv(20).startswith(b"HTTP/1.1 200 OK")
+        first.close()
+        wait_until(live, "agemoe_queue_faces 0.0")
+        assert live.moe.stats().estimates == before + 1
+
+
+def request_of(live: Live, number: int) -> socket.socket:
+    """Sends a whole request and keeps the connection."""
+    request = live.client.build_request(
+        "POST",
+        "/v1/ages",
+        files={"image": encoded(picture(number))},
+        data={"detect": "false"},
+        headers={"Connection": "close"},
+    )
+    head = b"".join(b"%s: %s\r\n" % header for header in request.headers.raw)
+    connection = socket.create_connection(live.address, 30.0)
+    connection.sendall(b"POST /v1/ages HTTP/1.1\r\n" + head + b"\r\n" + request.read())
+    return connection
+
+
+def wait_until(live: Live, line: str) -> None:
+    patience = time.monotonic() + 30.0
+    while line not in live.client.get("/metrics").text:
+        assert time.monotonic() < patience, line
+        time.sleep(0.005)

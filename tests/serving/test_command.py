@@ -1,0 +1,110 @@
+"""The command line of `serve`, and the file of keys."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from runtime.serving.command import main
+from runtime.serving.keys import KeyFileError, find_key, new_key, read_keys
+from runtime.serving.server import Stopping
+from runtime.serving.settings import Batching, Limits, Settings
+from tests.serving.live import engines_in
+
+
+def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+
+    def run(*args: object) -> int:
+        told.extend(args)
+        return 0
+
+    monkeypatch.setattr("runtime.serving.server.run", run)
+    options = "--engines e --device cpu --keys k --host 0.0.0.0 --port 9 --max-faces 5"
+    assert (
+        main(
+            [
+                *options.split(),
+                "--max-body-seconds",
+                "2.5",
+                "--workers",
+                "3",
+                "--notice-seconds",
+                "4",
+            ]
+        )
+        == 0
+    )
+    settings = Settings(
+        Path("e"),
+        device="cpu",
+        keys=Path("k"),
+        limits=Limits(faces=5, body_seconds=2.5),
+        batching=Batching(workers=3),
+    )
+    assert told == [settings, "0.0.0.0", 9, Stopping(4.0, 30.0)]  # noqa: S104
+    assert main([]) == 0
+    assert told[4:] == [Settings(), "127.0.0.1", 8000, Stopping()]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("--host 0.0.0.0", "can be reached from elsewhere and there are no API keys"),
+        ("--host example.org", "can be reached from elsewhere"),
+        ("--detector nose", "A detector is haar or yunet:MODEL"),
+        ("--keys nowhere", "The key file nowhere cannot be read"),
+        ("--engines nowhere", "manifest.json"),
+        ("--max-faces 300", "A request may have 300 faces, but only 256 may wait"),
+    ],
+)
+def test_what_cannot_be_served_is_said(
+    options: str, told: str, capsys: pytest.CaptureFixture[str], empty_folder: Path
+) -> None:
+    assert empty_folder
+    assert main(options.split()) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert told in error
+    assert "Traceback" not in error
+
+
+def test_broken_engines_are_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines = engines_in(tmp_path / "engines")
+    (engines / "a" / "a.fp32.onnx").write_bytes(b"")
+    assert main(["--engines", str(engines), "--port", "0"]) == 1
+    assert "has 0 bytes, the manifest says" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "role"), [([], "user"), (["--admin"], "admin")])
+def test_new_keys(
+    flags: list[str], role: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--new-key", "phone", *flags]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    secret = first.rpartition(" ")[2]
+    (tmp_path / "keys").write_text(second.partition(": ")[2])
+    (key,) = keys = read_keys(tmp_path / "keys")
+    assert (key.name, key.role) == ("phone", role)
+    assert key.digest == hashlib.sha256(secret.encode()).hexdigest()
+    assert secret not in second
+    assert find_key(keys, secret) == key
+    assert find_key(keys, secret[:-1]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "it holds no key"),
+        ("# nobody\n", "it holds no key"),
+        ("app user secret", "line 1 is no key"),
+        (f"app king {'0' * 64}", "line 1 is no key"),
+        (f"{new_key('a', 'user')[1].line()}\napp user", "line 2 is no key"),
+    ],
+)
+def test_key_files_that_are_not_in_order(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(text)
+    with pytest.raises(KeyFileError, match=told):
+        read_keys(tmp_path / "keys")

@@ -1,0 +1,73 @@
+"""The OpenAPI document is true: schemathesis asks what it allows and what it forbids."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+
+from tests.serving.live import Live, base64_of, encoded, picture
+
+OPERATIONS = (
+    ("POST", "/v1/ages"),
+    ("GET", "/v1/experts"),
+    ("POST", "/v1/reload"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/metrics"),
+)
+
+
+@pytest.fixture(scope="module")
+def api(live: Live) -> Any:
+    return schemathesis.openapi.from_url(f"{live.url}/openapi.json")
+
+
+def test_these_are_all_operations(api: Any) -> None:
+    operations = [result.ok() for result in api.get_all_operations()]
+    assert sorted((o.method.upper(), o.path) for o in operations) == sorted(OPERATIONS)
+
+
+NOT_ALLOWED = [(*OPERATIONS[0], GenerationMode.NEGATIVE)]
+"""Of the others nothing is asked that could be wrong."""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "mode"),
+    [*((*operation, GenerationMode.POSITIVE) for operation in OPERATIONS), *NOT_ALLOWED],
+)
+def test_every_operation_keeps_its_word(
+    api: Any, method: str, path: str, mode: GenerationMode
+) -> None:
+    @settings(
+        max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(case=api[path][method].as_strategy(generation_mode=mode))
+    def check(case: Any) -> None:
+        response = case.call()
+        case.validate_response(response, excluded_checks=undecidable(case, response))
+
+    check()
+
+
+def undecidable(case: Any, response: Any) -> list[Any]:
+    """Checks that ask too much: of a schema, of a form, or of a deadline of a millisecond."""
+    too_much: list[Any] = [positive_data_acceptance]  # it cannot tell a picture from other bytes
+    if case.media_type == "multipart/form-data":
+        too_much.append(negative_data_rejection)  # an empty list sends no field at all
+    if response.status_code == HTTPStatus.GATEWAY_TIMEOUT:
+        too_much.append(not_a_server_error)
+    return too_much
+
+
+def test_an_answer_has_the_documented_form(live: Live, api: Any) -> None:
+    body = {"images": [base64_of(encoded(picture(1)))], "detect": False, "threshold": 30}
+    response = live.client.post("/v1/ages", json=body)
+    assert response.status_code == 200
+    api["/v1/ages"]["POST"].validate_response(response)

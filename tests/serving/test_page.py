@@ -1,0 +1,163 @@
+"""The page in headless Chromium: mouse, keyboard, phone, dark mode, and no word from elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from runtime.serving.generation import PAGE
+from runtime.serving.keys import new_key
+from runtime.serving.settings import Settings
+from tests.serving.live import Live, engines_in, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+FOCUSED = "document.activeElement.id || document.activeElement.innerText"
+FAMILY = PAGE / "examples" / "family.jpg"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    engines = engines_in(tmp_path_factory.mktemp("page") / "engines", kind="demo")
+    with serving(Settings(engines)) as running:
+        yield running
+
+
+def opened(browser: Browser, url: str, complaints: list[str], **options: Any) -> Page:
+    page = browser.new_context(**options).new_page()
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on(
+        "request",
+        lambda asked: (
+            None if asked.url.startswith((url, "blob:")) else complaints.append(asked.url)
+        ),
+    )
+    page.goto(url)
+    return page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1000, 360])
+def test_an_example_is_estimated(demo: Live, browser: Browser, scheme: Any, width: int) -> None:
+    complaints: list[str] = []
+    size: Any = {"width": width, "height": 800}
+    page = opened(browser, demo.url, complaints, viewport=size, color_scheme=scheme)
+    page.get_by_role("button", name="A family").click()
+    page.wait_for_selector("#faces li >> nth=2")
+    assert page.locator("#status").inner_text() == "3 faces, from left to right."
+    assert page.locator("#boxes rect").count() == 3
+    assert page.locator("#faces li").count() == 3
+    assert page.locator("#notice").inner_text().startswith("a is a stand-in")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground[4:-1].split(","))) < 150) == (scheme == "dark")
+    assert complaints == []
+
+
+def test_what_is_shown_is_what_was_said(demo: Live, browser: Browser) -> None:
+    complaints: list[str] = []
+    page = opened(browser, demo.url, complaints)
+    page.locator("summary").click()
+    page.locator("#threshold").fill("18")
+    page.locator("#file").set_input_files(FAMILY)
+    page.wait_for_selector("#faces li >> nth=2")
+    answer = demo.client.post(
+        "/v1/ages", files={"image": FAMILY.read_bytes()}, data={"threshold": "18"}
+    ).json()
+    faces = answer["images"][0]["faces"]
+    for index, face in enumerate(faces):
+        said, card = face["estimate"], page.locator("#faces li").nth(index)
+        assert card.locator("h3 b").inner_text() == f"{said['age_years']:.1f}"
+        assert f"{said['low_years']:.1f} … {said['high_years']:.1f}" in card.inner_text()
+        assert (
+            f"At least 18: {said['at_least']['probability']:.0%}".replace("%", " %")
+            in card.inner_text()
+        )
+        for row, (name, expert) in enumerate(said["experts"].items()):
+            cells = card.locator("tbody tr").nth(row).locator("td")
+            assert cells.nth(0).inner_text() == name
+            assert cells.nth(1).inner_text() == f"{expert['age_years']:.1f}"
+            assert cells.nth(2).inner_text() == "−5.0"
+            assert cells.nth(3).inner_text() == f"{expert['corrected_years']:.1f}"
+            assert cells.nth(4).inner_text().strip() == "33 %"
+            assert cells.nth(5).inner_text().endswith(" ms")
+            assert cells.nth(6).locator("circle").count() == 2
+    box = page.locator("#boxes rect").first
+    assert [
+        float(box.get_attribute(name) or "") for name in ("x", "y", "width", "height")
+    ] == faces[0]["box"]
+    assert complaints == []
+
+
+def test_everything_is_within_the_keyboards_reach(demo: Live, browser: Browser) -> None:
+    complaints: list[str] = []
+    page = opened(browser, demo.url, complaints)
+    reached = []
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate("document.activeElement.id || document.activeElement.innerText")
+        )
+    assert reached == ["file", "A woman", "An elder", "A family", "Options"]
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "detect"
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="A woman").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#faces li")
+    assert page.locator("#boxes rect").count() == 0, "the whole picture is the face"
+    assert page.evaluate("document.activeElement.id") == "heading"
+    assert complaints == []
+
+
+def test_a_dropped_file_that_is_no_picture_is_explained(demo: Live, browser: Browser) -> None:
+    page = opened(browser, demo.url, [])
+    transfer = page.evaluate_handle(
+        "() => { const t = new DataTransfer(); t.items.add(new File(['no'], 'x.png')); return t; }"
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    page.wait_for_selector("#status.problem")
+    assert (
+        page.locator("#status").inner_text() == "The picture of 2 bytes is not JPEG, PNG or WEBP."
+    )
+    assert page.locator("#result").is_hidden()
+
+
+def test_a_key_can_be_given(tmp_path: Path, browser: Browser) -> None:
+    secret, key = new_key("page", "user")
+    (tmp_path / "keys").write_text(key.line())
+    settings = Settings(engines_in(tmp_path / "engines"), keys=tmp_path / "keys")
+    with serving(settings) as live:
+        page = opened(browser, live.url, [])
+        page.wait_for_selector("#status.problem")
+        assert "asks for an API key" in page.locator("#status").inner_text()
+        page.locator("summary").click()
+        page.locator("#key").fill(secret)
+        page.get_by_role("button", name="An elder").click()
+        page.wait_for_selector("#faces li")
+        assert secret not in page.content()
+        page.context.close()

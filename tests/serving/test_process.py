@@ -1,0 +1,185 @@
+"""The command as a process of its own: signals, drain, kill and restart under load."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.serving.live import NO_TLS, base64_of, encoded, engines_in, picture
+from tests.serving.test_clients import received
+
+ROOT = Path(__file__).parents[2]
+FACES = [base64_of(encoded(picture(seed))) for seed in range(8)]
+
+pytestmark = pytest.mark.slow
+
+
+class Process:
+    """`python -m runtime serve` and what it logs."""
+
+    def __init__(self, engines: Path, port: int, options: Sequence[str]) -> None:
+        arguments = ["--engines", str(engines), "--port", str(port), *options]
+        self.popen = subprocess.Popen(
+            [sys.executable, "-m", "runtime", "serve", *arguments],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.log: list[str] = []
+        self.url = f"http://127.0.0.1:{port}"
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.popen.stderr
+        self.log += self.popen.stderr
+
+    def wait_for(self, wanted: str) -> None:
+        patience = time.monotonic() + 60.0
+        while not any(re.search(wanted, line) for line in list(self.log)):
+            assert time.monotonic() < patience, self.log
+            time.sleep(0.02)
+
+
+@contextmanager
+def process(engines: Path, port: int = 0, options: Sequence[str] = ()) -> Iterator[Process]:
+    started = Process(engines, port or free_port(), options)
+    try:
+        patience = time.monotonic() + 60.0
+        while not answers(started.url):
+            assert started.popen.poll() is None, started.log
+            assert time.monotonic() < patience
+            time.sleep(0.05)
+        yield started
+    finally:
+        started.popen.kill()
+        started.popen.wait(30.0)
+        if started.popen.stderr:
+            started.popen.stderr.close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health/ready", verify=NO_TLS).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def ages(url: str, index: int) -> float:
+    body = {"images": [FACES[index]], "detect": False}
+    answer = httpx.post(f"{url}/v1/ages", json=body, timeout=30.0, verify=NO_TLS)
+    said = answer.raise_for_status().json()
+    years: float = said["images"][0]["faces"][0]["estimate"]["age_years"]
+    return years
+
+
+def test_sigterm_finishes_what_was_accepted(tmp_path: Path) -> None:
+    with process(engines_in(tmp_path / "engines")) as running:
+        expected = ages(running.url, 0)
+        body = json.dumps({"images": [FACES[0]], "detect": False}).encode()
+        accepted = [half_sent(running.url, body) for _ in range(8)]
+        running.popen.send_signal(signal.SIGTERM)
+        patience = time.monotonic() + 30.0
+        while answers(running.url):
+            assert time.monotonic() < patience
+        said = []
+        for connection in accepted:
+            with connection:
+                connection.sendall(body[10:])
+                said.append(received(connection))
+        assert running.popen.wait(30.0) == 0
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in said)
+    assert all(f'"age_years":{expected}'.encode() in answer for answer in said)
+
+
+def half_sent(url: str, body: bytes) -> socket.socket:
+    """A request that the service has begun to read: it has asked for the body."""
+    connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30.0)
+    head = (
+        f"POST /v1/ages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    connection.sendall(head.encode())
+    assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
+    connection.sendall(body[:10])
+    return connection
+
+
+def test_notice_is_given_before_the_end(tmp_path: Path) -> None:
+    options = ["--notice-seconds", "3"]
+    with process(engines_in(tmp_path / "engines"), options=options) as running:
+        running.popen.send_signal(signal.SIGTERM)
+        patience = time.monotonic() + 30.0
+        while (ready := httpx.get(f"{running.url}/health/ready", verify=NO_TLS)).status_code == 200:
+            assert time.monotonic() < patience
+        assert ready.json()["detail"] == "The service is about to stop."
+        assert ages(running.url, 1) > 0.0, "it still serves"
+        assert running.popen.wait(30.0) == 0
+
+
+def test_sighup_reloads_or_says_why_not(tmp_path: Path) -> None:
+    engines = engines_in(tmp_path / "engines")
+    with process(engines) as running:
+        before = ages(running.url, 3)
+        (engines / "manifest.json").write_text("{")
+        running.popen.send_signal(signal.SIGHUP)
+        running.wait_for(r"ERROR agemoe: reload refused: version \w+ goes on: .*manifest.json")
+        assert ages(running.url, 3) == before
+        engines_in(engines, offset=9.0)
+        running.popen.send_signal(signal.SIGHUP)
+        running.wait_for("INFO agemoe: reload taken: version")
+        assert ages(running.url, 3) == pytest.approx(before + 3.0)
+
+
+def test_kill_and_restart_under_load(tmp_path: Path) -> None:
+    engines, port = engines_in(tmp_path / "engines"), free_port()
+    with process(engines, port) as first:
+        url, stop = first.url, threading.Event()
+        expected = [ages(url, index) for index in range(8)]
+        failures = [0] * 8
+        right = [0] * 8
+
+        def caller(index: int) -> None:
+            while not stop.is_set():
+                try:
+                    assert ages(url, index) == expected[index]
+                    right[index] += 1
+                except httpx.TransportError:
+                    failures[index] += 1
+                    time.sleep(0.02)
+
+        with ThreadPoolExecutor(8) as callers:
+            running = [callers.submit(caller, index) for index in range(8)]
+            time.sleep(0.5)
+            os.kill(first.popen.pid, signal.SIGKILL)
+            first.popen.wait(30.0)
+            between = list(right)
+            with process(engines, port):
+                patience = time.monotonic() + 30.0
+                while any(now <= then for now, then in zip(right, between, strict=True)):
+                    assert time.monotonic() < patience
+                    time.sleep(0.02)
+                stop.set()
+                for call in running:
+                    call.result(60.0)
+    assert min(failures) > 0

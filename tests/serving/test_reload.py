@@ -1,0 +1,145 @@
+"""New engines take the place of the old ones, or are refused; requests under way notice nothing."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from runtime import ClosedError
+from runtime.serving.keys import new_key
+from runtime.serving.settings import Settings
+from tests.serving.live import Live, encoded, engines_in, picture, serving
+from tests.serving.test_ages import assert_problem
+from tests.serving.test_service import held
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    secret, key = new_key("ops", "admin")
+    (tmp_path / "keys").write_text(key.line())
+    (tmp_path / "secret").write_text(secret)
+    return Settings(engines_in(tmp_path / "engines"), keys=tmp_path / "keys")
+
+
+def let_in(live: Live) -> None:
+    keys = live.server.service.settings.keys
+    assert keys is not None
+    secret = keys.with_name("secret").read_text()
+    live.client.headers["Authorization"] = f"Bearer {secret}"
+
+
+def test_new_engines_are_taken(settings: Settings) -> None:
+    data = encoded(picture(1))
+    with serving(settings) as live:
+        let_in(live)
+        old, before = live.server.service.current(), live.face(data)
+        engines_in(settings.engines, offset=10.0)
+        answer = live.client.post("/v1/reload")
+        assert answer.status_code == 200
+        assert answer.json()["version"] == live.server.service.current().version != old.version
+        after = live.face(data)
+        said = [face["estimate"]["experts"]["a"]["age_years"] for face in (before, after)]
+        assert said[1] == pytest.approx(said[0] + 10.0)
+        ready = live.client.get("/health/ready").json()
+        assert ready["version"] == answer.json()["version"]
+        assert ready["last_reload"].startswith("taken: version ")
+        assert 'agemoe_reloads_total{outcome="taken"} 1.0' in live.client.get("/metrics").text
+
+
+@pytest.mark.parametrize("harm", ["manifest", "graph", "fusion", "silent"])
+def test_engines_that_are_not_in_order_are_refused(
+    settings: Settings, harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(settings) as live:
+        let_in(live)
+        before = live.face(encoded(picture(1)))
+        version = live.server.service.current().version
+        told = {"manifest": "manifest.json", "graph": "a.fp32.onnx", "fusion": "fusion.json"}
+        if harm == "silent":
+            monkeypatch.setattr("runtime.serving.generation._sound", lambda _: False)
+            wanted = "do not answer for a drawn face"
+        else:
+            wanted = told[harm]
+            next(settings.engines.rglob(wanted)).write_bytes(b"broken")
+        refused = live.client.post("/v1/reload")
+        assert_problem(refused, 409, wanted)
+        assert f"version {version} goes on" in refused.json()["detail"]
+        assert live.face(encoded(picture(1))) == before
+        ready = live.client.get("/health/ready").json()
+        assert ready["version"] == version
+        assert wanted in ready["last_reload"]
+
+
+def test_requests_under_way_finish_on_the_old_engines(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, begun = held(monkeypatch)
+    data = encoded(picture(1))
+    with serving(settings) as live, ThreadPoolExecutor(1) as pool:
+        let_in(live)
+        before, old = live.face(data), live.server.service.current()
+        going.clear()
+        waiting = pool.submit(live.face, data)
+        assert begun.acquire(timeout=30.0)
+        monkeypatch.setattr("runtime.serving.generation._answer_canary", lambda _: None)
+        engines_in(settings.engines, offset=10.0)
+        assert live.client.post("/v1/reload").json()["version"] != old.version
+        assert old.moe.stats().experts, "open while somebody is in"
+        with pytest.raises(ClosedError), old.entered():
+            pytest.fail("nobody else gets in")
+        going.set()
+        assert waiting.result(30.0) == before
+        old.close()
+        with pytest.raises(ClosedError):
+            old.moe.predict(picture(1))
+
+
+def test_one_reload_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, going = threading.Event(), threading.Event()
+
+    def slow(_: object) -> bool:
+        begun.set()
+        return going.wait(30.0)
+
+    with serving(settings) as live, ThreadPoolExecutor(1) as pool:
+        let_in(live)
+        monkeypatch.setattr("runtime.serving.generation._sound", slow)
+        first = pool.submit(live.client.post, "/v1/reload")
+        assert begun.wait(30.0)
+        assert_problem(live.client.post("/v1/reload"), 409, "Another reload is under way")
+        going.set()
+        assert first.result(30.0).status_code == 200
+
+
+def test_reloads_under_load_lose_and_mix_nothing(settings: Settings) -> None:
+    faces = [encoded(picture(seed)) for seed in range(12)]
+    stop = threading.Event()
+    with serving(settings) as live:
+        let_in(live)
+        known = {live.server.service.current().version: [live.face(face) for face in faces]}
+        answers: list[tuple[str, int, object]] = []
+
+        def caller(seed: int) -> None:
+            index = seed
+            while not stop.is_set():
+                index = (index + 5) % len(faces)
+                said = live.ages(faces[index]).json()
+                answers.append((said["version"], index, said["images"][0]["faces"][0]))
+
+        with ThreadPoolExecutor(6) as callers:
+            running = [callers.submit(caller, seed) for seed in range(6)]
+            for offset in (10.0, 20.0, 30.0):
+                engines_in(settings.engines, offset=offset)
+                version = live.client.post("/v1/reload").json()["version"]
+                known[version] = [live.face(face) for face in faces]
+            stop.set()
+            for future in running:
+                future.result(30.0)
+    assert len(known) == 4
+    assert {version for version, _, _ in answers} <= known.keys()
+    assert all(known[version][index] == face for version, index, face in answers)

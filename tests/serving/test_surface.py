@@ -1,0 +1,70 @@
+"""What a service shows beside ages: health, metrics, the page, problems."""
+
+from __future__ import annotations
+
+import re
+
+from tests.serving.live import Live, encoded, picture
+from tests.serving.test_ages import assert_problem
+
+SVG = "http://www.w3.org/2000/svg"
+
+
+def test_experts_and_health(live: Live) -> None:
+    said = live.client.get("/v1/experts").json()
+    assert [expert["name"] for expert in said["experts"]] == ["a", "b", "both"]
+    assert said["experts"][2]["inputs"] == ["face", "person"]
+    assert said["limits"]["faces"] == 64
+    assert said["stand_ins"] == {}
+    assert live.client.get("/health/live").json() == {"status": "live"}
+    ready = live.client.get("/health/ready").json()
+    assert ready == {"status": "ready", "version": said["version"], "last_reload": None}
+
+
+def test_every_answer_carries_the_security_headers(live: Live) -> None:
+    for path in ("/", "/page/page.js", "/health/live", "/nowhere"):
+        headers = live.client.get(path).headers
+        assert headers["content-security-policy"].startswith(
+            "default-src 'none'; script-src 'self'"
+        )
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+
+
+def test_the_page_needs_nobody_else(live: Live) -> None:
+    page = live.client.get("/").text
+    texts = [page, *(live.client.get(f"/page/{name}").text for name in ("page.js", "style.css"))]
+    for text in texts:
+        assert re.findall(r"""https?://[^\s"']+|["'(]//""", text.replace(SVG, "")) == []
+    assert "<style" not in page
+    assert " style=" not in page
+    for path in ("/page/../settings.py", "/page/%2e%2e/settings.py", "/page/..%2f__init__.py"):
+        assert live.client.get(path).status_code == 404
+
+
+def test_unknown_paths_and_methods_are_problems(live: Live) -> None:
+    assert_problem(live.client.get("/nowhere"), 404, "Not Found")
+    refused = live.client.get("/v1/ages")
+    assert_problem(refused, 405, "Method Not Allowed")
+    assert refused.headers["allow"] == "POST"
+    assert_problem(live.client.post("/v1/reload"), 403, "runs without keys")
+
+
+def test_metrics(live: Live) -> None:
+    live.ages(encoded(picture(1)))
+    live.ages(b"no picture")
+    live.client.get("/wp-admin.php")
+    text = live.client.get("/metrics").text
+    for line in (
+        'agemoe_requests_total{route="/v1/ages",status="200"}',
+        'agemoe_requests_total{route="other",status="404"}',
+        'agemoe_refused_total{problem="image"} 1.0',
+        'agemoe_stage_seconds_bucket{le="0.001",stage="decode"}',
+        'agemoe_batch_faces_bucket{le="1.0"}',
+        'agemoe_expert_seconds_count{expert="both",part="execute"}',
+        'agemoe_expert_faces_total{expert="a",outcome="answers"}',
+        'agemoe_faces_total{outcome="estimates"}',
+        "agemoe_queue_faces 0.0",
+    ):
+        assert line in text
+    assert "wp-admin" not in text
