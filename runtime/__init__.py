@@ -27,7 +27,7 @@ from runtime.opening import StandInWarning
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
 from runtime.sessions.ladder import FallbackWarning
-from runtime.statistics import ExpertStats, Spread, Stats
+from runtime.statistics import Durations, ExpertStats, Stats
 
 __all__ = [
     "AgeEstimate",
@@ -42,6 +42,7 @@ __all__ = [
     "DeadlineError",
     "Detection",
     "Detector",
+    "Durations",
     "EngineError",
     "EngineFileError",
     "EngineMismatchError",
@@ -61,7 +62,6 @@ __all__ = [
     "PhotoFace",
     "PredictionError",
     "ResidualQuantiles",
-    "Spread",
     "StandInWarning",
     "Stats",
     "YuNetDetector",

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from runtime.sessions import Times
 
 STAGES = ("decode", "geometry", "stack", "experts", "fuse")
 """Of `AgeMoE.predict`, in this order; `experts` is all of them together."""
+BUCKETS_SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
+)
+"""Durations that `Durations.at_most` counts up to."""
 _RECENT = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
+class Durations:
     """How long something took, each time it was done."""
 
     count: int
@@ -29,6 +36,8 @@ class Spread:
     p90_seconds: float
     p99_seconds: float
     max_seconds: float
+    at_most: tuple[int, ...]
+    """How often, ever, it took at most each of `BUCKETS_SECONDS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +50,11 @@ class ExpertStats:
     """Faces it did not answer for in time."""
     failed: int
     """Faces it failed on."""
-    queue: Spread
+    queue: Durations
     """By batch: between being enqueued and being started."""
-    copy: Spread
+    copy: Durations
     """By batch: to the device and back."""
-    execute: Spread
+    execute: Durations
     """By batch."""
 
 
@@ -59,7 +68,7 @@ class Stats:
     """Of these, faces for which an expert was missing."""
     refused: int
     """Faces that got an error."""
-    stages: Mapping[str, Spread]
+    stages: Mapping[str, Durations]
     """By stage of `predict`, see `STAGES`."""
     experts: Mapping[str, ExpertStats]
 
@@ -77,7 +86,7 @@ class Statistics:
         """Forgets what happened so far."""
         with self._lock:
             self._estimates = self._degraded = self._refused = 0
-            self._stages = {stage: _Durations() for stage in STAGES}
+            self._stages = {stage: _Stopwatch() for stage in STAGES}
             self._experts = {name: _ExpertRecord() for name in self._names}
 
     @contextmanager
@@ -123,30 +132,33 @@ class Statistics:
                 self._estimates,
                 self._degraded,
                 self._refused,
-                {stage: durations.spread() for stage, durations in self._stages.items()},
+                {stage: durations.summary() for stage, durations in self._stages.items()},
                 {name: record.stats() for name, record in self._experts.items()},
             )
 
 
-class _Durations:
+class _Stopwatch:
     """The sum of all durations, and the latest one by one."""
 
     def __init__(self) -> None:
         self.count = 0
         self.total = 0.0
         self.recent: deque[float] = deque(maxlen=_RECENT)
+        self.buckets = [0] * (len(BUCKETS_SECONDS) + 1)
 
     def add(self, seconds: float) -> None:
         self.count += 1
         self.total += seconds
         self.recent.append(seconds)
+        self.buckets[bisect_left(BUCKETS_SECONDS, seconds)] += 1
 
-    def spread(self) -> Spread:
+    def summary(self) -> Durations:
         ranked = sorted(self.recent) or [0.0]
         p50, p90, p99 = (
             ranked[min(int(share * len(ranked)), len(ranked) - 1)] for share in (0.5, 0.9, 0.99)
         )
-        return Spread(self.count, self.total, p50, p90, p99, ranked[-1])
+        at_most = tuple(accumulate(self.buckets[:-1]))
+        return Durations(self.count, self.total, p50, p90, p99, ranked[-1], at_most)
 
 
 @dataclass(slots=True)
@@ -154,16 +166,16 @@ class _ExpertRecord:
     answers: int = 0
     late: int = 0
     failed: int = 0
-    queue: _Durations = field(default_factory=_Durations)
-    copy: _Durations = field(default_factory=_Durations)
-    execute: _Durations = field(default_factory=_Durations)
+    queue: _Stopwatch = field(default_factory=_Stopwatch)
+    copy: _Stopwatch = field(default_factory=_Stopwatch)
+    execute: _Stopwatch = field(default_factory=_Stopwatch)
 
     def stats(self) -> ExpertStats:
         return ExpertStats(
             self.answers,
             self.late,
             self.failed,
-            self.queue.spread(),
-            self.copy.spread(),
-            self.execute.spread(),
+            self.queue.summary(),
+            self.copy.summary(),
+            self.execute.summary(),
         )

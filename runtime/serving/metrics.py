@@ -10,18 +10,16 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
-    SummaryMetricFamily,
 )
 from prometheus_client.registry import Collector
 
 from runtime.serving.generation import Generation
-from runtime.statistics import Spread, Stats
+from runtime.statistics import BUCKETS_SECONDS, Durations, Stats
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _FACES = (1, 2, 4, 8, 16, 32, 64)
-_QUANTILES = ("0.5", "0.9", "0.99")
 
 
 class Metrics:
@@ -40,14 +38,14 @@ class Metrics:
             "agemoe_request_seconds",
             "From head to answer.",
             ("route",),
-            buckets=_SECONDS,
+            buckets=BUCKETS_SECONDS,
             registry=registry,
         )
         self._stage_seconds = Histogram(
             "agemoe_stage_seconds",
             "Of requests for ages, by stage.",
             ("stage",),
-            buckets=_SECONDS,
+            buckets=BUCKETS_SECONDS,
             registry=registry,
         )
         self._batch_faces = Histogram(
@@ -56,7 +54,7 @@ class Metrics:
         self._queue_seconds = Histogram(
             "agemoe_queue_seconds",
             "Wait of each batch's oldest face.",
-            buckets=_SECONDS,
+            buckets=BUCKETS_SECONDS,
             registry=registry,
         )
         self.under_way = Gauge(
@@ -137,35 +135,28 @@ def _of_stats(stats: Stats) -> Iterator[Metric]:
         for outcome in ("answers", "late", "failed"):
             answers.add_metric((name, outcome), getattr(expert, outcome))
     yield answers
-    yield from _of_spreads(
+    yield from _of_durations(
         "agemoe_predict_seconds",
         "stage",
-        {(name,): spread for name, spread in stats.stages.items()},
+        {(name,): duration for name, duration in stats.stages.items()},
     )
-    parts: dict[tuple[str, ...], Spread] = {
+    parts: dict[tuple[str, ...], Durations] = {
         (name, part): getattr(expert, part)
         for name, expert in stats.experts.items()
         for part in ("queue", "copy", "execute")
     }
-    yield from _of_spreads("agemoe_expert_seconds", "expert part", parts)
+    yield from _of_durations("agemoe_expert_seconds", "expert part", parts)
 
 
-def _of_spreads(
-    name: str, labels: str, spreads: Mapping[tuple[str, ...], Spread]
+def _of_durations(
+    name: str, labels: str, durations: Mapping[tuple[str, ...], Durations]
 ) -> Iterator[Metric]:
-    summary = SummaryMetricFamily(name, "Of each batch.", labels=labels.split())
-    recent = GaugeMetricFamily(
-        f"{name}_recent",
-        "Quantiles of the latest 1,024 batches.",
-        labels=(*labels.split(), "quantile"),
-    )
-    for values, spread in spreads.items():
-        summary.add_metric(values, spread.count, spread.total_seconds)
-        seconds = (spread.p50_seconds, spread.p90_seconds, spread.p99_seconds)
-        for quantile, value in zip(_QUANTILES, seconds, strict=True):
-            recent.add_metric((*values, quantile), value)
-    yield summary
-    yield recent
+    family = HistogramMetricFamily(name, "Of each batch.", labels=labels.split())
+    for values, duration in durations.items():
+        bounds = [str(bound) for bound in BUCKETS_SECONDS]
+        buckets = [*zip(bounds, duration.at_most, strict=True), ("+Inf", duration.count)]
+        family.add_metric(values, buckets, duration.total_seconds)
+    yield family
 
 
 def _of_gpu(generation: Generation) -> Iterator[Metric]:

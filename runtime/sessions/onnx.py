@@ -103,6 +103,7 @@ def import_onnxruntime() -> ModuleType:
     Raises:
         BackendError: it is not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels keep an id of the machine
     try:
         import onnxruntime
     except ImportError as error:

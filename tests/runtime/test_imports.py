@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"runtime", "numpy", "PIL", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}
 ALLOWED |= {"pycuda", "huggingface_hub", "pyarrow"}
-LAZY = {"cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "pycuda", "huggingface_hub", "pyarrow"}
+LAZY = ALLOWED - {"runtime", "numpy", "PIL"}
 OPTIONAL = {"serving"}
 """Folders of runtime that only an extra needs, and that nothing else in it imports."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from runtime import AgeMoE, Face, PredictionError
 from runtime.sessions import Times
-from runtime.statistics import STAGES, Statistics
+from runtime.statistics import BUCKETS_SECONDS, STAGES, Statistics
 from tests.runtime.fakes import FakeSession, Hold, factory
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -77,3 +77,13 @@ def test_spreads_are_those_of_the_latest_and_sums_those_of_all() -> None:
     assert execute.p50_seconds == pytest.approx(np.median(latest), abs=0.001)
     assert execute.p99_seconds == pytest.approx(np.quantile(latest, 0.99), abs=0.001)
     assert execute.max_seconds == latest[-1]
+
+
+def test_durations_are_counted_by_bucket() -> None:
+    statistics = Statistics("a")
+    for seconds in (0.0005, 0.001, 0.0011, 0.3, 100.0):
+        statistics.answered("a", 1, Times(execute=seconds))
+    execute = statistics.snapshot().experts["a"].execute
+    counted = dict(zip(BUCKETS_SECONDS, execute.at_most, strict=True))
+    assert (counted[0.001], counted[0.0025], counted[0.25], counted[0.5]) == (2, 3, 3, 4)
+    assert (counted[30.0], execute.count) == (4, 5)

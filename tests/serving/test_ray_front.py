@@ -1,0 +1,165 @@
+"""What the front does with a request, replicas being played; no cluster is started."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("ray")
+
+from ray.exceptions import ActorUnavailableError, ObjectLostError
+from ray.serve.exceptions import BackPressureError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from runtime.serving import ray_app
+from runtime.serving.ray_app import Answered, Front, Sent, asked, build
+from runtime.serving.settings import Limits, Settings
+
+
+class Replicas:
+    """Stands for a deployment's handle: each call takes the next outcome."""
+
+    def __init__(self, *outcomes: Answered | Exception) -> None:
+        self._outcomes = list(outcomes)
+        self.sent: list[Sent] = []
+        self.answer = self
+
+    async def remote(self, sent: Sent) -> Answered:
+        self.sent.append(sent)
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+FINE = Answered(200, [(b"content-type", b"text/plain"), (b"x-two", b"1"), (b"x-two", b"2")], b"yes")
+
+
+def request(body: bytes = b"", path: str = "/v1/ages", receive: Any = None) -> Request:
+    async def whole() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"a=1&b=%C3%A9",
+        "headers": [(b"authorization", b"Bearer secret")],
+    }
+    return Request(scope, receive or whole)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_app, "_FIRST_PAUSE_SECONDS", 0.0)
+
+
+def front(
+    *outcomes: Answered | Exception, **limits: Any
+) -> tuple[Callable[..., Response], Replicas]:
+    replicas = Replicas(*outcomes)
+    made = Front(replicas, Settings(limits=Limits(**limits)))  # type: ignore[arg-type]
+    return (lambda given: asyncio.run(made(given))), replicas
+
+
+def problem(response: Response) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    told: dict[str, Any] = json.loads(bytes(response.body))
+    assert told["status"] == response.status_code
+    return told
+
+
+def test_a_request_goes_through_whole_and_so_does_the_answer() -> None:
+    ask, replicas = front(FINE)
+    response = ask(request(b"picture"))
+    headers = [(b"authorization", b"Bearer secret")]
+    assert replicas.sent == [Sent("POST", "/v1/ages", b"a=1&b=%C3%A9", headers, b"picture")]
+    assert (response.status_code, response.body) == (200, b"yes")
+    assert response.raw_headers == FINE.headers
+
+
+def test_a_request_whose_replica_is_lost_goes_to_another() -> None:
+    lost = [ActorUnavailableError("gone", None), ObjectLostError("00", None, "")]
+    ask, replicas = front(*lost, FINE)
+    assert ask(request(b"picture")).body == b"yes"
+    assert [sent.body for sent in replicas.sent] == [b"picture"] * 3
+
+
+def test_what_kills_every_replica_is_given_up() -> None:
+    ask, replicas = front(*(ActorUnavailableError("gone", None) for _ in range(6)), FINE)
+    assert "6 replicas were lost" in problem(ask(request()))["detail"]
+    assert len(replicas.sent) == 6
+
+
+def test_when_all_are_busy_the_client_is_told_at_once() -> None:
+    ask, replicas = front(BackPressureError(9, 9))
+    response = ask(request())
+    assert problem(response)["type"] == "urn:agemoe:problem:busy"
+    assert response.headers["retry-after"] == "1"
+    assert len(replicas.sent) == 1
+
+
+def test_a_large_body_is_refused_before_a_replica_sees_it() -> None:
+    ask, replicas = front(body_bytes=10)
+    assert problem(ask(request(b"x" * 11)))["status"] == 413
+    assert replicas.sent == []
+
+
+def test_a_slow_body_is_refused() -> None:
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    ask, replicas = front(body_seconds=0.01)
+    assert problem(ask(request(receive=never)))["status"] == 408
+    assert replicas.sent == []
+
+
+def test_one_replica_is_not_reloaded() -> None:
+    ask, replicas = front()
+    assert "serve deploy" in problem(ask(request(path="/v1/reload")))["detail"]
+    assert replicas.sent == []
+
+
+def test_an_application_is_asked_without_a_socket() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = (await receive())["body"]
+        waiting = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        assert not waiting.done()  # to the application, the client is still there
+        start = {"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}
+        await send(start)
+        await send({"type": "http.response.body", "body": scope["path"].encode()})
+        await send({"type": "http.response.body", "body": b" " + body})
+        waiting.cancel()
+
+    said = asyncio.run(asked(app, Sent("POST", "/there", b"", [], b"hello")))
+    assert said == Answered(201, [(b"a", b"b")], b"/there hello")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [({"engine": "x", "without_keys": True}, "engine: not known"), ({}, "Give keys")],
+)
+def test_build_refuses_what_it_does_not_know(arguments: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        build(arguments)
+
+
+def test_the_example_configuration_builds() -> None:
+    yaml = pytest.importorskip("yaml")
+    path = Path(__file__).parents[2] / "deploy" / "serve_config.yaml"
+    from ray.serve.schema import ServeDeploySchema
+
+    config = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    (application,) = config.applications
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    assert {deployment.name for deployment in application.deployments} == {"Front", "Ages"}
+    assert isinstance(application.args, dict)
+    build(application.args)

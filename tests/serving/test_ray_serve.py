@@ -1,0 +1,157 @@
+"""The service on a cluster of several nodes: one is killed, and the engines are replaced."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime import AgeMoE
+from tests.runtime.tiny_engines import Tiny, write_engines
+from tests.serving.ray_cluster import FRONT, SmallCluster, small_cluster
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+PORT = 18231
+LEVELS = range(0, 250, 10)
+CALLERS = 8
+LATER_YEARS = 10.0
+"""By how much the second engines' ages are higher."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two sets of engines."""
+    return [
+        write_engines(
+            tmp_path_factory.mktemp("engines"),
+            {"a": Tiny(slope=60.0, offset=more), "b": Tiny(slope=30.0, side=16, offset=more)},
+        )
+        for more in (0.0, LATER_YEARS)
+    ]
+
+
+@pytest.fixture(scope="module")
+def cluster(folders: list[Path]) -> Iterator[SmallCluster]:
+    import ray
+    from ray import serve
+
+    with small_cluster(workers=2) as nodes:
+        ray.init(address=nodes.address, log_to_driver=False)
+        serve.start(proxy_location="HeadOnly", http_options={"port": PORT})
+        deploy(folders[0])
+        yield nodes
+        serve.shutdown()
+        ray.shutdown()
+
+
+def deploy(engines: Path) -> None:
+    """As `serve deploy` does it: two replicas, one per worker, and the front on the head."""
+    from ray import serve
+
+    from runtime.serving.ray_app import Ages, Front
+    from runtime.serving.settings import Settings
+
+    settings = Settings(engines=engines, device="cpu")
+    replicas = serve.deployment(
+        num_replicas=2, ray_actor_options={"num_cpus": 1}, health_check_period_s=1.0
+    )
+    front = serve.deployment(ray_actor_options={"num_cpus": 0, "resources": {FRONT: 0.1}})
+    serve.run(front(Front).bind(replicas(Ages).bind(settings), settings), name="ages")
+
+
+def picture(level: int) -> NDArray[np.uint8]:
+    return np.full((20, 20, 3), level, np.uint8)
+
+
+def body(level: int) -> bytes:
+    image = io.BytesIO()
+    Image.fromarray(picture(level)).save(image, "PNG")
+    encoded = base64.b64encode(image.getvalue()).decode()
+    return json.dumps({"images": [encoded], "boxes": [[[0, 0, 20, 20]]]}).encode()
+
+
+def ask(level: int) -> float:
+    """The age of a picture, over HTTP; fails on anything but a 200."""
+    sent = urllib.request.Request(
+        f"http://127.0.0.1:{PORT}/v1/ages", body(level), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(sent, timeout=60) as answer:  # noqa: S310 - to ourselves
+        (image,) = json.load(answer)["images"]
+    age: float = image["faces"][0]["estimate"]["age_years"]
+    return age
+
+
+def serial(engines: Path) -> dict[int, float]:
+    """What one process says."""
+    with AgeMoE(engines, device="cpu") as moe:
+        return {level: moe.predict(picture(level)).age_years for level in LEVELS}
+
+
+def ask_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, float]]:
+    """Many callers ask; part of the way through, something happens."""
+    levels = [*LEVELS] * rounds
+    begun = threading.Event()
+
+    def asked(level: int) -> tuple[int, float]:
+        begun.set()
+        return level, ask(level)
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        answers = pool.map(asked, levels)
+        assert begun.wait(30)
+        meanwhile()
+        return list(answers)
+
+
+def test_a_killed_node_loses_no_request(cluster: SmallCluster, folders: list[Path]) -> None:
+    wanted = serial(folders[0])
+    answers = ask_all(10, cluster.kill_worker)
+    assert len(answers) == 10 * len(LEVELS)
+    assert all(age == wanted[level] for level, age in answers)
+    cluster.add_worker()
+    wait_until_running()
+
+
+def wait_until_running() -> None:
+    from ray import serve
+
+    patience = time.monotonic() + 60
+    while serve.status().applications["ages"].status != "RUNNING":
+        assert time.monotonic() < patience
+        time.sleep(0.2)
+
+
+def test_new_engines_are_rolled_out_without_a_refusal(
+    cluster: SmallCluster, folders: list[Path]
+) -> None:
+    del cluster
+    before, after = map(serial, folders)
+    rolled = threading.Event()
+    answers: list[tuple[int, float]] = []
+
+    def keep_asking(level: int) -> None:
+        while not rolled.is_set():
+            answers.append((level, ask(level)))
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        callers = [pool.submit(keep_asking, level) for level in [*LEVELS][:CALLERS]]
+        deploy(folders[1])
+        rolled.set()
+        for caller in callers:
+            caller.result()
+    assert all(age in (before[level], after[level]) for level, age in answers)
+    assert any(age == before[level] for level, age in answers)
+    assert all(ask(level) == after[level] for level in [*LEVELS][:4])
