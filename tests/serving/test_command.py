@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.serving.command import main
-from runtime.serving.keys import KeyFileError, find_key, new_key, read_keys
+from runtime.serving.keys import KeyFileError, find_key, read_keys
 from runtime.serving.server import Stopping
 from runtime.serving.settings import Batching, Limits, Settings
 from tests.serving.live import engines_in
@@ -101,7 +101,7 @@ def test_new_keys(
         ("# nobody\n", "it holds no key"),
         ("app user secret", "line 1 is no key"),
         (f"app king {'0' * 64}", "line 1 is no key"),
-        (f"{new_key('a', 'user')[1].line()}\napp user", "line 2 is no key"),
+        (f"a\tuser\t{'5' * 64}\napp user", "line 2 is no key"),
     ],
 )
 def test_key_files_that_are_not_in_order(text: str, told: str, tmp_path: Path) -> None:
