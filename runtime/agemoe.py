@@ -157,6 +157,7 @@ class AgeMoE:
 
     @concurrency.setter
     def concurrency(self, mode: str) -> None:
+        """Lets the experts run in another way from now on."""
         if mode not in MODES:
             raise ValueError(f"concurrency must become one of {MODES}, got {mode!r}.")
         self._executor.mode = mode
