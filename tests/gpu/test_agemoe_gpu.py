@@ -218,4 +218,3 @@ def test_several_at_a_time_share_a_gpu(tmp_path: Path) -> None:
             assert one.predict(faces(3)) == two.predict(faces(3)) == serial
             one.close()
             assert two.predict(faces(3)) == serial
-

@@ -1,0 +1,165 @@
+"""OpenVINO on the CPU: INT8 and bfloat16 products in the units that newer CPUs have for them."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import BackendError, ContractError
+from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
+from runtime.sessions import Answer, Inputs, Outputs, Times
+
+
+class OpenVinoSession:
+    """One expert on OpenVINO's CPU plugin, with a thread of its own that starts its work.
+
+    Faces run one at a time, for the reasons given at `OnnxCpuSession`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        expert: Expert,
+        artifact: Artifact,
+        folder: Path,
+        *,
+        threads: int,
+        bfloat16: bool = False,
+    ) -> None:
+        """Compiles the graph and checks its inputs and outputs against the contract.
+
+        Args:
+            name: of the expert.
+            expert: its manifest entry.
+            artifact: the ONNX artifact to load.
+            folder: the engines folder.
+            threads: cores this expert may use at a time.
+            bfloat16: what the graph has in FP32 is computed in bfloat16, with another parity than
+                the artifact's.
+
+        Raises:
+            BackendError: OpenVINO is not installed, or the CPU lacks bfloat16.
+            ContractError: OpenVINO cannot load the graph, or it breaks the contract.
+        """
+        self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
+        graph = folder / artifact.files[0].path
+        compiled = _compiled(name, expert, graph, threads, bfloat16=bfloat16)
+        _check_outputs(name, expert, compiled)
+        self._request = compiled.create_infer_request()
+        self._outputs = expert.outputs
+        self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
+
+    def enqueue(self, inputs: Inputs) -> Future[Answer]:
+        """Starts a batch on this expert's thread."""
+        return self._lane.submit(self._answer, inputs, time.perf_counter())
+
+    def close(self) -> None:
+        """Ends the thread when what it has accepted is done."""
+        self._lane.shutdown(wait=True)
+
+    def _answer(self, inputs: Inputs, enqueued: float) -> Answer:
+        started = time.perf_counter()
+        outputs = self._run(inputs)
+        times = Times(queue=started - enqueued, execute=time.perf_counter() - started)
+        return Answer(outputs, times)
+
+    def _run(self, inputs: Inputs) -> Outputs:
+        count = len(next(iter(inputs.values())))
+        rows = [
+            self._request.infer({name: array[i : i + 1] for name, array in inputs.items()})
+            for i in range(count)
+        ]
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, imported when it is needed first.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise BackendError(
+            f"OpenVINO cannot be imported ({error}). Install agemoe-runtime[openvino], or run "
+            f"on ONNX Runtime."
+        ) from error
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers.
+
+    Raises:
+        BackendError: OpenVINO is not installed.
+    """
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
+
+
+def _compiled(name: str, expert: Expert, graph: Path, threads: int, *, bfloat16: bool) -> Any:  # noqa: ANN401 - lazily imported type
+    openvino = import_openvino()
+    if bfloat16 and not has_bfloat16():
+        raise BackendError(
+            f"bfloat16 was requested for expert {name!r}; this CPU has no bfloat16 products. "
+            f"Leave precision='bf16' out."
+        )
+    options: Mapping[str, object] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        "ENABLE_CPU_PINNING": False,  # experts run side by side and share the cores
+    }
+    core = openvino.Core()
+    shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in expert.inputs}
+    try:
+        model = core.read_model(str(graph))
+        _check_inputs(name, shapes, model)
+        model.reshape({key: openvino.PartialShape(shape) for key, shape in shapes.items()})
+        return core.compile_model(model, "CPU", options)
+    except RuntimeError as error:  # which is what OpenVINO raises, whatever is wrong
+        raise ContractError(
+            f"OpenVINO cannot load {graph} of expert {name!r}: {error} {REBUILD} --only {name}"
+        ) from error
+
+
+def _check_inputs(name: str, shapes: Mapping[str, tuple[int, ...]], model: Any) -> None:  # noqa: ANN401
+    found = {
+        port.get_any_name(): (
+            port.get_element_type().get_type_name(),
+            tuple(_length(axis) for axis in list(port.get_partial_shape())[1:]),
+        )
+        for port in model.inputs
+    }
+    _compare(name, "inputs", found, {key: ("u8", shape[1:]) for key, shape in shapes.items()})
+
+
+def _check_outputs(name: str, expert: Expert, compiled: Any) -> None:  # noqa: ANN401
+    found = {
+        output: (port.get_element_type().get_type_name(), len(port.get_partial_shape()))
+        for port in compiled.outputs
+        for output in expert.outputs
+        if output in port.get_names()  # of which an optimised graph's outputs may have several
+    }
+    _compare(name, "outputs", found, {key: ("f32", OUTPUT_RANKS[key]) for key in expert.outputs})
+
+
+def _compare(
+    name: str, kind: str, found: Mapping[str, object], wanted: Mapping[str, object]
+) -> None:
+    if found != wanted:
+        raise ContractError(
+            f"The graph of expert {name!r} has {kind} {found}, its manifest entry promises "
+            f"{wanted}. {REBUILD} --only {name}"
+        )
+
+
+def _length(axis: Any) -> int | None:  # noqa: ANN401
+    return axis.get_length() if axis.is_static else None
