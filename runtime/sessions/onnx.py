@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from runtime.errors import BackendError, ContractError
 from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
-from runtime.sessions import Answer, Inputs, Outputs, Times
+from runtime.sessions import Answer, Inputs, Outputs
+from runtime.sessions.face_lane import FaceLane
 
 
 def usable_cores() -> int:
@@ -24,11 +22,7 @@ def usable_cores() -> int:
 
 
 class OnnxCpuSession:
-    """One expert on ONNX Runtime's CPU provider, with a thread of its own that starts its work.
-
-    Faces run one at a time: convolutions gain next to nothing from a batch on a CPU, and so an
-    answer cannot depend on the company a face arrived in.
-    """
+    """One expert on ONNX Runtime's CPU provider, one face at a time: see `FaceLane`."""
 
     backend = "onnx-cpu"
 
@@ -52,35 +46,18 @@ class OnnxCpuSession:
         self._session = _load(name, graph, threads)
         self._outputs = expert.outputs
         check_contract(name, expert, self._session)
-        self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
+        self._lane = FaceLane(name, self._infer)
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:
         """Starts a batch on this expert's thread."""
-        return self._lane.submit(self._answer, inputs, time.perf_counter())
+        return self._lane.enqueue(inputs)
 
     def close(self) -> None:
         """Ends the thread when what it has accepted is done."""
-        self._lane.shutdown(wait=True)
+        self._lane.close()
 
-    def _answer(self, inputs: Inputs, enqueued: float) -> Answer:
-        started = time.perf_counter()
-        outputs = self._run(inputs)
-        times = Times(queue=started - enqueued, execute=time.perf_counter() - started)
-        return Answer(outputs, times)
-
-    def _run(self, inputs: Inputs) -> Outputs:
-        count = len(next(iter(inputs.values())))
-        answers = [
-            self._session.run(
-                self._outputs, {name: array[i : i + 1] for name, array in inputs.items()}
-            )
-            for i in range(count)
-        ]
-        columns = zip(*answers, strict=True)
-        return {
-            name: np.concatenate(column)
-            for name, column in zip(self._outputs, columns, strict=True)
-        }
+    def _infer(self, inputs: Inputs) -> Outputs:
+        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
 
 def _load(name: str, graph: Path, threads: int) -> Any:  # noqa: ANN401 - lazily imported type

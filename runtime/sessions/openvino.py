@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import importlib
-import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from runtime.errors import BackendError, ContractError
 from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
-from runtime.sessions import Answer, Inputs, Outputs, Times
+from runtime.sessions import Answer, Inputs, Outputs
+from runtime.sessions.face_lane import FaceLane
 
 
 class OpenVinoSession:
-    """One expert on OpenVINO's CPU plugin, with a thread of its own that starts its work.
-
-    Faces run one at a time, for the reasons given at `OnnxCpuSession`.
-    """
+    """One expert on OpenVINO's CPU plugin, one face at a time: see `FaceLane`."""
 
     def __init__(
         self,
@@ -54,29 +49,19 @@ class OpenVinoSession:
         _check_outputs(name, expert, compiled)
         self._request = compiled.create_infer_request()
         self._outputs = expert.outputs
-        self._lane = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
+        self._lane = FaceLane(name, self._infer)
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:
         """Starts a batch on this expert's thread."""
-        return self._lane.submit(self._answer, inputs, time.perf_counter())
+        return self._lane.enqueue(inputs)
 
     def close(self) -> None:
         """Ends the thread when what it has accepted is done."""
-        self._lane.shutdown(wait=True)
+        self._lane.close()
 
-    def _answer(self, inputs: Inputs, enqueued: float) -> Answer:
-        started = time.perf_counter()
-        outputs = self._run(inputs)
-        times = Times(queue=started - enqueued, execute=time.perf_counter() - started)
-        return Answer(outputs, times)
-
-    def _run(self, inputs: Inputs) -> Outputs:
-        count = len(next(iter(inputs.values())))
-        rows = [
-            self._request.infer({name: array[i : i + 1] for name, array in inputs.items()})
-            for i in range(count)
-        ]
-        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
+    def _infer(self, inputs: Inputs) -> Outputs:
+        answer = self._request.infer(inputs)
+        return {name: answer[name] for name in self._outputs}
 
 
 def import_openvino() -> ModuleType:
