@@ -13,9 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from export.experts.contract import Images
-from export.verification import _PHOTOGRAPH_BOXES as PHOTOGRAPH_BOXES
-from export.verification import _mirrored as mirrored
-from export.verification import _photograph as photograph
+from export.verification import PHOTOGRAPH_BOXES, mirrored, photograph
 from runtime.geometry import Pixels, black
 from runtime.manifest import InputSpec
 from runtime.preparation import input_view

@@ -14,7 +14,7 @@ from runtime.manifest import InputSpec
 from runtime.preparation import input_view
 from runtime.results import Box
 
-_PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
+PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
     "astronaut": ((160, 60, 130, 160), (20, 10, 440, 500)),
     "grace_hopper": ((165, 90, 180, 230), (20, 20, 480, 580)),
 }
@@ -56,13 +56,13 @@ def in_batches(images: Images) -> Iterator[Images]:
 
 def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
     """Pictures with the boxes in them; an input without a box is not visible."""
-    for name, (face, person) in _PHOTOGRAPH_BOXES.items():
-        photograph = _photograph(name)
-        height, width = photograph.shape[:2]
-        yield photograph, {"face": face, "person": person}
-        yield photograph // 2, {"face": face}
-        yield photograph, {"face": (0, 0, width, height), "person": person}
-        yield np.ascontiguousarray(photograph[:, ::-1]), {"person": _mirrored(person, width)}
+    for name, (face, person) in PHOTOGRAPH_BOXES.items():
+        picture = photograph(name)
+        height, width = picture.shape[:2]
+        yield picture, {"face": face, "person": person}
+        yield picture // 2, {"face": face}
+        yield picture, {"face": (0, 0, width, height), "person": person}
+        yield np.ascontiguousarray(picture[:, ::-1]), {"person": mirrored(person, width)}
     yield from _drawn()
     rng = np.random.default_rng(0)
     for _ in range(_NOISE_IMAGES):
@@ -78,7 +78,8 @@ def _drawn() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
         yield scene.image, {"face": scene.face_box, "person": scene.person_box}
 
 
-def _photograph(name: str) -> Pixels:
+def photograph(name: str) -> Pixels:
+    """One of the two photographs, by its key in `PHOTOGRAPH_BOXES`: uint8 RGB (H, W, 3)."""
     if name == "astronaut":
         from skimage.data import astronaut
 
@@ -89,7 +90,8 @@ def _photograph(name: str) -> Pixels:
     return load_rgb(path, ImageLimits())
 
 
-def _mirrored(box: Box, width: int) -> Box:
+def mirrored(box: Box, width: int) -> Box:
+    """A box in the mirror image of a picture, `width` pixels wide."""
     return width - box[0] - box[2], box[1], box[2], box[3]
 
 
