@@ -32,12 +32,16 @@ from export.experts.contract import Images
 from export.verification import verification_images
 from runtime import Face
 from runtime.errors import BackendError
-from runtime.manifest import Artifact, Expert
+from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 from runtime.sessions import Session
 from runtime.sessions.onnx import OnnxCpuSession, usable_cores
 from runtime.sessions.openvino import OpenVinoSession
 
+_SESSIONS = (
+    ("ONNX Runtime", OnnxCpuSession, ("fp32", "int8")),
+    ("OpenVINO", OpenVinoSession, ("fp32", "bf16", "int8")),
+)
 _PEAK_SIDE = 1536
 _PEAK_BATCHES = 12
 
@@ -57,23 +61,16 @@ class Way:
 def ways(name: str, expert: Expert, folder: Path, cores: int, *, pytorch: bool) -> dict[str, Way]:
     """Every way there is on this machine, PyTorch first."""
     images = verification_images(expert.inputs)
-    built = {a.precision: a for a in expert.artifacts if a.backend == "onnx"}
+    built = {a.precision: a for a in expert.artifacts if a.backend in ("onnx", "openvino")}
     wanted = _ages(OnnxCpuSession(name, expert, built["fp32"], folder, threads=cores), images)
     found: dict[str, Way] = _pytorch(name, expert, folder, cores) if pytorch else {}
 
-    def session(kind: str, artifact: Artifact) -> Session:
-        if kind == "ONNX Runtime":
-            return OnnxCpuSession(name, expert, artifact, folder, threads=cores)
-        half = kind.endswith("bf16")
-        return OpenVinoSession(name, expert, artifact, folder, threads=cores, bfloat16=half)
-
-    for kind in ("ONNX Runtime", "OpenVINO", "OpenVINO bf16"):
-        for precision in ("fp32", "int8"):
+    for kind, session, precisions in _SESSIONS:
+        for precision in precisions:
             if precision in built:
                 with contextlib.suppress(BackendError):  # OpenVINO or bfloat16 is not here
-                    opened = session(kind, built[precision])
-                    unit = "bf16" if (kind, precision) == ("OpenVINO bf16", "fp32") else precision
-                    found[f"{kind} {precision}"] = _way(opened, images, wanted, unit)
+                    opened = session(name, expert, built[precision], folder, threads=cores)
+                    found[f"{kind} {precision}"] = _way(opened, images, wanted, precision)
     return found
 
 

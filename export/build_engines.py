@@ -41,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checkpoints=parsed.checkpoint,
             only=parsed.only,
             fp16=parsed.fp16,
+            bf16=parsed.bf16,
             int8=parsed.int8,
             max_batch=parsed.max_batch,
             force=parsed.force,
@@ -88,7 +89,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Turns checkpoints into verified engines for runtime.AgeMoE.",
     )
     parser.add_argument("--fp16", action="store_true", help="build half precision too")
-    parser.add_argument("--int8", action="store_true", help="build Janus in INT8 too, for CPUs")
+    parser.add_argument(
+        "--bf16",
+        action="store_true",
+        help="build bfloat16 too, for CPUs that multiply it; all experts but Janus; needs OpenVINO",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="build INT8 too, for CPUs; needs OpenVINO for all experts but Janus",
+    )
     parser.add_argument(
         "--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in experts"
     )

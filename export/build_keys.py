@@ -10,24 +10,30 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from export.options import BuildOptions, ExpertConfig
+from export.options import BuildOptions, ExpertConfig, backend_of
 from export.trt_module import EngineOptions
 from runtime.manifest import Artifact, BatchProfile
 
-TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "timm", "tokenizers", "torch")
+TOOLS = ("numpy", "onnx", "onnxruntime", "onnxscript", "openvino", "timm", "tokenizers", "torch")
 """Packages whose versions may change what is built."""
 _HERE = Path(__file__).resolve().parent
 _SOURCES = (
     "experts/*.py",
     "onnx_*.py",
     "parity.py",
-    "precision.py",
-    "quantisation.py",
     "settings.py",
     "verification.py",
     "../runtime/geometry.py",
 )
-"""Of the exporter, what an ONNX file depends on."""
+"""Of the exporter, what every graph depends on."""
+_ON_FACES = ("quantisation_faces.py", "demo/*.py")
+_FORM_SOURCES = {
+    "fp32": (),
+    "fp16": ("precision.py",),
+    "bf16": ("bfloat16.py", *_ON_FACES),
+    "int8": ("quantisation.py", "static_quantisation.py", *_ON_FACES),
+}
+"""What else, by precision."""
 _ENGINE_SOURCES = ("trt_engine.py", "parity.py", "verification.py")
 """Of the exporter, what an engine depends on beside its ONNX file."""
 
@@ -47,23 +53,25 @@ def tool_versions() -> Mapping[str, str]:
 def build_key(
     config: ExpertConfig, options: BuildOptions, precision: str, weights_sha256: str | None
 ) -> dict[str, str]:
-    """What an ONNX file depends on, one fingerprint per cause of change.
+    """What a graph depends on, one fingerprint per cause of change.
 
     Args:
         config: the expert.
         options: of the build.
-        precision: `fp32`, `fp16` or `int8`.
+        precision: one of `runtime.manifest.PRECISIONS`.
         weights_sha256: of the checkpoint; None for random weights.
 
     Returns:
         By cause, in words a person understands: 16 hex digits each.
     """
+    tools = tool_versions()
+    unused = None if backend_of(config, precision) == "openvino" else "openvino"
     described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
     return {
         "checkpoint": fingerprint(weights_sha256),
         "options": fingerprint([described, options.weights, precision, options.max_batch]),
-        "tools": fingerprint(dict(tool_versions())),
-        "exporter": sources_fingerprint(*_SOURCES),
+        "tools": fingerprint({name: tools[name] for name in tools if name != unused}),
+        "exporter": sources_fingerprint(*_SOURCES, *_FORM_SOURCES[precision]),
     }
 
 

@@ -86,7 +86,7 @@ def built_table(rows: Sequence[BuiltRow]) -> Table:
     table = Table(title="Engines", title_justify="left")
     for heading in ("expert", "weights", "file"):
         table.add_column(heading)
-    for heading in ("size", "FP16 share", "parity mean", "max (years)", "time"):
+    for heading in ("size", "below FP32", "parity mean", "max (years)", "time"):
         table.add_column(heading, justify="right")
     for row in rows:
         for index, artifact in enumerate(row.expert.artifacts):
@@ -97,7 +97,7 @@ def built_table(rows: Sequence[BuiltRow]) -> Table:
                 row.expert.source.kind if first else "",
                 PurePosixPath(artifact.files[0].path).name,
                 shown_size(sum(file.size_bytes for file in artifact.files)),
-                f"{artifact.half_share:.0%}",
+                f"{artifact.reduced_share:.0%}",
                 *_shown_parity(artifact),
                 took if first else "",
             )

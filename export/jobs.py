@@ -13,6 +13,7 @@ from export.options import BuildOptions, ExpertConfig
 from export.publish import current_manifest
 from export.trt_module import EngineTarget
 from runtime.manifest import (
+    ENGINE_BACKENDS,
     PRECISIONS,
     Artifact,
     BatchProfile,
@@ -28,7 +29,7 @@ _CHECKPOINTS = "checkpoints"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One expert with its weights found, and what is to be done about its ONNX files."""
+    """One expert with its weights found, and what is to be done about its graphs."""
 
     config: ExpertConfig
     checkpoint: Path | None
@@ -114,7 +115,8 @@ def make_job(
     location = weights_location(config, options) or "seed 0"
     keys = {precision: build_key(config, options, precision, sha256) for precision in PRECISIONS}
     built = manifest.experts.get(config.name) if manifest else None
-    artifacts = {a.precision: a for a in built.artifacts if a.backend == "onnx"} if built else {}
+    graphs = [a for a in built.artifacts if a.backend not in ENGINE_BACKENDS] if built else []
+    artifacts = {graph.precision: graph for graph in graphs}
     kept: dict[str, Artifact] = {}
     reasons: dict[str, str] = {}
     for precision in PRECISIONS:
@@ -150,18 +152,18 @@ def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
 def living_engines(
     built: Expert | None, graphs: Sequence[Artifact], profile: BatchProfile
 ) -> list[Artifact]:
-    """An earlier build's engines that were built from these very ONNX files.
+    """An earlier build's engines that were built from these very graphs.
 
     Args:
         built: what the earlier build left.
-        graphs: the ONNX files as they are now.
+        graphs: as they are now.
         profile: batch sizes as they are now.
     """
     keys = {graph.precision: origin_key(graph, profile) for graph in graphs}
     return [
         engine
         for engine in (built.artifacts if built else ())
-        if engine.backend != "onnx"
+        if engine.backend in ENGINE_BACKENDS
         and engine.precision in keys
         and not changed_since(engine.build_key, keys[engine.precision])
     ]
@@ -175,8 +177,8 @@ def weights_location(config: ExpertConfig, options: BuildOptions) -> str | None:
 
 
 def file_name(expert: str, precision: str) -> str:
-    """Name of an expert's ONNX file."""
-    return f"{expert}.{precision}.onnx"
+    """Name of the file that holds an expert's graph."""
+    return f"{expert}.{precision}.{'xml' if precision == 'bf16' else 'onnx'}"
 
 
 def engine_name(expert: str, precision: str, target: EngineTarget) -> str:
@@ -208,11 +210,11 @@ def _reason(artifact: Artifact | None, key: Mapping[str, str], options: BuildOpt
 
 
 def _estimate(job: Job, precision: str) -> int:
-    """Bytes of a file yet to be built: its weights, of 4 or 2 bytes each."""
+    """Bytes of a file yet to be built: its weights, of 4, 2 or 1 bytes each."""
     if job.checkpoint is not None and job.checkpoint.is_file():
         weights = job.checkpoint.stat().st_size
     else:
         from export.experts.catalogue import count_parameters
 
         weights = 4 * count_parameters(job.config, job.checkpoint)
-    return weights // {"fp32": 1, "fp16": 2, "int8": 4}[precision]
+    return weights // {"fp32": 1, "fp16": 2, "bf16": 1, "int8": 4}[precision]

@@ -10,8 +10,10 @@ from pathlib import Path
 from export.errors import OptionsError
 from export.settings import ARCHITECTURES, Settings, default_geometry, read_geometry
 from export.trt_module import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_target
+from runtime.errors import BackendError
 from runtime.geometry import Geometry
 from runtime.json_reader import JsonReader, shown
+from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_EXPERTS = HERE / "experts.example.toml"
@@ -44,8 +46,10 @@ class BuildOptions:
     """`checkpoint`, `demo` or `random`."""
     output: Path
     fp16: bool = False
+    bf16: bool = False
+    """Of all but Janus, for CPUs."""
     int8: bool = False
-    """Of Janus, for CPUs."""
+    """For CPUs."""
     max_batch: int = 32
     force: bool = False
     partial: bool = False
@@ -56,19 +60,15 @@ class BuildOptions:
     """Why there will be none."""
 
     @property
-    def precisions(self) -> tuple[str, ...]:
-        """What is built of every expert."""
-        return ("fp32", "fp16") if self.fp16 else ("fp32",)
-
-    @property
     def engine_precision(self) -> str:
         """Of which ONNX file an expert's engine is built: FP16 where it was asked for."""
         return "fp16" if self.fp16 else "fp32"
 
     def precisions_of(self, config: ExpertConfig) -> tuple[str, ...]:
         """What is built of one expert."""
-        int8 = self.int8 and config.architecture == "janus"
-        return (*self.precisions, "int8") if int8 else self.precisions
+        bf16 = self.bf16 and has_bf16_form(config)
+        forms = {"fp32": True, "fp16": self.fp16, "bf16": bf16, "int8": self.int8}
+        return tuple(precision for precision, wanted in forms.items() if wanted)
 
 
 def resolve_options(
@@ -79,6 +79,7 @@ def resolve_options(
     checkpoints: Sequence[str] = (),
     only: Sequence[str] = (),
     fp16: bool = False,
+    bf16: bool = False,
     int8: bool = False,
     max_batch: int = 32,
     force: bool = False,
@@ -98,7 +99,8 @@ def resolve_options(
         checkpoints: like `vgg16=PATH`, going before the file's.
         only: names of experts to build.
         fp16: build half precision too.
-        int8: build Janus in INT8 too, for CPUs.
+        bf16: build all but Janus in bfloat16 too, for CPUs that multiply it.
+        int8: build INT8 too, for CPUs.
         max_batch: largest batch of the engines.
         force: rebuild what is up to date.
         target: what to build beyond ONNX files, one of `TARGETS`.
@@ -118,8 +120,7 @@ def resolve_options(
     problems += _unknown_names(experts, given, only) if experts else []
     chosen = _chosen(experts, given, only, weights)
     problems += _contradictions(weights, chosen, given, experts_file)
-    if int8 and all(expert.architecture != "janus" for expert in chosen):
-        problems.append("--int8: only Janus has an INT8 form, and it is not among the experts")
+    problems += _form_problems(chosen, bf16=bf16, int8=int8)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
     engines, no_engines = _engines(target, workspace_gib, optimization_level, problems)
@@ -130,6 +131,7 @@ def resolve_options(
         weights,
         output,
         fp16,
+        bf16,
         int8,
         max_batch,
         force,
@@ -137,6 +139,22 @@ def resolve_options(
         engines=engines,
         no_engines=no_engines,
     )
+
+
+def backend_of(config: ExpertConfig, precision: str) -> str:
+    """What a form of an expert is built for, before any engine: `onnx` or `openvino`.
+
+    OpenVINO computes products in INT8 whose operands were rounded beforehand, and in bfloat16;
+    ONNX Runtime gains next to nothing by the former and lacks the latter. Janus's products round
+    what comes in by themselves, as ONNX Runtime wants it.
+    """
+    static = precision == "int8" and config.architecture != "janus"
+    return "openvino" if static or precision == "bf16" else "onnx"
+
+
+def has_bf16_form(config: ExpertConfig) -> bool:
+    """Whether an expert can be built in bfloat16: Janus is too large for what it takes."""
+    return config.architecture != "janus"
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
@@ -231,6 +249,21 @@ def _engines(
     if wanted in ("tensorrt", "rtx"):
         problems.append(f"--target {wanted}: {reason}, or leave --target out")
     return None, reason
+
+
+def _form_problems(chosen: Sequence[ExpertConfig], *, bf16: bool, int8: bool) -> list[str]:
+    """What stands against building the forms for CPUs, which are run to be proven."""
+    if bf16 and chosen and not any(map(has_bf16_form, chosen)):
+        return ["--bf16: Janus has no such form, and no other expert was asked for"]
+    static = int8 and any(backend_of(config, "int8") == "openvino" for config in chosen)
+    try:
+        if bf16 and not has_bfloat16():
+            return ["--bf16: this CPU has no bfloat16 products, so that nothing could be proven"]
+        if static:
+            import_openvino()
+    except BackendError as error:
+        return [f"{'--bf16' if bf16 else '--int8'}: {error}"]
+    return []
 
 
 def _unknown_names(

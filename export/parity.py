@@ -17,7 +17,7 @@ from export.experts.contract import Images, Readings
 from export.onnx_weights import has_data_file
 from export.precision import LARGEST_HALF, tensor_types
 from export.verification import PROBES, in_batches, verification_images
-from runtime.manifest import Artifact, Expert, Parity
+from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, Parity
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,11 @@ class Tolerance:
 TOLERANCES = {
     "fp32": Tolerance(mean_years=0.001, max_years=0.001, probability=1e-4),
     "fp16": Tolerance(mean_years=0.1, max_years=0.5, probability=0.02),
-    # What quantised weights are worth only labelled faces can tell; the difference is reported.
+    # What Janus's INT8 weights are worth only labelled faces can tell; the difference is reported.
     "int8": Tolerance(mean_years=math.inf, max_years=math.inf, probability=math.inf),
 }
+OPENVINO_TOLERANCE = Tolerance(mean_years=0.3, max_years=1.5, probability=0.1)
+"""Of forms on OpenVINO, which were made to stay within it on other faces."""
 
 
 def check_parity(
@@ -69,18 +71,19 @@ def check_parity(
     return parity
 
 
-EngineRun = Callable[[str, Expert, Artifact, Path, Images], Readings]
-"""From an expert's name, entry, engine, engines folder and pictures to what the engine says."""
+ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Readings]
+"""From an expert's name, entry, artifact, engines folder and pictures to what the artifact says."""
 
 
-def engine_outputs(
-    name: str, expert: Expert, engine: Artifact, folder: Path, images: Images
+def runtime_outputs(
+    name: str, expert: Expert, artifact: Artifact, folder: Path, images: Images
 ) -> Readings:
-    """What an engine says of pictures, run by the runtime itself on the first GPU."""
+    """What an artifact says of pictures, run by the runtime itself; engines on the first GPU."""
     from runtime.sessions.ladder import DeviceRequest, open_devices
 
-    request = DeviceRequest("tensorrt", precision=engine.precision, lanes=1, graphs=False)
-    (device,) = open_devices({name: replace(expert, artifacts=(engine,))}, folder, request)
+    kind = "tensorrt" if artifact.backend in ENGINE_BACKENDS else "cpu"
+    request = DeviceRequest(kind, precision=artifact.precision, lanes=1, graphs=False)
+    (device,) = open_devices({name: replace(expert, artifacts=(artifact,))}, folder, request)
     answers = []
     try:
         for views in _parts(images, expert.profile.largest):
@@ -95,7 +98,7 @@ def engine_outputs(
 
 
 def check_engine(
-    name: str, expert: Expert, engine: Artifact, folder: Path, run: EngineRun = engine_outputs
+    name: str, expert: Expert, engine: Artifact, folder: Path, run: ArtifactRun = runtime_outputs
 ) -> Parity:
     """Runs an engine on the verification faces and compares it with the FP32 ONNX file.
 
@@ -126,6 +129,42 @@ def check_engine(
     parity, problem = _compared(found, reference, TOLERANCES[engine.precision])
     if problem:
         raise ParityError(f"The engine of {name!r} differs from {path.name} by {problem}.")
+    return parity
+
+
+def check_openvino(
+    name: str,
+    expert: Expert,
+    form: Artifact,
+    folder: Path,
+    images: Images,
+    reference: Readings,
+    run: ArtifactRun = runtime_outputs,
+) -> Parity:
+    """Runs a form on the verification faces, on OpenVINO, and compares it with the reference.
+
+    Args:
+        name: of the expert.
+        expert: its inputs and outputs.
+        form: for OpenVINO.
+        folder: the engines folder.
+        images: the verification faces.
+        reference: what PyTorch makes of them.
+        run: the form.
+
+    Returns:
+        The differences in years.
+
+    Raises:
+        ParityError: they are over the tolerance.
+    """
+    found = run(name, expert, form, folder, images)
+    parity, problem = _compared(found, reference, OPENVINO_TOLERANCE)
+    if problem:
+        raise ParityError(
+            f"The {form.precision} form of {name!r} differs from PyTorch by {problem}. Build "
+            f"{name!r} without --{form.precision}; --only builds the other experts with it."
+        )
     return parity
 
 

@@ -23,7 +23,7 @@ from export.jobs import (
     make_job,
     weights_location,
 )
-from export.options import BuildOptions, ExpertConfig
+from export.options import BuildOptions, ExpertConfig, backend_of
 from export.originals import (
     LARGE_PARAMETERS,
     Original,
@@ -39,10 +39,13 @@ from runtime.manifest import (
     EngineBinding,
     Expert,
     Manifest,
+    Parity,
 )
 from runtime.manifest_file import read_manifest
 
 _BEST_BATCH = 8
+_PATIENCE = {"onnx": "", "openvino": ", product by product: minutes"}
+"""What a form takes, by what it is for."""
 
 
 class Progress(Protocol):
@@ -133,20 +136,21 @@ def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
     name = job.config.name
     single = publish.staging_folder(options.output, name) / file_name(name, "fp32")
     original = _original(job, options, single, progress)
-    artifacts = _artifacts(job, options, original, single, progress)
     signature = original.signature
     profile = BatchProfile(1, min(_BEST_BATCH, options.max_batch), options.max_batch)
-    artifacts += living_engines(job.built, artifacts, profile)
-    return Expert(
+    expert = Expert(
         architecture=job.config.architecture,
         source=job.source,
         inputs=signature.inputs,
         outputs=signature.outputs,
         age_grid=signature.age_grid,
         profile=profile,
-        artifacts=tuple(artifacts),
+        artifacts=(),
         details=signature.details,
     )
+    artifacts = _artifacts(job, options, expert, original, single, progress)
+    artifacts += living_engines(job.built, artifacts, profile)
+    return replace(expert, artifacts=tuple(artifacts))
 
 
 def _original(job: Job, options: BuildOptions, single: Path, progress: Progress) -> Original:
@@ -164,9 +168,14 @@ def _original(job: Job, options: BuildOptions, single: Path, progress: Progress)
 
 
 def _artifacts(
-    job: Job, options: BuildOptions, original: Original, single: Path, progress: Progress
+    job: Job,
+    options: BuildOptions,
+    expert: Expert,
+    original: Original,
+    single: Path,
+    progress: Progress,
 ) -> list[Artifact]:
-    from export import onnx_graph, parity, precision, quantisation
+    from export import forms, onnx_graph
 
     name, signature = job.config.name, original.signature
     progress.stage(name, "checking ONNX")
@@ -174,29 +183,36 @@ def _artifacts(
     artifacts = []
     for kind in _wanted(job, options):
         path = single.with_name(file_name(name, kind))
-        if kind == "fp16":
-            progress.stage(name, "converting to FP16")
-            precision.half_from_single(single, path, signature.fp32_operators)
-            onnx_graph.check_graph(path, signature)
-        if kind == "int8":
-            progress.stage(name, "quantising to INT8")
-            quantisation.int8_from_single(single, path)
-            onnx_graph.check_graph(path, signature, tensorrt=False)
-        progress.stage(name, f"comparing {kind} with the reference")
-        exact = single if kind == "fp16" else None
-        files = onnx_graph.model_files(path)
-        images, reference = original.images, original.reference
-        artifacts.append(
-            Artifact(
-                backend="onnx",
-                precision=kind,
-                files=tuple(publish.file_record(options.output, file) for file in files),
-                build_key=job.keys[kind],
-                half_share=precision.half_share(path),
-                parity=parity.check_parity(path, kind, images, reference, exact),
-            )
+        backend = backend_of(job.config, kind)
+        share = 0.0
+        if kind != "fp32":
+            progress.stage(name, f"making {kind} of it{_PATIENCE[backend]}")
+            share = forms.write_form(kind, backend, single, path, signature)
+        artifact = Artifact(
+            backend=backend,
+            precision=kind,
+            files=tuple(publish.file_record(options.output, f) for f in forms.form_files(path)),
+            build_key=job.keys[kind],
+            reduced_share=share,
+            parity=None,
         )
+        progress.stage(name, f"comparing {kind} with the reference")
+        parity = _parity(name, expert, artifact, original, options.output)
+        artifacts.append(replace(artifact, parity=parity))
     return artifacts
+
+
+def _parity(
+    name: str, expert: Expert, artifact: Artifact, original: Original, output: Path
+) -> Parity:
+    from export import parity
+
+    images, reference = original.images, original.reference
+    if artifact.backend == "openvino":
+        return parity.check_openvino(name, expert, artifact, output, images, reference)
+    path = output / artifact.files[0].path
+    exact = path.with_name(file_name(name, "fp32")) if artifact.precision == "fp16" else None
+    return parity.check_parity(path, artifact.precision, images, reference, exact)
 
 
 def _with_engine(
@@ -212,7 +228,7 @@ def _with_engine(
     target, precision = engines.target, job.source.precision
     path = publish.staging_folder(options.output, name) / engine_name(name, precision, target)
     progress.stage(name, f"building the {precision} engine with {target}")
-    half_share = trt_engine.build_engine(
+    share = trt_engine.build_engine(
         options.output / job.source.files[0].path,
         path,
         precision,
@@ -226,7 +242,7 @@ def _with_engine(
         precision=precision,
         files=(publish.file_record(options.output, path),),
         build_key=job.key,
-        half_share=half_share,
+        reduced_share=share,
         parity=None,
         binding=EngineBinding(
             target.version, target.compute_capability, job.source.files[0].sha256, engines.flags

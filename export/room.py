@@ -10,7 +10,7 @@ from export.errors import ExportError
 
 MEMORY_PER_WEIGHT = 1.25
 """Most memory that is used while a large graph is written or run, per byte of FP32 weights."""
-_SHARES = {"fp32": 1.0, "fp16": 0.55, "int8": 0.3}
+_SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 1.0, "int8": 0.3}
 """Size of what is written, per byte of FP32 weights: some always stay in FP32."""
 _ALWAYS_BYTES = 1 << 30
 """What PyTorch and ONNX Runtime take whatever the size."""

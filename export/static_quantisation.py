@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,17 @@ _LARGEST_ACTIVATION = 255
 _LARGEST_BIAS = 2**31 - 1
 
 
-def int8_from_single(source: Path, target: Path, faces: Images) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Int8Form:
+    """What became of a graph's products with constant weights."""
+
+    kept: tuple[str, ...]
+    """Names of the inner ones that stay in FP32."""
+    share: float
+    """Of all of them, those that are INT8."""
+
+
+def int8_from_single(source: Path, target: Path, faces: Images) -> Int8Form:
     """Writes a form of an FP32 graph whose products with constant weights are INT8.
 
     In FP32 stay the first products after the pixels, the last ones before the ages, norms,
@@ -50,24 +61,28 @@ def int8_from_single(source: Path, target: Path, faces: Images) -> tuple[str, ..
         target: the file to write.
         faces: to measure ranges and shares on, as the expert's inputs.
 
-    Returns:
-        Names of the inner products that stay in FP32.
-
     Raises:
         GraphError: nothing in the graph can be INT8, or the weights lie beside it.
     """
     if has_data_file(source):
         raise GraphError(
-            f"The weights of {source.name} lie beside it. Networks of this size are quantised by "
-            f"export.quantisation, which needs no faces."
+            f"The weights of {source.name} lie beside it, as those of networks over 2 GiB do. They "
+            f"have no INT8 form; build it without --int8."
         )
     single = onnx.load(str(source))
-    if not _View(single.graph).inner_products():
-        raise GraphError(f"{source.name} has no product between its first and its last ones.")
+    for index, node in enumerate(single.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    view = _View(single.graph)
+    inner = view.inner_products()
+    if not inner:
+        raise GraphError(
+            f"{source.name} has no product with constant weights between its first and its last "
+            f"ones, and so nothing that could be INT8. Build it without --int8."
+        )
     quantiser = Quantiser(single, faces)
     model, kept = _within(quantiser, quantiser.by_sensitivity())
     save_model(model, target)
-    return kept
+    return Int8Form(kept, (len(inner) - len(kept)) / len(view.products()))
 
 
 class Quantiser:

@@ -69,7 +69,7 @@ def write_repository(
         engines: folder written by `python export/build_engines.py`.
         output: folder that is not there yet.
         device: `tensorrt`, `cuda` or `cpu`; `auto` takes TensorRT where it was built, else CUDA.
-        precision: `auto`, `fp32`, `fp16` or `int8`, as for `AgeMoE`.
+        precision: `auto`, `fp32`, `fp16` or `int8`, as for `AgeMoE`; of INT8, Janus's.
         running: instances and queue.
 
     Returns:
@@ -106,7 +106,10 @@ def _model(name: str, expert: Expert, device: str, precision: str) -> Model:
         rung = "tensorrt" if built else "cuda"
     artifact = choose_artifact(name, expert, rung, precision)
     if artifact.backend not in _BACKENDS:
-        raise ExportError(f"Expert {name!r} has an engine of TensorRT for RTX; Triton has no such.")
+        raise ExportError(
+            f"Expert {name!r} would run in {artifact.precision} on {artifact.backend}, for which "
+            f"this repository has no model. Give --precision fp32 or fp16, or another --device."
+        )
     return Model(expert, artifact, "KIND_CPU" if rung == "cpu" else "KIND_GPU")
 
 

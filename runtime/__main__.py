@@ -251,7 +251,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (predict, bulk):
         command.add_argument("--detector", type=_detector, default="haar", help="or yunet:MODEL")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
-        command.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
+        command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(_SERVE, add_help=False, help="the HTTP service: see serve --help")
     doctor = commands.add_parser("doctor", help="say what is installed and what works")
     for command in (predict, bulk, doctor):

@@ -82,8 +82,8 @@ class AgeMoE:
             device: `auto` takes, for each expert, TensorRT, else ONNX Runtime on CUDA, else the
                 CPU; `cuda` or `cuda:1` the first two; `tensorrt` or `tensorrt:1` only the first;
                 `cpu` only the last.
-            precision: `auto`, `fp32`, `fp16`, or `int8` where it was built and the device's own
-                preference elsewhere.
+            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` where it was built
+                and FP32 elsewhere; `auto` takes FP32 on the CPU and FP16 on a GPU where it is.
             experts: names of those to use; None means all.
             fusion: the fusion tables, from the engines folder; None averages the experts as they
                 are, and so does the default where there is no such file.

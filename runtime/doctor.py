@@ -12,12 +12,13 @@ from pathlib import Path
 from runtime import fusion_file
 from runtime.agemoe import AgeMoE
 from runtime.errors import AgeMoEError, BackendError, EngineFileError
-from runtime.manifest import BACKENDS, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.opening import StandInWarning
 from runtime.sessions.cuda_choice import cuda_devices
 from runtime.sessions.ladder import FallbackWarning
 from runtime.sessions.onnx import import_onnxruntime, usable_cores
+from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
 from runtime.sessions.tensorrt_engine import import_tensorrt
 
 _PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
@@ -48,6 +49,7 @@ def examine(engines: Path) -> Iterator[Finding]:
     for package in _PACKAGES:
         yield Finding(package, _version(package) or "not installed as a distribution")
     yield from _onnxruntime_findings()
+    yield _openvino_finding()
     yield from _gpu_findings()
     yield from _engine_findings(engines)
 
@@ -94,6 +96,15 @@ def _provider_finding(provider: str) -> Finding:
     return Finding(provider, "usable")
 
 
+def _openvino_finding() -> Finding:
+    try:
+        found = import_openvino().__version__
+        products = "multiplies" if has_bfloat16() else "does not multiply"
+    except BackendError as error:
+        return Finding("openvino", str(error))  # which only forms in bf16 and INT8 need
+    return Finding("openvino", f"{found}; this CPU {products} bfloat16")
+
+
 def _gpu_findings() -> Iterator[Finding]:
     found = cuda_devices()
     if found.reason:
@@ -104,9 +115,7 @@ def _gpu_findings() -> Iterator[Finding]:
             f"{facts.name}, compute capability {facts.compute_capability}, "
             f"{facts.total_bytes / 2**30:.0f} GiB, driver for CUDA {facts.driver}",
         )
-    for backend in BACKENDS:
-        if backend == "onnx":
-            continue
+    for backend in ENGINE_BACKENDS:
         try:
             yield Finding(backend, str(import_tensorrt(backend).__version__))
         except BackendError as error:

@@ -15,8 +15,10 @@ from runtime.errors import EngineFileError
 from runtime.files import sha256_of
 from runtime.geometry import Geometry
 
-BACKENDS = ("onnx", "tensorrt", "tensorrt_rtx")
-PRECISIONS = ("fp32", "fp16", "int8")
+ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
+"""Those whose files are bound to a version and a kind of GPU."""
+BACKENDS = ("onnx", "openvino", *ENGINE_BACKENDS)
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 INPUT_NAMES = ("face", "person")
 OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
 """By the name of an output: (N,) or (N, columns)."""
@@ -96,19 +98,20 @@ class Artifact:
     """One executable form of an expert."""
 
     backend: str
-    """`onnx`, `tensorrt` or `tensorrt_rtx`."""
+    """`onnx`, `openvino`, `tensorrt` or `tensorrt_rtx`."""
     precision: str
-    """`fp32`, `fp16` or `int8`."""
+    """`fp32`, `fp16`, `bf16` or `int8`."""
     files: tuple[FileRecord, ...]
     """The graph first, then its external data."""
     build_key: Mapping[str, str]
     """Fingerprints of everything it was made from; where all are equal, no rebuild is needed."""
-    half_share: float
-    """Share of the graph's floating-point weights and activations that are half precision."""
+    reduced_share: float
+    """Of floating-point weights and activations, those that are half precision; on OpenVINO: of
+    products, those computed in fewer bits than FP32."""
     parity: Parity | None
     """None where nothing to compare with exists, or the build machine cannot run it."""
     binding: EngineBinding | None = None
-    """Of a TensorRT engine; None for ONNX."""
+    """Of a TensorRT engine; None otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

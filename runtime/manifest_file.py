@@ -15,6 +15,7 @@ from runtime.geometry import FITS, INTERPOLATIONS, MAX_CROP_MARGIN, Geometry
 from runtime.json_reader import JsonReader
 from runtime.manifest import (
     BACKENDS,
+    ENGINE_BACKENDS,
     INPUT_NAMES,
     OUTPUT_RANKS,
     PRECISIONS,
@@ -153,14 +154,14 @@ def _artifact(entry: JsonReader) -> Artifact:
     if not files:
         entry.child("files").problem("must not be empty")
     backend = entry.child("backend").choice(BACKENDS)
-    if entry.has("binding") == (backend == "onnx"):
+    if entry.has("binding") != (backend in ENGINE_BACKENDS):
         entry.child("binding").problem("must be given exactly for TensorRT engines")
     return Artifact(
         backend=backend,
         precision=entry.child("precision").choice(PRECISIONS),
         files=files,
         build_key={cause: v.string() for cause, v in entry.child("build_key").items()},
-        half_share=entry.child("half_share").number(),
+        reduced_share=entry.child("reduced_share").number(),
         parity=_parity(entry.child("parity")) if entry.has("parity") else None,
         binding=_binding(entry.child("binding")) if entry.has("binding") else None,
     )

@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8000, help="0 takes a free one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
-    add("--precision", default="auto", help="auto, fp32, fp16 or int8")
+    add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default="haar", help="haar, or yunet:MODEL[#sha256=HEX]")
     add(
         "--keys", type=Path, help="file of API keys; makes everything but / and /health ask for one"

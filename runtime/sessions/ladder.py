@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import REBUILD, Artifact, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert, verify_files
 from runtime.sessions import Device, Session, SessionFactory
 from runtime.sessions.cpu import CpuDevice
 from runtime.sessions.onnx import OnnxCpuSession, cuda_provider_problem, usable_cores
@@ -32,13 +32,21 @@ _RUNGS: Mapping[str, Sequence[str]] = {
 _RUNG_NAMES = {
     "tensorrt": "TensorRT",
     "cuda": "ONNX Runtime on CUDA",
-    "cpu": "ONNX Runtime on the CPU",
+    "cpu": "the CPU",
 }
+_RUNS: Mapping[str, Sequence[str]] = {
+    "tensorrt": ENGINE_BACKENDS,
+    "cuda": ("onnx",),
+    "cpu": ("onnx", "openvino"),
+}
+"""By rung: the backends of what it can run."""
 _PREFERENCES: Mapping[str, Sequence[str]] = {
     "tensorrt": ("fp16", "fp32"),
     "cuda": ("fp16", "fp32"),
     "cpu": ("fp32", "fp16"),  # CPUs compute FP16 graphs through FP32, so FP32 is faster
 }
+_FOR_SOME = ("bf16", "int8")
+"""Precisions for CPUs, which not every expert has a form in."""
 MISMATCH_POLICIES = ("error", "fallback")
 
 
@@ -106,22 +114,20 @@ def choose_artifact(name: str, expert: Expert, rung: str, precision: str) -> Art
         name: of the expert.
         expert: its manifest entry.
         rung: `tensorrt`, `cuda` or `cpu`.
-        precision: `auto`, exactly the one wanted, or `int8` where it was built and the rung's own
-            preference elsewhere.
+        precision: `auto`, exactly the one wanted, or `bf16` or `int8` where it was built and the
+            rung's own preference elsewhere.
 
     Raises:
         BackendError: there is none of the precision wanted.
     """
-    native = {
-        a.precision: a for a in expert.artifacts if (a.backend == "onnx") == (rung != "tensorrt")
-    }
+    native = {a.precision: a for a in expert.artifacts if a.backend in _RUNS[rung]}
     wanted = _PREFERENCES[rung] if precision == "auto" else (precision,)
-    if precision == "int8":
-        wanted = ("int8", *_PREFERENCES[rung]) if rung == "cpu" else _PREFERENCES[rung]
+    if precision in _FOR_SOME:
+        wanted = (precision, *_PREFERENCES[rung]) if rung == "cpu" else _PREFERENCES[rung]
     for candidate in wanted:
         if candidate in native:
-            if precision == "int8" and candidate != "int8":
-                _log.warning("expert %r runs in %s, not in int8", name, candidate)
+            if precision in _FOR_SOME and candidate != precision:
+                _log.warning("expert %r runs in %s, not in %s", name, candidate, precision)
             return native[candidate]
     raise BackendError(
         f"precision={precision!r} was requested; expert {name!r} was built in "
@@ -141,7 +147,7 @@ def open_devices(
         experts: by name.
         folder: the engines folder.
         request: where they shall run.
-        sessions: opens an expert on the CPU, instead of ONNX Runtime.
+        sessions: opens an expert on the CPU, instead of ONNX Runtime and OpenVINO.
 
     Returns:
         Devices that together hold all experts.
@@ -263,7 +269,7 @@ class _Opener:
 def _kept_from(expert: Expert, problems: Mapping[str, BackendError]) -> dict[str, BackendError]:
     """Of the rungs that did not carry an expert, those one would expect to."""
     expected = {
-        "tensorrt": any(artifact.backend != "onnx" for artifact in expert.artifacts),
+        "tensorrt": any(artifact.backend in ENGINE_BACKENDS for artifact in expert.artifacts),
         "cuda": cuda_provider_problem() is None,
         "cpu": True,
     }
@@ -283,7 +289,7 @@ def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError
 
 
 def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
-    """Opens experts on ONNX Runtime's CPU provider.
+    """Opens experts on ONNX Runtime's CPU provider, or on OpenVINO what was built for it.
 
     They run side by side on all the cores and without spinning, so that the one that takes longest
     finds the cores of those that are done.
@@ -291,6 +297,10 @@ def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
     cores = request.threads or usable_cores()
 
     def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
+        if artifact.backend == "openvino":
+            from runtime.sessions.openvino import OpenVinoSession
+
+            return OpenVinoSession(name, expert, artifact, folder, threads=cores)
         return OnnxCpuSession(name, expert, artifact, folder, threads=cores)
 
     return open_session

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from runtime.errors import BackendError, ContractError
 from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
 from runtime.sessions import Answer, Inputs, Outputs
 from runtime.sessions.face_lane import FaceLane
+from runtime.sessions.openvino_graph import (
+    bfloat16_share,
+    compile_graph,
+    has_bfloat16,
+    import_openvino,
+)
+
+_SHARE_TOLERANCE = 0.01
 
 
 class OpenVinoSession:
@@ -26,27 +32,29 @@ class OpenVinoSession:
         folder: Path,
         *,
         threads: int,
-        bfloat16: bool = False,
     ) -> None:
         """Compiles the graph and checks its inputs and outputs against the contract.
 
         Args:
             name: of the expert.
             expert: its manifest entry.
-            artifact: the ONNX artifact to load.
+            artifact: to load; where its precision is bf16, what its graph does not keep in FP32
+                is computed so.
             folder: the engines folder.
             threads: cores this expert may use at a time.
-            bfloat16: what the graph has in FP32 is computed in bfloat16, with another parity than
-                the artifact's.
 
         Raises:
             BackendError: OpenVINO is not installed, or the CPU lacks bfloat16.
-            ContractError: OpenVINO cannot load the graph, or it breaks the contract.
+            ContractError: OpenVINO cannot load the graph, or it breaks the contract; or more is
+                computed in bfloat16 than was when it was built.
         """
+        bfloat16 = artifact.precision == "bf16"
         self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
         graph = folder / artifact.files[0].path
         compiled = _compiled(name, expert, graph, threads, bfloat16=bfloat16)
         _check_outputs(name, expert, compiled)
+        if bfloat16:
+            _check_share(name, artifact, bfloat16_share(compiled))
         self._request = compiled.create_infer_request()
         self._outputs = expert.outputs
         self._lane = FaceLane(name, self._infer)
@@ -64,51 +72,18 @@ class OpenVinoSession:
         return {name: answer[name] for name in self._outputs}
 
 
-def import_openvino() -> ModuleType:
-    """OpenVINO, imported when it is needed first.
-
-    Raises:
-        BackendError: it is not installed.
-    """
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        raise BackendError(
-            f"OpenVINO cannot be imported ({error}). Install agemoe-runtime[openvino], or run "
-            f"on ONNX Runtime."
-        ) from error
-
-
-def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers.
-
-    Raises:
-        BackendError: OpenVINO is not installed.
-    """
-    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return "BF16" in capabilities
-
-
 def _compiled(name: str, expert: Expert, graph: Path, threads: int, *, bfloat16: bool) -> Any:  # noqa: ANN401 - lazily imported type
     openvino = import_openvino()
     if bfloat16 and not has_bfloat16():
         raise BackendError(
-            f"bfloat16 was requested for expert {name!r}; this CPU has no bfloat16 products. "
-            f"Leave precision='bf16' out."
+            f"Expert {name!r} was requested in bf16; this CPU has no bfloat16 products. Choose "
+            f"precision='auto' or 'int8'."
         )
-    options: Mapping[str, object] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
-        "ENABLE_CPU_PINNING": False,  # experts run side by side and share the cores
-    }
-    core = openvino.Core()
     shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in expert.inputs}
     try:
-        model = core.read_model(str(graph))
+        model = openvino.Core().read_model(str(graph))
         _check_inputs(name, shapes, model)
-        model.reshape({key: openvino.PartialShape(shape) for key, shape in shapes.items()})
-        return core.compile_model(model, "CPU", options)
+        return compile_graph(model, shapes, threads, bfloat16=bfloat16)
     except RuntimeError as error:  # which is what OpenVINO raises, whatever is wrong
         raise ContractError(
             f"OpenVINO cannot load {graph} of expert {name!r}: {error} {REBUILD} --only {name}"
@@ -134,6 +109,16 @@ def _check_outputs(name: str, expert: Expert, compiled: Any) -> None:  # noqa: A
         if output in port.get_names()  # of which an optimised graph's outputs may have several
     }
     _compare(name, "outputs", found, {key: ("f32", OUTPUT_RANKS[key]) for key in expert.outputs})
+
+
+def _check_share(name: str, artifact: Artifact, found: float) -> None:
+    """Refuses what lies further from FP32 than what was compared with it."""
+    if found > artifact.reduced_share + _SHARE_TOLERANCE:
+        raise ContractError(
+            f"OpenVINO {import_openvino().__version__} computes {found:.0%} of the products of "
+            f"expert {name!r} in bfloat16; when it was built it were {artifact.reduced_share:.0%}, "
+            f"and its parity holds for those. {REBUILD} --only {name} --bf16 --force"
+        )
 
 
 def _compare(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from export import onnx_graph
 from export.demo.experts import write_demo_checkpoint
 from export.demo.faces import drawn_faces
-from export.errors import CheckpointError, OptionsError
+from export.errors import CheckpointError
 from export.experts.catalogue import build_expert, count_parameters
 from export.experts.janus import RandomJanus
 from export.experts.janus_stand_in import write_configuration, write_tokenizer
@@ -206,8 +206,3 @@ def test_int8_is_smaller_and_taken_when_asked_for(
     (tmp_path / "outside").mkdir()
     streamed = _build(tmp_path / "outside", checkpoint, int8=True).artifacts[1]
     assert streamed.parity == int8.parity
-
-
-def test_int8_without_janus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match="--int8: only Janus has an INT8 form"):
-        resolve_options(output=tmp_path, only=["vgg16"], weights="demo", int8=True)

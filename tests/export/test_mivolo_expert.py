@@ -208,7 +208,7 @@ def test_the_pipeline_proves_and_describes_it(engines: Path) -> None:
     assert half.parity is not None
     assert single.parity.max_years <= 0.001
     assert half.parity.mean_years <= 0.1
-    assert half.half_share > 0.9
+    assert half.reduced_share > 0.9
 
 
 @pytest.mark.filterwarnings("ignore::runtime.opening.StandInWarning")

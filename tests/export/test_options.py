@@ -115,7 +115,7 @@ def test_age_grids(tmp_path: Path, text: str, grid: tuple[float, ...]) -> None:
 def test_without_checkpoints_demo_experts_are_built(tmp_path: Path) -> None:
     options = resolve_options(output=tmp_path)
     assert options.weights == "demo"
-    assert options.precisions == ("fp32",)
+    assert options.precisions_of(options.experts[0]) == ("fp32",)
     assert all(expert.checkpoint is None for expert in options.experts)
 
 
@@ -127,7 +127,7 @@ def test_a_checkpoint_on_the_command_line_takes_the_built_in_experts(tmp_path: P
     )
     assert options.weights == "checkpoint"
     assert [expert.checkpoint for expert in options.experts] == [str(weights)]
-    assert options.precisions == ("fp32", "fp16")
+    assert options.precisions_of(options.experts[0]) == ("fp32", "fp16")
     assert options.partial
 
 

@@ -82,7 +82,7 @@ def test_from_checkpoints_to_an_age(engines: Path) -> None:
             f"{name}/{name}.fp16.onnx",
         ]
         assert all(a.parity is not None and a.parity.faces == 20 for a in expert.artifacts)
-        assert expert.artifacts[1].half_share > 0.5 > expert.artifacts[0].half_share
+        assert expert.artifacts[1].reduced_share > 0.5 > expert.artifacts[0].reduced_share
         assert expert.source.kind == "checkpoint"
     picture = np.asarray(astronaut(), np.uint8)  # type: ignore[no-untyped-call]
     face = np.ascontiguousarray(picture[20:200, 150:330])

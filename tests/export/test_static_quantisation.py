@@ -132,9 +132,11 @@ def test_the_most_sensitive_products_stay(
     single: Path, faces: Images, quantiser: Quantiser, tmp_path: Path
 ) -> None:
     target = tmp_path / "resnet50.int8.onnx"
-    kept = int8_from_single(single, target, faces)
+    form = int8_from_single(single, target, faces)
+    kept = form.kept
     assert kept == tuple(quantiser.by_sensitivity()[: len(kept)])
     assert len(kept) < len(quantiser.products)
+    assert 0.0 < form.share < 1.0
     errors = quantiser.errors_years(onnx.load(str(target)))
     assert errors.mean() <= WITHIN_YEARS[0]
     assert errors.max() <= WITHIN_YEARS[1]
@@ -156,7 +158,7 @@ def test_refuses_a_graph_without_inner_products(tmp_path: Path) -> None:
     model = _tiny("p = MatMul(x, a) age_years = ReduceSum<keepdims=0>(p, one)")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "a"))
     onnx.save(model, source)
-    with pytest.raises(GraphError, match="no product between"):
+    with pytest.raises(GraphError, match="no product with constant weights between"):
         int8_from_single(source, tmp_path / "int8.onnx", {"x": np.ones((1, 8), np.uint8)})
 
 

@@ -86,7 +86,7 @@ def test_every_expert_has_an_engine_in_half_precision(built: Path) -> None:
         assert (engine.backend, engine.precision) == ("tensorrt_rtx", "fp16")
         assert engine.files[0].path == f"{name}/{name}.fp16.rtx1.7.engine"
         assert engine.files[0].size_bytes > 500_000
-        assert engine.half_share > 0.5
+        assert engine.reduced_share > 0.5
         assert engine.parity is None  # there is no GPU to run it on
         assert engine.binding is not None
         assert (engine.binding.tensorrt, engine.binding.compute_capability) == ("1.7.1", None)
@@ -105,7 +105,7 @@ def test_fp32_engines_beside_fp16_ones(built: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(built, tmp_path / "engines")
     build(copy, *RANDOM, "--target", "rtx", "--optimization-level", "1")
     forms = [
-        (artifact.backend, artifact.precision, artifact.half_share > 0)
+        (artifact.backend, artifact.precision, artifact.reduced_share > 0)
         for artifact in read_manifest(copy).experts["mivolo"].artifacts
     ]
     assert forms[2:] == [("tensorrt_rtx", "fp16", True), ("tensorrt_rtx", "fp32", False)]
@@ -192,7 +192,7 @@ def test_interrupted_while_an_engine_is_built(built: Path, tmp_path: Path) -> No
 def test_full_size_networks(tmp_path: Path, only: str) -> None:
     build(tmp_path / "e", "--weights", "random", "--fp16", "--target", "rtx", "--only", only)
     (engine,) = engines(tmp_path / "e").values()
-    assert engine.half_share > 0.7
+    assert engine.reduced_share > 0.7
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_from_onnx_to_a_bound_engine(options: Options, tensorrt: Any) -> None:
     assert engine.binding.compute_capability == "9.0"
     assert engine.binding.onnx_sha256 == half.files[0].sha256
     assert engine.binding.flags == {"optimization_level": "5", "workspace_gib": "1.5"}
-    assert engine.half_share > 0.5
+    assert engine.reduced_share > 0.5
     assert engine.parity is not None
     assert engine.parity.faces == 20
     assert 0.0 < engine.parity.max_years < 0.5
@@ -188,7 +188,7 @@ def test_another_largest_batch_is_another_engine(options: Options, tensorrt: Any
 def test_without_fp16_the_engine_is_fp32(options: Options, tensorrt: Any) -> None:
     build(options(), Quiet())
     build(options(fp16=False), Quiet())
-    assert [(e.precision, e.half_share) for e in engines(options().output)] == [
+    assert [(e.precision, e.reduced_share) for e in engines(options().output)] == [
         ("fp16", pytest.approx(0.75, abs=0.1)),
         ("fp32", 0.0),
     ]
@@ -315,7 +315,7 @@ def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
         expert = shelf.experts["beta"]
         views = shelf.views(20)
         images = {spec.name: views[spec] for spec in expert.inputs}
-        found = parity.engine_outputs("beta", expert, shelf.engine("beta"), tmp_path, images)
+        found = parity.runtime_outputs("beta", expert, shelf.engine("beta"), tmp_path, images)
         expected = shelf.expected("beta", views)
     assert set(found) == set(expert.outputs)
     for name, values in found.items():

@@ -119,7 +119,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("pad_colour[1]: must be a whole", lambda d: geometry(d).update(pad_colour=[0, "b", 0])),
     ("backend: must be one of", lambda d: artifact(d).update(backend="abacus")),
     ("files: must not be empty", lambda d: artifact(d).update(files=[])),
-    ("half_share: must be a finite", lambda d: artifact(d).update(half_share="much")),
+    ("reduced_share: must be a finite", lambda d: artifact(d).update(reduced_share="much")),
     ("parity.faces: must be a whole", lambda d: artifact(d)["parity"].update(faces=0)),
     ("build_key.code: must be a string", lambda d: artifact(d)["build_key"].update(code=3)),
     ("path: must lie within the folder", escape("/etc/passwd")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,9 @@ import pytest
 from runtime.errors import BackendError, ContractError
 from runtime.manifest_file import read_manifest
 from runtime.sessions.onnx import OnnxCpuSession
-from runtime.sessions.openvino import OpenVinoSession, has_bfloat16, import_openvino
+from runtime.sessions.openvino import OpenVinoSession
+from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
 from tests.runtime.tiny_engines import Tiny, write_engines
-
-needs_openvino = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed"
-)
 
 
 def _session(kind: type[Any], folder: Path, tiny: Tiny, **options: object) -> Any:
@@ -33,7 +30,6 @@ def _faces(tiny: Tiny, count: int = 3) -> dict[str, Any]:
     return {name: rng.integers(0, 256, shape, np.uint8) for name in tiny.inputs}
 
 
-@needs_openvino
 @pytest.mark.usefixtures("no_thread_left")
 @pytest.mark.parametrize(
     "tiny", [Tiny(), Tiny(inputs=("face", "person"), outputs=("age_years", "age_probs"))]
@@ -53,7 +49,6 @@ def test_says_what_onnx_runtime_says(tmp_path: Path, tiny: Tiny) -> None:
         np.testing.assert_allclose(answer.outputs[name], values, atol=1e-4)
 
 
-@needs_openvino
 @pytest.mark.usefixtures("no_thread_left")
 def test_answers_do_not_share_memory(tmp_path: Path) -> None:
     tiny = Tiny()
@@ -65,14 +60,12 @@ def test_answers_do_not_share_memory(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, [tiny.offset], atol=1e-4)
 
 
-@needs_openvino
 @pytest.mark.parametrize("broken", ["rank", "no_output", "size"])
 def test_refuses_a_graph_that_breaks_the_contract(tmp_path: Path, broken: str) -> None:
     with pytest.raises(ContractError, match="tiny"):
         _session(OpenVinoSession, tmp_path, Tiny(broken=broken))
 
 
-@needs_openvino
 def test_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
     write_engines(tmp_path, {"tiny": Tiny()})
     expert = read_manifest(tmp_path).experts["tiny"]
@@ -81,22 +74,42 @@ def test_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
         OpenVinoSession("tiny", expert, expert.artifacts[0], tmp_path, threads=1)
 
 
-@needs_openvino
 @pytest.mark.usefixtures("no_thread_left")
 def test_bfloat16_is_coarser_or_refused(tmp_path: Path) -> None:
-    tiny = Tiny()
+    tiny = Tiny(precisions=("bf16",))
     if not has_bfloat16():
-        with pytest.raises(BackendError, match="bfloat16"):
-            _session(OpenVinoSession, tmp_path, tiny, bfloat16=True)
+        with pytest.raises(BackendError, match="no bfloat16 products"):
+            _session(OpenVinoSession, tmp_path, tiny)
         return
-    session = _session(OpenVinoSession, tmp_path, tiny, bfloat16=True)
+    session = _session(OpenVinoSession, tmp_path, tiny)
     assert session.backend == "openvino-cpu-bf16"
     ages = session.enqueue(_faces(tiny)).result(timeout=10).outputs["age_years"]
     session.close()
     assert ages.shape == (3,)
 
 
+def test_more_in_bfloat16_than_was_proven_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.sessions.openvino.has_bfloat16", lambda: True)
+    monkeypatch.setattr("runtime.sessions.openvino.bfloat16_share", lambda _: 0.02)
+    with pytest.raises(ContractError, match=r"computes 2% .* it were 0%"):
+        _session(OpenVinoSession, tmp_path, Tiny(precisions=("bf16",)))
+
+
 def test_says_how_to_get_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"agemoe-runtime\[openvino\]"):
         import_openvino()
+
+
+def test_openvino_does_not_tell_its_makers() -> None:
+    script = (
+        "import sys; from runtime.sessions.openvino_graph import import_openvino; "
+        "import_openvino().Core(); "
+        "print([n for n, module in sys.modules.items() if module and 'openvino_telemetry' in n])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,84 @@
+"""Graphs on OpenVINO's CPU plugin, compiled for one face at a time."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from runtime.errors import BackendError
+
+_PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, imported when it is needed first.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    # Its import would tell its makers of itself through this package; without it, it does not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise BackendError(
+            f"OpenVINO cannot be imported ({error}), which runs bf16 and most of INT8. Install "
+            f"agemoe-runtime[openvino], or choose another precision."
+        ) from error
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 numbers.
+
+    Raises:
+        BackendError: OpenVINO is not installed.
+    """
+    capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
+
+
+def compile_graph(
+    model: Any,  # noqa: ANN401 - lazily imported type
+    shapes: Mapping[str, tuple[int, ...]],
+    threads: int,
+    *,
+    bfloat16: bool,
+) -> Any:  # noqa: ANN401
+    """Compiles a model for inputs of given shapes, which it takes on.
+
+    Args:
+        model: an `openvino.Model`.
+        shapes: by input name.
+        threads: cores it may use at a time.
+        bfloat16: what is not marked to stay in FP32 is computed in bfloat16.
+
+    Returns:
+        An `openvino.CompiledModel`.
+
+    Raises:
+        RuntimeError: OpenVINO's own, whatever is wrong.
+    """
+    openvino = import_openvino()
+    options: dict[str, object] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        "ENABLE_CPU_PINNING": False,  # experts run side by side and share the cores
+    }
+    if bfloat16:
+        # Of attention in small graphs, 2026.4's fused kernels say something else every time.
+        options["SNIPPETS_MODE"] = "DISABLE"
+    model.reshape({name: openvino.PartialShape(shape) for name, shape in shapes.items()})
+    return openvino.Core().compile_model(model, "CPU", options)
+
+
+def bfloat16_share(compiled: Any) -> float:  # noqa: ANN401 - lazily imported type
+    """Of a compiled model's products, those that are computed in bfloat16."""
+    facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = [
+        fact["runtimePrecision"].value for fact in facts if fact["layerType"].value in _PRODUCTS
+    ]
+    return kinds.count("bf16") / max(len(kinds), 1)
