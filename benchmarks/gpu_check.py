@@ -30,6 +30,7 @@ import numpy as np
 from runtime import AgeEstimate, AgeMoE, AgeMoEError, DeadlineError, StandInWarning
 from runtime.files import write_json, write_whole
 from runtime.geometry import Pixels
+from runtime.manifest import ENGINE_BACKENDS
 from runtime.manifest_file import read_manifest
 from runtime.sessions.cuda_choice import cuda_devices
 
@@ -145,7 +146,7 @@ def _graphs(check: Check) -> Section:
     """CUDA graphs against plain launches, interleaved."""
     _need_gpu()
     if not any(
-        a.backend != "onnx"
+        a.backend in ENGINE_BACKENDS
         for e in read_manifest(check.engines).experts.values()
         for a in e.artifacts
     ):

@@ -17,7 +17,14 @@ from runtime.errors import BackendError
 from runtime.sessions.ladder import parse_device
 from runtime.sessions.onnx import usable_cores
 
-_PACKAGES = ("numpy", "pillow", "opencv-python-headless", "onnxruntime", "onnxruntime-gpu")
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+)
 _PACKAGES_OF_GPU = ("tensorrt", "tensorrt-rtx", "cuda-python", "pycuda")
 _PACKAGES_OF_BASELINES = ("torch", "timm", "transformers")
 _TELLING_FLAGS = (

@@ -32,6 +32,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_argument_group("with --faces")
     asked.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
     asked.add_argument("--device", default="auto", help="as for AgeMoE; default: auto")
+    asked.add_argument("--precision", default="auto", help="as for AgeMoE; default: auto")
     asked.add_argument(
         "--layout", choices=LAYOUTS, default="auto", help="how pictures are labelled"
     )
@@ -112,11 +113,18 @@ def _ask(
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        moe = AgeMoE(arguments.engines, device=arguments.device, experts=experts, fusion=None)
+        moe = AgeMoE(
+            arguments.engines,
+            device=arguments.device,
+            precision=arguments.precision,
+            experts=experts,
+            fusion=None,
+        )
     for warning in caught:
         _LOGGER.warning("%s", warning.message)
     with moe:
-        return write_predictions(moe, faces, folder, _progress), moe.sources
+        run_as = f"{arguments.device}, {arguments.precision}"
+        return write_predictions(moe, faces, folder, _progress, run_as=run_as), moe.sources
 
 
 def _all_groups(path: Path, experts: Mapping[str, object]) -> list[str]:

@@ -47,6 +47,8 @@ def write_predictions(
     faces: Sequence[LabelledFace],
     folder: Path,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
+    *,
+    run_as: str = "",
 ) -> Path:
     """Asks the experts about every face and writes `predictions.csv`.
 
@@ -59,6 +61,7 @@ def write_predictions(
         faces: what to ask about.
         folder: where the files go; it exists.
         progress: told how many of how many faces are done.
+        run_as: device and precision; readings of another one are asked for again.
 
     Returns:
         The path of predictions.csv.
@@ -66,7 +69,7 @@ def write_predictions(
     Raises:
         LabelsError: no face could be read by all experts.
     """
-    readings = _read_all(predictor, faces, folder / CACHE_NAME, progress)
+    readings = _read_all(predictor, faces, folder / CACHE_NAME, progress, run_as)
     failed = {n: reading for n, reading in readings.items() if isinstance(reading, str)}
     if failed:
         shown = "; ".join(f"{n}: {why}" for n, why in list(failed.items())[:_NAMED_FACES])
@@ -83,9 +86,14 @@ def _read_all(
     faces: Sequence[LabelledFace],
     cache: Path,
     progress: Callable[[int, int], None],
+    run_as: str,
 ) -> dict[str, Reading]:
     """The reading of each face, by its name."""
-    header = {"experts": list(predictor.experts), "sources": dict(predictor.sources)}
+    header = {
+        "experts": list(predictor.experts),
+        "sources": dict(predictor.sources),
+        "run_as": run_as,
+    }
     known = _cached(cache, header)
     stamps = {face.name: _stamp(face.path) for face in faces}
     readings = {name: known[stamp] for name, stamp in stamps.items() if stamp in known}

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from export import calibrate, evaluate
-from export.calibration.readings import CACHE_NAME
+from export.calibration.readings import CACHE_NAME, PREDICTIONS_NAME
 from runtime import AgeEstimate, AgeMoE, FusionTableError
 from runtime.fusion_file import FILE_NAME
 from tests.export.calibration_examples import fewer_splits
-from tests.runtime.tiny_engines import SHA, Tiny, write_engines
+from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engines
 
 FACES = 90
 
@@ -54,6 +54,24 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     judge = ["--faces", str(others), "--engines", str(engines), "--bootstrap", "100", "--json"]
     assert evaluate.main([*judge, "--fusion", str(engines / FILE_NAME)]) == 0
     assert '"fused"' in capsys.readouterr().out
+
+
+def test_readings_of_another_precision_are_asked_for_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines = tmp_path / "engines"
+    engines.mkdir()
+    write_engines(engines, {"a": Tiny(precisions=("fp32", "fp16"))})  # one says a year more
+    faces = labelled_pictures(tmp_path / "faces", FACES, seed=1)
+    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    read = {}
+    with fewer_splits():
+        for precision in ("fp32", "fp16"):
+            asked = [*command, "--bootstrap", "100", "--precision", precision]
+            assert calibrate.main(asked) == 0, caplog.text
+            lines = (engines / PREDICTIONS_NAME).read_text().splitlines()[1:]
+            read[precision] = np.array([float(line.split(",")[-1]) for line in lines])
+    np.testing.assert_allclose(read["fp16"] - read["fp32"], HALF_OFFSET_YEARS, atol=0.1)
 
 
 def test_tables_of_other_checkpoints_are_refused_but_do_not_stop_recalibration(
