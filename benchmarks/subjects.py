@@ -12,7 +12,7 @@ from pathlib import Path
 from runtime import AgeEstimate, AgeMoE, AgeMoEError, BackendError, Face, Stats
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
-from runtime.sessions.ladder import choose_artifact
+from runtime.sessions.forms import choose_artifact
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from runtime.errors import AgeMoEError
 from runtime.manifest import Artifact, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.opening import read_calibration
-from runtime.sessions.ladder import choose_artifact
+from runtime.sessions.forms import choose_artifact
 
 DEVICES = ("auto", "tensorrt", "cuda", "cpu")
 VERSION = "1"

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
 from runtime.sessions import Device, Session, SessionFactory
 from runtime.sessions.cpu import CpuDevice
+from runtime.sessions.forms import RUNG_NAMES, choose_artifact
 from runtime.sessions.onnx import OnnxCpuSession, cuda_provider_problem, usable_cores
 
 if TYPE_CHECKING:  # what only a GPU needs is imported when there is one
@@ -29,24 +30,6 @@ _RUNGS: Mapping[str, Sequence[str]] = {
     "cpu": ("cpu",),
 }
 """By kind of device: what is tried, in this order."""
-_RUNG_NAMES = {
-    "tensorrt": "TensorRT",
-    "cuda": "ONNX Runtime on CUDA",
-    "cpu": "the CPU",
-}
-_RUNS: Mapping[str, Sequence[str]] = {
-    "tensorrt": ENGINE_BACKENDS,
-    "cuda": ("onnx",),
-    "cpu": ("onnx", "openvino"),
-}
-"""By rung: the backends of what it can run."""
-_PREFERENCES: Mapping[str, Sequence[str]] = {
-    "tensorrt": ("fp16", "fp32"),
-    "cuda": ("fp16", "fp32"),
-    "cpu": ("fp32", "fp16"),  # CPUs compute FP16 graphs through FP32, so FP32 is faster
-}
-_FOR_SOME = ("bf16", "int8")
-"""Precisions for CPUs, which not every expert has a form in."""
 MISMATCH_POLICIES = ("error", "fallback")
 
 
@@ -107,34 +90,6 @@ def parse_device(device: str) -> tuple[str, int]:
     return kind, int(ordinal or 0)
 
 
-def choose_artifact(name: str, expert: Expert, rung: str, precision: str) -> Artifact:
-    """The artifact of an expert to run.
-
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        rung: `tensorrt`, `cuda` or `cpu`.
-        precision: `auto`, exactly the one wanted, or `bf16` or `int8` where it was built and the
-            rung's own preference elsewhere.
-
-    Raises:
-        BackendError: there is none of the precision wanted.
-    """
-    native = {a.precision: a for a in expert.artifacts if a.backend in _RUNS[rung]}
-    wanted = _PREFERENCES[rung] if precision == "auto" else (precision,)
-    if precision in _FOR_SOME:
-        wanted = (precision, *_PREFERENCES[rung]) if rung == "cpu" else _PREFERENCES[rung]
-    for candidate in wanted:
-        if candidate in native:
-            if precision in _FOR_SOME and candidate != precision:
-                _log.warning("expert %r runs in %s, not in %s", name, candidate, precision)
-            return native[candidate]
-    raise BackendError(
-        f"precision={precision!r} was requested; expert {name!r} was built in "
-        f"{', '.join(native) or 'none'} for {_RUNG_NAMES[rung]}. {REBUILD} --only {name}"
-    )
-
-
 def open_devices(
     experts: Mapping[str, Expert],
     folder: Path,
@@ -189,7 +144,8 @@ class _Opener:
         problems: dict[str, BackendError] = {}
         for rung in _RUNGS[self._request.kind]:
             try:
-                self._open_on(rung, name, expert)
+                artifact = choose_artifact(name, expert, rung, self._request.precision)
+                self._open_on(rung, name, expert, artifact)
             except EngineMismatchError as error:
                 if self._request.on_mismatch == "error":
                     raise
@@ -198,13 +154,14 @@ class _Opener:
                 problems[rung] = error
             else:
                 _warn_of_fallback(name, rung, _kept_from(expert, problems))
+                self._tell_of_precision(name, artifact)
                 return
         reasons = _kept_from(expert, problems) if self._request.kind == "auto" else problems
         if len(reasons) < 2:
             raise problems[_RUNGS[self._request.kind][-1]]
         raise BackendError(
             f"Expert {name!r} cannot run on device={self._request.kind!r}:"
-            + "".join(f"\n- {_RUNG_NAMES[rung]}: {error}" for rung, error in reasons.items())
+            + "".join(f"\n- {RUNG_NAMES[rung]}: {error}" for rung, error in reasons.items())
         )
 
     def devices(self, experts: Mapping[str, Expert]) -> list[Device]:
@@ -223,8 +180,16 @@ class _Opener:
             self._cuda.close()
         return devices
 
-    def _open_on(self, rung: str, name: str, expert: Expert) -> None:
-        artifact = choose_artifact(name, expert, rung, self._request.precision)
+    def _tell_of_precision(self, name: str, artifact: Artifact) -> None:
+        if self._request.precision not in ("auto", artifact.precision):
+            _log.warning(
+                "expert %r runs in %s, not in %s",
+                name,
+                artifact.precision,
+                self._request.precision,
+            )
+
+    def _open_on(self, rung: str, name: str, expert: Expert, artifact: Artifact) -> None:
         if rung == "cpu":
             verify_files(self._folder, name, artifact, hashes=self._request.hashes)
             session = self._open_session(name, expert, artifact, self._folder)
@@ -281,7 +246,7 @@ def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError
         wanted = next(iter(kept_from))
         reasons = " ".join(str(error) for error in kept_from.values())
         warnings.warn(
-            f"Expert {name!r} runs on {_RUNG_NAMES[used]} instead of {_RUNG_NAMES[wanted]}: "
+            f"Expert {name!r} runs on {RUNG_NAMES[used]} instead of {RUNG_NAMES[wanted]}: "
             f"{reasons}",
             FallbackWarning,
             stacklevel=5,

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtime import AgeMoE
 from runtime.errors import BackendError, ContractError
 from runtime.manifest_file import read_manifest
+from runtime.sessions.forms import choose_artifact
 from runtime.sessions.onnx import OnnxCpuSession
 from runtime.sessions.openvino import OpenVinoSession
 from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
@@ -86,6 +88,28 @@ def test_bfloat16_is_coarser_or_refused(tmp_path: Path) -> None:
     ages = session.enqueue(_faces(tiny)).result(timeout=10).outputs["age_years"]
     session.close()
     assert ages.shape == (3,)
+
+
+def test_each_expert_runs_in_what_it_was_built_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_engines(tmp_path, {"a": Tiny(precisions=("fp32", "int8")), "b": Tiny()})
+    face = np.full((8, 8, 3), 102, np.uint8)
+    with AgeMoE(tmp_path, precision="int8") as moe:
+        assert moe.backends == {"a": "openvino-cpu", "b": "onnx-cpu"}
+        assert moe.predict(face).age_years == pytest.approx(40.0, abs=1e-3)
+    assert caplog.messages == ["expert 'b' runs in fp32, not in int8"]
+    with AgeMoE(tmp_path) as moe:
+        assert moe.backends == {"a": "onnx-cpu", "b": "onnx-cpu"}
+
+
+def test_a_gpu_does_not_run_what_openvino_runs(tmp_path: Path) -> None:
+    write_engines(tmp_path, {"a": Tiny(precisions=("bf16", "int8"))})
+    expert = read_manifest(tmp_path).experts["a"]
+    for rung in ("cuda", "tensorrt"):
+        for precision in ("auto", "bf16", "int8"):
+            with pytest.raises(BackendError, match="was built in none for"):
+                choose_artifact("a", expert, rung, precision)
 
 
 def test_more_in_bfloat16_than_was_proven_is_refused(

@@ -76,7 +76,8 @@ def _artifact(folder: Path, name: str, tiny: Tiny, precision: str) -> Artifact:
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(graph(tiny, half=precision == "fp16"), path)
     record = FileRecord(f"{name}/{path.name}", sha256_of(path), path.stat().st_size)
-    return Artifact("onnx", precision, (record,), {"options": "00"}, 0.0, None)
+    backend = "openvino" if precision in ("bf16", "int8") else "onnx"
+    return Artifact(backend, precision, (record,), {"options": "00"}, 0.0, None)
 
 
 def graph(tiny: Tiny, *, half: bool = False) -> onnx.ModelProto:
