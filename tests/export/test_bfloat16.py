@@ -77,6 +77,12 @@ def _products_that_cancel(folder: Path, large: float) -> Path:
     return folder / "tiny.onnx"
 
 
+def test_costs_are_multiplications_and_the_reading_of_weights(mixer: Mixer) -> None:
+    first, *_, last = mixer.products.values()
+    assert first == 8 * 3 * 3 * 3 * (SIDE * SIDE + 40)  # 8 channels of 3 by 3 by RGB
+    assert last == 101 * 512 * (1 + 40)
+
+
 def test_with_all_products_kept_nothing_is_bfloat16(mixer: Mixer, faces: Images) -> None:
     assert bfloat16_share(mixer.compiled(mixer.products)) == 0.0
     np.testing.assert_allclose(mixer.errors_years(mixer.products), 0.0, atol=1e-3)
@@ -84,7 +90,8 @@ def test_with_all_products_kept_nothing_is_bfloat16(mixer: Mixer, faces: Images)
 
 
 def test_a_kept_product_runs_in_fp32_and_the_others_do_not(mixer: Mixer) -> None:
-    kept = {mixer.products[0], mixer.products[-1]}
+    first, *_, last = mixer.products
+    kept = {first, last}
     for made_from, precision in _kinds(mixer.compiled(kept)).items():
         is_kept = any(name in made_from.split(",") for name in kept)
         assert precision == ("f32" if is_kept else "bf16"), made_from
