@@ -99,7 +99,7 @@ class Mixer:
 
     def marked(self, kept: Collection[str]) -> bytes:
         """The graph with marks on all that stays in FP32: some products, and all that is none."""
-        root = ET.fromstring(self._text)  # noqa: S314 - ditto
+        root = ET.fromstring(self._text)  # noqa: S314 - OpenVINO has just written it
         for layer in root.iter("layer"):
             name = layer.get("name")
             if layer.get("type") != "Const" and (name in kept or name not in self.products):
@@ -184,7 +184,7 @@ def _let_marks_last(model: Any) -> None:  # noqa: ANN401 - lazily imported type
     """Rewrites what OpenVINO would replace by something else, which loses a mark.
 
     A matrix product is fused with what follows; a Clamp to all the numbers there are keeps them
-    apart until marks are read. Newer forms of MaxPool become the oldest one.
+    apart until marks are read. Newer forms of MaxPool and Softmax become the oldest ones.
     """
     opset = import_openvino().opset1
     every = np.finfo(np.float32)
@@ -197,6 +197,9 @@ def _let_marks_last(model: Any) -> None:  # noqa: ANN401 - lazily imported type
             lengths = [facts[key] for key in ("strides", "pads_begin", "pads_end", "kernel")]
             how = facts["rounding_type"], facts["auto_pad"]
             other = opset.max_pool(node.input_value(0), *lengths, *how)
+        elif node.get_type_name() == "Softmax":
+            rank = node.get_output_partial_shape(0).rank.get_length()
+            other = opset.softmax(node.input_value(0), node.get_attributes()["axis"] % rank)
         else:
             continue
         for reader in readers:
