@@ -141,8 +141,13 @@ class Mixer:
 
     def _compiled(self, text: bytes, *, bfloat16: bool) -> Any:  # noqa: ANN401
         weights = self._openvino.Tensor(self._weights, shared_memory=True)
-        model = self._openvino.Core().read_model(text, weights)
-        return compile_graph(model, self._shapes, usable_cores(), bfloat16=bfloat16)
+        try:
+            model = self._openvino.Core().read_model(text, weights)
+            return compile_graph(model, self._shapes, usable_cores(), bfloat16=bfloat16)
+        except RuntimeError as error:  # which is what OpenVINO raises, whatever is wrong
+            raise GraphError(
+                f"OpenVINO cannot compile a bf16 form: {error} Build it without --bf16."
+            ) from error
 
 
 def _fewest(mixer: Mixer, ordered: Sequence[str]) -> tuple[str, ...] | None:
