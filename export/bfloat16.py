@@ -177,7 +177,7 @@ def _products(model: Any) -> dict[str, float]:  # noqa: ANN401 - lazily imported
 
 def _cost(node: Any) -> float:  # noqa: ANN401 - lazily imported type
     """Multiplications, and the reading of weights as so many more."""
-    weights = math.prod(node.input_value(1).get_shape())
+    weights: int = math.prod(node.input_value(1).get_shape())
     lengths = [
         axis.get_length() if axis.is_static else 1 for axis in node.get_output_partial_shape(0)
     ]
