@@ -140,7 +140,7 @@ class Mixer:
         return np.array([np.float64(request.infer(row)["age_years"].item()) for row in rows])
 
     def _compiled(self, text: bytes, *, bfloat16: bool) -> Any:  # noqa: ANN401
-        weights = self._openvino.Tensor(self._weights, shared_memory=True)
+        weights = self._openvino.Tensor(self._weights)
         try:
             model = self._openvino.Core().read_model(text, weights)
             return compile_graph(model, self._shapes, usable_cores(), bfloat16=bfloat16)
