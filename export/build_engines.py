@@ -30,7 +30,11 @@ _NOTICES = {"demo": _DEMO_NOTICE, "random": _RANDOM_NOTICE}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Builds engines; returns the exit status: 0, 1 on an error, 130 when interrupted."""
+    """Builds engines.
+
+    Returns:
+        The exit status: 0; 1 on an error or where a form was refused; 130 when interrupted.
+    """
     parsed = _parser().parse_args(arguments)
     console = make_console()
     try:
@@ -54,21 +58,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.plan:
             console.print(plan_table(plan(options)))
             return 0
-        _build(options, console)
+        refused = _build(options, console)
     except (ExportError, AgeMoEError) as error:
-        Console(stderr=True, highlight=False).print(
-            f"error: {error}", style="red", markup=False, soft_wrap=True
-        )
+        _print_error(str(error))
         return 1
     except KeyboardInterrupt:
         console.print(
             "Interrupted. What was published before is whole; a rerun goes on from there."
         )
         return 130
-    return 0
+    for reason in refused:
+        _print_error(reason)
+    return 1 if refused else 0
 
 
-def _build(options: BuildOptions, console: Console) -> None:
+def _print_error(what: str) -> None:
+    Console(stderr=True, highlight=False).print(
+        f"error: {what}", style="red", markup=False, soft_wrap=True
+    )
+
+
+def _build(options: BuildOptions, console: Console) -> list[str]:
+    """Builds and tells what was built; returns why forms for CPUs were refused."""
     with BuildDisplay(console) as display:
         rows = build(options, display)
     console.print(built_table(rows))
@@ -81,6 +92,7 @@ def _build(options: BuildOptions, console: Console) -> None:
     console.print(
         f"Next: python -m runtime predict PHOTO --engines {options.output}", soft_wrap=True
     )
+    return [reason for row in rows for reason in row.refused]
 
 
 def _parser() -> argparse.ArgumentParser:

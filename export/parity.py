@@ -162,8 +162,8 @@ def check_openvino(
     parity, problem = _compared(found, reference, OPENVINO_TOLERANCE)
     if problem:
         raise ParityError(
-            f"The {form.precision} form of {name!r} differs from PyTorch by {problem}. Build "
-            f"{name!r} without --{form.precision}; --only builds the other experts with it."
+            f"The {form.precision} form of {name!r} differs from PyTorch by {problem}. It was left "
+            f"out; to spare the search next time, build {name!r} without --{form.precision}."
         )
     return parity
 

@@ -13,6 +13,7 @@ from export import publish
 from export.build_keys import tool_versions
 from export.checkpoints import find_checkpoint
 from export.demo.keys import demo_checkpoint_fits
+from export.errors import GraphError, ParityError
 from export.jobs import (
     EngineJob,
     Job,
@@ -68,6 +69,8 @@ class BuiltRow:
     expert: Expert
     seconds: float
     reused: bool
+    refused: tuple[str, ...] = ()
+    """Forms for CPUs that did not come near enough to the original, and are not here: why."""
 
 
 def build(options: BuildOptions, progress: Progress) -> list[BuiltRow]:
@@ -76,6 +79,9 @@ def build(options: BuildOptions, progress: Progress) -> list[BuiltRow]:
     An expert's ONNX files are published as soon as they are complete, and then its engine, so that
     a build that is stopped has lost only what it was at. Experts of an earlier build that were not
     asked for stay with `--only`, and are removed without.
+
+    A form for CPUs that does not come near enough to the original stops neither its expert's other
+    forms nor other experts.
 
     Returns:
         One row per expert asked for.
@@ -97,15 +103,16 @@ def _build_one(config: ExpertConfig, options: BuildOptions, progress: Progress) 
     progress.stage(config.name, "looking at the weights")
     job = make_job(config, _checkpoint(config, options, progress), options, manifest)
     expert = job.built
+    refused: tuple[str, ...] = ()
     if expert is None or job.reasons:
-        built = _built(job, options, progress)
+        built, refused = _built(job, options, progress)
         expert = _published(config.name, built, options, progress)
     engine = make_engine_job(expert, options)
     if options.engines is not None and engine is not None and engine.reason:
         built = _with_engine(config.name, expert, engine, options, options.engines, progress)
         expert = _published(config.name, built, options, progress)
     seconds = time.monotonic() - started
-    return BuiltRow(config.name, expert, seconds, reused=expert is job.built)
+    return BuiltRow(config.name, expert, seconds, reused=expert is job.built, refused=refused)
 
 
 def _published(name: str, expert: Expert, options: BuildOptions, progress: Progress) -> Expert:
@@ -132,7 +139,8 @@ def _checkpoint(config: ExpertConfig, options: BuildOptions, progress: Progress)
     return find_checkpoint(location)
 
 
-def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
+def _built(job: Job, options: BuildOptions, progress: Progress) -> tuple[Expert, tuple[str, ...]]:
+    """An expert whose files are staged, and why forms of it were refused."""
     name = job.config.name
     single = publish.staging_folder(options.output, name) / file_name(name, "fp32")
     original = _original(job, options, single, progress)
@@ -148,9 +156,9 @@ def _built(job: Job, options: BuildOptions, progress: Progress) -> Expert:
         artifacts=(),
         details=signature.details,
     )
-    artifacts = _artifacts(job, options, expert, original, single, progress)
+    artifacts, refused = _artifacts(job, options, expert, original, single, progress)
     artifacts += living_engines(job.built, artifacts, profile)
-    return replace(expert, artifacts=tuple(artifacts))
+    return replace(expert, artifacts=tuple(artifacts)), tuple(refused)
 
 
 def _original(job: Job, options: BuildOptions, single: Path, progress: Progress) -> Original:
@@ -174,32 +182,50 @@ def _artifacts(
     original: Original,
     single: Path,
     progress: Progress,
-) -> list[Artifact]:
-    from export import forms, onnx_graph
+) -> tuple[list[Artifact], list[str]]:
+    from export import onnx_graph
 
-    name, signature = job.config.name, original.signature
-    progress.stage(name, "checking ONNX")
-    onnx_graph.check_graph(single, signature)
-    artifacts = []
+    progress.stage(job.config.name, "checking ONNX")
+    onnx_graph.check_graph(single, original.signature)
+    artifacts, refused = [], []
     for kind in _wanted(job, options):
-        path = single.with_name(file_name(name, kind))
-        backend = backend_of(job.config, kind)
-        share = 0.0
-        if kind != "fp32":
-            progress.stage(name, f"making {kind} of it{_PATIENCE[backend]}")
-            share = forms.write_form(kind, backend, single, path, signature)
-        artifact = Artifact(
-            backend=backend,
-            precision=kind,
-            files=tuple(publish.file_record(options.output, f) for f in forms.form_files(path)),
-            build_key=job.keys[kind],
-            reduced_share=share,
-            parity=None,
-        )
-        progress.stage(name, f"comparing {kind} with the reference")
-        parity = _parity(name, expert, artifact, original, options.output)
-        artifacts.append(replace(artifact, parity=parity))
-    return artifacts
+        try:
+            artifacts.append(_artifact(kind, job, expert, original, single, options, progress))
+        except (GraphError, ParityError) as error:
+            if backend_of(job.config, kind) != "openvino":
+                raise
+            refused.append(str(error))
+    return artifacts, refused
+
+
+def _artifact(
+    kind: str,
+    job: Job,
+    expert: Expert,
+    original: Original,
+    single: Path,
+    options: BuildOptions,
+    progress: Progress,
+) -> Artifact:
+    from export import forms
+
+    name, output = job.config.name, options.output
+    path = single.with_name(file_name(name, kind))
+    backend = backend_of(job.config, kind)
+    share = 0.0
+    if kind != "fp32":
+        progress.stage(name, f"making {kind} of it{_PATIENCE[backend]}")
+        share = forms.write_form(kind, backend, single, path, original.signature)
+    artifact = Artifact(
+        backend=backend,
+        precision=kind,
+        files=tuple(publish.file_record(output, file) for file in forms.form_files(path)),
+        build_key=job.keys[kind],
+        reduced_share=share,
+        parity=None,
+    )
+    progress.stage(name, f"comparing {kind} with the reference")
+    return replace(artifact, parity=_parity(name, expert, artifact, original, output))
 
 
 def _parity(

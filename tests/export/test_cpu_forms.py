@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from export import build_keys, parity
-from export.errors import OptionsError, ParityError
+from export import build_engines, build_keys, parity
+from export.errors import OptionsError
 from export.jobs import plan
 from export.options import BuildOptions, resolve_options
 from export.parity import OPENVINO_TOLERANCE, Tolerance
@@ -86,9 +87,24 @@ def test_a_form_out_of_tolerance_is_not_published(
 ) -> None:
     build(_options(tmp_path), Quiet())
     monkeypatch.setattr(parity, "OPENVINO_TOLERANCE", Tolerance(0.0, 0.0, 0.0))
-    with pytest.raises(ParityError, match=r"int8 form of 'vgg16' differs .* without --int8"):
-        build(_options(tmp_path, int8=True), Quiet())
-    assert set(_forms(tmp_path)) == {"fp32"}
+    (row,) = build(_options(tmp_path, fp16=True, int8=True), Quiet())
+    (why,) = row.refused
+    assert re.search(r"int8 form of 'vgg16' differs .* without --int8", why)
+    assert set(_forms(tmp_path)) == {"fp32", "fp16"}  # the others are there
+    names = {path.name for path in (tmp_path / "engines" / "vgg16").iterdir()}
+    assert names == {"vgg16.fp32.onnx", "vgg16.fp16.onnx"}
+
+
+def test_a_refused_form_is_an_error_of_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _options(tmp_path)
+    monkeypatch.setattr(parity, "OPENVINO_TOLERANCE", Tolerance(0.0, 0.0, 0.0))
+    where = ["--experts", str(tmp_path / "experts.toml"), "--output", str(tmp_path / "engines")]
+    assert build_engines.main([*where, "--int8"]) == 1
+    told = capsys.readouterr()
+    assert "vgg16.fp32.onnx" in told.out
+    assert "error: The int8 form of 'vgg16' differs" in told.err
 
 
 def test_openvino_is_asked_for_before_anything_is_built(
