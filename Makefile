@@ -48,7 +48,7 @@ test: $(READY) ## the quick tests
 test-slow: $(READY) ## the slow tests
 	$(RUN) -m pytest -m slow
 
-test-tensorrt: $(READY) ## NVIDIA's own parser and builder on our graphs, without a GPU
+test-tensorrt: $(READY) ## NVIDIA's own parser, builder and CUDA bindings, without a GPU
 	$(RUN) -m pytest -m 'tensorrt and not slow'
 
 gpu-check: $(READY) ## everything a GPU has to prove, into one report; RUN=python takes your own environment

@@ -71,7 +71,7 @@ class CudaPython:
         minor = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
         return DeviceFacts(
             ordinal=ordinal,
-            name=ask("cuDeviceGetName", _NAME_BYTES, device).rstrip(b"\0").decode(),
+            name=ask("cuDeviceGetName", _NAME_BYTES, device).partition(b"\0")[0].decode(),
             compute_capability=".".join(
                 str(ask("cuDeviceGetAttribute", part, device)) for part in (major, minor)
             ),

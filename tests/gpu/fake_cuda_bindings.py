@@ -65,7 +65,7 @@ def functions(gpu: SimulatedDriver) -> dict[str, Callable[..., Any]]:
         "cuDriverGetVersion": lambda: 13000,
         "cuDeviceGetCount": lambda: gpu.devices,
         "cuDeviceGet": gpu.device,
-        "cuDeviceGetName": lambda _length, device: f"Simulated GPU {device}".encode(),
+        "cuDeviceGetName": lambda length, device: _text(f"Simulated GPU {device}", length),
         "cuDeviceGetAttribute": lambda attribute, _device: attributes[attribute],
         "cuDeviceTotalMem": lambda _device: gpu.memory.total_bytes,
         "cuDevicePrimaryCtxRetain": gpu.retain,
@@ -97,6 +97,11 @@ def functions(gpu: SimulatedDriver) -> dict[str, Callable[..., Any]]:
         "cuGraphDestroy": gpu.destroy_graph,
         "cuGraphExecDestroy": gpu.destroy_graph_exec,
     }
+
+
+def _text(text: str, length: int) -> bytes:
+    """A text as the real bindings hand it out: with all of a buffer that was blank before."""
+    return (text.encode() + b"\0").ljust(length)
 
 
 class FakeDriver(ModuleType):

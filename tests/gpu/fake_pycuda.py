@@ -134,7 +134,8 @@ class Device:
         self._handle = calls("cuDeviceGet", ordinal)
 
     def name(self) -> str:
-        return str(self._calls("cuDeviceGetName", 1024, self._handle).decode())
+        text: bytes = self._calls("cuDeviceGetName", 1024, self._handle)
+        return text.partition(b"\0")[0].decode()
 
     def compute_capability(self) -> tuple[int, int]:
         return self._calls.gpu.capability

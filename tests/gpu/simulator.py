@@ -18,7 +18,7 @@ import ctypes
 import importlib
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,9 @@ from tests.gpu.fake_streams import RuleBrokenError
 from tests.gpu.fake_tensorrt import FakeTensorRt, Profile, plan_bytes
 
 __all__ = ["RuleBrokenError", "SimulatedGpu", "simulated_gpu"]
+
+cuda_python: Callable[[SimulatedDriver], ModuleType] = FakeDriver
+"""Makes `cuda.bindings.driver`; `driver_library` puts the real one here."""
 
 
 class SimulatedGpu(SimulatedDriver):
@@ -157,10 +160,10 @@ def simulated_gpu(
 def _modules(
     gpu: SimulatedGpu, library: str, tensorrt: str | None, *, onnx_cuda: bool
 ) -> Mapping[str, ModuleType | None]:
-    cuda_python = FakeDriver(gpu) if library in ("cuda-python", "both") else None
+    driver = cuda_python(gpu) if library in ("cuda-python", "both") else None
     pycuda = FakePyCuda(gpu) if library in ("pycuda", "both") else None
     return {
-        "cuda.bindings.driver": cuda_python,
+        "cuda.bindings.driver": driver,
         "pycuda": pycuda and pycuda.package,
         "pycuda.driver": pycuda,
         "tensorrt": FakeTensorRt(gpu, tensorrt) if tensorrt else None,
