@@ -56,7 +56,7 @@ def prototypes(names: tuple[str, ...]) -> dict[str, Prototype]:
     header = cuda_header().read_text(encoding="latin-1")
 
     def declared(name: str) -> Prototype:
-        renamed = re.search(rf"#define {name} +(cu\w+)$", header, re.MULTILINE)
+        renamed = re.search(rf"#define {name} +(?:__CUDA_API_PT\w+\()?(cu\w+)", header)
         found = re.search(rf"CUresult CUDAAPI {name}\((.*?)\);", header)
         assert found is not None, f"cuda.h has no {name}"
         arguments = found[1].split(", ") if found[1] != "void" else []
