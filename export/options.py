@@ -13,7 +13,7 @@ from export.trt_module import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_
 from runtime.errors import BackendError
 from runtime.geometry import Geometry
 from runtime.json_reader import JsonReader, shown
-from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
+from runtime.sessions.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 
 HERE = Path(__file__).resolve().parent
 DEFAULT_EXPERTS = HERE / "experts.example.toml"
@@ -261,6 +261,8 @@ def _form_problems(chosen: Sequence[ExpertConfig], *, bf16: bool, int8: bool) ->
             return ["--bf16: this CPU has no bfloat16 products, so that nothing could be proven"]
         if static:
             import_openvino()
+            if not has_exact_int8():
+                return ["--int8: on this CPU INT8 products overflow (no VNNI): nothing is proven"]
     except BackendError as error:
         return [f"{'--bf16' if bf16 else '--int8'}: {error}"]
     return []

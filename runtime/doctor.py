@@ -18,7 +18,7 @@ from runtime.opening import StandInWarning
 from runtime.sessions.cuda_choice import cuda_devices
 from runtime.sessions.ladder import FallbackWarning
 from runtime.sessions.onnx import import_onnxruntime, usable_cores
-from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
+from runtime.sessions.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.sessions.tensorrt_engine import import_tensorrt
 
 _PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
@@ -99,10 +99,11 @@ def _provider_finding(provider: str) -> Finding:
 def _openvino_finding() -> Finding:
     try:
         found = import_openvino().__version__
-        products = "multiplies" if has_bfloat16() else "does not multiply"
+        half = "has" if has_bfloat16() else "has no"
+        integers = "has" if has_exact_int8() else "has no exact"
     except BackendError as error:
         return Finding("openvino", str(error))  # which only forms in bf16 and INT8 need
-    return Finding("openvino", f"{found}; this CPU {products} bfloat16")
+    return Finding("openvino", f"{found}; this CPU {half} bfloat16 and {integers} INT8 products")
 
 
 def _gpu_findings() -> Iterator[Finding]:

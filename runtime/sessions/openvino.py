@@ -15,6 +15,7 @@ from runtime.sessions.openvino_graph import (
     bfloat16_share,
     compile_graph,
     has_bfloat16,
+    has_exact_int8,
     import_openvino,
 )
 
@@ -44,13 +45,14 @@ class OpenVinoSession:
             threads: cores this expert may use at a time.
 
         Raises:
-            BackendError: OpenVINO is not installed, or the CPU lacks bfloat16.
+            BackendError: OpenVINO is not installed, or the CPU lacks what the precision needs.
             ContractError: OpenVINO cannot load the graph, or it breaks the contract; or more is
                 computed in bfloat16 than was when it was built.
         """
         bfloat16 = artifact.precision == "bf16"
         self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
         graph = folder / artifact.files[0].path
+        _check_cpu(name, artifact.precision)
         compiled = _compiled(name, expert, graph, threads, bfloat16=bfloat16)
         _check_outputs(name, expert, compiled)
         if bfloat16:
@@ -72,13 +74,23 @@ class OpenVinoSession:
         return {name: answer[name] for name in self._outputs}
 
 
-def _compiled(name: str, expert: Expert, graph: Path, threads: int, *, bfloat16: bool) -> Any:  # noqa: ANN401 - lazily imported type
-    openvino = import_openvino()
-    if bfloat16 and not has_bfloat16():
+def _check_cpu(name: str, precision: str) -> None:
+    """Refuses what this CPU computes otherwise than that which compared it with FP32."""
+    import_openvino()
+    if precision == "bf16" and not has_bfloat16():
         raise BackendError(
             f"Expert {name!r} was requested in bf16; this CPU has no bfloat16 products. Choose "
             f"precision='auto' or 'int8'."
         )
+    if precision == "int8" and not has_exact_int8():
+        raise BackendError(
+            f"Expert {name!r} was requested in int8; this CPU has no VNNI, and without it sums of "
+            f"INT8 products overflow. Choose precision='auto'."
+        )
+
+
+def _compiled(name: str, expert: Expert, graph: Path, threads: int, *, bfloat16: bool) -> Any:  # noqa: ANN401 - lazily imported type
+    openvino = import_openvino()
     shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in expert.inputs}
     try:
         model = openvino.Core().read_model(str(graph))

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
+from functools import cache
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 from runtime.errors import BackendError
 
@@ -38,6 +41,28 @@ def has_bfloat16() -> bool:
     """
     capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
+
+
+@cache
+def has_exact_int8() -> bool:
+    """Whether this CPU adds products of INT8 numbers as they are; tried with the largest.
+
+    x86 CPUs without VNNI add two of them in 16 bits, where they are cut to 32,767.
+
+    Raises:
+        BackendError: OpenVINO is not installed.
+    """
+    openvino = import_openvino()
+    op, least, largest = openvino.opset1, np.float32(0), np.float32(255)
+    pair = op.parameter([1, 2], np.float32, name="pair")
+    rounded = op.fake_quantize(pair, least, largest, least, largest, 256)
+    weights = op.multiply(op.convert(np.full((2, 1), 127, np.int8), "f32"), np.float32(1))
+    model = openvino.Model(
+        [op.matmul(rounded, weights, transpose_a=False, transpose_b=False)], [pair]
+    )
+    compiled = compile_graph(model, {"pair": (1, 2)}, 1, bfloat16=False)
+    (total,) = compiled({"pair": np.full((1, 2), largest)}).to_tuple()
+    return bool(total.item() == 2 * 255 * 127)
 
 
 def compile_graph(

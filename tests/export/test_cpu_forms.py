@@ -18,10 +18,11 @@ from export.pipeline import build
 from runtime import AgeMoE, BackendError
 from runtime.manifest import Artifact
 from runtime.manifest_file import read_manifest
-from runtime.sessions.openvino_graph import has_bfloat16
+from runtime.sessions.openvino_graph import has_bfloat16, has_exact_int8
 from tests.export.small import experts_toml, small_module, write_checkpoint
 from tests.export.test_pipeline import Quiet, names_built
 
+needs_vnni = pytest.mark.skipif(not has_exact_int8(), reason="this CPU has no VNNI")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 products")
 
 
@@ -56,6 +57,7 @@ def _check_form(folder: Path, form: Artifact, backend: str) -> None:
         assert found == pytest.approx(moe.predict(face).age_years, abs=1.5)
 
 
+@needs_vnni
 def test_int8_from_a_checkpoint_to_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(_options(tmp_path, int8=True), Quiet())
     form = _forms(tmp_path)["int8"]
@@ -82,6 +84,7 @@ def test_bf16_from_a_checkpoint_to_an_age(tmp_path: Path) -> None:
     assert names_built(build(_options(tmp_path, bf16=True), Quiet())) == []
 
 
+@needs_vnni
 def test_a_form_out_of_tolerance_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_form_out_of_tolerance_is_not_published(
     assert names == {"vgg16.fp32.onnx", "vgg16.fp16.onnx"}
 
 
+@needs_vnni
 def test_a_refused_form_is_an_error_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,3 +136,10 @@ def test_a_cpu_without_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("export.options.has_bfloat16", lambda: False)
     with pytest.raises(OptionsError, match="--bf16: this CPU has no bfloat16 products"):
         _options(tmp_path, bf16=True)
+
+
+def test_a_cpu_without_vnni_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("export.options.has_exact_int8", lambda: False)
+    with pytest.raises(OptionsError, match="--int8: on this CPU INT8 products overflow"):
+        _options(tmp_path, int8=True)
+    resolve_options(output=tmp_path, only=["janus"], weights="demo", int8=True)  # in 7 bits

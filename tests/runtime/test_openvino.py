@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +18,7 @@ from runtime.manifest_file import read_manifest
 from runtime.sessions.forms import choose_artifact
 from runtime.sessions.onnx import OnnxCpuSession
 from runtime.sessions.openvino import OpenVinoSession
-from runtime.sessions.openvino_graph import has_bfloat16, import_openvino
+from runtime.sessions.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 
@@ -90,6 +92,36 @@ def test_bfloat16_is_coarser_or_refused(tmp_path: Path) -> None:
     assert ages.shape == (3,)
 
 
+needs_vnni = pytest.mark.skipif(not has_exact_int8(), reason="this CPU has no VNNI")
+
+
+@needs_vnni
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs add them in 32 bits")
+@pytest.mark.parametrize(("instructions", "exact"), [("AVX2_VNNI", True), ("AVX2", False)])
+def test_int8_products_overflow_without_vnni(instructions: str, *, exact: bool) -> None:
+    script = "from runtime.sessions.openvino_graph import has_exact_int8; print(has_exact_int8())"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": instructions},
+    )
+    assert done.stdout.strip() == str(exact)
+
+
+def test_int8_is_refused_where_products_overflow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.sessions.openvino.has_exact_int8", lambda: False)
+    write_engines(tmp_path, {"a": Tiny(precisions=("fp32", "int8"))})
+    with pytest.raises(BackendError, match=r"has no VNNI.*precision='auto'"):
+        AgeMoE(tmp_path, precision="int8")
+    with AgeMoE(tmp_path) as moe:
+        assert moe.backends == {"a": "onnx-cpu"}
+
+
+@needs_vnni
 def test_each_expert_runs_in_what_it_was_built_in(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
