@@ -100,11 +100,14 @@ def open_loop(target: Target, rate: float, seconds: float, *, seed: int) -> Tall
 
 
 def poisson(rate: float, seconds: float, seed: int) -> list[float]:
-    """Times of arrival within the seconds, rising."""
-    rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1.0 / rate, size=int(2 * rate * seconds) + 50)
-    times = np.cumsum(gaps)
-    return [float(moment) for moment in times[times < seconds]]
+    """Times of arrival within the seconds, rising; as many as the rate promises.
+
+    Given how many there are, the arrivals of a Poisson process are independent and uniform. Their
+    number is not left to chance: a rate that is not the one asked for has another latency.
+    """
+    count = max(round(rate * seconds), 1)
+    times: list[float] = np.random.default_rng(seed).uniform(0.0, seconds, count).tolist()
+    return sorted(times)
 
 
 def _asked(target: Target, number: int) -> AgeEstimate | AgeMoEError:

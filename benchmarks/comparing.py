@@ -12,6 +12,8 @@ from benchmarks.figures import LANES, SEQUENCE, YARDSTICK
 from benchmarks.measuring import Change, Series, change, holm
 from benchmarks.subjects import all_on_cpu
 
+SCHEMA_VERSION = 1
+"""Of what `latency.py --json` writes."""
 TOLERANCE = 0.05
 """Two runs of the same on the same machine differ by so much now and then."""
 _LEVEL = 0.01
@@ -43,6 +45,10 @@ def read_report(path: Path) -> Report:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if not isinstance(report, dict) or report.get("benchmark") != "latency":
         raise ValueError(f"{path} was not written by latency.py --json.")
+    if (version := report.get("schema_version")) != SCHEMA_VERSION:
+        raise ValueError(
+            f"{path} has schema version {version}, this is {SCHEMA_VERSION}. Measure it again."
+        )
     return report
 
 
@@ -76,7 +82,6 @@ def _check_alike(base: Report, new: Report) -> None:
     problems = [
         f"{what}: {was!r} then, {now!r} now"
         for what, was, now in (
-            ("schema version", base.get("schema_version"), new["schema_version"]),
             ("processor", base["machine"]["processor"], new["machine"]["processor"]),
             ("cores", base["machine"]["cores"], new["machine"]["cores"]),
             ("GPUs", _gpu_names(base), _gpu_names(new)),

@@ -25,6 +25,7 @@ if __package__ in (None, ""):
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks import comparing, text
+from benchmarks.arguments import INTERRUPTED, count, new_file, positive
 from benchmarks.cold_start import cold_start
 from benchmarks.figures import LANES, SEQUENCE, YARDSTICK, Figures, batch_figures
 from benchmarks.machine import gpu_memory, load_average, machine, peak_bytes
@@ -45,7 +46,6 @@ from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 from runtime.sessions.onnx import usable_cores
 
-SCHEMA_VERSION = 1
 REFUSED, SLOWER = 2, 3
 BASELINES = ("pytorch", "onnx")
 _OPENINGS = 3
@@ -55,7 +55,7 @@ Run = Callable[[], Lap]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status.
 
-    0: measured, and not slower than `--compare`. 2: refused. 3: slower.
+    0: measured, and not slower than `--compare`. 2: refused. 3: slower. 130: interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AgeMoEError, ExportError, ValueError, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
     print(text.comparison(comparison))
     return SLOWER if comparison.slower else 0
 
@@ -101,7 +104,7 @@ def measure(options: argparse.Namespace) -> Figures:
         described = described_experts(moe, options.engines, options.precision)
         gpu_bytes, after = memory(), load_average()
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": comparing.SCHEMA_VERSION,
         "benchmark": "latency",
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -213,9 +216,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="as AgeMoE takes it; default: auto")
     add("--precision", default="auto", help="as AgeMoE takes it; default: auto")
     add("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    add("--threads", type=int, metavar="N", help="as AgeMoE takes it; default: all cores")
-    add("--batch", type=int, nargs="+", default=[1], metavar="N", help="faces; default: 1")
-    add("--seconds", type=float, default=20.0, help="of measuring, per batch size; default: 20")
+    add("--threads", type=count, metavar="N", help="as AgeMoE takes it; default: all cores")
+    add("--batch", type=count, nargs="+", default=[1], metavar="N", help="faces; default: 1")
+    add("--seconds", type=positive, default=20.0, help="measured per batch size; default: 20")
     add("--pictures", type=Path, nargs="+", default=[], metavar="FILE", help="default: drawn ones")
     add("--baseline", choices=BASELINES, help="what to time in the same rounds")
     add(
@@ -224,12 +227,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TOML",
         help="what the engines were built with, where --baseline pytorch needs to know",
     )
-    add("--json", type=Path, metavar="PATH", help="write everything there")
-    add("--plot", type=Path, metavar="PATH", help="write a picture (PNG) there")
+    add("--json", type=new_file, metavar="PATH", help="write everything there")
+    add("--plot", type=new_file, metavar="PATH", help="write a picture (PNG) there")
     add("--compare", type=Path, metavar="JSON", help="of an earlier run; exit status 3 if slower")
     add(
         "--tolerance",
-        type=float,
+        type=positive,
         default=comparing.TOLERANCE,
         metavar="SHARE",
         help=f"change that never counts; default: {comparing.TOLERANCE}",

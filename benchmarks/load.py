@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import itertools
 import os
 import sys
 import warnings
@@ -20,6 +21,7 @@ if __package__ in (None, ""):
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from benchmarks import text
+from benchmarks.arguments import INTERRUPTED, count, new_file, positive
 from benchmarks.callers import Target, closed_loop, open_loop
 from benchmarks.machine import load_average, machine, peak_bytes
 from benchmarks.pictures import HEIGHT, WIDTH, faces
@@ -43,7 +45,7 @@ Figures = dict[str, object]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status.
 
-    0: every answer was that of a serial run. 1: one was not. 2: refused.
+    0: every answer was that of a serial run. 1: one was not. 2: refused. 130: interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -60,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AgeMoEError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return REFUSED
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
     return WRONG if wrong else 0
 
 
@@ -113,8 +118,10 @@ def _open(
     """Requests at the rates asked for, and between the last that was kept up with and the next."""
     rates = options.rate or [round(share * capacity, 2) for share in _SHARES]
 
+    seeds = itertools.count()
+
     def run(rate: float, seconds: float) -> Tally:
-        return open_loop(target, rate, seconds, seed=len(rates))
+        return open_loop(target, rate, seconds, seed=next(seeds))
 
     found = _there_and_back(rates, options.seconds, run)
     kept, lost = _bounds(found)
@@ -154,15 +161,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="as AgeMoE takes it; default: auto")
     add("--precision", default="auto", help="as AgeMoE takes it; default: auto")
     add("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    add("--threads", type=int, metavar="N", help="as AgeMoE takes it; default: all cores")
+    add("--threads", type=count, metavar="N", help="as AgeMoE takes it; default: all cores")
     add("--concurrency", default="auto", help="as AgeMoE takes it; default: auto")
     callers = [1, 2, 4, 8]
-    add("--callers", type=int, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
-    add("--rate", type=float, nargs="+", metavar="R", help="per second; default: by capacity")
-    add("--seconds", type=float, default=10.0, help="per number of callers or rate; default: 10")
-    add("--deadline-ms", type=float, metavar="MS", help="of every request; default: none")
-    add("--json", type=Path, metavar="PATH", help="write everything there")
-    add("--plot", type=Path, metavar="PATH", help="write a picture (PNG) there")
+    add("--callers", type=count, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
+    add("--rate", type=positive, nargs="+", metavar="R", help="per second; default: by capacity")
+    add("--seconds", type=positive, default=10.0, help="per number of callers or rate; default: 10")
+    add("--deadline-ms", type=positive, metavar="MS", help="of every request; default: none")
+    add("--json", type=new_file, metavar="PATH", help="write everything there")
+    add("--plot", type=new_file, metavar="PATH", help="write a picture (PNG) there")
     return parser
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.comparing import Comparison
 from benchmarks.figures import LANES, SEQUENCE
 from benchmarks.machine import busy
+from benchmarks.tally import OUTCOMES
 
 Report = Mapping[str, Any]
 _PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -36,17 +37,7 @@ def load(report: Report) -> str:
         )
         for point in points
     ]
-    title = [
-        "",
-        "answers/s",
-        *_PERCENTILES,
-        "right",
-        "degraded",
-        "late",
-        "wrong",
-        "failed",
-        "kept up",
-    ]
+    title = ["", "answers/s", *_PERCENTILES, *OUTCOMES, "given up", "kept up"]
     kept = "none of these rates" if saturation["rate"] is None else f"{saturation['rate']:g}/s"
     lost = "" if saturation["lost_rate"] is None else f", not with {saturation['lost_rate']:g}/s"
     lines = [
@@ -62,7 +53,7 @@ def load(report: Report) -> str:
 
 def _point(point: Report) -> list[str]:
     latency = point["latency"] or dict.fromkeys((f"{p}_seconds" for p in _PERCENTILES), None)
-    counts = (str(point[name]) for name in ("right", "degraded", "late", "wrong", "failed"))
+    counts = (str(point[name]) for name in (*OUTCOMES, "abandoned"))
     times = (milliseconds(latency[f"{p}_seconds"]) for p in _PERCENTILES)
     kept_up = "yes" if point["kept_up"] else "no"
     return [f"{point['answers_per_second']:.1f}", *times, *counts, kept_up]
@@ -121,7 +112,7 @@ def _machine(report: Report) -> Iterator[str]:
     settings = report["settings"]
     yield from _machine_lines(report)
     yield (
-        f"device {settings['device']}, {settings['threads']} threads; AgeMoE itself chose "
+        f"device {settings['device']}, {settings['threads']} threads, AgeMoE's concurrency: "
         f"{settings['concurrency']}. Input: {settings['input']}"
     )
 

@@ -99,11 +99,11 @@ def _provider_finding(provider: str) -> Finding:
 def _openvino_finding() -> Finding:
     try:
         found = import_openvino().__version__
-        half = "has" if has_bfloat16() else "has no"
-        integers = "has" if has_exact_int8() else "has no exact"
+        kinds = {"bf16": has_bfloat16(), "int8": has_exact_int8()}
     except BackendError as error:
         return Finding("openvino", str(error))  # which only forms in bf16 and INT8 need
-    return Finding("openvino", f"{found}; this CPU {half} bfloat16 and {integers} INT8 products")
+    usable = " and ".join(kind for kind, has in kinds.items() if has) or "neither bf16 nor int8"
+    return Finding("openvino", f"{found}; forms this CPU can run: {usable}")
 
 
 def _gpu_findings() -> Iterator[Finding]:

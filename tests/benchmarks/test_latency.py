@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import comparing, latency
-from runtime import AgeMoE, Face
+from benchmarks.pictures import drawn_face
+from benchmarks.plots import _apart
+from runtime import AgeMoE, Face, ImageLimits, preparation
 from runtime.geometry import Geometry
+from runtime.images import load_rgb
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 BATCHES = ("1", "3")
@@ -37,7 +43,7 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_the_report_says_what_ran_where(report: dict[str, Any]) -> None:
-    assert report["schema_version"] == latency.SCHEMA_VERSION
+    assert report["schema_version"] == comparing.SCHEMA_VERSION
     assert report["benchmark"] == "latency"
     assert report["machine"]["cores"] >= 1
     assert report["machine"]["versions"]["onnxruntime"]
@@ -124,6 +130,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path, report: dict[str, An
         comparing.compare(other, report)
     with pytest.raises(ValueError, match="no batch size in common"):
         comparing.compare({**report, "batches": {}}, report)
+    (tmp_path / "old.json").write_text('{"benchmark": "latency", "schema_version": 0}')
+    with pytest.raises(ValueError, match="schema version 0, this is 1"):
+        comparing.read_report(tmp_path / "old.json")
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match=r"not written by latency\.py"):
         comparing.read_report(tmp_path / "x.json")
@@ -150,18 +159,82 @@ def test_refusals(
     folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     filled = [argument.format(engines=folder / "engines") for argument in arguments]
-    assert latency.main([*filled, "--seconds", "0"]) == latency.REFUSED
+    assert latency.main([*filled, "--seconds", "0.1"]) == latency.REFUSED
     assert said in capsys.readouterr().err
 
 
-def test_many_faces_of_one_picture_decode_it_once(folder: Path) -> None:
-    from benchmarks.pictures import drawn_face
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--batch", "0"],
+        ["--batch", "1.5"],
+        ["--threads", "0"],
+        ["--seconds", "nan"],
+        ["--seconds", "soon"],
+        ["--json", "/nowhere/now.json"],
+        ["--plot", "/"],
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        latency.main(arguments)
+    assert refused.value.code == latency.REFUSED
+    assert f"argument {arguments[0]}: must be" in capsys.readouterr().err
 
-    picture = drawn_face(0).image
-    boxes = [(10.0 * n, 5.0 * n, 60.0 + n, 80.0) for n in range(32)]
+
+def test_an_interrupted_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "measure", interrupted)
+    assert latency.main([]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
+def test_labels_of_lines_that_end_alike_lie_apart() -> None:
+    found = _apart({"a": 400.0, "b": 404.0, "c": 100.0}, 30.0)
+    assert found == {"c": 100.0, "a": 400.0, "b": 430.0}
+    assert _apart({"a": 1.0, "b": 1.0, "c": 1.5}, 1.0) == {"a": 1.0, "b": 2.0, "c": 3.0}
+
+
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> Iterator[AgeMoE]:
     with AgeMoE(folder / "engines") as moe:
-        estimates = moe.predict([Face(picture, box=box) for box in boxes])
-        stages = moe.stats().stages
-    assert len(estimates) == 32
-    assert stages["decode"].count == 1
-    assert stages["experts"].count == 1
+        yield moe
+
+
+def _kept(picture: bytes, folder: Path, kind: str) -> Any:
+    """The same picture as callers may have it."""
+    if kind == "bytes":
+        return picture
+    path = folder / "picture.jpg"
+    path.write_bytes(picture)
+    if kind in ("str", "path"):
+        return str(path) if kind == "str" else path
+    image = Image.open(path)
+    return image if kind == "pil" else np.asarray(image)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "str", "path", "pil", "array"])
+def test_many_faces_of_one_picture_decode_it_once(
+    tiny: AgeMoE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    decoded: list[object] = []
+
+    def counted(source: Any, limits: ImageLimits) -> Any:
+        decoded.append(source)
+        return load_rgb(source, limits)
+
+    monkeypatch.setattr(preparation, "load_rgb", counted)
+    picture = _kept(drawn_face(0).image, tmp_path, kind)  # type: ignore[arg-type]
+    boxes = [(10.0 * n, 5.0 * n, 60.0 + n, 80.0) for n in range(32)]
+    before = tiny.stats().stages["experts"].count
+    estimates = tiny.predict([Face(picture, box=box) for box in boxes])
+    assert decoded == [picture] if kind != "array" else len(decoded) == 1
+    assert tiny.stats().stages["experts"].count == before + 1
+    alone = [tiny.predict(Face(picture, box=box)) for box in boxes[:3]]
+    assert estimates[:3] == alone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,10 +80,12 @@ def test_requests_in_the_open_loop_all_come_to_an_end(target: Target) -> None:
 def test_arrivals_are_poissons() -> None:
     times = np.array(poisson(50.0, 200.0, seed=0))
     gaps = np.diff(times)
-    assert len(times) == pytest.approx(10_000, rel=0.05)
+    assert len(times) == 10_000  # exactly the rate
+    assert len(poisson(0.1, 1.0, seed=0)) == 1
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # exponential gaps
     assert times.max() < 200.0
-    assert poisson(50.0, 200.0, seed=0) == poisson(50.0, 200.0, seed=0)
+    assert poisson(50.0, 200.0, seed=0) == times.tolist()
+    assert poisson(50.0, 200.0, seed=1) != times.tolist()
 
 
 def test_outcomes() -> None:
@@ -119,3 +122,41 @@ def test_saturation_lies_between_what_was_kept_and_what_was_lost() -> None:
     assert load._bounds({5.0: kept, 10.0: kept, 20.0: lost, 40.0: kept}) == (10.0, 20.0)
     assert load._bounds({5.0: kept}) == (5.0, None)
     assert load._bounds({5.0: lost}) == (None, 5.0)
+
+
+def test_each_run_of_a_rate_has_arrivals_of_its_own(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def noted(_: Target, __: float, ___: float, *, seed: int) -> Tally:
+        seeds.append(seed)
+        return Tally(1.0, right=1)
+
+    monkeypatch.setattr(load, "open_loop", noted)
+    load._open(argparse.Namespace(rate=[1.0, 2.0], seconds=1.0), target, 5.0)
+    assert len(seeds) == len(set(seeds)) == 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--callers", "0"], ["--rate", "0"], ["--rate", "nan"], ["--seconds", "-1"], ["--json", "/"]],
+)
+def test_what_cannot_be_meant_is_refused_at_once(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        load.main(arguments)
+    assert refused.value.code == load.REFUSED
+    assert f"argument {arguments[0]}: must be" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "measure", interrupted)
+    assert load.main([]) == 130
+    assert "Interrupted" in capsys.readouterr().err

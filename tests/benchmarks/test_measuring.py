@@ -135,6 +135,41 @@ def test_runs_of_the_same_differ_rarely() -> None:
     assert sum(f is not None and f.p_slower < 0.01 for f in found) <= 2
 
 
+def drifting(seed: int, level: float = 0.1, rounds: int = 60, memory: float = 0.5) -> Series:
+    """Rounds of which each resembles the one before it, on a yardstick that does not notice."""
+    rng = np.random.default_rng(seed)
+    log = np.empty(rounds)
+    for place, shock in enumerate(rng.normal(0.0, 0.05, rounds)):
+        log[place] = (
+            shock if place == 0 else memory * log[place - 1] + (1 - memory**2) ** 0.5 * shock
+        )
+    return Series(list(level * np.exp(log)), list(0.01 * rng.lognormal(sigma=0.03, size=rounds)))
+
+
+def test_runs_that_drift_differ_rarely_and_ten_percent_is_found() -> None:
+    pairs = [(drifting(3 * n), drifting(3 * n + 1)) for n in range(40)]
+    same = [change(base, new, TOLERANCE) for base, new in pairs]
+    assert not any(found is None or found.p_slower < 0.01 for found in same)
+    slower = [
+        change(base, drifting(3 * n + 2, level=0.115), TOLERANCE)
+        for n, (base, _) in enumerate(pairs)
+    ]
+    assert sum(found is not None and found.p_slower < 0.01 for found in slower) >= 30
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5])
+def test_noise_is_how_much_medians_vary(memory: float) -> None:
+    series = [drifting(n, memory=memory) for n in range(400)]
+    ratios = [
+        np.log(np.median(new.seconds) / np.median(base.seconds))
+        for base, new in zip(series[::2], series[1::2], strict=True)
+    ]
+    pairs = zip(series[:80:2], series[1:80:2], strict=True)
+    plain = [change(Series(a.seconds), Series(b.seconds), TOLERANCE) for a, b in pairs]
+    told = np.median([found.noise for found in plain if found is not None])
+    assert told == pytest.approx(np.std(ratios), rel=0.35)
+
+
 def test_a_few_rounds_tell_nothing() -> None:
     assert change(Series([0.1] * 9), Series([0.2] * 100), TOLERANCE) is None
 
