@@ -102,7 +102,7 @@ def _bars(axes: Axes, batch: Report, names: Sequence[str]) -> None:
     for height, name in enumerate(rows):
         way = batch["ways"][name]
         whole = 1e3 * way["p50_seconds"]
-        left = 0.0 if name == LANES else _segments(axes, height, way, colours, 0.06 * longest)
+        left = 0.0 if name == LANES else _segments(axes, height, way, colours, 0.075 * longest)
         rest = _FUSED if name == LANES else _OWN
         axes.barh(height, whole - left, left=left, height=0.62, color=rest, lw=0)
         end = whole + 0.012 * longest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import threading
 from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
@@ -13,6 +14,7 @@ import numpy as np
 
 from runtime.errors import BackendError
 
+_FIRST_ARRAY = threading.Lock()
 _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 
 
@@ -25,12 +27,17 @@ def import_openvino() -> ModuleType:
     # Its import would tell its makers of itself through this package; without it, it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        return importlib.import_module("openvino")
+        openvino = importlib.import_module("openvino")
     except ImportError as error:
         raise BackendError(
             f"OpenVINO cannot be imported ({error}), which runs bf16 and most of INT8. Install "
             f"agemoe-runtime[openvino], or choose another precision."
         ) from error
+    with _FIRST_ARRAY:
+        # The first look at a tensor as an array sets up OpenVINO's bindings (2026.4). Two threads
+        # that do it at once, as experts do, wait for one another for ever.
+        np.asarray(openvino.Tensor(np.zeros(1, np.uint8)).data)
+    return openvino
 
 
 def has_bfloat16() -> bool:

@@ -64,6 +64,42 @@ def test_answers_do_not_share_memory(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, [tiny.offset], atol=1e-4)
 
 
+_MANY_THREADS_SEE_THEIR_FIRST_TENSOR = """
+import faulthandler, sys, threading
+import numpy as np
+from runtime.sessions.openvino_graph import import_openvino
+
+faulthandler.dump_traceback_later(60, exit=True)
+openvino = import_openvino()
+pixels = openvino.opset1.parameter([1, 4], np.uint8, name="pixels")
+model = openvino.Model([openvino.opset1.convert(pixels, "f32")], [pixels])
+compiled = openvino.Core().compile_model(model, "CPU")
+tensors = [compiled.create_infer_request().get_tensor(compiled.inputs[0]) for _ in range(8)]
+sys.setswitchinterval(1e-6)
+begun = False
+
+def look(tensor):
+    while not begun:
+        pass
+    tensor.data
+
+threads = [threading.Thread(target=look, args=(tensor,), daemon=True) for tensor in tensors]
+for thread in threads:
+    thread.start()
+begun = True
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.parametrize("_", range(4))
+def test_threads_that_begin_at_once_do_not_wait_for_one_another(_: int) -> None:
+    # Without what `import_openvino` does about it, each of these hangs every other time.
+    command = [sys.executable, "-c", _MANY_THREADS_SEE_THEIR_FIRST_TENSOR]
+    done = subprocess.run(command, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("broken", ["rank", "no_output", "size"])
 def test_refuses_a_graph_that_breaks_the_contract(tmp_path: Path, broken: str) -> None:
     with pytest.raises(ContractError, match="tiny"):
