@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,6 +76,18 @@ def test_requests_in_the_open_loop_all_come_to_an_end(target: Target) -> None:
     tally = open_loop(target, 100.0, 0.3, seed=1)
     assert tally.requests == len(poisson(100.0, 0.3, 1))
     assert tally.answers == len(tally.latencies)
+
+
+def test_a_latency_counts_from_its_own_arrival(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered: Future[AgeEstimate] = Future()
+    answered.set_result(SERIAL)
+    monkeypatch.setattr(target.moe, "submit", lambda *_, **__: answered)
+    arrivals = poisson(50.0, 1.0, seed=0)
+    tally = open_loop(target, 50.0, 1.0, seed=0)
+    assert min(tally.latencies) >= 0.0
+    assert np.median(tally.latencies) < np.median(arrivals) / 2  # not from the first one's
 
 
 def test_arrivals_are_poissons() -> None:

@@ -157,7 +157,7 @@ def test_runs_that_drift_differ_rarely_and_ten_percent_is_found() -> None:
     assert sum(found is not None and found.p_slower < 0.01 for found in slower) >= 30
 
 
-@pytest.mark.parametrize("memory", [0.0, 0.5])
+@pytest.mark.parametrize("memory", [0.0, 0.8])
 def test_noise_is_how_much_medians_vary(memory: float) -> None:
     series = [drifting(n, memory=memory) for n in range(400)]
     ratios = [

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx.parser import parse_model
 
 from export import bfloat16
@@ -95,6 +96,42 @@ def test_a_kept_product_runs_in_fp32_and_the_others_do_not(mixer: Mixer) -> None
     for made_from, precision in _kinds(mixer.compiled(kept)).items():
         is_kept = any(name in made_from.split(",") for name in kept)
         assert precision == ("f32" if is_kept else "bf16"), made_from
+
+
+def test_first_stays_what_moves_ages_most_for_what_it_costs(mixer: Mixer, faces: Images) -> None:
+    some = np.linspace(0, len(faces["face"]) - 1, 16).astype(int)
+    worth = {}
+    for product, cost in mixer.products.items():
+        alone = mixer.errors_years([name for name in mixer.products if name != product])
+        worth[product] = np.square(alone[some]).sum() / cost
+    assert mixer.by_worth() == sorted(worth, key=lambda name: -worth[name])
+
+
+class Made:
+    """A mixer whose forms are off by `errors`, by how many products they keep."""
+
+    def __init__(self, *errors: tuple[float, float]) -> None:
+        self._errors = errors
+
+    def errors_years(self, kept: tuple[str, ...]) -> NDArray[np.float64]:
+        return np.array(self._errors[len(kept)])
+
+
+@pytest.mark.parametrize(
+    ("errors", "kept"),
+    [
+        ([(0.1, 0.1), (0.0, 0.0), (0.0, 0.0)], ()),
+        ([(0.3, 0.3), (0.1, 0.1), (0.0, 0.0)], ("a",)),  # 0.3 on average is too much
+        ([(0.0, 0.39), (0.0, 0.0), (0.0, 0.0)], ()),
+        ([(0.3, 0.3), (0.3, 0.3), (0.3, 0.3)], None),
+        ([(np.nan, np.nan), (0.1, 0.1), (0.0, 0.0)], ("a",)),  # contradicts itself
+    ],
+)
+def test_as_few_stay_as_it_takes(
+    errors: list[tuple[float, float]], kept: tuple[str, ...] | None
+) -> None:
+    mixer: Any = Made(*errors, (0.0, 0.0))
+    assert bfloat16._fewest(mixer, ["a", "b"]) == kept
 
 
 def test_the_file_runs_as_it_was_measured(single: Path, faces: Images, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from export.quantisation_faces import quantisation_faces
 from export.static_quantisation import (
     WITHIN_YEARS,
     Quantiser,
+    _step,
     activation_ranges,
     int8_from_single,
 )
@@ -126,6 +127,45 @@ def test_integers_are_the_nearest_ones() -> None:
     real = weights["q.weight.integers"] * weights["q.weight.scales"]
     assert np.abs(real - exact).max() <= weights["q.weight.scales"].max() / 2 + 1e-7
     assert np.abs(weights["q.weight.integers"]).max(axis=0).tolist() == [127] * 8
+
+
+def _ending_in_a_dense_layer() -> onnx.ModelProto:
+    model = parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        tiny (float[N, 8] x) => (float[N] age_years)
+        <float[8, 8] a, float[8, 8] b, float[8, 8] c, float[8] d, int64[1] one = {1}> {
+            p = MatMul(x, a) q = MatMul(p, b) h = Relu(q) r = Gemm(h, c, d)
+            age_years = ReduceSum<keepdims=0>(r, one) }"""
+    )
+    rng = np.random.default_rng(2)
+    for name, shape in (("a", (8, 8)), ("b", (8, 8)), ("c", (8, 8)), ("d", (8,))):
+        weights = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    for index, node in enumerate(model.graph.node):
+        node.name = f"node{index}"
+    return model
+
+
+def test_the_last_bias_makes_up_for_what_rounding_shifts_on_average() -> None:
+    faces = {"x": np.random.default_rng(3).normal(size=(16, 8)).astype(np.float32)}
+    exact = _ending_in_a_dense_layer()
+    quantiser = Quantiser(exact, faces)  # type: ignore[arg-type]
+    wanted = _ages(exact, faces)  # type: ignore[arg-type]
+    shifted = _ages(quantiser._rounded(quantiser.products), faces)  # type: ignore[arg-type]
+    found = _ages(quantiser.model(), faces)  # type: ignore[arg-type]
+    assert abs(shifted.mean() - wanted.mean()) > 1e-3
+    assert found.mean() == pytest.approx(wanted.mean(), abs=1e-4)
+    assert np.abs(found - wanted).max() > 1e-3  # each still differs
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "at_zero"), [(2.0, 5.1, 0), (-5.1, -2.0, 255), (-1.0, 4.1, 50), (0.0, 0.0, 0)]
+)
+def test_zero_is_one_of_the_steps(low: float, high: float, at_zero: int) -> None:
+    scale, zero = _step(low, high)
+    assert zero == at_zero
+    assert scale * (255 - zero) >= high - scale / 2
+    assert scale * -zero <= low + scale / 2
 
 
 def test_the_most_sensitive_products_stay(

@@ -54,6 +54,15 @@ def test_says_what_onnx_runtime_says(tmp_path: Path, tiny: Tiny) -> None:
 
 
 @pytest.mark.usefixtures("no_thread_left")
+def test_takes_the_threads_it_is_given(tmp_path: Path) -> None:
+    session = _session(OpenVinoSession, tmp_path, Tiny())  # which gives one
+    compiled = session._request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    assert compiled.get_property("NUM_STREAMS") == 1
+    session.close()
+
+
+@pytest.mark.usefixtures("no_thread_left")
 def test_answers_do_not_share_memory(tmp_path: Path) -> None:
     tiny = Tiny()
     session = _session(OpenVinoSession, tmp_path, tiny)
