@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -12,7 +13,9 @@ from typing import Protocol, Self
 from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, ClosedError, DeadlineError
 from runtime.results import AgeEstimate, Face
-from runtime.serving.waiting import Request, RunTimes, Taken, TooLateError, take
+from runtime.serving.waiting import Request, RunTimes, Taken, TooLateError, take, without_cancelled
+
+log = logging.getLogger("agemoe")
 
 _SHORTEST_MS = 0.001
 """A deadline that has just passed: still one that `predict` takes."""
@@ -40,8 +43,8 @@ class Predict(Protocol):
 class Batcher:
     """Gathers faces into batches and gives each caller its own answer.
 
-    First come, first served. A batch is run when it is full, or when its oldest face has waited
-    `max_wait_ms`. `predict` knows one deadline for all of a batch, the earliest; so faces go
+    First come, first served. A batch is run when it is full, or when a face has waited for
+    `max_wait_ms` or a tenth of its time, whichever is less. `predict` knows one deadline for all of a batch, the earliest; so faces go
     together only where none loses more than a tenth of its time by that, and a face without a
     deadline never goes with one that has a deadline. A face whose answer is bound to come late,
     by how long batches took lately, is not computed: `TooLateError`.
@@ -65,7 +68,8 @@ class Batcher:
             max_wait_ms: how long a face waits for company, at most.
             queue_limit: faces that wait, at most; more are refused at once.
             workers: batches that are under way at a time.
-            on_batch: told every batch's size and how many seconds its oldest face has waited.
+            on_batch: told every batch's size and how many seconds its oldest face has waited; what
+                it raises is logged.
 
         Raises:
             ValueError: an option is out of range.
@@ -127,7 +131,7 @@ class Batcher:
             if self._closed:
                 raise ClosedError("This Batcher was closed. Open a new one.")
             if len(self._waiting) + len(requests) > self._queue_limit:
-                self._waiting = [r for r in self._waiting if not r.future.cancelled()]
+                self._waiting = without_cancelled(self._waiting)
             if len(self._waiting) + len(requests) > self._queue_limit:
                 raise QueueFullError(self._queue_limit)
             self._waiting += requests
@@ -155,8 +159,14 @@ class Batcher:
             for request in taken.late:
                 request.future.set_exception(self._too_late(request))
             if taken.batch:
-                self._on_batch(len(taken.batch), time.monotonic() - taken.batch[0].arrived)
+                self._tell(taken.batch)
                 self._answer(taken.batch)
+
+    def _tell(self, batch: list[Request]) -> None:
+        try:
+            self._on_batch(len(batch), time.monotonic() - batch[0].arrived)
+        except Exception:  # whoever looks on must not cost anybody his answer
+            log.exception("on_batch of the Batcher failed")
 
     def _next(self) -> Taken | None:
         """Waits for a batch; None when closed and everything is done."""
@@ -179,8 +189,7 @@ class Batcher:
             return None
         if self._closed or len(self._waiting) >= self._max_batch:
             return 0.0
-        oldest = self._waiting[0]
-        patience = min(oldest.arrived + self._max_wait_seconds, oldest.due - self._times.hoped(1))
+        patience = min(request.patient_until(self._max_wait_seconds) for request in self._waiting)
         return patience - time.monotonic()
 
     def _too_late(self, request: Request) -> TooLateError:

@@ -12,7 +12,8 @@ from runtime.errors import DeadlineError
 from runtime.results import AgeEstimate, Face
 
 SHARED_BUDGET = 0.1
-"""How much of its time a request gives up, at most, to go with one whose deadline is earlier."""
+"""How much of its time a request gives up, at most, to wait for others, and to go with one whose
+deadline is earlier."""
 _SLOWER = 0.2
 _HOPE = 0.9
 
@@ -51,7 +52,18 @@ class Request:
         """The earliest deadline of another request that this one can share."""
         if self.deadline is None:
             return math.inf
-        return self.due - SHARED_BUDGET * self.deadline.budget_ms / 1000.0
+        return self.due - _to_share(self.deadline)
+
+    def patient_until(self, longest_seconds: float) -> float:
+        """When it has waited long enough for company."""
+        if self.deadline is None:
+            return self.arrived + longest_seconds
+        return self.arrived + min(longest_seconds, _to_share(self.deadline))
+
+
+def _to_share(deadline: Deadline) -> float:
+    """Seconds of its time that a request gives up for others."""
+    return SHARED_BUDGET * deadline.budget_ms / 1000.0
 
 
 class RunTimes:
@@ -101,10 +113,7 @@ def take(waiting: Iterable[Request], now: float, largest: int, times: RunTimes) 
     """
     taken = Taken()
     due, earliest = math.inf, -math.inf
-    for request in waiting:
-        if request.future.cancelled():
-            request.future.set_running_or_notify_cancel()
-            continue
+    for request in without_cancelled(waiting):
         joint_due, joint_earliest = min(due, request.due), max(earliest, request.earliest_due)
         size = len(taken.batch) + 1
         if request.due - now < times.hoped(1) or request.due <= now:
@@ -117,6 +126,13 @@ def take(waiting: Iterable[Request], now: float, largest: int, times: RunTimes) 
         else:
             taken.left.append(request)
     return taken
+
+
+def without_cancelled(waiting: Iterable[Request]) -> list[Request]:
+    """Those that are still wanted; whoever waits for one of the others is told."""
+    return [
+        r for r in waiting if not r.future.cancelled() or r.future.set_running_or_notify_cancel()
+    ]
 
 
 def _claim(request: Request, group: list[Request]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 
 import pytest
@@ -105,6 +105,7 @@ def test_a_full_queue_refuses_at_once_and_forgets_the_cancelled() -> None:
         assert batcher.waiting == 2, "all or nothing"
         assert waiting[0].cancel()
         waiting += batcher.submit_all([face(3), face(4)])
+        assert wait(waiting[:1], 30.0).done, "whoever waits for it is told"
         predict.open.set()
         with pytest.raises(CancelledError):
             waiting[0].result(30.0)
@@ -175,6 +176,32 @@ def test_a_lonely_face_waits_no_longer_than_it_may() -> None:
     ) as batcher:
         assert batcher.submit(face(5)).result(30.0) == estimate(5)
     assert waits[0] >= 0.0195
+
+
+def test_a_face_waits_no_longer_than_a_tenth_of_its_time() -> None:
+    predict, waits = FakePredict(seconds=0.01), []
+    with Batcher(
+        predict, max_wait_ms=60_000.0, workers=1, on_batch=lambda _, waited: waits.append(waited)
+    ) as batcher:
+        for number in range(2):  # without experience, and with
+            future = batcher.submit(face(number), deadline_ms=2000.0)
+            assert future.result(30.0) == estimate(number)
+        patient = batcher.submit(face(2))
+        hurried = batcher.submit(face(3), deadline_ms=2000.0)
+        assert [f.result(30.0) for f in (patient, hurried)] == [estimate(2), estimate(3)]
+    assert predict.batches == [[0], [1], [2], [3]]
+    assert min(waits) >= 0.1995
+
+
+def test_an_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    def failing(_size: int, _waited: float) -> None:
+        raise RuntimeError("no ink left")
+
+    with Batcher(FakePredict(), max_wait_ms=0.0, workers=1, on_batch=failing) as batcher:
+        assert [batcher.submit(face(n)).result(30.0) for n in range(3)] == [
+            estimate(n) for n in range(3)
+        ]
+    assert "no ink left" in caplog.text
 
 
 @pytest.mark.parametrize(
