@@ -93,7 +93,7 @@ def make_server(settings: Settings, host: str, port: int, stopping: Stopping) ->
         app,
         host=host,
         port=port,
-        http=connection_class(settings.limits.header_seconds),
+        http=connection_class(settings.limits),
         ws="none",
         lifespan="on",
         access_log=False,

@@ -19,15 +19,15 @@ class Limits:
     images: int = 16
     """In one request."""
     faces: int = 64
-    """In one request, given or found."""
+    """In one request, given or found; and as many persons may be given."""
     requests: int = 32
     """For ages, under way at a time; each may hold a body and its pictures in memory."""
     connections: int = 512
     """Open at a time."""
     header_seconds: float = 10.0
-    """Until a request's head is there."""
+    """Until a request's head is there, or the rest of one that was answered before it was read."""
     body_seconds: float = 30.0
-    """Until a request's body is there."""
+    """Until a request's body is there, and until its answer is taken."""
 
     def __post_init__(self) -> None:
         """Refuses what would refuse everything."""

@@ -53,12 +53,12 @@ def test_a_head_that_drips_ends_the_connection(hasty: Live) -> None:
     with socket.create_connection(hasty.address, 30.0) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            drip(connection)
+            drip(connection, b"X: y\r\n")
 
 
-def drip(connection: socket.socket) -> None:
-    for number in range(10_000):
-        connection.sendall(b"X-%d: y\r\n" % number)
+def drip(connection: socket.socket, drop: bytes) -> None:
+    for _ in range(3_000):
+        connection.sendall(drop)
         time.sleep(0.01)
 
 
@@ -69,6 +69,40 @@ def test_a_second_head_that_does_not_come_ends_the_connection(hasty: Live) -> No
         connection.sendall(b"GET /health/live HT")
         answered = received(connection)
     assert answered in (b"", b'{"status":"live"}')
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+        b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+def test_a_body_that_nobody_reads_does_not_keep_the_connection(hasty: Live, head: bytes) -> None:
+    with socket.create_connection(hasty.address, 30.0) as connection:
+        connection.sendall(head)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 ")
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            drip(connection, b"1\r\nx\r\n")
+
+
+def test_the_rest_of_a_body_is_taken_and_the_next_request_answered(hasty: Live) -> None:
+    with socket.create_connection(hasty.address, 30.0) as connection:
+        connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
+        connection.sendall(b"def" + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        answered = received(connection)
+    assert b"HTTP/1.1 200 OK" in answered
+
+
+def test_answers_that_nobody_takes_end_the_connection(hasty: Live) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(30.0)
+        connection.connect(hasty.address)
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):
+            for _ in range(1_000_000):
+                connection.sendall(b"GET /page/examples/family.jpg HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 @pytest.mark.parametrize("more", [b"", b" "])
