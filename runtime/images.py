@@ -34,6 +34,9 @@ class ImageLimits:
     """Width times height."""
 
 
+_MOST_SCANS = 100
+"""Of a JPEG. Encoders make about ten; each costs a pass over all pixels, for a few bytes."""
+_START_OF_SCAN = b"\xff\xda"
 _LONGEST_PATH = 4096
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes a caller's image on first use; two threads that do so at once get wrong pixels."""
@@ -64,6 +67,7 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
             return _pixels(source, limits)
     with _faults_explained("What was given"):
         data = _encoded(source, limits)
+        _check_scans(data)
     with (
         _faults_explained(f"The picture of {len(data):,} bytes"),
         Image.open(io.BytesIO(data), formats=FORMATS) as image,
@@ -120,6 +124,12 @@ def _check_bytes(size: int, limits: ImageLimits) -> None:
             f"The picture has more than {limits.max_bytes:,} bytes. Send a smaller one, or raise "
             f"ImageLimits.max_bytes."
         )
+
+
+def _check_scans(data: bytes) -> None:
+    """Within a scan the mark cannot stand; in other files it means nothing."""
+    if data.startswith(b"\xff\xd8") and (scans := data.count(_START_OF_SCAN)) > _MOST_SCANS:
+        raise ImageError(f"The JPEG has {scans:,} scans, more than {_MOST_SCANS}. Save it anew.")
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:

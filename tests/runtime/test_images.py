@@ -260,6 +260,16 @@ def test_the_limit_on_pixels(noise: Pixels, picture: Image.Image) -> None:
             load(source, ImageLimits(max_pixels=pixels - 1))
 
 
+def test_a_jpeg_of_very_many_scans_is_refused(picture: Image.Image) -> None:
+    buffer = io.BytesIO()
+    picture.convert("L").save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    assert load_rgb(data[:-2] + 50 * last + data[-2:], ImageLimits()).size
+    with pytest.raises(ImageError, match=r"JPEG has 1\d\d scans, more than 100"):
+        load_rgb(data[:-2] + 100 * last + data[-2:], ImageLimits())
+
+
 def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(1 << 28)  # sparse: nothing is written
