@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Depends
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from runtime.serving.keys import Key, find_key, read_keys
+from runtime.serving.keys import Key, find_key
 from runtime.serving.problems import ForbiddenError, UnauthorizedError
+from runtime.serving.service import Service
 
 _BEARER = HTTPBearer(auto_error=False, description="An API key.")
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
-def admission(keys_file: Path | None) -> tuple[Any, Any]:
+def admission(service: Service) -> tuple[Any, Any]:
     """Dependencies for users and for admins.
 
-    Args:
-        keys_file: see `runtime.serving.keys`; None lets everybody in, and nobody as an admin.
-
-    Raises:
-        KeyFileError: the file is not in order.
+    Without a file of keys everybody is let in, and nobody as an admin.
     """
-    if keys_file is None:
+    if service.keys is None:
         return Depends(_anybody), Depends(_nobody)
-    keys = read_keys(keys_file)
 
-    def user(credentials: _Credentials) -> Key:
-        return _known(keys, credentials)
+    async def user(credentials: _Credentials) -> Key:
+        return _known(service.keys or (), credentials)
 
-    def admin(credentials: _Credentials) -> Key:
-        key = _known(keys, credentials)
+    async def admin(credentials: _Credentials) -> Key:
+        key = _known(service.keys or (), credentials)
         if key.role != "admin":
             raise ForbiddenError(f"The key {key.name!r} is a user's; this takes an admin's.")
         return key

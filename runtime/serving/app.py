@@ -79,12 +79,13 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # behind a proxy that speaks TLS it would lead out of it
     )
     app.state.service = service
     app.add_exception_handler(AgeMoEError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_error)
-    user, admin = admission(settings.keys)
+    user, admin = admission(service)
     _add_ages(app, service, user)
     _add_operations(app, service, user, admin)
     _add_page(app)
@@ -230,7 +231,10 @@ def _answered(request: Request, problem: Problem) -> Response:
 
 
 class _Observed:
-    """Counts and times every request, and puts the security headers on every answer."""
+    """Counts and times every request, and puts the security headers on every answer.
+
+    HEAD is answered as GET; the server leaves the body out.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -241,12 +245,14 @@ class _Observed:
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
+        scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
+        headers = _HEADERS | {"Cache-Control": _caching(scope["path"])}
 
         async def observed(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(_HEADERS)
+                MutableHeaders(scope=message).update(headers)
             await send(message)
 
         try:
@@ -254,3 +260,8 @@ class _Observed:
         finally:
             route = getattr(scope.get("route"), "path", _UNROUTED)
             self._metrics.answered(route, status, time.perf_counter() - started)
+
+
+def _caching(path: str) -> str:
+    """Answers are nowhere kept; the page is, and asked for anew whether it has changed."""
+    return "no-cache" if path == "/" or path.startswith("/page/") else "no-store"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -18,6 +18,7 @@ from runtime.images import ImageLimits
 from runtime.serving.answers import LOOKING, Looked, image_answer, look, sole_problem, useful
 from runtime.serving.decoding import Asked
 from runtime.serving.generation import Generation
+from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
 from runtime.serving.problems import BusyError, NotReadyError, ReloadError, TooManyError
 from runtime.serving.settings import Settings
@@ -36,10 +37,13 @@ class Service:
         """Opens nothing yet: see `open`.
 
         Raises:
+            KeyFileError: the file of API keys is not in order.
             ValueError: there is no such detector.
             BackendError: the detector's model cannot be used.
         """
         self.settings = settings
+        self.keys = _keys_for(settings)
+        """Who may come in; None lets everybody in."""
         self.metrics = Metrics(lambda: self._current)
         self.draining = False
         """Whether the service is about to stop, and says so when asked whether it is ready."""
@@ -72,6 +76,8 @@ class Service:
 
     def reload(self) -> Generation:
         """Opens the engines folder anew, and changes over if what is there answers.
+
+        The file of API keys is read anew too.
 
         Requests under way finish on the old engines, which are closed after the last of them.
         Both sets are in memory meanwhile.
@@ -159,7 +165,8 @@ class Service:
         deadline = Deadline.after(asked.deadline_ms)
         with ExitStack() as stack:
             generation = self._enter(stack)
-            photos = await self._looked(asked)
+            async with _in_time(deadline):
+                photos = await self._looked(asked)
             for stage in LOOKING:
                 seconds = sum(photo.seconds[stage] for photo in photos)
                 self.metrics.observe(stage, seconds, times_ms)
@@ -212,7 +219,7 @@ class Service:
         left_ms = None
         if deadline is not None:
             if deadline.passed:
-                raise TooLateError(deadline.budget_ms, deadline.budget_ms / 1000.0)
+                raise _too_late(deadline)
             left_ms = deadline.remaining_seconds() * 1000.0
         faces = [face for photo in photos for face in photo.faces]
         futures = generation.batcher.submit_all(faces, deadline_ms=left_ms)
@@ -226,12 +233,15 @@ class Service:
 
     def _opened_anew(self, old: Generation) -> Generation:
         try:
-            return Generation(self.settings, self.metrics.on_batch)
+            keys = _keys_for(self.settings)
+            new = Generation(self.settings, self.metrics.on_batch)
         except Exception as error:  # whatever ails the new ones, the old ones are well
             self._note_reload("refused", f"version {old.version} goes on: {error}")
             raise ReloadError(
                 f"The new engines are not taken, version {old.version} goes on: {error}"
             ) from error
+        self.keys = keys
+        return new
 
     def _retire(self, old: Generation) -> None:
         thread = threading.Thread(target=old.close, name="agemoe-retire", daemon=True)
@@ -244,3 +254,24 @@ class Service:
         log.log(
             logging.INFO if outcome == "taken" else logging.ERROR, "reload %s", self.last_reload
         )
+
+
+def _keys_for(settings: Settings) -> tuple[Key, ...] | None:
+    return None if settings.keys is None else read_keys(settings.keys)
+
+
+@asynccontextmanager
+async def _in_time(deadline: Deadline | None) -> AsyncIterator[None]:
+    """Gives up what is under way when the deadline passes; what was not begun is not done."""
+    if deadline is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout(deadline.remaining_seconds()):
+            yield
+    except TimeoutError:
+        raise _too_late(deadline) from None
+
+
+def _too_late(deadline: Deadline) -> TooLateError:
+    return TooLateError(deadline.budget_ms, deadline.budget_ms / 1000.0)

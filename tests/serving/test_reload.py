@@ -75,6 +75,27 @@ def test_engines_that_are_not_in_order_are_refused(
         assert wanted in ready["last_reload"]
 
 
+def test_keys_are_read_anew(settings: Settings) -> None:
+    assert settings.keys is not None
+    (fresh, key), (lost, lost_key) = new_key("new", "user"), new_key("lost", "user")
+    own = settings.keys.read_text()
+    settings.keys.write_text(f"{own}\n{lost_key.line()}")
+    with serving(settings) as live:
+
+        def status(secret: str) -> int:
+            headers = {"Authorization": f"Bearer {secret}"}
+            return live.client.get("/v1/experts", headers=headers).status_code
+
+        assert [status(secret) for secret in (fresh, lost)] == [401, 200]
+        settings.keys.write_text("rubbish")
+        let_in(live)
+        assert_problem(live.client.post("/v1/reload"), 409, "line 1 is no key")
+        assert [status(secret) for secret in (fresh, lost)] == [401, 200]
+        settings.keys.write_text(f"{own}\n{key.line()}")
+        assert live.client.post("/v1/reload").status_code == 200
+        assert [status(secret) for secret in (fresh, lost)] == [200, 401]
+
+
 def test_requests_under_way_finish_on_the_old_engines(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
