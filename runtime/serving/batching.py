@@ -44,10 +44,10 @@ class Batcher:
     """Gathers faces into batches and gives each caller its own answer.
 
     First come, first served. A batch is run when it is full, or when a face has waited for
-    `max_wait_ms` or a tenth of its time, whichever is less. `predict` knows one deadline for all of a batch, the earliest; so faces go
-    together only where none loses more than a tenth of its time by that, and a face without a
-    deadline never goes with one that has a deadline. A face whose answer is bound to come late,
-    by how long batches took lately, is not computed: `TooLateError`.
+    `max_wait_ms` or a tenth of its time, whichever is less. `predict` knows one deadline for all of
+    a batch, the earliest; so faces go together only where none loses more than a tenth of its time
+    by that, and a face without a deadline never goes with one that has a deadline. A face whose
+    answer is bound to come late, by how long batches took lately, is not computed: `TooLateError`.
     """
 
     def __init__(

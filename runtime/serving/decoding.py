@@ -73,11 +73,14 @@ async def read_request(request: Request, limits: Limits) -> Asked:
             f"Expected {JSON} or {FORM}, got {media_type or 'no content type'}. "
             f"See /openapi.json for both."
         )
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise MediaTypeError(f"The body is compressed ({coding}). Send it as it is.")
     body = await _read_body(request, limits)
     if media_type == FORM:
         images, options = await _of_form(request, body, limits)
     else:
-        asked = await run_in_threadpool(_validated, AgesRequest, body)
+        asked = await run_in_threadpool(_validated, AgesRequest, body, strict=True)
         images, options = asked.images, asked
     return _asked(images, options, limits)
 
@@ -113,12 +116,14 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> tuple[list[
     parser = _MemoryParser(
         request.headers,
         stream(),
-        max_files=limits.images + 1,
+        max_files=limits.images,
         max_fields=len(Options.model_fields),
     )
     try:
         form = await parser.parse()
     except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise _too_many_images(limits, "more pictures") from None
         raise MalformedError(f"The form cannot be read: {error.message}") from None
     try:
         return await _images_of(form), _validated(Options, _options_of(form))
@@ -131,8 +136,13 @@ async def _images_of(form: FormData) -> list[bytes]:
     for name, value in form.multi_items():
         if isinstance(value, UploadFile) and name == IMAGE_FIELD:
             images.append(await value.read())
-        elif isinstance(value, UploadFile) or name == IMAGE_FIELD:
+        elif isinstance(value, UploadFile):
             raise InvalidError(f"Pictures are files in the field {IMAGE_FIELD!r}, got {name!r}.")
+        elif name == IMAGE_FIELD:
+            raise InvalidError(
+                f"The field {IMAGE_FIELD!r} holds text: a file has a file name, even if nobody "
+                f"reads it."
+            )
     if not images:
         raise InvalidError(f"There is no picture: send files in the field {IMAGE_FIELD!r}.")
     return images
@@ -159,9 +169,9 @@ def _parsed(name: str, text: str) -> object:
         raise InvalidError(f"The field {name!r} is not JSON: {error}") from None
 
 
-def _validated(model: type[M], document: bytes) -> M:
+def _validated(model: type[M], document: bytes, *, strict: bool | None = None) -> M:
     try:
-        return model.model_validate_json(document)
+        return model.model_validate_json(document, strict=strict)
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         if problems[0]["type"] == "json_invalid":
@@ -176,17 +186,28 @@ def _validated(model: type[M], document: bytes) -> M:
 
 def _asked(images: list[bytes], options: Options, limits: Limits) -> Asked:
     if len(images) > limits.images:
-        raise TooManyError(
-            f"The request has {len(images)} pictures, more than {limits.images}. Send several "
-            f"requests."
-        )
+        raise _too_many_images(limits, f"{len(images)} pictures, more")
     boxes = _per_image("boxes", options.boxes, len(images))
     persons = _per_image("person_boxes", options.person_boxes, len(images))
+    for name, given in (("boxes", boxes), ("person_boxes", persons)):
+        _check_count(name, sum(len(own or ()) for own in given), limits)
     photos = tuple(
         Photo(data, None if own is None else _boxes(own), _boxes(others or []))
         for data, own, others in zip(images, boxes, persons, strict=True)
     )
     return Asked(photos, options.detect, options.deadline_ms, options.threshold)
+
+
+def _check_count(name: str, given: int, limits: Limits) -> None:
+    """Refuses more than can be answered before any work is done for it."""
+    if given > limits.faces:
+        raise TooManyError(
+            f"The request has {given:,} {name}, more than {limits.faces}. Send fewer at a time."
+        )
+
+
+def _too_many_images(limits: Limits, found: str) -> TooManyError:
+    return TooManyError(f"The request has {found} than {limits.images}. Send several requests.")
 
 
 def _per_image(

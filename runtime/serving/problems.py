@@ -161,7 +161,12 @@ def problem_of(error: BaseException) -> Problem:
 
 def problem_of_status(status: int, detail: str, headers: Mapping[str, str] | None) -> Problem:
     """What is said where only an HTTP status is known: no such page, no such method."""
-    return Problem(status, _title(status).lower().replace(" ", "-"), detail, headers or {})
+    headers = headers or {}
+    if status == http.HTTPStatus.NOT_FOUND:
+        detail = "There is nothing at this path. See /openapi.json for what there is."
+    elif status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        detail = f"This path takes {headers.get('Allow', 'other methods')}. See /openapi.json."
+    return Problem(status, _title(status).lower().replace(" ", "-"), detail, headers)
 
 
 def _title(status: int) -> str:

@@ -6,7 +6,15 @@ import base64
 import binascii
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    Strict,
+    WithJsonSchema,
+)
 
 _TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
 LONGEST_DEADLINE_MS = 600_000.0
@@ -35,7 +43,7 @@ Picture = Annotated[
 """A JPEG, PNG or WebP file in base64."""
 
 BoxList = Annotated[
-    list[Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]],
+    list[Annotated[list[Annotated[FiniteFloat, Strict()]], Field(min_length=4, max_length=4)]],
     Field(description="x, y, width, height in pixels of the upright picture."),
 ]
 

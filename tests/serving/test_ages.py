@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import Any
 
@@ -126,6 +127,12 @@ def test_a_deadline_that_has_passed_is_a_problem(
         ({"deadline_ms": 0}, 422, "deadline_ms: Input should be greater than or equal to 1"),
         ({"threshold": -1}, 422, "threshold: Input should be greater than or equal to 0"),
         ({"colour": "blue"}, 422, "colour: Extra inputs are not permitted"),
+        ({"threshold": "18"}, 422, "threshold: Input should be a valid number"),
+        ({"threshold": True}, 422, "threshold: Input should be a valid number"),
+        ({"detect": 1}, 422, "detect: Input should be a valid boolean"),
+        ({"boxes": [[[True, 0, 5, 5]]]}, 422, "boxes.0.0.0: Input should be a valid number"),
+        ({"boxes": [[[0, 0, 9, 9]] * 65]}, 422, "65 boxes, more than 64"),
+        ({"person_boxes": [[[0, 0, 9, 9]] * 100_000]}, 422, "100,000 person_boxes, more than 64"),
         ({"images": []}, 422, "images: List should have at least 1 item"),
         ({"images": ["§"]}, 422, "images.0: Value error, not base64"),
         ({"images": [5]}, 422, "images.0: Value error, expected a string of base64"),
@@ -162,7 +169,16 @@ def test_bodies_that_are_none(
     ("files", "data", "told"),
     [
         ([("photo", b"x")], {}, "files in the field 'image', got 'photo'"),
+        ([("boxes", b"[]")], {}, "files in the field 'image', got 'boxes'"),
+        ([("detect", (None, b"true"))], {"image": "text"}, "'image' holds text"),
+        ([("image", b"x")] * 17, {}, "more pictures than 16"),
+        ([("image", b"x")] * 40, {}, "more pictures than 16"),
         ([("image", b"x")], {"boxes": "[["}, "'boxes' is not JSON"),
+        (
+            [("image", b"x")],
+            {"boxes": '[[["0", 0, 9, 9]]]'},
+            "boxes.0.0.0: Input should be a valid",
+        ),
         ([("image", b"x")], {"detect": ["true", "true"]}, "'detect' is there more than once"),
         ([("image", b"x")], {"threshold": "nan"}, "threshold: Input should be a finite number"),
     ],
@@ -171,6 +187,29 @@ def test_forms_that_are_not_in_order(
     live: Live, files: list[tuple[str, bytes]], data: dict[str, Any], told: str
 ) -> None:
     assert_problem(live.client.post("/v1/ages", files=files, data=data), 422, told)
+
+
+def test_a_compressed_body_is_refused(live: Live) -> None:
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    refused = live.client.post("/v1/ages", content=b"\x1f\x8b", headers=headers)
+    assert_problem(refused, 415, "compressed (gzip)")
+
+
+def test_a_deadline_ends_the_wait_for_a_picture(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, going = threading.Event(), threading.Event()
+
+    def stuck(*arguments: Any) -> Looked:
+        looking.set()
+        assert going.wait(30.0)
+        return look(*arguments)
+
+    monkeypatch.setattr("runtime.serving.service.look", stuck)
+    late = live.ages(encoded(picture(1)), deadline_ms=50)
+    assert looking.is_set()
+    going.set()
+    assert_problem(late, 504, "The deadline of 50 ms cannot be kept")
 
 
 def assert_problem(response: Any, status: int, told: str) -> None:

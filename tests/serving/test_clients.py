@@ -101,8 +101,12 @@ def test_answers_that_nobody_takes_end_the_connection(hasty: Live) -> None:
         connection.settimeout(30.0)
         connection.connect(hasty.address)
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            for _ in range(1_000_000):
-                connection.sendall(b"GET /page/examples/family.jpg HTTP/1.1\r\nHost: x\r\n\r\n")
+            ask_without_end(connection)
+
+
+def ask_without_end(connection: socket.socket) -> None:
+    for _ in range(1_000_000):
+        connection.sendall(b"GET /page/examples/family.jpg HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 @pytest.mark.parametrize("more", [b"", b" "])

@@ -29,6 +29,14 @@ def test_every_answer_carries_the_security_headers(live: Live) -> None:
         )
         assert headers["x-content-type-options"] == "nosniff"
         assert "server" not in headers
+        assert headers["cache-control"] == ("no-cache" if path[1:5] in ("", "page") else "no-store")
+
+
+def test_head_is_get_without_a_body(live: Live) -> None:
+    for path in ("/", "/page/style.css", "/health/ready", "/v1/experts"):
+        head, got = live.client.head(path), live.client.get(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-length"] == str(len(got.content))
 
 
 def test_the_page_needs_nobody_else(live: Live) -> None:
@@ -43,10 +51,13 @@ def test_the_page_needs_nobody_else(live: Live) -> None:
 
 
 def test_unknown_paths_and_methods_are_problems(live: Live) -> None:
-    assert_problem(live.client.get("/nowhere"), 404, "Not Found")
-    refused = live.client.get("/v1/ages")
-    assert_problem(refused, 405, "Method Not Allowed")
-    assert refused.headers["allow"] == "POST"
+    for path in ("/nowhere", "/page", "/page/", "/page/nothing", "/health/live/"):
+        assert_problem(live.client.get(path), 404, "nothing at this path")
+    for method in ("GET", "HEAD", "OPTIONS", "DELETE", "BREW"):
+        refused = live.client.request(method, "/v1/ages")
+        assert refused.status_code == 405
+        assert refused.headers["allow"] == "POST"
+    assert_problem(live.client.get("/v1/ages"), 405, "This path takes POST")
     assert_problem(live.client.post("/v1/reload"), 403, "runs without keys")
 
 
