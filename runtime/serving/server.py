@@ -74,7 +74,7 @@ class Server(uvicorn.Server):
     def _reload(self, _number: int, _frame: FrameType | None) -> None:
         def reload() -> None:
             with suppress(ServiceError):  # it is in the log, where the sender of a signal looks
-                self.service.reload()
+                self.service.reload(wait=True)
 
         threading.Thread(target=reload, name="agemoe-reload", daemon=True).start()
 

@@ -74,7 +74,7 @@ class Service:
                 thread.join()
             self._photo_pool.shutdown()
 
-    def reload(self) -> Generation:
+    def reload(self, *, wait: bool = False) -> Generation:
         """Opens the engines folder anew, and changes over if what is there answers.
 
         The file of API keys is read anew too.
@@ -82,11 +82,14 @@ class Service:
         Requests under way finish on the old engines, which are closed after the last of them.
         Both sets are in memory meanwhile.
 
+        Args:
+            wait: for another reload that is under way, instead of being refused.
+
         Raises:
             ReloadError: the new ones are not in order, or another reload is under way; the old
                 ones go on.
         """
-        if not self._reloading.acquire(blocking=False):
+        if not self._reloading.acquire(blocking=wait):
             raise ReloadError("Another reload is under way. Wait for it.")
         try:
             old = self.current()
@@ -236,7 +239,7 @@ class Service:
             keys = _keys_for(self.settings)
             new = Generation(self.settings, self.metrics.on_batch)
         except Exception as error:  # whatever ails the new ones, the old ones are well
-            self._note_reload("refused", f"version {old.version} goes on: {error}")
+            self._note_reload("refused", f"version {old.version} goes on", str(error))
             raise ReloadError(
                 f"The new engines are not taken, version {old.version} goes on: {error}"
             ) from error
@@ -248,12 +251,13 @@ class Service:
         thread.start()
         self._retiring = [t for t in self._retiring if t.is_alive()] + [thread]
 
-    def _note_reload(self, outcome: str, text: str) -> None:
+    def _note_reload(self, outcome: str, text: str, reason: str = "") -> None:
         self.last_reload = f"{outcome}: {text}"
         self.metrics.reloads.labels(outcome).inc()
-        log.log(
-            logging.INFO if outcome == "taken" else logging.ERROR, "reload %s", self.last_reload
-        )
+        if reason:  # it may name files, which is for the log only: anybody may ask for health
+            log.error("reload %s: %s", self.last_reload, reason)
+        else:
+            log.info("reload %s", self.last_reload)
 
 
 def _keys_for(settings: Settings) -> tuple[Key, ...] | None:

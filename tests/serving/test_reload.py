@@ -13,6 +13,7 @@ from runtime.serving.keys import new_key
 from runtime.serving.settings import Settings
 from tests.serving.live import Live, encoded, engines_in, picture, serving
 from tests.serving.test_ages import assert_problem
+from tests.serving.test_clients import wait_until
 from tests.serving.test_service import held
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -53,7 +54,10 @@ def test_new_engines_are_taken(settings: Settings) -> None:
 
 @pytest.mark.parametrize("harm", ["manifest", "graph", "fusion", "silent"])
 def test_engines_that_are_not_in_order_are_refused(
-    settings: Settings, harm: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    harm: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     with serving(settings) as live:
         let_in(live)
@@ -72,7 +76,8 @@ def test_engines_that_are_not_in_order_are_refused(
         assert live.face(encoded(picture(1))) == before
         ready = live.client.get("/health/ready").json()
         assert ready["version"] == version
-        assert wanted in ready["last_reload"]
+        assert ready["last_reload"] == f"refused: version {version} goes on"
+        assert wanted in caplog.text
 
 
 def test_keys_are_read_anew(settings: Settings) -> None:
@@ -133,8 +138,10 @@ def test_one_reload_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatc
         first = pool.submit(live.client.post, "/v1/reload")
         assert begun.wait(30.0)
         assert_problem(live.client.post("/v1/reload"), 409, "Another reload is under way")
+        live.server._reload(0, None)  # a signal is not refused: it waits its turn
         going.set()
         assert first.result(30.0).status_code == 200
+        wait_until(live, 'agemoe_reloads_total{outcome="taken"} 2.0')
 
 
 def test_reloads_under_load_lose_and_mix_nothing(settings: Settings) -> None:
