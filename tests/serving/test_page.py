@@ -147,6 +147,31 @@ def test_a_dropped_file_that_is_no_picture_is_explained(demo: Live, browser: Bro
     assert page.locator("#result").is_hidden()
 
 
+def test_what_is_missing_is_told(demo: Live, browser: Browser) -> None:
+    answer = demo.client.post("/v1/ages", files={"image": FAMILY.read_bytes()}).json()
+    first, second, third = answer["images"][0]["faces"]
+    first["estimate"] |= {"low_years": None, "high_years": None, "interval_level": None}
+    second["estimate"]["missing"] = {"b": "deadline of 30 ms passed"}
+    third["estimate"] = None
+    third["problem"] = {"detail": "The box lies outside the picture."}
+    complaints: list[str] = []
+    page = opened(browser, demo.url, complaints)
+    page.route("**/v1/ages", lambda route: route.fulfill(json=answer))
+    page.get_by_role("button", name="A family").click()
+    page.wait_for_selector("#faces li >> nth=2")
+    cards = page.locator("#faces li").all_inner_texts()
+    assert "Not calibrated: no interval is known." in cards[0]
+    assert "b is missing: deadline of 30 ms passed." in cards[1]
+    assert cards[2].split("\n\n") == ["Face 3", "The box lies outside the picture."]
+    assert page.locator("#boxes text").all_text_contents()[2] == "?"
+    assert complaints == []
+    page.route("**/v1/ages", lambda route: route.abort())
+    page.get_by_role("button", name="A woman").click()
+    page.wait_for_selector("#status.problem")
+    assert page.locator("#status").inner_text().startswith("The service cannot be reached.")
+    assert page.locator("#result").is_hidden()
+
+
 def test_a_key_can_be_given(tmp_path: Path, browser: Browser) -> None:
     secret, key = new_key("page", "user")
     (tmp_path / "keys").write_text(key.line())
@@ -155,7 +180,6 @@ def test_a_key_can_be_given(tmp_path: Path, browser: Browser) -> None:
         page = opened(browser, live.url, [])
         page.wait_for_selector("#status.problem")
         assert "asks for an API key" in page.locator("#status").inner_text()
-        page.locator("summary").click()
         page.locator("#key").fill(secret)
         page.get_by_role("button", name="An elder").click()
         page.wait_for_selector("#faces li")

@@ -2,6 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const OLDEST = 100;
+const TICKS = [0, 20, 40, 60, 80, 100];
 const $ = (id) => document.getElementById(id);
 
 let running = null;
@@ -50,16 +51,25 @@ async function estimate(file) {
   form.append("detect", $("detect").checked);
   if ($("threshold").value !== "") form.append("threshold", $("threshold").value);
   tell("Estimating …");
+  $("result").classList.add("stale");
   try {
-    const asked = { method: "POST", body: form, headers: headers(), signal: mine.signal };
-    const response = await fetch("v1/ages", asked);
+    const response = await ask("v1/ages", { method: "POST", body: form, headers: headers(), signal: mine.signal });
+    if (response.status === 401) $("key").closest("details").open = true;
     if (!response.ok) throw new Error(await detailOf(response));
-    const answer = await response.json();
-    await show(file, answer);
+    await show(file, await response.json());
   } catch (error) {
     if (mine.signal.aborted) return;
     $("result").hidden = true;
     tell(error.message, true);
+  }
+}
+
+async function ask(path, options = {}) {
+  try {
+    return await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The service cannot be reached. Try again in a moment.");
   }
 }
 
@@ -71,49 +81,70 @@ async function show(file, answer) {
   $("picture").src = shown;
   await $("picture").decode();
   drawBoxes(image);
-  $("faces").replaceChildren(...image.faces.map((face, index) => card(face, index, answer)));
+  $("faces").replaceChildren(...image.faces.map((face, index) => card(face, index, image, answer)));
   const times = Object.entries(answer.times_ms).map(([stage, ms]) => `${stage.replaceAll("_", " ")} ${ms.toFixed(0)} ms`);
   $("times").textContent = `This request: ${times.join(", ")}. Experts' times are medians of their latest batches. Engines ${answer.version}.`;
   $("result").hidden = false;
+  $("result").classList.remove("stale");
   const count = image.faces.length;
-  tell(count === 0 ? "No face was found. If the picture is a face, switch “Find the faces” off." : `${count} ${count === 1 ? "face" : "faces"}, from left to right.`);
-  $("heading").focus();
+  $("legend").hidden = !image.faces.some((face) => face.estimate);
+  if (count === 0) tell("No face was found. If the picture is a face, switch “Find the faces” off.");
+  else tell(count === 1 ? "1 face." : `${count} faces, from left to right.`);
+  $("heading").focus({ preventScroll: true });
+  $("status").scrollIntoView();
 }
 
 function drawBoxes({ width, height, faces }) {
-  const size = Math.max(width, height) / 22;
+  const largest = Math.max(width, height) / 22;
   $("boxes").setAttribute("viewBox", `0 0 ${width} ${height}`);
   const marks = faces.flatMap((face) => {
     if (!face.box) return [];
     const [x, y, w, h] = face.box;
     const age = face.estimate ? years(face.estimate.age_years) : "?";
+    const size = Math.min(Math.max(w * 0.4, largest / 2), largest);
     const place = { x: x + w / 2, y: Math.max(y - size / 3, size), "font-size": size, "stroke-width": size / 6 };
     return [svg("rect", { x, y, width: w, height: h, rx: w / 20 }), svg("text", place, age)];
   });
   $("boxes").replaceChildren(...marks);
 }
 
-function card(face, index, answer) {
-  const title = html("h3");
+function card(face, index, image, answer) {
+  const title = html("h3", {}, html("span", { textContent: `Face ${index + 1}` }));
+  const head = html("div", { className: "head" }, crop(face, image), html("div", {}, title));
   if (face.problem) {
-    title.append(`Face ${index + 1}: `);
-    return html("li", {}, title, html("p", { textContent: face.problem.detail }));
+    head.lastChild.append(html("p", { textContent: face.problem.detail }));
+    return html("li", { className: "refused" }, head);
   }
   const said = face.estimate;
-  title.append(`Face ${index + 1}: `, html("b", { textContent: years(said.age_years) }), " years");
-  title.append(said.low_years === null
-    ? " (not calibrated: no interval)"
-    : `, ${percent(said.interval_level)} within ${years(said.low_years)} … ${years(said.high_years)}`);
+  title.append(" ", html("b", { textContent: years(said.age_years) }), " years");
+  head.lastChild.append(interval(said));
   const extra = [];
   if (said.at_least) extra.push(`At least ${said.at_least.threshold}: ${percent(said.at_least.probability)}.`);
   for (const [name, why] of Object.entries(said.missing)) extra.push(`${name} is missing: ${why}.`);
-  const notes = extra.map((text) => html("p", { className: "quiet", textContent: text }));
-  return html("li", {}, title, table(said, answer.experts_ms), ...notes);
+  const notes = extra.map((text) => html("p", { className: "note", textContent: text }));
+  return html("li", {}, head, ...notes, table(said, answer.experts_ms));
+}
+
+function interval({ low_years: low, high_years: high, interval_level: level }) {
+  if (low === null) return html("p", { className: "quiet", textContent: "Not calibrated: no interval is known." });
+  const range = html("span", { textContent: `${years(low)} … ${years(high)}` });
+  return html("p", { className: "quiet" }, `${percent(level)} interval: `, range);
+}
+
+// The face with a little around it, cut out of the photograph that the page has already.
+function crop({ box }, { width, height }) {
+  const [x, y, w, h] = box ?? [0, 0, width, height];
+  const margin = box ? Math.max(w, h) / 5 : 0;
+  const view = [x - margin, y - margin, w + 2 * margin, h + 2 * margin].join(" ");
+  return svg("svg", { class: "crop", viewBox: view, preserveAspectRatio: "xMidYMid slice", "aria-hidden": "true" },
+    svg("image", { href: shown, width, height }));
 }
 
 function table(said, experts_ms) {
-  const names = [["Expert"], ["Said"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"], ["0 … 100 years", "chart wide"]];
-  const head = html("tr", { role: "row" }, ...names.map(([text, kind]) => html("th", { textContent: text, scope: "col", role: "columnheader", className: kind ?? "" })));
+  const names = [["Expert"], ["Said"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"]];
+  const titles = names.map(([text, kind]) => html("th", { textContent: text, scope: "col", role: "columnheader", className: kind ?? "" }));
+  const scale = html("th", { scope: "col", role: "columnheader", className: "chart wide", ariaLabel: "On a scale from 0 to 100 years" }, ticks());
+  const head = html("tr", { role: "row" }, ...titles, scale);
   const rows = Object.entries(said.experts).map(([name, expert]) => row(name, expert, experts_ms[name]));
   const fused = html("tr", { role: "row", className: "fused" },
     cell("together"), cell(""), cell(""), cell(years(said.age_years), "wide"), cell(""), cell(""),
@@ -123,6 +154,11 @@ function table(said, experts_ms) {
   return html("table", { role: "table" }, html("thead", { role: "rowgroup" }, head), body);
 }
 
+function ticks() {
+  const texts = TICKS.map((age) => svg("text", { x: at(age), y: "75%", "text-anchor": "middle" }, age));
+  return svg("svg", { class: "row", "aria-hidden": "true" }, ...texts);
+}
+
 function row(name, { age_years: age, corrected_years: corrected, weight }, ms) {
   const share = cell(percent(weight));
   share.append(svg("svg", { class: "weight", viewBox: "0 0 100 20", preserveAspectRatio: "none", "aria-hidden": "true" },
@@ -130,7 +166,7 @@ function row(name, { age_years: age, corrected_years: corrected, weight }, ms) {
     svg("rect", { class: "part", width: Math.max(weight * 100, 1), height: 20, rx: 6 })));
   return html("tr", { role: "row" },
     cell(name), cell(years(age)), cell(signed(corrected - age)), cell(years(corrected), "wide"), share,
-    cell(ms === undefined ? "" : `${ms.toFixed(ms < 10 ? 1 : 0)} ms`),
+    cell(ms === undefined ? "" : `${ms.toFixed(ms < 9.95 ? 1 : 0)} ms`),
     html("td", { role: "cell", className: "chart" }, expertChart(age, corrected)));
 }
 
@@ -139,8 +175,8 @@ function cell(text, kind = "") {
 }
 
 function chart(...marks) {
-  const axis = svg("line", { class: "axis", x1: "0%", x2: "100%", y1: "50%", y2: "50%" });
-  return svg("svg", { class: "row", "aria-hidden": "true" }, axis, ...marks);
+  const grid = TICKS.map((age) => svg("line", { class: "axis", x1: at(age), x2: at(age), y1: "-15%", y2: "115%" }));
+  return svg("svg", { class: "row", "aria-hidden": "true" }, ...grid, ...marks);
 }
 
 const at = (age) => `${(Math.min(Math.max(age, 0), OLDEST) / OLDEST) * 100}%`;
@@ -164,10 +200,14 @@ function announce(standIns) {
 }
 
 async function greet() {
-  const response = await fetch("v1/experts", { headers: headers() });
-  if (response.ok) announce((await response.json()).stand_ins);
-  else tell(response.status === 401 ? "This service asks for an API key: give it under Options." : await detailOf(response), true);
+  const response = await ask("v1/experts", { headers: headers() });
+  if (response.ok) return announce((await response.json()).stand_ins);
+  if (response.status !== 401) throw new Error(await detailOf(response));
+  $("key").closest("details").open = true;
+  tell($("key").value ? await detailOf(response) : "This service asks for an API key: give it under Options.", true);
 }
+
+const orSayWhy = (error) => tell(error.message, true);
 
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
@@ -189,9 +229,13 @@ document.addEventListener("paste", (event) => {
 });
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", async () => {
-    const response = await fetch(`page/examples/${button.dataset.example}`);
-    estimate(await response.blob());
+    try {
+      const response = await ask(`page/examples/${button.dataset.example}`);
+      estimate(await response.blob());
+    } catch (error) {
+      orSayWhy(error);
+    }
   });
 }
-$("key").addEventListener("change", () => { tell(""); greet(); });
-greet();
+$("key").addEventListener("change", () => { tell(""); greet().catch(orSayWhy); });
+greet().catch(orSayWhy);
