@@ -69,8 +69,13 @@ def _misuse(parsed: argparse.Namespace) -> str | None:
         return None
     if not parsed.photo or len(parsed.photos) != 1:
         return "--draw belongs to one photograph, with --photo"
+    draw: Path = parsed.draw
+    if not draw.parent.is_dir():
+        return f"--draw {draw}: there is no folder {draw.parent}"
+    if draw.resolve() == Path(parsed.photos[0]).resolve():
+        return f"--draw {draw} would replace the photograph; give another name"
     try:
-        drawing_format(parsed.draw)
+        drawing_format(draw)
     except ValueError as error:
         return str(error)
     return None

@@ -1,7 +1,8 @@
 """A copy of a photograph with the faces' boxes, ages and intervals on it.
 
 Every label lies in the picture and covers no face: it stands beside its box where there is room,
-and otherwise in a strip below the picture, by a number that also stands at the box.
+and otherwise in a strip below the picture, by a number that also stands at the box. Only such a
+number, where there is no room for it either, stands in its box.
 """
 
 from __future__ import annotations
@@ -26,11 +27,14 @@ Point = tuple[float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SMALLEST_SIDE = 360
-"""In pixels; a picture with a shorter side is enlarged, so that the text can be read in it."""
+"""In pixels; a picture with a shorter side is enlarged, so that the text can be read in it. So is
+one whose faces are narrower than the smallest text."""
 LONGEST_SIDE = 4096
 """In pixels; no picture is enlarged beyond that."""
 SMALLEST_TEXT = 13.0
 """In pixels."""
+_TEXT_PER_FACE = 0.22
+"""Height of the text to the width of a face: so an interval is about as wide as the face."""
 INK, PLATE, PAPER = (255, 255, 255), (22, 22, 28), (245, 245, 245)
 LINE, REFUSED_LINE = (255, 205, 50), (240, 90, 80)
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -73,7 +77,7 @@ def draw_faces(image: Pixels, faces: Sequence[PhotoFace]) -> Pixels:
         uint8 RGB; larger than the picture where that was too small for text, and higher where a
         label found no room beside its face.
     """
-    picture, scale = _legible(image)
+    picture, scale = _legible(image, [face.box for face in faces])
     boxes = [_on_canvas(face.box, scale, picture.size) for face in faces]
     text_size = _text_size(boxes, picture.size)
     gap = max(round(text_size / 7), 2)
@@ -129,10 +133,13 @@ def age_text(result: AgeEstimate | AgeMoEError) -> tuple[str, ...]:
     return age, f"{result.low_years:.0f}-{result.high_years:.0f}"
 
 
-def _legible(image: Pixels) -> tuple[Image.Image, float]:
+def _legible(image: Pixels, boxes: Sequence[Box]) -> tuple[Image.Image, float]:
     """A copy of the picture, large enough for text, and how many times as large it is."""
     height, width = image.shape[:2]
     wanted, possible = SMALLEST_SIDE / min(height, width), LONGEST_SIDE / max(height, width)
+    face = _middle_width([box for box in boxes if all(map(math.isfinite, box))])
+    if face > 0.0:
+        wanted = max(wanted, SMALLEST_TEXT / (_TEXT_PER_FACE * face))
     scale = max(min(wanted, possible), 1.0)
     size = round(width * scale), round(height * scale)
     picture = Image.fromarray(image)
@@ -150,9 +157,13 @@ def _on_canvas(box: Box, scale: float, size: Size) -> Box:
 
 def _text_size(boxes: Sequence[Box], size: Size) -> float:
     """Of an interval, in pixels: fits the middle-sized face, and no more than the picture."""
-    widths = sorted(box[2] for box in boxes) or [0.0]
-    fitting = widths[len(widths) // 2] * 0.22
+    fitting = _middle_width(boxes) * _TEXT_PER_FACE
     return max(min(fitting, min(size) / 18, max(size) / 30), SMALLEST_TEXT)
+
+
+def _middle_width(boxes: Sequence[Box]) -> float:
+    widths = sorted(box[2] for box in boxes if area(box) > 0.0) or [0.0]
+    return widths[len(widths) // 2]
 
 
 def _outline(canvas: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], gap: int) -> None:

@@ -54,6 +54,16 @@ def test_what_stands_on_a_label() -> None:
     assert age_text(REFUSED) == ("no age",)
 
 
+def test_a_picture_of_small_faces_is_enlarged_until_their_labels_fit() -> None:
+    crowd = [(60.0 * c + 10, 60.0 * r + 10, 40.0, 40.0) for r in range(10) for c in range(10)]
+    drawn = draw_faces(ground(600, 600), faces(*crowd))
+    assert drawn.shape[1] == 886, "text of 13 pixels is 0.22 of a face of 59"
+    assert drawn.shape[0] < 886 + 80, "few labels are left over"
+    inner = [(round(x * 886 / 600), round(y * 886 / 600)) for x, y, _, _ in crowd]
+    covered = [of_colour(drawn[y + 6 : y + 53, x + 6 : x + 53], PLATE).any() for x, y in inner]
+    assert sum(covered) <= 1, "but for the last, in the corner"
+
+
 def test_the_picture_itself_is_left_alone() -> None:
     image = ground(400, 400)
     drawn = draw_faces(image, faces((100, 100, 80, 80)))
