@@ -88,7 +88,6 @@ class Batcher:
         self._times = RunTimes()
         self._closed = False
         self._changed = threading.Condition()
-        self._turn = threading.Lock()
         self._workers = [
             threading.Thread(target=self._work, name=f"agemoe-batch-{number}", daemon=True)
             for number in range(workers)
@@ -170,7 +169,7 @@ class Batcher:
 
     def _next(self) -> Taken | None:
         """Waits for a batch; None when closed and everything is done."""
-        with self._turn, self._changed:  # one worker gathers, the others run or queue up here
+        with self._changed:
             while self._waiting or not self._closed:
                 pause = self._pause()
                 if pause is None or pause > 0.0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from concurrent.futures import CancelledError, Future, wait
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.errors import ClosedError, DeadlineError
+from runtime.errors import ClosedError, DeadlineError, ImageError
 from runtime.results import AgeEstimate
 from runtime.serving import Batcher, QueueFullError, TooLateError
 from tests.serving.fake_predict import (
@@ -130,6 +131,59 @@ def test_what_comes_too_late_is_not_computed() -> None:
     assert 0.0 < (predict.deadlines_ms[1] or 0.0) <= 30_000.0
 
 
+def test_a_full_batch_waits_for_nobody() -> None:
+    predict = FakePredict()
+    with Batcher(predict, max_batch=2, max_wait_ms=60_000.0) as batcher:
+        futures = batcher.submit_all([face(0), face(1)])
+        assert [future.result(30.0) for future in futures] == [estimate(0), estimate(1)]
+    assert predict.batches == [[0, 1]]
+
+
+def test_what_was_slow_once_is_tried_again() -> None:
+    predict = FakePredict(seconds=0.05)
+    with Batcher(predict, max_wait_ms=0.0, workers=1) as batcher:
+        batcher.submit(face(0)).result(30.0)
+        predict.seconds = 0.0
+        tries = (batcher.submit(face(1), deadline_ms=30.0) for _ in range(60))
+        assert any(future.exception(30.0) is None for future in tries)
+
+
+def test_only_answers_of_the_same_size_teach_how_long_one_takes() -> None:
+    predict = FakePredict(seconds=0.2)
+    predict.open.clear()
+    with Batcher(predict, max_batch=2, max_wait_ms=60_000.0, workers=1) as batcher:
+        both = batcher.submit_all([face(0), face(1)])
+        predict.open.set()
+        assert both[1].result(30.0) == estimate(1)
+        predict.seconds = 0.0
+        assert batcher.submit(face(2), deadline_ms=190.0).result(30.0) == estimate(2)
+    predict = FakePredict(seconds=0.05)
+    with Batcher(predict, max_wait_ms=0.0, workers=1) as batcher:
+        batcher.submit(face(0)).result(30.0)
+        predict.seconds = 0.0
+        with pytest.raises(ImageError):
+            batcher.submit(face(1, BAD)).result(30.0)
+        with pytest.raises(TooLateError):
+            batcher.submit(face(2), deadline_ms=10.0).result(30.0)
+
+
+@pytest.mark.parametrize("error", [DeadlineError({"only": "late"}), RuntimeError("fire")])
+def test_a_batch_that_fails_is_tried_singly_unless_its_time_is_up(error: Exception) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def failing(faces: Any, /, *, deadline_ms: float | None = None) -> Any:
+        asked.append((len(faces), deadline_ms or 0.0))
+        time.sleep(0.03)
+        raise error
+
+    with Batcher(failing, max_batch=2, max_wait_ms=60_000.0, workers=1) as batcher:
+        pair = batcher.submit_all([face(1), face(2)], deadline_ms=25.0)
+        assert [future.exception(30.0) for future in pair] == [error, error]
+    tried = [2] if isinstance(error, DeadlineError) else [2, 1, 1]
+    assert [size for size, _ in asked] == tried
+    assert all(left_ms > 0.0 for _, left_ms in asked), "predict takes no other deadline"
+
+
 def test_a_deadline_is_the_predictions_too() -> None:
     with Batcher(FakePredict(seconds=0.05), max_wait_ms=0.0) as batcher:
         with pytest.raises(DeadlineError) as caught:
@@ -148,12 +202,13 @@ def test_nobody_shares_anothers_deadline() -> None:
             batcher.submit(face(number), deadline_ms=budget_ms)
         predict.open.set()
     assert predict.batches == [[0], [1, 3], [2, 4], [5]]
+    assert 0.0 < (predict.deadlines_ms[2] or 0.0) <= 30_000.0, "the earliest"
 
 
 def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
     predict = FakePredict()
     predict.open.clear()
-    batcher = Batcher(predict, max_batch=2, max_wait_ms=10_000.0, workers=2)
+    batcher = Batcher(predict, max_batch=2, max_wait_ms=60_000.0, workers=2)
     futures = [batcher.submit(face(number)) for number in range(7)]
     closer = threading.Thread(target=batcher.close)
     closer.start()
@@ -175,6 +230,8 @@ def test_a_lonely_face_waits_no_longer_than_it_may() -> None:
         on_batch=lambda _, waited: waits.append(waited),
     ) as batcher:
         assert batcher.submit(face(5)).result(30.0) == estimate(5)
+        hurried = batcher.submit(face(6), deadline_ms=600_000.0)
+        assert hurried.result(30.0) == estimate(6)
     assert waits[0] >= 0.0195
 
 
@@ -206,7 +263,14 @@ def test_an_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCapture
 
 @pytest.mark.parametrize(
     "options",
-    [{"max_batch": 0}, {"queue_limit": 0}, {"workers": 0}, {"max_wait_ms": -1.0}],
+    [
+        {"max_batch": 0},
+        {"queue_limit": 0},
+        {"workers": 0},
+        {"max_wait_ms": -1.0},
+        {"max_wait_ms": math.inf},
+        {"max_wait_ms": math.nan},
+    ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):

@@ -49,6 +49,10 @@ def test_every_queue_is_divided_by_the_rules(
     for group in (taken.batch, taken.late, taken.left):
         assert group == [request for request in alive if request in group], "order is kept"
     assert all(request.due - NOW < times.hoped(1) or request.due <= NOW for request in taken.late)
+    assert all(
+        request.due > NOW and request.due - NOW >= times.hoped(1)
+        for request in taken.batch + taken.left
+    )
     possible = [request for request in alive if request not in taken.late]
     assert taken.batch[:1] == possible[:1], "the oldest leads"
     assert len(taken.batch) <= largest
