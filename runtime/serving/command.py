@@ -8,26 +8,22 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runtime.errors import AgeMoEError
 from runtime.serving.settings import Batching, Limits, Settings
-
-if TYPE_CHECKING:
-    pass
 
 _Options = dict[str, tuple[type[int] | type[float], str]]
 _NOTICE = "when told to stop: serve on so long, not ready, until a load balancer has seen it"
 _LIMITS: _Options = {
     "body_bytes": (int, "of a request"),
     "image_bytes": (int, "of a picture"),
-    "pixels": (int, "of a picture"),
+    "pixels": (int, "of all pictures of a request together"),
     "images": (int, "of a request"),
-    "faces": (int, "of a request"),
+    "faces": (int, "of a request, and given persons"),
     "requests": (int, "for ages, under way at a time"),
     "connections": (int, "open at a time"),
     "header_seconds": (float, "until a request's head is there"),
-    "body_seconds": (float, "until a request's body is there"),
+    "body_seconds": (float, "until a request's body is there, and until its answer is taken"),
 }
 _BATCHING: _Options = {
     "max_batch": (int, "faces in a batch; else 8 on a GPU and 1 on the CPU"),
