@@ -31,6 +31,7 @@ _BATCHING: _Options = {
     "queue_limit": (int, "faces that wait; more are refused"),
     "workers": (int, "batches under way at a time"),
 }
+_LAST_PORT = 65535
 _EXTRA = "The service needs more than is installed ({}). Install agemoe-runtime[serve]."
 
 
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), help="the engines folder")
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=int, default=8000, help="0 takes a free one")
+    add("--port", type=_port, default=8000, help="0 takes a free one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default="haar", help="haar, or yunet:MODEL[#sha256=HEX]")
@@ -71,12 +72,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--keys", type=Path, help="file of API keys; makes everything but / and /health ask for one"
     )
     add("--without-keys", action="store_true", help="serve everybody who reaches --host")
-    add("--new-key", metavar="NAME", help="make a key, print it and its line for --keys, and end")
+    add(
+        "--new-key",
+        type=_name,
+        metavar="NAME",
+        help="make a key, print it and its line for --keys, and end",
+    )
     add("--admin", action="store_true", help="with --new-key: one that may also reload")
     add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
     add("--drain-seconds", type=float, default=30.0, help="for what is under way when told to stop")
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"expected a port within 0..{_LAST_PORT}, got {text!r}")
+    return int(text)  # the system would take a larger one for another
+
+
+def _name(text: str) -> str:
+    if text.split() != [text] or "#" in text:
+        raise argparse.ArgumentTypeError(f"expected a word without # for the file, got {text!r}")
+    return text
 
 
 def _add_section(

@@ -71,6 +71,17 @@ def test_what_cannot_be_served_is_said(
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--port", "99999"], ["--port", "-1"], ["--new-key", "phone app"], ["--new-key", "a#b"]],
+)
+def test_misuse_is_explained(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert caught.value.code == 2
+    assert f"got '{options[1]}'" in capsys.readouterr().err
+
+
 def test_broken_engines_are_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engines = engines_in(tmp_path / "engines")
     (engines / "a" / "a.fp32.onnx").write_bytes(b"")
