@@ -65,6 +65,15 @@ def test_every_queue_is_divided_by_the_rules(
             assert due - NOW >= times.hoped(len(taken.batch))
 
 
+def test_a_batch_does_not_grow_beyond_its_time() -> None:
+    times = RunTimes()
+    times.ran(1, 0.01)
+    times.ran(2, 0.5)
+    queue = [Request(face(n), NOW, Deadline(NOW + 0.1, 100.0)) for n in range(3)]
+    taken = take(queue, NOW, 8, times)
+    assert (taken.batch, taken.left) == (queue[:1], queue[1:])
+
+
 @given(st.lists(st.floats(0.001, 1.0), min_size=1))
 def test_hope_lies_between_the_quickest_and_the_latest(seconds: list[float]) -> None:
     times = RunTimes()
