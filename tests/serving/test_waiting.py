@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import Future
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.deadline import Deadline
+from runtime.results import AgeEstimate
 from runtime.serving.waiting import SHARED_BUDGET, Request, RunTimes, take
 from tests.serving.fake_predict import face
 
@@ -63,6 +65,21 @@ def test_every_queue_is_divided_by_the_rules(
             lost_ms = (request.due - due) * 1000.0
             assert lost_ms <= SHARED_BUDGET * request.deadline.budget_ms + 1e-6
             assert due - NOW >= times.hoped(len(taken.batch))
+
+
+class Elusive(Future[AgeEstimate]):
+    """Cancelled a moment after it was looked at."""
+
+    def cancelled(self) -> bool:
+        return False
+
+
+def test_what_is_cancelled_this_very_moment_neither_runs_nor_decides_who_does() -> None:
+    gone = Request(face(1), NOW, Deadline(NOW + 5.0, 5000.0), Elusive())
+    assert gone.future.cancel()
+    stays = Request(face(2), NOW)
+    taken = take([gone, stays], NOW, 8, RunTimes())
+    assert (taken.batch, taken.late, taken.left) == ([stays], [], [])
 
 
 def test_a_batch_does_not_grow_beyond_its_time() -> None:
