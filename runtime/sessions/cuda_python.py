@@ -54,7 +54,7 @@ class CudaPython:
     def count() -> int:
         """How many devices there are; raises as the constructor does."""
         driver = _initialised_driver()
-        (count,) = _checked(driver, "counting the devices", driver.cuDeviceGetCount())
+        (count,) = _call(driver, "counting the devices", "cuDeviceGetCount")
         return int(count)
 
     @staticmethod
@@ -63,8 +63,7 @@ class CudaPython:
         driver = _initialised_driver()
 
         def ask(function: str, *args: Any) -> Any:  # noqa: ANN401 - what CUDA answers
-            doing = f"asking what device {ordinal} is"
-            return _checked(driver, doing, getattr(driver, function)(*args))[0]
+            return _call(driver, f"asking what device {ordinal} is", function, *args)[0]
 
         device = ask("cuDeviceGet", ordinal)
         major = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
@@ -143,10 +142,10 @@ class CudaPython:
 
     def reached(self, event: Event) -> bool:
         """Whether the device has come to an event's last mark; also True before the first."""
-        answer = self._driver.cuEventQuery(event.native)
-        if answer[0] == self._driver.CUresult.CUDA_ERROR_NOT_READY:
+        (result,) = self._driver.cuEventQuery(event.native)
+        if result == self._driver.CUresult.CUDA_ERROR_NOT_READY:
             return False
-        _checked(self._driver, "waiting for the device", answer)
+        _check(self._driver, "waiting for the device", result)
         return True
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
@@ -198,7 +197,7 @@ class CudaPython:
             self._call("closing the device", "cuDevicePrimaryCtxRelease", self._device)
 
     def _call(self, doing: str, function: str, *args: Any) -> tuple[Any, ...]:  # noqa: ANN401
-        return _checked(self._driver, doing, getattr(self._driver, function)(*args))
+        return _call(self._driver, doing, function, *args)
 
 
 _FREED: dict[type, tuple[str, str]] = {
@@ -218,26 +217,38 @@ def driver_version(number: int) -> str:
 def _initialised_driver() -> ModuleType:
     driver = importlib.import_module("cuda.bindings.driver")
     try:
-        answer = driver.cuInit(0)
+        (result,) = driver.cuInit(0)
     except RuntimeError as error:  # the bindings' own when the driver's library is not there
         raise BackendError(
             f"There is no NVIDIA driver on this machine (cuda-python says: {error}) "
             "Install one, or use device='cpu'."
         ) from error
-    _checked(driver, "initialising the driver", answer)
+    _check(driver, "initialising the driver", result)
     return driver
 
 
-def _checked(driver: ModuleType, doing: str, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+def _call(driver: ModuleType, doing: str, function: str, *args: Any) -> tuple[Any, ...]:  # noqa: ANN401
     """What a function put out.
 
     Raises:
         CudaError: its result is not CUDA_SUCCESS.
+        BackendError: the driver does not have it.
     """
-    result, *outputs = answer
+    try:
+        result, *outputs = getattr(driver, function)(*args)
+    except RuntimeError as error:  # the bindings' own when they are newer than the driver
+        raise BackendError(
+            f"CUDA failed while {doing}: {error}. The NVIDIA driver is too old for this "
+            f"cuda-python: install a newer driver, or an older cuda-bindings."
+        ) from error
+    _check(driver, doing, result)
+    return tuple(outputs)
+
+
+def _check(driver: ModuleType, doing: str, result: Any) -> None:  # noqa: ANN401
+    """Raises `CudaError` unless a result is CUDA_SUCCESS."""
     if result != driver.CUresult.CUDA_SUCCESS:
         raise _error(driver, doing, result)
-    return tuple(outputs)
 
 
 def _error(driver: ModuleType, doing: str, result: Any) -> CudaError:  # noqa: ANN401

@@ -140,6 +140,7 @@ class LaneSet:
         }
         self.load(views, self._largest)
         self.cuda.synchronize(self._uploads)
+        self.cuda.elapsed_seconds(self._begun, self._loaded.event)  # can the clock be read?
         for name, berth in self._berths.items():
             with _placing(name):
                 berth.lane.warm_up(self.buckets)

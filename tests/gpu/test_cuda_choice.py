@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from runtime.errors import BackendError
 from runtime.sessions.cuda_choice import LIBRARIES, cuda_devices, open_cuda
 from tests.gpu.simulator import simulated_gpu
+from tests.gpu.small_experts import open_device, stock
 
 
 @pytest.mark.parametrize(
@@ -64,6 +66,24 @@ def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BackendError, match=r"no NVIDIA driver .*libcuda.so.1 is not there"):
             open_cuda(0)
         monkeypatch.undo()
+
+
+def test_a_driver_that_is_too_old_for_the_bindings_is_named_while_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuda-bindings 13 times by a function that drivers have since CUDA 12.8."""
+
+    def missing(*_events: object) -> None:
+        raise RuntimeError('Function "cuEventElapsedTime_v2" not found')
+
+    with simulated_gpu() as gpu:
+        shelf = stock(gpu, tmp_path)
+        driver = sys.modules["cuda.bindings.driver"]
+        monkeypatch.setattr(driver, "cuEventElapsedTime", missing, raising=False)
+        with pytest.raises(BackendError, match=r"_v2\" not found\. The NVIDIA driver is too old"):
+            open_device(shelf)
+        monkeypatch.undo()
+        assert gpu.leaks() == []
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
