@@ -23,7 +23,7 @@ from export.precision import tensor_types
 from export.trt_module import EngineOptions
 from runtime.files import write_whole
 from runtime.manifest import BatchProfile
-from runtime.sessions.tensorrt_engine import import_tensorrt, tensorrt_log
+from runtime.sessions.tensorrt_engine import import_tensorrt, started, tensorrt_log
 
 TIMING_CACHE = "timing.cache"
 """In the engines folder: how fast TensorRT found its kernels, so that it need not measure again."""
@@ -66,12 +66,13 @@ def build_engine(
         Share of the network's floating-point activations that are half precision.
 
     Raises:
+        BackendError: TensorRT does not start here.
         GraphError: TensorRT cannot take the graph, or FP16 has become FP32.
         ExportError: no engine came out.
     """
     library = import_tensorrt(options.target.backend)
     log = tensorrt_log(library)
-    builder = library.Builder(log)
+    builder = started(library.Builder, log)
     strongly_typed = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(strongly_typed)
     parser = library.OnnxParser(network, log)  # holds the weights until the engine is built
@@ -164,6 +165,9 @@ def _config(
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     config.clear_flag(library.BuilderFlag.TF32)  # FP32 is FP32, as its parity in years demands
+    own_memory = getattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if own_memory is not None:  # TensorRT for RTX: else its engines cannot become CUDA graphs
+        config.set_flag(own_memory)
     if options.workspace_gib is not None:
         size_bytes = int(options.workspace_gib * _BYTES_PER_GIB)
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, size_bytes)

@@ -129,5 +129,5 @@ def _version_of(package: str) -> tuple[str, str]:
     """Version of an installed package, or an empty one and why it cannot be imported."""
     try:
         return str(import_tensorrt(package).__version__), ""
-    except (BackendError, OSError) as error:
+    except BackendError as error:
         return "", str(error.__cause__ or error)

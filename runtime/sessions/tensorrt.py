@@ -100,6 +100,20 @@ class TensorRTExpert:
             )
         return result
 
+    def context(self) -> Any:  # noqa: ANN401 - an IExecutionContext
+        """A new execution context, whose working memory is still to be given."""
+        memory = self.library.ExecutionContextAllocationStrategy.USER_MANAGED
+        create = self.engine.create_execution_context
+        kernels = getattr(self.library, "DynamicShapesKernelSpecializationStrategy", None)
+        if kernels is None:
+            return self.call("preparing", create, memory)
+        # TensorRT for RTX compiles its kernels here. By default it does so in the background and
+        # runs others until then: answers would change, and a CUDA graph would keep the slow ones.
+        options = self.call("configuring", self.engine.create_runtime_config)
+        options.set_execution_context_allocation_strategy(memory)
+        options.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
+        return self.call("preparing", create, options)
+
     def close(self) -> None:
         """Lets the engine go, after its lanes; harmless when repeated."""
         self.engine = None
@@ -181,10 +195,7 @@ class TensorRTLane:
             self._contexts[bucket] = next(iter(self._contexts.values()))
             return
         call = self._expert.call
-        strategy = self._expert.library.ExecutionContextAllocationStrategy.USER_MANAGED
-        self._contexts[bucket] = call(
-            "preparing", self._expert.engine.create_execution_context, strategy
-        )
+        self._contexts[bucket] = self._expert.context()
         self._contexts[bucket].set_device_memory(self._scratch.pointer, self._scratch.size_bytes)
         if self._aux:  # else TensorRT makes streams of its own
             self._contexts[bucket].set_aux_streams([stream.handle for stream in self._aux])

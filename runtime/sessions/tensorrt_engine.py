@@ -6,14 +6,17 @@ import functools
 import importlib
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.errors import BackendError, ContractError, EngineMismatchError
 from runtime.manifest import REBUILD, Artifact, Expert
 from runtime.sessions.cuda import DeviceFacts
 from runtime.sessions.cuda_buffers import output_tails
+
+T = TypeVar("T")
 
 _log = logging.getLogger("agemoe")
 _INSTALL = {"tensorrt": "agemoe-runtime[tensorrt]", "tensorrt_rtx": "NVIDIA's tensorrt-rtx"}
@@ -28,11 +31,11 @@ def import_tensorrt(backend: str) -> ModuleType:
     """TensorRT, or TensorRT for RTX, imported when it is needed first.
 
     Raises:
-        BackendError: it is not installed.
+        BackendError: it is not installed, or not whole.
     """
     try:
         return importlib.import_module(backend)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the package is there, a library it loads not
         raise BackendError(
             f"The package {backend} cannot be imported ({error}). Install {_INSTALL[backend]} or "
             f"use device='auto'."
@@ -97,11 +100,12 @@ def load_engine(
         The `Runtime`, which has to live longer, and the `ICudaEngine`.
 
     Raises:
+        BackendError: TensorRT does not start here.
         ContractError: TensorRT cannot read it, or it breaks the contract.
     """
     path = folder / artifact.files[0].path
     log = tensorrt_log(library)
-    runtime = library.Runtime(log)
+    runtime = started(library.Runtime, log)
     log.forget()
     # engine_host_code_allowed stays False: a plan is data, and no code of it is run on the host.
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
@@ -120,6 +124,22 @@ def load_engine(
     return runtime, engine
 
 
+def started(kind: Callable[[Any], T], log: Any) -> T:  # noqa: ANN401 - what tensorrt_log returns
+    """A new `Runtime` or `Builder`.
+
+    Raises:
+        BackendError: TensorRT does not start here; most often its CUDA is newer than the driver.
+    """
+    log.forget()
+    try:
+        return kind(log)
+    except TypeError as error:  # what pybind11 makes of the null pointer that TensorRT returns
+        raise BackendError(
+            f"TensorRT does not start on this machine: {log.errors()}. Its CUDA may need a newer "
+            f"NVIDIA driver than the one installed; nvidia-smi shows which CUDA that supports."
+        ) from error
+
+
 @functools.lru_cache(maxsize=2)
 def tensorrt_log(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a lazily imported module
     """The one logger that TensorRT wants in a process.
@@ -128,7 +148,8 @@ def tensorrt_log(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a laz
         library: `tensorrt` or `tensorrt_rtx`.
 
     Returns:
-        An `ILogger` with `forget()` and `errors()`: what went wrong in this thread since.
+        An `ILogger` with `forget()` and `errors()`: what went wrong in this thread since, or where
+        it names no error, what it warned of.
     """
 
     class _Log(library.ILogger):  # type: ignore[misc, name-defined]
@@ -141,20 +162,20 @@ def tensorrt_log(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a laz
         def log(self, severity: Any, msg: str) -> None:  # noqa: ANN401
             if severity == library.ILogger.WARNING:
                 _log.warning("TensorRT: %s", msg)
+                self._said("warnings").append(msg)
             elif severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 _log.debug("TensorRT: %s", msg)
-                self._said().append(msg)
+                self._said("errors").append(msg)
 
         def forget(self) -> None:
-            self._said().clear()
+            vars(self._here).clear()
 
         def errors(self) -> str:
-            return "; ".join(self._said()) or "it does not say why"
+            said = self._said("errors") or self._said("warnings")
+            return "; ".join(said) or "it does not say why"
 
-        def _said(self) -> list[str]:
-            if not hasattr(self._here, "said"):
-                self._here.said = []
-            return self._here.said  # type: ignore[no-any-return]
+        def _said(self, kind: str) -> list[str]:
+            return vars(self._here).setdefault(kind, [])  # type: ignore[no-any-return]
 
     return _Log()
 

@@ -49,6 +49,7 @@ class IProgressMonitor:
 
 DataType = enum.Enum("DataType", "FLOAT HALF INT64 UINT8")
 BuilderFlag = enum.Enum("BuilderFlag", "TF32")
+RtxBuilderFlag = enum.Enum("RtxBuilderFlag", "TF32 REQUIRE_USER_ALLOCATION")
 MemoryPoolType = enum.Enum("MemoryPoolType", "WORKSPACE")
 LayerType = enum.Enum("LayerType", "CONVOLUTION DECONVOLUTION MATRIX_MULTIPLY CONSTANT ELEMENTWISE")
 ErrorCode = enum.Enum("ErrorCode", "UNSUPPORTED_NODE")
@@ -158,13 +159,16 @@ class Config:
     def __init__(self) -> None:
         self._cache: TimingCache | None = None
         self.builder_optimization_level = 3
-        self.flags = {BuilderFlag.TF32}
+        self.flags = {"TF32"}
         self.pools: dict[Any, int] = {}
         self.profiles: list[Profile] = []
         self.progress_monitor: IProgressMonitor | None = None
 
     def clear_flag(self, flag: Any) -> None:
-        self.flags.discard(flag)
+        self.flags.discard(flag.name)
+
+    def set_flag(self, flag: Any) -> None:
+        self.flags.add(flag.name)
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         assert isinstance(size, int)
@@ -196,10 +200,15 @@ class Builder:
     """Waited for before the second step."""
     fails: str
     """What is logged instead of building."""
+    starts: bool
+    """Whether one can be made."""
 
     def __init__(self, logger: ILogger) -> None:
         assert isinstance(logger, ILogger)
         self._logger = logger
+        if not self.starts:
+            logger.log(ILogger.WARNING, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
 
     def create_network(self, flags: int = 0) -> Network:
         assert flags == 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED
@@ -250,9 +259,12 @@ def fake_tensorrt(version: str = "11.4.0.106", name: str = "tensorrt") -> Any:
         OnnxParser,
     ):
         setattr(library, thing.__name__, thing)
+    if name == "tensorrt_rtx":
+        library.BuilderFlag = RtxBuilderFlag
     go = threading.Event()
     go.set()
-    library.Builder = type("Builder", (Builder,), {"built": [], "pause": go, "fails": ""})
+    facts = {"built": [], "pause": go, "fails": "", "starts": True}
+    library.Builder = type("Builder", (Builder,), facts)
     return library
 
 

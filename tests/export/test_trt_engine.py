@@ -28,12 +28,12 @@ from export.pipeline import build
 from export.trt_engine import Phases, build_engine
 from export.trt_module import EngineOptions, EngineTarget
 from export.verification import verification_images
+from runtime.errors import BackendError
 from runtime.manifest import Artifact, BatchProfile, Expert, InputSpec, file_intact
 from runtime.manifest_file import read_manifest
 from tests.export.fake_builder import (
     CACHE_MARK,
     STEPS,
-    BuilderFlag,
     MemoryPoolType,
     fake_tensorrt,
     gpu,
@@ -126,7 +126,7 @@ def test_from_onnx_to_a_bound_engine(options: Options, tensorrt: Any) -> None:
     (config,) = tensorrt.Builder.built
     assert config.builder_optimization_level == 5
     assert config.pools == {MemoryPoolType.WORKSPACE: 3 << 29}
-    assert BuilderFlag.TF32 not in config.flags
+    assert "TF32" not in config.flags
     plan_bytes = (wanted.output / engine.files[0].path).read_bytes()
     assert plan_bytes.startswith(b"plan for [1, 8, 32] ")
     assert single.parity is not None
@@ -244,6 +244,32 @@ def test_interrupted_nothing_is_written_and_a_rerun_completes(
     assert read_manifest(options().output) == before
     tensorrt.Builder.pause.set()
     assert names_built(build(options(), Quiet())) == ["vgg16"]
+
+
+def test_a_tensorrt_that_does_not_start_says_why(options: Options, tensorrt: Any) -> None:
+    tensorrt.Builder.starts = False
+    with pytest.raises(BackendError, match=r"does not start .* error: 35\. .*newer NVIDIA driver"):
+        build(options(), Quiet())
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
+def test_only_engines_for_rtx_have_to_be_told_that_they_will_be_recorded(
+    built_once: Path, tensorrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    del tensorrt
+    library = fake_tensorrt("1.7.1", name)
+    monkeypatch.setitem(sys.modules, name, library)
+    build_engine(
+        built_once / "engines" / "vgg16" / "vgg16.fp32.onnx",
+        tmp_path / "x.engine",
+        "fp32",
+        BatchProfile(),
+        EngineOptions(EngineTarget(name, "1.7.1", None, can_run=False)),
+        tmp_path / "timing.cache",
+        lambda _: None,
+    )
+    (config,) = library.Builder.built
+    assert config.flags == ({"REQUIRE_USER_ALLOCATION"} if name == "tensorrt_rtx" else set())
 
 
 def test_what_the_builder_says_is_in_the_error(options: Options, tensorrt: Any) -> None:

@@ -1,54 +1,43 @@
-"""`tensorrt`, its runtime side, on the simulated device.
+"""`tensorrt` and `tensorrt_rtx`, their runtime side, on the simulated device.
 
-A plan is a header in JSON and an ONNX graph. Enforces: a plan of another version or compute
+Enforces: a plan of another version or compute
 capability, or a truncated one, gives None and a line in the log; a shape outside the profile gives
 False; running with an input or output that has no shape or address gives False, as does running a
 USER_MANAGED context without enough device memory; the first run after a change of shape may not be
 captured (False, and the capture is spoilt); two runs of one context, or of two that share device
 memory or auxiliary streams, are ordered by events or else race; addresses are aligned, live and
-large enough; nothing is called without a current context; a context does not go away while it runs.
+large enough; nothing is called without a current context; a context does not go away while it runs;
+a context of TensorRT for RTX that compiles its kernels in the background is not captured. A Runtime
+that cannot be made is a null pointer, of which pybind11 makes a TypeError.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 from tests.gpu.fake_driver import SimulatedDriver
 from tests.gpu.fake_models import Model, execution
+from tests.gpu.fake_plans import parts
 from tests.gpu.fake_streams import CudaFailure, Span
 from tests.gpu.fake_tensorrt_types import (
     DATA_TYPES,
     DataType,
     Dims,
+    DynamicShapesKernelSpecializationStrategy,
     ExecutionContextAllocationStrategy,
     ILogger,
     Logger,
+    RuntimeConfig,
     Severity,
     TensorIOMode,
     TensorLocation,
 )
 
-Profile = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
-_MAGIC = b"simulated TensorRT plan\n"
 _ALIGNMENT = 256
-
-
-def plan_bytes(graph: bytes, *, profile: tuple[int, int, int] | Profile, **facts: Any) -> bytes:
-    """A plan: magic, length of the header, header, graph."""
-    if not isinstance(profile, Mapping):
-        model, batches = Model(graph), profile
-        profile = {
-            name: tuple(model.shape(name, batch) for batch in batches)  # type: ignore[misc]
-            for name in model.inputs
-        }
-    header = facts | {"profile": profile, "sha256": hashlib.sha256(graph).hexdigest()}
-    encoded = json.dumps(header).encode()
-    return _MAGIC + len(encoded).to_bytes(8, "little") + encoded + graph
 
 
 class Runtime:
@@ -57,6 +46,9 @@ class Runtime:
     def __init__(self, gpu: SimulatedDriver, version: str, logger: ILogger) -> None:
         if not getattr(logger, "_initialised", False):
             raise TypeError("Runtime(): the logger's __init__ was not called")
+        if error := gpu.fails_now("createInferRuntime"):
+            logger.log(Severity.WARNING, error)
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         self._gpu = gpu
         self._version = version
         self.logger = logger
@@ -72,12 +64,12 @@ class Runtime:
         if problem:
             self.logger.log(Severity.ERROR, f"IRuntime::deserializeCudaEngine: {problem}")
             return None
-        header, graph = _parts(plan)
+        header, graph = parts(plan)
         return Engine(self._gpu, self.logger, header, Model(graph), self._version)
 
     def _problem(self, plan: bytes) -> str | None:
         try:
-            header, graph = _parts(plan)
+            header, graph = parts(plan)
         except ValueError:
             return "magicTag is wrong, the plan is damaged"
         if hashlib.sha256(graph).hexdigest() != header["sha256"]:
@@ -85,17 +77,9 @@ class Runtime:
         if header["version"] != self._version:
             return f"the plan is of TensorRT {header['version']}, this is {self._version}"
         capability = "{}.{}".format(*self._gpu.capability)
-        if header["compute_capability"] != capability:
+        if header["compute_capability"] not in (None, capability):
             return f"the plan is for compute capability {header['compute_capability']}"
         return None
-
-
-def _parts(plan: bytes) -> tuple[dict[str, Any], bytes]:
-    if not plan.startswith(_MAGIC):
-        raise ValueError("not a plan")
-    start = len(_MAGIC) + 8
-    end = start + int.from_bytes(plan[len(_MAGIC) : start], "little")
-    return json.loads(plan[start:end]), plan[end:]
 
 
 def _need_context(gpu: SimulatedDriver) -> None:
@@ -120,6 +104,7 @@ class Engine:
         self.logger = logger
         self.model = model
         self.name: str = header["name"]
+        self._for_rtx = header["compute_capability"] is None
         self.profile: dict[str, list[list[int]]] = header["profile"]
         self.num_aux_streams: int = header["aux_streams"]
         self.device_memory_size_v2: int = header["device_memory_bytes"]
@@ -163,35 +148,43 @@ class Engine:
     def get_device_memory_size_for_profile_v2(self, _profile_index: int) -> int:
         return self.device_memory_size_v2
 
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
     def create_execution_context(
         self,
-        strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC,
+        strategy: ExecutionContextAllocationStrategy
+        | RuntimeConfig = ExecutionContextAllocationStrategy.STATIC,
     ) -> Context | None:
+        config = strategy if isinstance(strategy, RuntimeConfig) else RuntimeConfig(strategy)
         _need_context(self.gpu)
         error = self.gpu.lost or self.gpu.fails_now("create_execution_context")
         if error:
             self.logger.log(Severity.ERROR, f"createExecutionContext: {error}")
             return None
-        if strategy is ExecutionContextAllocationStrategy.USER_MANAGED:
-            return Context(self, None)
+        lazy = self._for_rtx and config.dynamic_shapes_kernel_specialization_strategy.name == "LAZY"
+        if config.allocation is ExecutionContextAllocationStrategy.USER_MANAGED:
+            return Context(self, None, lazy=lazy)
         try:
             with self.gpu.lock:
                 memory = self.gpu.memory.allocate(self.device_memory_size_v2, "tensorrt").span
         except CudaFailure as failure:
             self.logger.log(Severity.ERROR, f"createExecutionContext: {failure}")
             return None
-        return Context(self, memory)
+        return Context(self, memory, lazy=lazy)
 
 
 class Context:
     """Runs an engine, in one stream at a time."""
 
-    def __init__(self, engine: Engine, memory: Span | None) -> None:
+    def __init__(self, engine: Engine, memory: Span | None, *, lazy: bool) -> None:
         self.engine = engine
         self.name = ""
         self.active_optimization_profile = 0
         self._gpu = engine.gpu
         self._memory = memory
+        self._lazy = lazy
+        """Whether kernels for its shapes come some time after they were needed first."""
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._aux_streams: list[int] = []
@@ -292,6 +285,8 @@ class Context:
             return f"no address of {missing}"
         if self._memory is None:
             return "no device memory"
+        if capture and self._lazy:
+            self._gpu.fault("a graph would keep the kernels that are to be replaced")
         if capture and self._changed:
             capture.broken = True
             return "the first run after a change of shape cannot be captured"
@@ -314,8 +309,12 @@ def _end_context(gpu: SimulatedDriver, token: Span, memory: Span | None) -> None
 class FakeTensorRt(ModuleType):
     """The module."""
 
-    def __init__(self, gpu: SimulatedDriver, version: str) -> None:
-        super().__init__("tensorrt")
+    def __init__(self, gpu: SimulatedDriver, version: str, name: str = "tensorrt") -> None:
+        super().__init__(name)
+        if name == "tensorrt_rtx":
+            self.DynamicShapesKernelSpecializationStrategy = (
+                DynamicShapesKernelSpecializationStrategy
+            )
         self.__version__ = version
         self.Runtime = lambda logger: Runtime(gpu, version, logger)
         for kind in (ILogger, Logger, Dims, DataType, TensorIOMode, TensorLocation):

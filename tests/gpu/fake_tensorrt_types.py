@@ -45,6 +45,32 @@ class ExecutionContextAllocationStrategy(enum.Enum):
     USER_MANAGED = 2
 
 
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    """Of TensorRT for RTX only."""
+
+    LAZY = 0
+    EAGER = 1
+    NONE = 2
+
+
+class RuntimeConfig:
+    """How an execution context is to be made."""
+
+    def __init__(
+        self,
+        allocation: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC,
+    ) -> None:
+        self.allocation = allocation
+        self.dynamic_shapes_kernel_specialization_strategy = (
+            DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+
+    def set_execution_context_allocation_strategy(
+        self, strategy: ExecutionContextAllocationStrategy
+    ) -> None:
+        self.allocation = strategy
+
+
 DATA_TYPES = {
     "tensor(float)": DataType.FLOAT,
     "tensor(float16)": DataType.HALF,

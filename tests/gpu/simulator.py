@@ -27,10 +27,11 @@ from typing import Any
 from tests.gpu.fake_cuda_bindings import FakeDriver
 from tests.gpu.fake_driver import SimulatedDriver
 from tests.gpu.fake_onnxruntime import FakeOnnxRuntime
+from tests.gpu.fake_plans import Profile, plan_bytes
 from tests.gpu.fake_pycuda import FakePyCuda
 from tests.gpu.fake_pycuda_errors import driver_library
 from tests.gpu.fake_streams import RuleBrokenError
-from tests.gpu.fake_tensorrt import FakeTensorRt, Profile, plan_bytes
+from tests.gpu.fake_tensorrt import FakeTensorRt
 
 __all__ = ["RuleBrokenError", "SimulatedGpu", "simulated_gpu"]
 
@@ -43,6 +44,8 @@ class SimulatedGpu(SimulatedDriver):
 
     tensorrt = "11.4.0.106"
     """Version of the fake TensorRT, and of plans that are not told another one."""
+    rtx = "1.7.1.116"
+    """Version of the fake TensorRT for RTX."""
 
     def plan(
         self,
@@ -54,6 +57,7 @@ class SimulatedGpu(SimulatedDriver):
         compute_capability: str | None = None,
         device_memory_bytes: int = 4096,
         aux_streams: int = 0,
+        for_rtx: bool = False,
     ) -> bytes:
         """A serialized engine that the fake TensorRT runs.
 
@@ -65,13 +69,15 @@ class SimulatedGpu(SimulatedDriver):
             compute_capability: of the GPU it was built on; the simulated one's unless given.
             device_memory_bytes: of activations, that every execution context needs.
             aux_streams: how many more streams it says it uses.
+            for_rtx: whether it is one of TensorRT for RTX, which is for many GPUs.
         """
+        capability = compute_capability or "{}.{}".format(*self.capability)
         return plan_bytes(
             model if isinstance(model, bytes) else Path(model).read_bytes(),
             profile=profile,
             name=name,
-            version=version or self.tensorrt,
-            compute_capability=compute_capability or "{}.{}".format(*self.capability),
+            version=version or (self.rtx if for_rtx else self.tensorrt),
+            compute_capability=None if for_rtx else capability,
             device_memory_bytes=device_memory_bytes,
             aux_streams=aux_streams,
         )
@@ -80,8 +86,8 @@ class SimulatedGpu(SimulatedDriver):
         """Lets the nth call from now fail, by CUDA's name: `cuMemcpyHtoDAsync`.
 
         Sticky errors also lose the device. Of the libraries: `execute_async_v3` (returns False),
-        `deserialize_cuda_engine` and `create_execution_context` (None), `run_with_iobinding` and
-        `InferenceSession` (raise, saying `error`).
+        `deserialize_cuda_engine` and `create_execution_context` (None), `createInferRuntime`,
+        `run_with_iobinding` and `InferenceSession` (raise, saying `error`).
         """
         with self.lock:
             self.fail_at(call, nth, error)
@@ -126,6 +132,7 @@ def simulated_gpu(
     memory_bytes: int = 1 << 30,
     compute_capability: tuple[int, int] = (9, 0),
     tensorrt: str | None = SimulatedGpu.tensorrt,
+    rtx: bool = False,
     onnx_cuda: bool = True,
 ) -> Iterator[SimulatedGpu]:
     """Puts the fakes in place of the real modules.
@@ -138,6 +145,7 @@ def simulated_gpu(
         memory_bytes: of the device.
         compute_capability: of the device.
         tensorrt: version of the fake TensorRT; None where it is not installed.
+        rtx: whether TensorRT for RTX is installed.
         onnx_cuda: whether ONNX Runtime's CUDA provider loads; it falls back silently if not.
 
     Raises:
@@ -148,7 +156,8 @@ def simulated_gpu(
     )
     gpu.tensorrt = tensorrt or SimulatedGpu.tensorrt
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_installed(_modules(gpu, library, tensorrt, onnx_cuda=onnx_cuda)))
+        modules = _modules(gpu, library, tensorrt, rtx=rtx, onnx_cuda=onnx_cuda)
+        stack.enter_context(_installed(modules))
         stack.enter_context(_driver_texts())
         if threaded:
             stack.enter_context(_running(gpu, seed))
@@ -158,7 +167,7 @@ def simulated_gpu(
 
 
 def _modules(
-    gpu: SimulatedGpu, library: str, tensorrt: str | None, *, onnx_cuda: bool
+    gpu: SimulatedGpu, library: str, tensorrt: str | None, *, rtx: bool, onnx_cuda: bool
 ) -> Mapping[str, ModuleType | None]:
     driver = cuda_python(gpu) if library in ("cuda-python", "both") else None
     pycuda = FakePyCuda(gpu) if library in ("pycuda", "both") else None
@@ -167,7 +176,7 @@ def _modules(
         "pycuda": pycuda and pycuda.package,
         "pycuda.driver": pycuda,
         "tensorrt": FakeTensorRt(gpu, tensorrt) if tensorrt else None,
-        "tensorrt_rtx": None,
+        "tensorrt_rtx": FakeTensorRt(gpu, gpu.rtx, "tensorrt_rtx") if rtx else None,
         "onnxruntime": FakeOnnxRuntime(gpu, loads=onnx_cuda),
     }
 

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 
 from runtime.files import sha256_of
-from runtime.manifest import Artifact, EngineBinding, Expert, FileRecord
+from runtime.manifest import ENGINE_BACKENDS, Artifact, EngineBinding, Expert, FileRecord
 from runtime.manifest_file import read_manifest
 from runtime.sessions import Batch, Outputs, Views
 from runtime.sessions.cuda import Cuda
@@ -45,7 +45,7 @@ class Shelf:
     experts: Mapping[str, Expert]
 
     def engine(self, name: str) -> Artifact:
-        return next(a for a in self.experts[name].artifacts if a.backend == "tensorrt")
+        return next(a for a in self.experts[name].artifacts if a.backend in ENGINE_BACKENDS)
 
     def graph(self, name: str) -> Artifact:
         return next(a for a in self.experts[name].artifacts if a.backend == "onnx")
@@ -94,8 +94,11 @@ def _with_engine(
     largest = expert.profile.largest
     engine = graph.with_suffix(".engine")
     engine.write_bytes(gpu.plan(graph, **({"profile": (1, 2, largest), "name": name} | dict(plan))))
-    binding = EngineBinding(gpu.tensorrt, "9.0", sha256_of(graph), {})
-    made = replace(artifact, backend="tensorrt", files=(_record(folder, engine),), binding=binding)
+    rtx = bool(plan.get("for_rtx"))
+    version, capability = (gpu.rtx, None) if rtx else (gpu.tensorrt, "9.0")
+    binding = EngineBinding(version, capability, sha256_of(graph), {})
+    backend = "tensorrt_rtx" if rtx else "tensorrt"
+    made = replace(artifact, backend=backend, files=(_record(folder, engine),), binding=binding)
     return replace(expert, artifacts=(replace(artifact, files=(_record(folder, graph),)), made))
 
 

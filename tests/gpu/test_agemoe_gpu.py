@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -121,6 +122,47 @@ def test_auto_steps_down_and_says_so_for_each_expert(
         with pytest.raises(BackendError, match=reason if used == "onnx-cpu" else "import"):
             AgeMoE(tmp_path, device="cuda" if used == "onnx-cpu" else "tensorrt")
         assert gpu.leaks() == []
+
+
+def test_a_tensorrt_that_does_not_start_is_stepped_over_and_its_reason_told(tmp_path: Path) -> None:
+    old = "CUDA initialization failure with error: 35"
+    with engines(tmp_path) as (gpu, folder):
+        for nth in (1, 2, 3, 4):
+            gpu.fail("createInferRuntime", nth=nth, error=old)
+        with pytest.warns(FallbackWarning, match=f"does not start.*{old}.*nvidia-smi"):
+            moe = AgeMoE(folder)
+        with moe:
+            assert all(backend.startswith("onnx-cuda") for backend in moe.backends.values())
+        with pytest.raises(BackendError, match=old):
+            AgeMoE(folder, device="tensorrt")
+
+
+def test_a_tensorrt_whose_libraries_are_missing_is_stepped_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = importlib.import_module
+
+    def load(name: str) -> object:
+        if name == "tensorrt":
+            raise OSError("libnvinfer.so.11: cannot open shared object file")
+        return whole(name)
+
+    with engines(tmp_path) as (_, folder):
+        monkeypatch.setattr(importlib, "import_module", load)
+        with pytest.warns(FallbackWarning, match=r"libnvinfer\.so\.11"), AgeMoE(folder) as moe:
+            assert all(backend.startswith("onnx-cuda") for backend in moe.backends.values())
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_engines_of_tensorrt_for_rtx_run_their_final_kernels_from_the_start(
+    tmp_path: Path, *, graphs: bool
+) -> None:
+    with engines(tmp_path, plan={"for_rtx": True}, tensorrt=None, rtx=True) as (gpu, folder):
+        serial = on_cpu(folder, faces())
+        with AgeMoE(folder, graphs=graphs) as moe:
+            assert set(moe.backends.values()) == {"tensorrt_rtx"}
+            assert moe.predict(faces()) == serial
+        assert (gpu.calls["cuGraphLaunch"] > 0) == graphs
 
 
 @pytest.mark.parametrize(
