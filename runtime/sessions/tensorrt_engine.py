@@ -21,6 +21,8 @@ T = TypeVar("T")
 _log = logging.getLogger("agemoe")
 _INSTALL = {"tensorrt": "agemoe-runtime[tensorrt]", "tensorrt_rtx": "NVIDIA's tensorrt-rtx"}
 """What to install, by backend, which is also the package's name."""
+_CUDA_ERROR = "Cuda Runtime"
+"""How TensorRT calls what is CUDA's fault; an engine may well be sound then."""
 _Tensor = tuple[Any, Any, tuple[int, ...]]
 """Mode, data type and shape."""
 _VERSION_PARTS = 4
@@ -100,7 +102,7 @@ def load_engine(
         The `Runtime`, which has to live longer, and the `ICudaEngine`.
 
     Raises:
-        BackendError: TensorRT does not start here.
+        BackendError: TensorRT does not start here, or has no room for it.
         ContractError: TensorRT cannot read it, or it breaks the contract.
     """
     path = folder / artifact.files[0].path
@@ -109,6 +111,11 @@ def load_engine(
     log.forget()
     # engine_host_code_allowed stays False: a plan is data, and no code of it is run on the host.
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None and _CUDA_ERROR in log.errors():
+        raise BackendError(
+            f"TensorRT cannot load {path} of expert {name!r}: {log.errors()}. The GPU may be full, "
+            f"or its driver too old for this TensorRT; see nvidia-smi."
+        )
     if engine is None:
         raise ContractError(
             f"TensorRT cannot read {path} of expert {name!r}: {log.errors()}. "

@@ -124,12 +124,20 @@ def test_auto_steps_down_and_says_so_for_each_expert(
         assert gpu.leaks() == []
 
 
-def test_a_tensorrt_that_does_not_start_is_stepped_over_and_its_reason_told(tmp_path: Path) -> None:
-    old = "CUDA initialization failure with error: 35"
+@pytest.mark.parametrize(
+    ("call", "old"),
+    [
+        ("createInferRuntime", "CUDA initialization failure with error: 35"),
+        ("deserialize_cuda_engine", "Error Code 1: Cuda Runtime: driver version is insufficient"),
+    ],
+)
+def test_a_tensorrt_that_does_not_start_is_stepped_over_and_its_reason_told(
+    tmp_path: Path, call: str, old: str
+) -> None:
     with engines(tmp_path) as (gpu, folder):
         for nth in (1, 2, 3, 4):
-            gpu.fail("createInferRuntime", nth=nth, error=old)
-        with pytest.warns(FallbackWarning, match=f"does not start.*{old}.*nvidia-smi"):
+            gpu.fail(call, nth=nth, error=old)
+        with pytest.warns(FallbackWarning, match=f"{old}.*nvidia-smi"):
             moe = AgeMoE(folder)
         with moe:
             assert all(backend.startswith("onnx-cuda") for backend in moe.backends.values())

@@ -16,7 +16,7 @@ from runtime.sessions.cuda import LOST
 from tests.gpu import fake_tensorrt, fake_tensorrt_types
 from tests.gpu.fake_cuda_bindings import OUTPUTS, TEXTS, functions
 from tests.gpu.fake_driver import SimulatedDriver
-from tests.gpu.trt_bindings import VERSIONS, missing_names
+from tests.gpu.trt_bindings import RTX, WHEELS, missing_names
 from tests.gpu.trt_names import OWNERS, PARSER_ERROR, used_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,14 @@ USERS = {
     "export/trt_engine.py": OWNERS | PARSER_ERROR,
 }
 """Files that use TensorRT, and what its objects are called in them."""
+RTX_NAMES = {
+    "BuilderFlag.REQUIRE_USER_ALLOCATION",
+    "DynamicShapesKernelSpecializationStrategy.EAGER",
+    "ICudaEngine.create_runtime_config",
+    "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
+    "IRuntimeConfig.set_execution_context_allocation_strategy",
+}
+"""What our code uses where it finds TensorRT for RTX."""
 real: Any = importlib.import_module("cuda.bindings.driver")
 
 
@@ -110,14 +118,22 @@ def test_the_names_are_found() -> None:
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("version", VERSIONS)
-def test_tensorrt_has_every_name_we_use(version: str) -> None:
-    assert missing_names(version, tensorrt_names()) == []
+@pytest.mark.parametrize("wheel", WHEELS)
+def test_tensorrt_has_every_name_we_use(wheel: str) -> None:
+    names = tensorrt_names() | (RTX_NAMES if wheel == RTX else set())
+    assert missing_names(wheel, names) == []
 
 
 @pytest.mark.tensorrt
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_name_that_is_not_there_is_found_out(version: str) -> None:
+@pytest.mark.parametrize("wheel", WHEELS)
+def test_a_name_that_is_not_there_is_found_out(wheel: str) -> None:
     gone = {"BuilderFlag.FP16", "IExecutionContext.execute_async_v2"}
-    expected = gone if version.startswith("11.") else gone - {"BuilderFlag.FP16"}
-    assert set(missing_names(version, gone)) == expected
+    expected = gone - {"BuilderFlag.FP16"} if "==10." in wheel else gone
+    assert set(missing_names(wheel, gone)) == expected
+
+
+@pytest.mark.tensorrt
+def test_what_is_taken_for_a_mark_of_tensorrt_for_rtx_is_one() -> None:
+    marks = {"BuilderFlag.REQUIRE_USER_ALLOCATION", "DynamicShapesKernelSpecializationStrategy"}
+    for wheel in WHEELS:
+        assert set(missing_names(wheel, marks)) == (set() if wheel == RTX else marks)

@@ -1,4 +1,4 @@
-"""NVIDIA's Python bindings of two TensorRT versions, imported without TensorRT.
+"""NVIDIA's Python bindings of two TensorRT versions and of TensorRT for RTX, without TensorRT.
 
 Their wheels are on the registry; the nine C functions that they link against are stubs here, so
 that every class, method and enumeration can be looked at and nothing can be called.
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-VERSIONS = ("11.4.0.106", "10.16.1.11")
+RTX = "tensorrt_rtx-cu13-bindings==1.7.1.116"
+WHEELS = ("tensorrt-cu13-bindings==11.4.0.106", "tensorrt-cu13-bindings==10.16.1.11", RTX)
 STUBBED = (
     "createInferBuilder_INTERNAL",
     "createInferRefitter_INTERNAL",
@@ -30,11 +31,12 @@ STUBBED = (
     "getPluginRegistry",
     "initLibNvInferPlugins",
 )
-_LIBRARIES = ("libnvinfer", "libnvonnxparser", "libnvinfer_plugin")
+_LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
+_RTX_LIBRARIES = ("tensorrt_rtx", "tensorrt_onnxparser_rtx")
 _LOOK = """
-import json, os, sys
+import importlib, json, os, sys
 sys.setdlopenflags(os.RTLD_LAZY)
-import tensorrt_bindings as tensorrt
+tensorrt = importlib.import_module(sys.argv[1])
 def there(dotted):
     found = tensorrt
     for name in dotted.split("."):
@@ -46,11 +48,12 @@ print(json.dumps([name for name in json.load(sys.stdin) if not there(name)]))
 """
 
 
-def missing_names(version: str, names: Collection[str]) -> list[str]:
+def missing_names(wheel: str, names: Collection[str]) -> list[str]:
     """Those dotted names that a TensorRT does not have; installs its bindings on first use."""
-    home = _home(version)
+    home = _home(wheel)
+    package = "tensorrt_rtx_bindings" if wheel == RTX else "tensorrt_bindings"
     looked = subprocess.run(
-        [sys.executable, "-c", _LOOK],
+        [sys.executable, "-c", _LOOK, package],
         input=json.dumps(sorted(names)),
         env=os.environ | {"PYTHONPATH": str(home / "site"), "LD_LIBRARY_PATH": str(home / "lib")},
         capture_output=True,
@@ -58,34 +61,34 @@ def missing_names(version: str, names: Collection[str]) -> list[str]:
         check=False,
     )
     if looked.returncode:
-        raise RuntimeError(f"TensorRT {version} cannot be imported: {looked.stderr}")
+        raise RuntimeError(f"{wheel} cannot be imported: {looked.stderr}")
     missing: list[str] = json.loads(looked.stdout)
     return missing
 
 
-def _home(version: str) -> Path:
+def _home(wheel: str) -> Path:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc): TensorRT's libraries cannot be stubbed")
-    key = hashlib.sha256("".join((version, sys.version, *STUBBED)).encode()).hexdigest()
+    key = hashlib.sha256("".join((wheel, sys.version, *STUBBED)).encode()).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     home = cache / "agemoe-trt-bindings" / key[:16]
     if not home.exists():
         home.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=home.parent))
-        _install(version, made)
+        _install(wheel, made)
         made.replace(home)
     return home
 
 
-def _install(version: str, home: Path) -> None:
+def _install(wheel: str, home: Path) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    wheel = f"tensorrt-cu13-bindings=={version}"
     _run([*pip, "--disable-pip-version-check", "--target", str(home / "site"), wheel])
     source = home / "stubs.c"
     source.write_text("".join(f"void {name}(void) {{}}\n" for name in STUBBED))
     (home / "lib").mkdir()
-    for library in _LIBRARIES:
-        target = home / "lib" / f"{library}.so.{version.partition('.')[0]}"
+    major = wheel.rpartition("==")[2].partition(".")[0]
+    for library in _RTX_LIBRARIES if wheel == RTX else _LIBRARIES:
+        target = home / "lib" / f"lib{library}.so.{major}"
         _run(["cc", "-shared", "-fPIC", "-o", str(target), str(source)])
 
 
