@@ -1,24 +1,22 @@
 """Everything a GPU has to prove, in one call: `make gpu-check`.
 
 Doctor, build, parity, lanes against a sequence, CUDA graphs, a soak and the benchmark, into one
-report of two files that can be pasted into an issue. What cannot run here says why, and what was
-not run is not claimed. Without a GPU the sections that need none still run.
+report of two files that can be pasted into an issue, which are written anew after each section.
+What cannot run here says why, and what was not run is not claimed: a section about the GPU takes no
+expert on the CPU. Without a GPU the sections that need none still run.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
-import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +25,26 @@ if __package__ in (None, ""):  # run as a file: python benchmarks/gpu_check.py
 
 import numpy as np
 
-from runtime import AgeEstimate, AgeMoE, AgeMoEError, DeadlineError, StandInWarning
-from runtime.files import write_json, write_whole
+from benchmarks.gpu_report import Section, facts, fenced, listed, table, write_report
+from benchmarks.gpu_soak import soak
+from benchmarks.machine import gpu_memory
+from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, StandInWarning
+from runtime.executor import MODES
 from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
-from runtime.manifest_file import read_manifest
 from runtime.sessions.cuda_choice import cuda_devices
+from runtime.sessions.ladder import parse_device
+from runtime.sessions.onnx import cuda_provider_problem
+from runtime.sessions.tensorrt_engine import import_tensorrt
 
 ROOT = Path(__file__).resolve().parent.parent
 _DRIFT_YEARS = 0.5
 """What a GPU may say otherwise than the CPU of one face: the tolerance of FP16."""
 _ROUNDS = 30
+_WARM = 3
+"""Of these rounds, the first are not counted."""
 _CALLERS = 8
-
-
-@dataclass
-class Section:
-    """One part of the report."""
-
-    title: str
-    status: str
-    """`ok`, `failed` or `not run`."""
-    text: str
-    figures: dict[str, Any] = field(default_factory=dict)
+Run = Callable[[list[Pixels]], object]
 
 
 class NotRunError(Exception):
@@ -72,33 +67,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs every section and writes the report; returns 1 if one failed."""
     check = _parsed(arguments)
     check.output.mkdir(parents=True, exist_ok=True)
-    warnings.simplefilter("ignore", StandInWarning)  # said in the report
-    sections = []
+    about = facts(device=check.device, weights=check.build or "given")
+    sections: list[Section] = []
     for title, run in _SECTIONS.items():
         sections.append(_ran(title, run, check))
         print(f"{sections[-1].status:<8} {title}", flush=True)
-    facts = _facts(check)
-    report = {"facts": facts, "sections": [asdict(section) for section in sections]}
-    write_json(check.output / "report.json", report)
-    write_whole(check.output / "report.md", _markdown(facts, sections).encode())
+        write_report(check.output, about, sections)
     print(f"Report: {check.output / 'report.md'}")
     return int(any(section.status == "failed" for section in sections))
 
 
 def _ran(title: str, run: Callable[[Check], Section], check: Check) -> Section:
-    try:
-        section = run(check)
-    except NotRunError as error:
-        section = Section(title, "not run", str(error))
-    except Exception as error:  # noqa: BLE001 - a report with one failed section is still one
-        section = Section(title, "failed", f"{type(error).__name__}: {error}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore", StandInWarning)  # said in the report
+        warnings.simplefilter("always", FallbackWarning)
+        try:
+            section = run(check)
+        except NotRunError as error:
+            section = Section(title, "not run", str(error))
+        except Exception as error:  # noqa: BLE001 - a report with one failed section is still one
+            section = Section(title, "failed", f"{type(error).__name__}: {error}")
     section.title = title
+    section.text += "".join(f"\n\n{warning.message}" for warning in caught)
     return section
 
 
 def _doctor(check: Check) -> Section:
     status, text = _command("-m", "runtime", "doctor", "--engines", str(check.engines))
-    return Section("", "ok" if status == 0 else "failed", _fenced(text))
+    return Section("", "ok" if status == 0 else "failed", fenced(text))
 
 
 def _build(check: Check) -> Section:
@@ -109,14 +105,17 @@ def _build(check: Check) -> Section:
     status, text = _command("export/build_engines.py", *flags)
     seconds = time.monotonic() - started
     figures = {"seconds": round(seconds, 1)}
-    return Section("", "ok" if status == 0 else "failed", _fenced(text), figures)
+    return Section("", "ok" if status == 0 else "failed", fenced(text), figures)
 
 
 def _parity(check: Check) -> Section:
     """What each expert says on the device, against the same expert in FP32 on the CPU."""
-    _need_gpu()
+    device = _gpu(check)
     faces = _faces(12)
-    with _opened(check, device="cpu", precision="fp32") as reference, _opened(check) as found:
+    with (
+        _opened(check, device="cpu", precision="fp32") as reference,
+        _opened(check, device=device) as found,
+    ):
         wanted, said = _readings(reference, faces), _readings(found, faces)
         backends = found.backends
     figures: dict[str, Any] = {}
@@ -132,98 +131,84 @@ def _parity(check: Check) -> Section:
         for n, f in figures.items()
     ]
     fine = all(f["max_years"] <= _DRIFT_YEARS for f in figures.values())
-    text = _table(("expert", "runs on", "mean years", "max years"), rows)
+    text = table(("expert", "runs on", "mean years", "max years"), rows)
     return Section("", "ok" if fine else "failed", text, figures)
 
 
 def _concurrency(check: Check) -> Section:
     """All experts at once against one after the other, interleaved."""
-    _need_gpu()
-    return _compared(check, "concurrency", ("lanes", "sequence"))
+    with _opened(check, device=_gpu(check)) as moe:
+
+        def in_mode(mode: str) -> Run:
+            def run(faces: list[Pixels]) -> None:
+                moe.concurrency = mode
+                moe.predict(faces)
+
+            return run
+
+        return _compared({mode: in_mode(mode) for mode in MODES}, moe.backends)
 
 
 def _graphs(check: Check) -> Section:
     """CUDA graphs against plain launches, interleaved."""
-    _need_gpu()
-    if not any(
-        a.backend in ENGINE_BACKENDS
-        for e in read_manifest(check.engines).experts.values()
-        for a in e.artifacts
+    device = _gpu(check)
+    with (
+        _opened(check, device=device) as recorded,
+        _opened(check, device=device, graphs=False) as plain,
     ):
-        raise NotRunError("No TensorRT engine is in the folder, and only these use CUDA graphs.")
-    return _compared(check, "graphs", (True, False))
+        if not any(b.startswith(ENGINE_BACKENDS) for b in recorded.backends.values()):
+            raise NotRunError("No expert runs on TensorRT, and only there are CUDA graphs used.")
+        runs: dict[str, Run] = {"graphs": recorded.predict, "plain": plain.predict}
+        section = _compared(runs, recorded.backends)
+        if any("no graphs" in backend for backend in recorded.backends.values()):
+            section.status = "failed"
+        return section
 
 
-def _compared(check: Check, option: str, values: tuple[Any, Any]) -> Section:
+def _compared(runs: Mapping[str, Run], backends: Mapping[str, str]) -> Section:
+    """Median times of two ways to run, first and second in turn."""
+    one, two = runs
     rows, figures = [], {}
-    with _opened(check, **{option: values[0]}) as one, _opened(check, **{option: values[1]}) as two:
-        for batch in (1, 8):
-            faces = _faces(batch)
-            seconds: tuple[list[float], list[float]] = ([], [])
-            for _ in range(_ROUNDS):
-                for moe, taken in zip((one, two), seconds, strict=True):
-                    started = time.perf_counter()
-                    moe.predict(faces)
-                    taken.append(time.perf_counter() - started)
-            first, second = (1e3 * statistics.median(taken[3:]) for taken in seconds)
-            figures[f"batch {batch}"] = {
-                f"{option}={values[0]} ms": first,
-                f"{option}={values[1]} ms": second,
-                "ratio": first / second,
-            }
-            rows.append((batch, f"{first:.2f}", f"{second:.2f}", f"{first / second:.2f}"))
-    head = ("batch", f"{option}={values[0]} (ms)", f"{option}={values[1]} (ms)", "ratio")
-    return Section("", "ok", _table(head, rows), figures)
+    for batch in (1, 8):
+        faces = _faces(batch)
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(_ROUNDS):
+            for name, run in runs.items():
+                started = time.perf_counter()
+                run(faces)
+                seconds[name].append(time.perf_counter() - started)
+        first, second = (1e3 * statistics.median(seconds[name][_WARM:]) for name in runs)
+        figures[f"batch {batch}"] = {
+            f"{one} ms": first,
+            f"{two} ms": second,
+            "ratio": first / second,
+        }
+        rows.append((batch, f"{first:.2f}", f"{second:.2f}", f"{first / second:.2f}"))
+    times = table(("batch", f"{one} (ms)", f"{two} (ms)", "ratio"), rows)
+    return Section("", "ok", f"{listed(backends)}\n\n{times}", figures)
 
 
 def _soak(check: Check) -> Section:
     """Many callers, batches of all sizes, some deadlines; every answer against a serial one."""
     faces = _faces(16)
-    with _opened(check) as moe:
+    with gpu_memory(check.device) as taken, _opened(check) as moe:
         serial = _readings(moe, faces)
-        counts = {"answers": 0, "late": 0, "wrong": 0}
-        lock = threading.Lock()
-        until = time.monotonic() + check.seconds
-
-        def caller(seed: int) -> None:
-            rng = np.random.default_rng(seed)
-            while time.monotonic() < until:
-                chosen = rng.integers(0, len(faces), rng.integers(1, 9))
-                deadline = float(rng.uniform(1, 50)) if rng.random() < 0.2 else None
-                found = _answers(moe, [faces[i] for i in chosen], deadline)
-                wrong = sum(_differs(e, serial, i) for e, i in zip(found, chosen, strict=False))
-                with lock:
-                    counts["answers"] += len(found)
-                    counts["late"] += len(chosen) - len(found)
-                    counts["wrong"] += wrong
-
-        callers = [threading.Thread(target=caller, args=(seed,)) for seed in range(_CALLERS)]
-        for thread in callers:
-            thread.start()
-        for thread in callers:
-            thread.join()
-        on = ", ".join(sorted(set(moe.backends.values())))
+        before = taken()
+        found = soak(
+            moe, faces, serial, callers=_CALLERS, seconds=check.seconds, years=_DRIFT_YEARS
+        )
+        grown = None if before is None else (taken() or 0) - before
+        on = listed(moe.backends)
     text = (
-        f"{_CALLERS} callers for {check.seconds:g} s on {on}: {counts['answers']} answers, "
-        f"{counts['late']} faces late, {counts['wrong']} answers off by more than "
-        f"{_DRIFT_YEARS} years."
+        f"{_CALLERS} callers for {check.seconds:g} s. {on}. {found.answers} right answers, "
+        f"{found.late} faces late, {found.wrong} answers off by more than {_DRIFT_YEARS} years, "
+        f"{sum(found.errors.values())} errors."
     )
-    return Section("", "failed" if counts["wrong"] else "ok", text, counts)
-
-
-def _answers(moe: AgeMoE, faces: list[Pixels], deadline: float | None) -> list[AgeEstimate]:
-    try:
-        found = moe.predict(faces, deadline_ms=deadline)
-    except DeadlineError:
-        return []
-    return [estimate for estimate in found if isinstance(estimate, AgeEstimate)]
-
-
-def _differs(estimate: AgeEstimate, serial: dict[str, list[float]], face: int) -> bool:
-    return any(
-        abs(said.age_years - serial[name][face]) > _DRIFT_YEARS
-        for name, said in estimate.experts.items()
-    )
+    if grown is not None:
+        text += f" GPU memory grew by {grown / 2**20:.1f} MiB meanwhile."
+    text += "".join(f"\n- {times} times: {error}" for error, times in found.errors.most_common(5))
+    figures = asdict(found) | {"gpu_bytes_grown": grown}
+    return Section("", "failed" if found.wrong or found.errors else "ok", text, figures)
 
 
 def _benchmark(check: Check) -> Section:
@@ -233,7 +218,7 @@ def _benchmark(check: Check) -> Section:
         "--json", str(target),
     )  # fmt: skip
     figures = json.loads(target.read_text()) if status == 0 else {}
-    return Section("", "ok" if status == 0 else "failed", _fenced(text), figures)
+    return Section("", "ok" if status == 0 else "failed", fenced(text), figures)
 
 
 _SECTIONS: dict[str, Callable[[Check], Section]] = {
@@ -247,10 +232,27 @@ _SECTIONS: dict[str, Callable[[Check], Section]] = {
 }
 
 
-def _need_gpu() -> None:
+def _gpu(check: Check) -> str:
+    """The device to open where nothing is to run on the CPU.
+
+    Raises:
+        NotRunError: there is no GPU, or nothing installed that could run on it.
+    """
     found = cuda_devices()
     if not found.devices:
         raise NotRunError(found.reason or "There is no GPU.")
+    problems = [cuda_provider_problem(), *map(_tensorrt_problem, ENGINE_BACKENDS)]
+    if all(problems):
+        raise NotRunError("Nothing installed here runs on the GPU. " + " ".join(map(str, problems)))
+    return "cuda" if check.device == "auto" else check.device
+
+
+def _tensorrt_problem(backend: str) -> str | None:
+    try:
+        import_tensorrt(backend)
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def _opened(check: Check, **options: Any) -> AgeMoE:  # noqa: ANN401 - passed on
@@ -283,43 +285,6 @@ def _command(*arguments: str) -> tuple[int, str]:
     return done.returncode, (done.stdout + done.stderr).strip("\n")
 
 
-def _facts(check: Check) -> dict[str, str]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    found = cuda_devices()
-    return {
-        "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip() or "unknown",
-        "machine": f"{platform.platform()}, Python {platform.python_version()}",
-        "gpu": "; ".join(f"{f.name}, driver for CUDA {f.driver}" for f in found.devices)
-        or (found.reason or "none"),
-        "device": check.device,
-        "weights": check.build or "given",
-    }
-
-
-def _markdown(facts: dict[str, str], sections: Sequence[Section]) -> str:
-    lines = ["# GPU check", "", _table(("fact", ""), list(facts.items()))]
-    for section in sections:
-        lines += ["", f"## {section.title}: {section.status}", "", section.text]
-    return "\n".join(lines) + "\n"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [" | ".join(head), " | ".join("---" for _ in head)]
-    lines += [" | ".join(str(cell) for cell in row) for row in rows]
-    return "\n".join(f"| {line} |" for line in lines)
-
-
-def _fenced(text: str) -> str:
-    return f"```\n{text}\n```"
-
-
 def _parsed(arguments: Sequence[str] | None) -> Check:
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu_check.py", description=__doc__)
     parser.add_argument("--engines", type=Path, help="engines that are there; default: build some")
@@ -328,9 +293,16 @@ def _parsed(arguments: Sequence[str] | None) -> Check:
     parser.add_argument("--seconds", type=float, default=20.0, help="of the soak")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR")
     parsed = parser.parse_args(arguments)
+    try:
+        kind, _ = parse_device(parsed.device)
+    except BackendError as error:
+        parser.error(str(error))
+    if kind == "cpu":
+        parser.error("--device cpu: there is nothing of a GPU to check.")
+    output = parsed.output.resolve()  # commands are run elsewhere
     return Check(
-        engines=parsed.engines or parsed.output / "engines",
-        output=parsed.output,
+        engines=(parsed.engines or output / "engines").resolve(),
+        output=output,
         device=parsed.device,
         build="" if parsed.engines else parsed.weights,
         seconds=parsed.seconds,

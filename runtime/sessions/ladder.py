@@ -204,7 +204,7 @@ class _Opener:
         if rung == "tensorrt":
             from runtime.sessions.tensorrt import TensorRTExpert
 
-            graphs = self._request.graphs and cuda.has_graphs
+            graphs = self._request.graphs
             carried = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
         else:
             from runtime.sessions.onnx_cuda import OnnxCudaExpert
