@@ -51,7 +51,7 @@ test-slow: $(READY) ## the slow tests
 test-tensorrt: $(READY) ## NVIDIA's own parser, builder and CUDA bindings, without a GPU
 	$(RUN) -m pytest -m 'tensorrt and not slow'
 
-gpu-check: $(READY) ## everything a GPU has to prove, into one report; RUN=python takes your own environment
+gpu-check: $(if $(filter $(VENV)/%,$(RUN)),$(READY)) ## everything a GPU has to prove, into one report; RUN=python takes your own environment
 	$(RUN) benchmarks/gpu_check.py
 
 lint: $(READY) ## ruff and mypy

@@ -25,7 +25,7 @@ _PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
 )
-_PACKAGES_OF_GPU = ("tensorrt", "tensorrt-rtx", "cuda-python", "pycuda")
+_PACKAGES_OF_GPU = ("tensorrt", "tensorrt-rtx", "cuda-bindings", "pycuda")
 _PACKAGES_OF_BASELINES = ("torch", "timm", "transformers")
 _TELLING_FLAGS = (
     "avx2",

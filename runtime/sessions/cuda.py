@@ -6,6 +6,7 @@ device's primary context, which PyTorch, CuPy and ONNX Runtime in the same proce
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,11 @@ LOST = frozenset(
     )
 )
 """Errors after which, by CUDA's documentation, the process has to end or the context is gone."""
+
+
+RECORDING = threading.Lock()
+"""Held while a stream records, and by what waits for a whole device: CUDA allows no such wait then,
+in no thread, and spoils the recording."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -104,6 +104,6 @@ def _with_installed(use: Callable[[CudaLibrary], _T], library: str | None) -> _T
         except ImportError as error:
             missing.append(f"{name}: {error}")
     raise BackendError(
-        f"CUDA cannot be used from Python ({'; '.join(missing)}). Install agemoe-runtime[tensorrt] "
-        "for cuda-python, or agemoe-runtime[pycuda]."
+        f"CUDA cannot be used from Python ({'; '.join(missing)}). Install agemoe-runtime[gpu] or "
+        "agemoe-runtime[tensorrt] for cuda-python, or agemoe-runtime[pycuda]."
     )

@@ -15,7 +15,7 @@ import numpy as np
 
 from runtime.errors import BackendError, CudaError
 from runtime.manifest import Artifact, Expert
-from runtime.sessions.cuda import Cuda, DeviceMemory, Event, Stream
+from runtime.sessions.cuda import RECORDING, Cuda, DeviceMemory, Event, Stream
 from runtime.sessions.cuda_buffers import OutputBuffers, Resources
 from runtime.sessions.onnx import check_contract, cuda_provider_problem, import_onnxruntime
 
@@ -98,9 +98,10 @@ class OnnxCudaExpert:
             "CPUExecutionProvider",
         ]
         try:
-            session = self.library.InferenceSession(
-                str(graph), options, providers=providers, enable_fallback=0
-            )
+            with RECORDING:  # the CUDA provider waits for the device
+                session = self.library.InferenceSession(
+                    str(graph), options, providers=providers, enable_fallback=0
+                )
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise BackendError(
                 f"ONNX Runtime cannot open {graph} of expert {self.name!r} on the GPU: {error} "

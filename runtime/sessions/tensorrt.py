@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from runtime.errors import BackendError, ContractError, CudaError
 from runtime.manifest import Artifact, Expert
 from runtime.sessions import Outputs
-from runtime.sessions.cuda import Cuda, DeviceMemory, Event, Graph
+from runtime.sessions.cuda import RECORDING, Cuda, DeviceMemory, Event, Graph
 from runtime.sessions.cuda_buffers import OutputBuffers, Resources
 from runtime.sessions.tensorrt_engine import (
     check_binding,
@@ -238,7 +238,8 @@ class TensorRTLane:
     def _record(self, bucket: int, plain: Outputs) -> None:
         """Keeps a graph of a batch size if it gives the same answers as the plain run before."""
         try:
-            graph = self._captured(bucket)
+            with RECORDING:
+                graph = self._captured(bucket)
             replayed = self._observed(bucket, lambda: self._cuda.launch(graph, self.stream))
         except BackendError as error:
             if isinstance(error, CudaError) and error.lost:

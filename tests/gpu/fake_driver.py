@@ -134,6 +134,11 @@ class SimulatedDriver(SimulatedDevice):
             stream.capture.broken = True
             raise CudaFailure("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
+    def forbid_recording(self) -> None:
+        """What waits for the whole device finds out whether a stream of it records."""
+        for stream in self.streams.by_handle.values():
+            self._spoil(stream)
+
     def create_event(self, _flags: int) -> int:
         handle = self.handle()
         self._events[handle] = Event(handle)

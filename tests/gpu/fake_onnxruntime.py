@@ -2,7 +2,8 @@
 
 Enforces: options of the provider are of the known ones, a session has a stream of its own
 (`user_compute_stream`), inputs and outputs are bound to device memory that is live and large
-enough, and every input is bound. A run waits for its stream unless its RunOptions say
+enough, and every input is bound. A session that is made waits for the whole device, which fails and
+spoils the recording while any stream records. A run waits for its stream unless its RunOptions say
 `disable_synchronize_execution_providers`; such waits are counted as `onnxruntime synchronize`.
 Where the provider does not load, the session falls back to the CPU without a word, as the real one.
 """
@@ -107,6 +108,7 @@ class CudaSession:
         self._stream = int(self._options.get("user_compute_stream", "0"))
         self._name = Path(graph).stem.split(".")[0] if isinstance(graph, str) else "onnx"
         with gpu.lock:
+            gpu.forbid_recording()
             handle = gpu.handle()
             gpu.stream(self._stream)
         self._token = (handle, handle + 1)

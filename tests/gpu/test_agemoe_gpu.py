@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from runtime import (
 )
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
+from runtime.sessions.tensorrt import TensorRTLane
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.gpu.small_experts import THREE, stock
 
@@ -268,3 +269,27 @@ def test_several_at_a_time_share_a_gpu(tmp_path: Path) -> None:
             assert one.predict(faces(3)) == two.predict(faces(3)) == serial
             one.close()
             assert two.predict(faces(3)) == serial
+
+
+def test_one_that_is_opened_while_another_records_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a session of ONNX Runtime waits for the whole device, which no recording survives."""
+    with (
+        engines(tmp_path, without_engine=["gamma"]) as (gpu, folder),
+        ThreadPoolExecutor(1) as other,
+    ):
+        opened: list[Future[AgeMoE]] = []
+        plain = TensorRTLane._plain
+
+        def meanwhile(lane: TensorRTLane, bucket: int) -> None:
+            recording = any(stream.capture for stream in gpu.streams.by_handle.values())
+            if recording and not opened:
+                opened.append(other.submit(AgeMoE, folder, graphs=False))
+                wait(opened, timeout=0.3)  # it has to wait, and may not go on before
+            plain(lane, bucket)
+
+        monkeypatch.setattr(TensorRTLane, "_plain", meanwhile)
+        with AgeMoE(folder) as one, opened[0].result() as two:
+            assert one.backends["alpha"] == "tensorrt"
+            assert two.predict(faces(3)) == one.predict(faces(3))
