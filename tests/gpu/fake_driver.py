@@ -1,9 +1,11 @@
 """What the CUDA driver does with memory, streams, events and graphs, without its spelling.
 
 Enforces, besides what `fake_device`, `fake_streams` and `fake_memory` do: nothing goes to the
-default stream, copies stay within live allocations, what is freed is not in use, a capturing stream
-is neither waited for nor asked (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), a captured event is not
-asked for, work outside a capture is not waited for inside, and a graph uses only live memory.
+default stream nor to one that waits for it, events without time are not asked for it, recordings
+are their thread's own, copies stay within live allocations, what is freed is not in use, a
+capturing stream is neither waited for nor asked (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), a captured
+event is not asked for, work outside a capture is not waited for inside, and a graph uses only live
+memory.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from tests.gpu.fake_streams import (
     Work,
     graph_work,
 )
+
+_NON_BLOCKING = 1
+_DISABLE_TIMING = 2
+_THREAD_LOCAL = 1
 
 
 class SimulatedDriver(SimulatedDevice):
@@ -89,7 +95,9 @@ class SimulatedDriver(SimulatedDevice):
         self._next_handle += 1
         return self._next_handle
 
-    def create_stream(self, _flags: int) -> int:
+    def create_stream(self, flags: int) -> int:
+        if flags != _NON_BLOCKING:
+            self.fault("a stream that waits for the default one")
         handle = self.handle()
         self.streams.by_handle[handle] = Stream(handle)
         return handle
@@ -139,9 +147,9 @@ class SimulatedDriver(SimulatedDevice):
         for stream in self.streams.by_handle.values():
             self._spoil(stream)
 
-    def create_event(self, _flags: int) -> int:
+    def create_event(self, flags: int) -> int:
         handle = self.handle()
-        self._events[handle] = Event(handle)
+        self._events[handle] = Event(handle, timed=not flags & _DISABLE_TIMING)
         return handle
 
     def event(self, handle: int) -> Event:
@@ -186,7 +194,7 @@ class SimulatedDriver(SimulatedDevice):
 
     def elapsed_ms(self, start: int, end: int) -> float:
         marks = [self.event(start), self.event(end)]
-        if any(event.mark is None or event.captured for event in marks):
+        if any(event.mark is None or event.captured or not event.timed for event in marks):
             raise CudaFailure("CUDA_ERROR_INVALID_HANDLE")
         begun, ended = (event.at_seconds for event in marks)
         if begun is None or ended is None:
@@ -195,8 +203,10 @@ class SimulatedDriver(SimulatedDevice):
 
     # Graphs.
 
-    def begin_capture(self, handle: int, _mode: int) -> None:
+    def begin_capture(self, handle: int, mode: int) -> None:
         stream = self.stream(handle)
+        if mode != _THREAD_LOCAL:
+            self.fault("a recording that what other threads allocate would spoil")
         if stream.capture:
             raise CudaFailure("CUDA_ERROR_ILLEGAL_STATE")
         stream.capture = Capture(threading.get_ident())

@@ -105,6 +105,7 @@ class Event:
     handle: int
     mark: Work | None = None
     captured: bool = False
+    timed: bool = True
     at_seconds: float | None = None
 
 

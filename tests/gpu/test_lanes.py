@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.sessions.lane_set import buckets_up_to
+from runtime.sessions import Times
+from runtime.sessions.lane_set import Berth, LaneSet, buckets_up_to
 from tests.gpu.small_experts import (
     LARGEST,
     THREE,
@@ -179,3 +180,20 @@ def test_a_released_batch_reads_and_starts_nothing(tmp_path: Path) -> None:
             missed.result(20)
         with pytest.raises(RuntimeError, match="released"):
             batch.enqueue("gamma")
+
+
+def test_what_was_read_while_the_batch_was_released_is_no_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with device_on(tmp_path) as (_, shelf, device):
+        batch = device.take(shelf.views(1))
+        pending = batch.enqueue("alpha")
+        times = LaneSet.times
+
+        def released_meanwhile(lane_set: LaneSet, berth: Berth, waited: float) -> Times:
+            batch.release()
+            return times(lane_set, berth, waited)
+
+        monkeypatch.setattr(LaneSet, "times", released_meanwhile)
+        with pytest.raises(RuntimeError, match="released"):
+            pending.result(20)

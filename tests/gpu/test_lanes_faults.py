@@ -113,6 +113,21 @@ def test_a_lost_device_tells_everybody_at_once(tmp_path: Path) -> None:
             assert error.lost
 
 
+def test_a_lost_device_is_not_asked_again(tmp_path: Path) -> None:
+    """Another thread may have freed what would be asked."""
+    with device_on(tmp_path, lanes=1) as (gpu, shelf, device):
+        gpu.hold("execute")
+        batch = device.take(shelf.views(2))
+        pending = {name: batch.enqueue(name) for name in NAMES}
+        gpu.crash("execute alpha")
+        gpu.go()
+        assert isinstance(error_of(lambda: pending["alpha"].result(20)), CudaError)
+        asked = gpu.calls["cuEventQuery"]
+        assert isinstance(error_of(lambda: pending["beta"].result(20)), CudaError)
+        assert gpu.calls["cuEventQuery"] == asked
+        batch.release()
+
+
 def test_a_device_that_is_lost_while_nobody_looks_is_noticed(tmp_path: Path) -> None:
     with device_on(tmp_path, lanes=1) as (gpu, shelf, device):
         batch = device.take(shelf.views(2))
