@@ -100,10 +100,15 @@ function drawBoxes({ width, height, faces }) {
   const marks = faces.flatMap((face) => {
     if (!face.box) return [];
     const [x, y, w, h] = face.box;
-    const age = face.estimate ? years(face.estimate.age_years) : "?";
     const size = Math.min(Math.max(w * 0.4, largest / 2), largest);
-    const place = { x: x + w / 2, y: Math.max(y - size / 3, size), "font-size": size, "stroke-width": size / 6 };
-    return [svg("rect", { x, y, width: w, height: h, rx: w / 20 }), svg("text", place, age)];
+    const line = (text, share, above) => svg("text", {
+      x: x + w / 2, y: Math.max(y - size * above, size * (1.9 - above)), "font-size": size * share, "stroke-width": size * share / 6,
+    }, text);
+    const texts = [line(face.estimate ? years(face.estimate.age_years) : "?", 1, 0.9)];
+    if (face.estimate && face.estimate.low_years !== null) {
+      texts.push(line(`${face.estimate.low_years.toFixed(0)} … ${face.estimate.high_years.toFixed(0)}`, 0.5, 0.3));
+    }
+    return [svg("rect", { x, y, width: w, height: h, rx: w / 20 }), ...texts];
   });
   $("boxes").replaceChildren(...marks);
 }
