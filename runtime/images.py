@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +37,11 @@ class ImageLimits:
 
 _MOST_SCANS = 100
 """Of a JPEG. Encoders make about ten; each costs a pass over all pixels, for a few bytes."""
-_START_OF_SCAN = b"\xff\xda"
+_MOST_SEGMENTS = 10_000
+"""Of a JPEG. Metadata of 32 MiB take 500; each costs Pillow some Python, for four bytes."""
+_JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+"""Of those that a segment follows, and the end; the others may stand within a scan."""
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 _LONGEST_PATH = 4096
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes a caller's image on first use; two threads that do so at once get wrong pixels."""
@@ -67,7 +72,7 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
             return _pixels(source, limits)
     with _faults_explained("What was given"):
         data = _encoded(source, limits)
-        _check_scans(data)
+        _check_segments(data)
     with (
         _faults_explained(f"The picture of {len(data):,} bytes"),
         Image.open(io.BytesIO(data), formats=FORMATS) as image,
@@ -126,10 +131,24 @@ def _check_bytes(size: int, limits: ImageLimits) -> None:
         )
 
 
-def _check_scans(data: bytes) -> None:
-    """Within a scan the mark cannot stand; in other files it means nothing."""
-    if data.startswith(b"\xff\xd8") and (scans := data.count(_START_OF_SCAN)) > _MOST_SCANS:
-        raise ImageError(f"The JPEG has {scans:,} scans, more than {_MOST_SCANS}. Save it anew.")
+def _check_segments(data: bytes) -> None:
+    """Refuses a JPEG that takes long to decode for its size.
+
+    Segments are passed over by their length, as decoders do, and what follows the picture (the
+    video of a motion photo, say) is not looked at: either may hold anything.
+    """
+    if not data.startswith(b"\xff\xd8"):
+        return
+    segments, scans, position = 0, 0, 2
+    while (mark := _JPEG_MARK.search(data, position)) and mark[0][1] != _END_OF_IMAGE:
+        segments += 1
+        scans += mark[0][1] == _START_OF_SCAN
+        if scans > _MOST_SCANS or segments > _MOST_SEGMENTS:
+            raise ImageError(
+                f"The JPEG has more than {_MOST_SCANS} scans or {_MOST_SEGMENTS:,} segments, which "
+                f"take too long to decode. Save it anew."
+            )
+        position = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:

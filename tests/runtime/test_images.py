@@ -260,14 +260,35 @@ def test_the_limit_on_pixels(noise: Pixels, picture: Image.Image) -> None:
             load(source, ImageLimits(max_pixels=pixels - 1))
 
 
-def test_a_jpeg_of_very_many_scans_is_refused(picture: Image.Image) -> None:
+def jpeg(picture: Image.Image, *, progressive: bool = False) -> bytes:
     buffer = io.BytesIO()
-    picture.convert("L").save(buffer, "JPEG", progressive=True)
-    data = buffer.getvalue()
+    picture.convert("L").save(buffer, "JPEG", progressive=progressive)
+    return buffer.getvalue()
+
+
+def test_a_jpeg_of_very_many_scans_is_refused(picture: Image.Image) -> None:
+    data = jpeg(picture, progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     assert load_rgb(data[:-2] + 50 * last + data[-2:], ImageLimits()).size
-    with pytest.raises(ImageError, match=r"JPEG has 1\d\d scans, more than 100"):
+    with pytest.raises(ImageError, match="JPEG has more than 100 scans"):
         load_rgb(data[:-2] + 100 * last + data[-2:], ImageLimits())
+    hidden = b"\xff\x01\xff\xd7" + last  # marks without a segment of their own
+    with pytest.raises(ImageError, match="JPEG has more than 100 scans"):
+        load_rgb(data[:-2] + 100 * hidden + data[-2:], ImageLimits())
+
+
+def test_a_jpeg_of_very_many_segments_is_refused(picture: Image.Image) -> None:
+    data, empty_comment = jpeg(picture), b"\xff\xfe\x00\x02"
+    assert load_rgb(data[:2] + 9_000 * empty_comment + data[2:], ImageLimits()).size
+    with pytest.raises(ImageError, match="10,000 segments"):
+        load_rgb(data[:2] + 10_000 * empty_comment + data[2:], ImageLimits())
+
+
+def test_what_a_jpeg_carries_besides_may_hold_anything(picture: Image.Image) -> None:
+    data, scan_marks = jpeg(picture), 2_000 * b"\xff\xda"
+    note = b"\xff\xfe" + (len(scan_marks) + 2).to_bytes(2, "big") + scan_marks
+    motion_photo = data[:2] + note + data[2:] + 5_000 * scan_marks
+    assert (load_rgb(motion_photo, ImageLimits()) == load_rgb(data, ImageLimits())).all()
 
 
 def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
