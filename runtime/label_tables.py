@@ -116,7 +116,13 @@ def _photographs(source: str) -> Iterator[str]:
 
 
 def _in_folder(folder: Path) -> Iterator[str]:
-    for where, folders, files in os.walk(folder):
+    def refused(error: OSError) -> None:
+        raise LabellingError(
+            f"{error.filename} cannot be searched ({error.strerror}). Let this process read it, "
+            f"or name the folders that are meant."
+        ) from error
+
+    for where, folders, files in os.walk(folder, onerror=refused):
         folders.sort()
         yield from (
             str(Path(where) / name)
@@ -145,7 +151,10 @@ def _csv_paths(path: Path) -> list[str]:
 
 def _parquet_paths(path: Path) -> list[str]:
     parquet = _pyarrow(path, "pyarrow.parquet")
-    return [str(name) for name in parquet.read_table(path, columns=["path"])["path"].to_pylist()]
+    names = parquet.read_table(path, columns=["path"])["path"].to_pylist()
+    if other := next((name for name in names if not isinstance(name, str | None)), None):
+        raise ValueError(f"it holds {other!r}, which is no text")
+    return [name or "" for name in names]
 
 
 def _pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it has no types
@@ -159,9 +168,13 @@ def _pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it h
 
 
 def _tidy(value: Value) -> Value:
-    """File names may hold bytes that are no UTF-8: they are written in hex."""
+    """File names may hold what tables cannot: it is written in hex.
+
+    That is bytes that are no UTF-8, and carriage returns, at which readers of CSV begin a new row.
+    """
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return text.replace("\r", r"\x0d")
     return value
 
 

@@ -239,22 +239,38 @@ def label(
     journal_path = journal_of(output)
     if output.exists() and not overwrite and not journal_path.exists():
         raise LabellingError(f"{output} exists. Choose another output, or overwrite it.")
-    with Journal.opened(journal_path, job.settings()) as journal:
-        waiting = [path for path in paths if path not in journal]
-        fresh = 0
-        for batch in stream(waiting) if waiting else ():
-            journal.add(batch)
-            fresh += len(batch)
-            if report is not None:
-                report(len(paths) - len(waiting) + fresh, len(paths), fresh)
-        summary = Summary()
-        write_table(output, _counted(journal, paths, summary), table_columns(job.experts))
-        journal.discard()
+    summary = Summary()
+    try:
+        with Journal.opened(journal_path, job.settings()) as journal:
+            _fill(journal, stream, paths, report)
+            write_table(output, _counted(journal, paths, summary), table_columns(job.experts))
+            journal.discard()
+    except OSError as error:
+        raise LabellingError(
+            f"{output} or its journal cannot be written ({error}). Make room, or choose another "
+            f"output. Where a journal was begun, the same command goes on from there."
+        ) from error
     return summary
 
 
+def _fill(journal: Journal, stream: Stream, paths: Sequence[str], report: Report | None) -> None:
+    """Has the photographs labelled that the journal does not hold."""
+    waiting = [path for path in paths if path not in journal]
+    fresh = 0
+    for batch in stream(waiting) if waiting else ():
+        journal.add(batch)
+        fresh += len(batch)
+        if report is not None:
+            report(len(paths) - len(waiting) + fresh, len(paths), fresh)
+
+
 def engine_fingerprint(engines: Path) -> str:
-    """16 hex digits that stand for the manifest and the fusion tables of an engines folder."""
+    """16 hex digits that stand for the manifest and the fusion tables of an engines folder.
+
+    Raises:
+        ManifestError: there is no manifest, or it is not in order.
+    """
+    manifest_file.read_manifest(engines)
     digest = hashlib.sha256()
     for name in (manifest_file.FILE_NAME, fusion_file.FILE_NAME):
         with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,112 @@
+"""Lists of photographs and tables of ages: odd names, odd lists, and places nobody can write to."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.errors import ManifestError
+from runtime.label_journal import Journal, journal_of
+from runtime.label_tables import LabellingError, Row, photographs_in, write_table
+from runtime.labelling import LabelJob, label
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+ODD = ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "=1+1", "é", "\\x0d", ""]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_odd_names_come_back_from_a_table(tmp_path: Path, suffix: str) -> None:
+    table = tmp_path / f"table{suffix}"
+    rows: list[Row] = [{"path": name, "face": place} for place, name in enumerate(ODD)]
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    write_table(table, rows, {"path": str, "face": int})
+    assert read(table) == [(name.replace("\r", "\\x0d"), place) for place, name in enumerate(ODD)]
+
+
+def read(table: Path) -> list[tuple[str, int]]:
+    if table.suffix == ".csv":
+        with table.open(newline="", encoding="utf-8") as file:
+            return [(row["path"], int(row["face"])) for row in csv.DictReader(file)]
+    parquet = pytest.importorskip("pyarrow.parquet")
+    return [(row["path"], row["face"]) for row in parquet.read_table(table).to_pylist()]
+
+
+def parquet_of(path: Path, names: list[Any]) -> str:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"path": names}), path)
+    return str(path)
+
+
+def test_a_row_of_a_list_may_have_no_path(tmp_path: Path) -> None:
+    listed = parquet_of(tmp_path / "list.parquet", ["a.png", None, ""])
+    assert photographs_in([listed]) == [str(tmp_path / "a.png")]
+
+
+@pytest.mark.parametrize("name", [b"a.png", 3])
+def test_paths_of_a_list_are_text(tmp_path: Path, name: Any) -> None:
+    listed = parquet_of(tmp_path / "list.parquet", [None, name])
+    with pytest.raises(LabellingError, match="which is no text"):
+        photographs_in([listed])
+
+
+def test_a_folder_that_cannot_be_searched_is_not_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir: Callable[..., Any] = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(LabellingError, match=r"closed cannot be searched \(Permission denied\)"):
+        photographs_in([str(tmp_path)])
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> LabelJob:
+    engines = write_engines(tmp_path / "engines", {"a": Tiny()})
+    return LabelJob(str(engines), faces="whole", device="cpu")
+
+
+def test_a_full_disk_is_told_and_what_was_done_is_kept(
+    tmp_path: Path, job: LabelJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "ages.csv"
+
+    def stream(paths: Any) -> Iterator[list[tuple[str, list[dict[str, float]]]]]:
+        for path in paths:
+            yield [(path, [{"age": 1.0}])]
+
+    add = Journal.add
+
+    def until_full(journal: Journal, batch: Any) -> None:
+        if "a" in journal:
+            raise OSError(28, "No space left on device")
+        add(journal, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "add", until_full)
+        with pytest.raises(LabellingError, match=r"No space left.*\n?.*the same command goes on"):
+            label(stream, ["a", "b"], output, job)
+    assert journal_of(output).read_bytes().count(b"\n") == 2
+    asked: list[str] = []
+    label(lambda paths: asked.extend(paths) or stream(paths), ["a", "b"], output, job)  # type: ignore[func-returns-value]
+    assert asked == ["b"]
+
+
+def test_without_engines_no_journal_is_begun(tmp_path: Path) -> None:
+    job = LabelJob(str(tmp_path / "nowhere"), faces="whole")
+    with pytest.raises(ManifestError, match="no such file"):
+        label(lambda _: pytest.fail("asked"), ["a"], tmp_path / "ages.csv", job)
+    assert not list(tmp_path.iterdir())
