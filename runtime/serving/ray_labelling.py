@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import ray
 import ray.data
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from runtime.agemoe import AgeMoE
 from runtime.detectors import detector_named
@@ -30,6 +30,9 @@ from runtime.labelling import TOGETHER, WHOLE, LabelJob, Labeller, Stream, engin
 
 _MOST_BLOCKS = 4096
 """Pieces of work that Ray keeps account of, at most."""
+_RETRIES = 5
+"""How often a piece of work that was lost with its worker is begun anew: Ray would do so for ever,
+also where it is the work that ends the worker."""
 _KNOCK_SECONDS = 10.0
 _COLUMN = "photographs"
 
@@ -49,40 +52,35 @@ class RemoteLabeller:
     """What a worker does: text in, text out, because paths may be no UTF-8 and rows differ."""
 
     def __init__(self, job: LabelJob, share: Share, folder: str, engine: str) -> None:
-        """Opens the engines.
+        """Opens the engines, or keeps why that cannot be done for whoever asks.
+
+        An error that is raised in a worker would reach the user inside Ray's account of it.
 
         Args:
             job: what to do.
             share: of the node; experts use so many cores and no more.
             folder: what relative paths are relative to.
             engine: fingerprint that the engines have to have here as well.
-
-        Raises:
-            EngineFileError: other engines lie in the folder on this node.
         """
-        os.chdir(folder)
-        found = engine_fingerprint(Path(job.engines))
-        if found != engine:
-            raise EngineFileError(
-                f"{job.engines} on node {ray.util.get_node_ip_address()} holds engines {found}, "
-                f"where the job began {engine}. Put the same folder on every node."
+        self._labeller: Labeller | str
+        try:
+            os.chdir(folder)
+            self._labeller = _opened(job, share, engine)
+        except (OSError, AgeMoEError) as error:
+            self._labeller = (
+                f"Node {ray.util.get_node_ip_address()} cannot take part: {error}\n"
+                f"Every node needs the same engines, the photographs, and the folder in which the "
+                f"command was given, under the same paths."
             )
-        # One core gains nothing from experts at the same time, and loses by their changing over.
-        self._moe = AgeMoE(
-            job.engines,
-            device=job.device,
-            precision=job.precision,
-            threads=share.cpus,
-            concurrency="sequence" if share.cpus == 1 and not share.gpus else "auto",
-        )
-        detector = None if job.faces == WHOLE else detector_named(job.detector)
-        self._labeller = Labeller(self._moe, engine, detector)
 
     def __call__(self, block: Block) -> Block:
-        """Labels the photographs of a block."""
-        paths = [json.loads(text) for text in block[_COLUMN]]
-        labelled = [json.dumps(entry) for entry in self._labeller.label(paths)]
-        return {_COLUMN: np.array(labelled, object)}
+        """Labels the photographs of a block, or says why this node cannot."""
+        said: Sequence[Labelled] | list[str]
+        if isinstance(self._labeller, str):
+            said = [self._labeller]
+        else:
+            said = self._labeller.label([json.loads(text) for text in block[_COLUMN]])
+        return {_COLUMN: np.array([json.dumps(entry) for entry in said], object)}
 
 
 @contextlib.contextmanager
@@ -109,15 +107,33 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
         yield lambda paths: _labelled(job, taken, engine, paths)
 
 
+def _opened(job: LabelJob, share: Share, engine: str) -> Labeller:
+    """What labels, for as long as its worker lives."""
+    found = engine_fingerprint(Path(job.engines))
+    if found != engine:
+        raise EngineFileError(
+            f"{job.engines} holds engines {found} there, where the job began {engine}."
+        )
+    # One core gains nothing from experts at the same time, and loses by their changing over.
+    moe = AgeMoE(
+        job.engines,
+        device=job.device,
+        precision=job.precision,
+        threads=share.cpus,
+        concurrency="sequence" if share.cpus == 1 and not share.gpus else "auto",
+    )
+    return Labeller(moe, engine, None if job.faces == WHOLE else detector_named(job.detector))
+
+
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
     try:
         _knock(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (OSError, RayError, ValueError) as error:
+    except (OSError, RayError, ValueError, RuntimeError) as error:  # the last: other versions
         raise LabellingError(
-            f"No Ray cluster was found at {address} ({error}). Start one with ray start --head, or "
-            f"use --ray local."
+            f"No Ray cluster can be joined at {address} ({error}). Start one with ray start --head "
+            f"in this environment, or use --ray local."
         ) from error
     try:
         yield
@@ -153,12 +169,21 @@ def _labelled(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most_workers(share)),
         num_cpus=share.cpus,
         num_gpus=share.gpus,
+        max_task_retries=_RETRIES,
     )
     try:
         for block in done.iter_batches(batch_size=None, prefetch_batches=0):
-            yield [(path, rows) for path, rows in map(json.loads, block[_COLUMN])]
+            said = [json.loads(text) for text in block[_COLUMN]]
+            if refusals := [entry for entry in said if isinstance(entry, str)]:
+                raise _stopped(refusals[0])
+            yield [(path, rows) for path, rows in said]
+    except RayActorError as error:
+        raise _stopped(
+            f"the same photographs were lost with their worker {_RETRIES + 1} times, for want of "
+            f"memory perhaps, or because one of them ends the process ({error})."
+        ) from error
     except RayError as error:
-        raise LabellingError(_told(error)) from error
+        raise _stopped(str(error).strip()) from error
 
 
 def _most_workers(share: Share) -> int:
@@ -170,7 +195,5 @@ def _most_workers(share: Share) -> int:
     return max(int(places), 1)
 
 
-def _told(error: RayError) -> str:
-    cause = error.__cause__
-    said = str(cause) if isinstance(cause, AgeMoEError) else str(error).strip()
-    return f"Labelling on Ray stopped: {said}\nThe same command goes on from here."
+def _stopped(why: str) -> LabellingError:
+    return LabellingError(f"Labelling on Ray stopped: {why}\nThe same command goes on from here.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -114,9 +115,45 @@ def test_other_engines_on_a_node_are_found_out(
             list(batches)
 
 
+class Ending:
+    """A worker whose photographs end it, as a fault in a decoder would."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, _: object) -> object:
+        os._exit(1)
+
+
+def test_photographs_that_end_their_worker_end_the_job(
+    cluster: SmallCluster, job: LabelJob, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.serving import ray_labelling
+
+    with ray_labelling.ray_stream(job, cluster.address) as stream:
+        with monkeypatch.context() as patch:
+            patch.setattr(ray_labelling, "_RETRIES", 1)
+            patch.setattr(ray_labelling, "RemoteLabeller", Ending)
+            with pytest.raises(LabellingError, match="lost with their worker 2 times"):
+                list(stream(paths))
+        assert {path for batch in stream(paths) for path, _ in batch} == set(paths)
+
+
+def test_a_node_without_the_engines_is_named(
+    cluster: SmallCluster, job: LabelJob, paths: list[str]
+) -> None:
+    from runtime.serving.ray_labelling import ray_stream
+
+    with ray_stream(job, cluster.address) as stream:
+        Path("engines").rename("gone")
+        with pytest.raises(LabellingError, match=r"cannot take part: engines/manifest\.json"):
+            list(stream(paths[:1]))
+
+
+@pytest.mark.usefixtures("paths")
 def test_a_cluster_that_is_not_there_is_named(job: LabelJob) -> None:
     from runtime.serving.ray_labelling import ray_stream
 
     nowhere = ray_stream(job, "127.0.0.1:1")
-    with pytest.raises(LabellingError, match="No Ray cluster was found"), nowhere:
+    with pytest.raises(LabellingError, match="No Ray cluster can be joined"), nowhere:
         pass
