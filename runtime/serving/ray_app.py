@@ -39,7 +39,7 @@ from runtime.serving.problems import (
     problem_of,
 )
 from runtime.serving.service import Service
-from runtime.serving.settings import Settings
+from runtime.serving.settings import Batching, Limits, Settings
 
 log = logging.getLogger("agemoe")
 
@@ -47,7 +47,10 @@ RELOAD = "/v1/reload"
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
 """Before the second attempt; doubled each time, for Ray to notice that a replica is gone."""
-_ARGUMENTS = ("engines", "device", "precision", "detector", "keys", "without_keys", "revision")
+_ARGUMENTS = (
+    *("engines", "device", "precision", "detector", "keys", "without_keys"),
+    *("limits", "batching", "revision"),
+)
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -199,10 +202,12 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     Args:
         arguments: `engines`, `device`, `precision`, `detector` and `keys` as for
             `python -m runtime serve`; `without_keys: true` where there are none on purpose;
-            `revision`, anything, whose change starts new replicas one after the other.
+            `limits` and `batching`, mappings with the names of `settings`; `revision`, anything,
+            whose change replaces all replicas.
 
     Raises:
         ValueError: an argument is not known, or it is not said who may come in.
+        TypeError: a limit or an option of batching is not known.
     """
     if unknown := set(arguments) - set(_ARGUMENTS):
         raise ValueError(f"{', '.join(sorted(unknown))}: not known. There are {_ARGUMENTS}.")
@@ -214,6 +219,8 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         precision=arguments.get("precision", "auto"),
         detector=arguments.get("detector", "haar"),
         keys=Path(arguments["keys"]) if arguments.get("keys") else None,
+        limits=Limits(**arguments.get("limits", {})),
+        batching=Batching(**arguments.get("batching", {})),
     )
     ages = serve.deployment()(Ages).bind(settings)
     application: serve.Application = serve.deployment()(Front).bind(ages, settings)

@@ -152,6 +152,14 @@ def test_build_refuses_what_it_does_not_know(arguments: dict[str, Any], complain
         build(arguments)
 
 
+def test_limits_and_batching_are_passed_on() -> None:
+    said = {"without_keys": True, "limits": {"body_bytes": 5}, "batching": {"max_batch": 3}}
+    settings = build(said)._bound_deployment.init_args[-1]
+    assert (settings.limits.body_bytes, settings.batching.max_batch) == (5, 3)
+    with pytest.raises(TypeError, match="body_byte"):
+        build({"without_keys": True, "limits": {"body_byte": 5}})
+
+
 def test_the_example_configuration_builds() -> None:
     yaml = pytest.importorskip("yaml")
     path = Path(__file__).parents[2] / "deploy" / "serve_config.yaml"

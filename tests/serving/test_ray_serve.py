@@ -57,7 +57,7 @@ def cluster(folders: list[Path]) -> Iterator[SmallCluster]:
         ray.shutdown()
 
 
-def deploy(engines: Path) -> None:
+def deploy(engines: Path, surge: int = 0, attempts: int = 20) -> None:
     """As `serve deploy` does it: two replicas, one per worker, and the front on the head."""
     from ray import serve
 
@@ -66,7 +66,11 @@ def deploy(engines: Path) -> None:
 
     settings = Settings(engines=engines, device="cpu")
     replicas = serve.deployment(
-        num_replicas=2, ray_actor_options={"num_cpus": 1}, health_check_period_s=1.0
+        num_replicas=2,
+        ray_actor_options={"num_cpus": 1},
+        health_check_period_s=1.0,
+        max_surge_percent=surge,
+        max_constructor_retry_count=attempts,
     )
     front = serve.deployment(ray_actor_options={"num_cpus": 0, "resources": {FRONT: 0.1}})
     serve.run(front(Front).bind(replicas(Ages).bind(settings), settings), name="ages")
@@ -155,3 +159,18 @@ def test_new_engines_are_rolled_out_without_a_refusal(
     assert all(age in (before[level], after[level]) for level, age in answers)
     assert any(age == before[level] for level, age in answers)
     assert all(ask(level) == after[level] for level in [*LEVELS][:4])
+
+
+def test_engines_that_do_not_open_take_no_replica_away(
+    cluster: SmallCluster, folders: list[Path], tmp_path: Path
+) -> None:
+    from ray import serve
+
+    cluster.add_worker()  # room for one more, which `max_surge_percent` makes use of
+    deploy(folders[0], surge=50)
+    with pytest.raises(RuntimeError, match="ages"):
+        deploy(tmp_path, surge=50, attempts=1)
+    states = serve.status().applications["ages"].deployments["Ages"].replica_states
+    assert {state.value: count for state, count in states.items()}["RUNNING"] == 2
+    wanted = serial(folders[0])
+    assert all(age == wanted[level] for level, age in ask_all(2, lambda: None))
