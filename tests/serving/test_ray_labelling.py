@@ -130,13 +130,13 @@ def test_photographs_that_end_their_worker_end_the_job(
 ) -> None:
     from runtime.serving import ray_labelling
 
-    with ray_labelling.ray_stream(job, cluster.address) as stream:
-        with monkeypatch.context() as patch:
-            patch.setattr(ray_labelling, "_RETRIES", 1)
-            patch.setattr(ray_labelling, "RemoteLabeller", Ending)
-            with pytest.raises(LabellingError, match="lost with their worker 2 times"):
-                list(stream(paths))
-        assert {path for batch in stream(paths) for path, _ in batch} == set(paths)
+    monkeypatch.setattr(ray_labelling, "_RETRIES", 1)
+    monkeypatch.setattr(ray_labelling, "RemoteLabeller", Ending)
+    with (
+        ray_labelling.ray_stream(job, cluster.address) as stream,
+        pytest.raises(LabellingError, match="lost with their worker 2 times"),
+    ):
+        list(stream(paths))
 
 
 def test_a_node_without_the_engines_is_named(

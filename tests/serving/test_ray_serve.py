@@ -171,6 +171,6 @@ def test_engines_that_do_not_open_take_no_replica_away(
     with pytest.raises(RuntimeError, match="ages"):
         deploy(tmp_path, surge=50, attempts=1)
     states = serve.status().applications["ages"].deployments["Ages"].replica_states
-    assert {state.value: count for state, count in states.items()}["RUNNING"] == 2
+    assert {str(state): count for state, count in states.items()}["RUNNING"] == 2
     wanted = serial(folders[0])
     assert all(age == wanted[level] for level, age in ask_all(2, lambda: None))
