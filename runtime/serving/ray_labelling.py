@@ -30,9 +30,9 @@ from runtime.labelling import TOGETHER, WHOLE, LabelJob, Labeller, Stream, engin
 
 _MOST_BLOCKS = 4096
 """Pieces of work that Ray keeps account of, at most."""
-_RETRIES = 5
-"""How often a piece of work that was lost with its worker is begun anew: Ray would do so for ever,
-also where it is the work that ends the worker."""
+_RESTARTS = 10
+"""How often a lost worker is begun anew: Ray would do so for ever, also where its work is what ends
+it. Attempts are not counted: until a lost node is given up, many fail at once."""
 _KNOCK_SECONDS = 10.0
 _COLUMN = "photographs"
 
@@ -169,7 +169,7 @@ def _labelled(
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most_workers(share)),
         num_cpus=share.cpus,
         num_gpus=share.gpus,
-        max_task_retries=_RETRIES,
+        max_restarts=_RESTARTS,
     )
     try:
         for block in done.iter_batches(batch_size=None, prefetch_batches=0):
@@ -179,8 +179,8 @@ def _labelled(
             yield [(path, rows) for path, rows in said]
     except RayActorError as error:
         raise _stopped(
-            f"the same photographs were lost with their worker {_RETRIES + 1} times, for want of "
-            f"memory perhaps, or because one of them ends the process ({error})."
+            f"a worker was lost {_RESTARTS + 1} times, for want of memory perhaps, or because a "
+            f"photograph ends the process ({error})."
         ) from error
     except RayError as error:
         raise _stopped(str(error).strip()) from error

@@ -130,11 +130,11 @@ def test_photographs_that_end_their_worker_end_the_job(
 ) -> None:
     from runtime.serving import ray_labelling
 
-    monkeypatch.setattr(ray_labelling, "_RETRIES", 1)
+    monkeypatch.setattr(ray_labelling, "_RESTARTS", 1)
     monkeypatch.setattr(ray_labelling, "RemoteLabeller", Ending)
     with (
         ray_labelling.ray_stream(job, cluster.address) as stream,
-        pytest.raises(LabellingError, match="lost with their worker 2 times"),
+        pytest.raises(LabellingError, match="a worker was lost 2 times"),
     ):
         list(stream(paths))
 
