@@ -164,38 +164,6 @@ def test_refusals(
     assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["--batch", "0"],
-        ["--batch", "1.5"],
-        ["--threads", "0"],
-        ["--seconds", "nan"],
-        ["--seconds", "soon"],
-        ["--json", "/nowhere/now.json"],
-        ["--plot", "/"],
-    ],
-)
-def test_what_cannot_be_meant_is_refused_at_once(
-    capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
-    with pytest.raises(SystemExit) as refused:
-        latency.main(arguments)
-    assert refused.value.code == latency.REFUSED
-    assert f"argument {arguments[0]}: must be" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(latency, "measure", interrupted)
-    assert latency.main([]) == 130
-    assert "Interrupted" in capsys.readouterr().err
-
-
 def test_labels_of_lines_that_end_alike_lie_apart() -> None:
     found = _apart({"a": 400.0, "b": 404.0, "c": 100.0}, 30.0)
     assert found == {"c": 100.0, "a": 400.0, "b": 430.0}

@@ -149,27 +149,3 @@ def test_each_run_of_a_rate_has_arrivals_of_its_own(
     monkeypatch.setattr(load, "open_loop", noted)
     load._open(argparse.Namespace(rate=[1.0, 2.0], seconds=1.0), target, 5.0)
     assert len(seeds) == len(set(seeds)) == 4
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["--callers", "0"], ["--rate", "0"], ["--rate", "nan"], ["--seconds", "-1"], ["--json", "/"]],
-)
-def test_what_cannot_be_meant_is_refused_at_once(
-    capsys: pytest.CaptureFixture[str], arguments: list[str]
-) -> None:
-    with pytest.raises(SystemExit) as refused:
-        load.main(arguments)
-    assert refused.value.code == load.REFUSED
-    assert f"argument {arguments[0]}: must be" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(load, "measure", interrupted)
-    assert load.main([]) == 130
-    assert "Interrupted" in capsys.readouterr().err

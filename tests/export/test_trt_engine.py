@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import logging
 import shutil
 import signal
@@ -16,16 +15,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from rich.console import Console
 
 from export import parity
-from export.display import BuildDisplay
 from export.errors import ExportError, GraphError, ParityError
 from export.experts.contract import Images, Readings
 from export.jobs import plan
 from export.options import BuildOptions, resolve_options
 from export.pipeline import build
-from export.trt_engine import Phases, build_engine
+from export.trt_engine import build_engine
 from export.trt_module import EngineOptions, EngineTarget
 from export.verification import verification_images
 from runtime.errors import BackendError
@@ -315,25 +312,6 @@ def test_what_the_parser_refuses_is_named(tensorrt: Any, tmp_path: Path) -> None
         engine_of(tmp_path / "fold.onnx", "fp32", tmp_path)
 
 
-def test_phases_become_one_number_that_only_grows() -> None:
-    heard: list[float] = []
-    phases = Phases(heard.append)
-    phases.start("building", None, 2)
-    phases.start("optimising", "building", 4)
-    for step in range(4):
-        phases.step("optimising", step)
-    phases.finish("optimising")
-    phases.step("building", 0)
-    phases.start("timing", "building", 2)
-    phases.start("one kernel", "timing", 2)
-    phases.step("one kernel", 0)
-    phases.finish("one kernel")
-    phases.step("timing", 0)
-    phases.finish("timing")
-    phases.finish("building")
-    assert heard == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0]
-
-
 def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
     """On the simulated GPU, whose engines take fewer faces at a time than there are."""
     with simulated_gpu() as simulated:
@@ -346,14 +324,3 @@ def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
     assert set(found) == set(expert.outputs)
     for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], atol=1e-4)
-
-
-def test_a_log_hears_of_progress_seldom() -> None:
-    heard = io.StringIO()
-    display = BuildDisplay(Console(file=heard))
-    display.stage("mivolo", "building")
-    display.advance(0.2)
-    display._shown -= 60.0  # as if a minute had passed
-    display.advance(0.5)
-    lines = [line.partition("] ")[2] for line in heard.getvalue().splitlines()]
-    assert lines == ["mivolo: building", "mivolo: building, 50%"]
