@@ -199,9 +199,8 @@ def _plan(
         return builder.build_serialized_network(network, config), log.errors()
 
     with ThreadPoolExecutor(1, thread_name_prefix="agemoe-builder") as pool:
-        building = pool.submit(serialized)
         try:
-            plan, errors = building.result()
+            plan, errors = pool.submit(serialized).result()
         except BaseException:
             stopped.set()
             raise

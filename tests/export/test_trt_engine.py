@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -221,9 +222,11 @@ def test_timings_are_shared_and_a_damaged_cache_is_discarded(
     assert len(tensorrt.Builder.built) == 3
 
 
+@pytest.mark.slow  # a real signal, which ends a worker of xdist if it comes at a bad moment
 def test_interrupted_nothing_is_written_and_a_rerun_completes(
     options: Options, tensorrt: Any
 ) -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     before = read_manifest(options().output)
     tensorrt.Builder.pause.clear()
 
@@ -237,6 +240,28 @@ def test_interrupted_nothing_is_written_and_a_rerun_completes(
 
     with pytest.raises(KeyboardInterrupt):
         build(options(), Impatient())
+    assert tensorrt.Builder.built == []
+    assert read_manifest(options().output) == before
+    tensorrt.Builder.pause.set()
+    assert names_built(build(options(), Quiet())) == ["vgg16"]
+
+
+def test_a_build_that_is_given_up_stops_and_writes_nothing(
+    options: Options, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = read_manifest(options().output)
+    tensorrt.Builder.pause.clear()
+    result = Future.result
+
+    def interrupted(future: Future[object], timeout: float | None = None) -> object:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return result(future, timeout)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            build(options(), Quiet())
     assert tensorrt.Builder.built == []
     assert read_manifest(options().output) == before
     tensorrt.Builder.pause.set()
