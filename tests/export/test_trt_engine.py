@@ -27,15 +27,9 @@ from export.trt_engine import build_engine
 from export.trt_module import EngineOptions, EngineTarget
 from export.verification import verification_images
 from runtime.errors import BackendError
-from runtime.manifest import Artifact, BatchProfile, Expert, InputSpec, file_intact
+from runtime.manifest import Artifact, BatchProfile, Expert, InputSpec, Manifest, file_intact
 from runtime.manifest_file import read_manifest
-from tests.export.fake_builder import (
-    CACHE_MARK,
-    STEPS,
-    MemoryPoolType,
-    fake_tensorrt,
-    gpu,
-)
+from tests.export.fake_builder import CACHE_MARK, STEPS, MemoryPoolType, fake_tensorrt, gpu
 from tests.export.small import experts_toml, small_module, write_checkpoint
 from tests.export.test_pipeline import Quiet, names_built
 from tests.gpu.simulator import simulated_gpu
@@ -222,6 +216,13 @@ def test_timings_are_shared_and_a_damaged_cache_is_discarded(
     assert len(tensorrt.Builder.built) == 3
 
 
+def check_nothing_written_and_rerun(options: Options, tensorrt: Any, before: Manifest) -> None:
+    assert tensorrt.Builder.built == []
+    assert read_manifest(options().output) == before
+    tensorrt.Builder.pause.set()
+    assert names_built(build(options(), Quiet())) == ["vgg16"]
+
+
 @pytest.mark.slow  # a real signal, which ends a worker of xdist if it comes at a bad moment
 def test_interrupted_nothing_is_written_and_a_rerun_completes(
     options: Options, tensorrt: Any
@@ -240,10 +241,7 @@ def test_interrupted_nothing_is_written_and_a_rerun_completes(
 
     with pytest.raises(KeyboardInterrupt):
         build(options(), Impatient())
-    assert tensorrt.Builder.built == []
-    assert read_manifest(options().output) == before
-    tensorrt.Builder.pause.set()
-    assert names_built(build(options(), Quiet())) == ["vgg16"]
+    check_nothing_written_and_rerun(options, tensorrt, before)
 
 
 def test_a_build_that_is_given_up_stops_and_writes_nothing(
@@ -262,10 +260,7 @@ def test_a_build_that_is_given_up_stops_and_writes_nothing(
         patched.setattr(Future, "result", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build(options(), Quiet())
-    assert tensorrt.Builder.built == []
-    assert read_manifest(options().output) == before
-    tensorrt.Builder.pause.set()
-    assert names_built(build(options(), Quiet())) == ["vgg16"]
+    check_nothing_written_and_rerun(options, tensorrt, before)
 
 
 def test_a_tensorrt_that_does_not_start_says_why(options: Options, tensorrt: Any) -> None:
