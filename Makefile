@@ -36,7 +36,7 @@ $(READY): requirements.lock
 demo: $(READY) ## builds and calibrates demo experts, shows them on unseen faces: demo.png
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
 	$(RUN) -m export.demo draw $(DEMO)
-	$(RUN) export/calibrate.py --faces $(DEMO)/labelled/labels.csv --engines $(ENGINES) --output $(ENGINES)
+	$(RUN) export/calibrate.py --faces $(DEMO)/labeled/labels.csv --engines $(ENGINES) --output $(ENGINES)
 	$(RUN) export/evaluate.py --faces $(DEMO)/unseen/labels.csv --engines $(ENGINES) --fusion $(ENGINES)/fusion.json --json > $(DEMO)/evaluation.json
 	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
 	$(RUN) -m export.demo show $(DEMO) --output demo.png

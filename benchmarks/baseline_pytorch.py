@@ -18,20 +18,20 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.subjects import Lap
-from export.demo.keys import demo_checkpoint_name
-from export.experts.catalogue import build_expert
-from export.experts.janus import RandomJanus
-from export.experts.janus_expert import JanusSource, janus_source
-from export.experts.janus_stand_in import configuration
-from export.experts.mivolo import MiVoloExpert
-from export.experts.preprocessing import Normalise
-from export.experts.torch_expert import TorchExpert
-from export.options import DEFAULT_EXPERTS, DEMO_EXPERTS, ExpertConfig, read_experts
-from export.settings import JanusSettings
+from export.build.demo_weights import demo_checkpoint_name
+from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, ExpertConfig, read_experts
+from export.config.settings import JanusSettings
+from export.experts.janus.expert import JanusSource, janus_source
+from export.experts.janus.placeholder import configuration
+from export.experts.janus.weights import RandomJanus
+from export.experts.mivolo.module import MiVoloExpert
+from export.experts.registry import build_expert
+from export.graph.preprocessing import Normalize
+from export.graph.torch_expert import TorchExpert
 from runtime import Face, ImageLimits
 from runtime.manifest import Expert
 from runtime.preparation import PreparedFace, Preparer
-from runtime.statistics import Statistics
+from runtime.stats import Statistics
 
 _SAME = "the same weights"
 _ANSWER_TOKENS = 3
@@ -235,7 +235,7 @@ def _janus(
         reason = "a light head" if source.prompt is None else "the authors' layout"
         source, kind = _drawn(settings), f"random weights stand in for {reason}"
     model = _transformers_janus(settings, source, checkpoint if not kind else None).to(device)
-    normalise = Normalise(source.folder.normalisation).to(device)
+    normalize = Normalize(source.folder.normalization).to(device)
     prompt = source.prompt
     if prompt is None:
         raise ValueError("Janus without a question cannot be asked.")
@@ -246,7 +246,7 @@ def _janus(
         ids = asked.repeat(len(face), 1)
         tokens = model.generate(
             input_ids=ids,
-            pixel_values=normalise(face),
+            pixel_values=normalize(face),
             attention_mask=torch.ones_like(ids),
             do_sample=False,
             min_new_tokens=_ANSWER_TOKENS,

@@ -28,9 +28,9 @@ if __package__ in (None, ""):
 
 import numpy as np
 
-from runtime import AgeEstimate, AgeMoE, Face, StandInWarning
+from runtime import AgeEstimate, AgeMoE, Face, PlaceholderWeightsWarning
+from runtime.backends.onnx import usable_cores
 from runtime.serving import Batcher, QueueFullError
-from runtime.sessions.onnx import usable_cores
 
 _SIDE = 192
 _FACES = 32
@@ -58,7 +58,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and reports."""
     parsed = _parser().parse_args(arguments)
-    warnings.simplefilter("ignore", StandInWarning)
+    warnings.simplefilter("ignore", PlaceholderWeightsWarning)
     rng = np.random.default_rng(1)
     faces = [Face(rng.integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)) for _ in range(_FACES)]
     with AgeMoE(parsed.engines, device=parsed.device) as moe:

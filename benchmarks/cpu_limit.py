@@ -28,15 +28,15 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import load_average, machine
 from benchmarks.measuring import interleaved, timed
-from export.experts.contract import Images
-from export.verification import verification_images
+from export.config.contract import Images
+from export.faces.verification import verification_images
 from runtime import Face
+from runtime.backends import Session
+from runtime.backends.onnx import OnnxCpuSession, usable_cores
+from runtime.backends.openvino import OpenVinoSession
 from runtime.errors import BackendError
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
-from runtime.sessions import Session
-from runtime.sessions.onnx import OnnxCpuSession, usable_cores
-from runtime.sessions.openvino import OpenVinoSession
 
 _SESSIONS = (
     ("ONNX Runtime", OnnxCpuSession, ("fp32", "int8")),

@@ -19,8 +19,8 @@ if __package__ in (None, ""):
 
 import numpy as np
 
-from export.calibration.data import LabelledPredictions
-from export.fusion_fit import fit_fusion
+from export.calibration.data import LabeledPredictions
+from export.calibration.fit import fit_fusion
 from runtime.fusion import Floats, FusionTables
 
 EXPERTS = ("vgg16", "resnet50", "mivolo", "janus")
@@ -28,17 +28,17 @@ _BATCH = 32
 _CALLS = 2000
 
 
-def made_up(faces: int, seed: int = 0) -> LabelledPredictions:
+def made_up(faces: int, seed: int = 0) -> LabeledPredictions:
     """Faces of ages 0 to 90 and four experts with errors of their own."""
     rng = np.random.default_rng(seed)
     ages = rng.uniform(0.0, 90.0, faces)
     noise = rng.normal(size=(faces, len(EXPERTS)))
     size = np.stack([4 + 0.1 * ages, 12 - 0.1 * ages, 8 + 0 * ages, 5 + 0.05 * ages], axis=1)
     readings = ages[:, None] * [0.8, 1.1, 0.7, 1.0] + [8.0, -3.0, 15.0, 2.0] + noise * size
-    return LabelledPredictions(ages, EXPERTS, readings)
+    return LabeledPredictions(ages, EXPERTS, readings)
 
 
-def fit_seconds(faces: LabelledPredictions) -> tuple[float, FusionTables]:
+def fit_seconds(faces: LabeledPredictions) -> tuple[float, FusionTables]:
     """Seconds that a whole calibration takes, and what it gives."""
     start = time.perf_counter()
     tables = fit_fusion(faces).tables

@@ -28,14 +28,14 @@ import numpy as np
 from benchmarks.gpu_report import Section, facts, fenced, listed, table, write_report
 from benchmarks.gpu_soak import soak
 from benchmarks.machine import gpu_memory
-from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, StandInWarning
+from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
+from runtime.backends.fallback import parse_device
+from runtime.backends.gpu.cuda_library import cuda_devices
+from runtime.backends.gpu.tensorrt_engine import import_tensorrt
+from runtime.backends.onnx import cuda_provider_problem
 from runtime.executor import MODES
 from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
-from runtime.sessions.cuda_choice import cuda_devices
-from runtime.sessions.ladder import parse_device
-from runtime.sessions.onnx import cuda_provider_problem
-from runtime.sessions.tensorrt_engine import import_tensorrt
 
 ROOT = Path(__file__).resolve().parent.parent
 _DRIFT_YEARS = 0.5
@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _ran(title: str, run: Callable[[Check], Section], check: Check) -> Section:
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore", StandInWarning)  # said in the report
+        warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # said in the report
         warnings.simplefilter("always", FallbackWarning)
         try:
             section = run(check)

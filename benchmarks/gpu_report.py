@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import machine
+from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.files import write_json, write_whole
-from runtime.sessions.cuda_choice import cuda_devices
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -35,16 +35,16 @@ from benchmarks.subjects import (
     Lap,
     Ours,
     all_on_cpu,
+    backend_kind,
     described_experts,
     onnx_only,
-    rung_of,
 )
 from export.errors import ExportError
-from runtime import AgeMoE, AgeMoEError, Face, StandInWarning
+from runtime import AgeMoE, AgeMoEError, Face, PlaceholderWeightsWarning
+from runtime.backends.onnx import usable_cores
 from runtime.files import write_json, write_whole
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
-from runtime.sessions.onnx import usable_cores
 
 REFUSED, SLOWER = 2, 3
 BASELINES = ("pytorch", "onnx")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         base = comparing.read_report(options.compare) if options.compare else None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", StandInWarning)  # the table says it
+            warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # the table says it
             report = measure(options)
         print(text.latency(report))
         _write(options, report)
@@ -172,7 +172,7 @@ def _baseline(
 @contextlib.contextmanager
 def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
     """The same experts on ONNX Runtime, on the device that most of them run on."""
-    if "tensorrt" not in map(rung_of, moe.backends.values()):
+    if "tensorrt" not in map(backend_kind, moe.backends.values()):
         found = ", ".join(sorted(set(moe.backends.values())))
         raise ValueError(
             f"--baseline onnx compares TensorRT with ONNX Runtime, and these experts run on "

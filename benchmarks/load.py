@@ -27,9 +27,9 @@ from benchmarks.machine import load_average, machine, peak_bytes
 from benchmarks.pictures import HEIGHT, WIDTH, faces
 from benchmarks.subjects import described_experts
 from benchmarks.tally import Tally
-from runtime import AgeMoE, AgeMoEError, StandInWarning
+from runtime import AgeMoE, AgeMoEError, PlaceholderWeightsWarning
+from runtime.backends.onnx import usable_cores
 from runtime.files import write_json, write_whole
-from runtime.sessions.onnx import usable_cores
 
 SCHEMA_VERSION = 1
 WRONG, REFUSED = 1, 2
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", StandInWarning)  # the table says it
+            warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # the table says it
             report, wrong = measure(options)
         print(text.load(report))
         if options.json:

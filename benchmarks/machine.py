@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from runtime.backends.fallback import parse_device
+from runtime.backends.onnx import usable_cores
 from runtime.errors import BackendError
-from runtime.sessions.ladder import parse_device
-from runtime.sessions.onnx import usable_cores
 
 _PACKAGES = (
     "numpy",
@@ -82,7 +82,7 @@ def gpu_memory(device: str) -> Iterator[Callable[[], int | None]]:
     cuda = None
     if kind != "cpu":
         with contextlib.suppress(BackendError, ImportError):
-            from runtime.sessions.cuda_choice import open_cuda
+            from runtime.backends.gpu.cuda_library import open_cuda
 
             cuda = open_cuda(ordinal, None)
     if cuda is None:

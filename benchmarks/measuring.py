@@ -132,7 +132,7 @@ class Distribution:
 
 
 def distribution(seconds: ArrayLike) -> Distribution:
-    """Summarises durations, (N,), N at least 1."""
+    """Summarizes durations, (N,), N at least 1."""
     values = np.asarray(seconds, np.float64)
     low, high = median_interval(values)
     percentiles = {
@@ -232,7 +232,7 @@ def change(base: Series, new: Series, tolerance: float) -> Change | None:
 
     Something counts as slower only if it is, beyond the tolerance and the noise, both as measured
     and in units of the yardstick. Noise is how much medians vary when stretches of rounds are
-    drawn anew (circular block bootstrap: neighbouring rounds resemble one another).
+    drawn anew (circular block bootstrap: neighboring rounds resemble one another).
 
     Args:
         base: before.

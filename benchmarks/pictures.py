@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.demo.faces import draw_person
+from export.faces.drawn import draw_person
 from runtime import Face
 
 WIDTH, HEIGHT = 640, 480

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Report = Mapping[str, Any]
 
-_INK, _GREY, _FAINT, _FUSED = "#2b2b2b", "#666666", "#b8b8b8", "#111111"
-_COLOURS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
+_INK, _GRAY, _FAINT, _FUSED = "#2b2b2b", "#666666", "#b8b8b8", "#111111"
+_COLORS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
 _OWN = "#d9d9d9"
 """Everything that is not an expert."""
 _LABELS = {
@@ -58,7 +58,7 @@ def load_picture(report: Report) -> bytes:
     figure = Figure(figsize=(9.6, 3.9), dpi=150, facecolor="white")
     names = ", ".join(report["experts"])
     figure.text(0.07, 0.92, "Latency under load", fontsize=14, fontweight="bold", color=_INK)
-    figure.text(0.07, 0.855, f"{names} · {_where(report)}", fontsize=9, color=_GREY)
+    figure.text(0.07, 0.855, f"{names} · {_where(report)}", fontsize=9, color=_GRAY)
     _open_loop(figure.add_axes((0.07, 0.15, 0.40, 0.60)), report)
     _closed_loop(figure.add_axes((0.57, 0.15, 0.38, 0.60)), report)
     return _png(figure)
@@ -73,7 +73,7 @@ def _titles(figure: Figure, report: Report, batch: Report) -> None:
         title += f": {best:.1f} times faster than {_LABELS[name].partition(chr(10))[0]}"
     figure.text(0.02, 0.92, title, fontsize=14, fontweight="bold", color=_INK)
     where = f"{_where(report)} · medians of interleaved rounds"
-    figure.text(0.02, 0.855, where, fontsize=9, color=_GREY)
+    figure.text(0.02, 0.855, where, fontsize=9, color=_GRAY)
 
 
 def _where(report: Report) -> str:
@@ -98,28 +98,28 @@ def _bars(axes: Axes, batch: Report, names: Sequence[str]) -> None:
     """One bar per way of running; where experts run one by one, a segment for each."""
     rows = [*OURS[::-1], *(name for name in batch["ways"] if name not in OURS)]
     longest = max(1e3 * batch["ways"][name]["p50_seconds"] for name in rows)
-    colours = dict(zip(names, _COLOURS * len(names), strict=False))
+    colors = dict(zip(names, _COLORS * len(names), strict=False))
     for height, name in enumerate(rows):
         way = batch["ways"][name]
         whole = 1e3 * way["p50_seconds"]
-        left = 0.0 if name == LANES else _segments(axes, height, way, colours, 0.075 * longest)
+        left = 0.0 if name == LANES else _segments(axes, height, way, colors, 0.075 * longest)
         rest = _FUSED if name == LANES else _OWN
         axes.barh(height, whole - left, left=left, height=0.62, color=rest, lw=0)
         end = whole + 0.012 * longest
         axes.text(end, height, f"{_ms(whole)} ms", va="center", fontsize=10.5, color=_INK)
     axes.set_yticks(range(len(rows)), [_LABELS.get(name, name) for name in rows])
     axes.set_xlim(0.0, 1.17 * longest)
-    _plain(axes, "milliseconds; light grey: decoding, cropping and everything else")
+    _plain(axes, "milliseconds; light gray: decoding, cropping and everything else")
 
 
 def _segments(
-    axes: Axes, height: float, way: Report, colours: Mapping[str, str], least: float
+    axes: Axes, height: float, way: Report, colors: Mapping[str, str], least: float
 ) -> float:
     """Draws the experts of one bar, with names where there is room; returns where they end."""
     left = 0.0
     for expert, seconds in way["typical_execute_seconds"].items():
         width = 1e3 * seconds
-        axes.barh(height, width, left=left, height=0.62, color=colours[expert], lw=0)
+        axes.barh(height, width, left=left, height=0.62, color=colors[expert], lw=0)
         if width > least:
             label, middle = f"{expert}\n{_ms(width)}", left + width / 2
             axes.text(middle, height, label, color="white", ha="center", va="center", fontsize=7.5)
@@ -129,12 +129,12 @@ def _segments(
 
 def _throughput(axes: Axes, batches: Sequence[Report]) -> None:
     sizes = [batch["faces"] for batch in batches]
-    colours = {SEQUENCE: _GREY, LANES: _FUSED}
+    colors = {SEQUENCE: _GRAY, LANES: _FUSED}
     ends: dict[str, float] = {}
     for name in batches[0]["ways"]:
         rates = [batch["ways"][name]["faces_per_second"] for batch in batches]
-        colour = colours.get(name, _COLOURS[0])
-        axes.plot(sizes, rates, color=colour, marker="o", markersize=3.5, linewidth=1.6)
+        color = colors.get(name, _COLORS[0])
+        axes.plot(sizes, rates, color=color, marker="o", markersize=3.5, linewidth=1.6)
         ends[name] = rates[-1]
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -142,8 +142,8 @@ def _throughput(axes: Axes, batches: Sequence[Report]) -> None:
     axes.set_ylim(bottom=0.0)
     for name, height in _apart(ends, 0.085 * axes.get_ylim()[1]).items():
         label = f" {_SHORT_LABELS.get(name, name)}"
-        colour = colours.get(name, _COLOURS[0])
-        axes.text(1.06 * sizes[-1], height, label, color=colour, va="center", fontsize=7.5)
+        color = colors.get(name, _COLORS[0])
+        axes.text(1.06 * sizes[-1], height, label, color=color, va="center", fontsize=7.5)
     axes.set_title("faces per second", fontsize=9, color=_INK, loc="left")
     _plain(axes, "batch size")
 
@@ -162,13 +162,11 @@ def _open_loop(axes: Axes, report: Report) -> None:
     answered = (point for point in report["open_loop"] if point["latency"])
     points = sorted(answered, key=lambda point: float(point["rate"]))
     rates = [point["rate"] for point in points]
-    for key, colour in (("p50", _COLOURS[0]), ("p95", _COLOURS[1]), ("p99", _COLOURS[4])):
+    for key, color in (("p50", _COLORS[0]), ("p95", _COLORS[1]), ("p99", _COLORS[4])):
         values = [point["latency"][f"{key}_seconds"] for point in points]
         known = [(rate, 1e3 * v) for rate, v in zip(rates, values, strict=True) if v is not None]
         if known:
-            axes.plot(
-                *zip(*known, strict=True), color=colour, marker="o", markersize=3.5, label=key
-            )
+            axes.plot(*zip(*known, strict=True), color=color, marker="o", markersize=3.5, label=key)
     if report["saturation"]["rate"]:
         axes.axvline(report["saturation"]["rate"], color=_FAINT, linewidth=1.2, linestyle="--")
     axes.margins(y=0.12)
@@ -198,7 +196,7 @@ def _closed_loop(axes: Axes, report: Report) -> None:
 
 
 def _plain(axes: Axes, x: str) -> None:
-    axes.set_xlabel(x, fontsize=8.5, color=_GREY)
+    axes.set_xlabel(x, fontsize=8.5, color=_GRAY)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_FAINT)
     axes.tick_params(colors=_INK, length=2.5, labelsize=8.5)

@@ -1,10 +1,10 @@
-"""What a photograph costs, by the number of workers: bulk labelling on a Ray cluster of one node.
+"""What a photograph costs, by the number of workers: bulk labeling on a Ray cluster of one node.
 
     python benchmarks/scaling.py --engines engines --workers 1 2
 
 Every worker has one core and one `AgeMoE`. Rounds are interleaved and the median is told, because
 other work on the machine slows them unevenly; the processor time that all processes of a job took,
-Ray's own included, suffers less from that. The pictures are noise: labelling takes as long.
+Ray's own included, suffers less from that. The pictures are noise: labeling takes as long.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if __package__ in (None, ""):  # run as a file: python benchmarks/scaling.py
 import numpy as np
 from PIL import Image
 
-from runtime.labelling import WHOLE, LabelJob, Stream
+from runtime.labeling import WHOLE, LabelJob, Stream
 
 _SIDE = 256
 """Of the pictures, in pixels."""
@@ -66,14 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _here(job: LabelJob, paths: Sequence[str]) -> Run:
     started = time.perf_counter()
-    with job.opened() as labeller:
-        return _timed(labeller.stream, paths, started)
+    with job.opened() as labeler:
+        return _timed(labeler.stream, paths, started)
 
 
 def _on_ray(job: LabelJob, workers: int, paths: Sequence[str]) -> Run:
     from ray.cluster_utils import Cluster
 
-    from runtime.serving.ray_labelling import ray_stream
+    from runtime.serving.ray_labeling import ray_stream
 
     head = {"num_cpus": workers, "object_store_memory": _STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=head)

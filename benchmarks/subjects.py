@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime import AgeEstimate, AgeMoE, AgeMoEError, BackendError, Face, Stats
+from runtime.backends.variants import choose_artifact
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
-from runtime.sessions.forms import choose_artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Lap:
     seconds: float
     """Altogether."""
     stages: Mapping[str, float]
-    """Seconds by stage; see `runtime.statistics.STAGES`."""
+    """Seconds by stage; see `runtime.stats.STAGES`."""
     execute: Mapping[str, float]
     """Seconds by expert."""
     copy: Mapping[str, float] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Ours:
         return _lap(seconds, before, self._moe.stats(), estimates_of(results))
 
 
-def rung_of(backend: str) -> str:
+def backend_kind(backend: str) -> str:
     """Where an expert runs, by its backend's name: `cpu`, `cuda` or `tensorrt`."""
     if "-cpu" in backend:
         return "cpu"
@@ -88,7 +88,7 @@ def rung_of(backend: str) -> str:
 
 def all_on_cpu(backends: Iterable[str]) -> bool:
     """Whether no expert uses a GPU."""
-    return {rung_of(backend) for backend in backends} == {"cpu"}
+    return {backend_kind(backend) for backend in backends} == {"cpu"}
 
 
 def estimates_of(results: Sequence[AgeEstimate | AgeMoEError]) -> list[AgeEstimate]:
@@ -138,7 +138,7 @@ def described_experts(moe: AgeMoE, engines: Path, precision: str) -> dict[str, o
 
 
 def _described(name: str, expert: Expert, backend: str, precision: str) -> dict[str, object]:
-    artifact = choose_artifact(name, expert, rung_of(backend), precision)
+    artifact = choose_artifact(name, expert, backend_kind(backend), precision)
     parity = artifact.parity
     return {
         "architecture": expert.architecture,

@@ -12,18 +12,19 @@ if __package__ in (None, ""):  # run as a file: python export/build_engines.py
 
 from rich.console import Console
 
-from export.display import BuildDisplay, built_table, make_console, plan_table
+from export.build.console import BuildDisplay, built_table, make_console, plan_table
+from export.build.options import WEIGHTS, BuildOptions, resolve_options
+from export.build.pipeline import build
+from export.build.plan import plan
+from export.build.tensorrt_target import TARGETS
 from export.errors import ExportError
-from export.jobs import plan
-from export.options import WEIGHTS, BuildOptions, resolve_options
-from export.pipeline import build
-from export.trt_module import TARGETS
 from runtime.errors import AgeMoEError
 
 _DEMO_NOTICE = (
     "[bold yellow]DEMO EXPERTS[/]: no checkpoint was given, so the experts are small networks "
     "fitted on drawn faces. They show that everything works and are useless on photographs. For "
-    "real ones: --checkpoint vgg16=PATH …, or --experts FILE (see export/experts.example.toml)."
+    "real ones: --checkpoint vgg16=PATH …, or --experts FILE "
+    "(see export/config/experts.example.toml)."
 )
 _RANDOM_NOTICE = "[bold yellow]RANDOM WEIGHTS[/]: for measuring speed; the ages mean nothing."
 _NOTICES = {"demo": _DEMO_NOTICE, "random": _RANDOM_NOTICE}

@@ -1,4 +1,4 @@
-"""Labelled faces in, `fusion.json` and a report out.
+"""Labeled faces in, `fusion.json` and a report out.
 
 python export/calibrate.py --predictions predictions.csv --experts a b c --output engines
 python export/calibrate.py --faces photos/ --engines engines --output engines
@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 from export.calibration.options import (
     add_inputs,
     add_report,
-    labelled_data,
+    labeled_data,
     report_options,
     run_command,
     write_report,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python export/calibrate.py",
-        description="Fits bias tables, gate and intervals on labelled faces.",
+        description="Fits bias tables, gate and intervals on labeled faces.",
     )
     add_inputs(parser)
     parser.add_argument("--experts", nargs="+", metavar="NAME", help="whose readings to fuse")
@@ -54,14 +54,14 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.predictions is not None and not arguments.experts:
         raise OptionsError(["--predictions needs --experts: the columns that hold readings"])
     # Heavy imports come after the options are known to be in order: --help is instant.
+    from export.calibration.fit import fit_fusion
+    from export.calibration.markdown import markdown
     from export.calibration.plots import pictures
     from export.calibration.report import report_of
     from export.calibration.scores import scores_of_calibration
-    from export.calibration.text import markdown
-    from export.fusion_fit import fit_fusion
 
     options = report_options(arguments)
-    faces, sources = labelled_data(arguments, arguments.experts, arguments.output, varied=True)
+    faces, sources = labeled_data(arguments, arguments.experts, arguments.output, varied=True)
     calibration = fit_fusion(faces, arguments.seed)
     tables = _signed(calibration.tables, sources, arguments)
     report = report_of(scores_of_calibration(faces, calibration), options)
@@ -91,7 +91,7 @@ def _preface(tables: FusionTables) -> list[str]:
     bias = "; ".join(f"{name}: {form}" for name, form in found["bias"].items())
     paragraphs = [
         (
-            f"From {found['faces']} labelled faces of {found['people']} people in {found['data']}. "
+            f"From {found['faces']} labeled faces of {found['people']} people in {found['data']}. "
             "Every figure on this page is of faces held out of the fit, choices included (nested "
             "cross-validation); the tables themselves were then fitted on all faces."
         ),
@@ -100,7 +100,7 @@ def _preface(tables: FusionTables) -> list[str]:
     if found["fell_back"]:
         paragraphs.append(
             "**Fusing did worse than the best corrected expert, so the tables fall back to that "
-            "expert alone.** More labelled faces, or other experts, may help."
+            "expert alone.** More labeled faces, or other experts, may help."
         )
     return paragraphs
 

@@ -1,4 +1,4 @@
-"""Distils the light head from Janus's answers to its fixed question, on unlabelled faces.
+"""Distils the light head from Janus's answers to its fixed question, on unlabeled faces.
 
 python export/distill.py --faces photos/ --checkpoint Janus-Pro-1B/ --output janus_light/
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: python export/distill.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from export.build.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
+from export.config.settings import JanusSettings
 from export.errors import ExportError, OptionsError
-from export.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
-from export.settings import JanusSettings
 from runtime.errors import AgeMoEError
 
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python export/distill.py",
-        description="Distils Janus's light head from its prompt head, on unlabelled faces.",
+        description="Distils Janus's light head from its prompt head, on unlabeled faces.",
     )
     parser.add_argument(
         "--faces", type=Path, required=True, metavar="DIR", help="pictures, one face each"
@@ -63,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 def _distill(arguments: argparse.Namespace) -> None:
     config = _teacher_config(arguments)
     # Heavy imports come after the options are known to be in order: --help is instant.
-    from export.checkpoints import find_checkpoint
-    from export.distillation import Distillation, distil
+    from export.checkpoints.loading import find_checkpoint
+    from export.distillation.training import Distillation, distil
 
     report = distil(
         Distillation(

@@ -1,4 +1,4 @@
-"""How good finished fusion tables are, on labelled faces they were not fitted on.
+"""How good finished fusion tables are, on labeled faces they were not fitted on.
 
 python export/evaluate.py --predictions new.csv --fusion engines/fusion.json --groups sex
 python export/evaluate.py --predictions new.csv --fusion a.json --compare b.json --json
@@ -23,7 +23,7 @@ if __package__ in (None, ""):
 from export.calibration.options import (
     add_inputs,
     add_report,
-    labelled_data,
+    labeled_data,
     report_options,
     run_command,
     write_report,
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python export/evaluate.py",
-        description="Judges fusion tables on labelled faces they were not fitted on.",
+        description="Judges fusion tables on labeled faces they were not fitted on.",
     )
     add_inputs(parser)
     parser.add_argument("--fusion", type=Path, required=True, metavar="JSON", help="the tables")
@@ -85,12 +85,12 @@ def _judge(
 ) -> None:
     """Reports on the tables; readings of pictures are kept in the folder."""
     from export.calibration.compare import comparison, comparison_text
+    from export.calibration.markdown import markdown
     from export.calibration.report import report_of
     from export.calibration.scores import scores_of_tables
-    from export.calibration.text import markdown
 
     options = report_options(arguments)
-    faces, sources = labelled_data(arguments, names, folder, varied=False)
+    faces, sources = labeled_data(arguments, names, folder, varied=False)
     check_fusion_fits(arguments.fusion, tables, sources)
     scores = scores_of_tables(faces, tables)
     report = report_of(scores, options)
@@ -101,7 +101,7 @@ def _judge(
         extra = f"\n{comparison_text(report['comparison'], *titles)}"
     preface = [
         (
-            f"Tables of {arguments.fusion.name} on {len(faces)} labelled faces. The figures hold "
+            f"Tables of {arguments.fusion.name} on {len(faces)} labeled faces. The figures hold "
             "for new faces only if the tables were fitted on others."
         )
     ]

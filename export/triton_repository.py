@@ -15,7 +15,7 @@ if __package__ in (None, ""):  # run as a file: python export/triton_repository.
 
 import runtime
 from export.errors import ExportError
-from export.triton_config import (
+from export.triton.config import (
     ENSEMBLE,
     FUSION,
     Config,
@@ -26,11 +26,11 @@ from export.triton_config import (
     pbtxt,
 )
 from runtime import fusion_file
+from runtime.backends.variants import choose_artifact
 from runtime.errors import AgeMoEError
 from runtime.manifest import Artifact, Expert, verify_files
 from runtime.manifest_file import read_manifest
-from runtime.opening import read_calibration
-from runtime.sessions.forms import choose_artifact
+from runtime.startup import read_calibration
 
 DEVICES = ("auto", "tensorrt", "cuda", "cpu")
 VERSION = "1"
@@ -131,7 +131,7 @@ def _write_expert(
 
 def _write_fusion(repository: Path, engines: Path, experts: Mapping[str, Expert]) -> None:
     folder = _model_folder(repository, fusion_config(experts))
-    shutil.copyfile(Path(__file__).with_name("triton_model.py"), folder / "model.py")
+    shutil.copyfile(Path(__file__).with_name("triton") / "model.py", folder / "model.py")
     if (engines / fusion_file.FILE_NAME).exists():
         shutil.copyfile(engines / fusion_file.FILE_NAME, folder / fusion_file.FILE_NAME)
     package = folder / "runtime"

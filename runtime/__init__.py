@@ -1,6 +1,7 @@
 """AgeMoE: age estimation by a mixture of experts, without PyTorch."""
 
 from runtime.agemoe import AgeMoE
+from runtime.backends.fallback import FallbackWarning
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
 from runtime.detectors import HaarDetector, YuNetDetector
 from runtime.errors import (
@@ -23,11 +24,10 @@ from runtime.errors import (
     PredictionError,
 )
 from runtime.images import ImageLimits
-from runtime.opening import StandInWarning
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
-from runtime.sessions.ladder import FallbackWarning
-from runtime.statistics import Durations, ExpertStats, Stats
+from runtime.startup import PlaceholderWeightsWarning
+from runtime.stats import Durations, ExpertStats, Stats
 
 __all__ = [
     "AgeEstimate",
@@ -60,9 +60,9 @@ __all__ = [
     "ManifestError",
     "NotCalibratedError",
     "PhotoFace",
+    "PlaceholderWeightsWarning",
     "PredictionError",
     "ResidualQuantiles",
-    "StandInWarning",
     "Stats",
     "YuNetDetector",
 ]

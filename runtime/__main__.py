@@ -12,17 +12,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from runtime.agemoe import AgeMoE
-from runtime.detectors import detector_named, parse_detector
-from runtime.doctor import examine
-from runtime.drawing import draw_faces, drawing_format, save_drawing
-from runtime.errors import AgeMoEError, InputError
-from runtime.images import ImageLimits, load_rgb
-from runtime.label_journal import journal_of
-from runtime.label_tables import LabellingError, check_output, photographs_in
-from runtime.labelling import FACES, LabelJob, Stream, label
-from runtime.photographs import PhotoFace, predict_photo
-from runtime.results import AgeEstimate, Box, Face
-from runtime.wording import (
+from runtime.console import (
     face_line,
     face_text,
     photo_line,
@@ -30,6 +20,16 @@ from runtime.wording import (
     progress_text,
     summary_text,
 )
+from runtime.detectors import detector_named, parse_detector
+from runtime.doctor import examine
+from runtime.drawing import draw_faces, drawing_format, save_drawing
+from runtime.errors import AgeMoEError, InputError
+from runtime.images import ImageLimits, load_rgb
+from runtime.label_journal import journal_of
+from runtime.label_tables import LabelingError, check_output, photographs_in
+from runtime.labeling import FACES, LabelJob, Stream, label
+from runtime.photographs import PhotoFace, predict_photo
+from runtime.results import AgeEstimate, Box, Face
 
 _TOGETHER = 32
 """Pictures that are read and predicted at a time."""
@@ -158,13 +158,13 @@ def _label(parsed: argparse.Namespace) -> int:
 def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
     """What makes the rows: this process, or a Ray cluster."""
     if ray is None:
-        with job.opened() as labeller:
-            yield labeller.stream
+        with job.opened() as labeler:
+            yield labeler.stream
         return
     try:
-        from runtime.serving.ray_labelling import ray_stream
+        from runtime.serving.ray_labeling import ray_stream
     except ImportError as error:
-        raise LabellingError(
+        raise LabelingError(
             f"--ray needs Ray, which cannot be imported ({error}). Install agemoe-runtime[ray], "
             f"or leave --ray out to label in this process."
         ) from error

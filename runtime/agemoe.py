@@ -10,30 +10,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from runtime import fusion_file
+from runtime.active_calls import ActiveCalls
+from runtime.backends import SessionFactory
+from runtime.backends.fallback import DeviceRequest, open_devices, parse_device
+from runtime.backends.onnx import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
-from runtime.gate import Gate
 from runtime.images import ImageLimits
 from runtime.manifest_file import read_manifest
-from runtime.opening import (
+from runtime.photographs import PhotoFace, predict_photo
+from runtime.preparation import PreparedFace, Preparer
+from runtime.results import AgeEstimate, Box, Face
+from runtime.startup import (
     CONCURRENCY,
     chosen_experts,
     fastest_mode,
     read_calibration,
     rehearse,
-    warn_of_stand_ins,
+    warn_of_placeholders,
 )
-from runtime.photographs import PhotoFace, predict_photo
-from runtime.preparation import PreparedFace, Preparer
-from runtime.results import AgeEstimate, Box, Face
-from runtime.sessions import SessionFactory
-from runtime.sessions.ladder import DeviceRequest, open_devices, parse_device
-from runtime.sessions.onnx import usable_cores
-from runtime.statistics import Statistics, Stats
+from runtime.stats import Statistics, Stats
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource
@@ -125,11 +125,11 @@ class AgeMoE:
         self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
         self._calibration = read_calibration(folder, fusion, self._sources)
         self._tables = self._calibration or FusionTables.identity(chosen)
-        warn_of_stand_ins(chosen)
+        warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
         self._limits = limits or ImageLimits()
         self._preparer = Preparer(chosen, self._limits, self._statistics)
-        self._gate = Gate()
+        self._gate = ActiveCalls()
         self._closing = threading.Lock()
         devices = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, devices, self._statistics)
@@ -173,18 +173,20 @@ class AgeMoE:
         return self._calibration is not None
 
     @overload
-    def predict(self, faces: FaceLike, *, deadline_ms: float | None = None) -> AgeEstimate: ...
+    def predict(
+        self, faces: FaceLike, *, deadline_ms: float | Deadline | None = None
+    ) -> AgeEstimate: ...
 
     @overload
     def predict(
-        self, faces: list[F] | tuple[F, ...], *, deadline_ms: float | None = None
+        self, faces: list[F] | tuple[F, ...], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]: ...
 
     def predict(
         self,
         faces: FaceLike | list[F] | tuple[F, ...],
         *,
-        deadline_ms: float | None = None,
+        deadline_ms: float | Deadline | None = None,
     ) -> AgeEstimate | list[AgeEstimate | AgeMoEError]:
         """Estimates the age of one face, or of each in a list.
 
@@ -202,7 +204,7 @@ class AgeMoE:
             PredictionError: no expert gave an answer.
             ClosedError: after `close`, or in a forked process.
         """
-        deadline = Deadline.after(deadline_ms)
+        deadline = Deadline.of(deadline_ms)
         with self._gate.entered():
             if isinstance(faces, list | tuple):
                 return self._predict(faces, deadline)
@@ -214,7 +216,7 @@ class AgeMoE:
         *,
         detector: Detector | None = None,
         person_boxes: Sequence[Box] = (),
-        deadline_ms: float | None = None,
+        deadline_ms: float | Deadline | None = None,
     ) -> list[PhotoFace]:
         """Finds the faces in a whole photograph and estimates the age of each.
 
@@ -241,7 +243,9 @@ class AgeMoE:
             limits=self._limits,
         )
 
-    def submit(self, face: FaceLike, *, deadline_ms: float | None = None) -> Future[AgeEstimate]:
+    def submit(
+        self, face: FaceLike, *, deadline_ms: float | Deadline | None = None
+    ) -> Future[AgeEstimate]:
         """Starts `predict` of one face and returns at once.
 
         Args:
@@ -254,7 +258,7 @@ class AgeMoE:
         Raises:
             ClosedError: after `close`, or in a forked process.
         """
-        deadline = Deadline.after(deadline_ms)
+        deadline = Deadline.of(deadline_ms)
         with self._gate.entered():
             return self._pool.submit(self._predict_one, face, deadline)
 

@@ -18,14 +18,18 @@ class Deadline:
     """What the caller gave, for the message."""
 
     @classmethod
-    def after(cls, budget_ms: float | None) -> Self | None:
-        """The moment `budget_ms` from now; None without a budget.
+    def of(cls, limit: float | Self | None) -> Self | None:
+        """Returns a deadline as it is, or the moment `limit` milliseconds from now.
+
+        Args:
+            limit: a deadline that started earlier, milliseconds from now, or None for no limit.
 
         Raises:
-            ValueError: the budget is not positive.
+            ValueError: the limit is not positive.
         """
-        if budget_ms is None:
-            return None
+        if limit is None or isinstance(limit, cls):
+            return limit
+        budget_ms = float(limit)  # type: ignore[arg-type]
         if not budget_ms > 0:
             raise ValueError(f"deadline_ms must be positive, got {budget_ms}.")
         return cls(time.monotonic() + budget_ms / 1000.0, budget_ms)

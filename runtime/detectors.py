@@ -90,9 +90,9 @@ class HaarDetector:
         import cv2
 
         small, scale = _reduced(image, self._longest_side)
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-        edge = round(max(grey.shape) * self._border)
-        framed = cv2.copyMakeBorder(grey, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        edge = round(max(gray.shape) * self._border)
+        framed = cv2.copyMakeBorder(gray, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
         side = (self._smallest_face, self._smallest_face)
         boxes, windows = self._cascades.mine().detectMultiScale2(
             framed, scaleFactor=1.1, minNeighbors=self._least_windows, minSize=side

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from runtime import fusion_file
 from runtime.agemoe import AgeMoE
+from runtime.backends.fallback import FallbackWarning
+from runtime.backends.gpu.cuda_library import cuda_devices
+from runtime.backends.gpu.tensorrt_engine import import_tensorrt
+from runtime.backends.onnx import import_onnxruntime, usable_cores
+from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.errors import AgeMoEError, BackendError, EngineFileError
 from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
 from runtime.manifest_file import read_manifest
-from runtime.opening import StandInWarning
-from runtime.sessions.cuda_choice import cuda_devices
-from runtime.sessions.ladder import FallbackWarning
-from runtime.sessions.onnx import import_onnxruntime, usable_cores
-from runtime.sessions.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
-from runtime.sessions.tensorrt_engine import import_tensorrt
+from runtime.startup import PlaceholderWeightsWarning
 
 _PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
@@ -175,7 +175,9 @@ def _fusion_finding(engines: Path) -> Finding:
 def _opening_finding(engines: Path) -> Finding:
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore", StandInWarning)  # the sources are listed above
+            warnings.simplefilter(
+                "ignore", PlaceholderWeightsWarning
+            )  # the sources are listed above
             warnings.simplefilter("always", FallbackWarning)
             with AgeMoE(engines) as moe:
                 used = ", ".join(f"{name} on {backend}" for name, backend in moe.backends.items())

@@ -166,12 +166,12 @@ def _middle_width(boxes: Sequence[Box]) -> float:
     return widths[len(widths) // 2]
 
 
-def _outline(canvas: ImageDraw.ImageDraw, box: Box, colour: tuple[int, int, int], gap: int) -> None:
+def _outline(canvas: ImageDraw.ImageDraw, box: Box, color: tuple[int, int, int], gap: int) -> None:
     """A line within the box with a dark one on either side, to be seen on any ground."""
     x, y, width, height = box
     right, bottom = x + width - 1, y + height - 1
     thick = max(gap // 2, 2)
-    for inset, ink, line in ((0, PLATE, thick + 2), (1, colour, thick)):
+    for inset, ink, line in ((0, PLATE, thick + 2), (1, color, thick)):
         if right - inset > x + inset and bottom - inset > y + inset:
             edges = (x + inset, y + inset, right - inset, bottom - inset)
             canvas.rectangle(edges, outline=ink, width=line)

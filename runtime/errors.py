@@ -5,7 +5,7 @@
     │   ├── ManifestError         manifest.json is missing, unreadable or inconsistent
     │   ├── EngineFileError       a file is missing, truncated or not the one that was built
     │   ├── FusionTableError      fusion.json is unreadable, inconsistent or of other experts
-    │   └── ContractError         an expert's graph does not honour the contract
+    │   └── ContractError         an expert's graph does not honor the contract
     ├── BackendError              what was asked for cannot run on this machine
     │   ├── CudaError             a CUDA call failed; `lost` tells whether the device can be used on
     │   └── EngineMismatchError   a TensorRT engine was built for another TensorRT, GPU or graph
@@ -66,7 +66,7 @@ class EngineFileError(EngineError, OSError):
 
 
 class ContractError(EngineError, ValueError):
-    """An expert's graph does not honour the contract of its manifest entry."""
+    """An expert's graph does not honor the contract of its manifest entry."""
 
 
 class BackendError(AgeMoEError, RuntimeError):

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from runtime.backends import Outputs
 from runtime.errors import AgeMoEError, PredictionError
 from runtime.executor import Answers
 from runtime.fusion import Floats, Fused, FusionTables
 from runtime.results import AgeEstimate, ExpertAge
-from runtime.sessions import Outputs
 
 
 def estimates_from(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.backends import Answer, Batch, Device, Outputs, Pending, Views
 from runtime.deadline import Deadline
 from runtime.errors import ContractError, DeadlineError, PredictionError
 from runtime.manifest import Expert
-from runtime.sessions import Answer, Batch, Device, Outputs, Pending, Views
-from runtime.statistics import Statistics
+from runtime.stats import Statistics
 
 MODES = ("lanes", "sequence")
 """All experts at the same time, or one after the other.

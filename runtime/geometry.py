@@ -19,7 +19,7 @@ from runtime.errors import BoxError
 from runtime.results import Box
 
 Pixels = NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
 FITS = ("stretch", "center_crop", "letterbox", "pad_square")
 INTERPOLATIONS = (
@@ -52,7 +52,7 @@ class Geometry:
     square input, pad evenly."""
     interpolation: str = "pillow_bilinear"
     """Whose resize, exactly: OpenCV's (only `area` antialiases) or Pillow's (antialiased)."""
-    pad_colour: Colour = (0, 0, 0)
+    pad_color: Color = (0, 0, 0)
     """RGB of everything outside the picture and around the fitted crop."""
     erase_face: bool = False
     """The face within the crop is made black; for an expert that gets it as another input."""
@@ -67,12 +67,12 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
 
     Without a box the whole picture is the crop and no margin is added. The box is cut to the
     picture and rounded outwards to whole pixels; where its margin leaves the picture, the pad
-    colour is put in.
+    color is put in.
 
     Args:
         image: uint8 RGB (H, W, 3).
         box: x, y, width, height in pixels.
-        geometry: gives margin and pad colour, and whether the face is erased.
+        geometry: gives margin and pad color, and whether the face is erased.
         face_box: what to erase; None means not known.
 
     Returns:
@@ -87,7 +87,7 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     across = round((right - left) * geometry.crop_margin)
     down = round((bottom - top) * geometry.crop_margin)
     left, top, right, bottom = left - across, top - down, right + across, bottom + down
-    window = _window(image, left, top, right, bottom, geometry.pad_colour)
+    window = _window(image, left, top, right, bottom, geometry.pad_color)
     if not geometry.erase_face or face_box is None:
         return window
     x0, y0, x1, y1 = _box_edges(face_box, image.shape[1], image.shape[0])
@@ -111,7 +111,7 @@ def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
         image: uint8 RGB (h, w, 3).
         height: of the input, in pixels.
         width: of the input, in pixels.
-        geometry: gives fit, interpolation and pad colour.
+        geometry: gives fit, interpolation and pad color.
 
     Returns:
         uint8 RGB (height, width, 3), contiguous.
@@ -151,13 +151,13 @@ def _finite(box: Box) -> Box:
     return x, y, width, height
 
 
-def _window(image: Pixels, left: int, top: int, right: int, bottom: int, colour: Colour) -> Pixels:
+def _window(image: Pixels, left: int, top: int, right: int, bottom: int, color: Color) -> Pixels:
     height, width = image.shape[:2]
     inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
     if left >= 0 and top >= 0 and right <= width and bottom <= height:
         return inside
     window = np.empty((bottom - top, right - left, 3), np.uint8)
-    window[:] = colour
+    window[:] = color
     y, x = max(-top, 0), max(-left, 0)
     window[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
     return window
@@ -193,7 +193,7 @@ def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pi
     scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
     top = round((height - inner_height) / 2 - 0.1)
     left = round((width - inner_width) / 2 - 0.1)
-    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_colour)
+    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_color)
 
 
 def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
@@ -204,7 +204,7 @@ def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> P
     inner_width = max(round(image.shape[1] * scale), PAD_SQUARE_LEAST)
     scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
-    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_colour)
+    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_color)
 
 
 def _resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:

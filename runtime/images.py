@@ -50,9 +50,9 @@ _SHARED_IMAGES = threading.Lock()
 def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
     """Reads a picture.
 
-    EXIF orientation is applied. Grey and palette pictures become RGB, transparency is laid on
+    EXIF orientation is applied. Gray and palette pictures become RGB, transparency is laid on
     white as viewers show it, CMYK and 16-bit PNG are reduced to 8-bit RGB, and of an animation
-    the first frame is taken. Colour profiles are not applied, as in the experts' training.
+    the first frame is taken. Color profiles are not applied, as in the experts' training.
 
     Args:
         source: a path, encoded bytes, a binary file, a PIL image, or uint8 RGB (H, W, 3).

@@ -1,4 +1,4 @@
-"""Which photographs are done: what lets bulk labelling go on after it was killed.
+"""Which photographs are done: what lets bulk labeling go on after it was killed.
 
 A journal is a file of JSON lines beside the table. The first line says what the rows were made
 with; each further one holds a photograph's path and rows. A batch is on the disk before the next
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Self
 
 from runtime.files import sync
-from runtime.label_tables import LabellingError, Row
+from runtime.label_tables import LabelingError, Row
 
-Labelled = tuple[str, Sequence[Row]]
+Labeled = tuple[str, Sequence[Row]]
 """A photograph's path and its rows."""
 
 _OPENING = b'{"agemoe_journal": 1, '
@@ -48,14 +48,14 @@ class Journal:
             settings: what decides on the rows, by name.
 
         Raises:
-            LabellingError: another process has it, its rows were made with other settings, or it
+            LabelingError: another process has it, its rows were made with other settings, or it
                 is no journal.
         """
         with path.open("a+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise LabellingError(
+                raise LabelingError(
                     f"Another process is writing {path}. Wait for it, or choose another output."
                 ) from error
             yield cls(path, file, _resumed(path, file, settings))
@@ -64,7 +64,7 @@ class Journal:
         """Whether a photograph is done."""
         return path in self._places
 
-    def add(self, batch: Iterable[Labelled]) -> None:
+    def add(self, batch: Iterable[Labeled]) -> None:
         """Notes photographs as done, on the disk."""
         place = self._file.seek(0, 2)
         lines = [(path, _line({"path": path, "rows": rows})) for path, rows in batch]
@@ -125,14 +125,14 @@ def _check_settings(path: Path, first: bytes, settings: Mapping[str, str]) -> No
         if found.get(name) != settings.get(name)
     ]
     if changed:
-        raise LabellingError(
+        raise LabelingError(
             f"{path} was begun with other settings:{''.join(changed)}\nGo on with those it was "
             f"begun with, choose another output, or delete the journal to begin again."
         )
 
 
-def _not_a_journal(path: Path) -> LabellingError:
-    return LabellingError(f"{path} is no journal of this program. Move it, or delete it.")
+def _not_a_journal(path: Path) -> LabelingError:
+    return LabelingError(f"{path} is no journal of this program. Move it, or delete it.")
 
 
 def _path_in(line: bytes) -> str | None:

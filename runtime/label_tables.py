@@ -1,4 +1,4 @@
-"""What bulk labelling reads and writes: lists of photographs, and a table of ages.
+"""What bulk labeling reads and writes: lists of photographs, and a table of ages.
 
 Nothing of a picture but its path, boxes and numbers is ever written.
 """
@@ -27,8 +27,8 @@ CSV, PARQUET = ".csv", ".parquet"
 _ROWS_TOGETHER = 8192
 
 
-class LabellingError(AgeMoEError, RuntimeError):
-    """Bulk labelling cannot begin, go on or be finished."""
+class LabelingError(AgeMoEError, RuntimeError):
+    """Bulk labeling cannot begin, go on or be finished."""
 
 
 def photographs_in(sources: Sequence[str]) -> list[str]:
@@ -40,13 +40,13 @@ def photographs_in(sources: Sequence[str]) -> list[str]:
             list's folder. What a folder or a pattern gives is sorted.
 
     Raises:
-        LabellingError: a source holds no photograph, or a list cannot be read.
+        LabelingError: a source holds no photograph, or a list cannot be read.
     """
     found: dict[str, None] = {}
     for source in sources:
         paths = list(_photographs(source))
         if not paths:
-            raise LabellingError(
+            raise LabelingError(
                 f"There is no photograph in {source}. Give folders, photographs, patterns, or CSV "
                 f"or Parquet files with a column 'path'."
             )
@@ -58,7 +58,7 @@ def table_columns(experts: Sequence[str]) -> dict[str, type]:
     """Names and types of the table's columns; every value but `path` and `engine` may be missing.
 
     `face` counts from 0 from left to right, `x` … `h` is its box in pixels of the upright picture,
-    `age_NAME` an expert's own reading; see docs/labelling.md.
+    `age_NAME` an expert's own reading; see docs/labeling.md.
     """
     numbers = ("x", "y", "w", "h", "score")
     ages = ("age", "low", "high", *(f"age_{name}" for name in experts))
@@ -78,12 +78,12 @@ def check_output(output: Path) -> None:
     """Finds out before any work whether a table can be written.
 
     Raises:
-        LabellingError: not a CSV or Parquet file, no folder for it, or pyarrow is missing.
+        LabelingError: not a CSV or Parquet file, no folder for it, or pyarrow is missing.
     """
     if output.suffix.lower() not in (CSV, PARQUET):
-        raise LabellingError(f"A table is written as .csv or .parquet, got {output.name}.")
+        raise LabelingError(f"A table is written as .csv or .parquet, got {output.name}.")
     if not output.parent.is_dir():
-        raise LabellingError(f"There is no folder {output.parent} for {output.name}. Make it.")
+        raise LabelingError(f"There is no folder {output.parent} for {output.name}. Make it.")
     if output.suffix.lower() == PARQUET:
         _pyarrow(output)
 
@@ -117,7 +117,7 @@ def _photographs(source: str) -> Iterator[str]:
 
 def _in_folder(folder: Path) -> Iterator[str]:
     def refused(error: OSError) -> None:
-        raise LabellingError(
+        raise LabelingError(
             f"{error.filename} cannot be searched ({error.strerror}). Let this process read it, "
             f"or name the folders that are meant."
         ) from error
@@ -135,7 +135,7 @@ def _listed(path: Path) -> list[str]:
     try:
         names = _parquet_paths(path) if path.suffix.lower() == PARQUET else _csv_paths(path)
     except (OSError, ValueError, KeyError, csv.Error) as error:  # pyarrow's derive from them
-        raise LabellingError(
+        raise LabelingError(
             f"{path} cannot be read as a list with a column 'path' ({error})."
         ) from error
     return [name for name in names if name]
@@ -161,7 +161,7 @@ def _pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it h
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise LabellingError(
+        raise LabelingError(
             f"{path.name} needs pyarrow, which is not installed. Install agemoe-runtime[label], "
             f"or use CSV."
         ) from error

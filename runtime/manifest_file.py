@@ -122,10 +122,10 @@ def _input(entry: JsonReader) -> InputSpec:
 
 
 def _geometry(entry: JsonReader) -> Geometry:
-    colour = entry.child("pad_colour")
-    red, green, blue = ([element.integer() for element in colour.elements()] + [0, 0, 0])[:3]
-    if isinstance(colour.value, list) and (len(colour.value) != 3 or max(red, green, blue) > 255):
-        colour.problem("must be three whole numbers within 0..255")
+    color = entry.child("pad_color")
+    red, green, blue = ([element.integer() for element in color.elements()] + [0, 0, 0])[:3]
+    if isinstance(color.value, list) and (len(color.value) != 3 or max(red, green, blue) > 255):
+        color.problem("must be three whole numbers within 0..255")
     margin = entry.child("crop_margin").number()
     if not 0.0 <= margin <= MAX_CROP_MARGIN:
         entry.child("crop_margin").problem(f"must lie within 0..{MAX_CROP_MARGIN:g}, got {margin}")
@@ -133,7 +133,7 @@ def _geometry(entry: JsonReader) -> Geometry:
         crop_margin=margin,
         fit=entry.child("fit").choice(FITS),
         interpolation=entry.child("interpolation").choice(INTERPOLATIONS),
-        pad_colour=(red, green, blue),
+        pad_color=(red, green, blue),
         erase_face=entry.child("erase_face").boolean(),
         min_side=entry.child("min_side").integer(low=1),
         min_visible_share=entry.child("min_visible_share").number(),

@@ -66,7 +66,7 @@ class Predictor(Protocol):
     """What estimates ages: an `AgeMoE`, or whatever stands for one."""
 
     def predict(
-        self, faces: list[Face], *, deadline_ms: float | None = None
+        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         """One estimate, or error, for each face, in the same order."""
         ...
@@ -78,7 +78,7 @@ def predict_photo(
     *,
     detector: Detector | None = None,
     person_boxes: Sequence[Box] = (),
-    deadline_ms: float | None = None,
+    deadline_ms: float | Deadline | None = None,
     limits: ImageLimits | None = None,
 ) -> list[PhotoFace]:
     """Estimates the age of every face in a photograph.
@@ -98,15 +98,14 @@ def predict_photo(
         InputError: the photograph cannot be read.
         DeadlineError: the faces were not found in time.
     """
-    deadline = Deadline.after(deadline_ms)
+    deadline = Deadline.of(deadline_ms)
     pixels = load_rgb(image, limits or ImageLimits())
     found = find_faces(pixels, detector, person_boxes)
     if not found:
         return []
     if deadline is not None and deadline.passed:
         raise DeadlineError({"detection": deadline.reason})
-    left_ms = None if deadline is None else deadline.remaining_seconds() * 1000.0
-    results = predictor.predict(faces_in(pixels, found), deadline_ms=left_ms)
+    results = predictor.predict(faces_in(pixels, found), deadline_ms=deadline)
     return [with_result(face, result) for face, result in zip(found, results, strict=True)]
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.backends import Views
 from runtime.errors import InputError
 from runtime.geometry import Pixels, black, crop, fit, shows_enough
 from runtime.images import ImageLimits, load_rgb
 from runtime.manifest import Expert, InputSpec
 from runtime.results import Box, Face
-from runtime.sessions import Views
-from runtime.statistics import Statistics
+from runtime.stats import Statistics
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource

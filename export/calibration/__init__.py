@@ -1,1 +1,1 @@
-"""From labelled faces to fusion tables, and how good they are."""
+"""From labeled faces to fusion tables, and how good they are."""

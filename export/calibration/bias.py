@@ -2,10 +2,10 @@
 
 Two forms compete, expert by expert, and cross-validation says which one serves:
 
-- `piecewise`: linear between nodes five years apart, the squared second differences penalised;
+- `piecewise`: linear between nodes five years apart, the squared second differences penalized;
 - `mlp`: the paper's mini-MLP (AgeMoE, MVA 2025), one number in, eight tanh units, one number out.
 
-Both minimise Huber's loss of (true age - reading - bias), so that single wild readings do not
+Both minimize Huber's loss of (true age - reading - bias), so that single wild readings do not
 bend the curve. Whatever the form, the table is then drawn towards zero where few readings lie and
 kept flat beyond the outermost ones.
 """
@@ -34,8 +34,8 @@ Form = Literal["piecewise", "mlp"]
 
 HUBER_YEARS = 2.0
 _DOUBT_FACES = 1.0
-"""A bias is halved where only so many readings lie within the neighbourhood."""
-_NEIGHBOURHOOD_YEARS = 5.0
+"""A bias is halved where only so many readings lie within the neighborhood."""
+_NEIGHBORHOOD_YEARS = 5.0
 _UNITS = 8
 _MLP_FACES = 10_000
 _SCALE_YEARS = 25.0
@@ -154,7 +154,7 @@ def _settled(table: Floats, reading: Floats) -> Floats:
     """Draws a table towards zero where readings are rare; flat beyond the outermost readings."""
     readings = np.sort(reading)
     known = np.clip(AGE_GRID, readings[0], readings[-1])
-    near = np.searchsorted(readings, known + _NEIGHBOURHOOD_YEARS, side="right")
-    near -= np.searchsorted(readings, known - _NEIGHBOURHOOD_YEARS, side="left")
+    near = np.searchsorted(readings, known + _NEIGHBORHOOD_YEARS, side="right")
+    near -= np.searchsorted(readings, known - _NEIGHBORHOOD_YEARS, side="left")
     trust = near / (near + _DOUBT_FACES)
     return np.asarray(trust * np.interp(known, AGE_GRID, table))

@@ -1,4 +1,4 @@
-"""Labelled predictions: one true age and one reading per expert for every face.
+"""Labeled predictions: one true age and one reading per expert for every face.
 
 Read from a CSV with the columns `age`, one per expert, and optionally `id`, `subject` (who is in
 the picture) and any number of groups (`group…`, or any column asked for by name).
@@ -29,7 +29,7 @@ Strings = NDArray[np.str_]
 
 
 class LabelsError(ExportError, ValueError):
-    """The labelled data cannot be used; `problems` lists everything found, with row numbers."""
+    """The labeled data cannot be used; `problems` lists everything found, with row numbers."""
 
     def __init__(self, file: str, problems: Sequence[str]) -> None:
         """Compose the message from the file's name and all its problems."""
@@ -41,7 +41,7 @@ class LabelsError(ExportError, ValueError):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class LabelledPredictions:
+class LabeledPredictions:
     """N faces of known age with the readings of E experts."""
 
     age_years: Floats
@@ -59,9 +59,9 @@ class LabelledPredictions:
         """Number of faces."""
         return len(self.age_years)
 
-    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> LabelledPredictions:
+    def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> LabeledPredictions:
         """The faces at some rows, in that order."""
-        return LabelledPredictions(
+        return LabeledPredictions(
             self.age_years[rows],
             self.names,
             self.readings_years[rows],
@@ -72,7 +72,7 @@ class LabelledPredictions:
 
 def read_predictions(
     path: Path, experts: Sequence[str], groups: Sequence[str] = (), *, varied: bool = True
-) -> LabelledPredictions:
+) -> LabeledPredictions:
     """Reads and checks a CSV of predictions.
 
     Args:
@@ -108,7 +108,7 @@ def read_predictions(
     )
     if problems:
         raise LabelsError(path.name, problems)
-    return LabelledPredictions(ages, tuple(experts), readings, subjects, values)
+    return LabeledPredictions(ages, tuple(experts), readings, subjects, values)
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

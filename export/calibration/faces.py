@@ -1,4 +1,4 @@
-"""Labelled pictures: finding them, reading their labels, asking the experts.
+"""Labeled pictures: finding them, reading their labels, asking the experts.
 
 Layouts:
 
@@ -43,7 +43,7 @@ _LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledFace:
+class LabeledFace:
     """One picture of one face of known age."""
 
     path: Path
@@ -57,8 +57,8 @@ class LabelledFace:
 
 def read_faces(
     source: Path, layout: Layout = "auto", columns: Mapping[str, str] | None = None
-) -> list[LabelledFace]:
-    """Finds labelled faces.
+) -> list[LabeledFace]:
+    """Finds labeled faces.
 
     Args:
         source: a folder, searched through and through; a CSV; or a text file of CAF.
@@ -77,7 +77,7 @@ def read_faces(
     else:
         faces = _from_folder(source, chosen, problems)
     if not faces and not problems:
-        problems.append(f"no labelled picture was found with layout {chosen!r}")
+        problems.append(f"no labeled picture was found with layout {chosen!r}")
     if problems:
         rest = len(problems) - _LISTED
         shown = problems[:_LISTED] + ([f"… and {rest} more"] if rest > 0 else [])
@@ -116,7 +116,7 @@ def _stem(path: Path) -> str:
     return path.name.split(".", 1)[0]
 
 
-def _from_folder(folder: Path, layout: str, problems: list[str]) -> list[LabelledFace]:
+def _from_folder(folder: Path, layout: str, problems: list[str]) -> list[LabeledFace]:
     faces = []
     for path in _pictures(folder):
         name = path.relative_to(folder).as_posix()
@@ -127,11 +127,11 @@ def _from_folder(folder: Path, layout: str, problems: list[str]) -> list[Labelle
         labels = {key: value for key, value in match.groupdict().items() if value is not None}
         age = _age(labels.pop("age"), name, problems)
         subject = labels.pop("subject", None)
-        faces.append(LabelledFace(path, name, age, subject, _decoded(layout, labels)))
+        faces.append(LabeledFace(path, name, age, subject, _decoded(layout, labels)))
     return faces
 
 
-def _from_caf(source: Path, problems: list[str]) -> list[LabelledFace]:
+def _from_caf(source: Path, problems: list[str]) -> list[LabeledFace]:
     faces = []
     for number, line in enumerate(_text(source).splitlines(), start=1):
         fields = line.split()
@@ -144,11 +144,11 @@ def _from_caf(source: Path, problems: list[str]) -> list[LabelledFace]:
         path = _existing(source.parent / name, f"line {number}", problems)
         years = _age(age, f"line {number}", problems)
         groups = _decoded("caf", {"gender": gender})
-        faces.append(LabelledFace(path, name, years, subject, groups))
+        faces.append(LabeledFace(path, name, years, subject, groups))
     return faces
 
 
-def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> list[LabelledFace]:
+def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> list[LabeledFace]:
     rows = list(csv.DictReader(_text(source).splitlines()))
     known = {key: columns.get(key, key) for key in ("image", "age", "subject")}
     header = list(rows[0]) if rows else []
@@ -164,7 +164,7 @@ def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> 
         age = _age(row[known["age"]], f"row {number}", problems)
         groups = {k: v or "" for k, v in row.items() if k and k not in known.values()}
         subject = row.get(known["subject"])
-        faces.append(LabelledFace(path, row[known["image"]], age, subject, groups))
+        faces.append(LabeledFace(path, row[known["image"]], age, subject, groups))
     return faces
 
 

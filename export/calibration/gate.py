@@ -5,7 +5,7 @@ a pivot age (a weighted mean with the same weights for every face), and weights 
 over that pivot. Four kinds compete in cross-validation:
 
 - `gated`: the paper's gating network (AgeMoE, MVA 2025) as tables with nodes five years apart,
-  the squared second differences penalised;
+  the squared second differences penalized;
 - `constant`: the same weights at all ages;
 - `equal`: plain averaging;
 - `best`: one expert alone, whichever is best.
@@ -106,8 +106,8 @@ def fit_gate(corrected_years: Floats, age_years: Floats, form: GateForm) -> Gate
 
 def _constant(logit: Floats) -> Gate:
     """The same weights at every age; only differences of logits matter, so their mean is 0."""
-    centred = logit - logit.mean()
-    return Gate(centred, np.repeat(centred[:, None], len(NODES), axis=1))
+    centered = logit - logit.mean()
+    return Gate(centered, np.repeat(centered[:, None], len(NODES), axis=1))
 
 
 def _fit_constant(corrected: Floats, age: Floats, start: Gate) -> Gate:
@@ -116,9 +116,9 @@ def _fit_constant(corrected: Floats, age: Floats, start: Gate) -> Gate:
         fused = corrected @ weights[0]
         loss, pull = huber(fused - age, HUBER_YEARS)
         toward = ((corrected - fused[:, None]) * pull[:, None]).sum(axis=0) * weights[0]
-        centred = logit - logit.mean()
-        value = float(loss.sum()) + _PULL_FACES * float(centred @ centred)
-        return value / len(age), (toward + 2.0 * _PULL_FACES * centred) / len(age)
+        centered = logit - logit.mean()
+        value = float(loss.sum()) + _PULL_FACES * float(centered @ centered)
+        return value / len(age), (toward + 2.0 * _PULL_FACES * centered) / len(age)
 
     return _constant(_minimum(objective, start.base_logit)[1])
 

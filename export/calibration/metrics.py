@@ -114,10 +114,10 @@ def rate(hits: Rows) -> dict[str, object]:
     if count == 0:
         return {"rate": None, "interval": None, "faces": 0}
     share, z2 = float(hits.mean()), CONFIDENCE_Z**2
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    center = (share + z2 / (2 * count)) / (1 + z2 / count)
     spread = np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
     reach = CONFIDENCE_Z * float(spread)
-    interval = [max(0.0, centre - reach), min(1.0, centre + reach)]
+    interval = [max(0.0, center - reach), min(1.0, center + reach)]
     return {"rate": share, "interval": interval, "faces": count}
 
 

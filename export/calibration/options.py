@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export.calibration.data import LabelledPredictions, read_predictions
+from export.calibration.data import LabeledPredictions, read_predictions
 from export.calibration.faces import LAYOUTS, read_faces
-from export.calibration.readings import write_predictions
+from export.calibration.raw_predictions import write_predictions
 from export.calibration.report import Report, ReportOptions
 from export.errors import ExportError, OptionsError
 from runtime.errors import AgeMoEError
@@ -24,18 +24,16 @@ REPORT_JSON, REPORT_PAGE = "report.json", "report.md"
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Options that say where labelled faces come from."""
-    inputs = parser.add_argument_group("labelled data, one of")
+    """Options that say where labeled faces come from."""
+    inputs = parser.add_argument_group("labeled data, one of")
     one = inputs.add_mutually_exclusive_group(required=True)
     one.add_argument("--predictions", type=Path, metavar="CSV", help="age, one column per expert")
-    one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labelled pictures")
+    one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labeled pictures")
     asked = parser.add_argument_group("with --faces")
     asked.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
     asked.add_argument("--device", default="auto", help="as for AgeMoE; default: auto")
     asked.add_argument("--precision", default="auto", help="as for AgeMoE; default: auto")
-    asked.add_argument(
-        "--layout", choices=LAYOUTS, default="auto", help="how pictures are labelled"
-    )
+    asked.add_argument("--layout", choices=LAYOUTS, default="auto", help="how pictures are labeled")
     asked.add_argument(
         "--columns",
         nargs="+",
@@ -77,10 +75,10 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
     )
 
 
-def labelled_data(
+def labeled_data(
     arguments: argparse.Namespace, experts: Sequence[str] | None, folder: Path, *, varied: bool
-) -> tuple[LabelledPredictions, Mapping[str, str | None]]:
-    """The labelled predictions that the options name, and the experts' checkpoints.
+) -> tuple[LabeledPredictions, Mapping[str, str | None]]:
+    """The labeled predictions that the options name, and the experts' checkpoints.
 
     Args:
         arguments: as `add_inputs` and `add_report` define them.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _FAINT, _FUSED = "#2b2b2b", "#b8b8b8", "#111111"
-_COLOURS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
+_COLORS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
 _LABEL_GAP = 0.055
 """Least distance between two labels, as a share of the axis."""
 
@@ -27,7 +27,7 @@ def pictures(
 
     Args:
         tables: the fusion tables.
-        names: the experts, in the order of their colours.
+        names: the experts, in the order of their colors.
         report: as `calibration.report.report_of` makes it.
     """
     found = {
@@ -67,10 +67,10 @@ def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
     )
     axes.axhline(0.0, color=_INK, linewidth=0.8)
     grid, ends = tables.age_grid, []
-    for name, colour in zip(names, _cycle(names), strict=True):
+    for name, color in zip(names, _cycle(names), strict=True):
         table = tables.experts[name].bias_years
-        axes.plot(grid, table, color=colour, linewidth=2.2)
-        ends.append((float(table[-1]), name, colour))
+        axes.plot(grid, table, color=color, linewidth=2.2)
+        ends.append((float(table[-1]), name, color))
     axes.set_xlim(grid[0], grid[-1])
     _label_ends(axes, ends)
     return figure
@@ -86,13 +86,13 @@ def _gate(tables: FusionTables, names: Sequence[str]) -> Figure:
     logits = np.stack([tables.experts[name].gate_logit for name in names])
     shares = np.exp(logits - logits.max(axis=0))
     shares *= 100.0 / shares.sum(axis=0)
-    colours = _cycle(names)
-    axes.stackplot(tables.age_grid, shares, colors=colours, alpha=0.88, linewidth=0.0)
+    colors = _cycle(names)
+    axes.stackplot(tables.age_grid, shares, colors=colors, alpha=0.88, linewidth=0.0)
     tops = np.cumsum(shares, axis=0)
     middles = tops[:, -1] - shares[:, -1] / 2.0
     axes.set_xlim(tables.age_grid[0], tables.age_grid[-1])
     axes.set_ylim(0.0, 100.0)
-    _label_ends(axes, list(zip(middles.tolist(), names, colours, strict=True)))
+    _label_ends(axes, list(zip(middles.tolist(), names, colors, strict=True)))
     return figure
 
 
@@ -100,17 +100,17 @@ def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(
         "Mean absolute error by age, before and after",
         "Dotted: an expert's own reading. Thin: corrected. Black: fused, with 95 % interval",
-        "labelled age (years); below, the number of faces",
+        "labeled age (years); below, the number of faces",
         "mean absolute error (years)",
     )
     at = np.arange(len(bands))
     ends = []
-    for name, colour in zip(names, _cycle(names), strict=True):
+    for name, color in zip(names, _cycle(names), strict=True):
         raw = [band["mae"][name]["raw"] for band in bands.values()]
         after = [band["mae"][name]["corrected"] for band in bands.values()]
-        axes.plot(at, raw, color=colour, linewidth=1.3, linestyle=":", marker="o", markersize=2.5)
-        axes.plot(at, after, color=colour, linewidth=1.5)
-        ends.append((after[-1], name, colour))
+        axes.plot(at, raw, color=color, linewidth=1.3, linestyle=":", marker="o", markersize=2.5)
+        axes.plot(at, after, color=color, linewidth=1.5)
+        ends.append((after[-1], name, color))
     fused = np.array([band["mae"]["fused"] for band in bands.values()])
     limits = np.array([band["mae_interval"]["fused"] for band in bands.values()])
     axes.fill_between(at, limits[:, 0], limits[:, 1], color=_FUSED, alpha=0.12, linewidth=0.0)
@@ -132,14 +132,14 @@ def _reliability(claimed: Mapping[str, Any]) -> Figure:
     )
     axes.plot([0, 100], [0, 100], color=_FAINT, linewidth=1.2)
     ends = []
-    for (threshold, result), colour in zip(claimed.items(), _cycle(list(claimed)), strict=True):
+    for (threshold, result), color in zip(claimed.items(), _cycle(list(claimed)), strict=True):
         bins = result["bins"]
         x = [100.0 * b["claimed"] for b in bins]
         y = [100.0 * b["came_true"]["rate"] for b in bins]
         limits = 100.0 * np.array([b["came_true"]["interval"] for b in bins])
-        axes.vlines(x, limits[:, 0], limits[:, 1], color=colour, alpha=0.45, linewidth=2.0)
-        axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=5)
-        ends.append((y[-1], f"t = {threshold} years", colour))
+        axes.vlines(x, limits[:, 0], limits[:, 1], color=color, alpha=0.45, linewidth=2.0)
+        axes.plot(x, y, color=color, linewidth=1.8, marker="o", markersize=5)
+        ends.append((y[-1], f"t = {threshold} years", color))
     axes.set_xlim(-2.0, 102.0)
     axes.set_ylim(-2.0, 102.0)
     _label_ends(axes, ends)
@@ -147,7 +147,7 @@ def _reliability(claimed: Mapping[str, Any]) -> Figure:
 
 
 def _cycle(names: Sequence[str]) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(len(names))]
+    return [_COLORS[index % len(_COLORS)] for index in range(len(names))]
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
@@ -155,9 +155,9 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     low, high = axes.get_ylim()
     ordered = sorted(ends)
     heights = _apart(np.array([(value - low) / (high - low) for value, _, _ in ordered]))
-    for height, (_, name, colour) in zip(heights, ordered, strict=True):
+    for height, (_, name, color) in zip(heights, ordered, strict=True):
         axes.text(
-            1.015, height, name, color=colour, transform=axes.transAxes, va="center", fontsize=10.5
+            1.015, height, name, color=color, transform=axes.transAxes, va="center", fontsize=10.5
         )
 
 

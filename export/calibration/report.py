@@ -82,7 +82,7 @@ def report_of(scores: Scores, options: ReportOptions) -> Report:
 def parts_of(scores: Scores) -> dict[str, dict[str, Rows]]:
     """The rows of every part that is reported: bands by label, by estimate, and each group."""
     return {
-        "labelled age": _bands(scores.faces.age_years),
+        "labeled age": _bands(scores.faces.age_years),
         "estimated age": _bands(scores.fused_years),
         **{column: _values(values) for column, values in scores.faces.groups.items()},
     }

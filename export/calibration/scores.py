@@ -1,4 +1,4 @@
-"""What a fusion says of labelled faces, ready to be judged.
+"""What a fusion says of labeled faces, ready to be judged.
 
 The same `Scores` come from held-out faces during calibration and from new faces in evaluation,
 so that both get the same report.
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.calibration.data import LabelledPredictions
+from export.calibration.data import LabeledPredictions
+from export.calibration.fit import Calibration, fuse_subset
 from export.calibration.metrics import Rows
 from export.calibration.spread import held_out_quantiles, levels_for, quantiles_at
-from export.fusion_fit import Calibration, fuse_subset
 from runtime.fusion import Floats, FusionTables
 
 
@@ -42,9 +42,9 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores:
-    """N labelled faces and every age that was said of them."""
+    """N labeled faces and every age that was said of them."""
 
-    faces: LabelledPredictions
+    faces: LabeledPredictions
     corrected_years: Floats
     """(N, E)"""
     fused_years: Floats
@@ -80,7 +80,7 @@ class Scores:
         return 1.0 - self.quantiles.level_of(threshold_years - self.fused_years)
 
 
-def scores_of_calibration(faces: LabelledPredictions, calibration: Calibration) -> Scores:
+def scores_of_calibration(faces: LabeledPredictions, calibration: Calibration) -> Scores:
     """The held-out scores of the very faces that were calibrated on."""
     held_out, everyone = calibration.held_out, frozenset(faces.names)
     fused, levels = held_out.fused_years[everyone], levels_for(len(faces))
@@ -95,7 +95,7 @@ def scores_of_calibration(faces: LabelledPredictions, calibration: Calibration) 
     )
 
 
-def scores_of_tables(faces: LabelledPredictions, tables: FusionTables) -> Scores:
+def scores_of_tables(faces: LabeledPredictions, tables: FusionTables) -> Scores:
     """The scores of finished tables on faces they were not fitted on."""
     fused, everyone = tables.fuse(faces.names, faces.readings_years), frozenset(faces.names)
     quantiles = None
@@ -113,7 +113,7 @@ def scores_of_tables(faces: LabelledPredictions, tables: FusionTables) -> Scores
     )
 
 
-def _spare(faces: LabelledPredictions) -> tuple[str, ...]:
+def _spare(faces: LabeledPredictions) -> tuple[str, ...]:
     """The experts without which another one still answers."""
     return faces.names if len(faces.names) > 1 else ()
 

@@ -3,7 +3,7 @@
 The residuals come from faces held out of the fit. At each year of the age grid they are weighted
 by how near their own fused age lies (tricube over the k nearest, k = 0.6 n^0.8, the usual rate for
 kernel smoothing), and quantiles are read off that one weighted distribution, so they cannot cross.
-Each level is moved outward by (m + 1) / m, m being the effective number of neighbours, as split
+Each level is moved outward by (m + 1) / m, m being the effective number of neighbors, as split
 conformal prediction does (Vovk et al., Algorithmic Learning in a Random World): with few faces
 the interval is wider, not bolder.
 """
@@ -23,9 +23,9 @@ from runtime.fusion import Floats, Spread
 FEWEST_FACES = 30
 """Below, not even the 5 % and 95 % quantiles mean anything."""
 _LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-_NEIGHBOURS, _FEWEST_NEIGHBOURS = 0.6, 60
+_NEIGHBORS, _FEWEST_NEIGHBORS = 0.6, 60
 _TRICUBE_EFFICIENCY = 0.7
-"""Effective number of neighbours under tricube weights, as a share of their number."""
+"""Effective number of neighbors under tricube weights, as a share of their number."""
 _EVERY_SUBSET_UP_TO = 6
 
 
@@ -47,8 +47,8 @@ def subsets_of(names: Sequence[str]) -> list[frozenset[str]]:
 
 
 def levels_for(faces: int) -> tuple[float, ...]:
-    """The levels that so many faces can support: none rarer than one neighbour in all."""
-    rarest = 1.0 / (_TRICUBE_EFFICIENCY * _neighbours(faces) + 1.0)
+    """The levels that so many faces can support: none rarer than one neighbor in all."""
+    rarest = 1.0 / (_TRICUBE_EFFICIENCY * _neighbors(faces) + 1.0)
     lower = [level for level in _LEVELS if level >= rarest]
     return (*lower, *(round(1.0 - level, 6) for level in reversed(lower[:-1])))
 
@@ -87,7 +87,7 @@ def quantile_table(fused_years: Floats, residual_years: Floats, levels: Sequence
     """(101, L) residual quantiles by fused age, on the age grid."""
     order = np.argsort(fused_years, kind="stable")
     fused, residuals = fused_years[order], residual_years[order]
-    count = _neighbours(len(fused))
+    count = _neighbors(len(fused))
     rows = []
     for age in AGE_GRID:
         reach = np.maximum(age - fused[: len(fused) - count + 1], fused[count - 1 :] - age)
@@ -102,8 +102,8 @@ def quantiles_at(table: Floats, age_grid: Floats, age_years: Floats) -> Floats:
     return np.stack([np.interp(age_years, age_grid, column) for column in table.T], axis=1)
 
 
-def _neighbours(faces: int) -> int:
-    return min(faces, max(_FEWEST_NEIGHBOURS, int(_NEIGHBOURS * math.pow(faces, 0.8))))
+def _neighbors(faces: int) -> int:
+    return min(faces, max(_FEWEST_NEIGHBORS, int(_NEIGHBORS * math.pow(faces, 0.8))))
 
 
 def _weighted_quantiles(values: Floats, weights: Floats, levels: Sequence[float]) -> Floats:

@@ -1,7 +1,7 @@
 """`make demo`'s own part: faces to estimate, and the picture and table of what was said.
 
 python -m export.demo draw FOLDER      faces the demo experts have not seen, in three sets:
-                                       labelled/ to calibrate on, unseen/ to judge by, gallery/ to
+                                       labeled/ to calibrate on, unseen/ to judge by, gallery/ to
                                        look at, which ends with a photograph
 python -m export.demo show FOLDER      reads FOLDER/estimates.jsonl and FOLDER/evaluation.json,
                                        prints a table, writes the contact sheet
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from export.demo.faces import DrawnFace, drawn_faces
 from export.demo.sheet import Entry, contact_sheet, verdict_of
+from export.faces.drawn import DrawnFace, drawn_faces
 from runtime.files import replacing, write_json, write_whole
 
 _GALLERY_FACES, _GALLERY_SEED = 11, 7
-_LABELLED_FACES, _LABELLED_SEED = 400, 2
+_LABELED_FACES, _LABELED_SEED = 400, 2
 _UNSEEN_FACES, _UNSEEN_SEED = 300, 3
 _SIZE = 192
 _LABELS = "labels.csv"
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _draw(folder: Path) -> None:
     from skimage.data import astronaut
 
-    _draw_set(folder / "labelled", drawn_faces(_LABELLED_FACES, seed=_LABELLED_SEED, size=_SIZE))
+    _draw_set(folder / "labeled", drawn_faces(_LABELED_FACES, seed=_LABELED_SEED, size=_SIZE))
     _draw_set(folder / "unseen", drawn_faces(_UNSEEN_FACES, seed=_UNSEEN_SEED, size=_SIZE))
     faces = drawn_faces(_GALLERY_FACES, seed=_GALLERY_SEED, size=_SIZE)
     truth = _draw_set(folder / "gallery", sorted(faces, key=lambda face: face.age_years))
@@ -80,8 +80,8 @@ def _show(folder: Path, output: Path) -> None:
         Entry(Path(said["path"]), said, truth.get(Path(said["path"]).name))
         for said in map(json.loads, lines)
     ]
+    from export.build.console import make_console
     from export.demo.table import estimates_table
-    from export.display import make_console
 
     verdict = verdict_of(json.loads((folder / _EVALUATION).read_text(encoding="utf-8")))
     make_console().print(estimates_table(entries))

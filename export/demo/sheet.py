@@ -20,7 +20,7 @@ _FOOTER = 56
 _LAST_AGE = 100.0
 _PAPER, _INK, _FAINT = "#faf8f4", "#22252b", "#8b8f98"
 _BAND, _AXIS, _TRUTH = "#d9e2f2", "#d5d2ca", "#1d9a6c"
-_EXPERT_COLOURS = ("#d1495b", "#3066be", "#e2962b", "#7b4fa3", "#2a9d8f", "#6c757d")
+_EXPERT_COLORS = ("#d1495b", "#3066be", "#e2962b", "#7b4fa3", "#2a9d8f", "#6c757d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +58,19 @@ def contact_sheet(entries: Sequence[Entry], verdict: str) -> Image.Image:
     height = _MARGIN + _HEADER + rows * (_TILE_HEIGHT + _GAP) + _FOOTER
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
-    colours = dict(zip(expert_names(entries), _EXPERT_COLOURS, strict=False))
+    colors = dict(zip(expert_names(entries), _EXPERT_COLORS, strict=False))
     calibrated = any(entry.said["low_years"] is not None for entry in entries)
-    _draw_header(draw, colours, "fused, on its 90 % interval" if calibrated else "fused")
+    _draw_header(draw, colors, "fused, on its 90 % interval" if calibrated else "fused")
     for index, entry in enumerate(entries):
         row, column = divmod(index, _COLUMNS)
         x = _MARGIN + column * (_FACE + _GAP)
         y = _MARGIN + _HEADER + row * (_TILE_HEIGHT + _GAP)
-        _draw_tile(sheet, entry, colours, (x, y))
+        _draw_tile(sheet, entry, colors, (x, y))
     draw.text((_MARGIN, height - _FOOTER), verdict, _INK, _font(20))
     return sheet
 
 
-def _draw_header(draw: ImageDraw.ImageDraw, colours: Mapping[str, str], fused: str) -> None:
+def _draw_header(draw: ImageDraw.ImageDraw, colors: Mapping[str, str], fused: str) -> None:
     draw.text((_MARGIN, _MARGIN - 8), "AgeMoE runtime: the demo", _INK, _font(38))
     caption = (
         "Demo experts on drawn faces they have not seen, and on one photograph, of which they "
@@ -78,8 +78,8 @@ def _draw_header(draw: ImageDraw.ImageDraw, colours: Mapping[str, str], fused: s
     )
     draw.text((_MARGIN, _MARGIN + 42), caption, _FAINT, _font(20))
     x, y = float(_MARGIN), _MARGIN + 82.0
-    for name, colour in colours.items():
-        _dot(draw, x + 7, y + 11, 7, colour)
+    for name, color in colors.items():
+        _dot(draw, x + 7, y + 11, 7, color)
         draw.text((x + 22, y), name, _INK, _font(18))
         x += 22 + draw.textlength(name, _font(18)) + 28
     draw.rectangle((x, y + 1, x + 5, y + 21), _INK)
@@ -90,7 +90,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, colours: Mapping[str, str], fused: s
 
 
 def _draw_tile(
-    sheet: Image.Image, entry: Entry, colours: Mapping[str, str], corner: tuple[int, int]
+    sheet: Image.Image, entry: Entry, colors: Mapping[str, str], corner: tuple[int, int]
 ) -> None:
     x, y = corner
     draw = ImageDraw.Draw(sheet)
@@ -102,16 +102,16 @@ def _draw_tile(
     after = x + draw.textlength(age, _font(40)) + 10
     draw.text((after, y + _FACE + 26), "years", _FAINT, _font(18))
     truth = "a photograph" if entry.true_years is None else f"truth {entry.true_years:.0f}"
-    colour = _FAINT if entry.true_years is None else _TRUTH
+    color = _FAINT if entry.true_years is None else _TRUTH
     right = x + _FACE - draw.textlength(truth, _font(18))
-    draw.text((right, y + _FACE + 26), truth, colour, _font(18))
-    _draw_chart(draw, entry, colours, (x, y + _FACE + 62))
+    draw.text((right, y + _FACE + 26), truth, color, _font(18))
+    _draw_chart(draw, entry, colors, (x, y + _FACE + 62))
 
 
 def _draw_chart(
     draw: ImageDraw.ImageDraw,
     entry: Entry,
-    colours: Mapping[str, str],
+    colors: Mapping[str, str],
     corner: tuple[int, int],
 ) -> None:
     """An axis of ages: the interval as a band, the fused age on it, experts above, truth below."""
@@ -131,19 +131,19 @@ def _draw_chart(
         draw.text((left, y + 16), label, _FAINT, _font(13))
     for name, expert in said["experts"].items():
         size = 4.0 + 5.0 * float(expert["weight"])
-        _dot(draw, place(expert["corrected_years"]), y - 12, size, colours[name])
+        _dot(draw, place(expert["corrected_years"]), y - 12, size, colors[name])
     fused = place(said["age_years"])
     draw.rectangle((fused - 2, y - 9, fused + 2, y + 9), _INK)
     if entry.true_years is not None:
         _diamond(draw, place(entry.true_years), y + 9, _TRUTH)
 
 
-def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: str) -> None:
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), colour, _PAPER)
+def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, color: str) -> None:
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), color, _PAPER)
 
 
-def _diamond(draw: ImageDraw.ImageDraw, x: float, y: float, colour: str) -> None:
-    draw.polygon(((x, y - 6), (x + 5, y), (x, y + 6), (x - 5, y)), colour)
+def _diamond(draw: ImageDraw.ImageDraw, x: float, y: float, color: str) -> None:
+    draw.polygon(((x, y - 6), (x + 5, y), (x, y + 6), (x - 5, y)), color)
 
 
 def _rounded_mask() -> Image.Image:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from export.experts.age_prompt import AgePrompt, ImageTokens, PromptOptions, build_prompt
-from export.experts.janus_files import JanusTokenizer
-from export.experts.janus_stand_in import write_tokenizer
+from export.experts.janus.files import JanusTokenizer
+from export.experts.janus.placeholder import write_tokenizer
+from export.experts.janus.prompt import AgePrompt, ImageTokens, PromptOptions, build_prompt
 
 _QUESTION = PromptOptions("User: {image} Age? Bot:", system_prompt=False)
 _IMAGE_TOKENS = 6
@@ -31,7 +31,7 @@ def draw_tree_mask(prompt: AgePrompt, path: Path) -> None:
 
     visible = prompt.mask()[0, 0] == 0.0
     shades = visible.astype(float)
-    shades[prompt.prompt_length :] *= 2.0  # the trie in its own colour
+    shades[prompt.prompt_length :] *= 2.0  # the trie in its own color
     figure = Figure(figsize=(7.5, 7.0), layout="constrained")
     axes = figure.subplots()
     axes.imshow(shades, cmap="Blues", vmin=0.0, vmax=2.6, interpolation="nearest")

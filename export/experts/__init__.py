@@ -1,1 +1,1 @@
-"""The experts: one module per architecture."""
+"""The architectures, one record each."""

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.checkpoints import describe_mismatch, without_prefixes
+from export.checkpoints.loading import describe_mismatch, without_prefixes
+from export.config.contract import Signature
+from export.config.settings import CnnSettings
 from export.errors import CheckpointError
-from export.experts.contract import Signature
-from export.experts.preprocessing import Normalise, Readout
-from export.experts.torch_expert import TorchExpert
-from export.settings import CnnSettings
+from export.graph.preprocessing import Normalize, Readout
+from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
@@ -37,21 +37,21 @@ class CnnExpert(nn.Module):
     """uint8 (N, H, W, 3) to `age_years` (N,) and, with classes, `age_probs` (N, A)."""
 
     def __init__(self, architecture: str, settings: CnnSettings) -> None:
-        """Builds the network with timm's own initialisation."""
+        """Builds the network with timm's own initialization."""
         super().__init__()
-        self.normalise = Normalise(settings.normalisation)
+        self.normalize = Normalize(settings.normalization)
         self.readout = Readout(settings.head)
         self.network = _NETWORKS[architecture](settings, self.readout.classes)
 
     def features(self, face: Tensor) -> Tensor:
         """What the last layer sees: float32 (N, F)."""
-        features = self.network.forward_features(self.normalise(face))  # type: ignore[operator]
+        features = self.network.forward_features(self.normalize(face))  # type: ignore[operator]
         pooled: Tensor = self.network.forward_head(features, pre_logits=True)  # type: ignore[operator]
         return pooled.flatten(1)
 
     def forward(self, face: Tensor) -> tuple[Tensor, ...]:
         """From pixels to years."""
-        return self.readout(self.network(self.normalise(face)))  # type: ignore[no-any-return]
+        return self.readout(self.network(self.normalize(face)))  # type: ignore[no-any-return]
 
 
 def cnn_module(architecture: str, settings: CnnSettings, seed: int = 0) -> CnnExpert:
@@ -64,7 +64,7 @@ def cnn_module(architecture: str, settings: CnnSettings, seed: int = 0) -> CnnEx
 def settle(module: CnnExpert, images: Tensor, *, seed: int = 0) -> None:
     """Gives random weights the statistics of trained ones, in place.
 
-    Batch normalisation takes its statistics from the images, and the last layer is redrawn so that
+    Batch normalization takes its statistics from the images, and the last layer is redrawn so that
     its outputs spread: otherwise activations explode, or every face gets the same age.
 
     Args:

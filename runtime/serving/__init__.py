@@ -4,6 +4,6 @@ Nothing of this is imported by the rest of the runtime. The HTTP service needs t
 """
 
 from runtime.serving.batching import Batcher, QueueFullError
-from runtime.serving.waiting import TooLateError
+from runtime.serving.request_queue import TooLateError
 
 __all__ = ["Batcher", "QueueFullError", "TooLateError"]

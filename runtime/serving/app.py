@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import AgeMoEError
 from runtime.serving import problems
-from runtime.serving.admission import admission
+from runtime.serving.authentication import admission
 from runtime.serving.decoding import read_request
 from runtime.serving.generation import PAGE, Generation
 from runtime.serving.metrics import Metrics

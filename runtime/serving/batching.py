@@ -13,7 +13,14 @@ from typing import Protocol, Self
 from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, ClosedError, DeadlineError
 from runtime.results import AgeEstimate, Face
-from runtime.serving.waiting import Request, RunTimes, Taken, TooLateError, take, without_cancelled
+from runtime.serving.request_queue import (
+    Request,
+    RunTimes,
+    Taken,
+    TooLateError,
+    take,
+    without_cancelled,
+)
 
 log = logging.getLogger("agemoe")
 
@@ -123,7 +130,7 @@ class Batcher:
         self, faces: Sequence[Face], *, deadline_ms: float | None = None
     ) -> list[Future[AgeEstimate]]:
         """Queues several faces, all of them or none; else like `submit`."""
-        deadline = Deadline.after(deadline_ms)
+        deadline = Deadline.of(deadline_ms)
         arrived = time.monotonic()
         requests = [Request(face, arrived, deadline) for face in faces]
         with self._changed:
@@ -212,7 +219,7 @@ class Batcher:
                 _settle(request, result)
 
     def _answer_singly(self, batch: list[Request], error: BaseException) -> None:
-        """A fault of one face must not spoil its neighbours, who have nothing to do with it."""
+        """A fault of one face must not spoil its neighbors, who have nothing to do with it."""
         if len(batch) == 1:
             _fail(batch, error)
             return

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from runtime import fusion_file
+from runtime.active_calls import ActiveCalls
 from runtime.agemoe import AgeMoE
 from runtime.errors import ContractError, DeadlineError, PredictionError
-from runtime.gate import Gate
 from runtime.images import ImageLimits, load_rgb
 from runtime.manifest_file import FILE_NAME as MANIFEST
 from runtime.manifest_file import read_manifest
 from runtime.results import AgeEstimate, Face
 from runtime.serving.batching import Batcher
-from runtime.serving.memory import GpuGauge
+from runtime.serving.gpu_memory import GpuGauge
 from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
 
-STAND_INS = ("demo", "random")
+PLACEHOLDERS = ("demo", "random")
 """Kinds of experts whose ages mean nothing."""
 PAGE = Path(str(files("runtime.serving"))) / "page"
 CANARY = PAGE / "examples" / "woman.jpg"
@@ -61,7 +61,7 @@ class Generation:
         self._answered = -math.inf
         self._typical: tuple[float, dict[str, float]] = (-math.inf, {})
         self._checking = threading.Lock()
-        self._gate = Gate()
+        self._gate = ActiveCalls()
         try:
             self.check()
             self.gpu = GpuGauge(settings.device, self.moe.backends.values())
@@ -81,7 +81,7 @@ class Generation:
     def stand_ins(self) -> dict[str, str]:
         """Experts whose ages mean nothing, and of which kind they are."""
         kinds = {name: self._manifest.experts[name].source.kind for name in self.moe.experts}
-        return {name: kind for name, kind in kinds.items() if kind in STAND_INS}
+        return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDERS}
 
     @contextmanager
     def entered(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from runtime.serving.generation import Generation
-from runtime.statistics import BUCKETS_SECONDS, Durations, Stats
+from runtime.stats import BUCKETS_SECONDS, Durations, Stats
 
 _FACES = (1, 2, 4, 8, 16, 32, 64)
 

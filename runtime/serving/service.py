@@ -11,19 +11,19 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
+from runtime.backends.onnx import usable_cores
 from runtime.deadline import Deadline
 from runtime.detectors import detector_named
 from runtime.errors import ClosedError
 from runtime.images import ImageLimits
-from runtime.serving.answers import LOOKING, Looked, image_answer, look, sole_problem, useful
 from runtime.serving.decoding import Asked
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
+from runtime.serving.prediction import LOOKING, Looked, image_answer, look, sole_problem, useful
 from runtime.serving.problems import BusyError, NotReadyError, ReloadError, TooManyError
+from runtime.serving.request_queue import TooLateError
 from runtime.serving.settings import Settings
-from runtime.serving.waiting import TooLateError
-from runtime.sessions.onnx import usable_cores
 
 log = logging.getLogger("agemoe")
 
@@ -165,7 +165,7 @@ class Service:
         Raises:
             AgeMoEError: nothing can be answered at all, or the one picture or face there is.
         """
-        deadline = Deadline.after(asked.deadline_ms)
+        deadline = Deadline.of(asked.deadline_ms)
         with ExitStack() as stack:
             generation = self._enter(stack)
             async with _in_time(deadline):

@@ -13,16 +13,16 @@ import torch
 from benchmarks.baseline_pytorch import PyTorchExperts, _janus, _published_volo
 from benchmarks.pictures import faces
 from benchmarks.subjects import Ours, onnx_only
-from export.experts.age_prompt import PromptOptions
-from export.experts.mivolo import AgeScale, MiVoloSpec, random_mivolo
-from export.experts.mivolo_net import VARIANTS
-from export.settings import JanusSettings
+from export.config.settings import JanusSettings
+from export.experts.janus.prompt import PromptOptions
+from export.experts.mivolo.module import AgeScale, MiVoloSpec, random_mivolo
+from export.experts.mivolo.network import VARIANTS
 from runtime import AgeMoE, BackendError, ImageLimits
 from runtime.geometry import Geometry
 from runtime.manifest import BatchProfile, EngineBinding, Expert, InputSpec, Source
 from runtime.manifest_file import read_manifest, write_manifest
 from runtime.preparation import PreparedFace, Preparer
-from runtime.statistics import Statistics
+from runtime.stats import Statistics
 from tests.export.small import SIDE, experts_toml, small_module, write_checkpoint
 from tests.runtime.tiny_engines import Tiny, write_engines
 

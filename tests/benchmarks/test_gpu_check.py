@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu_check
+from runtime.backends.gpu import tensorrt
 from runtime.manifest_file import read_manifest, write_manifest
-from runtime.sessions import tensorrt
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.gpu.small_experts import THREE, stock
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.machine import busy
-from benchmarks.subjects import all_on_cpu, rung_of
+from benchmarks.subjects import all_on_cpu, backend_kind
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,8 @@ from benchmarks.subjects import all_on_cpu, rung_of
         ("tensorrt_rtx", "tensorrt"),
     ],
 )
-def test_rung_of_a_backend(backend: str, rung: str) -> None:
-    assert rung_of(backend) == rung
+def test_backend_kind_a_backend(backend: str, rung: str) -> None:
+    assert backend_kind(backend) == rung
 
 
 def test_one_expert_on_a_gpu_is_enough() -> None:

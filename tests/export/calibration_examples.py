@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.calibration.data import LabelledPredictions
+from export.calibration.data import LabeledPredictions
 from runtime.fusion import Floats
 
 NAMES = ("early", "late", "flat")
 
 
-def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabelledPredictions:
+def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabeledPredictions:
     """Faces of ages 2 to 85: one expert is good with the young, one with the old, one saturates."""
     rng = np.random.default_rng(seed)
     ages = np.round(rng.uniform(2.0, 85.0, count))
@@ -31,7 +31,7 @@ def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabelledPredictio
     )
     people = np.char.add("person", (np.arange(count) // per_person).astype(np.str_))
     sides = np.where(rng.random(count) < 0.5, "left", "right")
-    return LabelledPredictions(
+    return LabeledPredictions(
         ages, NAMES, readings, people if per_person > 1 else None, {"side": sides}
     )
 
@@ -40,13 +40,13 @@ def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabelledPredictio
 def fewer_splits() -> Iterator[None]:
     """Cross-validation with a tenth of the fits: the tests are about the way, not the figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.fusion_fit._OUTER_FOLDS", 5)
-        patch.setattr("export.fusion_fit._INNER_FOLDS", 2)
-        patch.setattr("export.fusion_fit._REPEATS", 1)
+        patch.setattr("export.calibration.fit._OUTER_FOLDS", 5)
+        patch.setattr("export.calibration.fit._INNER_FOLDS", 2)
+        patch.setattr("export.calibration.fit._REPEATS", 1)
         yield
 
 
-def write_csv(path: Path, faces: LabelledPredictions) -> Path:
+def write_csv(path: Path, faces: LabeledPredictions) -> Path:
     """Writes faces as `--predictions` wants them."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

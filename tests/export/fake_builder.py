@@ -14,9 +14,9 @@ from typing import Any
 
 import onnx
 
-from export.precision import tensor_types
-from runtime.sessions.cuda import DeviceFacts
-from runtime.sessions.cuda_choice import CudaDevices
+from export.variants.fp16 import tensor_types
+from runtime.backends.gpu.cuda import DeviceFacts
+from runtime.backends.gpu.cuda_library import CudaDevices
 
 STEPS = 20
 """Of the one phase in which a fake engine is built."""

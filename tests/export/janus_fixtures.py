@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from export.experts.age_prompt import ImageTokens, PromptOptions, build_prompt
-from export.experts.contract import Signature
-from export.experts.janus import RandomJanus, load_expert
-from export.experts.janus_files import ImageRecipe, JanusFolder, JanusTokenizer, Layout
-from export.experts.janus_stand_in import configuration
-from export.onnx_graph import onnx_from_module
-from export.settings import Normalisation
+from export.config.contract import Signature
+from export.config.settings import Normalization
+from export.experts.janus.files import ImageRecipe, JanusFolder, JanusTokenizer, Layout
+from export.experts.janus.placeholder import configuration
+from export.experts.janus.prompt import ImageTokens, PromptOptions, build_prompt
+from export.experts.janus.weights import RandomJanus, load_expert
+from export.graph.conversion import onnx_from_module
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from export.experts.age_head import JanusAgeExpert
-    from export.experts.age_prompt import AgePrompt
+    from export.experts.janus.prompt import AgePrompt
+    from export.experts.janus.prompt_head import JanusAgeExpert
 
 BOS = "<bos>"
 SPECIALS = [BOS, "<image_placeholder>", "<begin_of_image>", "<end_of_image>"]
 ASKED = PromptOptions(prompt="User: {image}\nAge?\n\nBot:", system_prompt=False)
 Model = Any
 """transformers' own Janus."""
-NORMALISATION = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.3))
+NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.3))
 
 
 def write_tokenizer(folder: Path, *, merged: bool) -> JanusTokenizer:
@@ -62,7 +62,7 @@ def settings(checkpoint: RandomJanus, layout: Layout = "transformers") -> JanusF
         layout=layout,
         vision=vision,
         language=checkpoint.language,
-        normalisation=NORMALISATION,
+        normalization=NORMALIZATION,
         recipe=ImageRecipe(vision.image_size, (127, 102, 76)),
         image=ImageTokens(vision.tokens),
     )

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.experts.mivolo import AgeScale, MiVoloExpert, MiVoloSpec
-from export.experts.mivolo_expert import mivolo_signature
-from export.experts.mivolo_net import VARIANTS
-from export.onnx_graph import onnx_from_module
-from export.settings import LETTERBOX
+from export.config.settings import LETTERBOX
+from export.experts.mivolo.expert import mivolo_signature
+from export.experts.mivolo.module import AgeScale, MiVoloExpert, MiVoloSpec
+from export.experts.mivolo.network import VARIANTS
+from export.graph.conversion import onnx_from_module
 from tests.export.reference_mivolo import raw_outputs
 
 IMDB = AgeScale(1, 95, 48)

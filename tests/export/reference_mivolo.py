@@ -70,15 +70,15 @@ def raw_outputs(
 
 def patch_embed(w: Weights, face: Tensor, person: Tensor | None) -> Tensor:
     if person is None:
-        return conv(w.at("proj"), stem(w.at("conv"), normalise(face)), stride=4)
+        return conv(w.at("proj"), stem(w.at("conv"), normalize(face)), stride=4)
     maps = [
-        conv(w.at(proj), stem(w.at(name), normalise(image)), stride=4)
+        conv(w.at(proj), stem(w.at(name), normalize(image)), stride=4)
         for name, proj, image in (("conv1", "proj1", face), ("conv2", "proj2", person))
     ]
     return cross_attention(w.at("map"), maps[0], maps[1])
 
 
-def normalise(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
     return ((image.double() / 255 - MEAN) / STD).permute(0, 3, 1, 2)
 
 
@@ -122,8 +122,8 @@ def outlook(w: Weights, x: Tensor, heads: int) -> Tensor:
     windows = F.unfold(linear(w.at("v"), x).permute(0, 3, 1, 2), 3, padding=1, stride=2)
     count = windows.shape[-1]
     windows = windows.reshape(n, heads, dim // heads, 9, count)
-    centre = F.avg_pool2d(x.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
-    logits = linear(w.at("attn"), centre).reshape(n, count, heads, 9, 9)
+    center = F.avg_pool2d(x.permute(0, 3, 1, 2), 2, 2, ceil_mode=True).permute(0, 2, 3, 1)
+    logits = linear(w.at("attn"), center).reshape(n, count, heads, 9, 9)
     weights = (logits * (dim // heads) ** -0.5).softmax(-1)
     mixed = torch.einsum("nwhij,nhdjw->nhdiw", weights, windows).reshape(n, dim * 9, count)
     folded = F.fold(mixed, (height, width), 3, padding=1, stride=2)

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from export.config.settings import AgeHead, CnnSettings, Normalization
 from export.experts.cnn import CnnExpert, cnn_module, settle
-from export.settings import AgeHead, CnnSettings, Normalisation
-from export.verification import verification_images
+from export.faces.verification import verification_images
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
@@ -21,7 +21,7 @@ def small_settings(kind: str = "expectation", classes: int = 101) -> CnnSettings
     head = AgeHead("regression", years_per_unit=10.0, years_offset=40.0)
     if kind == "expectation":
         head = AgeHead("expectation", age_grid=grid)
-    return CnnSettings(SIDE, SIDE, Normalisation(), head, width_factor=0.125)
+    return CnnSettings(SIDE, SIDE, Normalization(), head, width_factor=0.125)
 
 
 def small_module(

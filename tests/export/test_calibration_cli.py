@@ -11,8 +11,8 @@ import pytest
 
 from export import calibrate, evaluate
 from export.calibration.data import LabelsError, read_predictions
-from export.calibration.faces import LabelledFace
-from export.calibration.readings import CACHE_NAME, write_predictions
+from export.calibration.faces import LabeledFace
+from export.calibration.raw_predictions import CACHE_NAME, write_predictions
 from runtime.errors import AgeMoEError, ImageError
 from runtime.fusion_file import read_fusion
 from runtime.results import AgeEstimate, ExpertAge, Face
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("calibrated")
-    table = write_csv(folder / "labelled.csv", made_up(120))
+    table = write_csv(folder / "labeled.csv", made_up(120))
     options = ["--predictions", str(table), "--experts", *NAMES, "--output", str(folder / "out")]
     with fewer_splits():
         assert calibrate.main([*options, "--groups", "side", "--bootstrap", "100"]) == 0
@@ -49,7 +49,7 @@ def test_calibrate_writes_tables_report_and_pictures(calibrated: Path) -> None:
     assert tuple(tables.experts) == tuple(sorted(NAMES))
     assert tables.spread is not None
     assert len(tables.spread.quantiles_years) == 7
-    assert tables.provenance["data"] == "labelled.csv"
+    assert tables.provenance["data"] == "labeled.csv"
     page = (calibrated / "report.md").read_text(encoding="utf-8")
     for part in ("Fused:", "Policy", "no certification", "right", "(gate.png)", "missing"):
         assert part in page
@@ -141,18 +141,18 @@ class FakeMoE:
         )
 
 
-def labelled(folder: Path, **contents: bytes) -> list[LabelledFace]:
+def labeled(folder: Path, **contents: bytes) -> list[LabeledFace]:
     faces = []
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-        faces.append(LabelledFace(folder / name, name, 30.0, f"who {name}", {"sex": "f"}))
+        faces.append(LabeledFace(folder / name, name, 30.0, f"who {name}", {"sex": "f"}))
     return faces
 
 
 def test_pictures_become_predictions_and_bad_ones_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    faces = labelled(tmp_path, one=b"x", empty=b"", two=b"y", slow=b"late")
+    faces = labeled(tmp_path, one=b"x", empty=b"", two=b"y", slow=b"late")
     path = write_predictions(FakeMoE(), faces, tmp_path)
     read = read_predictions(path, ["a", "b"], ["sex"], varied=False)
     assert read.readings_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
@@ -162,7 +162,7 @@ def test_pictures_become_predictions_and_bad_ones_are_left_out(
 
 
 def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(tmp_path: Path) -> None:
-    faces = labelled(tmp_path, one=b"x", two=b"y", three=b"z")
+    faces = labeled(tmp_path, one=b"x", two=b"y", three=b"z")
     write_predictions(FakeMoE(), faces[:2], tmp_path)
     cache = tmp_path / CACHE_NAME
     cache.write_bytes(cache.read_bytes()[:-7])  # as a crash in the middle of a line leaves it
@@ -175,7 +175,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(tmp_path: Path) -
 
 
 def test_other_checkpoints_or_changed_pictures_are_asked_again(tmp_path: Path) -> None:
-    faces = labelled(tmp_path, one=b"x", two=b"y")
+    faces = labeled(tmp_path, one=b"x", two=b"y")
     write_predictions(FakeMoE(), faces, tmp_path)
     rebuilt = FakeMoE("2")
     write_predictions(rebuilt, faces, tmp_path)
@@ -187,7 +187,7 @@ def test_other_checkpoints_or_changed_pictures_are_asked_again(tmp_path: Path) -
 
 
 def test_when_no_picture_can_be_read_nothing_is_written(tmp_path: Path) -> None:
-    faces = labelled(tmp_path, empty=b"")
+    faces = labeled(tmp_path, empty=b"")
     with pytest.raises(LabelsError, match="no face could be read"):
         write_predictions(FakeMoE(), faces, tmp_path)
     assert not (tmp_path / "predictions.csv").exists()

@@ -113,7 +113,7 @@ def pictures(folder: Path, *names: str) -> Path:
         ("07381A80.jpg", 80.0, "07381", {}),
     ],
 )
-def test_layouts_of_folders_are_recognised(
+def test_layouts_of_folders_are_recognized(
     tmp_path: Path, name: str, age: float, subject: str | None, groups: dict[str, str]
 ) -> None:
     pictures(tmp_path, name, "readme.txt")

@@ -1,4 +1,4 @@
-"""From labelled pictures through real engines to an AgeMoE that gives intervals."""
+"""From labeled pictures through real engines to an AgeMoE that gives intervals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from export import calibrate, evaluate
-from export.calibration.readings import CACHE_NAME, PREDICTIONS_NAME
+from export.calibration.raw_predictions import CACHE_NAME, PREDICTIONS_NAME
 from runtime import AgeEstimate, AgeMoE, FusionTableError
 from runtime.fusion_file import FILE_NAME
 from tests.export.calibration_examples import fewer_splits
@@ -18,8 +18,8 @@ from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engin
 FACES = 90
 
 
-def labelled_pictures(folder: Path, count: int, seed: int) -> Path:
-    """Grey pictures as bright as the person is old, give or take, named as UTKFace names them."""
+def labeled_pictures(folder: Path, count: int, seed: int) -> Path:
+    """Gray pictures as bright as the person is old, give or take, named as UTKFace names them."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for number, age in enumerate(rng.integers(5, 80, count)):
@@ -34,7 +34,7 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     engines.mkdir()
     tiny = {"a": Tiny(slope=100.0, offset=10.0), "b": Tiny(slope=60.0)}
     write_engines(engines, tiny)
-    faces = labelled_pictures(tmp_path / "faces", FACES, seed=1)
+    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
     command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
     with fewer_splits():
         assert calibrate.main([*command, "--bootstrap", "100"]) == 0
@@ -50,7 +50,7 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert estimate.low_years is not None
     assert estimate.low_years < 40 < (estimate.high_years or 0)
     assert estimate.probability_at_least(18) > 0.9
-    others = labelled_pictures(tmp_path / "others", 40, seed=2)
+    others = labeled_pictures(tmp_path / "others", 40, seed=2)
     judge = ["--faces", str(others), "--engines", str(engines), "--bootstrap", "100", "--json"]
     assert evaluate.main([*judge, "--fusion", str(engines / FILE_NAME)]) == 0
     assert '"fused"' in capsys.readouterr().out
@@ -62,7 +62,7 @@ def test_readings_of_another_precision_are_asked_for_again(
     engines = tmp_path / "engines"
     engines.mkdir()
     write_engines(engines, {"a": Tiny(precisions=("fp32", "fp16"))})  # one says a year more
-    faces = labelled_pictures(tmp_path / "faces", FACES, seed=1)
+    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
     command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
     read = {}
     with fewer_splits():
@@ -80,7 +80,7 @@ def test_tables_of_other_checkpoints_are_refused_but_do_not_stop_recalibration(
     engines = tmp_path / "engines"
     engines.mkdir()
     write_engines(engines, {"a": Tiny(), "b": Tiny(slope=60.0)})
-    faces = labelled_pictures(tmp_path / "faces", FACES, seed=1)
+    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
     command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
     with fewer_splits():
         assert calibrate.main([*command, "--bootstrap", "100"]) == 0

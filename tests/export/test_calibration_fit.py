@@ -10,10 +10,10 @@ import pytest
 
 from export.calibration.bias import FORMS, BiasForm, fit_bias
 from export.calibration.data import LabelsError
+from export.calibration.fit import Calibration, fit_fusion
 from export.calibration.gate import BEST, GateForm, fit_gate
 from export.calibration.scores import scores_of_calibration, scores_of_tables
 from export.calibration.tables import AGE_GRID
-from export.fusion_fit import Calibration, fit_fusion
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up, mean_error
 
 FACES = 400
@@ -129,7 +129,7 @@ def test_too_few_faces_or_people_are_refused() -> None:
 def test_a_useless_mixture_falls_back_to_the_best_expert(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("export.fusion_fit.preferred_gate", lambda _: GateForm("equal"))
+    monkeypatch.setattr("export.calibration.fit.preferred_gate", lambda _: GateForm("equal"))
     rng = np.random.default_rng(5)
     ages = rng.uniform(5.0, 80.0, 120)
     readings = np.stack([ages + rng.normal(0, 0.5, 120), rng.uniform(20, 60, 120)], axis=1)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from export.calibration.compare import comparison
+from export.calibration.markdown import markdown
 from export.calibration.metrics import Resamples, error_figures, largest_gap, rate, reliability
 from export.calibration.report import ReportOptions, report_of
 from export.calibration.scores import Scores, scores_of_tables
-from export.calibration.text import markdown
 from runtime.fusion import ExpertTable, FusionTables, Spread
 from tests.export.calibration_examples import NAMES, made_up
 
@@ -130,11 +130,11 @@ def test_groups_without_faces_under_the_threshold_are_said_so() -> None:
 
 def test_comparison_tells_better_tables_from_worse_ones() -> None:
     faces = made_up(400)
-    centred = scores_of_tables(faces, flat_tables(2.0))
+    centered = scores_of_tables(faces, flat_tables(2.0))
     off = scores_of_tables(faces, flat_tables(25.0))
-    found = comparison(centred, off, ReportOptions(resamples=200))
+    found = comparison(centered, off, ReportOptions(resamples=200))
     assert found["difference"] == pytest.approx(found["mae"] - found["other_mae"])
     assert found["difference_interval"][1] < 0.0
-    assert set(found["parts"]) == {"labelled age", "estimated age", "side"}
-    same = comparison(centred, centred, ReportOptions(resamples=200))
+    assert set(found["parts"]) == {"labeled age", "estimated age", "side"}
+    same = comparison(centered, centered, ReportOptions(resamples=200))
     assert same["difference_interval"] == [0.0, 0.0]

@@ -6,10 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 
+from export.calibration.fit import fit_fusion
 from export.calibration.folds import folds_of
 from export.calibration.scores import Scores, scores_of_tables
 from export.calibration.spread import levels_for, quantile_table, subsets_of
-from export.fusion_fit import fit_fusion
 from runtime.fusion import FusionTables
 from runtime.results import ResidualQuantiles
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up

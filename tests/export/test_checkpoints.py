@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from export.checkpoints import (
+from export.checkpoints.loading import (
     describe_mismatch,
     find_checkpoint,
     hash_checkpoint,

@@ -8,13 +8,13 @@ import timm
 import torch
 import torchvision
 
+from export.config.settings import AgeHead, CnnSettings, Normalization
 from export.errors import CheckpointError
 from export.experts.cnn import cnn_module, load_cnn, settle
-from export.experts.preprocessing import Normalise, Readout
-from export.settings import AgeHead, CnnSettings, Normalisation
+from export.graph.preprocessing import Normalize, Readout
 from tests.export.small import SIDE, small_module, small_settings
 
-FULL = CnnSettings(224, 224, Normalisation(), AgeHead(), width_factor=1.0)
+FULL = CnnSettings(224, 224, Normalization(), AgeHead(), width_factor=1.0)
 
 
 @pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
@@ -43,7 +43,7 @@ def test_full_size_networks_compute_what_the_source_computes(
         torch.testing.assert_close(module.network(pixels), original(pixels), atol=1e-4, rtol=1e-4)
 
 
-def test_torchvision_s_vgg_keys_are_recognised() -> None:
+def test_torchvision_s_vgg_keys_are_recognized() -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg16(num_classes=101).state_dict()
         module = cnn_module("vgg16", FULL)
@@ -107,15 +107,15 @@ def test_settled_networks_tell_faces_apart() -> None:
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_normalisation_against_numpy(order: str) -> None:
+def test_normalization_against_numpy(order: str) -> None:
     rng = np.random.default_rng(0)
     face = rng.integers(0, 256, (2, 5, 4, 3), np.uint8)
-    n = Normalisation(scale=0.5, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), colour_order=order)
+    n = Normalization(scale=0.5, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0), color_order=order)
     wanted = np.empty((2, 3, 5, 4))
     for channel in range(3):
         source = channel if order == "RGB" else 2 - channel
         wanted[:, channel] = (face[..., source] * 0.5 - n.mean[channel]) / n.std[channel]
-    found = Normalise(n)(torch.from_numpy(face)).numpy()
+    found = Normalize(n)(torch.from_numpy(face)).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 

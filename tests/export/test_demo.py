@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import export.demo.experts
+import export.experts.demo
+from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
+from export.build.pipeline import build
 from export.demo import __main__ as demo
-from export.demo.faces import drawn_faces
 from export.demo.sheet import Entry, contact_sheet, verdict_of
-from export.options import DEMO_EXPERTS, read_experts, resolve_options
-from export.pipeline import build
-from runtime import AgeEstimate, AgeMoE, StandInWarning
+from export.faces.drawn import drawn_faces
+from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
 from tests.export.test_pipeline import Quiet
 
 UNSEEN_SEED = 99
@@ -26,7 +26,7 @@ def errors_years(engines: Path, count: int) -> dict[str, np.ndarray]:
     """Signed errors on drawn faces not seen: each expert's, `fused`, and of guessing the mean."""
     faces = list(drawn_faces(count, seed=UNSEEN_SEED, size=192))
     truth = np.array([face.age_years for face in faces])
-    with pytest.warns(StandInWarning, match="demo experts"):
+    with pytest.warns(PlaceholderWeightsWarning, match="demo experts"):
         moe = AgeMoE(engines)
     with moe:
         estimates = moe.predict([face.image for face in faces])
@@ -50,10 +50,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Demo experts of the CNNs, fitted on few faces."""
     output = tmp_path_factory.mktemp("demo") / "engines"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export.demo.experts, "FITTING_FACES", 300)
-        export.demo.experts._fitting_faces.cache_clear()
+        patched.setattr(export.experts.demo, "FITTING_FACES", 300)
+        export.experts.demo._fitting_faces.cache_clear()
         build(resolve_options(output=output, only=["vgg16", "resnet50"]), Quiet())
-        export.demo.experts._fitting_faces.cache_clear()
+        export.experts.demo._fitting_faces.cache_clear()
     return output
 
 
@@ -63,7 +63,7 @@ def test_few_faces_suffice_to_beat_guessing(engines: Path) -> None:
     assert np.corrcoef(errors["vgg16"], errors["resnet50"])[0, 1] < 0.9  # they err differently
 
 
-def test_checkpoints_are_ordinary_and_recognised(engines: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_ordinary_and_recognized(engines: Path, tmp_path: Path) -> None:
     checkpoint = engines / "checkpoints" / "resnet50.demo.safetensors"
     table = DEMO_EXPERTS.read_text().split("[experts.resnet50]")[1].split("[experts.")[0]
     settings = DEMO_EXPERTS.read_text().split("[experts.resnet50.geometry]")[1].split("[")[0]

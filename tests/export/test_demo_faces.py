@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from export.demo.faces import draw_face, draw_person, drawn_faces, sample_ages
+from export.faces.drawn import draw_face, draw_person, drawn_faces, sample_ages
 
 ROOT = Path(__file__).parents[2]
 
 
 def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
-    """Mean absolute difference in grey levels."""
+    """Mean absolute difference in gray levels."""
     return float(np.abs(first.astype(np.int16) - second).mean())
 
 
@@ -32,7 +32,7 @@ def test_same_arguments_give_the_same_face(age: float) -> None:
 
 def test_another_process_draws_the_same_face() -> None:
     code = (
-        "import sys; from export.demo.faces import draw_face; "
+        "import sys; from export.faces.drawn import draw_face; "
         "sys.stdout.write(draw_face(41, seed=9).tobytes().hex())"
     )
     other = subprocess.run(

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import distill, distillation
-from export.demo.experts import write_demo_checkpoint
-from export.demo.faces import drawn_faces
-from export.experts.catalogue import build_expert, count_parameters
-from export.options import DEMO_EXPERTS, read_experts, resolve_options
-from export.pipeline import build
+from export import distill
+from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
+from export.build.pipeline import build
+from export.distillation import training
+from export.experts.demo import write_demo_checkpoint
+from export.experts.registry import build_expert, count_parameters
+from export.faces.drawn import drawn_faces
 from runtime.manifest_file import read_manifest
 from tests.export.test_pipeline import Quiet
 
@@ -40,7 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawn = list(drawn_faces(FACES, seed=1, size=96))
     fitting = np.stack([f.image for f in drawn]), np.array([f.age_years for f in drawn])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("export.demo.experts._fitting_faces", lambda: fitting)
+        patched.setattr("export.experts.demo._fitting_faces", lambda: fitting)
         write_demo_checkpoint(read_experts(DEMO_EXPERTS, [])["janus"], folder / "teacher")
     (folder / "faces" / "more").mkdir(parents=True)
     for index, face in enumerate(drawn):
@@ -98,7 +99,7 @@ def test_the_teacher_goes_on_where_it_stopped(
     work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    view = distillation._view
+    view = training._view
 
     def counted(picture: Path, spec: object) -> object:
         if len(asked) == 50:
@@ -106,10 +107,10 @@ def test_the_teacher_goes_on_where_it_stopped(
         asked.append(picture)
         return view(picture, spec)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(distillation, "_view", counted)
+    monkeypatch.setattr(training, "_view", counted)
     assert run(work, "stopped", "--epochs", "1") == 130
     assert "a rerun goes on" in capsys.readouterr().out
-    monkeypatch.setattr(distillation, "_view", view)
+    monkeypatch.setattr(training, "_view", view)
     assert run(work, "stopped", "--epochs", "1") == 0
     assert f"teacher: 48 of {FACES + 1} faces are done" in capsys.readouterr().out
     whole = np.load(work / "stopped" / "teacher" / "age_probs.npy")

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export import onnx_graph
-from export.demo.experts import write_demo_checkpoint
-from export.demo.faces import drawn_faces
+from export.build.options import DEMO_EXPERTS, ExpertConfig, read_experts, resolve_options
+from export.build.pipeline import build
 from export.errors import CheckpointError
-from export.experts.catalogue import build_expert, count_parameters
-from export.experts.janus import RandomJanus
-from export.experts.janus_stand_in import write_configuration, write_tokenizer
-from export.options import DEMO_EXPERTS, ExpertConfig, read_experts, resolve_options
-from export.pipeline import build
-from runtime import AgeEstimate, AgeMoE, StandInWarning
+from export.experts.demo import write_demo_checkpoint
+from export.experts.janus.placeholder import write_configuration, write_tokenizer
+from export.experts.janus.weights import RandomJanus
+from export.experts.registry import build_expert, count_parameters
+from export.faces.drawn import drawn_faces
+from export.graph import conversion
+from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 from tests.export.test_pipeline import Quiet
@@ -53,7 +53,7 @@ def checkpoint(
     """A demo Janus fitted on few faces."""
     folder = tmp_path_factory.mktemp("checkpoint") / "janus"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("export.demo.experts._fitting_faces", lambda: faces)
+        patched.setattr("export.experts.demo._fitting_faces", lambda: faces)
         write_demo_checkpoint(janus_config(), folder)
     return folder
 
@@ -88,7 +88,7 @@ def test_from_a_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
     assert expert.source.kind == "checkpoint"
     geometry = expert.inputs[0].geometry
     assert (geometry.fit, geometry.interpolation) == ("pad_square", "pillow_bicubic")
-    assert (geometry.pad_colour, geometry.crop_margin) == ((127, 127, 127), 0.2)
+    assert (geometry.pad_color, geometry.crop_margin) == ((127, 127, 127), 0.2)
     details = expert.details
     assert (details["head"], details["termination"]) == ("prompt", "where_extended")
     assert len(details["age_token_ids"]) == 101
@@ -106,7 +106,7 @@ def test_from_a_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
 def test_large_weights_lie_beside_and_are_vouched_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_graph, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
     expert = _build(tmp_path, checkpoint, fp16=True)
     for artifact in expert.artifacts:
         graph, data = (record.path for record in artifact.files)
@@ -120,7 +120,7 @@ def test_large_weights_lie_beside_and_are_vouched_for(
 def test_few_faces_prove_an_expert_that_takes_seconds(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.experts.janus_expert._LARGE_PARAMETERS", 1)
+    monkeypatch.setattr("export.experts.janus.expert._LARGE_PARAMETERS", 1)
     expert = _build(tmp_path, checkpoint, fp16=True)
     assert [a.parity.faces for a in expert.artifacts if a.parity] == [3, 3]
 
@@ -132,7 +132,10 @@ def test_random_weights_need_no_files(tmp_path: Path, caplog: pytest.LogCaptureF
     build(options, Quiet())
     expert = read_manifest(tmp_path / "out").experts["janus"]
     assert expert.source.sha256 is None
-    with pytest.warns(StandInWarning, match="random"), AgeMoE(tmp_path / "out", precision="int8"):
+    with (
+        pytest.warns(PlaceholderWeightsWarning, match="random"),
+        AgeMoE(tmp_path / "out", precision="int8"),
+    ):
         assert "'janus' runs in fp32, not in int8" in caplog.text
 
 
@@ -202,7 +205,7 @@ def test_int8_is_smaller_and_taken_when_asked_for(
             assert isinstance(estimate, AgeEstimate)
             ages.append(estimate.age_years)
     assert 0.0 < abs(ages[0] - ages[1]) < 10.0
-    monkeypatch.setattr(onnx_graph, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
     (tmp_path / "outside").mkdir()
     streamed = _build(tmp_path / "outside", checkpoint, int8=True).artifacts[1]
     assert streamed.parity == int8.parity

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from export.errors import CheckpointError
-from export.experts.age_prompt import AgePrompt
-from export.experts.janus import SHAPES, RandomJanus, load_expert
-from export.experts.janus_files import JanusTokenizer, read_folder
+from export.experts.janus.files import JanusTokenizer, read_folder
+from export.experts.janus.prompt import AgePrompt
+from export.experts.janus.weights import SHAPES, RandomJanus, load_expert
 from tests.export.janus_fixtures import (
     faces,
     official_layout,
@@ -58,7 +58,7 @@ def test_half_precision_weights_become_float32(prompt: AgePrompt) -> None:
     assert {p.dtype for p in expert.parameters()} == {torch.float32}
 
 
-def test_pixels_are_normalised_as_the_processor_does(prompt: AgePrompt) -> None:
+def test_pixels_are_normalized_as_the_processor_does(prompt: AgePrompt) -> None:
     face = faces(2)
     wide = face.double().permute(0, 3, 1, 2) / 255.0
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.25, 0.3])

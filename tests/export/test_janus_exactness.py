@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from export.experts.age_prompt import AgePrompt, Termination
-from export.experts.janus import RandomJanus
+from export.experts.janus.prompt import AgePrompt, Termination
+from export.experts.janus.weights import RandomJanus
 from tests.export.janus_fixtures import (
     ASKED,
     brute_force,

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from export import onnx_graph, precision
-from export.experts.age_head import JanusAgeExpert
-from export.experts.janus_expert import ISLANDS
-from export.onnx_weights import data_path, weight_array
+from export.experts.janus.expert import ISLANDS
+from export.experts.janus.prompt_head import JanusAgeExpert
+from export.graph import conversion
+from export.graph.weights import data_path, weight_array
+from export.variants import fp16
 from tests.export.janus_fixtures import (
     export_onnx,
     faces,
@@ -66,7 +67,7 @@ def test_onnx_runtime_agrees_with_torch(expert: JanusAgeExpert, graph: Path, bat
 
 
 def test_graph_needs_no_shape_arithmetic(graph: Path) -> None:
-    onnx_graph.check_graph(graph, signature(OUTPUTS))
+    conversion.check_graph(graph, signature(OUTPUTS))
     nodes = onnx.load(str(graph)).graph.node
     types = Counter(node.op_type for node in nodes)
     assert not types.keys() & {"Shape", "Expand", "Range", "Where", "If", "ReduceLogSumExp"}
@@ -78,8 +79,8 @@ def test_fp16_is_range_safe_with_its_islands(
     expert: JanusAgeExpert, graph: Path, tmp_path: Path
 ) -> None:
     # ONNX Runtime's CPU computes FP16 graphs in FP32, so only the reference shows an overflow
-    precision.half_from_single(graph, tmp_path / "safe.onnx", ISLANDS)
-    precision.half_from_single(graph, tmp_path / "plain.onnx", ())
+    fp16.half_from_single(graph, tmp_path / "safe.onnx", ISLANDS)
+    fp16.half_from_single(graph, tmp_path / "plain.onnx", ())
     assert not _reference_error(expert, tmp_path / "plain.onnx") <= 0.1
     assert _reference_error(expert, tmp_path / "safe.onnx") < 1e-3
 
@@ -95,14 +96,14 @@ def _reference_error(expert: JanusAgeExpert, path: Path) -> float:
 def test_large_weights_stream_and_say_the_same(
     expert: JanusAgeExpert, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    precision.half_from_single(graph, tmp_path / "small.fp16.onnx", ISLANDS)
-    monkeypatch.setattr(onnx_graph, "LARGEST_INLINE_BYTES", 1)
+    fp16.half_from_single(graph, tmp_path / "small.fp16.onnx", ISLANDS)
+    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
     single = export_onnx(expert, OUTPUTS, tmp_path / "large.onnx")
     half = tmp_path / "large.fp16.onnx"
-    precision.half_from_single(single, half, ISLANDS)
-    assert onnx_graph.model_files(half) == [half, data_path(half)]
-    onnx_graph.check_graph(single, signature(OUTPUTS))
-    onnx_graph.check_graph(half, signature(OUTPUTS))
+    fp16.half_from_single(single, half, ISLANDS)
+    assert conversion.model_files(half) == [half, data_path(half)]
+    conversion.check_graph(single, signature(OUTPUTS))
+    conversion.check_graph(half, signature(OUTPUTS))
     assert single.stat().st_size < data_path(single).stat().st_size
     assert data_path(half).stat().st_size < 0.7 * data_path(single).stat().st_size
     face = faces(2)
@@ -114,7 +115,7 @@ def test_large_weights_stream_and_say_the_same(
 def test_a_weight_is_read_where_it_lies(
     expert: JanusAgeExpert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(onnx_graph, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
     path = export_onnx(expert, OUTPUTS, tmp_path / "large.onnx")
     model = onnx.load(str(path), load_external_data=False)
     read = {tensor.name: weight_array(tensor, tmp_path) for tensor in model.graph.initializer}
@@ -128,7 +129,7 @@ def test_tensorrt_builds_it(graph: Path, tmp_path: Path, *, half: bool) -> None:
     path = graph
     if half:
         path = tmp_path / "half.onnx"
-        precision.half_from_single(graph, path, ISLANDS)
+        fp16.half_from_single(graph, path, ISLANDS)
     report = trt_report(path)
     assert report.errors == ()
     assert report.plan_bytes > 0

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-import export.room
+import export.build.preflight
+from export.build.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
+from export.build.preflight import check_resources
+from export.config.settings import JanusSettings
 from export.errors import ExportError
-from export.experts.age_prompt import PromptOptions
-from export.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
-from export.room import check_room
-from export.settings import JanusSettings
+from export.experts.janus.prompt import PromptOptions
 
 PARAMETERS_7B = 6_900_000_000
 
@@ -52,7 +52,7 @@ def test_everything_can_be_asked(tmp_path: Path) -> None:
         ('head = "light"\nprompt = "{image}"', "janus.prompt: belongs to head = 'prompt'"),
         ("input_size = 384", "unknown key input_size"),
         ('geometry.fit = "stretch"', "janus.geometry.fit: comes from the checkpoint's own"),
-        ("geometry.pad_colour = [0, 0, 0]", "janus.geometry.pad_colour: comes from the"),
+        ("geometry.pad_color = [0, 0, 0]", "janus.geometry.pad_color: comes from the"),
     ],
 )
 def test_what_contradicts_is_a_problem(tmp_path: Path, text: str, said: str) -> None:
@@ -64,11 +64,11 @@ def test_what_contradicts_is_a_problem(tmp_path: Path, text: str, said: str) -> 
 def test_too_little_memory_or_disk_is_said_beforehand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.room, "available_memory", lambda: 20 << 30)
-    check_room("janus", 1_800_000_000, ["fp32"], tmp_path)
+    monkeypatch.setattr(export.build.preflight, "available_memory", lambda: 20 << 30)
+    check_resources("janus", 1_800_000_000, ["fp32"], tmp_path)
     with pytest.raises(ExportError, match=r"6.90 billion.*needs 33.1 GiB of memory, 20.0 are"):
-        check_room("janus", PARAMETERS_7B, ["fp32", "fp16"], tmp_path)
-    monkeypatch.setattr(export.room, "available_memory", lambda: None)
-    monkeypatch.setattr(export.room, "free_disk", lambda _: 30 << 30)
+        check_resources("janus", PARAMETERS_7B, ["fp32", "fp16"], tmp_path)
+    monkeypatch.setattr(export.build.preflight, "available_memory", lambda: None)
+    monkeypatch.setattr(export.build.preflight, "free_disk", lambda _: 30 << 30)
     with pytest.raises(ExportError, match=r"39.8 GiB of disk in .*, 30.0 are free"):
-        check_room("janus", PARAMETERS_7B, ["fp32", "fp16"], tmp_path)
+        check_resources("janus", PARAMETERS_7B, ["fp32", "fp16"], tmp_path)

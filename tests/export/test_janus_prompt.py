@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export.errors import ExportError
-from export.experts.age_prompt import HIDDEN, ImageTokens, PromptOptions, build_prompt, build_tree
+from export.experts.janus.prompt import HIDDEN, ImageTokens, PromptOptions, build_prompt, build_tree
 from tests.export.janus_fixtures import ASKED, BOS, tiny_prompt, write_tokenizer
 
 

@@ -1,4 +1,4 @@
-"""Questions to Janus: compared on labelled faces as docs/janus.md tells, and drawn."""
+"""Questions to Janus: compared on labeled faces as docs/janus.md tells, and drawn."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from export import build_engines, calibrate
-from export.demo.faces import drawn_faces
 from export.demo.tree_mask import main, small_prompt
-from export.experts.age_prompt import PromptOptions
-from export.experts.janus import RandomJanus
-from export.experts.janus_stand_in import write_configuration, write_tokenizer
+from export.experts.janus.placeholder import write_configuration, write_tokenizer
+from export.experts.janus.prompt import PromptOptions
+from export.experts.janus.weights import RandomJanus
+from export.faces.drawn import drawn_faces
 from runtime.manifest_file import read_manifest
 
 TOML = """

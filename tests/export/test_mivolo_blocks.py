@@ -9,7 +9,7 @@ from timm.layers.bottleneck_attn import PosEmbedRel
 from timm.models import volo
 from torch import Tensor, nn
 
-from export.experts.mivolo_blocks import (
+from export.experts.mivolo.blocks import (
     ClassAttention,
     OutlookAttention,
     RelativePosition,

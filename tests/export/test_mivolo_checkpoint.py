@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from export.errors import CheckpointError
-from export.experts.mivolo import (
+from export.experts.mivolo.module import (
     AgeScale,
     MiVoloExpert,
     MiVoloSpec,
@@ -15,7 +15,7 @@ from export.experts.mivolo import (
     random_mivolo,
     spec_from_checkpoint,
 )
-from export.experts.mivolo_net import VARIANTS
+from export.experts.mivolo.network import VARIANTS
 from tests.export.mivolo_fixtures import IMDB, pictures, spec
 
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
@@ -75,7 +75,7 @@ def test_d1_has_the_published_entries(options: dict[str, bool], entries: int) ->
 
 
 @pytest.mark.parametrize("variant", ["d1", "d2", "d3", "d4", "d5", "demo"])
-def test_every_variant_is_recognised(variant: str) -> None:
+def test_every_variant_is_recognized(variant: str) -> None:
     wanted = spec(variant, 224)
     with torch.device("meta"):
         state = MiVoloExpert(wanted).network.state_dict()

@@ -7,12 +7,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.demo.faces import drawn_faces
-from export.demo.mivolo import Sight, fit_mivolo, scenes, seen
-from export.experts.mivolo import AgeScale, MiVoloExpert, MiVoloSpec, build_mivolo
-from export.experts.mivolo_expert import mivolo_signature
-from export.experts.mivolo_net import VARIANTS
-from export.settings import LETTERBOX, MiVoloSettings
+from export.config.settings import LETTERBOX, MiVoloSettings
+from export.experts.mivolo.demo import Sight, fit_mivolo, scenes, seen
+from export.experts.mivolo.expert import mivolo_signature
+from export.experts.mivolo.module import AgeScale, MiVoloExpert, MiVoloSpec, build_mivolo
+from export.experts.mivolo.network import VARIANTS
+from export.faces.drawn import drawn_faces
 
 SCALE = (0.0, 100.0, 50.0)
 

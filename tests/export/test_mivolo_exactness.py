@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from export.experts.mivolo import MiVoloExpert, MiVoloSpec, random_mivolo
+from export.experts.mivolo.module import MiVoloExpert, MiVoloSpec, random_mivolo
 from tests.export.mivolo_fixtures import pictures, reference, run_onnx, spec, write_onnx
 
 TOLERANCE_YEARS = 1e-3

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
+from export.build.options import BuildOptions, ExpertConfig, read_experts
+from export.build.pipeline import build
+from export.config.settings import LETTERBOX, MiVoloSettings
 from export.errors import CheckpointError
-from export.experts.catalogue import build_expert, count_parameters
-from export.experts.mivolo import MiVoloSpec, random_mivolo
-from export.options import BuildOptions, ExpertConfig, read_experts
-from export.pipeline import build
-from export.settings import LETTERBOX, MiVoloSettings
+from export.experts.mivolo.module import MiVoloSpec, random_mivolo
+from export.experts.registry import build_expert, count_parameters
 from runtime import AgeMoE, Face
 from runtime.geometry import Geometry
 from runtime.manifest_file import read_manifest
@@ -211,7 +211,7 @@ def test_the_pipeline_proves_and_describes_it(engines: Path) -> None:
     assert half.reduced_share > 0.9
 
 
-@pytest.mark.filterwarnings("ignore::runtime.opening.StandInWarning")
+@pytest.mark.filterwarnings("ignore::runtime.startup.PlaceholderWeightsWarning")
 def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> None:
     image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
     face, person = (30, 10, 40, 40), (0, 0, 100, 200)
@@ -229,7 +229,7 @@ def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> N
     assert both.to_dict(gender=True)["experts"]["mivolo"]["gender_probs"] == list(genders)
 
 
-@pytest.mark.filterwarnings("ignore::runtime.opening.StandInWarning")
+@pytest.mark.filterwarnings("ignore::runtime.startup.PlaceholderWeightsWarning")
 def test_a_person_too_small_counts_as_none(engines: Path) -> None:
     image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
     face = (30, 10, 40, 40)

@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.options import BuildOptions, ExpertConfig
-from export.pipeline import build
-from export.settings import LETTERBOX, MiVoloSettings
+from export.build.options import BuildOptions, ExpertConfig
+from export.build.pipeline import build
+from export.config.settings import LETTERBOX, MiVoloSettings
 from tests.trt_cpu import trt_report
 
 pytestmark = pytest.mark.tensorrt

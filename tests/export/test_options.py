@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
+from export.config.settings import WHOLE_YEARS, CnnSettings, OnnxSettings
 from export.errors import OptionsError
-from export.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
-from export.settings import WHOLE_YEARS, CnnSettings, OnnxSettings
 
 
 def read(tmp_path: Path, text: str) -> tuple[dict[str, object], list[str]]:
@@ -33,7 +33,7 @@ def test_the_commented_lines_of_the_example_are_valid_too(tmp_path: Path) -> Non
     assert not problems
     settings = experts["mine"].settings  # type: ignore[attr-defined]
     assert isinstance(settings, OnnxSettings)
-    assert settings.normalisation.colour_order == "BGR"
+    assert settings.normalization.color_order == "BGR"
     assert settings.head.years_per_unit == 100.0
 
 
@@ -56,7 +56,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         [experts.a.geometry]
         fit = "squash"
         crop_margin = -1
-        pad_colour = [0, 0, 256]
+        pad_color = [0, 0, 256]
         [experts.b]
         architecture = "alexnet"
         unheard = 1
@@ -79,7 +79,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         "experts.a.width_factor: must be within (0, 1]",
         "experts.a.geometry.fit: must be one of stretch",
         "experts.a.geometry.crop_margin: must be within 0..10",
-        "experts.a.geometry.pad_colour: must be three numbers within 0..255",
+        "experts.a.geometry.pad_color: must be three numbers within 0..255",
         "experts.b.architecture: must be one of vgg16",
         "experts.c.age_grid: belongs to head = 'expectation'",
         "experts.c.input_size: must be one number or [height, width]",

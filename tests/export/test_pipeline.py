@@ -14,10 +14,10 @@ import torch
 from skimage.data import astronaut
 
 import export.build_engines
+from export.build.options import BuildOptions, resolve_options
+from export.build.pipeline import BuiltRow, build
+from export.build.plan import plan
 from export.errors import CheckpointError
-from export.jobs import plan
-from export.options import BuildOptions, resolve_options
-from export.pipeline import BuiltRow, build
 from runtime import AgeMoE
 from runtime.manifest_file import read_manifest
 from tests.export.small import SIDE, experts_toml, small_module, write_checkpoint

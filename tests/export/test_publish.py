@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from export import publish
+from export.build import publish
 from export.errors import ExportError
 from runtime.geometry import Geometry
 from runtime.manifest import (

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from export.errors import ExportError
-from export.triton_config import distinct_inputs
+from export.triton.config import distinct_inputs
 from export.triton_repository import main, write_repository
 from runtime import AgeEstimate, AgeMoE, Face
 from runtime.errors import BackendError, EngineFileError

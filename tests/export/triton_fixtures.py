@@ -134,7 +134,7 @@ def fake_backend() -> ModuleType:
 
 
 def open_python_model(folder: Path) -> Any:
-    """A model of the Python backend, initialised as Triton does it."""
+    """A model of the Python backend, initialized as Triton does it."""
     spec = importlib.util.spec_from_file_location("model_under_test", folder / "1" / "model.py")
     assert spec is not None
     assert spec.loader is not None

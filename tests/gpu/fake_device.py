@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from runtime.sessions.cuda import LOST
+from runtime.backends.gpu.cuda import LOST
 from tests.gpu.fake_memory import Memory
 from tests.gpu.fake_streams import CudaFailure, RuleBrokenError, Streams, Work
 
@@ -47,7 +47,7 @@ class SimulatedDevice:
         self._thread = threading.local()
         self._failures: dict[tuple[str, int], str] = {}
         self._crashes: dict[str, str] = {}
-        self._initialised = False
+        self._initialized = False
 
     # How every call comes in.
 
@@ -62,7 +62,7 @@ class SimulatedDevice:
             return function(*args)
 
     def _check_state(self, name: str, function: Callable[..., Any], args: Any) -> None:
-        if name != "cuInit" and not self._initialised:
+        if name != "cuInit" and not self._initialized:
             raise CudaFailure("CUDA_ERROR_NOT_INITIALIZED")
         if name.startswith(_WITHOUT_CONTEXT):
             return
@@ -173,7 +173,7 @@ class SimulatedDevice:
     def init(self, _flags: int) -> None:
         if self.devices == 0:
             raise CudaFailure("CUDA_ERROR_NO_DEVICE")
-        self._initialised = True
+        self._initialized = True
 
     def device(self, ordinal: int) -> int:
         if not 0 <= ordinal < self.devices:

@@ -129,7 +129,7 @@ class SimulatedDriver(SimulatedDevice):
     def synchronize(self, handle: int) -> None:
         stream = self.stream(handle)
         self._spoil(stream)
-        self.run_until(lambda: not stream.queue, "synchronising a stream")
+        self.run_until(lambda: not stream.queue, "synchronizing a stream")
 
     def query_stream(self, handle: int) -> None:
         stream = self.stream(handle)

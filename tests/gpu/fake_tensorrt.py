@@ -44,7 +44,7 @@ class Runtime:
     """Makes engines of plans."""
 
     def __init__(self, gpu: SimulatedDriver, version: str, logger: ILogger) -> None:
-        if not getattr(logger, "_initialised", False):
+        if not getattr(logger, "_initialized", False):
             raise TypeError("Runtime(): the logger's __init__ was not called")
         if error := gpu.fails_now("createInferRuntime"):
             logger.log(Severity.WARNING, error)

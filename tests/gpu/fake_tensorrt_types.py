@@ -90,7 +90,7 @@ class ILogger:
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
 
     def __init__(self) -> None:
-        self._initialised = True
+        self._initialized = True
 
     def log(self, severity: enum.IntEnum, msg: str) -> None:
         raise NotImplementedError

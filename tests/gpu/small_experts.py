@@ -13,16 +13,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from runtime.backends import Batch, Outputs, Views
+from runtime.backends.gpu.cuda import Cuda
+from runtime.backends.gpu.cuda_library import open_cuda
+from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
+from runtime.backends.gpu.slots import CudaDevice, CudaExpert
+from runtime.backends.gpu.tensorrt import TensorRTExpert
+from runtime.backends.onnx import OnnxCpuSession
 from runtime.files import sha256_of
 from runtime.manifest import ENGINE_BACKENDS, Artifact, EngineBinding, Expert, FileRecord
 from runtime.manifest_file import read_manifest
-from runtime.sessions import Batch, Outputs, Views
-from runtime.sessions.cuda import Cuda
-from runtime.sessions.cuda_choice import open_cuda
-from runtime.sessions.lanes import CudaDevice, CudaExpert
-from runtime.sessions.onnx import OnnxCpuSession
-from runtime.sessions.onnx_cuda import OnnxCudaExpert
-from runtime.sessions.tensorrt import TensorRTExpert
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.runtime.tiny_engines import GRID, Tiny, write_engines
 

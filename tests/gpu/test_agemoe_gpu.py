@@ -23,14 +23,14 @@ from runtime import (
     FallbackWarning,
     PredictionError,
 )
+from runtime.backends.gpu.tensorrt import TensorRTLane
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
-from runtime.sessions.tensorrt import TensorRTLane
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.gpu.small_experts import THREE, stock
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
-GREY = np.full((9, 9, 3), 90, np.uint8)
+GRAY = np.full((9, 9, 3), 90, np.uint8)
 
 
 def faces(count: int = 12) -> list[NDArray[np.uint8]]:
@@ -91,7 +91,7 @@ def test_an_expert_without_an_engine_runs_on_onnx_cuda(tmp_path: Path) -> None:
 
 def test_the_second_gpu_is_used_when_asked_for(tmp_path: Path) -> None:
     with engines(tmp_path, devices=2) as (_, folder), AgeMoE(folder, device="cuda:1") as moe:
-        assert isinstance(moe.predict(GREY), AgeEstimate)
+        assert isinstance(moe.predict(GRAY), AgeEstimate)
     with (
         engines(tmp_path / "one") as (_, folder),
         pytest.raises(BackendError, match="no CUDA device 1"),
@@ -222,14 +222,14 @@ def test_many_callers_get_the_answers_of_a_serial_run(tmp_path: Path, *, graphs:
 
 def test_a_deadline_leaves_the_late_expert_out_and_its_lane_comes_back(tmp_path: Path) -> None:
     with engines(tmp_path) as (gpu, folder), AgeMoE(folder, graphs=False, lanes=1) as moe:
-        whole = moe.predict(GREY)
+        whole = moe.predict(GRAY)
         gpu.hold("execute beta")
-        late = moe.predict(GREY, deadline_ms=300)
+        late = moe.predict(GRAY, deadline_ms=300)
         assert late.missing == {"beta": "deadline of 300 ms passed"}
         with pytest.raises(DeadlineError):  # the only lane is still taken
-            moe.predict(GREY, deadline_ms=50)
+            moe.predict(GRAY, deadline_ms=50)
         gpu.go()
-        assert moe.predict(GREY) == whole
+        assert moe.predict(GRAY) == whole
         assert moe.stats().experts["beta"].late == 2
 
 
@@ -240,7 +240,7 @@ def test_a_lost_gpu_is_a_clear_error_and_what_runs_on_the_cpu_goes_on(tmp_path: 
         with moe:
             gpu.crash("execute alpha")
             for _ in range(3):
-                estimate = moe.predict(GREY)
+                estimate = moe.predict(GRAY)
                 assert set(estimate.experts) == {"gamma"}
                 assert set(estimate.missing) == {"alpha", "beta"}
             assert "The device is lost to this process" in estimate.missing["beta"]
@@ -251,7 +251,7 @@ def test_a_lost_gpu_that_had_all_experts_is_an_error(tmp_path: Path) -> None:
         gpu.crash("execute alpha")
         for _ in range(3):
             with pytest.raises(PredictionError, match="CUDA failed while"):
-                moe.predict(GREY)
+                moe.predict(GRAY)
 
 
 def test_a_failure_while_opening_frees_what_was_opened(tmp_path: Path) -> None:

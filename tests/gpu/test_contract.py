@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from runtime.sessions import cuda_python
-from runtime.sessions.cuda import LOST
+from runtime.backends.gpu import cuda_python
+from runtime.backends.gpu.cuda import LOST
 from tests.gpu import fake_tensorrt, fake_tensorrt_types
 from tests.gpu.fake_cuda_bindings import OUTPUTS, TEXTS, functions
 from tests.gpu.fake_driver import SimulatedDriver
@@ -21,10 +21,10 @@ from tests.gpu.trt_names import OWNERS, PARSER_ERROR, used_names
 
 ROOT = Path(__file__).resolve().parents[2]
 USERS = {
-    "runtime/sessions/tensorrt.py": OWNERS,
-    "runtime/sessions/tensorrt_engine.py": OWNERS,
-    "export/trt_module.py": OWNERS,
-    "export/trt_engine.py": OWNERS | PARSER_ERROR,
+    "runtime/backends/gpu/tensorrt.py": OWNERS,
+    "runtime/backends/gpu/tensorrt_engine.py": OWNERS,
+    "export/build/tensorrt_target.py": OWNERS,
+    "export/build/tensorrt.py": OWNERS | PARSER_ERROR,
 }
 """Files that use TensorRT, and what its objects are called in them."""
 RTX_NAMES = {

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from runtime.backends.gpu.cuda import Cuda, Event, Stream
+from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.errors import BackendError, CudaError
-from runtime.sessions.cuda import Cuda, Event, Stream
-from runtime.sessions.cuda_choice import open_cuda
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 
 LIBRARIES = ("cuda-python", "pycuda")

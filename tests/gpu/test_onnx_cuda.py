@@ -10,10 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from runtime.backends.gpu.cuda_library import open_cuda
+from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
+from runtime.backends.gpu.slots import CudaDevice
 from runtime.errors import BackendError, ContractError, CudaError
-from runtime.sessions.cuda_choice import open_cuda
-from runtime.sessions.lanes import CudaDevice
-from runtime.sessions.onnx_cuda import OnnxCudaExpert
 from tests.gpu import fake_onnxruntime
 from tests.gpu.simulator import simulated_gpu
 from tests.gpu.small_experts import (

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from runtime.backends.gpu.cuda import Cuda, Stream
+from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.errors import CudaError
-from runtime.sessions.cuda import Cuda, Stream
-from runtime.sessions.cuda_choice import open_cuda
 from tests.gpu.simulator import RuleBrokenError, SimulatedGpu, simulated_gpu
 
 BATCH = 3
@@ -270,7 +270,7 @@ def test_auxiliary_streams_are_not_shared_or_destroyed_in_use(bench: Bench) -> N
     bench.gpu.drain()
 
 
-def test_a_logger_that_was_not_initialised(bench: Bench) -> None:
+def test_a_logger_that_was_not_initialized(bench: Bench) -> None:
     class Careless(bench.tensorrt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             """Leaves the base alone."""

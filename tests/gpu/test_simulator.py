@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from runtime.backends.gpu.cuda import Cuda, DeviceMemory, HostMemory, Stream
+from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.errors import CudaError
-from runtime.sessions.cuda import Cuda, DeviceMemory, HostMemory, Stream
-from runtime.sessions.cuda_choice import open_cuda
 from tests.gpu.simulator import RuleBrokenError, SimulatedGpu, simulated_gpu
 
 SIZE = 64

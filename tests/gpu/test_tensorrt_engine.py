@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from runtime.backends.gpu.cuda_library import open_cuda
+from runtime.backends.gpu.tensorrt import TensorRTExpert
+from runtime.backends.gpu.tensorrt_engine import check_binding, tensorrt_log
 from runtime.errors import BackendError, ContractError, EngineMismatchError
 from runtime.manifest import Artifact, BatchProfile, Expert
-from runtime.sessions.cuda_choice import open_cuda
-from runtime.sessions.tensorrt import TensorRTExpert
-from runtime.sessions.tensorrt_engine import check_binding, tensorrt_log
 from tests.gpu.simulator import simulated_gpu
 from tests.gpu.small_experts import THREE, open_expert, stock
 

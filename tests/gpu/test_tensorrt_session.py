@@ -12,8 +12,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from runtime.backends.gpu.tensorrt import TensorRTLane
 from runtime.errors import BackendError, ContractError
-from runtime.sessions.tensorrt import TensorRTLane
 from tests.gpu import fake_tensorrt
 from tests.gpu.fake_models import execution
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
@@ -113,7 +113,7 @@ def test_a_library_without_graphs_is_told_once_per_expert(
 @pytest.mark.parametrize("graphs", [False, True])
 def test_auxiliary_streams_are_the_lanes_own(tmp_path: Path, graphs: bool) -> None:
     with device_on(tmp_path, lanes=2, graphs=graphs, aux_streams=3) as (gpu, shelf, device):
-        lanes = [lane for lane_set in device._sets for lane in lane_set._lanes]
+        lanes = [lane for slot in device._sets for lane in slot._lanes]
         used = [
             frozenset(context._aux_streams)
             for lane in cast("list[TensorRTLane]", lanes)

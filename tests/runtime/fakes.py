@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.backends import Answer, Inputs, Outputs, Session, SessionFactory
 from runtime.manifest import Artifact, Expert
-from runtime.sessions import Answer, Inputs, Outputs, Session, SessionFactory
 
 Says = Callable[[Inputs], Outputs]
 

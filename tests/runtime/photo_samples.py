@@ -40,13 +40,13 @@ def grace() -> Pixels:
 def tiny_yunet(path: Path) -> Path:
     """A network with YuNet's twelve outputs, for which every white 8×8 block is a face.
 
-    OpenCV reads a box as centre (anchor + offset) · stride and size exp(value) · stride, and a
+    OpenCV reads a box as center (anchor + offset) · stride and size exp(value) · stride, and a
     score as sqrt(cls · obj). Strides 16 and 32 never find anything.
     """
     lines = [
         """pooled = AveragePool <kernel_shape = [8, 8], strides = [8, 8]> (input)
-           grey = ReduceMean <keepdims = 1> (pooled, channel)
-           level = Div (grey, white)
+           gray = ReduceMean <keepdims = 1> (pooled, channel)
+           level = Div (gray, white)
            cls_8 = Reshape (level, column)
            obj_8 = Identity (cls_8)
            half = Mul (cls_8, halves)

@@ -23,7 +23,7 @@ from runtime import (
     ImageError,
     ImageLimits,
     ImageTooLargeError,
-    StandInWarning,
+    PlaceholderWeightsWarning,
     preparation,
 )
 from runtime.fusion import AGE_GRID, ExpertTable, FusionTables, Spread
@@ -40,7 +40,7 @@ Pixels = NDArray[np.uint8]
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
-def grey(level: int, side: int = 12) -> Pixels:
+def gray(level: int, side: int = 12) -> Pixels:
     return np.full((side, side, 3), level, np.uint8)
 
 
@@ -78,7 +78,7 @@ def test_what_is_open(moe: AgeMoE) -> None:
 
 
 def test_one_face_is_the_plain_mean_without_calibration(moe: AgeMoE) -> None:
-    found = moe.predict(grey(102))
+    found = moe.predict(gray(102))
     assert found.experts["a"].age_years == pytest.approx(40.0)
     assert found.experts["b"].age_years == pytest.approx(30.0)
     assert found.experts["both"].age_years == pytest.approx(20.0)  # the person is black
@@ -89,10 +89,10 @@ def test_one_face_is_the_plain_mean_without_calibration(moe: AgeMoE) -> None:
 
 def test_every_source_of_a_picture_gives_the_same(moe: AgeMoE, tmp_path: Path) -> None:
     path = tmp_path / "p.png"
-    Image.fromarray(grey(51)).save(path)
+    Image.fromarray(gray(51)).save(path)
     sources = (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path))
     for source in sources:
-        assert moe.predict(source) == moe.predict(grey(51))
+        assert moe.predict(source) == moe.predict(gray(51))
 
 
 def test_an_empty_list_gives_an_empty_list(moe: AgeMoE) -> None:
@@ -104,29 +104,29 @@ def test_a_list_keeps_its_order_and_a_bad_item_spoils_nothing(moe: AgeMoE) -> No
     closed = io.BytesIO(b"")
     closed.close()
     faces: list[FaceLike] = [
-        grey(10),
+        gray(10),
         b"nothing",
-        Face(grey(20), (50, 50, 3, 3)),
-        grey(30),
+        Face(gray(20), (50, 50, 3, 3)),
+        gray(30),
         "no/such/file",
-        Face(grey(40), ("x", 0, 1, 1)),  # type: ignore[arg-type]
+        Face(gray(40), ("x", 0, 1, 1)),  # type: ignore[arg-type]
         closed,
         Image.new("RGB", (0, 3)),
-        grey(50),
+        gray(50),
     ]
     results = moe.predict(faces)
     kinds = [type(result) for result in results]
     bad = [ImageError, BoxError, ImageError, BoxError, ImageError, ImageError]
     assert kinds == [AgeEstimate, *bad[:2], AgeEstimate, *bad[2:], AgeEstimate]
     for index, level in ((0, 10), (3, 30), (8, 50)):
-        assert estimate(results[index]) == moe.predict(grey(level))
+        assert estimate(results[index]) == moe.predict(gray(level))
 
 
 def test_one_bad_face_raises(moe: AgeMoE) -> None:
     with pytest.raises(ImageError):
         moe.predict(b"nothing")
     with pytest.raises(BoxError):
-        moe.predict(Face(grey(1), (0, 0, 0, 0)))
+        moe.predict(Face(gray(1), (0, 0, 0, 0)))
 
 
 def test_answers_do_not_depend_on_the_company(moe: AgeMoE) -> None:
@@ -140,7 +140,7 @@ def test_answers_do_not_depend_on_the_company(moe: AgeMoE) -> None:
 
 
 def test_boxes_and_margins_reach_the_experts(moe: AgeMoE) -> None:
-    image = grey(0, 30)
+    image = gray(0, 30)
     image[10:20, 10:20] = 255
     found = moe.predict(Face(image, (10, 10, 10, 10)))
     assert found.experts["a"].age_years == pytest.approx(100.0)
@@ -150,13 +150,13 @@ def test_boxes_and_margins_reach_the_experts(moe: AgeMoE) -> None:
 
 
 def test_experts_without_anything_to_see_are_missing(moe: AgeMoE) -> None:
-    found = moe.predict(Face(grey(255), person_box=(0, 0, 5, 5)))
+    found = moe.predict(Face(gray(255), person_box=(0, 0, 5, 5)))
     assert list(found.experts) == ["both"]
     assert found.experts["both"].age_years == pytest.approx(50.0)  # the face is black
     assert set(found.missing) == {"a", "b"}
     assert "looks at the face" in found.missing["a"]
-    faces: list[FaceLike] = [Face(grey(255), person_box=(0, 0, 5, 5)), grey(51)]
-    assert moe.predict(faces) == [found, moe.predict(grey(51))]
+    faces: list[FaceLike] = [Face(gray(255), person_box=(0, 0, 5, 5)), gray(51)]
+    assert moe.predict(faces) == [found, moe.predict(gray(51))]
 
 
 def test_a_picture_is_decoded_once_per_call(
@@ -170,7 +170,7 @@ def test_a_picture_is_decoded_once_per_call(
 
     monkeypatch.setattr(preparation, "load_rgb", counted)
     path = tmp_path / "p.png"
-    Image.fromarray(grey(99)).save(path)
+    Image.fromarray(gray(99)).save(path)
     file, boxes = path.open("rb"), [(0, 0, 4, 4), (1, 1, 9, 9), None]
     with file:
         moe.predict([Face(file, box) for box in boxes])
@@ -183,7 +183,7 @@ def test_a_picture_is_decoded_once_per_call(
 
 def test_a_long_list_does_not_keep_its_pictures_in_memory(moe: AgeMoE, tmp_path: Path) -> None:
     path = tmp_path / "p.png"
-    Image.fromarray(grey(99, 800)).save(path)
+    Image.fromarray(gray(99, 800)).save(path)
     data = path.read_bytes()
     tracemalloc.start()
     moe.predict([bytes(bytearray(data)) for _ in range(20)])
@@ -197,14 +197,14 @@ def test_limits_are_those_given(engines: Path) -> None:
         AgeMoE(engines, limits=ImageLimits(max_pixels=100)) as moe,
         pytest.raises(ImageTooLargeError),
     ):
-        moe.predict(grey(1, 11))
+        moe.predict(gray(1, 11))
 
 
 def test_only_the_experts_asked_for_are_used(engines: Path) -> None:
     (engines / "b/b.fp32.onnx").unlink()  # nobody asks for it
     with AgeMoE(engines, experts=["both", "a"]) as moe:
         assert moe.experts == ("both", "a")
-        assert set(moe.predict(grey(1)).experts) == {"a", "both"}
+        assert set(moe.predict(gray(1)).experts) == {"a", "both"}
 
 
 @pytest.mark.parametrize("names", [["a", "z"], [], "a,b"])
@@ -218,7 +218,7 @@ def test_unknown_experts_are_refused(engines: Path, names: list[str]) -> None:
 )
 def test_the_precision_asked_for_is_opened(engines: Path, precision: str, more: float) -> None:
     with AgeMoE(engines, experts=["a"], precision=precision) as moe:
-        assert moe.predict(grey(51)).age_years == pytest.approx(20.0 + more)
+        assert moe.predict(gray(51)).age_years == pytest.approx(20.0 + more)
 
 
 def test_a_precision_that_was_not_built_is_refused(engines: Path) -> None:
@@ -243,7 +243,7 @@ def test_no_threads_are_refused(engines: Path, threads: int) -> None:
 @pytest.mark.parametrize(("kind", "says"), [("demo", "drawn faces"), ("random", "random weights")])
 def test_stand_ins_are_warned_of_once(tmp_path: Path, kind: str, says: str) -> None:
     folder = write_engines(tmp_path, {"a": Tiny(kind=kind), "b": Tiny(kind=kind), "c": Tiny()})
-    with pytest.warns(StandInWarning, match=f"^a, b: .*{says}") as caught:
+    with pytest.warns(PlaceholderWeightsWarning, match=f"^a, b: .*{says}") as caught:
         AgeMoE(folder).close()
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -267,8 +267,8 @@ def test_fusion_tables_are_used(engines: Path) -> None:
     write_fusion(engines / "fusion.json", tables())
     with AgeMoE(engines) as moe:
         assert moe.calibrated
-        found = moe.predict(grey(102))
-        unseen = moe.predict(Face(grey(102), person_box=(0, 0, 5, 5)))
+        found = moe.predict(gray(102))
+        unseen = moe.predict(Face(gray(102), person_box=(0, 0, 5, 5)))
     assert found.age_years == pytest.approx(35.0)
     assert (found.low_years, found.high_years) == pytest.approx((31.0, 41.0))
     assert found.experts["a"].corrected_years == pytest.approx(35.0)

@@ -122,7 +122,7 @@ def test_what_cannot_be_done_is_one_line_and_no_traceback(
     assert says in err
 
 
-@pytest.mark.filterwarnings("always::runtime.StandInWarning")
+@pytest.mark.filterwarnings("always::runtime.PlaceholderWeightsWarning")
 def test_stand_ins_are_warned_of_on_the_terminal(
     empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -113,7 +113,7 @@ def test_provenance_names_the_model_and_the_settings() -> None:
     assert HaarDetector().provenance in default_detector().provenance
 
 
-def test_yunet_runs_whatever_honours_its_outputs(tmp_path: Path) -> None:
+def test_yunet_runs_whatever_honors_its_outputs(tmp_path: Path) -> None:
     model = tiny_yunet(tmp_path / "bright.onnx")
     image = np.zeros((96, 160, 3), np.uint8)
     image[32:40, 64:72] = 255

@@ -43,9 +43,9 @@ def faces(*boxes: Box, result: AgeEstimate | BoxError = CALIBRATED) -> list[Phot
     return [PhotoFace(box, result=result) for box in boxes]
 
 
-def of_colour(image: Pixels, colour: tuple[int, int, int]) -> NDArray[np.bool_]:
+def of_color(image: Pixels, color: tuple[int, int, int]) -> NDArray[np.bool_]:
     """bool (H, W)."""
-    return np.asarray((image == np.array(colour, np.uint8)).all(axis=2))
+    return np.asarray((image == np.array(color, np.uint8)).all(axis=2))
 
 
 def test_what_stands_on_a_label() -> None:
@@ -60,7 +60,7 @@ def test_a_picture_of_small_faces_is_enlarged_until_their_labels_fit() -> None:
     assert drawn.shape[1] == 886, "text of 13 pixels is 0.22 of a face of 59"
     assert drawn.shape[0] < 886 + 80, "few labels are left over"
     inner = [(round(x * 886 / 600), round(y * 886 / 600)) for x, y, _, _ in crowd]
-    covered = [of_colour(drawn[y + 6 : y + 53, x + 6 : x + 53], PLATE).any() for x, y in inner]
+    covered = [of_color(drawn[y + 6 : y + 53, x + 6 : x + 53], PLATE).any() for x, y in inner]
     assert sum(covered) <= 1, "but for the last, in the corner"
 
 
@@ -74,16 +74,16 @@ def test_the_picture_itself_is_left_alone() -> None:
 
 def test_a_box_is_drawn_where_the_face_is_and_nothing_on_the_face() -> None:
     drawn = draw_faces(ground(500, 400), faces((100, 100, 80, 90)))
-    rows, columns = np.nonzero(of_colour(drawn, LINE))
+    rows, columns = np.nonzero(of_color(drawn, LINE))
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (101, 178, 101, 188)
     assert (drawn[106:184, 106:174] == GROUND).all()
-    assert of_colour(drawn, PLATE)[190:].any()
+    assert of_color(drawn, PLATE)[190:].any()
 
 
 def test_a_face_without_an_age_looks_different() -> None:
     drawn = draw_faces(ground(400, 400), faces((100, 100, 80, 80), result=REFUSED))
-    assert of_colour(drawn, REFUSED_LINE).any()
-    assert not of_colour(drawn, LINE).any()
+    assert of_color(drawn, REFUSED_LINE).any()
+    assert not of_color(drawn, LINE).any()
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_at_the_border_the_label_goes_where_there_is_room(box: Box) -> None:
     assert (inside == GROUND).all()
 
 
-def test_labels_cover_no_neighbour() -> None:
+def test_labels_cover_no_neighbor() -> None:
     row: list[Box] = [(20 + 70 * place, 100 + 40 * (place % 2), 60, 60) for place in range(7)]
     drawn = draw_faces(ground(520, 320)[:, :520], faces(*row))
     scale = drawn.shape[1] / 520
@@ -114,10 +114,10 @@ def test_without_room_the_age_stands_below_the_picture() -> None:
     drawn = draw_faces(ground(400, 400), faces((0, 0, 400, 400)))
     assert drawn.shape[0] > 400
     assert drawn.shape[1] == 400
-    assert of_colour(drawn[400:], PLATE).any()
+    assert of_color(drawn[400:], PLATE).any()
     # On the face is its number, in the corner, and nothing else.
     assert (drawn[40:396, 4:396] == GROUND).all()
-    assert of_colour(drawn[:40, :60], PLATE).any()
+    assert of_color(drawn[:40, :60], PLATE).any()
 
 
 def test_a_small_picture_is_enlarged_and_a_strip_widened() -> None:

@@ -11,14 +11,14 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from runtime.backends import Batch, Inputs, Outputs, Views
+from runtime.backends.cpu import CpuDevice
 from runtime.deadline import Deadline
 from runtime.errors import DeadlineError, PredictionError
 from runtime.executor import Executor
 from runtime.geometry import Geometry
 from runtime.manifest import BatchProfile, Expert, InputSpec, Source
-from runtime.sessions import Batch, Inputs, Outputs, Views
-from runtime.sessions.cpu import CpuDevice
-from runtime.statistics import Statistics
+from runtime.stats import Statistics
 from tests.runtime.fakes import FakeSession, Hold, Says, bright
 
 Run = Callable[..., Executor]
@@ -96,7 +96,7 @@ def test_a_failing_expert_is_missing_and_the_others_speak(opened: Run) -> None:
 @pytest.mark.parametrize("with_deadline", [False, True])
 def test_when_all_fail_every_reason_is_told(opened: Run, *, with_deadline: bool) -> None:
     executor = opened({n: FakeSession(fails(OSError(n))) for n in "ab"})
-    deadline = Deadline.after(60_000) if with_deadline else None
+    deadline = Deadline.of(60_000) if with_deadline else None
     with pytest.raises(PredictionError, match=r"None of the 2 experts.*a: failed.*b: failed") as e:
         executor.run(faces(1), deadline)
     assert not isinstance(e.value, DeadlineError)
@@ -105,7 +105,7 @@ def test_when_all_fail_every_reason_is_told(opened: Run, *, with_deadline: bool)
 
 def test_an_experts_own_timeout_is_a_failure_and_no_deadline(opened: Run) -> None:
     executor = opened({"a": FakeSession(fails(TimeoutError("disk"))), "b": FakeSession()})
-    answers = executor.run(faces(1), Deadline.after(60_000))
+    answers = executor.run(faces(1), Deadline.of(60_000))
     assert answers.missing == {"a": "failed: TimeoutError: disk"}
 
 
@@ -138,7 +138,7 @@ def test_a_late_expert_is_missing_and_frees_what_it_has_not_started(opened: Run)
     slow = FakeSession(hold)
     executor = opened({"a": slow, "b": FakeSession()})
     hold.holding = True
-    answers = executor.run(faces(*range(12)), Deadline.after(400))
+    answers = executor.run(faces(*range(12)), Deadline.of(400))
     assert answers.missing == {"a": "deadline of 400 ms passed"}
     assert len(answers.outputs["b"]["age_years"]) == 12
     hold.holding = False
@@ -152,7 +152,7 @@ def test_when_all_are_late_it_is_a_deadline_error(opened: Run) -> None:
     executor = opened({"a": FakeSession(hold)})
     hold.holding = True
     with pytest.raises(DeadlineError, match="deadline of 20 ms passed"):
-        executor.run(faces(1), Deadline.after(20))
+        executor.run(faces(1), Deadline.of(20))
     hold.released.set()
 
 
@@ -161,7 +161,7 @@ def test_late_and_failed_together_are_no_deadline_error(opened: Run) -> None:
     executor = opened({"a": FakeSession(hold), "b": FakeSession(fails(ValueError("bad")))})
     hold.holding = True
     with pytest.raises(PredictionError) as caught:
-        executor.run(faces(1), Deadline.after(400))
+        executor.run(faces(1), Deadline.of(400))
     hold.released.set()
     assert not isinstance(caught.value, DeadlineError)
 
@@ -177,7 +177,7 @@ def test_after_the_deadline_nothing_is_started(opened: Run) -> None:
 @pytest.mark.parametrize("budget", [0, -1, math.nan])
 def test_a_deadline_lies_in_the_future(budget: float) -> None:
     with pytest.raises(ValueError, match="deadline_ms must be positive"):
-        Deadline.after(budget)
+        Deadline.of(budget)
 
 
 @pytest.mark.parametrize("budget", [math.inf, 1e300, 1e14])
@@ -187,7 +187,7 @@ def test_a_deadline_may_be_as_far_as_one_likes(opened: Run, budget: float) -> No
         return bright(inputs)
 
     executor = opened({"a": FakeSession(unhurried)})
-    assert executor.run(faces(1), Deadline.after(budget)).missing == {}
+    assert executor.run(faces(1), Deadline.of(budget)).missing == {}
 
 
 def test_closing_goes_on_when_one_session_cannot_be_closed() -> None:
@@ -237,7 +237,7 @@ def test_with_a_deadline_a_slow_expert_does_not_hold_up_a_sequence() -> None:
     hold = Hold()
     hold.holding = True
     executor = in_sequence({"a": FakeSession(hold), "b": FakeSession()})
-    answers = executor.run(faces(1), Deadline.after(400))
+    answers = executor.run(faces(1), Deadline.of(400))
     hold.released.set()
     executor.close()
     assert list(answers.outputs) == ["b"]
@@ -295,7 +295,7 @@ def test_without_a_place_in_time_the_experts_there_are_late() -> None:
     free = CpuDevice({"b": experts["b"]}, {"b": FakeSession()})
     statistics = Statistics(experts)
     executor = Executor(experts, [free, full], statistics)
-    answers = executor.run(faces(1, 2), Deadline.after(100))
+    answers = executor.run(faces(1, 2), Deadline.of(100))
     executor.close()
     assert answers.missing == {"a": "deadline of 100 ms passed"}
     counted = statistics.snapshot().experts

@@ -21,16 +21,16 @@ from runtime import (
     ManifestError,
     PredictionError,
 )
+from runtime.backends import Inputs, Outputs, Session
+from runtime.backends.onnx import OnnxCpuSession
 from runtime.manifest import Artifact, Expert
-from runtime.sessions import Inputs, Outputs, Session
-from runtime.sessions.onnx import OnnxCpuSession
 from tests.runtime.fakes import FakeSession, Hold, bright, factory
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
 
-def grey(level: int) -> NDArray[np.uint8]:
+def gray(level: int) -> NDArray[np.uint8]:
     return np.full((8, 8, 3), level, np.uint8)
 
 
@@ -118,23 +118,23 @@ def test_a_failing_expert_leaves_an_estimate_of_the_others(
 ) -> None:
     with AgeMoE(engines, sessions=factory(fakes)) as moe:
         fakes["b"].answer = failing("out of luck")
-        found = moe.predict(grey(51))
+        found = moe.predict(gray(51))
         assert found.missing == {"b": "failed: RuntimeError: out of luck"}
         assert found.age_years == pytest.approx(20.0)
         assert [expert.weight for expert in found.experts.values()] == [0.5, 0.5]
         for session in fakes.values():
             session.answer = failing("gone")
-        for faces in (grey(51), [grey(51), grey(52)]):
+        for faces in (gray(51), [gray(51), gray(52)]):
             with pytest.raises(PredictionError, match="None of the 3 experts"):
                 moe.predict(faces)
         fakes["a"].answer = bright
-        assert list(moe.predict(grey(51)).experts) == ["a"]
+        assert list(moe.predict(gray(51)).experts) == ["a"]
 
 
 def test_nan_for_one_face_affects_only_that_face(tmp_path: Path) -> None:
     folder = write_engines(tmp_path, {"a": Tiny(nan_above=0.5), "b": Tiny(slope=50.0)})
     with AgeMoE(folder) as moe:
-        dark, light, again = moe.predict([grey(51), grey(204), grey(51)])
+        dark, light, again = moe.predict([gray(51), gray(204), gray(51)])
     assert isinstance(light, AgeEstimate)
     assert isinstance(dark, AgeEstimate)
     assert light.missing == {"a": "gave nan years"}
@@ -146,30 +146,30 @@ def test_nan_for_one_face_affects_only_that_face(tmp_path: Path) -> None:
 def test_nan_from_every_expert_is_an_error_of_that_face_alone(tmp_path: Path) -> None:
     folder = write_engines(tmp_path, {"a": Tiny(nan_above=0.5)})
     with AgeMoE(folder) as moe:
-        dark, light = moe.predict([grey(51), grey(204)])
+        dark, light = moe.predict([gray(51), gray(204)])
         with pytest.raises(PredictionError, match="gave nan years"):
-            moe.predict(grey(204))
+            moe.predict(gray(204))
     assert isinstance(dark, AgeEstimate)
     assert isinstance(light, PredictionError)
 
 
 def test_a_person_alone_is_nothing_for_experts_of_faces(engines: Path) -> None:
     with AgeMoE(engines) as moe, pytest.raises(PredictionError, match="looks at the face"):
-        moe.predict(Face(grey(3), person_box=(0, 0, 4, 4)))
+        moe.predict(Face(gray(3), person_box=(0, 0, 4, 4)))
 
 
 def test_deadlines(engines: Path, fakes: dict[str, FakeSession]) -> None:
     hold = Hold()
     fakes["b"].answer = hold
     with AgeMoE(engines, sessions=factory(fakes)) as moe:
-        assert moe.predict(grey(51), deadline_ms=60_000).missing == {}
+        assert moe.predict(gray(51), deadline_ms=60_000).missing == {}
         hold.holding = True
-        late = moe.predict(grey(51), deadline_ms=400)
+        late = moe.predict(gray(51), deadline_ms=400)
         assert late.missing == {"b": "deadline of 400 ms passed"}
         assert late.age_years == pytest.approx(20.0)
-        assert moe.submit(grey(51), deadline_ms=400).result().missing == late.missing
+        assert moe.submit(gray(51), deadline_ms=400).result().missing == late.missing
         with pytest.raises(ValueError, match="deadline_ms"):
-            moe.predict(grey(51), deadline_ms=0)
+            moe.predict(gray(51), deadline_ms=0)
         hold.released.set()
 
 
@@ -180,8 +180,8 @@ def test_all_late(engines: Path, fakes: dict[str, FakeSession]) -> None:
     with AgeMoE(engines, sessions=factory(fakes)) as moe:
         hold.holding = True
         with pytest.raises(DeadlineError, match="deadline of 20 ms passed"):
-            moe.predict(grey(1), deadline_ms=20)
-        error = moe.submit(grey(1), deadline_ms=20).exception()
+            moe.predict(gray(1), deadline_ms=20)
+        error = moe.submit(gray(1), deadline_ms=20).exception()
         hold.released.set()
     assert isinstance(error, TimeoutError)
 
@@ -192,7 +192,7 @@ def test_what_waited_past_its_deadline_is_not_even_decoded(
     with AgeMoE(engines) as moe:
         monkeypatch.setattr(moe._preparer, "prepare", pytest.fail)
         with pytest.raises(DeadlineError):
-            moe.predict(grey(1), deadline_ms=1e-9)
+            moe.predict(gray(1), deadline_ms=1e-9)
 
 
 def test_after_closing_nothing_is_answered(engines: Path, fakes: dict[str, FakeSession]) -> None:
@@ -201,18 +201,18 @@ def test_after_closing_nothing_is_answered(engines: Path, fakes: dict[str, FakeS
     moe.close()
     assert all(session.closes for session in fakes.values())
     with pytest.raises(ClosedError, match="was closed"):
-        moe.predict(grey(1))
+        moe.predict(gray(1))
     with pytest.raises(ClosedError):
         moe.predict([])
     with pytest.raises(ClosedError):
-        moe.submit(grey(1))
+        moe.submit(gray(1))
 
 
 def test_a_context_manager_closes_after_an_error(engines: Path) -> None:
     with pytest.raises(KeyError), AgeMoE(engines) as moe:
         raise KeyError
     with pytest.raises(ClosedError):
-        moe.predict(grey(1))
+        moe.predict(gray(1))
 
 
 def test_closing_waits_for_what_is_under_way(engines: Path, fakes: dict[str, FakeSession]) -> None:
@@ -220,7 +220,7 @@ def test_closing_waits_for_what_is_under_way(engines: Path, fakes: dict[str, Fak
     fakes["c"].answer = hold
     moe = AgeMoE(engines, sessions=factory(fakes))
     hold.holding = True
-    submitted = [moe.submit(grey(level)) for level in range(0, 250, 10)]
+    submitted = [moe.submit(gray(level)) for level in range(0, 250, 10)]
     assert hold.reached.wait(30.0)
     closers = [threading.Thread(target=moe.close) for _ in range(3)]
     for closer in closers:
@@ -228,7 +228,7 @@ def test_closing_waits_for_what_is_under_way(engines: Path, fakes: dict[str, Fak
     while moe._gate._open:
         pass
     with pytest.raises(ClosedError):
-        moe.predict(grey(1))
+        moe.predict(gray(1))
     assert not any(session.closes for session in fakes.values())
     assert all(closer.is_alive() for closer in closers)
     hold.holding = False

@@ -202,7 +202,7 @@ def test_margins_beyond_the_border_are_padded(
     image = picture(20, 30)
     width, height = min(width, 30 - x), min(height, 20 - y)
     across, down = round(width * margin), round(height * margin)
-    found = crop(image, (x, y, width, height), Geometry(margin, pad_colour=(255, 0, 1)))
+    found = crop(image, (x, y, width, height), Geometry(margin, pad_color=(255, 0, 1)))
     assert found.shape == (height + 2 * down, width + 2 * across, 3)
     for row in range(found.shape[0]):
         for column in range(found.shape[1]):

@@ -87,9 +87,9 @@ def test_exif_orientation(orientation: int, format_: str) -> None:
         assert np.abs(found.astype(int) - upright).max() < 16
 
 
-def test_grey_and_one_bit() -> None:
-    grey = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
-    assert (load(encoded(grey)) == np.asarray(grey)[..., None]).all()
+def test_gray_and_one_bit() -> None:
+    gray = Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))
+    assert (load(encoded(gray)) == np.asarray(gray)[..., None]).all()
     bits = Image.fromarray(np.eye(16, dtype=bool))
     assert (load(encoded(bits))[..., 1] == np.eye(16) * 255).all()
 
@@ -97,8 +97,8 @@ def test_grey_and_one_bit() -> None:
 def test_transparency_is_laid_on_white() -> None:
     alpha = Image.new("L", (4, 4), 0)
     alpha.paste(255, (0, 0, 2, 4))
-    colour = Image.new("RGB", (4, 4), (200, 10, 10))
-    rgba, la = colour.copy(), Image.new("L", (4, 4), 60)
+    color = Image.new("RGB", (4, 4), (200, 10, 10))
+    rgba, la = color.copy(), Image.new("L", (4, 4), 60)
     rgba.putalpha(alpha)
     la.putalpha(alpha)
     for image, seen in ((rgba, (200, 10, 10)), (la, (60, 60, 60))):
@@ -108,7 +108,7 @@ def test_transparency_is_laid_on_white() -> None:
             assert (found[:, 2:] == 255).all()
 
 
-def test_palette_with_a_transparent_colour() -> None:
+def test_palette_with_a_transparent_color() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 90, 80, 70])
     image.putdata([0, 1])
@@ -132,7 +132,7 @@ def test_sixteen_bit_png_keeps_its_high_bytes() -> None:
 
 
 def test_animated_webp_gives_its_first_frame() -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime", "blue")]
+    frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
     assert (load(data) == (255, 0, 0)).all()
 

@@ -19,18 +19,18 @@ LIMITS = ImageLimits(max_pixels=1_000_000)
 
 def _files() -> list[bytes]:
     rng = np.random.default_rng(3)
-    colour = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
+    color = Image.fromarray(rng.integers(0, 256, (24, 20, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6
     exif[0x010E] = "a description"
     flavours: list[tuple[Image.Image, str, dict[str, object]]] = [
-        (colour, "JPEG", {"exif": exif}),
-        (colour, "JPEG", {"progressive": True}),
-        (colour.convert("CMYK"), "JPEG", {}),
-        (colour.convert("RGBA"), "PNG", {"exif": exif}),
-        (colour.convert("P"), "PNG", {"transparency": 3}),
-        (colour, "WEBP", {"exif": exif}),
-        (colour.convert("RGBA"), "WEBP", {"lossless": True}),
+        (color, "JPEG", {"exif": exif}),
+        (color, "JPEG", {"progressive": True}),
+        (color.convert("CMYK"), "JPEG", {}),
+        (color.convert("RGBA"), "PNG", {"exif": exif}),
+        (color.convert("P"), "PNG", {"transparency": 3}),
+        (color, "WEBP", {"exif": exif}),
+        (color.convert("RGBA"), "WEBP", {"lossless": True}),
     ]
     return [_encoded(*flavour) for flavour in flavours]
 

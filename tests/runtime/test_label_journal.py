@@ -1,4 +1,4 @@
-"""The journal of bulk labelling: what it remembers, torn, damaged or contended for."""
+"""The journal of bulk labeling: what it remembers, torn, damaged or contended for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.label_journal import Journal
-from runtime.label_tables import LabellingError
+from runtime.label_tables import LabelingError
 
 SETTINGS = {"engine": "00", "faces": "photo"}
 
@@ -56,7 +56,7 @@ def test_what_follows_a_damaged_line_is_done_again(journal: Path) -> None:
 def test_one_process_at_a_time(journal: Path) -> None:
     with (
         Journal.opened(journal, SETTINGS),
-        pytest.raises(LabellingError, match="Another process is writing"),
+        pytest.raises(LabelingError, match="Another process is writing"),
         Journal.opened(journal, SETTINGS),
     ):
         pass
@@ -68,7 +68,7 @@ def test_one_process_at_a_time(journal: Path) -> None:
 def test_a_file_of_the_user_is_not_taken_for_a_journal(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "ages.csv.journal"
     path.write_bytes(content)
-    with pytest.raises(LabellingError, match="is no journal"), Journal.opened(path, SETTINGS):
+    with pytest.raises(LabelingError, match="is no journal"), Journal.opened(path, SETTINGS):
         pass
     assert path.read_bytes() == content
 

@@ -12,8 +12,8 @@ import pytest
 
 from runtime.errors import ManifestError
 from runtime.label_journal import Journal, journal_of
-from runtime.label_tables import LabellingError, Row, photographs_in, write_table
-from runtime.labelling import LabelJob, label
+from runtime.label_tables import LabelingError, Row, photographs_in, write_table
+from runtime.labeling import LabelJob, label
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ODD = ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "=1+1", "é", "\\x0d", ""]
@@ -52,7 +52,7 @@ def test_a_row_of_a_list_may_have_no_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [b"a.png", 3])
 def test_paths_of_a_list_are_text(tmp_path: Path, name: Any) -> None:
     listed = parquet_of(tmp_path / "list.parquet", [None, name])
-    with pytest.raises(LabellingError, match="which is no text"):
+    with pytest.raises(LabelingError, match="which is no text"):
         photographs_in([listed])
 
 
@@ -69,7 +69,7 @@ def test_a_folder_that_cannot_be_searched_is_not_skipped(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(LabellingError, match=r"closed cannot be searched \(Permission denied\)"):
+    with pytest.raises(LabelingError, match=r"closed cannot be searched \(Permission denied\)"):
         photographs_in([str(tmp_path)])
 
 
@@ -97,7 +97,7 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "add", until_full)
-        with pytest.raises(LabellingError, match=r"No space left.*\n?.*the same command goes on"):
+        with pytest.raises(LabelingError, match=r"No space left.*\n?.*the same command goes on"):
             label(stream, ["a", "b"], output, job)
     assert journal_of(output).read_bytes().count(b"\n") == 2
     asked: list[str] = []

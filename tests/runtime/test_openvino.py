@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from runtime import AgeMoE
+from runtime.backends.onnx import OnnxCpuSession
+from runtime.backends.openvino import OpenVinoSession
+from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
+from runtime.backends.variants import choose_artifact
 from runtime.errors import BackendError, ContractError
 from runtime.manifest_file import read_manifest
-from runtime.sessions.forms import choose_artifact
-from runtime.sessions.onnx import OnnxCpuSession
-from runtime.sessions.openvino import OpenVinoSession
-from runtime.sessions.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 
@@ -76,7 +76,7 @@ def test_answers_do_not_share_memory(tmp_path: Path) -> None:
 _MANY_THREADS_SEE_THEIR_FIRST_TENSOR = """
 import faulthandler, sys, threading
 import numpy as np
-from runtime.sessions.openvino_graph import import_openvino
+from runtime.backends.openvino_graph import import_openvino
 
 faulthandler.dump_traceback_later(60, exit=True)
 openvino = import_openvino()
@@ -144,7 +144,7 @@ needs_vnni = pytest.mark.skipif(not has_exact_int8(), reason="this CPU has no VN
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs add them in 32 bits")
 @pytest.mark.parametrize(("instructions", "exact"), [("AVX2_VNNI", True), ("AVX2", False)])
 def test_int8_products_overflow_without_vnni(instructions: str, *, exact: bool) -> None:
-    script = "from runtime.sessions.openvino_graph import has_exact_int8; print(has_exact_int8())"
+    script = "from runtime.backends.openvino_graph import has_exact_int8; print(has_exact_int8())"
     done = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -158,7 +158,7 @@ def test_int8_products_overflow_without_vnni(instructions: str, *, exact: bool) 
 def test_int8_is_refused_where_products_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.sessions.openvino.has_exact_int8", lambda: False)
+    monkeypatch.setattr("runtime.backends.openvino.has_exact_int8", lambda: False)
     write_engines(tmp_path, {"a": Tiny(precisions=("fp32", "int8"))})
     with pytest.raises(BackendError, match=r"has no VNNI.*precision='auto'"):
         AgeMoE(tmp_path, precision="int8")
@@ -192,8 +192,8 @@ def test_a_gpu_does_not_run_what_openvino_runs(tmp_path: Path) -> None:
 def test_more_in_bfloat16_than_was_proven_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.sessions.openvino.has_bfloat16", lambda: True)
-    monkeypatch.setattr("runtime.sessions.openvino.bfloat16_share", lambda _: 0.02)
+    monkeypatch.setattr("runtime.backends.openvino.has_bfloat16", lambda: True)
+    monkeypatch.setattr("runtime.backends.openvino.bfloat16_share", lambda _: 0.02)
     with pytest.raises(ContractError, match=r"computes 2% .* it were 0%"):
         _session(OpenVinoSession, tmp_path, Tiny(precisions=("bf16",)))
 
@@ -206,7 +206,7 @@ def test_says_how_to_get_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_openvino_does_not_tell_its_makers() -> None:
     script = (
-        "import sys; from runtime.sessions.openvino_graph import import_openvino; "
+        "import sys; from runtime.backends.openvino_graph import import_openvino; "
         "import_openvino().Core(); "
         "print([n for n, module in sys.modules.items() if module and 'openvino_telemetry' in n])"
     )

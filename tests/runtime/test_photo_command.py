@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import labelling
+from runtime import labeling
 from runtime.__main__ import main
 from runtime.label_journal import Journal, journal_of
 from tests.runtime.photo_samples import astronaut, grace, tiny_yunet
@@ -133,7 +133,7 @@ def test_label_lists_what_is_bad(capsys: pytest.CaptureFixture[str]) -> None:
 def test_label_stopped_by_hand_goes_on(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labelling, "TOGETHER", 1)
+    monkeypatch.setattr(labeling, "TOGETHER", 1)
     add, added = Journal.add, 0
 
     def add_one(self: Journal, batch: object) -> None:
@@ -157,7 +157,7 @@ def test_label_stopped_by_hand_goes_on(
 def test_ray_that_is_not_there(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "runtime.serving.ray_labelling", None)
+    monkeypatch.setitem(sys.modules, "runtime.serving.ray_labeling", None)
     status, _, err = ran(capsys, "label", "photos", "--output", "ages.csv", "--ray", "auto")
     assert status == 1
     assert "agemoe-runtime[ray]" in err

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from runtime.assignment import affinity, best_pairs, persons_of
+from runtime.deadline import Deadline
 from runtime.detection import Detection, GivenBoxes, turned_box, turned_image
 from runtime.errors import AgeMoEError, BoxError, DeadlineError, ImageError
 from runtime.geometry import Geometry, Pixels, crop
@@ -30,13 +31,13 @@ class Bright:
 
     def __init__(self) -> None:
         self.calls: list[list[Face]] = []
-        self.deadlines_ms: list[float | None] = []
+        self.deadlines: list[Deadline | None] = []
 
     def predict(
-        self, faces: list[Face], *, deadline_ms: float | None = None
+        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         self.calls.append(faces)
-        self.deadlines_ms.append(deadline_ms)
+        self.deadlines.append(Deadline.of(deadline_ms))
         return [self._age(face) for face in faces]
 
     def _age(self, face: Face) -> AgeEstimate | AgeMoEError:
@@ -142,9 +143,10 @@ def test_the_deadline_includes_the_detection() -> None:
     with pytest.raises(DeadlineError, match="detection: deadline of 5 ms passed"):
         predict_photo(moe, spots(50), detector=Slow(), deadline_ms=5)
     predict_photo(moe, spots(50), detector=Slow(), deadline_ms=60_000)
-    (left_ms,) = moe.deadlines_ms
-    assert left_ms is not None
-    assert left_ms <= 59_980
+    (deadline,) = moe.deadlines
+    assert deadline is not None
+    assert deadline.reason == "deadline of 60000 ms passed"
+    assert deadline.remaining_seconds() <= 59.98
 
 
 def test_what_is_no_picture_raises() -> None:

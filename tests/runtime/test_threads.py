@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from runtime import AgeMoE, ClosedError
-from runtime.gate import Gate
+from runtime.active_calls import ActiveCalls
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ROOT = Path(__file__).parents[2]
@@ -85,7 +85,7 @@ def test_closing_under_fire_gives_an_answer_or_a_clear_error(moe: AgeMoE) -> Non
 
 
 def test_the_gate_lets_nobody_in_once_shutting_has_begun() -> None:
-    gate = Gate()
+    gate = ActiveCalls()
     with gate.entered():
         closer = threading.Thread(target=gate.shut)
         closer.start()
@@ -99,7 +99,7 @@ def test_the_gate_lets_nobody_in_once_shutting_has_begun() -> None:
 
 
 def test_a_caller_that_fails_leaves_the_gate() -> None:
-    gate = Gate()
+    gate = ActiveCalls()
     with pytest.raises(KeyError), gate.entered():
         raise KeyError
     assert gate.shut()

@@ -1,4 +1,4 @@
-"""Engines of a kilobyte that honour the contract, or break it in one chosen way.
+"""Engines of a kilobyte that honor the contract, or break it in one chosen way.
 
 An expert says `slope * brightness + offset` years, brightness being the mean of all its pixels
 within 0..1, so that every distinguishable picture has an age of its own and a mix-up shows.

@@ -12,8 +12,8 @@ import pytest
 
 from runtime import Face
 from runtime.photographs import predict_photo
-from runtime.serving.answers import Looked, look
 from runtime.serving.generation import PAGE
+from runtime.serving.prediction import Looked, look
 from tests.serving.live import Live, base64_of, encoded, picture
 
 FAMILY = (PAGE / "examples" / "family.jpg").read_bytes()
@@ -126,7 +126,7 @@ def test_a_deadline_that_has_passed_is_a_problem(
         ({"boxes": [[[0, 0, 1, -1]]]}, 422, "box"),
         ({"deadline_ms": 0}, 422, "deadline_ms: Input should be greater than or equal to 1"),
         ({"threshold": -1}, 422, "threshold: Input should be greater than or equal to 0"),
-        ({"colour": "blue"}, 422, "colour: Extra inputs are not permitted"),
+        ({"color": "blue"}, 422, "color: Extra inputs are not permitted"),
         ({"threshold": "18"}, 422, "threshold: Input should be a valid number"),
         ({"threshold": True}, 422, "threshold: Input should be a valid number"),
         ({"detect": 1}, 422, "detect: Input should be a valid boolean"),

@@ -18,8 +18,8 @@ import pytest
 from runtime import AgeMoE, CudaError, PredictionError
 from runtime.serving import generation
 from runtime.serving.generation import Generation
+from runtime.serving.gpu_memory import GpuGauge, Memory
 from runtime.serving.keys import new_key
-from runtime.serving.memory import GpuGauge, Memory
 from runtime.serving.settings import Batching, Limits, Settings
 from tests.serving.live import Live, encoded, engines_in, picture, serving
 from tests.serving.test_ages import assert_problem
@@ -224,7 +224,7 @@ def test_gpu_memory_is_read_from_the_experts_gpu(
         chosen.append(ordinal)
         return opened
 
-    monkeypatch.setattr("runtime.sessions.cuda_choice.open_cuda", open_cuda)
+    monkeypatch.setattr("runtime.backends.gpu.cuda_library.open_cuda", open_cuda)
     gauge = GpuGauge(device, ["onnx-cpu", backend])
     assert gauge.read() == Memory(70, 100)
     opened.free_bytes.side_effect = CudaError("asking", "CUDA_ERROR_UNKNOWN", "unknown")

@@ -24,7 +24,7 @@ WHEELS = ("tensorrt-cu13-bindings==11.4.0.106", "onnxruntime-ep-nv-tensorrt-rtx-
 STANDS_IN_FOR = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
 HERE = Path(__file__).parent
 SHIM = HERE / "shim.c"
-STAND_INS = HERE / "stand_ins"
+PLACEHOLDERS = HERE / "stand_ins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def environment(home: Path, *packages: str) -> dict[str, str]:
         "AGEMOE_RTX_BUILDER": str(only(rtx, "libtensorrt_rtx.so.*.*")),
         "AGEMOE_RTX_PARSER": str(only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
         "LD_LIBRARY_PATH": f"{home / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "PYTHONPATH": ":".join(map(str, (home / "site", *(STAND_INS / p for p in packages)))),
+        "PYTHONPATH": ":".join(map(str, (home / "site", *(PLACEHOLDERS / p for p in packages)))),
     }
 
 

@@ -1,0 +1,1 @@
+"""The build: plan, steps in order, proof, publication."""

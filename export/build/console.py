@@ -1,0 +1,127 @@
+"""What a build shows: progress on a terminal, plain lines in a log, tables at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.status import Status
+from rich.table import Table
+
+from export.build.pipeline import BuiltRow
+from export.build.plan import Planned
+from runtime.manifest import Artifact
+
+_LOG_WIDTH = 124
+"""Columns of a log, which has no terminal to ask."""
+_LOG_SECONDS = 30.0
+"""Between two lines about the same stage in a log."""
+
+
+def make_console() -> Console:
+    """A console on standard output, wide enough for the tables."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _LOG_WIDTH
+    return console
+
+
+class BuildDisplay:
+    """A spinner on a terminal, a line per stage anywhere else."""
+
+    def __init__(self, console: Console) -> None:
+        """Takes where to write."""
+        self._console = console
+        self._status: Status | None = None
+        self._started = time.monotonic()
+        self._stage = ("", "")
+        self._shown = 0.0
+
+    def stage(self, expert: str, what: str) -> None:
+        """A stage of an expert begins."""
+        self._stage = (expert, what)
+        self._show(expert, what)
+
+    def advance(self, share: float) -> None:
+        """How much of the stage is done, from 0 to 1."""
+        late = time.monotonic() - self._shown >= _LOG_SECONDS
+        if self._console.is_terminal or late:
+            expert, what = self._stage
+            self._show(expert, f"{what}, {share:.0%}")
+
+    def _show(self, expert: str, what: str) -> None:
+        self._shown = time.monotonic()
+        seconds = self._shown - self._started
+        if not self._console.is_terminal:
+            self._console.print(
+                f"[{seconds:6.1f} s] {expert}: {what}", markup=False, soft_wrap=True
+            )
+            return
+        if self._status is None:
+            self._status = self._console.status("")
+            self._status.start()
+        self._status.update(f"[bold]{expert}[/]: {what}")
+
+    def __enter__(self) -> Self:
+        """The display itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the spinner."""
+        if self._status is not None:
+            self._status.stop()
+
+
+def built_table(rows: Sequence[BuiltRow]) -> Table:
+    """Expert, weights, files with sizes, parity in years, time."""
+    table = Table(title="Engines", title_justify="left")
+    for heading in ("expert", "weights", "file"):
+        table.add_column(heading)
+    for heading in ("size", "below FP32", "parity mean", "max (years)", "time"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        for index, artifact in enumerate(row.expert.artifacts):
+            first = index == 0
+            took = "up to date" if row.reused else f"{row.seconds:.1f} s"
+            table.add_row(
+                row.name if first else "",
+                row.expert.source.kind if first else "",
+                PurePosixPath(artifact.files[0].path).name,
+                shown_size(sum(file.size_bytes for file in artifact.files)),
+                f"{artifact.reduced_share:.0%}",
+                *_shown_parity(artifact),
+                took if first else "",
+            )
+    return table
+
+
+def plan_table(planned: Sequence[Planned]) -> Table:
+    """File, size, what would be done and why."""
+    table = Table(title="Plan: nothing was built", title_justify="left")
+    for heading in ("expert", "file", "size", "what, and why"):
+        table.add_column(heading, justify="right" if heading == "size" else "left")
+    for row in planned:
+        about = "≈ " if row.reason else ""
+        what = f"build ({row.reason})" if row.reason else "keep (up to date)"
+        table.add_row(row.expert, row.path, about + shown_size(row.size_bytes), what)
+    return table
+
+
+def shown_size(size_bytes: int) -> str:
+    """A size as a person reads it."""
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _shown_parity(artifact: Artifact) -> tuple[str, str]:
+    if artifact.parity is None:
+        return "not run", "-"
+    return f"{artifact.parity.mean_years:.1e}", f"{artifact.parity.max_years:.1e}"

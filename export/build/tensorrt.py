@@ -1,0 +1,292 @@
+"""ONNX to a TensorRT engine: one path for TensorRT from 10.12 on and for TensorRT for RTX.
+
+Networks are strongly typed: every tensor has the type that the ONNX file gives it, so that FP16 is
+decided there and can be counted here. TensorRT for RTX has the same API; a timing cache it does
+not need, and asking for one would make it want a GPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+
+from export.build.tensorrt_target import EngineOptions
+from export.errors import ExportError, GraphError
+from export.variants.fp16 import tensor_types
+from runtime.backends.gpu.tensorrt_engine import import_tensorrt, started, tensorrt_log
+from runtime.files import write_whole
+from runtime.manifest import BatchProfile
+
+TIMING_CACHE = "timing.cache"
+"""In the engines folder: how fast TensorRT found its kernels, so that it need not measure again."""
+SHARE_MARGIN = 0.1
+"""By how much less of a network than of its ONNX file's activations may be half precision. With
+NVIDIA's parser 11.4 the two shares are at most 0.023 apart for the four demo experts and for
+VGG16, ResNet50 and MiVOLO at full size; one that fell back to FP32 has a share of 0."""
+LEAST_HALF_WORK = 0.5
+"""Of an FP16 network's convolutions and matrix products. Of those experts', all but Janus's last
+product are half precision."""
+_WORK = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+_BYTES_PER_GIB = 1 << 30
+
+_log = logging.getLogger("agemoe")
+Advance = Callable[[float], None]
+"""Hears how much is done, from 0 to 1; it is called from another thread."""
+
+
+def build_engine(
+    source: Path,
+    target: Path,
+    precision: str,
+    profile: BatchProfile,
+    options: EngineOptions,
+    timing_cache: Path,
+    advance: Advance,
+) -> float:
+    """Builds an engine and writes it; on Ctrl-C the building ends and nothing is written.
+
+    Args:
+        source: the ONNX file; its external data lies beside it.
+        target: the engine to write.
+        precision: `fp16` has to be proven.
+        profile: batch sizes of all inputs.
+        options: of the builder.
+        timing_cache: shared by all engines of a folder.
+        advance: hears how far it is.
+
+    Returns:
+        Share of the network's floating-point activations that are half precision.
+
+    Raises:
+        BackendError: TensorRT does not start here.
+        GraphError: TensorRT cannot take the graph, or FP16 has become FP32.
+        ExportError: no engine came out.
+    """
+    library = import_tensorrt(options.target.backend)
+    log = tensorrt_log(library)
+    builder = started(library.Builder, log)
+    strongly_typed = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(strongly_typed)
+    parser = library.OnnxParser(network, log)  # holds the weights until the engine is built
+    if not parser.parse_from_file(str(source)):
+        raise GraphError(f"TensorRT cannot take {source.name}:{_parser_errors(parser)}")
+    share = half_share(network, library)
+    if precision == "fp16":
+        check_half(source, network, library)
+    config = _config(builder, network, profile, options, library)
+    timings = _Timings(timing_cache, config) if options.target.backend == "tensorrt" else None
+    plan = _plan(source, builder, network, config, advance, library)
+    target.write_bytes(plan)
+    if timings:
+        timings.save()
+    return share
+
+
+def half_share(network: Any, library: ModuleType) -> float:  # noqa: ANN401 - TensorRT has no types
+    """Share of a network's floating-point tensors, constants aside, that are half precision."""
+    return _share(dtype for kind, dtype in _computed(network, library) if kind != "CONSTANT")
+
+
+def check_half(source: Path, network: Any, library: ModuleType) -> None:  # noqa: ANN401
+    """Proves that a network made from an FP16 graph computes in half precision.
+
+    Args:
+        source: the ONNX file.
+        network: what TensorRT's parser made of it.
+        library: `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        GraphError: it does not.
+    """
+    found = half_share(network, library)
+    work = _share(dtype for kind, dtype in _computed(network, library) if kind in _WORK)
+    promised = promised_share(source)
+    if found < promised - SHARE_MARGIN or work < LEAST_HALF_WORK:
+        raise GraphError(
+            f"{source.name} was to be half precision and is not: of TensorRT's tensors {found:.0%} "
+            f"are, of its convolutions and matrix products {work:.0%}; the file promises "
+            f"{promised:.0%} and at least {LEAST_HALF_WORK:.0%} are wanted. Convert it again: "
+            f"--force."
+        )
+
+
+def promised_share(path: Path) -> float:
+    """Share of an ONNX file's floating-point activations that are half precision."""
+    types = tensor_types(path)
+    graph = onnx.load(str(path), load_external_data=False).graph
+    made = {name for n in graph.node if n.op_type != "Constant" for name in n.output}
+    kinds = Counter(kind for name, kind in types.items() if name in made)
+    return kinds["fp16"] / max(1, kinds.total())
+
+
+def _computed(network: Any, library: ModuleType) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+    """Type of the layer and data type of every floating-point tensor that layers compute."""
+    floats = {library.DataType.FLOAT: "fp32", library.DataType.HALF: "fp16"}
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        for place in range(layer.num_outputs):
+            dtype = layer.get_output(place).dtype
+            if dtype in floats:
+                yield layer.type.name, floats[dtype]
+
+
+def _share(dtypes: Iterator[str]) -> float:
+    """Share of half precision; all of it where there is nothing that could be."""
+    counts = Counter(dtypes)
+    return round(counts["fp16"] / counts.total(), 4) if counts else 1.0
+
+
+def _parser_errors(parser: Any) -> str:  # noqa: ANN401
+    lines = []
+    for index in range(parser.num_errors):
+        error = parser.get_error(index)
+        node = f"node {error.node_name()!r} ({error.node_operator()}): "
+        lines.append(
+            f"\n- {node if error.node_operator() else ''}{error.code().name}: {error.desc()}"
+        )
+    return "".join(lines)
+
+
+def _config(
+    builder: Any,  # noqa: ANN401
+    network: Any,  # noqa: ANN401
+    profile: BatchProfile,
+    options: EngineOptions,
+    library: ModuleType,
+) -> Any:  # noqa: ANN401
+    config = builder.create_builder_config()
+    config.builder_optimization_level = options.optimization_level
+    config.clear_flag(library.BuilderFlag.TF32)  # FP32 is FP32, as its parity in years demands
+    own_memory = getattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if own_memory is not None:  # TensorRT for RTX: else its engines cannot become CUDA graphs
+        config.set_flag(own_memory)
+    if options.workspace_gib is not None:
+        size_bytes = int(options.workspace_gib * _BYTES_PER_GIB)
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, size_bytes)
+    batches = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        sizes = (profile.smallest, profile.best, profile.largest)
+        batches.set_shape(tensor.name, *((size, *tuple(tensor.shape)[1:]) for size in sizes))
+    if config.add_optimization_profile(batches) < 0:
+        raise ExportError(f"TensorRT cannot build for batches like {profile}.")
+    return config
+
+
+def _plan(
+    source: Path,
+    builder: Any,  # noqa: ANN401
+    network: Any,  # noqa: ANN401
+    config: Any,  # noqa: ANN401
+    advance: Advance,
+    library: ModuleType,
+) -> Any:  # noqa: ANN401
+    """The serialized engine, built in a thread of its own so that this one hears Ctrl-C."""
+    stopped = threading.Event()
+    config.progress_monitor = _monitor(library, Phases(advance), stopped)
+    log = tensorrt_log(library)
+
+    def serialized() -> tuple[Any, str]:
+        log.forget()
+        return builder.build_serialized_network(network, config), log.errors()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="agemoe-builder") as pool:
+        try:
+            plan, errors = pool.submit(serialized).result()
+        except BaseException:
+            stopped.set()
+            raise
+    if plan is None:
+        raise ExportError(
+            f"TensorRT built no engine from {source.name}: {errors}. If it is short of memory: "
+            f"a smaller --max-batch or --workspace-gib."
+        )
+    return plan
+
+
+def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> Any:  # noqa: ANN401
+    class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
+        """Passes on how far TensorRT is, and tells it when to stop."""
+
+        def __init__(self) -> None:
+            library.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            phases.step(phase_name, step)
+            return not stopped.is_set()
+
+        def phase_finish(self, phase_name: str) -> None:
+            phases.finish(phase_name)
+
+    return Monitor()
+
+
+class Phases:
+    """One number out of TensorRT's nested phases; a phase within another is one step of it."""
+
+    def __init__(self, advance: Advance) -> None:
+        """Takes whom to tell; it is told only of more than before."""
+        self._advance = advance
+        self._lock = threading.Lock()  # TensorRT's own threads call
+        self._phases: dict[str, tuple[str | None, int]] = {}
+        self._done: dict[str, int] = {}
+        self._told = 0.0
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase begins."""
+        with self._lock:
+            self._phases[name] = (parent, steps)
+            self._done[name] = 0
+
+    def step(self, name: str, step: int) -> None:
+        """A step of it, counted from 0, is done."""
+        with self._lock:
+            self._done[name] = max(self._done.get(name, 0), step + 1)
+            self._tell()
+
+    def finish(self, name: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            self._phases.pop(name, None)
+            if not self._phases:
+                self._told = 1.0
+                self._advance(1.0)
+
+    def _tell(self) -> None:
+        roots = [name for name, (parent, _) in self._phases.items() if parent not in self._phases]
+        share = max((self._share(name) for name in roots), default=0.0)
+        if share > self._told:
+            self._told = share
+            self._advance(share)
+
+    def _share(self, name: str) -> float:
+        within = [self._share(n) for n, (parent, _) in self._phases.items() if parent == name]
+        steps = max(1, self._phases[name][1])
+        return min(1.0, (self._done[name] + max(within, default=0.0)) / steps)
+
+
+class _Timings:
+    """The timing cache of one engines folder, while one engine is built."""
+
+    def __init__(self, path: Path, config: Any) -> None:  # noqa: ANN401
+        self._path = path
+        self._config = config
+        written = path.read_bytes() if path.is_file() else b""
+        cache = config.create_timing_cache(written)
+        if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - theirs
+            _log.warning("%s is damaged or another TensorRT's: it is not used", path)
+            config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
+
+    def save(self) -> None:
+        write_whole(self._path, bytes(self._config.get_timing_cache().serialize()))

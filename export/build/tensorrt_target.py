@@ -1,0 +1,133 @@
+"""Which TensorRT engines can be built with here, and how they are to be built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runtime.backends.gpu.cuda_library import CudaDevices, cuda_devices
+from runtime.backends.gpu.tensorrt_engine import import_tensorrt
+from runtime.errors import BackendError
+
+TARGETS = ("auto", "onnx", "tensorrt", "rtx")
+OPTIMIZATION_LEVELS = range(6)
+_OLDEST = (10, 12)
+"""Of TensorRT: from here on strongly typed networks are all that is needed."""
+_INSTALL = "pip install 'agemoe-runtime[tensorrt]'"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTarget:
+    """A TensorRT that can build engines on this machine."""
+
+    backend: str
+    """`tensorrt` or `tensorrt_rtx`."""
+    version: str
+    compute_capability: str | None
+    """Of the GPU the engines are for, `9.0`; None for TensorRT for RTX, which is for many."""
+    can_run: bool
+    """Whether the engines can be run here too."""
+
+    @property
+    def tag(self) -> str:
+        """What the names of engines say of it: `trt11.4-sm90` or `rtx1.7`."""
+        version = ".".join(self.version.split(".")[:2])
+        if self.compute_capability is None:
+            return f"rtx{version}"
+        return f"trt{version}-sm{self.compute_capability.replace('.', '')}"
+
+    def __str__(self) -> str:
+        """As a person would call it."""
+        if self.compute_capability is None:
+            return f"TensorRT for RTX {self.version}"
+        return f"TensorRT {self.version} for compute capability {self.compute_capability}"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How engines are built."""
+
+    target: EngineTarget
+    workspace_gib: float | None = None
+    """Memory that a layer may use while it runs; None leaves it to TensorRT."""
+    optimization_level: int = 3
+    """How long TensorRT looks for the fastest kernels, 0 to 5."""
+
+    @property
+    def flags(self) -> Mapping[str, str]:
+        """What the manifest says the builder was told."""
+        flags = {"optimization_level": str(self.optimization_level)}
+        if self.workspace_gib is not None:
+            flags["workspace_gib"] = f"{self.workspace_gib:g}"
+        return flags
+
+
+def find_target(wanted: str) -> tuple[EngineTarget | None, str]:
+    """What engines can be built for on this machine.
+
+    `auto` takes TensorRT where it is installed and there is a GPU, TensorRT for RTX where it is
+    the only one installed, and nothing otherwise.
+
+    Args:
+        wanted: one of `TARGETS`.
+
+    Returns:
+        The target, or None and why there is none.
+    """
+    if wanted == "onnx":
+        return None, "as --target onnx asked for"
+    if wanted == "tensorrt":
+        return _tensorrt()
+    if wanted == "rtx":
+        return _rtx()
+    found, reason = _tensorrt()
+    if found is None and not _version_of("tensorrt")[0]:
+        found, _ = _rtx()
+    return found, reason
+
+
+def _tensorrt() -> tuple[EngineTarget | None, str]:
+    version, problem = _version_of("tensorrt")
+    if not version:
+        cure = f"{_INSTALL} on the machine with the GPU, and run this again there"
+        return None, f"TensorRT is not installed ({problem}); {cure}"
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if (major, minor) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        return None, f"TensorRT {version} is too old, {oldest} is needed; {_INSTALL} --upgrade"
+    found = cuda_devices()
+    if not found.devices:
+        return None, (
+            f"TensorRT {version} is installed, but builds engines only where there is a GPU "
+            f"({found.reason}); run this again on the machine with the GPU"
+        )
+    capability = found.devices[0].compute_capability
+    return EngineTarget("tensorrt", version, capability, can_run=True), ""
+
+
+def _rtx() -> tuple[EngineTarget | None, str]:
+    version, problem = _version_of("tensorrt_rtx")
+    if not version:
+        cure = "install its wheel from NVIDIA's TensorRT-RTX package"
+        return None, f"TensorRT for RTX is not installed ({problem}); {cure}"
+    can_run = _runs_rtx(cuda_devices())
+    return EngineTarget("tensorrt_rtx", version, None, can_run), ""
+
+
+def _runs_rtx(found: CudaDevices) -> bool:
+    """Whether the GPU is one that TensorRT for RTX's engines are for.
+
+    Source: NVIDIA's TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines".
+    """
+    if not found.devices:
+        return False
+    capability = found.devices[0].compute_capability
+    return capability in ("8.0", "8.6", "8.9") or int(capability.split(".")[0]) >= 12
+
+
+def _version_of(package: str) -> tuple[str, str]:
+    """Version of an installed package, or an empty one and why it cannot be imported."""
+    try:
+        return str(import_tensorrt(package).__version__), ""
+    except BackendError as error:
+        return "", str(error.__cause__ or error)

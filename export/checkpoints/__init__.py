@@ -1,0 +1,1 @@
+"""Checkpoints: found, hashed and loaded without executing pickle."""

@@ -1,0 +1,285 @@
+"""Checkpoints: found by path or hub id, fingerprinted, and loaded without executing pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.build.options import HUB_PREFIX
+from export.errors import CheckpointError
+from runtime.files import sha256_of
+
+if TYPE_CHECKING:
+    import torch
+
+_HUB_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
+_CONTAINERS = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+)
+"""Where training scripts keep the weights, the averaged ones (EMA) first, as timm does."""
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "encoder.")
+"""What wrappers put before every key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The content of a checkpoint."""
+
+    state: Mapping[str, torch.Tensor]
+    """Weights by key, as they are named in the file; read when they are asked for."""
+    metadata: Mapping[str, object]
+    """Whatever else stands beside the weights: plain values only."""
+    path: Path
+    """The file or the folder it came from."""
+
+
+def find_checkpoint(location: str) -> Path:
+    """Finds a checkpoint on this machine, fetching it from the hub if it is a hub id.
+
+    Args:
+        location: a file, a folder, or hf://owner/repo[/file]@revision.
+
+    Raises:
+        CheckpointError: there is nothing there, or the hub cannot give it.
+    """
+    if location.startswith(HUB_PREFIX):
+        return _from_hub(location)
+    path = Path(location)
+    if not path.exists():
+        raise CheckpointError(f"There is no checkpoint at {path}.")
+    return path
+
+
+def hash_checkpoint(path: Path) -> str:
+    """SHA-256 of a checkpoint's file, or of the names and hashes of a folder's files."""
+    if path.is_file():
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for file in sorted(child for child in path.iterdir() if child.is_file()):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint: safetensors, or PyTorch's own format with tensors and plain values only.
+
+    A folder holds `model.safetensors` or `pytorch_model.bin`, or shards of either with an index.
+
+    Raises:
+        CheckpointError: not a checkpoint, damaged, or in need of executing code to be read.
+    """
+    if path.is_dir():
+        return _from_folder(path)
+    if _is_safetensors(path):
+        return Checkpoint(SafetensorsState([path]), {}, path)
+    loaded = _load_torch(path)
+    if not isinstance(loaded, dict):
+        raise CheckpointError(
+            f"{path} holds {type(loaded).__name__}, expected a state dict. Save model.state_dict()."
+        )
+    state, metadata = _split(loaded)
+    if not state:
+        raise CheckpointError(
+            f"{path} holds no weights; its keys are {', '.join(map(str, loaded))}. Save "
+            f"model.state_dict(), as it is or under one of {', '.join(_CONTAINERS)}."
+        )
+    return Checkpoint(state, metadata, path)
+
+
+def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights without the prefixes that wrappers put before every key."""
+    plain = dict(state)
+    stripped = True
+    while stripped:
+        stripped = False
+        for prefix in _PREFIXES:
+            if plain and all(key.startswith(prefix) for key in plain):
+                plain = {key.removeprefix(prefix): value for key, value in plain.items()}
+                stripped = True
+    return plain
+
+
+class SafetensorsState(Mapping[str, "torch.Tensor"]):
+    """Weights of one or several safetensors files, each read when it is asked for."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        """Reads the names of all weights.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+        from safetensors import SafetensorError
+
+        self._paths: dict[str, Path] = {}
+        for path in paths:
+            try:
+                with _opened(path) as file:
+                    self._paths.update(dict.fromkeys(file.keys(), path))
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}.") from error
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        """The weights of a key."""
+        with _opened(self._paths[key]) as file:
+            tensor: torch.Tensor = file.get_tensor(key)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys."""
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._paths)
+
+
+def describe_mismatch(
+    name: str, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
+) -> str | None:
+    """What keeps a state dict from being loaded strictly; None if nothing does.
+
+    Args:
+        name: of the architecture, for the message.
+        state: the weights at hand.
+        wanted: the weights the architecture has.
+    """
+    wrong = {
+        f"{key} is {tuple(state[key].shape)}, wanted {tuple(wanted[key].shape)}"
+        for key in state.keys() & wanted.keys()
+        if state[key].shape != wanted[key].shape
+    }
+    lines = [
+        _listed("missing", wanted.keys() - state.keys()),
+        _listed("unexpected", state.keys() - wanted.keys()),
+        _listed("of another shape", wrong),
+    ]
+    problems = [line for line in lines if line]
+    return f"The checkpoint does not fit {name}:" + "".join(problems) if problems else None
+
+
+def _listed(what: str, keys: set[str], most: int = 8) -> str:
+    if not keys:
+        return ""
+    shown = ", ".join(sorted(keys)[:most]) + (", …" if len(keys) > most else "")
+    return f"\n- {len(keys)} {what}: {shown}"
+
+
+def _opened(path: Path) -> Any:  # noqa: ANN401 - safetensors' handle has no public type
+    from safetensors import safe_open
+
+    return safe_open(path, framework="pt")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """A safetensors file begins with the length of its JSON header, then the header itself."""
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def _from_folder(folder: Path) -> Checkpoint:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return Checkpoint(SafetensorsState(_shards(index)), {}, folder)
+    index = folder / "pytorch_model.bin.index.json"
+    if index.is_file():
+        parts = [load_checkpoint(shard).state for shard in _shards(index)]
+        return Checkpoint({key: part[key] for part in parts for key in part}, {}, folder)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            found = load_checkpoint(folder / name)
+            return Checkpoint(found.state, found.metadata, folder)
+    raise CheckpointError(
+        f"{folder} holds no model.safetensors, model.safetensors.index.json or pytorch_model.bin."
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files an index lists, all of which have to be there."""
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}. "
+            f"Download it again, whole."
+        )
+    return [index.parent / name for name in names]
+
+
+def _load_torch(path: Path) -> object:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols: they load, or are refused
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} cannot be loaded without executing code from it, which is never done: "
+            f"{_first_line(error)}. Save the weights alone: safetensors, or model.state_dict()."
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that can be read: {_first_line(error)}. Expected "
+            f"safetensors or a file written by torch.save."
+        ) from error
+
+
+def _split(loaded: Mapping[str, object]) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Weights and what stands beside them, wherever a training script put the weights."""
+    for container in _CONTAINERS:
+        inner = loaded.get(container)
+        if isinstance(inner, dict):
+            return _tensors(inner), {k: v for k, v in loaded.items() if k not in _CONTAINERS}
+    state = _tensors(loaded)
+    return state, {key: value for key, value in loaded.items() if key not in state}
+
+
+def _tensors(values: Mapping[str, object]) -> dict[str, torch.Tensor]:
+    import torch
+
+    return {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+
+
+def _from_hub(location: str) -> Path:
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    repo, file, revision = parse_hub_id(location)
+    try:
+        if file:
+            return Path(hf_hub_download(repo, file, revision=revision))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{location} cannot be fetched: {_first_line(error)}. Check the name and the network, "
+            f"or download it and give its path."
+        ) from error
+
+
+def parse_hub_id(location: str) -> tuple[str, str | None, str | None]:
+    """Splits hf://owner/repo[/file]@revision into repository, file and revision.
+
+    Raises:
+        CheckpointError: it is not of that form.
+    """
+    rest, _, revision = location.removeprefix(HUB_PREFIX).partition("@")
+    parts = rest.split("/")
+    if len(parts) < 2 or not all(parts):
+        raise CheckpointError(f"Expected hf://owner/repo[/file]@revision, got {location}.")
+    return "/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None

@@ -1,0 +1,1 @@
+"""What experts.toml can say, and the contract that every graph honors."""

@@ -1,0 +1,1 @@
+"""Distillation of Janus-Pro into a light head."""

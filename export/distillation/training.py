@@ -1,0 +1,230 @@
+"""Teacher pass, training and the checkpoint of Janus's light head."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from export.build.fingerprints import fingerprint
+from export.build.options import ExpertConfig
+from export.checkpoints.loading import hash_checkpoint
+from export.config.settings import JanusSettings
+from export.distillation.teacher import TeacherAnswers
+from export.errors import ExportError
+from export.experts.janus.expert import JanusSource, janus_signature, janus_source
+from export.experts.janus.light_head import HEAD_PREFIX, LightHead
+from export.experts.janus.weights import load_expert, parameter_shapes, source_key
+from runtime.errors import InputError
+from runtime.files import replacing, write_json
+from runtime.geometry import Pixels
+from runtime.images import ImageLimits, load_rgb
+from runtime.manifest import InputSpec
+from runtime.preparation import input_view
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_FEWEST_FACES = 20
+_TEACHER_BATCH = 8
+_BATCH = 32
+_LEARNING_RATE = 1e-3
+_TEACHER_FOLDER = "teacher"
+_COPIED = ("config.json", "preprocessor_config.json", "processor_config.json")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """What is distilled, from what, and how."""
+
+    config: ExpertConfig
+    """The teacher: Janus with the prompt head."""
+    checkpoint: Path
+    """The teacher's folder."""
+    faces: Path
+    """A folder of pictures, one face each."""
+    output: Path
+    """The new checkpoint's folder; what the teacher said is kept in it, too."""
+    epochs: int = 30
+    held_back: float = 0.1
+    """Share of the faces that are not learned from."""
+    seed: int = 0
+
+    @property
+    def settings(self) -> JanusSettings:
+        """The teacher's."""
+        return cast("JanusSettings", self.config.settings)
+
+
+def distil(task: Distillation, say: Say) -> dict[str, float]:
+    """Asks the teacher, trains the head, judges it on faces held back and writes a checkpoint.
+
+    Args:
+        task: what to do.
+        say: hears of the progress.
+
+    Returns:
+        The report, which is written too: numbers of faces, KL divergence in nats, differences in
+        years.
+
+    Raises:
+        ExportError: there are too few faces, too little disk, or answers of another teacher.
+    """
+    source = janus_source(task.settings, task.checkpoint)
+    answers = _ask_teacher(task, source, say)
+    usable = answers.usable()
+    if len(usable) < _FEWEST_FACES:
+        raise ExportError(
+            f"{task.faces} holds {len(usable)} pictures that can be read; distilling takes "
+            f"{_FEWEST_FACES} at the very least, and gets good with thousands."
+        )
+    shuffled = np.random.default_rng(task.seed).permutation(usable)
+    held = max(round(len(usable) * task.held_back), 1)
+    head = _train(task, answers, shuffled[held:], say)
+    report = {
+        "faces": len(usable),
+        "unreadable": answers.count - len(usable),
+        "held_back": held,
+        "epochs": task.epochs,
+        "seed": task.seed,
+        **_judge(head, answers, shuffled[:held]),
+    }
+    _write(task, source, head, report)
+    return report
+
+
+def _ask_teacher(task: Distillation, source: JanusSource, say: Say) -> TeacherAnswers:
+    pictures = sorted(p for p in task.faces.rglob("*") if p.suffix.lower() in _SUFFIXES)
+    names = [picture.relative_to(task.faces).as_posix() for picture in pictures]
+    sizes = [picture.stat().st_size for picture in pictures]
+    teacher = [hash_checkpoint(task.checkpoint), asdict(task.settings.question)]
+    key = fingerprint([*teacher, task.config.geometry.crop_margin, names, sizes])
+    vision = source.folder.vision
+    first, last = task.settings.question.ages
+    answers = TeacherAnswers(
+        task.output / _TEACHER_FOLDER,
+        key,
+        (len(pictures), vision.tokens, vision.aligner_width),
+        last - first + 1,
+    )
+    if len(answers.waiting()):
+        spec = janus_signature(task.settings, source, task.config.geometry.crop_margin).inputs[0]
+        _answer(source, answers, pictures, spec, say)
+    return answers
+
+
+def _answer(
+    source: JanusSource,
+    answers: TeacherAnswers,
+    pictures: Sequence[Path],
+    spec: InputSpec,
+    say: Say,
+) -> None:
+    """Asks the teacher of every face that is still waiting."""
+    if source.prompt is None:
+        raise ValueError("The teacher has no prompt.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    expert = load_expert(source.folder, source.tensors, source.prompt).to(device)
+    waiting = answers.waiting()
+    for start in range(0, len(waiting), _TEACHER_BATCH):
+        say(f"teacher: {answers.count - len(waiting) + start} of {answers.count} faces are done")
+        indices = waiting[start : start + _TEACHER_BATCH].tolist()
+        views = {index: _view(pictures[index], spec) for index in indices}
+        seen = {index: view for index, view in views.items() if view is not None}
+        answers.unreadable([index for index in indices if index not in seen])
+        if seen:
+            with torch.inference_mode():
+                tokens = expert.tokens(torch.from_numpy(np.stack([*seen.values()])).to(device))
+                _, age_probs, _ = expert.answer(tokens)
+            answers.keep([*seen], tokens.half().cpu().numpy(), age_probs.cpu().numpy())
+
+
+def _view(picture: Path, spec: InputSpec) -> Pixels | None:
+    try:
+        return input_view(load_rgb(picture, ImageLimits()), {"face": None}, spec)
+    except InputError:
+        return None
+
+
+def _train(
+    task: Distillation, answers: TeacherAnswers, indices: NDArray[np.int64], say: Say
+) -> LightHead:
+    first, last = task.settings.question.ages
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(task.seed)
+        head = LightHead(answers.tokens.shape[2], range(first, last + 1))
+    rng = np.random.default_rng(task.seed)
+    steps = task.epochs * -(-len(indices) // _BATCH)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
+    for epoch in range(task.epochs):
+        total = 0.0
+        order = rng.permutation(indices)
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            divergence = _divergence(head, *_loaded(answers, batch)).mean()
+            optimizer.zero_grad()
+            divergence.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            total += float(divergence.detach()) * len(batch)
+        say(f"epoch {epoch + 1} of {task.epochs}: KL divergence {total / len(order):.4f} nats")
+    return head.eval()
+
+
+def _loaded(answers: TeacherAnswers, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Tokens (N, T, C) and probabilities (N, A), float32."""
+    rows = np.sort(indices)  # in the order of the file
+    tokens = torch.from_numpy(np.asarray(answers.tokens[rows], np.float32))
+    return tokens, torch.from_numpy(np.asarray(answers.age_probs[rows]))
+
+
+def _divergence(head: LightHead, tokens: Tensor, age_probs: Tensor) -> Tensor:
+    """KL divergence of the head from its teacher, in nats, (N,)."""
+    log_probs = torch.log_softmax(head.logits(tokens), -1)
+    return F.kl_div(log_probs, age_probs, reduction="none").sum(1)
+
+
+def _judge(
+    head: LightHead, answers: TeacherAnswers, indices: NDArray[np.int64]
+) -> dict[str, float]:
+    years, divergences = [], []
+    with torch.inference_mode():
+        for start in range(0, len(indices), _BATCH):
+            tokens, age_probs = _loaded(answers, indices[start : start + _BATCH])
+            found, _ = head(tokens)
+            years.append((found - (age_probs * head.ages).sum(1)).abs())
+            divergences.append(_divergence(head, tokens, age_probs))
+    apart = torch.cat(years)
+    return {
+        "kl_nats": float(torch.cat(divergences).mean()),
+        "mean_years": float(apart.mean()),
+        "max_years": float(apart.max()),
+    }
+
+
+def _write(
+    task: Distillation, source: JanusSource, head: LightHead, report: Mapping[str, float]
+) -> None:
+    """Vision tower and aligner as they are in the teacher's checkpoint, and the head."""
+    from safetensors.torch import save_file
+
+    shapes = parameter_shapes(source.folder.vision, source.folder.language)
+    trunk = [name for name in shapes if name.startswith(("vision_model", "aligner"))]
+    keys = dict.fromkeys(source_key(name, source.folder.layout)[0] for name in trunk)
+    state = {key: source.tensors[key].contiguous() for key in keys}
+    state |= {f"{HEAD_PREFIX}{name}": value for name, value in head.state_dict().items()}
+    for name in _COPIED:
+        if (task.checkpoint / name).is_file():
+            shutil.copyfile(task.checkpoint / name, task.output / name)
+    with replacing(task.output / "model.safetensors") as temporary:
+        save_file(state, temporary)
+    write_json(task.output / "distillation.json", report)

@@ -1,0 +1,1 @@
+"""Janus-Pro with a fixed prompt."""

@@ -1,0 +1,1 @@
+"""MiVOLO, face and person."""

@@ -1,0 +1,279 @@
+"""MiVOLO as an expert: both published checkpoint formats, and the contract around the network.
+
+A checkpoint arrives here as a mapping of tensors and its metadata; nothing is read from disk.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from export.checkpoints.loading import describe_mismatch
+from export.config.settings import Normalization
+from export.errors import CheckpointError
+from export.experts.mivolo.network import PATCH, VARIANTS, MiVoloNet, VoloShape
+from export.graph.preprocessing import Normalize
+
+SIZE_STEP = 2 * PATCH
+"""Pixels of input per position of the positional embedding."""
+
+WRAPPERS = ("module.", "mivolo.model.")
+"""Prefixes that training (`module.`) and the v2 files (`mivolo.model.`) put before every name."""
+
+TRAINING_ONLY = "fds."
+"""Feature distribution smoothing: in some checkpoints, of no use after training."""
+
+AGE_KEYS = ("min_age", "max_age", "avg_age")
+
+
+@dataclass(frozen=True, slots=True)
+class AgeScale:
+    """How the network's number becomes years: `raw * (max_years - min_years) + avg_years`."""
+
+    min_years: float
+    max_years: float
+    avg_years: float
+
+    @property
+    def years_per_unit(self) -> float:
+        """How many years one unit of the network's output is."""
+        return self.max_years - self.min_years
+
+    def __post_init__(self) -> None:
+        """Refuses a scale that cannot be one."""
+        if not self.min_years < self.max_years:
+            raise CheckpointError(
+                f"MiVOLO's age scale needs min_age < max_age, "
+                f"got {self.min_years:g} and {self.max_years:g}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MiVoloSpec:
+    """Everything about a MiVOLO but its weights."""
+
+    shape: VoloShape
+    ages: AgeScale
+    input_size: int = 224
+    """Side of the square images, pixels."""
+    with_person: bool = True
+    """Face and person (6 channels), or the face alone (3)."""
+    with_gender: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses image sizes that the grids do not divide."""
+        if self.input_size <= 0 or self.input_size % SIZE_STEP:
+            raise CheckpointError(
+                f"MiVOLO's input size must be a multiple of {SIZE_STEP} pixels, "
+                f"got {self.input_size}."
+            )
+
+
+class MiVoloExpert(nn.Module):
+    """MiVOLO in the contract of every expert: uint8 images in, years out."""
+
+    def __init__(self, spec: MiVoloSpec) -> None:
+        """Creates the expert with weights yet to be loaded into `network`."""
+        super().__init__()
+        self.spec = spec
+        self.input_names = ("face", "person") if spec.with_person else ("face",)
+        self.output_names = ("age_years", "gender_probs") if spec.with_gender else ("age_years",)
+        self.network = MiVoloNet(
+            spec.shape,
+            with_person=spec.with_person,
+            input_size=spec.input_size,
+            columns=3 if spec.with_gender else 1,
+        )
+        self.normalize = Normalize(Normalization())
+        # Columns are picked by products: a slice of a dynamic batch costs TensorRT a dozen layers.
+        # Of two genders, the softmax is the sigmoid of the difference.
+        years = torch.eye(3 if spec.with_gender else 1)[:, -1:] * spec.ages.years_per_unit
+        self.register_buffer("to_years", years, persistent=False)
+        versus = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]])
+        self.register_buffer("versus", versus, persistent=False)
+        self.to_years: Tensor
+        self.versus: Tensor
+
+    def forward(self, face: Tensor, person: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Estimates ages.
+
+        Args:
+            face: uint8 (N, H, W, 3), RGB; black where there is none.
+            person: the same, for a model of face and person.
+
+        Returns:
+            `age_years` float32 (N,) and, where the model has it, `gender_probs` float32 (N, 2):
+            male, female, as perceived.
+        """
+        images = [face] if person is None else [face, person]
+        self._check(images)
+        raw = self.network(*(self.normalize(image) for image in images))
+        years = (raw @ self.to_years).reshape(-1) + self.spec.ages.avg_years
+        return (years, (raw @ self.versus).sigmoid()) if self.spec.with_gender else (years,)
+
+    def _check(self, images: list[Tensor]) -> None:
+        size = self.spec.input_size
+        found = [tuple(image.shape[1:]) for image in images]
+        if found != [(size, size, 3)] * len(self.input_names):
+            raise ValueError(
+                f"This MiVOLO takes {' and '.join(self.input_names)} of shape "
+                f"(N, {size}, {size}, 3), got {found} after the batch."
+            )
+
+
+def spec_from_checkpoint(
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, object],
+    age_scale: tuple[float, float, float] | None = None,
+) -> MiVoloSpec:
+    """Reads a checkpoint's configuration off its tensors and metadata.
+
+    Args:
+        state: the tensors, named as in the file.
+        metadata: what stands beside them: the other entries of a `.pth.tar`, or `config.json`.
+        age_scale: (min_age, max_age, avg_age) for a checkpoint that does not say.
+
+    Returns:
+        the specification that `build_mivolo` builds.
+
+    Raises:
+        CheckpointError: the file is no MiVOLO, or its parts contradict one another.
+    """
+    weights = network_weights(state)
+    spec = MiVoloSpec(
+        shape=_shape(weights),
+        ages=_ages(metadata, age_scale),
+        input_size=SIZE_STEP * weights["pos_embed"].shape[1],
+        with_person="patch_embed.conv1.0.weight" in weights,
+        with_gender=len(weights["head.weight"]) > 1,
+    )
+    _agree(spec, metadata)
+    return spec
+
+
+def build_mivolo(spec: MiVoloSpec, state: Mapping[str, Tensor]) -> MiVoloExpert:
+    """Creates the expert with a checkpoint's weights, every one used and none missing.
+
+    Raises:
+        CheckpointError: the names or shapes are not those of `spec`.
+    """
+    expert = MiVoloExpert(spec)
+    weights = network_weights(state)
+    wanted = expert.network.state_dict()
+    mismatch = describe_mismatch("this MiVOLO", weights, wanted)
+    if mismatch:
+        raise CheckpointError(
+            f"{mismatch}\nGive a file published for MiVOLO or its volo_d1 variants."
+        )
+    expert.network.load_state_dict(weights)
+    return expert.eval()
+
+
+def random_mivolo(spec: MiVoloSpec, seed: int = 0) -> MiVoloExpert:
+    """Creates an expert with random weights: every parameter and statistic takes part."""
+    expert = MiVoloExpert(spec)
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in expert.network.state_dict().items():
+        if tensor.is_floating_point():
+            tensor.copy_(_random_values(name, tensor, generator))
+    return expert.eval()
+
+
+def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names the tensors as the network does; leave out what only training needs."""
+    weights = dict(state)
+    for prefix in WRAPPERS:
+        if weights and all(name.startswith(prefix) for name in weights):
+            weights = {name.removeprefix(prefix): t for name, t in weights.items()}
+    return {name: t for name, t in weights.items() if TRAINING_ONLY not in name}
+
+
+def _shape(weights: Mapping[str, Tensor]) -> VoloShape:
+    """Recognizes the size; heads cannot be read off the weights, so only known sizes are served."""
+    needed = ("pos_embed", "head.weight", "network.1.proj.weight", "network.0.0.norm1.weight")
+    if absent := [name for name in needed if name not in weights]:
+        some = ", ".join(sorted(weights)[:3]) or "nothing"
+        raise CheckpointError(
+            f"This is not a MiVOLO checkpoint: {', '.join(absent)} missing; found {some}, … "
+            f"({len(weights)} tensors). Give the .pth.tar or the v2 .safetensors of MiVOLO."
+        )
+    stages = sorted({int(n.split(".")[1]) for n in weights if n.startswith("network.")} - {1})
+    layers = tuple(_depth(weights, stage) for stage in stages)
+    dims = tuple(len(weights[f"network.{stage}.0.norm1.weight"]) for stage in stages)
+    for shape in VARIANTS.values():
+        if (shape.layers, shape.embed_dims) == (layers, dims):
+            return shape
+    known = ", ".join(f"{name} {s.layers} {s.embed_dims}" for name, s in VARIANTS.items())
+    raise CheckpointError(f"No MiVOLO has {layers} blocks of {dims} channels; known are {known}.")
+
+
+def _depth(weights: Mapping[str, Tensor], stage: int) -> int:
+    prefix = f"network.{stage}."
+    return len({name.split(".")[2] for name in weights if name.startswith(prefix)})
+
+
+def _ages(metadata: Mapping[str, object], given: tuple[float, float, float] | None) -> AgeScale:
+    found = {key: metadata[key] for key in AGE_KEYS if metadata.get(key) is not None}
+    if missing := [key for key in AGE_KEYS if key not in found]:
+        if given is None:
+            raise CheckpointError(
+                f"The checkpoint does not say {', '.join(missing)}, and a wrong scale shifts every "
+                "age. Set age_scale = [min_age, max_age, avg_age] as its documentation says."
+            )
+        return AgeScale(*given)
+    scale = AgeScale(*(_number(key, found[key]) for key in AGE_KEYS))
+    if given is not None and AgeScale(*given) != scale:
+        raise CheckpointError(
+            f"age_scale says {list(given)}, the checkpoint says "
+            f"{[scale.min_years, scale.max_years, scale.avg_years]}. Leave age_scale out."
+        )
+    return scale
+
+
+def _number(key: str, value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise CheckpointError(
+            f"The checkpoint's {key} is {value!r}, which is no number. "
+            "Give the metadata that was published with these tensors."
+        ) from None
+
+
+def _agree(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
+    """Compares what the metadata says, in either format's words, with what the tensors are."""
+    facts = {
+        "no_gender": not spec.with_gender,
+        "only_age": not spec.with_gender,
+        "with_persons_model": spec.with_person,
+        "in_chans": 6 if spec.with_person else 3,
+        "input_size": spec.input_size,
+        "num_classes": 3 if spec.with_gender else 1,
+    }
+    problems = [
+        f"{key}: the metadata says {metadata[key]}, the tensors say {fact}"
+        for key, fact in facts.items()
+        if metadata.get(key) is not None and metadata[key] != fact
+    ]
+    if problems:
+        raise CheckpointError(
+            "The checkpoint contradicts itself:"
+            + "".join(f"\n- {problem}" for problem in problems)
+            + "\nGive the metadata that was published with these tensors."
+        )
+
+
+def _random_values(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
+    """Draws values with the statistics of a trained network, so that no term vanishes."""
+    noise = torch.randn(like.shape, generator=generator)
+    if name.endswith("running_var"):
+        return 0.5 + noise.square()
+    if name.endswith("weight") and ("norm" in name or like.ndim == 1):
+        return 1 + 0.2 * noise
+    if like.ndim < 2 or name in ("pos_embed", "cls_token"):
+        return 0.2 * noise
+    return noise / math.sqrt(like[0].numel())

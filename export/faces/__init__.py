@@ -1,0 +1,1 @@
+"""Faces of known age and faces to verify on: drawn, photographed, noise."""

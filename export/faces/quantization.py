@@ -1,0 +1,103 @@
+"""The faces that INT8 ranges are measured on: drawn people, photographs, noise.
+
+The people are drawn for this alone. The two photographs are those of the verification faces, cut
+and lit otherwise: no verification face is among these pictures, but what parity says of the two
+photographs is said of pictures of a known kind. Faces of one's own kind are better; `from_pictures`
+takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from export.config.contract import Images
+from export.faces.verification import PHOTOGRAPH_BOXES, mirrored, photograph
+from runtime.geometry import Pixels, black
+from runtime.manifest import InputSpec
+from runtime.preparation import input_view
+from runtime.results import Box
+
+Scene = tuple[Pixels, dict[str, Box | None]]
+"""A picture and what is given of it, by input; None means the whole picture."""
+
+FACES = 32
+_SEED = 50_000
+"""Verification faces have seeds from 1000 on, fitting faces are drawn by other rules."""
+_WIDTH, _HEIGHT = 256, 512
+_CUTS = 6
+"""Of each photograph."""
+_SHIFT = 0.15
+"""Of a face's edges, as a share of its width and height."""
+_NOISE = 2
+_NO_PERSON, _NO_FACE = 6, 7
+"""Of every eight people, the one whose body and the one whose face is not given."""
+
+
+def quantization_faces(inputs: Sequence[InputSpec], count: int = FACES) -> Images:
+    """Drawn people of all ages, photographs and noise as an expert's inputs, in varied light.
+
+    Args:
+        inputs: of the expert.
+        count: of people.
+
+    Returns:
+        By input name: uint8 (count + 14, height, width, 3).
+    """
+    return from_pictures(list(_scenes(count)), inputs)
+
+
+def from_pictures(scenes: Sequence[Scene], inputs: Sequence[InputSpec]) -> Images:
+    """What pictures are to an expert, by the runtime's own preparation; black where unseen."""
+    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
+    return {name: np.stack(views) for name, views in columns.items()}
+
+
+def _scenes(count: int) -> Iterator[Scene]:
+    from export.faces.drawn import draw_person, sample_ages
+
+    rng = np.random.default_rng(_SEED)
+    for index, age in enumerate(sample_ages(count, seed=_SEED).tolist()):
+        drawn = draw_person(age, seed=_SEED + index, width=_WIDTH, height=_HEIGHT)
+        boxes: dict[str, Box | None] = {"face": drawn.face_box, "person": drawn.person_box}
+        if index % 8 == _NO_PERSON:
+            del boxes["person"]
+        if index % 8 == _NO_FACE:
+            del boxes["face"]
+        yield _lit(drawn.image, rng), boxes
+    yield from _photographs(rng)
+    for _ in range(_NOISE):
+        noise = rng.integers(0, 256, (_WIDTH, _WIDTH, 3), np.uint8)
+        yield noise, {"face": None, "person": None}
+
+
+def _photographs(rng: np.random.Generator) -> Iterator[Scene]:
+    for name, (face, person) in PHOTOGRAPH_BOXES.items():
+        image = photograph(name)
+        width = image.shape[1]
+        for cut in range(_CUTS):
+            if cut % 2:
+                shown = np.ascontiguousarray(image[:, ::-1])
+                face_box, person_box = mirrored(face, width), mirrored(person, width)
+            else:
+                shown, face_box, person_box = image, face, person
+            boxes: dict[str, Box | None] = {"face": _shifted(face_box, rng), "person": person_box}
+            yield _lit(shown, rng), boxes
+
+
+def _shifted(box: Box, rng: np.random.Generator) -> Box:
+    x, y, width, height = box
+    left, up, wider, higher = rng.uniform(-_SHIFT, _SHIFT, 4).tolist()
+    return x + left * width, y + up * height, width * (1 + wider), height * (1 + higher)
+
+
+def _lit(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """The picture in other light: darker or brighter, flatter or harder."""
+    gain, gamma = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.25)
+    return (np.clip((image / 255.0) ** gamma * gain, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _view(scene: Scene, spec: InputSpec) -> Pixels:
+    view = input_view(*scene, spec)
+    return black(spec.height, spec.width) if view is None else view

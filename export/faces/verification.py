@@ -1,0 +1,101 @@
+"""The faces every built file has to prove itself on: photographs, drawn faces and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from export.config.contract import Images
+from runtime.geometry import Pixels, black
+from runtime.images import ImageLimits, load_rgb
+from runtime.manifest import InputSpec
+from runtime.preparation import input_view
+from runtime.results import Box
+
+PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
+    "astronaut": ((160, 60, 130, 160), (20, 10, 440, 500)),
+    "grace_hopper": ((165, 90, 180, 230), (20, 20, 480, 580)),
+}
+"""Face and person in the two photographs, both in the public domain, that installed packages hold
+(scikit-image's Eileen Collins, NASA; Matplotlib's Grace Hopper, US Navy)."""
+_DRAWN_AGES = (2.0, 9.0, 17.0, 24.0, 38.0, 52.0, 67.0, 84.0)
+_NOISE_IMAGES = 4
+BATCHES = (1, 3, 7, 9)
+"""Sizes in which the faces are run: one, and odd ones."""
+PROBES = (0, 10, -1)
+"""A photograph, a drawn face and noise: what is looked at where all faces would take too long."""
+
+
+def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> dict[str, Pixels]:
+    """The verification faces as an expert's inputs.
+
+    Args:
+        inputs: of the expert.
+        few: only the `PROBES`, for an expert that takes seconds for a face.
+
+    Returns:
+        By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`, or 3.
+    """
+    scenes = list(_scenes())
+    if few:
+        scenes = [scenes[index] for index in PROBES]
+    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
+    return {name: np.stack(views) for name, views in columns.items()}
+
+
+def in_batches(images: Images) -> Iterator[Images]:
+    """The verification faces in batches of 1 and of odd sizes; the last may be smaller."""
+    start, count = 0, min(map(len, images.values()))
+    for size in BATCHES:
+        if start < count:
+            yield {name: array[start : start + size] for name, array in images.items()}
+        start += size
+
+
+def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
+    """Pictures with the boxes in them; an input without a box is not visible."""
+    for name, (face, person) in PHOTOGRAPH_BOXES.items():
+        picture = photograph(name)
+        height, width = picture.shape[:2]
+        yield picture, {"face": face, "person": person}
+        yield picture // 2, {"face": face}
+        yield picture, {"face": (0, 0, width, height), "person": person}
+        yield np.ascontiguousarray(picture[:, ::-1]), {"person": mirrored(person, width)}
+    yield from _drawn()
+    rng = np.random.default_rng(0)
+    for _ in range(_NOISE_IMAGES):
+        noise = rng.integers(0, 256, (256, 256, 3), np.uint8)
+        yield noise, {"face": None, "person": None}
+
+
+def _drawn() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
+    from export.faces.drawn import draw_person
+
+    for seed, age in enumerate(_DRAWN_AGES):
+        scene = draw_person(age, seed=1000 + seed, width=256, height=512)
+        yield scene.image, {"face": scene.face_box, "person": scene.person_box}
+
+
+def photograph(name: str) -> Pixels:
+    """One of the two photographs, by its key in `PHOTOGRAPH_BOXES`: uint8 RGB (H, W, 3)."""
+    if name == "astronaut":
+        from skimage.data import astronaut
+
+        return np.asarray(astronaut(), np.uint8)  # type: ignore[no-untyped-call]
+    import matplotlib as mpl
+
+    path = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    return load_rgb(path, ImageLimits())
+
+
+def mirrored(box: Box, width: int) -> Box:
+    """A box in the mirror image of a picture, `width` pixels wide."""
+    return width - box[0] - box[2], box[1], box[2], box[3]
+
+
+def _view(scene: tuple[Pixels, dict[str, Box | None]], spec: InputSpec) -> Pixels:
+    image, boxes = scene
+    view = input_view(image, boxes, spec)
+    return black(spec.height, spec.width) if view is None else view

@@ -1,0 +1,37 @@
+"""An expert whose weights live in a PyTorch module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from export.config.contract import Images, Readings, Signature
+from export.graph.conversion import onnx_from_module
+
+
+class TorchExpert:
+    """A module that takes uint8 (N, H, W, 3) per input and returns one tensor per output."""
+
+    def __init__(self, module: nn.Module, signature: Signature) -> None:
+        """Takes the module, which is put into evaluation mode."""
+        self.module = module.eval().requires_grad_(requires_grad=False)
+        self.signature = signature
+
+    def write_onnx(self, path: Path) -> None:
+        """Writes the module as ONNX."""
+        onnx_from_module(self.module, self.signature, path)
+
+    def reference(self, images: Images) -> Readings:
+        """Runs the module, one face at a time."""
+        columns = [torch.from_numpy(images[spec.name]) for spec in self.signature.inputs]
+        with torch.inference_mode():
+            rows = [
+                self.module(*(column[i : i + 1] for column in columns))
+                for i in range(len(columns[0]))
+            ]
+        return {
+            name: torch.cat([row[position] for row in rows]).numpy()
+            for position, name in enumerate(self.signature.outputs)
+        }

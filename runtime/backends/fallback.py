@@ -1,0 +1,271 @@
+"""Which backend runs each expert on this machine: TensorRT, ONNX Runtime on CUDA, or the CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.backends import Device, Session, SessionFactory
+from runtime.backends.cpu import CpuDevice
+from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem, usable_cores
+from runtime.backends.variants import BACKEND_NAMES, choose_artifact
+from runtime.errors import BackendError, EngineMismatchError
+from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
+
+if TYPE_CHECKING:  # what only a GPU needs is imported when there is one
+    from runtime.backends.gpu.cuda import Cuda
+    from runtime.backends.gpu.slots import CudaExpert
+
+_log = logging.getLogger("agemoe")
+
+_FALLBACK_ORDER: Mapping[str, Sequence[str]] = {
+    "auto": ("tensorrt", "cuda", "cpu"),
+    "tensorrt": ("tensorrt",),
+    "cuda": ("tensorrt", "cuda"),
+    "cpu": ("cpu",),
+}
+"""By kind of device: what is tried, in this order."""
+MISMATCH_POLICIES = ("error", "fallback")
+
+
+class FallbackWarning(UserWarning):
+    """An expert runs on less than this machine or its engines promise."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """Where experts shall run, and how."""
+
+    kind: str = "auto"
+    """`auto`, `cpu`, `cuda` or `tensorrt`."""
+    ordinal: int = 0
+    """Of the GPU."""
+    precision: str = "auto"
+    hashes: bool = True
+    """Compare the files' SHA-256 with the manifest."""
+    threads: int | None = None
+    """Cores each expert may use at a time on the CPU; None means all."""
+    cuda: str | None = None
+    """`cuda-python` or `pycuda`; None takes what is installed."""
+    lanes: int = 2
+    """Batches that can be on a GPU at a time."""
+    graphs: bool = True
+    """Record and replay CUDA graphs where it can be done."""
+    memory_limit_bytes: int | None = None
+    """Of each ONNX Runtime session on a GPU."""
+    on_mismatch: str = "error"
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant.
+
+        Raises:
+            ValueError: a number or word is out of range.
+        """
+        for name in ("threads", "lanes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
+        if self.on_mismatch not in MISMATCH_POLICIES:
+            raise ValueError(f"on_mismatch must be error or fallback, got {self.on_mismatch!r}.")
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """Kind and ordinal of a device: `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt`, `tensorrt:1`.
+
+    Raises:
+        BackendError: there is no such device.
+    """
+    kind, colon, ordinal = device.partition(":")
+    numbered = kind in ("cuda", "tensorrt") and ordinal.isdecimal()
+    if kind not in _FALLBACK_ORDER or (colon and not numbered):
+        raise BackendError(
+            f"device={device!r} was requested; there are auto, cpu, cuda, cuda:N, tensorrt and "
+            f"tensorrt:N. Use device='auto'."
+        )
+    return kind, int(ordinal or 0)
+
+
+def open_devices(
+    experts: Mapping[str, Expert],
+    folder: Path,
+    request: DeviceRequest,
+    sessions: SessionFactory | None = None,
+) -> list[Device]:
+    """Opens every expert on the best backend that the request allows.
+
+    Args:
+        experts: by name.
+        folder: the engines folder.
+        request: where they shall run.
+        sessions: opens an expert on the CPU, instead of ONNX Runtime and OpenVINO.
+
+    Returns:
+        Devices that together hold all experts.
+
+    Raises:
+        EngineFileError: a file is not the one that was built.
+        EngineMismatchError: an engine was built for something else, and the policy is `error`.
+        BackendError: an expert cannot run as requested.
+    """
+    with contextlib.ExitStack() as opened:
+        opener = _Opener(folder, request, sessions or _cpu_sessions(request), opened)
+        for name, expert in experts.items():
+            opener.open(name, expert)
+        devices = opener.devices(experts)
+        opened.pop_all()
+    return devices
+
+
+class _Opener:
+    """Opens experts one by one; what it opened is closed by its stack if a later one fails."""
+
+    def __init__(
+        self,
+        folder: Path,
+        request: DeviceRequest,
+        sessions: SessionFactory,
+        opened: contextlib.ExitStack,
+    ) -> None:
+        self._folder = folder
+        self._request = request
+        self._open_session = sessions
+        self._opened = opened
+        self._cuda: Cuda | BackendError | None = None
+        self._on_gpu: dict[str, CudaExpert] = {}
+        self._on_cpu: dict[str, Session] = {}
+
+    def open(self, name: str, expert: Expert) -> None:
+        """Opens an expert on the first rung that carries it."""
+        problems: dict[str, BackendError] = {}
+        for rung in _FALLBACK_ORDER[self._request.kind]:
+            try:
+                artifact = choose_artifact(name, expert, rung, self._request.precision)
+                self._open_on(rung, name, expert, artifact)
+            except EngineMismatchError as error:
+                if self._request.on_mismatch == "error":
+                    raise
+                problems[rung] = error
+            except BackendError as error:
+                problems[rung] = error
+            else:
+                _warn_of_fallback(name, rung, _kept_from(expert, problems))
+                self._tell_of_precision(name, artifact)
+                return
+        reasons = _kept_from(expert, problems) if self._request.kind == "auto" else problems
+        if len(reasons) < 2:
+            raise problems[_FALLBACK_ORDER[self._request.kind][-1]]
+        raise BackendError(
+            f"Expert {name!r} cannot run on device={self._request.kind!r}:"
+            + "".join(f"\n- {BACKEND_NAMES[rung]}: {error}" for rung, error in reasons.items())
+        )
+
+    def devices(self, experts: Mapping[str, Expert]) -> list[Device]:
+        """What was opened, by device."""
+        devices: list[Device] = []
+        if self._on_cpu:
+            devices.append(CpuDevice({n: experts[n] for n in self._on_cpu}, self._on_cpu))
+        if self._on_gpu:
+            from runtime.backends.gpu.slots import CudaDevice
+
+            inputs = {name: experts[name].inputs for name in self._on_gpu}
+            largest = min(experts[name].profile.largest for name in self._on_gpu)
+            lanes = self._request.lanes
+            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, lanes=lanes))
+        elif self._cuda is not None and not isinstance(self._cuda, BackendError):
+            self._cuda.close()
+        return devices
+
+    def _tell_of_precision(self, name: str, artifact: Artifact) -> None:
+        if self._request.precision not in ("auto", artifact.precision):
+            _log.warning(
+                "expert %r runs in %s, not in %s",
+                name,
+                artifact.precision,
+                self._request.precision,
+            )
+
+    def _open_on(self, rung: str, name: str, expert: Expert, artifact: Artifact) -> None:
+        if rung == "cpu":
+            verify_files(self._folder, name, artifact, hashes=self._request.hashes)
+            session = self._open_session(name, expert, artifact, self._folder)
+            self._on_cpu[name] = session
+            self._opened.callback(session.close)
+            return
+        if rung == "cuda" and (problem := cuda_provider_problem()):
+            raise BackendError(problem)
+        cuda = self._gpu()
+        verify_files(self._folder, name, artifact, hashes=self._request.hashes)
+        carried: CudaExpert
+        if rung == "tensorrt":
+            from runtime.backends.gpu.tensorrt import TensorRTExpert
+
+            graphs = self._request.graphs
+            carried = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
+        else:
+            from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
+
+            limit = self._request.memory_limit_bytes
+            carried = OnnxCudaExpert(
+                name, expert, artifact, self._folder, cuda, memory_limit_bytes=limit
+            )
+        self._on_gpu[name] = carried
+        self._opened.callback(carried.close)
+
+    def _gpu(self) -> Cuda:
+        """The GPU, opened when it is needed first."""
+        from runtime.backends.gpu.cuda_library import open_cuda
+
+        if self._cuda is None:
+            try:
+                self._cuda = open_cuda(self._request.ordinal, self._request.cuda)
+                self._opened.callback(self._cuda.close)
+            except BackendError as error:
+                self._cuda = error
+        if isinstance(self._cuda, BackendError):
+            raise self._cuda
+        return self._cuda
+
+
+def _kept_from(expert: Expert, problems: Mapping[str, BackendError]) -> dict[str, BackendError]:
+    """Of the rungs that did not carry an expert, those one would expect to."""
+    expected = {
+        "tensorrt": any(artifact.backend in ENGINE_BACKENDS for artifact in expert.artifacts),
+        "cuda": cuda_provider_problem() is None,
+        "cpu": True,
+    }
+    return {rung: error for rung, error in problems.items() if expected[rung]}
+
+
+def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError]) -> None:
+    if kept_from:
+        wanted = next(iter(kept_from))
+        reasons = " ".join(str(error) for error in kept_from.values())
+        warnings.warn(
+            f"Expert {name!r} runs on {BACKEND_NAMES[used]} instead of {BACKEND_NAMES[wanted]}: "
+            f"{reasons}",
+            FallbackWarning,
+            stacklevel=5,
+        )
+
+
+def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
+    """Opens experts on ONNX Runtime's CPU provider, or on OpenVINO what was built for it.
+
+    They run side by side on all the cores and without spinning, so that the one that takes longest
+    finds the cores of those that are done.
+    """
+    cores = request.threads or usable_cores()
+
+    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
+        if artifact.backend == "openvino":
+            from runtime.backends.openvino import OpenVinoSession
+
+            return OpenVinoSession(name, expert, artifact, folder, threads=cores)
+        return OnnxCpuSession(name, expert, artifact, folder, threads=cores)
+
+    return open_session

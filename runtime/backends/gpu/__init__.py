@@ -1,0 +1,1 @@
+"""GPU backends: TensorRT and ONNX Runtime CUDA, and the CUDA they share."""

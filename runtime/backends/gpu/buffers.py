@@ -1,0 +1,135 @@
+"""Buffers of a lane: taken once, for the largest batch, and given back together."""
+
+from __future__ import annotations
+
+import logging
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.backends import Outputs
+from runtime.backends.gpu.cuda import Cuda, DeviceMemory, Event, Resource, Stream
+from runtime.errors import CudaError
+from runtime.manifest import Expert, InputSpec
+
+R = TypeVar("R", bound=Resource)
+
+_log = logging.getLogger("agemoe")
+_FLOAT_BYTES = 4
+
+
+class Resources:
+    """What was taken of a device and is given back together, the latest first."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        """Nothing taken yet."""
+        self._cuda = cuda
+        self._held: list[Resource] = []
+
+    @property
+    def held(self) -> int:
+        """How much there is to give back."""
+        return len(self._held)
+
+    def keep(self, resource: R) -> R:
+        """Remembers a resource; returns it."""
+        self._held.append(resource)
+        return resource
+
+    def free(self) -> None:
+        """Gives everything back that a failing device lets go; harmless when repeated."""
+        while self._held:
+            try:
+                self._cuda.free(self._held.pop())
+            except CudaError as error:
+                _log.log(logging.DEBUG if error.lost else logging.WARNING, "%s", error)
+
+
+class InputBuffer:
+    """The views of one input: written in pinned memory, read on the device."""
+
+    def __init__(self, cuda: Cuda, resources: Resources, spec: InputSpec, largest: int) -> None:
+        """Takes room for `largest` views."""
+        self._cuda = cuda
+        self._shape = (spec.height, spec.width, 3)
+        self._view_bytes = spec.height * spec.width * 3
+        self._host = resources.keep(cuda.host_memory(largest * self._view_bytes))
+        self._pinned = self._host.array.reshape(largest, *self._shape)
+        self.memory: DeviceMemory = resources.keep(cuda.device_memory(largest * self._view_bytes))
+        self.uploaded: Event = resources.keep(cuda.event())
+
+    def upload(self, views: NDArray[np.uint8], bucket: int, stream: Stream) -> None:
+        """Enqueues a copy to the device, filled up with black views.
+
+        Args:
+            views: uint8 (N, height, width, 3), RGB.
+            bucket: how many views the device gets, at least N.
+            stream: where the copy and then the mark `uploaded` go.
+
+        Raises:
+            ValueError: views of another size.
+        """
+        if views.shape[1:] != self._shape:
+            raise ValueError(f"Expected views of shape (N, *{self._shape}), got {views.shape}.")
+        self._pinned[: len(views)] = views
+        self._pinned[len(views) : bucket] = 0
+        self._cuda.upload(self.memory, self._host, bucket * self._view_bytes, stream)
+        self._cuda.record(self.uploaded, stream)
+
+
+class OutputBuffer:
+    """One output: float32 (rows, *tail), written on the device, read in pinned memory."""
+
+    def __init__(
+        self, cuda: Cuda, resources: Resources, tail: tuple[int, ...], largest: int
+    ) -> None:
+        """Takes room for `largest` rows."""
+        self._cuda = cuda
+        self.tail = tail
+        self._row_bytes = _FLOAT_BYTES * int(np.prod(tail, dtype=np.int64))
+        self._host = resources.keep(cuda.host_memory(largest * self._row_bytes))
+        self.pinned: NDArray[np.float32] = self._host.array.view(np.float32).reshape(largest, *tail)
+        self.memory: DeviceMemory = resources.keep(cuda.device_memory(largest * self._row_bytes))
+
+    def download(self, rows: int, stream: Stream) -> None:
+        """Enqueues a copy of the first rows to the host."""
+        self._cuda.download(self._host, self.memory, rows * self._row_bytes, stream)
+
+    def spoil(self, stream: Stream) -> None:
+        """Enqueues NaN for all memory."""
+        self.pinned.fill(np.nan)
+        self._cuda.upload(self.memory, self._host, self._host.array.size, stream)
+
+
+class OutputBuffers:
+    """All outputs of one expert's lane, by name."""
+
+    def __init__(self, cuda: Cuda, resources: Resources, expert: Expert, largest: int) -> None:
+        """Takes room for `largest` rows of each."""
+        self._cuda = cuda
+        self.buffers = {
+            name: OutputBuffer(cuda, resources, tail, largest)
+            for name, tail in output_tails(expert).items()
+        }
+
+    def download(self, rows: int, stream: Stream) -> None:
+        """Enqueues copies of the first rows to the host."""
+        for buffer in self.buffers.values():
+            buffer.download(rows, stream)
+
+    def read(self, rows: int) -> Outputs:
+        """The first rows as arrays of the caller's own; what was enqueued must be done."""
+        return {name: buffer.pinned[:rows].copy() for name, buffer in self.buffers.items()}
+
+    def spoil(self, stream: Stream) -> None:
+        """Fills all memory with NaN and waits for it, so that what is not written shows."""
+        for buffer in self.buffers.values():
+            buffer.spoil(stream)
+        self._cuda.synchronize(stream)
+
+
+def output_tails(expert: Expert) -> dict[str, tuple[int, ...]]:
+    """The dimensions after the first of each of an expert's outputs, by name."""
+    tails = {"age_probs": (len(expert.age_grid or ()),), "gender_probs": (2,)}
+    return {name: tails.get(name, ()) for name in expert.outputs}

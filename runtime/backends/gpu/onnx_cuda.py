@@ -1,0 +1,221 @@
+"""Experts on ONNX Runtime's CUDA provider: one session, stream and thread each."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from runtime.backends.gpu.buffers import OutputBuffers, Resources
+from runtime.backends.gpu.cuda import RECORDING, Cuda, DeviceMemory, Event, Stream
+from runtime.backends.onnx import check_contract, cuda_provider_problem, import_onnxruntime
+from runtime.errors import BackendError, CudaError
+from runtime.manifest import Artifact, Expert
+
+_log = logging.getLogger("agemoe")
+_PROVIDER = "CUDAExecutionProvider"
+_CURE = "Install agemoe-runtime[gpu], without [cpu] beside it; see `python -m runtime doctor`."
+
+
+class OnnxCudaExpert:
+    """One expert's session, whose lanes take turns on its one stream.
+
+    ONNX Runtime holds the host while it launches, so it is called on a thread of its own.
+    """
+
+    backend = "onnx-cuda"
+
+    def __init__(
+        self,
+        name: str,
+        expert: Expert,
+        artifact: Artifact,
+        folder: Path,
+        cuda: Cuda,
+        *,
+        memory_limit_bytes: int | None,
+    ) -> None:
+        """Loads the graph, makes sure that it is on the GPU, and checks it against the contract.
+
+        Args:
+            name: of the expert.
+            expert: its manifest entry.
+            artifact: the ONNX artifact to load.
+            folder: the engines folder.
+            cuda: the device it is for; it has to live longer.
+            memory_limit_bytes: for ONNX Runtime's arena; None is as much as there is.
+
+        Raises:
+            BackendError: ONNX Runtime is not installed, or cannot use the GPU.
+            ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
+        """
+        self.name = name
+        self.expert = expert
+        self.cuda = cuda
+        self.library = _import_with_cuda()
+        self._resources = Resources(cuda)
+        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
+        try:
+            with cuda.current():
+                self.stream = self._resources.keep(cuda.stream())
+                self.session = self._open(folder / artifact.files[0].path, memory_limit_bytes)
+            check_contract(name, expert, self.session)
+        except BaseException:
+            self.close()
+            raise
+        self.placed_on_cpu = _placed_on_cpu(self.session)
+        """Kinds of the nodes that ONNX Runtime left to the CPU, one entry per node."""
+        if self.placed_on_cpu:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(self.placed_on_cpu).items())
+            _log.info("expert %r has nodes on the CPU: %s", name, kinds)
+
+    def lane(self, inputs: Mapping[str, DeviceMemory], largest: int) -> OnnxCudaLane:
+        """A new lane that reads its views, at most `largest`, from the given memory, by name."""
+        return OnnxCudaLane(self, inputs, largest)
+
+    def close(self) -> None:
+        """Ends the thread and lets session and stream go; harmless when repeated."""
+        self.thread.shutdown(wait=True)
+        self.session = None
+        if not self._resources.held:
+            return
+        with contextlib.suppress(CudaError), self.cuda.current():
+            self._resources.free()
+
+    def _open(self, graph: Path, memory_limit_bytes: int | None) -> Any:  # noqa: ANN401
+        options = self.library.SessionOptions()
+        options.intra_op_num_threads = 1  # the CPU has shapes to compute, if anything
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers = [
+            (_PROVIDER, self._provider_options(memory_limit_bytes)),
+            "CPUExecutionProvider",
+        ]
+        try:
+            with RECORDING:  # the CUDA provider waits for the device
+                session = self.library.InferenceSession(
+                    str(graph), options, providers=providers, enable_fallback=0
+                )
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            raise BackendError(
+                f"ONNX Runtime cannot open {graph} of expert {self.name!r} on the GPU: {error} "
+                f"{_CURE}"
+            ) from error
+        if session.get_providers()[0] != _PROVIDER:
+            raise BackendError(
+                f"ONNX Runtime did not put expert {self.name!r} on the GPU but on "
+                f"{', '.join(session.get_providers())}. {_CURE}"
+            )
+        return session
+
+    def _provider_options(self, memory_limit_bytes: int | None) -> dict[str, str]:
+        options = {
+            "device_id": str(self.cuda.facts.ordinal),
+            "user_compute_stream": str(self.stream.handle),
+            "use_tf32": "0",  # ages as PyTorch computes them
+            "arena_extend_strategy": "kSameAsRequested",
+            "cudnn_conv_algo_search": "HEURISTIC",  # a search would repeat for every batch size
+        }
+        if memory_limit_bytes is not None:
+            options["gpu_mem_limit"] = str(memory_limit_bytes)
+        return options
+
+
+class OnnxCudaLane:
+    """One batch at a time through a session; the stream keeps the lanes' batches in order."""
+
+    def __init__(
+        self, expert: OnnxCudaExpert, inputs: Mapping[str, DeviceMemory], largest: int
+    ) -> None:
+        """Takes outputs; what binds them to the session comes with `warm_up`."""
+        self.stream: Stream = expert.stream
+        self._expert = expert
+        self._inputs = inputs
+        self._bindings: dict[int, Any] = {}
+        self._resources = Resources(expert.cuda)
+        try:
+            self.outputs = OutputBuffers(expert.cuda, self._resources, expert.expert, largest)
+        except BaseException:
+            self._resources.free()
+            raise
+
+    def submit(self, work: Callable[[], None]) -> Future[None]:
+        """Calls what enqueues on the expert's thread, which ONNX Runtime holds meanwhile."""
+        return self._expert.thread.submit(work)
+
+    def run(self, bucket: int, executed: Event) -> None:
+        """Enqueues the execution, the mark and the downloads."""
+        self._execute(bucket)
+        self._expert.cuda.record(executed, self.stream)
+        self.outputs.download(bucket, self.stream)
+
+    def warm_up(self, buckets: Sequence[int]) -> None:
+        """Runs each batch size, for which the session's memory grows now."""
+        self.submit(lambda: self._warm_up(buckets)).result()
+
+    def free(self) -> None:
+        """Frees everything; harmless when repeated. Nothing may be under way."""
+        if self._resources.held:
+            self.submit(self._bindings.clear).result()  # after what the thread may still be at
+            self._resources.free()
+
+    def _execute(self, bucket: int) -> None:
+        options = self._expert.library.RunOptions()
+        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        try:
+            self._expert.session.run_with_iobinding(self._bindings[bucket], options)
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            error.__traceback__ = None  # its frames would let the session outlive the device
+            raise BackendError(
+                f"ONNX Runtime failed while executing expert {self._expert.name!r}: {error}"
+            ) from error
+
+    def _warm_up(self, buckets: Sequence[int]) -> None:
+        with self._expert.cuda.current():
+            for bucket in buckets:
+                self._bindings[bucket] = self._bound(bucket)
+                self._execute(bucket)
+            self._expert.cuda.synchronize(self.stream)
+
+    def _bound(self, bucket: int) -> Any:  # noqa: ANN401 - an IOBinding
+        """Where the session reads and writes a batch of one size."""
+        binding = self._expert.session.io_binding()
+        place = ("cuda", self._expert.cuda.facts.ordinal)
+        for spec in self._expert.expert.inputs:
+            shape = (bucket, spec.height, spec.width, 3)
+            pointer = self._inputs[spec.name].pointer
+            binding.bind_input(spec.name, *place, np.uint8, shape, pointer)
+        for name, buffer in self.outputs.buffers.items():
+            pointer = buffer.memory.pointer
+            binding.bind_output(name, *place, np.float32, (bucket, *buffer.tail), pointer)
+        return binding
+
+
+def _import_with_cuda() -> ModuleType:
+    """ONNX Runtime, with CUDA's libraries loaded from the nvidia-* wheels where there are some.
+
+    Raises:
+        BackendError: it is not installed, or was built without CUDA.
+    """
+    problem = cuda_provider_problem()
+    if problem is not None:
+        raise BackendError(problem)
+    onnxruntime = import_onnxruntime()
+    onnxruntime.preload_dlls()
+    return onnxruntime
+
+
+def _placed_on_cpu(session: Any) -> tuple[str, ...]:  # noqa: ANN401
+    assignment = getattr(session, "get_provider_graph_assignment_info", tuple)
+    return tuple(
+        node.op_type
+        for part in assignment()
+        if part.ep_name != _PROVIDER
+        for node in part.get_nodes()
+    )

@@ -1,0 +1,130 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from runtime.backends import Answer, Inputs, Outputs
+from runtime.backends.single_face import FaceLane
+from runtime.errors import BackendError, ContractError
+from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class OnnxCpuSession:
+    """One expert on ONNX Runtime's CPU provider, one face at a time: see `FaceLane`."""
+
+    backend = "onnx-cpu"
+
+    def __init__(
+        self, name: str, expert: Expert, artifact: Artifact, folder: Path, *, threads: int
+    ) -> None:
+        """Loads the graph and checks its inputs and outputs against the contract.
+
+        Args:
+            name: of the expert.
+            expert: its manifest entry.
+            artifact: the ONNX artifact to load.
+            folder: the engines folder.
+            threads: cores this expert may use at a time.
+
+        Raises:
+            BackendError: ONNX Runtime is not installed.
+            ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
+        """
+        graph = folder / artifact.files[0].path
+        self._session = _load(name, graph, threads)
+        self._outputs = expert.outputs
+        check_contract(name, expert, self._session)
+        self._lane = FaceLane(name, self._infer)
+
+    def enqueue(self, inputs: Inputs) -> Future[Answer]:
+        """Starts a batch on this expert's thread."""
+        return self._lane.enqueue(inputs)
+
+    def close(self) -> None:
+        """Ends the thread when what it has accepted is done."""
+        self._lane.close()
+
+    def _infer(self, inputs: Inputs) -> Outputs:
+        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+
+
+def _load(name: str, graph: Path, threads: int) -> Any:  # noqa: ANN401 - lazily imported type
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Experts run side by side: a thread that spins while it waits takes a core from another one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise ContractError(
+            f"ONNX Runtime cannot load {graph} of expert {name!r}: {error} {REBUILD} --only {name}"
+        ) from error
+
+
+def import_onnxruntime() -> ModuleType:
+    """ONNX Runtime, imported when it is needed first.
+
+    Raises:
+        BackendError: it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels keep an id of the machine
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError(
+            f"ONNX Runtime cannot be imported ({error}). Install agemoe-runtime[cpu], or [gpu] on "
+            f"a machine with an NVIDIA GPU."
+        ) from error
+    return onnxruntime  # type: ignore[no-any-return]
+
+
+def cuda_provider_problem() -> str | None:
+    """Why ONNX Runtime cannot be asked for CUDA; None if it can."""
+    try:
+        onnxruntime = import_onnxruntime()
+    except BackendError as error:
+        return str(error)
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return None
+    return (
+        f"The ONNX Runtime installed ({onnxruntime.__version__}) was built without CUDA. Install "
+        f"agemoe-runtime[gpu] instead of [cpu]."
+    )
+
+
+def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
+    """Compares a session's inputs and outputs with the manifest.
+
+    Raises:
+        ContractError: they differ.
+    """
+    inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
+    outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}
+    wanted_inputs = {
+        spec.name: ("tensor(uint8)", (spec.height, spec.width, 3)) for spec in expert.inputs
+    }
+    wanted_outputs = {output: ("tensor(float)", OUTPUT_RANKS[output]) for output in expert.outputs}
+    extra = set(outputs) - set(wanted_outputs)
+    outputs = {key: value for key, value in outputs.items() if key not in extra}
+    for kind, found, wanted in (
+        ("inputs", inputs, wanted_inputs),
+        ("outputs", outputs, wanted_outputs),
+    ):
+        if found != wanted:
+            raise ContractError(
+                f"The graph of expert {name!r} has {kind} {found}, its manifest entry promises "
+                f"{wanted}. {REBUILD} --only {name}"
+            )

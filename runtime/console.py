@@ -1,0 +1,104 @@
+"""How the command line puts it: estimates, photographs, progress and summaries as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from runtime.errors import AgeMoEError
+from runtime.labeling import Summary
+from runtime.photographs import PhotoFace
+from runtime.results import AgeEstimate
+
+_LISTED = 20
+"""Bad photographs that a summary names."""
+
+
+def face_line(path: str, result: AgeEstimate | AgeMoEError) -> str:
+    """One picture of one face, as JSON."""
+    said = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
+    return _json({"path": path, **said})
+
+
+def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: str) -> str:
+    """One photograph, as JSON."""
+    if isinstance(found, AgeMoEError):
+        return _json({"path": path, "detector": detector, "error": str(found)})
+    faces = [face.to_dict() for face in found]
+    return _json({"path": path, "detector": detector, "faces": faces})
+
+
+def face_text(path: str, estimate: AgeEstimate) -> str:
+    """One picture of one face, for people."""
+    return "\n".join([path, *_estimate_lines(estimate)])
+
+
+def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
+    """One photograph, for people."""
+    if not faces:
+        return f"{path}: no face found"
+    lines = [f"{path}: {f'{len(faces)} faces, from left to right' if faces[1:] else '1 face'}"]
+    for number, face in enumerate(faces, 1):
+        x, y, width, height = face.box
+        turned = f", turned by {face.turn * 90}°" if face.turn else ""
+        lines.append(f"{number:3}. {width:.0f}×{height:.0f} pixels at {x:.0f}, {y:.0f}{turned}")
+        if isinstance(face.result, AgeEstimate):
+            lines += [f"   {line}" for line in _estimate_lines(face.result)]
+        else:
+            lines.append(f"     error: {face.result}")
+    return "\n".join(lines)
+
+
+def summary_text(summary: Summary, output: str) -> str:
+    """What a table that was written holds, and which photographs are bad."""
+    bad = list(summary.bad.items())
+    lines = [f"{output}: {summary.faces:,} faces in {summary.photographs:,} photographs"]
+    lines += [f"  {summary.without_face:,} photographs without a face, {len(bad):,} bad"]
+    lines += [f"  {path}: {why}" for path, why in bad[:_LISTED]]
+    if len(bad) > _LISTED:
+        lines.append(f"  … and {len(bad) - _LISTED:,} more: see the column 'error'")
+    return "\n".join(lines)
+
+
+def progress_text(done: int, total: int, fresh: int, seconds: float) -> str:
+    """How far labeling is.
+
+    Args:
+        done: photographs, those of earlier runs included.
+        total: photographs.
+        fresh: photographs done in this run.
+        seconds: since it began.
+    """
+    rate = fresh / seconds if seconds > 0 else 0.0
+    left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
+    return f"{done:,} of {total:,} photographs, {rate:.1f} per second{left}"
+
+
+def _estimate_lines(estimate: AgeEstimate) -> list[str]:
+    width = max(len(name) for name in (*estimate.experts, *estimate.missing))
+    return [
+        f"  {estimate.age_years:5.1f} years{_interval(estimate)}",
+        *(
+            f"    {name:<{width}}  says {expert.age_years:5.1f}, corrected "
+            f"{expert.corrected_years:5.1f}, weight {expert.weight:.2f}"
+            for name, expert in estimate.experts.items()
+        ),
+        *(f"    {name:<{width}}  missing: {why}" for name, why in estimate.missing.items()),
+    ]
+
+
+def _interval(estimate: AgeEstimate) -> str:
+    if estimate.residuals is None:
+        return "   (not calibrated: no interval)"
+    return f"   (90 % within {estimate.low_years:.1f} … {estimate.high_years:.1f})"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02} min"
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)

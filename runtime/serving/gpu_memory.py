@@ -1,0 +1,57 @@
+"""How full the GPU is that the engines run on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runtime.backends.fallback import parse_device
+from runtime.errors import BackendError
+
+if TYPE_CHECKING:
+    from runtime.backends.gpu.cuda import Cuda
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of a GPU, over all processes."""
+
+    used_bytes: int
+    total_bytes: int
+
+
+class GpuGauge:
+    """Reads the memory of the GPU that the engines run on."""
+
+    def __init__(self, device: str, backends: Iterable[str]) -> None:
+        """Opens the GPU, unless everything runs on the CPU.
+
+        Args:
+            device: as for `AgeMoE`.
+            backends: of the experts.
+        """
+        self._cuda: Cuda | None = None
+        if not all("cpu" in backend.lower() for backend in backends):
+            from runtime.backends.gpu.cuda_library import open_cuda
+
+            _, ordinal = parse_device(device)
+            self._cuda = open_cuda(ordinal)
+
+    def read(self) -> Memory | None:
+        """What is used and what there is; None where there is no GPU, or it does not say."""
+        if self._cuda is None:
+            return None
+        try:
+            with self._cuda.current():
+                free = self._cuda.free_bytes()
+        except BackendError:
+            return None
+        total = self._cuda.facts.total_bytes
+        return Memory(total - free, total)
+
+    def close(self) -> None:
+        """Lets go of the GPU."""
+        if self._cuda is not None:
+            self._cuda.close()
+            self._cuda = None

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from export.config.contract import Signature
+from export.errors import GraphError
+from export.experts.cnn import cnn_expert
+from export.graph.conversion import check_graph, model_files, save_model
+from export.graph.shapes import fix_reshapes
+from export.graph.tensorrt_operators import tensorrt_problems
+from runtime.geometry import Geometry
+from runtime.manifest import InputSpec
+from tests.export.small import SIDE, small_module, small_settings
+
+SIGNATURE = Signature((InputSpec("face", 4, 4, Geometry()),), ("age_years",))
+
+
+def graph(
+    nodes: list[onnx.NodeProto],
+    constants: dict[str, Any] | None = None,
+    *,
+    image: tuple[str, int, list[Any]] = ("face", TensorProto.UINT8, ["batch", 4, 4, 3]),
+    output: tuple[str, int, list[Any]] = ("age_years", TensorProto.FLOAT, ["batch"]),
+) -> onnx.ModelProto:
+    weights = [numpy_helper.from_array(np.asarray(v), k) for k, v in (constants or {}).items()]
+    return helper.make_model(
+        helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info(*image)],
+            [helper.make_tensor_value_info(*output)],
+            weights,
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+
+
+def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> onnx.NodeProto:
+    return helper.make_node(kind, inputs, [output], name=f"the_{kind.lower()}", **attributes)
+
+
+CAST = node("Cast", ["face"], "pixels", to=TensorProto.FLOAT)
+MEAN = node("ReduceMean", ["pixels", "axes"], "age_years", keepdims=0)
+AXES = {"axes": np.array([1, 2, 3])}
+
+
+@pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
+@pytest.mark.parametrize("kind", ["expectation", "regression"])
+def test_exported_cnns_honor_the_contract(tmp_path: Path, architecture: str, kind: str) -> None:
+    expert = cnn_expert(small_module(architecture, kind), small_settings(kind), Geometry())
+    path = tmp_path / "expert.onnx"
+    expert.write_onnx(path)
+    check_graph(path, expert.signature)
+    operators = {n.op_type for n in onnx.load(path).graph.node}
+    assert not operators & {"Shape", "Gather", "Range", "Expand"}  # no arithmetic on shapes
+    rng = np.random.default_rng(0)
+    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for count in (1, 2, 5):
+        faces = {"face": rng.integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)}
+        for name, wanted in expert.reference(faces).items():
+            (found,) = session.run([name], faces)
+            np.testing.assert_allclose(found, wanted, atol=1e-3 if name == "age_years" else 1e-5)
+
+
+def test_a_good_graph_passes(tmp_path: Path) -> None:
+    onnx.save(graph([CAST, MEAN], AXES), tmp_path / "g.onnx")
+    check_graph(tmp_path / "g.onnx", SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (graph([CAST, MEAN], AXES, image=("face", TensorProto.UINT8, [1, 4, 4, 3])), "inputs are"),
+        (
+            graph([CAST, MEAN], AXES, image=("face", TensorProto.UINT8, ["batch", 4, "w", 3])),
+            "inputs are",
+        ),
+        (
+            graph(
+                [CAST, node("ReduceMean", ["pixels", "axes"], "age", keepdims=0)],
+                AXES,
+                output=("age", TensorProto.FLOAT, ["batch"]),
+            ),
+            "outputs are",
+        ),
+    ],
+)
+def test_broken_contracts_are_refused(tmp_path: Path, model: onnx.ModelProto, message: str) -> None:
+    onnx.save(model, tmp_path / "g.onnx")
+    with pytest.raises(GraphError, match=message):
+        check_graph(tmp_path / "g.onnx", SIGNATURE)
+
+
+def test_invalid_onnx_is_refused(tmp_path: Path) -> None:
+    onnx.save(
+        graph([CAST, node("ReduceMean", ["nothing", "axes"], "age_years")], AXES),
+        tmp_path / "g.onnx",
+    )
+    with pytest.raises(GraphError, match=r"g\.onnx is not valid ONNX"):
+        check_graph(tmp_path / "g.onnx", SIGNATURE)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ([node("Col2Im", ["a", "b", "c"], "d")], "ai.onnx.Col2Im is not supported"),
+        ([node("Resize", ["a"], "b", mode="cubic")], "neither cubic nor antialiased"),
+        ([node("Resize", ["a"], "b", mode="linear", antialias=1)], "neither cubic nor"),
+        ([node("ReduceMax", ["a", "computed"], "b")], "axes of ReduceMax have to be constant"),
+        ([node("Slice", ["a", "s", "e", "computed"], "b")], "axes of Slice"),
+        ([node("Gelu", ["a"], "b", domain="com.microsoft")], "com.microsoft.Gelu"),
+        ([node("Transpose", ["face"], "b", perm=[0, 3, 1, 2])], "only into a Cast"),
+        (
+            [helper.make_node("MaxPool", ["a"], ["b", "where"], "p", kernel_shape=[2, 2])],
+            "output of indices",
+        ),
+    ],
+)
+def test_what_tensorrt_cannot_take_is_named(nodes: list[onnx.NodeProto], reason: str) -> None:
+    (problem,) = tensorrt_problems(graph(nodes))
+    assert reason in problem
+    assert repr(nodes[0].name) in problem
+
+
+def test_what_tensorrt_can_take_is_not_named() -> None:
+    assert tensorrt_problems(graph([CAST, MEAN], AXES)) == []
+    linear = node("Resize", ["a"], "b", mode="linear")
+    assert tensorrt_problems(graph([linear])) == []
+
+
+def test_reshapes_become_constant_and_their_arithmetic_goes() -> None:
+    nodes = [
+        CAST,
+        node("Shape", ["pixels"], "shape", start=0, end=1),
+        node("Concat", ["shape", "rest"], "target", axis=0),
+        node("Reshape", ["pixels", "target"], "rows"),
+        node("ReduceMean", ["rows", "one"], "age_years", keepdims=0),
+    ]
+    constants = {"rest": np.array([48]), "one": np.array([1])}
+    model = onnx.shape_inference.infer_shapes(graph(nodes, constants), data_prop=True)
+    faces = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
+    before = ort.InferenceSession(model.SerializeToString()).run(None, {"face": faces})
+    fix_reshapes(model)
+    assert [n.op_type for n in model.graph.node] == ["Cast", "Reshape", "ReduceMean"]
+    assert {t.name for t in model.graph.initializer} == {"rows.shape", "one"}
+    after = ort.InferenceSession(model.SerializeToString()).run(None, {"face": faces})
+    np.testing.assert_array_equal(before[0], after[0])
+
+
+def test_large_weights_lie_beside_the_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.graph.conversion.LARGEST_INLINE_BYTES", 1000)
+    weights = {"axes": AXES["axes"], "w": np.ones(1000, np.float32)}
+    nodes = [CAST, MEAN, node("Add", ["w", "w"], "unused")]
+    path = tmp_path / "g.onnx"
+    save_model(graph(nodes, weights), path)
+    assert [f.name for f in model_files(path)] == ["g.onnx", "g.onnx.data"]
+    check_graph(path, SIGNATURE)

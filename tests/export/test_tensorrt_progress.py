@@ -1,0 +1,40 @@
+"""What TensorRT tells of its phases, as one number, and where it is shown."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from export.build.console import BuildDisplay
+from export.build.tensorrt import Phases
+
+
+def test_phases_become_one_number_that_only_grows() -> None:
+    heard: list[float] = []
+    phases = Phases(heard.append)
+    phases.start("building", None, 2)
+    phases.start("optimizing", "building", 4)
+    for step in range(4):
+        phases.step("optimizing", step)
+    phases.finish("optimizing")
+    phases.step("building", 0)
+    phases.start("timing", "building", 2)
+    phases.start("one kernel", "timing", 2)
+    phases.step("one kernel", 0)
+    phases.finish("one kernel")
+    phases.step("timing", 0)
+    phases.finish("timing")
+    phases.finish("building")
+    assert heard == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0]
+
+
+def test_a_log_hears_of_progress_seldom() -> None:
+    heard = io.StringIO()
+    display = BuildDisplay(Console(file=heard))
+    display.stage("mivolo", "building")
+    display.advance(0.2)
+    display._shown -= 60.0  # as if a minute had passed
+    display.advance(0.5)
+    lines = [line.partition("] ")[2] for line in heard.getvalue().splitlines()]
+    assert lines == ["mivolo: building", "mivolo: building, 50%"]

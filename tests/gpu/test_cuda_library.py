@@ -1,0 +1,93 @@
+"""Which CUDA library is taken, and what is said when there is none, no driver or no device."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.backends.gpu.cuda_library import LIBRARIES, cuda_devices, open_cuda
+from runtime.errors import BackendError
+from tests.gpu.simulator import simulated_gpu
+from tests.gpu.small_experts import open_device, stock
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "library"),
+    [
+        ("both", None, "cuda-python"),
+        ("both", "pycuda", "pycuda"),
+        ("pycuda", None, "pycuda"),
+        ("cuda-python", "cuda-python", "cuda-python"),
+    ],
+)
+def test_the_library_that_is_there(installed: str, asked: str | None, library: str) -> None:
+    with simulated_gpu(library=installed):
+        cuda = open_cuda(0, asked)
+        assert cuda.library == library
+        cuda.close()
+
+
+@pytest.mark.parametrize(
+    ("installed", "asked", "said"),
+    [
+        ("none", None, r"cuda-python: .*pycuda: .*agemoe-runtime\[tensorrt\]"),
+        ("pycuda", "cuda-python", r"cuda-python: .*Install"),
+        ("both", "cupy", "no CUDA library 'cupy'. Choose one of cuda-python, pycuda"),
+    ],
+)
+def test_no_library(installed: str, asked: str | None, said: str) -> None:
+    with simulated_gpu(library=installed):
+        with pytest.raises(BackendError, match=said):
+            open_cuda(0, asked)
+        assert said[:5] in (cuda_devices(asked).reason or "")
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("devices", "ordinal"), [(0, 0), (2, 2), (2, -1)])
+def test_no_such_device(library: str, devices: int, ordinal: int) -> None:
+    with simulated_gpu(library=library, devices=devices):
+        with pytest.raises(
+            BackendError, match=f"no CUDA device {ordinal}; the driver finds {devices},"
+        ):
+            open_cuda(ordinal)
+        found = cuda_devices()
+        assert len(found.devices) == devices
+        assert (found.reason is None) == (devices > 0)
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_flags: int) -> None:
+        raise RuntimeError("libcuda.so.1 is not there")
+
+    with simulated_gpu():
+        monkeypatch.setattr(sys.modules["cuda.bindings.driver"], "cuInit", missing, raising=False)
+        with pytest.raises(BackendError, match=r"no NVIDIA driver .*libcuda.so.1 is not there"):
+            open_cuda(0)
+        monkeypatch.undo()
+
+
+def test_a_driver_that_is_too_old_for_the_bindings_is_named_while_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cuda-bindings 13 times by a function that drivers have since CUDA 12.8."""
+
+    def missing(*_events: object) -> None:
+        raise RuntimeError('Function "cuEventElapsedTime_v2" not found')
+
+    with simulated_gpu() as gpu:
+        shelf = stock(gpu, tmp_path)
+        driver = sys.modules["cuda.bindings.driver"]
+        monkeypatch.setattr(driver, "cuEventElapsedTime", missing, raising=False)
+        with pytest.raises(BackendError, match=r"_v2\" not found\. The NVIDIA driver is too old"):
+            open_device(shelf)
+        monkeypatch.undo()
+        assert gpu.leaks() == []
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_listing_devices_opens_none(library: str) -> None:
+    with simulated_gpu(library=library, devices=2) as gpu:
+        assert [facts.ordinal for facts in cuda_devices().devices] == [0, 1]
+        assert gpu.calls["cuDevicePrimaryCtxRetain"] == 0

@@ -1,0 +1,346 @@
+"""Bulk labeling: what is read, what is written, and what a kill leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.deadline import Deadline
+from runtime.detection import Detection
+from runtime.errors import AgeMoEError, ImageError
+from runtime.geometry import Pixels
+from runtime.label_journal import Journal, Labeled, journal_of
+from runtime.label_tables import LabelingError, photographs_in, table_columns, write_table
+from runtime.labeling import NO_FACE, Labeler, LabelJob, Stream, engine_fingerprint, label
+from runtime.results import AgeEstimate, Face
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(empty_folder: Path) -> Path:
+    """A working directory with engines and twenty pictures, each of its own shade."""
+    write_engines(empty_folder / "engines", {"a": Tiny(), "bb": Tiny(slope=50.0)})
+    (empty_folder / "photos").mkdir()
+    for place in range(20):
+        shade = (10 * place,) * 3
+        Image.new("RGB", (20, 20), shade).save(empty_folder / f"photos/{place:02}.png")
+    return empty_folder
+
+
+def job(faces: str = "whole") -> LabelJob:
+    return LabelJob(faces=faces, device="cpu")
+
+
+def labeled(output: Path, paths: Sequence[str]) -> list[dict[str, str]]:
+    """Labels whole pictures in this process; the table as CSV gives it."""
+    with job().opened() as labeler:
+        label(labeler.stream, paths, output, job())
+    return read(output)
+
+
+def read(output: Path) -> list[dict[str, str]]:
+    with output.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_picture_gets_its_row(folder: Path) -> None:
+    rows = labeled(folder / "ages.csv", photographs_in(["photos"]))
+    assert [row["path"] for row in rows] == [f"photos/{place:02}.png" for place in range(20)]
+    assert list(rows[0]) == list(table_columns(["a", "bb"]))
+    for place, row in enumerate(rows):
+        brightness = 10 * place / 255
+        assert float(row["age_a"]) == pytest.approx(100 * brightness, abs=1e-4)
+        assert float(row["age"]) == pytest.approx(75 * brightness, abs=1e-4)
+        assert (row["face"], row["x"], row["error"], row["low"]) == ("0", "", "", "")
+        assert row["engine"] == engine_fingerprint(folder / "engines")
+    assert not journal_of(folder / "ages.csv").exists()
+
+
+def test_parquet_and_csv_say_the_same(folder: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    paths = [*photographs_in(["photos"]), "gone.png"]
+    of_csv = labeled(folder / "ages.csv", paths)
+    with job().opened() as labeler:
+        label(labeler.stream, paths, folder / "ages.parquet", job())
+    table = parquet.read_table(folder / "ages.parquet")
+    assert table.column_names == list(table_columns(["a", "bb"]))
+    assert [str(table.schema.field(name).type) for name in ("path", "face", "age")] == [
+        "string",
+        "int32",
+        "double",
+    ]
+    as_text = [
+        {name: "" if value is None else str(value) for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
+    assert as_text == of_csv
+
+
+def test_bad_pictures_are_listed_with_their_reasons(folder: Path) -> None:
+    (folder / "photos/05.png").write_bytes(b"no picture")
+    with job().opened() as labeler:
+        paths = [*photographs_in(["photos"]), "gone.png"]
+        summary = label(labeler.stream, paths, folder / "ages.csv", job())
+    assert (summary.photographs, summary.faces, summary.without_face) == (21, 19, 0)
+    assert list(summary.bad) == ["photos/05.png", "gone.png"]
+    rows = {row["path"]: row for row in read(folder / "ages.csv")}
+    assert "not JPEG, PNG or WEBP" in rows["photos/05.png"]["error"]
+    assert (
+        rows["gone.png"]["error"] == summary.bad["gone.png"] == "There is no picture at gone.png."
+    )
+
+
+class Columns:
+    """Finds a face in each column of 10 pixels that is not black; fails on a white corner."""
+
+    provenance = "columns"
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        if image[0, 0].min() == 255:
+            raise RuntimeError("white")
+        lit = [x for x in range(0, image.shape[1], 10) if image[0, x].any()]
+        return [Detection((float(x), 0.0, 10.0, 10.0), 1.0) for x in lit]
+
+
+class Predictor:
+    """Says how bright the middle of a face is; remembers the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(
+        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
+    ) -> list[AgeEstimate | AgeMoEError]:
+        del deadline_ms
+        self.batches.append(len(faces))
+        return [self._age(face) for face in faces]
+
+    def _age(self, face: Face) -> AgeEstimate | AgeMoEError:
+        assert isinstance(face.image, np.ndarray)
+        assert face.box is not None
+        level = int(face.image[5, int(face.box[0]) + 5, 0])
+        if level == 13:
+            return ImageError("unlucky")
+        return AgeEstimate(float(level), {}, {"a": "late"})
+
+
+def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
+    levels = {"two": (40, 0, 80), "none": (0, 0), "white": (255,), "bad": (7, 13)}
+    for name, shades in levels.items():
+        row = np.repeat(np.array(shades, np.uint8), 10)
+        pixels = np.repeat(np.tile(row, (10, 1))[:, :, None], 3, axis=2)
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    predictor = Predictor()
+    labeler = Labeler(predictor, "f" * 16, Columns())
+    found = dict(labeler.label([str(tmp_path / f"{name}.png") for name in levels]))
+    two, none, white, bad = found.values()
+    assert predictor.batches == [4]
+    assert [(row["face"], row["x"], row["age"]) for row in two] == [(0, 0.0, 40.0), (1, 20.0, 80.0)]
+    assert two[0]["missing"] == "a: late"
+    assert [row["error"] for row in none] == [NO_FACE]
+    assert [row["error"] for row in white] == ["The detector failed (RuntimeError: white)."]
+    assert [row.get("error") for row in bad] == [None, "unlucky"]
+    streamed = [entry for batch in labeler.stream(list(found)) for entry in batch]
+    assert dict(streamed) == found
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_photographs_are_meant() -> None:
+    Path("photos/deep").mkdir()
+    Path("photos/deep/z.JPG").touch()
+    Path("photos/notes.txt").touch()
+    every = photographs_in(["photos"])
+    assert every[-1] == "photos/deep/z.JPG"
+    assert len(every) == 21
+    assert photographs_in(["photos/0*.png"]) == every[:10]
+    assert photographs_in(["photos/**/*.JPG", "photos/deep"]) == ["photos/deep/z.JPG"]
+    assert photographs_in(["photos/03.png", "photos/01.png", "photos/03.png", "gone.png"]) == [
+        "photos/03.png",
+        "photos/01.png",
+        "gone.png",
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_lists_of_photographs() -> None:
+    Path("photos/list.csv").write_text("age,path\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
+    assert photographs_in(["photos/list.csv"]) == ["photos/02.png", "/abs/01.png"]
+    pytest.importorskip("pyarrow")
+    write_table(Path("list.parquet"), [{"path": "b.png"}, {"path": "a.png"}], {"path": str})
+    assert photographs_in(["list.parquet"]) == ["b.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("engines", "no photograph in engines"),
+        ("*.gif", r"no photograph in \*\.gif"),
+        ("gone.csv", "gone.csv cannot be read"),
+        ("other.csv", "its columns are file, age"),
+        ("empty.csv", "its columns are none"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_sources_without_photographs(source: str, says: str) -> None:
+    Path("other.csv").write_text("file,age\nx,1\n", encoding="utf-8")
+    Path("empty.csv").touch()
+    with pytest.raises(LabelingError, match=says):
+        photographs_in([source])
+
+
+def test_a_file_name_that_is_no_utf8_is_written_all_the_same(folder: Path) -> None:
+    name = os.fsdecode(b"photos/caf\xe9.png")
+    Path("photos/00.png").rename(name)
+    (row,) = labeled(folder / "ages.csv", [name])
+    assert row["path"] == "photos/caf\\xe9.png"
+    assert row["error"] == ""
+
+
+def test_an_old_table_is_kept_unless_told_otherwise(folder: Path) -> None:
+    output = folder / "ages.csv"
+    output.write_text("precious", encoding="utf-8")
+    with pytest.raises(LabelingError, match=r"ages\.csv exists"):
+        labeled(output, ["photos/00.png"])
+    assert output.read_text(encoding="utf-8") == "precious"
+    assert not journal_of(output).exists()
+    with job().opened() as labeler:
+        label(labeler.stream, ["photos/01.png"], output, job(), overwrite=True)
+    assert len(read(output)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("ages.xlsx", r"\.csv or \.parquet"), ("no/ages.csv", "no folder")]
+)
+def test_outputs_that_cannot_be(folder: Path, name: str, says: str) -> None:
+    with pytest.raises(LabelingError, match=says):
+        labeled(folder / name, ["photos/00.png"])
+
+
+def test_parquet_without_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(LabelingError, match=r"agemoe-runtime\[label\]"):
+        labeled(folder / "ages.parquet", ["photos/00.png"])
+
+
+def stopped(labeler: Labeler, after: int) -> Stream:
+    """A stream that breaks after some batches."""
+
+    def stream(paths: Sequence[str]) -> Iterator[Sequence[Labeled]]:
+        for done, batch in enumerate(labeler.stream(paths)):
+            if done == after:
+                raise KeyboardInterrupt
+            yield batch
+
+    return stream
+
+
+def test_an_interrupted_job_goes_on_and_repeats_nothing(folder: Path) -> None:
+    paths = photographs_in(["photos"])
+    whole = labeled(folder / "whole.csv", paths)
+    output = folder / "ages.csv"
+    seen: list[str] = []
+    with job().opened() as labeler:
+
+        def noted(waiting: Sequence[str]) -> Iterator[Sequence[Labeled]]:
+            seen.extend(waiting)
+            return labeler.stream(waiting)
+
+        with pytest.raises(KeyboardInterrupt):
+            label(stopped(labeler, 1), paths, output, job())
+        assert not output.exists()
+        reports: list[tuple[int, int, int]] = []
+        summary = label(noted, paths, output, job(), report=lambda *said: reports.append(said))
+    assert seen == paths[8:]
+    assert reports == [(16, 20, 8), (20, 20, 12)]
+    assert summary.photographs == 20
+    assert read(output) == whole
+
+
+def test_killed_after_the_table_and_before_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = folder / "ages.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            labeled(output, ["photos/03.png"])
+    rows = read(output)
+    summary = label(lambda _: pytest.fail("done already"), ["photos/03.png"], output, job())
+    assert summary.photographs == len(rows) == 1
+    assert read(output) == rows
+    assert not journal_of(output).exists()
+
+
+def test_an_interrupted_job_goes_on_with_nothing_else(folder: Path) -> None:
+    paths, output = photographs_in(["photos"]), folder / "ages.csv"
+    with job().opened() as labeler, pytest.raises(KeyboardInterrupt):
+        label(stopped(labeler, 1), paths, output, job())
+    old = engine_fingerprint(folder / "engines")
+    write_engines(folder / "engines", {"a": Tiny(offset=1.0)})
+    new = engine_fingerprint(folder / "engines")
+    assert new != old
+    with pytest.raises(LabelingError, match=f"engine was {old}, is {new}\nGo on with those"):
+        labeled(output, paths)
+    assert journal_of(output).exists()
+
+
+def test_killed_and_killed_again_nothing_is_lost_or_doubled(folder: Path) -> None:
+    whole = labeled(folder / "whole.csv", photographs_in(["photos"]))
+    journal = journal_of(folder / "ages.csv")
+    for delay in (0.0, 0.05, 0.3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SLOWLY],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        with process, process.stdout:
+            assert process.stdout.readline() == "a batch is on the disk\n"
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert not (folder / "ages.csv").exists()
+        assert journal.read_bytes().count(b"\n") > 1
+    assert labeled(folder / "ages.csv", photographs_in(["photos"])) == whole
+    assert not journal.exists()
+
+
+_SLOWLY = """
+import time
+from pathlib import Path
+from runtime import labeling
+from runtime.label_tables import photographs_in
+
+labeling.TOGETHER = 2
+job = labeling.LabelJob(faces="whole", device="cpu")
+
+def slowly(stream):
+    for batch in stream:
+        yield batch
+        print("a batch is on the disk", flush=True)
+        time.sleep(1.0)
+
+with job.opened() as labeler:
+    labeling.label(
+        lambda paths: slowly(labeler.stream(paths)), photographs_in(["photos"]),
+        Path("ages.csv"), job,
+    )
+"""
+
+
+def test_a_job_is_checked() -> None:
+    with pytest.raises(ValueError, match="faces must be one of photo, whole, got 'half'"):
+        LabelJob(faces="half")

@@ -1,0 +1,66 @@
+"""How an AgeMoE decides to run its experts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import AgeMoE
+from runtime.backends import Views
+from runtime.geometry import Geometry
+from runtime.manifest import InputSpec
+from runtime.startup import fastest_mode
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+VIEWS: Views = {InputSpec("face", 2, 2, Geometry()): np.zeros((1, 2, 2, 3), np.uint8)}
+
+
+class Paced:
+    """An executor whose modes take so many seconds."""
+
+    def __init__(self, **seconds: float) -> None:
+        self.mode = "lanes"
+        self.seconds = seconds
+        self.runs = 0
+
+    def run(self, views: Views) -> None:
+        del views
+        self.runs += 1
+        time.sleep(self.seconds[self.mode])
+
+
+@pytest.mark.parametrize(
+    ("lanes", "sequence", "chosen"),
+    [(0.02, 0.005, "sequence"), (0.005, 0.02, "lanes"), (0.6, 0.0, "lanes")],
+    ids=["sequence is faster", "lanes are faster", "too slow to tell"],
+)
+def test_the_faster_mode_is_chosen(lanes: float, sequence: float, chosen: str) -> None:
+    executor = Paced(lanes=lanes, sequence=sequence)
+    assert fastest_mode(executor, VIEWS) == chosen  # type: ignore[arg-type]
+    assert executor.runs <= 18
+
+
+@pytest.mark.parametrize("concurrency", ["lanes", "sequence"])
+def test_the_mode_asked_for_is_used_and_changes_no_answer(tmp_path: Path, concurrency: str) -> None:
+    engines = write_engines(tmp_path, {"a": Tiny(largest=2), "b": Tiny(slope=50.0)})
+    faces = [np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 50)]
+    with AgeMoE(engines, concurrency=concurrency) as moe, AgeMoE(engines) as other:
+        assert moe.concurrency == concurrency
+        assert moe.predict(faces) == other.predict(faces)
+
+
+def test_another_mode_is_refused(tmp_path: Path) -> None:
+    engines = write_engines(tmp_path, {"a": Tiny()})
+    with pytest.raises(ValueError, match="concurrency must be one of"):
+        AgeMoE(engines, concurrency="parallel")
+
+
+def test_the_mode_can_be_changed_later(tmp_path: Path) -> None:
+    with AgeMoE(write_engines(tmp_path, {"a": Tiny()}), concurrency="lanes") as moe:
+        moe.concurrency = "sequence"
+        assert moe.concurrency == "sequence"
+        with pytest.raises(ValueError, match="concurrency must become one of"):
+            moe.concurrency = "auto"

@@ -1,0 +1,159 @@
+"""Bulk labeling on a cluster: the table of one process, whatever happens to the nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.label_journal import Labeled, journal_of
+from runtime.label_tables import LabelingError
+from runtime.labeling import LabelJob, Stream, label
+from tests.runtime.tiny_engines import Tiny, write_engines
+from tests.serving.ray_cluster import SmallCluster, small_cluster
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+
+PHOTOGRAPHS = 120
+BAD = "bad \udcff.png"
+"""Its name is no UTF-8, its content no picture."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SmallCluster]:
+    with small_cluster(workers=2) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> LabelJob:
+    write_engines(tmp_path / "engines", {"a": Tiny(slope=60.0), "b": Tiny(slope=30.0, side=16)})
+    return LabelJob("engines", faces="whole", device="cpu")
+
+
+@pytest.fixture
+def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Relative ones, which workers have to find too."""
+    monkeypatch.chdir(tmp_path)
+    for level in range(PHOTOGRAPHS):
+        Image.fromarray(np.full((12, 12, 3), level, np.uint8)).save(f"{level:03}.png")
+    Path(BAD).write_bytes(b"no picture")
+    return [f"{level:03}.png" for level in range(PHOTOGRAPHS)] + [BAD]
+
+
+def table_of_one_process(job: LabelJob, paths: Sequence[str]) -> bytes:
+    with job.opened() as labeler:
+        label(labeler.stream, paths, Path("alone.csv"), job)
+    return Path("alone.csv").read_bytes()
+
+
+class Stopped(Exception):  # noqa: N818 - it plays a kill, which is none
+    """What a test interrupts labeling with."""
+
+
+def stopping(stream: Stream, after: int) -> Stream:
+    """A stream that is interrupted when so many photographs are done."""
+
+    def stopped(paths: Sequence[str]) -> Iterable[Sequence[Labeled]]:
+        done = 0
+        for batch in stream(paths):
+            yield batch
+            done += len(batch)
+            if done >= after:
+                raise Stopped
+
+    return stopped
+
+
+def test_a_job_survives_a_kill_of_itself_and_of_a_node(
+    cluster: SmallCluster, job: LabelJob, paths: list[str]
+) -> None:
+    from runtime.serving.ray_labeling import ray_stream
+
+    output = Path("ages.csv")
+    with ray_stream(job, cluster.address) as stream, pytest.raises(Stopped):
+        label(stopping(stream, after=20), paths, output, job)
+    kept = journal_of(output).read_bytes().count(b"\n") - 1
+    assert 20 <= kept < len(paths)
+
+    asked: list[str] = []
+
+    def killing(stream: Stream) -> Stream:
+        def labeled(waiting: Sequence[str]) -> Iterator[Sequence[Labeled]]:
+            asked.extend(waiting)
+            for number, batch in enumerate(stream(waiting)):
+                if number == 1:
+                    cluster.kill_worker()
+                yield batch
+
+        return labeled
+
+    with ray_stream(job, cluster.address) as stream:
+        summary = label(killing(stream), paths, output, job)
+    assert len(asked) == len(paths) - kept
+    assert output.read_bytes() == table_of_one_process(job, paths)
+    assert summary.photographs == len(paths)
+    assert list(summary.bad) == [BAD]
+    cluster.add_worker()
+
+
+def test_other_engines_on_a_node_are_found_out(
+    cluster: SmallCluster, job: LabelJob, paths: list[str]
+) -> None:
+    from runtime.serving.ray_labeling import ray_stream
+
+    with ray_stream(job, cluster.address) as stream:
+        batches = iter(stream(paths[:1]))
+        manifest = Path("engines/manifest.json")
+        manifest.write_bytes(manifest.read_bytes() + b"\n")
+        with pytest.raises(LabelingError, match="holds engines"):
+            list(batches)
+
+
+class Ending:
+    """A worker whose photographs end it, as a fault in a decoder would."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __call__(self, _: object) -> object:
+        os._exit(1)
+
+
+def test_photographs_that_end_their_worker_end_the_job(
+    cluster: SmallCluster, job: LabelJob, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runtime.serving import ray_labeling
+
+    monkeypatch.setattr(ray_labeling, "_RESTARTS", 1)
+    monkeypatch.setattr(ray_labeling, "RemoteLabeler", Ending)
+    with (
+        ray_labeling.ray_stream(job, cluster.address) as stream,
+        pytest.raises(LabelingError, match="a worker was lost 2 times"),
+    ):
+        list(stream(paths))
+
+
+def test_a_node_without_the_engines_is_named(
+    cluster: SmallCluster, job: LabelJob, paths: list[str]
+) -> None:
+    from runtime.serving.ray_labeling import ray_stream
+
+    with ray_stream(job, cluster.address) as stream:
+        Path("engines").rename("gone")
+        with pytest.raises(LabelingError, match=r"cannot take part: engines/manifest\.json"):
+            list(stream(paths[:1]))
+
+
+@pytest.mark.usefixtures("paths")
+def test_a_cluster_that_is_not_there_is_named(job: LabelJob) -> None:
+    from runtime.serving.ray_labeling import ray_stream
+
+    nowhere = ray_stream(job, "127.0.0.1:1")
+    with pytest.raises(LabelingError, match="No Ray cluster can be joined"), nowhere:
+        pass
