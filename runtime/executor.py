@@ -12,7 +12,7 @@ import numpy as np
 from runtime.backends import Answer, Batch, Device, Outputs, Pending, Views
 from runtime.deadline import Deadline
 from runtime.errors import ContractError, DeadlineError, PredictionError
-from runtime.manifest import Expert
+from runtime.manifest import Expert, output_shape
 from runtime.stats import Statistics
 
 MODES = ("lanes", "sequence")
@@ -270,14 +270,9 @@ def _joined(parts: Sequence[Outputs]) -> Outputs:
 
 
 def _in_shape(expert: Expert, outputs: Outputs, count: int) -> Outputs:
-    wanted = {
-        "age_years": (count,),
-        "age_probs": (count, len(expert.age_grid or ())),
-        "gender_probs": (count, 2),
-        "answer_mass": (count,),
-    }
     found = {name: outputs[name] for name in expert.outputs}
     for name, array in found.items():
-        if array.shape != wanted[name]:
-            raise ContractError(f"{name} must have shape {wanted[name]}, got {array.shape}.")
+        shape = output_shape(name, count, expert.age_grid)
+        if array.shape != shape:
+            raise ContractError(f"{name} must have shape {shape}, got {array.shape}.")
     return found

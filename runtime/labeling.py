@@ -7,7 +7,6 @@ the journal and writes the table, whoever made the rows.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import math
 from collections import deque
@@ -16,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime import fusion_file, manifest_file
+from runtime import manifest_file
 from runtime.agemoe import AgeMoE
 from runtime.backends.onnx import usable_cores
 from runtime.detection import Detector
@@ -70,6 +69,15 @@ class LabelJob:
             raise ValueError(f"faces must be one of {', '.join(FACES)}, got {self.faces!r}.")
 
     @property
+    def engine(self) -> str:
+        """The first 16 digits of the engines' fingerprint, a column of the table.
+
+        Raises:
+            ManifestError: there is no valid manifest.
+        """
+        return manifest_file.engines_fingerprint(Path(self.engines))[:16]
+
+    @property
     def experts(self) -> tuple[str, ...]:
         """Names of the experts, which are columns of the table."""
         return tuple(manifest_file.read_manifest(Path(self.engines)).experts)
@@ -78,15 +86,15 @@ class LabelJob:
     def opened(self) -> Iterator[Labeler]:
         """What does it, in this process."""
         detector = None if self.faces == WHOLE else detector_named(self.detector)
-        fingerprint = engine_fingerprint(Path(self.engines))
+        engine = self.engine
         with AgeMoE(self.engines, device=self.device, precision=self.precision) as moe:
-            yield Labeler(moe, fingerprint, detector)
+            yield Labeler(moe, engine, detector)
 
     def settings(self) -> dict[str, str]:
         """What has to be the same when a job goes on."""
         detector = "none" if self.faces == WHOLE else detector_named(self.detector).provenance
         return {
-            "engine": engine_fingerprint(Path(self.engines)),
+            "engine": self.engine,
             "faces": self.faces,
             "detector": detector,
             "precision": self.precision,
@@ -262,21 +270,6 @@ def _fill(journal: Journal, stream: Stream, paths: Sequence[str], report: Report
         fresh += len(batch)
         if report is not None:
             report(len(paths) - len(waiting) + fresh, len(paths), fresh)
-
-
-def engine_fingerprint(engines: Path) -> str:
-    """16 hex digits that stand for the manifest and the fusion tables of an engines folder.
-
-    Raises:
-        ManifestError: there is no manifest, or it is not in order.
-    """
-    manifest_file.read_manifest(engines)
-    digest = hashlib.sha256()
-    for name in (manifest_file.FILE_NAME, fusion_file.FILE_NAME):
-        with contextlib.suppress(FileNotFoundError):
-            digest.update(hashlib.sha256((engines / name).read_bytes()).digest())
-        digest.update(name.encode())
-    return digest.hexdigest()[:16]
 
 
 def _counted(journal: Journal, paths: Sequence[str], summary: Summary) -> Iterator[Row]:

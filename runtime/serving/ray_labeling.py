@@ -26,7 +26,7 @@ from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, EngineFileError
 from runtime.label_journal import Labeled
 from runtime.label_tables import LabelingError
-from runtime.labeling import TOGETHER, WHOLE, Labeler, LabelJob, Stream, engine_fingerprint
+from runtime.labeling import TOGETHER, WHOLE, Labeler, LabelJob, Stream
 
 _MOST_BLOCKS = 4096
 """Pieces of work that Ray keeps account of, at most."""
@@ -101,7 +101,7 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
     Raises:
         LabelingError: the cluster cannot be reached, or no worker can do the job.
     """
-    engine = engine_fingerprint(Path(job.engines))
+    engine = job.engine
     with _connected(address):
         taken = share or _share(job)
         yield lambda paths: _labeled(job, taken, engine, paths)
@@ -109,7 +109,7 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
 
 def _opened(job: LabelJob, share: Share, engine: str) -> Labeler:
     """What labels, for as long as its worker lives."""
-    found = engine_fingerprint(Path(job.engines))
+    found = job.engine
     if found != engine:
         raise EngineFileError(
             f"{job.engines} holds engines {found} there, where the job began {engine}."

@@ -21,7 +21,7 @@ from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
 from runtime.label_journal import Journal, Labeled, journal_of
 from runtime.label_tables import LabelingError, photographs_in, table_columns, write_table
-from runtime.labeling import NO_FACE, Labeler, LabelJob, Stream, engine_fingerprint, label
+from runtime.labeling import NO_FACE, Labeler, LabelJob, Stream, label
 from runtime.results import AgeEstimate, Face
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -64,7 +64,7 @@ def test_every_picture_gets_its_row(folder: Path) -> None:
         assert float(row["age_a"]) == pytest.approx(100 * brightness, abs=1e-4)
         assert float(row["age"]) == pytest.approx(75 * brightness, abs=1e-4)
         assert (row["face"], row["x"], row["error"], row["low"]) == ("0", "", "", "")
-        assert row["engine"] == engine_fingerprint(folder / "engines")
+        assert row["engine"] == job().engine
     assert not journal_of(folder / "ages.csv").exists()
 
 
@@ -287,9 +287,9 @@ def test_an_interrupted_job_goes_on_with_nothing_else(folder: Path) -> None:
     paths, output = photographs_in(["photos"]), folder / "ages.csv"
     with job().opened() as labeler, pytest.raises(KeyboardInterrupt):
         label(stopped(labeler, 1), paths, output, job())
-    old = engine_fingerprint(folder / "engines")
+    old = job().engine
     write_engines(folder / "engines", {"a": Tiny(offset=1.0)})
-    new = engine_fingerprint(folder / "engines")
+    new = job().engine
     assert new != old
     with pytest.raises(LabelingError, match=f"engine was {old}, is {new}\nGo on with those"):
         labeled(output, paths)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from runtime.manifest import (
     Parity,
     Source,
     file_intact,
+    output_shape,
     verify_files,
 )
-from runtime.manifest_file import read_manifest, write_manifest
+from runtime.manifest_file import engines_fingerprint, read_manifest, write_manifest
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
 
@@ -212,3 +214,23 @@ def test_an_unreadable_file_is_an_error_of_the_file(
 
     monkeypatch.setattr(manifest_module, "sha256_of", forbidden)
     assert "cannot be read" in refused(engines)
+
+
+def test_shapes_of_the_outputs() -> None:
+    grid = (0.0, 50.0, 100.0)
+    assert output_shape("age_years", 4, None) == (4,)
+    assert output_shape("age_probs", 4, grid) == (4, 3)
+    assert output_shape("gender_probs", "N", None) == ("N", 2)
+    assert output_shape("answer_mass", "N", grid) == ("N",)
+
+
+def test_the_fingerprint_covers_the_manifest_and_the_fusion_tables(folder: Path) -> None:
+    without = engines_fingerprint(folder)
+    (folder / "other.json").write_text("{}")
+    assert engines_fingerprint(folder) == without
+    (folder / "fusion.json").write_text("{}")
+    with_tables = engines_fingerprint(folder)
+    write_manifest(folder, replace(full_manifest(), created="later"))
+    assert len({without, with_tables, engines_fingerprint(folder)}) == 3
+    assert set(without) <= set("0123456789abcdef")
+    assert len(without) == 64
