@@ -25,9 +25,8 @@ from runtime.doctor import examine
 from runtime.drawing import draw_faces, drawing_format, save_drawing
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
-from runtime.label_journal import journal_of
 from runtime.label_tables import LabelingError, check_output, photographs_in
-from runtime.labeling import FACES, LabelJob, Stream, label
+from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.results import AgeEstimate, Box, Face
 

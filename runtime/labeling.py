@@ -22,7 +22,6 @@ from runtime.detection import Detector
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
-from runtime.label_journal import Journal, Labeled, journal_of
 from runtime.label_tables import (
     LabelingError,
     Row,
@@ -33,6 +32,7 @@ from runtime.label_tables import (
 )
 from runtime.photographs import FoundFace, Predictor, faces_in, find_faces
 from runtime.results import AgeEstimate, Face
+from runtime.resume_log import ResumeLog, ResumeLogError
 
 PHOTO, WHOLE = "photo", "whole"
 FACES = (PHOTO, WHOLE)
@@ -42,6 +42,8 @@ NO_FACE = "no face found"
 TOGETHER = 8
 """Photographs that are in memory, and then on the disk, at a time."""
 
+Labeled = tuple[str, Sequence[Row]]
+"""A photograph's path and its rows."""
 Stream = Callable[[Sequence[str]], Iterable[Sequence[Labeled]]]
 """Labels photographs: takes paths, gives them back with their rows in batches, in any order."""
 Report = Callable[[int, int, int], None]
@@ -249,10 +251,12 @@ def label(
         raise LabelingError(f"{output} exists. Choose another output, or overwrite it.")
     summary = Summary()
     try:
-        with Journal.opened(journal_path, job.settings()) as journal:
+        with ResumeLog.open(journal_path, job.settings()) as journal:
             _fill(journal, stream, paths, report)
             write_table(output, _counted(journal, paths, summary), table_columns(job.experts))
             journal.discard()
+    except ResumeLogError as error:
+        raise LabelingError(str(error)) from error
     except OSError as error:
         raise LabelingError(
             f"{output} or its journal cannot be written ({error}). Make room, or choose another "
@@ -261,7 +265,12 @@ def label(
     return summary
 
 
-def _fill(journal: Journal, stream: Stream, paths: Sequence[str], report: Report | None) -> None:
+def journal_of(output: Path) -> Path:
+    """Returns the path of the journal of a table."""
+    return output.with_name(f"{output.name}.journal")
+
+
+def _fill(journal: ResumeLog, stream: Stream, paths: Sequence[str], report: Report | None) -> None:
     """Has the photographs labeled that the journal does not hold."""
     waiting = [path for path in paths if path not in journal]
     fresh = 0
@@ -272,9 +281,9 @@ def _fill(journal: Journal, stream: Stream, paths: Sequence[str], report: Report
             report(len(paths) - len(waiting) + fresh, len(paths), fresh)
 
 
-def _counted(journal: Journal, paths: Sequence[str], summary: Summary) -> Iterator[Row]:
+def _counted(journal: ResumeLog, paths: Sequence[str], summary: Summary) -> Iterator[Row]:
     for path in paths:
-        rows = journal.rows(path)
+        rows: list[Row] = journal[path]
         summary.count(path, rows)
         yield from rows
 

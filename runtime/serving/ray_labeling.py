@@ -24,9 +24,8 @@ from ray.exceptions import RayActorError, RayError
 from runtime.agemoe import AgeMoE
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, EngineFileError
-from runtime.label_journal import Labeled
 from runtime.label_tables import LabelingError
-from runtime.labeling import TOGETHER, WHOLE, Labeler, LabelJob, Stream
+from runtime.labeling import TOGETHER, WHOLE, Labeled, Labeler, LabelJob, Stream
 
 _MOST_BLOCKS = 4096
 """Pieces of work that Ray keeps account of, at most."""

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from runtime.errors import ManifestError
-from runtime.label_journal import Journal, journal_of
 from runtime.label_tables import LabelingError, Row, photographs_in, write_table
-from runtime.labeling import LabelJob, label
+from runtime.labeling import LabelJob, journal_of, label
+from runtime.resume_log import ResumeLog
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ODD = ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "=1+1", "é", "\\x0d", ""]
@@ -88,15 +88,15 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
         for path in paths:
             yield [(path, [{"age": 1.0}])]
 
-    add = Journal.add
+    add = ResumeLog.add
 
-    def until_full(journal: Journal, batch: Any) -> None:
+    def until_full(journal: ResumeLog, batch: Any) -> None:
         if "a" in journal:
             raise OSError(28, "No space left on device")
         add(journal, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", until_full)
+        patch.setattr(ResumeLog, "add", until_full)
         with pytest.raises(LabelingError, match=r"No space left.*\n?.*the same command goes on"):
             label(stream, ["a", "b"], output, job)
     assert journal_of(output).read_bytes().count(b"\n") == 2

@@ -19,10 +19,10 @@ from runtime.deadline import Deadline
 from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
-from runtime.label_journal import Journal, Labeled, journal_of
 from runtime.label_tables import LabelingError, photographs_in, table_columns, write_table
-from runtime.labeling import NO_FACE, Labeler, LabelJob, Stream, label
+from runtime.labeling import NO_FACE, Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face
+from runtime.resume_log import ResumeLog
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ROOT = Path(__file__).parents[2]
@@ -273,7 +273,7 @@ def test_killed_after_the_table_and_before_the_end(
 ) -> None:
     output = folder / "ages.csv"
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(ResumeLog, "discard", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             labeled(output, ["photos/03.png"])
     rows = read(output)
@@ -291,7 +291,7 @@ def test_an_interrupted_job_goes_on_with_nothing_else(folder: Path) -> None:
     write_engines(folder / "engines", {"a": Tiny(offset=1.0)})
     new = job().engine
     assert new != old
-    with pytest.raises(LabelingError, match=f"engine was {old}, is {new}\nGo on with those"):
+    with pytest.raises(LabelingError, match=f"engine was {old}, is {new}\nContinue with those"):
         labeled(output, paths)
     assert journal_of(output).exists()
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from runtime import labeling
 from runtime.__main__ import main
-from runtime.label_journal import Journal, journal_of
+from runtime.labeling import journal_of
+from runtime.resume_log import ResumeLog
 from tests.runtime.photo_samples import astronaut, grace, tiny_yunet
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -134,9 +135,9 @@ def test_label_stopped_by_hand_goes_on(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(labeling, "TOGETHER", 1)
-    add, added = Journal.add, 0
+    add, added = ResumeLog.add, 0
 
-    def add_one(self: Journal, batch: object) -> None:
+    def add_one(self: ResumeLog, batch: object) -> None:
         nonlocal added
         if added:
             raise KeyboardInterrupt
@@ -144,7 +145,7 @@ def test_label_stopped_by_hand_goes_on(
         add(self, batch)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(Journal, "add", add_one)
+        patch.setattr(ResumeLog, "add", add_one)
         status, _, err = ran(capsys, "label", "photos", "--output", "ages.csv", "--faces", "whole")
     assert status == 130
     assert "kept in ages.csv.journal" in err
