@@ -22,6 +22,7 @@ from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.images import ImageLimits
 from runtime.manifest_file import read_manifest
+from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box, Face
@@ -68,57 +69,38 @@ class AgeMoE:
         concurrency: str = "auto",
         threads: int | None = None,
         limits: ImageLimits | None = None,
-        cuda: str | None = None,
-        lanes: int = 2,
-        graphs: bool = True,
-        memory_limit_bytes: int | None = None,
-        on_mismatch: str = "error",
+        gpu: GpuOptions | None = None,
         sessions: SessionFactory | None = None,
     ) -> None:
-        """Opens an engines folder, checks it and lets every expert see one black picture.
+        """Opens an engines folder, verifies it and runs every expert once.
 
         Args:
             engines: folder written by `python export/build_engines.py`.
-            device: `auto` takes, for each expert, TensorRT, else ONNX Runtime on CUDA, else the
-                CPU; `cuda` or `cuda:1` the first two; `tensorrt` or `tensorrt:1` only the first;
-                `cpu` only the last.
-            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` where it was built
-                and FP32 elsewhere; `auto` takes FP32 on the CPU and FP16 on a GPU where it is.
-            experts: names of those to use; None means all.
-            fusion: the fusion tables, from the engines folder; None averages the experts as they
-                are, and so does the default where there is no such file.
-            verify: compare every file's SHA-256 with the manifest; otherwise only its size.
+            device: `auto` uses, for each expert, the first that is available of TensorRT, ONNX
+                Runtime on CUDA and the CPU; `cuda` or `cuda:1` the first two of them; `tensorrt`
+                or `tensorrt:1` the first; `cpu` the last.
+            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` for the experts that
+                have this variant; `auto` prefers FP32 on the CPU and FP16 on a GPU.
+            experts: names of the experts to use; None means all.
+            fusion: file of the fusion tables in the engines folder; None, or the default if there
+                is no such file, averages the experts.
+            verify: whether the SHA-256 of every file is checked, not only its size.
             concurrency: `lanes` runs the experts at the same time, `sequence` one after the other;
-                `auto` measures which is faster. With a deadline it is always lanes.
-            threads: cores each expert may use at a time on the CPU; None means all.
-            limits: on the pictures' bytes and pixels.
-            cuda: `cuda-python` or `pycuda`; None takes what is installed.
-            lanes: batches that can be on the GPU at a time.
-            graphs: record and replay CUDA graphs where it can be done.
-            memory_limit_bytes: of each ONNX Runtime session on the GPU.
-            on_mismatch: what to do with a TensorRT engine that was built for another TensorRT, GPU
-                or graph: `error`, or `fallback` to what `device` allows next, with a warning.
-            sessions: opens an expert on the CPU, instead of ONNX Runtime.
+                `auto` measures which is faster. A deadline always implies `lanes`.
+            threads: cores each expert may use on the CPU; None means all.
+            limits: on the size of pictures.
+            gpu: options of the experts that run on a GPU.
+            sessions: opens an expert on the CPU, in place of ONNX Runtime.
 
         Raises:
-            EngineError: the folder, its manifest, a file or fusion.json is not in order.
-            BackendError: what was asked for cannot run here.
-            ValueError: an unknown expert, or an option out of range.
+            EngineError: the folder, its manifest, a file or fusion.json is invalid.
+            BackendError: the requested device or precision is not available.
+            ValueError: an expert is unknown, or an option is out of range.
         """
         if concurrency not in CONCURRENCY:
             raise ValueError(f"concurrency must be one of {CONCURRENCY}, got {concurrency!r}.")
-        kind, ordinal = parse_device(device)
         request = DeviceRequest(
-            kind=kind,
-            ordinal=ordinal,
-            precision=precision,
-            hashes=verify,
-            threads=threads,
-            cuda=cuda,
-            lanes=lanes,
-            graphs=graphs,
-            memory_limit_bytes=memory_limit_bytes,
-            on_mismatch=on_mismatch,
+            *parse_device(device), precision, verify, threads, gpu or GpuOptions()
         )
         folder = Path(engines)
         chosen = chosen_experts(read_manifest(folder).experts, experts)
@@ -129,16 +111,9 @@ class AgeMoE:
         self._statistics = Statistics(chosen)
         self._limits = limits or ImageLimits()
         self._preparer = Preparer(chosen, self._limits, self._statistics)
-        self._gate = ActiveCalls()
-        self._closing = threading.Lock()
         devices = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, devices, self._statistics)
-        self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
-        try:
-            self._warm_up(concurrency)
-        except BaseException:
-            self.close()
-            raise
+        self._start(concurrency)
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -205,7 +180,7 @@ class AgeMoE:
             ClosedError: after `close`, or in a forked process.
         """
         deadline = Deadline.of(deadline_ms)
-        with self._gate.entered():
+        with self._calls.call():
             if isinstance(faces, list | tuple):
                 return self._predict(faces, deadline)
             return self._predict_one(faces, deadline)
@@ -259,7 +234,7 @@ class AgeMoE:
             ClosedError: after `close`, or in a forked process.
         """
         deadline = Deadline.of(deadline_ms)
-        with self._gate.entered():
+        with self._calls.call():
             return self._pool.submit(self._predict_one, face, deadline)
 
     def stats(self) -> Stats:
@@ -271,7 +246,7 @@ class AgeMoE:
 
         It cannot be called from a future's callback, which is itself under way.
         """
-        if self._gate.shut():
+        if self._calls.close():
             with self._closing:
                 self._pool.shutdown(wait=True)
                 self._executor.close()
@@ -325,10 +300,17 @@ class AgeMoE:
             refused=len(results) - len(estimates),
         )
 
-    def _warm_up(self, concurrency: str) -> None:
-        views = self._preparer.stacked([self._preparer.black_face()])
-        rehearse(self._executor, views)
-        self._executor.mode = (
-            fastest_mode(self._executor, views) if concurrency == "auto" else concurrency
-        )
-        self._statistics.clear()
+    def _start(self, concurrency: str) -> None:
+        """Starts the threads of `submit` and warms the experts up; on failure, closes them."""
+        self._calls = ActiveCalls()
+        self._closing = threading.Lock()
+        self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
+        try:
+            views = self._preparer.stacked([self._preparer.black_face()])
+            rehearse(self._executor, views)
+            measured = concurrency == "auto"
+            self._executor.mode = fastest_mode(self._executor, views) if measured else concurrency
+            self._statistics.clear()
+        except BaseException:
+            self.close()
+            raise

@@ -225,7 +225,7 @@ def test_closing_waits_for_what_is_under_way(engines: Path, fakes: dict[str, Fak
     closers = [threading.Thread(target=moe.close) for _ in range(3)]
     for closer in closers:
         closer.start()
-    while moe._gate._open:
+    while moe._calls._open:
         pass
     with pytest.raises(ClosedError):
         moe.predict(gray(1))

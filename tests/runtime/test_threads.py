@@ -84,28 +84,28 @@ def test_closing_under_fire_gives_an_answer_or_a_clear_error(moe: AgeMoE) -> Non
         assert all(count.result(timeout=30) >= 0 for count in counts)
 
 
-def test_the_gate_lets_nobody_in_once_shutting_has_begun() -> None:
-    gate = ActiveCalls()
-    with gate.entered():
-        closer = threading.Thread(target=gate.shut)
+def test_closing_rejects_new_calls_and_waits_for_those_in_progress() -> None:
+    calls = ActiveCalls()
+    with calls.call():
+        closer = threading.Thread(target=calls.close)
         closer.start()
-        while gate._open:
+        while calls._open:
             pass
-        with pytest.raises(ClosedError), gate.entered():
-            pytest.fail("the gate was shut")
+        with pytest.raises(ClosedError), calls.call():
+            pytest.fail("closing has begun")
         assert closer.is_alive()
     closer.join(30.0)
     assert not closer.is_alive()
 
 
-def test_a_caller_that_fails_leaves_the_gate() -> None:
-    gate = ActiveCalls()
-    with pytest.raises(KeyError), gate.entered():
+def test_a_failed_call_is_no_longer_counted() -> None:
+    calls = ActiveCalls()
+    with pytest.raises(KeyError), calls.call():
         raise KeyError
-    assert gate.shut()
+    assert calls.close()
 
 
-def test_a_fork_is_told_to_open_its_own(tmp_path: Path) -> None:
+def test_a_forked_process_has_to_open_its_own(tmp_path: Path) -> None:
     folder = write_engines(tmp_path, {"a": Tiny()})
     script = f"""
         import os, warnings
