@@ -10,16 +10,20 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import BoxError
+from runtime.json_reader import at_least, one_of, within
 from runtime.results import Box
 
 Pixels = NDArray[np.uint8]
-Color = tuple[int, int, int]
+_Byte = Annotated[int, within(0, 255)]
+Color = tuple[_Byte, _Byte, _Byte]
+"""RGB."""
 
 FITS = ("stretch", "center_crop", "letterbox", "pad_square")
 INTERPOLATIONS = (
@@ -44,19 +48,19 @@ MOST_ELONGATED = 32
 class Geometry:
     """How a crop is brought to the size of an expert's input."""
 
-    crop_margin: float = 0.0
+    crop_margin: Annotated[float, within(0.0, MAX_CROP_MARGIN)] = 0.0
     """Added around the box on each side, as a share of the box's width or height."""
-    fit: str = "stretch"
+    fit: Annotated[str, one_of(FITS)] = "stretch"
     """`stretch` to the input's size; `center_crop`: scale to cover it, keep the middle;
     `letterbox`: scale to lie within it, pad evenly; `pad_square`: scale the longest side to a
     square input, pad evenly."""
-    interpolation: str = "pillow_bilinear"
+    interpolation: Annotated[str, one_of(INTERPOLATIONS)] = "pillow_bilinear"
     """Whose resize, exactly: OpenCV's (only `area` antialiases) or Pillow's (antialiased)."""
     pad_color: Color = (0, 0, 0)
     """RGB of everything outside the picture and around the fitted crop."""
     erase_face: bool = False
     """The face within the crop is made black; for an expert that gets it as another input."""
-    min_side: int = 1
+    min_side: Annotated[int, at_least(1)] = 1
     """In pixels; a crop with a shorter side counts as not visible."""
     min_visible_share: float = 0.0
     """A crop in which a smaller share of all values is other than 0 counts as not visible."""

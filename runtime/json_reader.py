@@ -1,22 +1,143 @@
-"""Reads parsed JSON against an expected shape and collects every problem with its place."""
+"""Reads parsed JSON into annotated dataclasses and collects every problem with its path.
+
+`read_dataclass` derives the expected document from the annotations of a dataclass: `str`, `int`,
+`float`, `bool`, `tuple`, `Mapping[str, …]`, `X | None`, `Any` and further dataclasses. Limits on a
+value stand beside its type: `Annotated[int, at_least(1)]`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import re
 import reprlib
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+D = TypeVar("D", bound="DataclassInstance")
+Check = Callable[[Any], str | None]
+"""Returns what is wrong with a value of the right type; None if nothing is."""
 _NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
+
+
+def at_least(low: float) -> Check:
+    """Accepts numbers from `low`."""
+    return lambda value: None if value >= low else f"must be at least {low:g}"
+
+
+def within(low: float, high: float) -> Check:
+    """Accepts numbers from `low` to `high`."""
+    return lambda value: None if low <= value <= high else f"must be within {low:g}..{high:g}"
+
+
+def one_of(choices: Iterable[str]) -> Check:
+    """Accepts one of a few strings."""
+    known = tuple(choices)
+    return lambda value: None if value in known else f"must be one of {', '.join(known)}"
+
+
+def not_empty(value: Sized) -> str | None:
+    """Accepts lists and objects that hold something."""
+    return None if len(value) else "must not be empty"
+
+
+def _hex64(text: str) -> str | None:
+    return None if re.fullmatch("[0-9a-f]{64}", text) else "must be 64 hex digits"
+
+
+SHA256 = Annotated[str, _hex64]
+"""A SHA-256 in lower-case hex."""
+
+
+def read_dataclass(cls: type[D], entry: JsonReader) -> D:
+    """Reads a JSON object as a dataclass.
+
+    Fields without a default are required, unless they may be None; unknown keys are problems. A
+    dataclass may validate its fields together in a method `problems`, which yields pairs of a path
+    relative to the object ("" is the object itself) and what is wrong there. A pair is dropped if
+    there is a problem at or below its path already.
+
+    Returns:
+        The object; meaningless if a problem was noted.
+    """
+    hints = _hints(cls)
+    entry.only(tuple(hints))
+    keys = entry.value if isinstance(entry.value, dict) else {}
+    values: dict[str, Any] = {}
+    for field in fields(cls):
+        hint = hints[field.name]
+        if field.name in keys:
+            values[field.name] = _read(hint, entry.child(field.name))
+        elif field.default is MISSING and field.default_factory is MISSING:
+            optional = NoneType in get_args(hint)
+            values[field.name] = None if optional else _read(hint, entry.child(field.name))
+    found = cls(**values)
+    for path, problem in getattr(found, "problems", tuple)():
+        entry.problem_below(path, problem)
+    return found
+
+
+@functools.cache
+def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - mypy takes no dataclass for hashable
+    return get_type_hints(cls, include_extras=True)
+
+
+def _read(kind: Any, entry: JsonReader) -> Any:  # noqa: ANN401 - any type, and a value of it
+    """Reads a value of an annotated type."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _checked(arguments[0], arguments[1:], entry)
+    if origin in (Union, UnionType):
+        (inner,) = set(arguments) - {NoneType}
+        return None if entry.value is None else _read(inner, entry)
+    if origin is tuple:
+        return _tuple(arguments, entry)
+    if origin is Mapping:
+        return {key: _read(arguments[1], value) for key, value in entry.items()}
+    if isinstance(kind, type) and is_dataclass(kind):
+        return read_dataclass(kind, entry)
+    return entry.value if kind is Any else _SCALARS[kind](entry)
+
+
+def _checked(kind: Any, checks: Iterable[Check], entry: JsonReader) -> Any:  # noqa: ANN401
+    before = len(entry.problems)
+    value = _read(kind, entry)
+    if len(entry.problems) == before:
+        for problem in filter(None, (check(value) for check in checks)):
+            entry.problem(f"{problem}, got {shown(entry.value)}")
+    return value
+
+
+def _tuple(kinds: Sequence[Any], entry: JsonReader) -> tuple[Any, ...]:
+    elements = entry.elements()
+    if kinds[-1] is Ellipsis:
+        return tuple(_read(kinds[0], element) for element in elements)
+    if isinstance(entry.value, list) and len(elements) != len(kinds):
+        entry.problem(f"must hold {len(kinds)} values, got {len(elements)}")
+    return tuple(_read(kind, element) for kind, element in zip(kinds, elements, strict=False))
 
 
 class JsonReader:
     """One value of a JSON document and where it stands in it.
 
-    A getter that finds something else than it wants notes a problem and returns an empty value of
-    the right type, so that reading goes on and all problems can be reported at once.
+    A getter that finds another type notes a problem and returns an empty value of the right type,
+    so that reading continues and all problems are reported at once.
     """
 
     def __init__(self, value: object, place: str, problems: list[str]) -> None:
@@ -30,6 +151,13 @@ class JsonReader:
         problem = f"{self.place}: {text}" if self.place else text
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def problem_below(self, path: str, text: str) -> None:
+        """Notes a problem at a path within this value, unless there is one at or below it."""
+        place = ".".join(filter(None, (self.place, path)))
+        known = (f"{place}:", f"{place}.", f"{place}[") if place else ""
+        if not any(problem.startswith(known) for problem in self.problems):
+            JsonReader(None, place, self.problems).problem(text)
 
     def only(self, known: Sequence[str]) -> None:
         """Notes every key of this object that is not known."""
@@ -77,6 +205,13 @@ class JsonReader:
             self.problem(f"must be one of {', '.join(choices)}, got {text!r}")
         return text if text in choices else choices[0]
 
+    def whole_number(self) -> int:
+        """This value as a whole number."""
+        if isinstance(self.value, int) and not isinstance(self.value, bool):
+            return self.value
+        self.problem(f"must be a whole number, got {shown(self.value)}")
+        return 0
+
     def integer(self, *, low: int = 0) -> int:
         """This value as a whole number of at least `low`."""
         if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < low:
@@ -116,7 +251,15 @@ class JsonReader:
 
 
 class _Absent(JsonReader):
-    """A value that is missing, which is noted already: nothing below it is a new problem."""
+    """A missing value, which is noted already: nothing below it is a new problem."""
+
+
+_SCALARS: Mapping[Any, Callable[[JsonReader], Any]] = {
+    str: JsonReader.string,
+    bool: JsonReader.boolean,
+    int: JsonReader.whole_number,
+    float: JsonReader.number,
+}
 
 
 def shown(value: object) -> str:
