@@ -236,13 +236,6 @@ class JsonReader:
             self.problem(f"must hold {count} numbers, got {len(numbers)}")
         return numbers
 
-    def sha256(self) -> str:
-        """This value as a SHA-256 in lower-case hex."""
-        text = self._as(str)
-        if isinstance(self.value, str) and (len(text) != 64 or set(text) - set("0123456789abcdef")):
-            self.problem("must be 64 hex digits")
-        return str(text)
-
     def _as(self, kind: type[T]) -> T:
         if isinstance(self.value, kind):
             return self.value

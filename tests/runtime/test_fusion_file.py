@@ -1,4 +1,4 @@
-"""fusion.json: what is written is read, what is wrong is said, all of it at once."""
+"""fusion.json: round trips, and all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_identity_round_trip_has_no_spread(tmp_path: Path) -> None:
 
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("unknown key surprise", lambda d: d.update(surprise=1)),
-    ("schema_version 9 is newer", lambda d: d.update(schema_version=9)),
+    ("schema_version: this runtime reads version 1, got 9", lambda d: d.update(schema_version=9)),
     ("at least 2 increasing ages", lambda d: d.update(age_grid=[0.0, 50.0, 50.0])),
     ("age_grid[1]: must be a finite number", lambda d: d.update(age_grid=[0.0, "x", 1.0])),
     ("a.bias_years: must hold 3 numbers, got 2", lambda d: d["experts"]["a"]["bias_years"].pop()),
@@ -132,7 +132,7 @@ def test_tables_of_other_experts_or_checkpoints_are_refused(path: Path) -> None:
         check_fusion_fits(path, read, {"a": "cd" * 32, "z": None})
     assert caught.value.problems == (
         "experts.a: was calibrated for another checkpoint",
-        "experts.z: missing; the tables know a, b",
+        "experts.z: missing; there are tables for a, b",
     )
 
 
