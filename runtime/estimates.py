@@ -29,7 +29,7 @@ def estimates_from(
     names = list(answers.outputs)
     ages = np.stack([answers.outputs[n]["age_years"] for n in names], axis=1).astype(np.float64)
     reasons = [
-        {**answers.missing, **_not_finite(names, row), **of_face}
+        {**answers.missing, **_unusable(names, row, tables), **of_face}
         for row, of_face in zip(ages, unseen, strict=True)
     ]
     for row, missing in zip(ages, reasons, strict=True):
@@ -46,11 +46,15 @@ def estimates_from(
     ]
 
 
-def _not_finite(names: Sequence[str], ages_years: Floats) -> dict[str, str]:
+def _unusable(names: Sequence[str], raw_years: Floats, tables: FusionTables) -> dict[str, str]:
+    """Returns why predictions of one face do not take part, by expert."""
+    limit = tables.largest_raw_years
     return {
-        name: f"gave {age} years"
-        for name, age in zip(names, ages_years, strict=True)
-        if not np.isfinite(age)
+        name: f"predicted {age:g} years, more than the {limit:g} that the fusion accepts"
+        if np.isfinite(age)
+        else f"predicted {age} years"
+        for name, age, usable in zip(names, raw_years, tables.usable(raw_years), strict=True)
+        if not usable
     }
 
 

@@ -1,15 +1,19 @@
-"""Many opinions, one age: bias correction, gate and interval, from tables. NumPy only.
+"""Fusion of the experts' ages: bias correction, gate and interval, from tables. NumPy only.
 
-For one face and the set S of experts that answered with ages a_i, on the age grid g:
+For one face and the set S of experts with a usable prediction a_i, on the age grid g:
 
-1. correct  c_i = a_i + interp(a_i; g, bias_i)       the expert's own systematic error
-2. pivot    p   = sum_i v_i c_i,  v = softmax over S of base_i
-3. gate     w   = softmax over S of interp(p; g, gate_i)
-4. fuse     age = sum_i w_i c_i, clipped to the grid
-5. spread   residual quantiles of S at age give the interval and P(true age >= t)
+1. correct  c_i = a_i + interp(a_i; knots_i, bias_i)      the expert's own systematic error
+2. gate     w_i, a softmax over S, in one of two forms:
+     pivot    p = sum_i v_i c_i,  v = softmax over S of base_i
+              w = softmax over S of interp(p; g, gate_i)
+     linear   w = softmax over S of (A x + b)_i,  x_i = a_i, or 0 for experts not in S
+3. fuse     age = sum_i w_i c_i, clipped to the grid
+4. spread   residual quantiles of S at age give the interval and P(true age >= t)
 
-Bias and gate are the paper's mini-MLP and gating network (AgeMoE, MVA 2025), each a function of
-one number and therefore tabulated. Interpolation is linear, and flat outside the grid.
+The linear form is the one that AgeMoE's authors published: their corrector, a small network of one
+number with ReLU, is piecewise linear and therefore exact in a table on knots of its own, and a
+softmax over S equals theirs over all experts, masked and divided by its sum. The pivot form makes
+the gate a function of the age alone. Interpolation is linear, and constant outside the knots.
 """
 
 from __future__ import annotations
@@ -23,23 +27,72 @@ from numpy.typing import NDArray
 from runtime.results import ResidualQuantiles
 
 Floats = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
 
 AGE_GRID: Floats = np.arange(101.0)
-"""Ages in years at which tables are made unless they say otherwise."""
+"""Default grid of the tables, in years."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertTable:
-    """What fusion knows of one expert."""
+    """Bias correction of one expert."""
 
+    knots_years: Floats
+    """(K,) raw predictions, increasing."""
     bias_years: Floats
-    """(G,) added to a reading, by the expert's own reading."""
-    gate_logit: Floats
-    """(G,) the expert's say, by the pivot age."""
-    base_logit: float = 0.0
-    """The expert's say in the pivot."""
+    """(K,) years added to a raw prediction, at the knots."""
     source_sha256: str | None = None
     """The checkpoint the table was fitted for; None when fitted on predictions alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PivotGate:
+    """Weights as a function of one age, the pivot."""
+
+    names: tuple[str, ...]
+    """The E experts, in the order of the rows."""
+    age_grid: Floats
+    """(G,) pivot ages, increasing, in years."""
+    logit: Floats
+    """(E, G) logits by pivot age."""
+    base_logit: Floats
+    """(E,) logits of the pivot's own weights."""
+
+    def weights(self, names: Sequence[str], raw_years: Floats, corrected_years: Floats) -> Floats:
+        """Returns the weights of N faces; see `Gate`."""
+        rows = [self.names.index(name) for name in names]
+        answered = np.isfinite(raw_years)
+        pivot = _weighted_sum(_softmax(self.base_logit[rows], answered), corrected_years)
+        logits = np.empty(raw_years.shape)
+        for column, row in enumerate(rows):
+            logits[:, column] = np.interp(pivot, self.age_grid, self.logit[row])
+        return _softmax(logits, answered)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearGate:
+    """Weights as a softmax of a linear function of all raw predictions."""
+
+    names: tuple[str, ...]
+    """The E experts, in the order of rows and columns."""
+    slopes: Floats
+    """(E, E) logit of the row's expert per year predicted by the column's expert."""
+    bias: Floats
+    """(E,) logits at 0 years."""
+
+    def weights(self, names: Sequence[str], raw_years: Floats, corrected_years: Floats) -> Floats:
+        """Returns the weights of N faces; see `Gate`."""
+        del corrected_years
+        rows = [self.names.index(name) for name in names]
+        answered = np.isfinite(raw_years)
+        slopes = self.slopes[np.ix_(rows, rows)]
+        logits = np.where(answered, raw_years, 0.0) @ slopes.T + self.bias[rows]
+        return _softmax(logits, answered)
+
+
+Gate = PivotGate | LinearGate
+"""`weights(names, raw_years, corrected_years)` takes (N, E) ages, NaN where an expert has no usable
+prediction, and returns (N, E) weights; each row adds up to 1, with 0 where there was NaN."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,63 +110,68 @@ class Fused:
     """The fused ages of N faces."""
 
     age_years: Floats
-    """(N,)"""
+    """(N,); NaN for a face without a usable prediction."""
     corrected_years: Floats
-    """(N, E); NaN where an expert did not answer."""
+    """(N, E); NaN where an expert has no usable prediction."""
     weights: Floats
-    """(N, E); each row adds up to 1, 0 where an expert did not answer."""
+    """(N, E); each row adds up to 1, with 0 where an expert has no usable prediction."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusionTables:
-    """Everything `fusion.json` holds."""
+    """The contents of `fusion.json`."""
 
     age_grid: Floats
-    """(G,) increasing, in years."""
+    """(G,) increasing, in years: range of the fused age, and grid of the spread."""
     experts: Mapping[str, ExpertTable]
     """By name."""
+    gate: Gate
+    """Of the same experts."""
     spread: Spread | None = None
     """None when no intervals were fitted."""
+    largest_raw_years: float = np.inf
+    """Raw predictions above it are not usable."""
     provenance: Mapping[str, object] = field(default_factory=dict)
-    """How the tables came about: faces, sources, cross-validated errors."""
+    """How the tables were made: faces, sources, cross-validated errors."""
 
     @classmethod
     def identity(cls, names: Iterable[str]) -> FusionTables:
         """Tables that change nothing: zero bias, equal weights, no interval."""
-        zeros = np.zeros_like(AGE_GRID)
-        return cls(AGE_GRID, {name: ExpertTable(zeros, zeros) for name in names})
+        experts = {name: ExpertTable(AGE_GRID, np.zeros_like(AGE_GRID)) for name in names}
+        logits = np.zeros((len(experts), len(AGE_GRID)))
+        gate = PivotGate(tuple(experts), AGE_GRID, logits, logits[:, 0])
+        return cls(AGE_GRID, experts, gate)
 
-    def fuse(self, names: Sequence[str], ages_years: Floats) -> Fused:
-        """Steps 1 to 4 for a batch.
+    def usable(self, raw_years: Floats) -> Booleans:
+        """Returns which raw predictions take part: finite, and not above `largest_raw_years`."""
+        return np.isfinite(raw_years) & (raw_years <= self.largest_raw_years)
+
+    def fuse(self, names: Sequence[str], raw_years: Floats) -> Fused:
+        """Performs steps 1 to 3 for a batch.
 
         Args:
             names: the E experts, in the order of the columns.
-            ages_years: (N, E) readings; NaN where an expert did not answer. Every row has at
-                least one reading.
+            raw_years: (N, E) raw predictions; NaN where an expert has none.
 
         Returns:
-            Fused ages, corrected readings and weights.
+            Fused ages, corrected predictions and weights.
         """
-        tables = [self.experts[name] for name in names]
-        answered = np.isfinite(ages_years)
-        corrected, gates = ages_years.copy(), np.empty(ages_years.shape)
-        for column, table in enumerate(tables):
-            corrected[:, column] += np.interp(
-                ages_years[:, column], self.age_grid, table.bias_years
-            )
-        bases = np.array([table.base_logit for table in tables])
-        pivot = _weighted_sum(_softmax(bases, answered), corrected)
-        for column, table in enumerate(tables):
-            gates[:, column] = np.interp(pivot, self.age_grid, table.gate_logit)
-        weights = _softmax(gates, answered)
-        fused = np.clip(_weighted_sum(weights, corrected), self.age_grid[0], self.age_grid[-1])
-        return Fused(fused, corrected, weights)
+        answered = self.usable(raw_years)
+        raw = np.where(answered, raw_years, np.nan)
+        corrected = raw.copy()
+        for column, name in enumerate(names):
+            table = self.experts[name]
+            corrected[:, column] += np.interp(raw[:, column], table.knots_years, table.bias_years)
+        weights = self.gate.weights(names, raw, corrected)
+        ages = np.clip(_weighted_sum(weights, corrected), self.age_grid[0], self.age_grid[-1])
+        ages[~answered.any(axis=1)] = np.nan
+        return Fused(ages, corrected, weights)
 
     def residuals_at(self, answered: frozenset[str], age_years: float) -> ResidualQuantiles | None:
-        """Step 5: the residual quantiles of a set of experts at a fused age.
+        """Performs step 4: the residual quantiles of a set of experts at a fused age.
 
         Args:
-            answered: names of the experts that answered.
+            answered: names of the experts with a usable prediction.
             age_years: the fused age.
 
         Returns:
@@ -129,13 +187,14 @@ class FusionTables:
         return ResidualQuantiles(self.spread.levels, tuple(years.tolist()))
 
 
-def _softmax(logits: Floats, answered: NDArray[np.bool_]) -> Floats:
-    """(N, E) row by row over the experts that answered, 0 for the others; logits may be (E,)."""
+def _softmax(logits: Floats, answered: Booleans) -> Floats:
+    """(N, E) row by row over the usable predictions, 0 for the others; logits may be (E,)."""
     masked = np.where(answered, logits, -np.inf)
-    exponentials = np.exp(masked - masked.max(axis=1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+    largest = masked.max(axis=1, keepdims=True)
+    exponentials = np.exp(masked - np.where(np.isfinite(largest), largest, 0.0))
+    return np.asarray(exponentials / np.maximum(exponentials.sum(axis=1, keepdims=True), 1e-300))
 
 
 def _weighted_sum(weights: Floats, values: Floats) -> Floats:
-    """(N,) sums over the experts, blind to the NaN of those that did not answer."""
+    """(N,) sums over the experts, ignoring NaN where the weight is 0."""
     return np.asarray(np.sum(weights * np.where(weights > 0.0, values, 0.0), axis=1))

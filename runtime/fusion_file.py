@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,20 +13,21 @@ import numpy as np
 
 from runtime.errors import FusionTableError
 from runtime.files import write_json
-from runtime.fusion import ExpertTable, FusionTables, Spread
-from runtime.json_reader import SHA256, JsonReader, not_empty, read_dataclass
+from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
+from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.results import INTERVAL_LEVEL
 
 FILE_NAME = "fusion.json"
-SCHEMA_VERSION = 1
-"""Incremented whenever the meaning or the layout of fusion.json changes."""
+SCHEMA_VERSION = 2
+"""Incremented whenever the meaning or the layout of fusion.json changes; 1 is still read."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
 _Numbers = tuple[float, ...]
 
 
 def _known_version(version: int) -> str | None:
-    return None if version == SCHEMA_VERSION else f"this runtime reads version {SCHEMA_VERSION}"
+    known = 1 <= version <= SCHEMA_VERSION
+    return None if known else f"this runtime reads versions 1 to {SCHEMA_VERSION}"
 
 
 def _ages(grid: _Numbers) -> str | None:
@@ -45,12 +46,9 @@ def _increase(values: _Numbers) -> bool:
     return all(one < other for one, other in pairwise(values))
 
 
-@dataclass(frozen=True, slots=True)
-class _Expert:
-    bias_years: _Numbers
-    gate_logit: _Numbers
-    base_logit: float
-    source_sha256: SHA256 | None
+def _length_problem(path: str, values: _Numbers, count: int) -> Iterator[tuple[str, str]]:
+    if len(values) != count:
+        yield path, f"must hold {count} numbers, got {len(values)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +70,59 @@ class _Spread:
     def problems(self) -> Iterator[tuple[str, str]]:
         for index, subset in enumerate(self.subsets):
             for number, row in enumerate(subset.quantiles_years):
-                if len(row) != len(self.levels):
-                    path = f"subsets[{index}].quantiles_years[{number}]"
-                    yield path, f"must hold {len(self.levels)} numbers, got {len(row)}"
+                path = f"subsets[{index}].quantiles_years[{number}]"
+                yield from _length_problem(path, row, len(self.levels))
+
+    def problems_within(self, experts: Mapping[str, Any], ages: int) -> Iterator[tuple[str, str]]:
+        for index, subset in enumerate(self.subsets):
+            path = f"spread.subsets[{index}]"
+            if not subset.experts or set(subset.experts) - set(experts):
+                yield f"{path}.experts", f"must name some of {', '.join(experts)}"
+            if (rows := len(subset.quantiles_years)) != ages:
+                yield f"{path}.quantiles_years", f"must hold {ages} rows, got {rows}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Expert:
+    bias_years: _Numbers
+    knots_years: Annotated[_Numbers, _ages] | None = None
+    """None: the age grid."""
+    source_sha256: SHA256 | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _PivotRow:
+    logit: _Numbers
+    base_logit: float
+
+
+@dataclass(frozen=True, slots=True)
+class _LinearRow:
+    slopes: Mapping[str, float]
+    bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Gate:
+    form: Annotated[str, one_of(("pivot", "linear"))]
+    pivot: Mapping[str, _PivotRow] | None = None
+    linear: Mapping[str, _LinearRow] | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for form in ("pivot", "linear"):
+            if (getattr(self, form) is None) == (form == self.form):
+                yield form, "must be there exactly if it is the gate's form"
+
+    def problems_within(self, experts: Mapping[str, Any], ages: int) -> Iterator[tuple[str, str]]:
+        known = f"must name exactly {', '.join(experts)}"
+        for form, rows in (("pivot", self.pivot), ("linear", self.linear)):
+            if rows is not None and set(rows) != set(experts):
+                yield f"gate.{form}", known
+        for name, row in (self.pivot or {}).items():
+            yield from _length_problem(f"gate.pivot.{name}.logit", row.logit, ages)
+        for name, linear in (self.linear or {}).items():
+            if set(linear.slopes) != set(experts):
+                yield f"gate.linear.{name}.slopes", known
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +132,19 @@ class _Document:
     schema_version: Annotated[int, _known_version]
     age_grid: Annotated[_Numbers, _ages]
     experts: Annotated[Mapping[str, _Expert], not_empty]
+    gate: _Gate
+    largest_raw_years: float | None = None
     spread: _Spread | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         ages = len(self.age_grid)
         for name, table in self.experts.items():
-            for key, values in (("bias_years", table.bias_years), ("gate_logit", table.gate_logit)):
-                if len(values) != ages:
-                    yield f"experts.{name}.{key}", f"must hold {ages} numbers, got {len(values)}"
-        for index, subset in enumerate(self.spread.subsets if self.spread else ()):
-            path = f"spread.subsets[{index}]"
-            if not subset.experts or set(subset.experts) - set(self.experts):
-                yield f"{path}.experts", f"must name some of {', '.join(self.experts)}"
-            if (rows := len(subset.quantiles_years)) != ages:
-                yield f"{path}.quantiles_years", f"must hold {ages} rows, got {rows}"
+            knots = ages if table.knots_years is None else len(table.knots_years)
+            yield from _length_problem(f"experts.{name}.bias_years", table.bias_years, knots)
+        yield from self.gate.problems_within(self.experts, ages)
+        if self.spread is not None:
+            yield from self.spread.problems_within(self.experts, ages)
 
 
 def read_fusion(path: Path) -> FusionTables:
@@ -112,7 +158,7 @@ def read_fusion(path: Path) -> FusionTables:
     except (OSError, ValueError, RecursionError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []
-    read = read_dataclass(_Document, JsonReader(document, "", problems))
+    read = read_dataclass(_Document, JsonReader(_upgraded(document), "", problems))
     if problems:
         raise FusionTableError(str(path), problems, _CURE)
     return _tables(read)
@@ -120,10 +166,7 @@ def read_fusion(path: Path) -> FusionTables:
 
 def write_fusion(path: Path, tables: FusionTables) -> None:
     """Writes fusion tables atomically."""
-    document = asdict(_document(tables))
-    if tables.spread is None:
-        del document["spread"]
-    write_json(path, document)
+    write_json(path, _without_none(asdict(_document(tables))))
 
 
 def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, str | None]) -> None:
@@ -149,40 +192,109 @@ def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, st
         raise FusionTableError(str(path), problems, f"{_CURE} Or remove the file.")
 
 
+def _upgraded(document: Any) -> Any:  # noqa: ANN401 - parsed JSON
+    """Returns a document of version 1, whose experts hold the pivot gate's rows, as version 2."""
+    if not isinstance(document, dict) or document.get("schema_version") != 1:
+        return document
+    experts = document.get("experts")
+    if not isinstance(experts, dict) or not all(isinstance(e, dict) for e in experts.values()):
+        return document
+    rows = {"logit": "gate_logit", "base_logit": "base_logit"}
+    pivot = {
+        name: {new: expert[old] for new, old in rows.items() if old in expert}
+        for name, expert in experts.items()
+    }
+    tables = {
+        name: {key: value for key, value in expert.items() if key not in rows.values()}
+        for name, expert in experts.items()
+    }
+    gate = {"form": "pivot", "pivot": pivot}
+    return {**document, "schema_version": SCHEMA_VERSION, "experts": tables, "gate": gate}
+
+
+def _without_none(value: Any) -> Any:  # noqa: ANN401 - anything that becomes JSON
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value
+
+
 def _tables(document: _Document) -> FusionTables:
+    grid = np.array(document.age_grid)
     experts = {
         name: ExpertTable(
+            grid if table.knots_years is None else np.array(table.knots_years),
             np.array(table.bias_years),
-            np.array(table.gate_logit),
-            table.base_logit,
             table.source_sha256,
         )
         for name, table in document.experts.items()
     }
-    tables = FusionTables(np.array(document.age_grid), experts, None, document.provenance)
-    if document.spread is None:
-        return tables
-    subsets = document.spread.subsets
-    quantiles = {frozenset(s.experts): np.array(s.quantiles_years) for s in subsets}
-    return replace(tables, spread=Spread(document.spread.levels, quantiles))
+    largest = document.largest_raw_years
+    return FusionTables(
+        grid,
+        experts,
+        _gate(document.gate, tuple(experts), grid),
+        None if document.spread is None else _spread(document.spread),
+        np.inf if largest is None else largest,
+        document.provenance,
+    )
+
+
+def _gate(gate: _Gate, names: tuple[str, ...], grid: Floats) -> Gate:
+    if gate.linear is not None:
+        rows = [gate.linear[name] for name in names]
+        slopes = np.array([[row.slopes[name] for name in names] for row in rows])
+        return LinearGate(names, slopes, np.array([row.bias for row in rows]))
+    pivots = [(gate.pivot or {})[name] for name in names]
+    logits = np.array([row.logit for row in pivots])
+    return PivotGate(names, grid, logits, np.array([row.base_logit for row in pivots]))
+
+
+def _spread(spread: _Spread) -> Spread:
+    quantiles = {frozenset(s.experts): np.array(s.quantiles_years) for s in spread.subsets}
+    return Spread(spread.levels, quantiles)
 
 
 def _document(tables: FusionTables) -> _Document:
     experts = {
         name: _Expert(
-            tuple(table.bias_years.tolist()),
-            tuple(table.gate_logit.tolist()),
-            table.base_logit,
+            _numbers(table.bias_years),
+            None
+            if np.array_equal(table.knots_years, tables.age_grid)
+            else _numbers(table.knots_years),
             table.source_sha256,
         )
         for name, table in tables.experts.items()
     }
-    grid = tuple(tables.age_grid.tolist())
-    document = _Document(SCHEMA_VERSION, grid, experts, None, tables.provenance)
-    if tables.spread is None:
-        return document
-    subsets = tuple(
-        _Subset(tuple(sorted(names)), tuple(map(tuple, quantiles.tolist())))
-        for names, quantiles in tables.spread.quantiles_years.items()
+    largest = tables.largest_raw_years
+    return _Document(
+        SCHEMA_VERSION,
+        _numbers(tables.age_grid),
+        experts,
+        _gate_document(tables.gate),
+        largest if np.isfinite(largest) else None,
+        None if tables.spread is None else _spread_document(tables.spread),
+        tables.provenance,
     )
-    return replace(document, spread=_Spread(tables.spread.levels, subsets))
+
+
+def _gate_document(gate: Gate) -> _Gate:
+    if isinstance(gate, LinearGate):
+        rows = zip(gate.names, gate.slopes.tolist(), gate.bias.tolist(), strict=True)
+        slopes = {
+            name: _LinearRow(dict(zip(gate.names, row, strict=True)), b) for name, row, b in rows
+        }
+        return _Gate("linear", linear=slopes)
+    pivots = zip(gate.names, gate.logit, gate.base_logit.tolist(), strict=True)
+    return _Gate("pivot", {name: _PivotRow(_numbers(row), base) for name, row, base in pivots})
+
+
+def _spread_document(spread: Spread) -> _Spread:
+    subsets = tuple(
+        _Subset(tuple(sorted(names)), tuple(map(_numbers, quantiles)))
+        for names, quantiles in spread.quantiles_years.items()
+    )
+    return _Spread(spread.levels, subsets)
+
+
+def _numbers(values: Floats) -> _Numbers:
+    return tuple(values.tolist())

@@ -22,7 +22,7 @@ from export.calibration.gate import BEST, GateForm, fit_gate, preferred_gate
 from export.calibration.gate import FORMS as GATE_FORMS
 from export.calibration.spread import FEWEST_FACES, fit_spread, subsets_of
 from export.calibration.tables import AGE_GRID, corrected, thinned
-from runtime.fusion import ExpertTable, Floats, FusionTables
+from runtime.fusion import ExpertTable, Floats, FusionTables, PivotGate
 
 logger = logging.getLogger("agemoe")
 
@@ -165,9 +165,9 @@ def _fusion(faces: LabeledPredictions, bias_years: Floats, form: GateForm) -> Fu
     gate = fit_gate(corrected(faces.readings_years, bias_years), faces.age_years, form)
     # Rounded, so that a difference in the last bit between machines does not show.
     bias, logits = np.round(bias_years, 4), np.round(gate.gate_logit, 5)
-    bases = np.round(gate.base_logit, 5).tolist()
-    pairs = zip(faces.names, bias, logits, bases, strict=True)
-    return FusionTables(AGE_GRID, {name: ExpertTable(b, g, v) for name, b, g, v in pairs})
+    bases = np.round(gate.base_logit, 5)
+    tables = {n: ExpertTable(AGE_GRID, b) for n, b in zip(faces.names, bias, strict=True)}
+    return FusionTables(AGE_GRID, tables, PivotGate(tuple(faces.names), AGE_GRID, logits, bases))
 
 
 def _hold_out(faces: LabeledPredictions, seed: int, gate: GateForm | None = None) -> HeldOut:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from runtime.fusion import Floats, FusionTables
+from runtime.fusion import Floats, FusionTables, PivotGate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,9 +32,10 @@ def pictures(
     """
     found = {
         "bias.png": _bias(tables, names),
-        "gate.png": _gate(tables, names),
         "error_by_age.png": _error_by_age(names, report["age_bands"]),
     }
+    if isinstance(tables.gate, PivotGate):
+        found["gate.png"] = _gate(tables.gate, names)
     claimed = {t: r for t, r in report["reliability"].items() if r is not None}
     if claimed:
         found["reliability.png"] = _reliability(claimed)
@@ -68,7 +69,8 @@ def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
     axes.axhline(0.0, color=_INK, linewidth=0.8)
     grid, ends = tables.age_grid, []
     for name, color in zip(names, _cycle(names), strict=True):
-        table = tables.experts[name].bias_years
+        expert = tables.experts[name]
+        table = np.interp(grid, expert.knots_years, expert.bias_years)
         axes.plot(grid, table, color=color, linewidth=2.2)
         ends.append((float(table[-1]), name, color))
     axes.set_xlim(grid[0], grid[-1])
@@ -76,21 +78,21 @@ def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
     return figure
 
 
-def _gate(tables: FusionTables, names: Sequence[str]) -> Figure:
+def _gate(gate: PivotGate, names: Sequence[str]) -> Figure:
     figure, axes = _figure(
         "Whom the gate believes, by age",
         "Shares of the fused age; they add up to 100 %",
         "pivot age (years)",
         "weight (%)",
     )
-    logits = np.stack([tables.experts[name].gate_logit for name in names])
+    logits = gate.logit[[gate.names.index(name) for name in names]]
     shares = np.exp(logits - logits.max(axis=0))
     shares *= 100.0 / shares.sum(axis=0)
     colors = _cycle(names)
-    axes.stackplot(tables.age_grid, shares, colors=colors, alpha=0.88, linewidth=0.0)
+    axes.stackplot(gate.age_grid, shares, colors=colors, alpha=0.88, linewidth=0.0)
     tops = np.cumsum(shares, axis=0)
     middles = tops[:, -1] - shares[:, -1] / 2.0
-    axes.set_xlim(tables.age_grid[0], tables.age_grid[-1])
+    axes.set_xlim(gate.age_grid[0], gate.age_grid[-1])
     axes.set_ylim(0.0, 100.0)
     _label_ends(axes, list(zip(middles.tolist(), names, colors, strict=True)))
     return figure

@@ -10,20 +10,19 @@ from export.calibration.markdown import markdown
 from export.calibration.metrics import Resamples, error_figures, largest_gap, rate, reliability
 from export.calibration.report import ReportOptions, report_of
 from export.calibration.scores import Scores, scores_of_tables
-from runtime.fusion import ExpertTable, FusionTables, Spread
+from runtime.fusion import FusionTables, Spread
 from tests.export.calibration_examples import NAMES, made_up
+from tests.runtime.fusion_tables import Row, pivot_tables
 
 GRID = np.arange(0.0, 101.0)
 
 
 def flat_tables(bias_years: float = 0.0, *, spread: bool = True) -> FusionTables:
     """Equal weights, one bias for all, and an interval of ±10 years at 90 %."""
-    zeros = np.zeros_like(GRID)
-    experts = {name: ExpertTable(zeros + bias_years, zeros) for name in NAMES}
     everyone = frozenset(NAMES)
     quantiles = np.tile([-10.0, 0.0, 10.0], (len(GRID), 1))
     found = Spread((0.05, 0.5, 0.95), {everyone: quantiles}) if spread else None
-    return FusionTables(GRID, experts, found)
+    return pivot_tables({name: Row(bias_years) for name in NAMES}, spread=found)
 
 
 def scores(count: int = 300, **options: bool) -> Scores:

@@ -19,12 +19,13 @@ from export.triton.config import distinct_inputs
 from export.triton_repository import main, write_repository
 from runtime import AgeEstimate, AgeMoE, Face
 from runtime.errors import BackendError, EngineFileError
-from runtime.fusion import AGE_GRID, ExpertTable, FusionTables, Spread
+from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
 from runtime.geometry import Geometry
 from runtime.manifest_file import read_manifest
 from runtime.preparation import input_view
 from tests.export import triton_fixtures as triton
+from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import GRID, SHA, Tiny, write_engines
 
 ROOT = Path(__file__).parents[2]
@@ -67,15 +68,13 @@ def calibrate(engines: Path) -> None:
     """Tables that correct, weigh and spread differently for every expert and set of them."""
     rng = np.random.default_rng(3)
     experts = {
-        name: ExpertTable(rng.normal(0, 5, 101), rng.normal(0, 1, 101), float(rng.normal()), SHA)
+        name: Row(rng.normal(0, 5, 101), rng.normal(0, 1, 101), float(rng.normal()), SHA)
         for name in TINY
     }
     sets = [frozenset(TINY), frozenset({"plain", "full", "padded"}), frozenset({"full", "body"})]
     levels = (0.05, 0.5, 0.95)
     quantiles = {names: np.sort(rng.normal(0, 6, (101, 3)), axis=1) for names in sets}
-    write_fusion(
-        engines / "fusion.json", FusionTables(AGE_GRID, experts, Spread(levels, quantiles))
-    )
+    write_fusion(engines / "fusion.json", pivot_tables(experts, spread=Spread(levels, quantiles)))
 
 
 def pictures() -> list[Face]:

@@ -26,10 +26,11 @@ from runtime import (
     PlaceholderWeightsWarning,
     preparation,
 )
-from runtime.fusion import AGE_GRID, ExpertTable, FusionTables, Spread
+from runtime.fusion import AGE_GRID, FusionTables, Spread
 from runtime.fusion_file import write_fusion
 from runtime.geometry import Geometry
 from runtime.images import load_rgb
+from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engines
 
 if TYPE_CHECKING:
@@ -251,16 +252,10 @@ def test_stand_ins_are_warned_of_once(tmp_path: Path, kind: str, says: str) -> N
 
 def tables(*, sha256: str = SHA) -> FusionTables:
     """Takes 5 years from `a` and listens to it alone where it speaks."""
-    flat = np.zeros_like(AGE_GRID)
-    experts = {
-        "a": ExpertTable(flat - 5.0, flat + 60.0, 60.0, sha256),
-        "b": ExpertTable(flat, flat),
-        "both": ExpertTable(flat, flat),
-        "elsewhere": ExpertTable(flat, flat),
-    }
+    experts = {"a": Row(-5.0, 60.0, 60.0, sha256), "b": Row(), "both": Row(), "elsewhere": Row()}
     quantiles = np.tile([-4.0, 0.0, 6.0], (len(AGE_GRID), 1))
     spread = Spread((0.05, 0.5, 0.95), {frozenset(("a", "b", "both")): quantiles})
-    return FusionTables(AGE_GRID, experts, spread)
+    return pivot_tables(experts, spread=spread)
 
 
 def test_fusion_tables_are_used(engines: Path) -> None:

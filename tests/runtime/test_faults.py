@@ -137,7 +137,7 @@ def test_nan_for_one_face_affects_only_that_face(tmp_path: Path) -> None:
         dark, light, again = moe.predict([gray(51), gray(204), gray(51)])
     assert isinstance(light, AgeEstimate)
     assert isinstance(dark, AgeEstimate)
-    assert light.missing == {"a": "gave nan years"}
+    assert light.missing == {"a": "predicted nan years"}
     assert light.age_years == pytest.approx(40.0)
     assert dark == again
     assert dark.missing == {}
@@ -147,7 +147,7 @@ def test_nan_from_every_expert_is_an_error_of_that_face_alone(tmp_path: Path) ->
     folder = write_engines(tmp_path, {"a": Tiny(nan_above=0.5)})
     with AgeMoE(folder) as moe:
         dark, light = moe.predict([gray(51), gray(204)])
-        with pytest.raises(PredictionError, match="gave nan years"):
+        with pytest.raises(PredictionError, match="predicted nan years"):
             moe.predict(gray(204))
     assert isinstance(dark, AgeEstimate)
     assert isinstance(light, PredictionError)

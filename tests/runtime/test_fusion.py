@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runtime.fusion import AGE_GRID, ExpertTable, FusionTables, Spread
+from runtime.fusion import AGE_GRID, FusionTables, Spread
+from tests.runtime.fusion_tables import Row, pivot_tables
 
 NAMES = ("a", "b", "c")
 GRID = (0.0, 10.0, 30.0, 60.0, 100.0)
@@ -53,8 +54,9 @@ row = st.tuples(reading, reading, reading).filter(lambda r: not all(map(math.isn
 def tables_of(
     experts: dict[str, tuple[list[float], list[float], float]], spread: Spread | None = None
 ) -> FusionTables:
-    entries = {n: ExpertTable(np.array(b), np.array(g), v) for n, (b, g, v) in experts.items()}
-    return FusionTables(np.array(GRID), entries, spread)
+    return pivot_tables(
+        {n: Row(*expert) for n, expert in experts.items()}, grid=GRID, spread=spread
+    )
 
 
 @settings(deadline=None, max_examples=200)

@@ -11,20 +11,18 @@ import numpy as np
 import pytest
 
 from runtime import FusionTableError
-from runtime.fusion import ExpertTable, FusionTables, Spread
+from runtime.fusion import ExpertTable, FusionTables, LinearGate, PivotGate, Spread
 from runtime.fusion_file import check_fusion_fits, read_fusion, write_fusion
+from tests.runtime.fusion_tables import Row, pivot_tables
 
 SHA = "ab" * 32
 
 
 def tables() -> FusionTables:
-    grid = np.array([0.0, 50.0, 100.0])
-    experts = {
-        "a": ExpertTable(np.array([1.0, -2.5, 0.1]), np.array([0.0, 1.0, 2.0]), 0.5, SHA),
-        "b": ExpertTable(np.zeros(3), np.ones(3)),
-    }
+    experts = {"a": Row([1.0, -2.5, 0.1], [0.0, 1.0, 2.0], 0.5, SHA), "b": Row(0.0, 1.0)}
     quantiles = {frozenset("ab"): np.tile([-5.0, 0.0, 4.0], (3, 1)), frozenset("a"): np.eye(3) * 0}
-    return FusionTables(grid, experts, Spread((0.05, 0.5, 0.95), quantiles), {"faces": 630})
+    spread = Spread((0.05, 0.5, 0.95), quantiles)
+    return pivot_tables(experts, grid=[0.0, 50.0, 100.0], spread=spread, provenance={"faces": 630})
 
 
 @pytest.fixture
@@ -53,8 +51,13 @@ def test_round_trip(path: Path) -> None:
     for name, table in wanted.experts.items():
         read = found.experts[name]
         assert read.bias_years.tolist() == table.bias_years.tolist()
-        assert read.gate_logit.tolist() == table.gate_logit.tolist()
-        assert (read.base_logit, read.source_sha256) == (table.base_logit, table.source_sha256)
+        assert read.knots_years.tolist() == table.knots_years.tolist()
+        assert read.source_sha256 == table.source_sha256
+    assert isinstance(found.gate, PivotGate)
+    assert isinstance(wanted.gate, PivotGate)
+    assert found.gate.names == ("a", "b")
+    assert found.gate.logit.tolist() == wanted.gate.logit.tolist()
+    assert found.gate.base_logit.tolist() == wanted.gate.base_logit.tolist()
     assert found.spread is not None
     assert wanted.spread is not None
     assert found.spread.levels == wanted.spread.levels
@@ -68,15 +71,29 @@ def test_identity_round_trip_has_no_spread(tmp_path: Path) -> None:
     assert read_fusion(tmp_path / "f.json").spread is None
 
 
+def row(document: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = document["gate"]["pivot"]["b"]
+    return found
+
+
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("unknown key surprise", lambda d: d.update(surprise=1)),
-    ("schema_version: this runtime reads version 1, got 9", lambda d: d.update(schema_version=9)),
+    (
+        "schema_version: this runtime reads versions",
+        lambda d: d.update(schema_version=9),
+    ),
     ("at least 2 increasing ages", lambda d: d.update(age_grid=[0.0, 50.0, 50.0])),
     ("age_grid[1]: must be a finite number", lambda d: d.update(age_grid=[0.0, "x", 1.0])),
     ("a.bias_years: must hold 3 numbers, got 2", lambda d: d["experts"]["a"]["bias_years"].pop()),
-    ("b.gate_logit: missing", lambda d: d["experts"]["b"].pop("gate_logit")),
-    ("b.base_logit: must be a finite", lambda d: d["experts"]["b"].update(base_logit=10**400)),
-    ("b.base_logit: must be a finite", lambda d: d["experts"]["b"].update(base_logit=True)),
+    ("pivot.b.logit: missing", lambda d: d["gate"]["pivot"]["b"].pop("logit")),
+    ("b.base_logit: must be a finite", lambda d: row(d).update(base_logit=10**400)),
+    ("b.base_logit: must be a finite", lambda d: row(d).update(base_logit=True)),
+    ("b.logit: must hold 3 numbers, got 2", lambda d: row(d)["logit"].pop()),
+    ("gate.pivot: must name exactly a, b", lambda d: d["gate"]["pivot"].pop("a")),
+    ("gate.linear: must be there exactly", lambda d: d["gate"].update(form="linear")),
+    ("gate.form: must be one of pivot, linear", lambda d: d["gate"].update(form="tree")),
+    ("a.knots_years: must hold at least 2", lambda d: d["experts"]["a"].update(knots_years=[1])),
+    ("a.bias_years: must hold 2", lambda d: d["experts"]["a"].update(knots_years=[1, 2])),
     ("must be 64 hex digits", lambda d: d["experts"]["a"].update(source_sha256="AB" * 32)),
     ("experts: must not be empty", lambda d: d.update(experts={})),
     ("experts: must be an object", lambda d: d.update(experts=[1])),
@@ -104,7 +121,7 @@ def test_each_fault_is_named(
 
 
 def test_all_faults_are_named_at_once(path: Path) -> None:
-    chosen = [CHANGES[index] for index in (0, 4, 5, 11, 16)]
+    chosen = [CHANGES[index] for index in (0, 4, 5, 17, 22)]
     problems = broken(path, *(change for _, change in chosen))
     for problem, _ in chosen:
         assert any(problem in found for found in problems)
@@ -137,7 +154,46 @@ def test_tables_of_other_experts_or_checkpoints_are_refused(path: Path) -> None:
 
 
 def test_nan_is_never_written(tmp_path: Path) -> None:
-    bad = FusionTables(np.array([0.0, np.nan]), {"a": ExpertTable(np.zeros(2), np.zeros(2))})
+    bad = pivot_tables({"a": Row()}, grid=[0.0, np.nan])
     with pytest.raises(ValueError, match="JSON"):
         write_fusion(tmp_path / "fusion.json", bad)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_version_1_is_read(path: Path) -> None:
+    document = json.loads(path.read_bytes())
+    for name, pivot in document.pop("gate")["pivot"].items():
+        document["experts"][name] |= {
+            "gate_logit": pivot["logit"],
+            "base_logit": pivot["base_logit"],
+        }
+    document["schema_version"] = 1
+    path.write_text(json.dumps(document))
+    raw = np.array([[20.0, 40.0], [np.nan, 70.0]])
+    found, wanted = read_fusion(path).fuse(("a", "b"), raw), tables().fuse(("a", "b"), raw)
+    assert found.age_years.tolist() == wanted.age_years.tolist()
+    document["experts"]["a"].pop("gate_logit")
+    path.write_text(json.dumps(document))
+    with pytest.raises(FusionTableError, match=r"gate\.pivot\.a\.logit: missing"):
+        read_fusion(path)
+
+
+def test_a_linear_gate_and_own_knots_round_trip(tmp_path: Path) -> None:
+    grid = np.array([0.0, 150.0])
+    experts = {
+        "a": ExpertTable(np.array([-5.0, 1.0, 7.5]), np.array([0.1, 0.2, 0.3]), SHA),
+        "b": ExpertTable(grid, np.zeros(2)),
+    }
+    gate = LinearGate(("a", "b"), np.array([[0.1, -0.2], [0.3, 0.4]]), np.array([1.0, -1.0]))
+    write_fusion(tmp_path / "f.json", FusionTables(grid, experts, gate, None, 150.0))
+    read = read_fusion(tmp_path / "f.json")
+    assert isinstance(read.gate, LinearGate)
+    assert read.gate.slopes.tolist() == gate.slopes.tolist()
+    assert read.gate.bias.tolist() == gate.bias.tolist()
+    assert read.experts["a"].knots_years.tolist() == [-5.0, 1.0, 7.5]
+    assert (read.largest_raw_years, read.spread) == (150.0, None)
+    document = json.loads((tmp_path / "f.json").read_bytes())
+    document["gate"]["linear"]["a"]["slopes"].pop("b")
+    (tmp_path / "f.json").write_text(json.dumps(document))
+    with pytest.raises(FusionTableError, match=r"a\.slopes: must name exactly a, b"):
+        read_fusion(tmp_path / "f.json")

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import AgeMoE
-from runtime.fusion import ExpertTable, FusionTables, Spread
+from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
 from runtime.serving.server import Server, Stopping, make_server
 from runtime.serving.settings import Settings
+from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
 EXPERTS = {
@@ -40,12 +41,11 @@ def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -
     folder.mkdir(exist_ok=True)
     experts = EXPERTS | {"a": Tiny(offset=offset, kind=kind)}
     write_engines(folder, experts)
-    flat = np.zeros_like(GRID)
-    tables = {name: ExpertTable(flat - 5.0, flat, 0.0, SHA) for name in experts}
+    rows = {name: Row(-5.0, source_sha256=SHA) for name in experts}
     quantiles = np.tile([-4.0, 0.0, 6.0], (len(GRID), 1))
     subsets = [frozenset(experts), frozenset(("a", "b"))]
     spread = Spread((0.05, 0.5, 0.95), dict.fromkeys(subsets, quantiles))
-    write_fusion(folder / "fusion.json", FusionTables(GRID, tables, spread))
+    write_fusion(folder / "fusion.json", pivot_tables(rows, grid=GRID.tolist(), spread=spread))
     return folder
 
 
