@@ -19,6 +19,7 @@ from runtime.detection import area, shared_area, within
 from runtime.errors import AgeMoEError
 from runtime.files import replacing
 from runtime.geometry import Pixels
+from runtime.images import SUFFIXES
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, Box
 
@@ -37,8 +38,6 @@ _TEXT_PER_FACE = 0.22
 """Height of the text to the width of a face: so an interval is about as wide as the face."""
 INK, PLATE, PAPER = (255, 255, 255), (22, 22, 28), (245, 245, 245)
 LINE, REFUSED_LINE = (255, 205, 50), (240, 90, 80)
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""What a drawing is written as, by the suffix of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,7 @@ def save_drawing(path: Path, image: Pixels) -> None:
     """Writes uint8 RGB (H, W, 3) as PNG, JPEG or WebP, by the suffix, whole or not at all.
 
     Raises:
-        ValueError: the suffix is none of `FORMATS`.
+        ValueError: the suffix is none of `SUFFIXES`.
     """
     form = drawing_format(path)
     with replacing(path) as temporary:
@@ -115,11 +114,11 @@ def drawing_format(path: Path) -> str:
     """What a drawing of that name is written as.
 
     Raises:
-        ValueError: the suffix is none of `FORMATS`.
+        ValueError: the suffix is none of `SUFFIXES`.
     """
-    form = FORMATS.get(path.suffix.lower())
+    form = SUFFIXES.get(path.suffix.lower())
     if form is None:
-        raise ValueError(f"A drawing is written as {', '.join(FORMATS)}, got {path.name}.")
+        raise ValueError(f"A drawing is written as {', '.join(SUFFIXES)}, got {path.name}.")
     return form
 
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     TypeVar,
@@ -26,11 +25,7 @@ from typing import (
     get_type_hints,
 )
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 T = TypeVar("T")
-D = TypeVar("D", bound="DataclassInstance")
 Check = Callable[[Any], str | None]
 """Returns what is wrong with a value of the right type; None if nothing is."""
 _NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
@@ -65,7 +60,7 @@ SHA256 = Annotated[str, _hex64]
 """A SHA-256 in lower-case hex."""
 
 
-def read_dataclass(cls: type[D], entry: JsonReader) -> D:
+def read_dataclass(cls: type[T], entry: JsonReader) -> T:
     """Reads a JSON object as a dataclass.
 
     Fields without a default are required, unless they may be None; unknown keys are problems. A
@@ -76,11 +71,11 @@ def read_dataclass(cls: type[D], entry: JsonReader) -> D:
     Returns:
         The object; meaningless if a problem was noted.
     """
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy takes no type[T] for hashable
     entry.only(tuple(hints))
     keys = entry.value if isinstance(entry.value, dict) else {}
     values: dict[str, Any] = {}
-    for field in fields(cls):
+    for field in fields(cls):  # type: ignore[arg-type]  # typing has no bound for dataclasses
         hint = hints[field.name]
         if field.name in keys:
             values[field.name] = _read(hint, entry.child(field.name))
@@ -94,7 +89,7 @@ def read_dataclass(cls: type[D], entry: JsonReader) -> D:
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - mypy takes no dataclass for hashable
+def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
     return get_type_hints(cls, include_extras=True)
 
 
@@ -110,8 +105,8 @@ def _read(kind: Any, entry: JsonReader) -> Any:  # noqa: ANN401 - any type, and 
         return _tuple(arguments, entry)
     if origin is Mapping:
         return {key: _read(arguments[1], value) for key, value in entry.items()}
-    if isinstance(kind, type) and is_dataclass(kind):
-        return read_dataclass(kind, entry)
+    if is_dataclass(kind):
+        return read_dataclass(kind, entry)  # type: ignore[arg-type]  # a class, no instance
     return entry.value if kind is Any else _SCALARS[kind](entry)
 
 

@@ -1,4 +1,4 @@
-"""Lists of photographs and tables of ages: odd names, odd lists, and places nobody can write to."""
+"""Lists of photographs and tables of ages: odd names, odd lists, full disks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "=1+1", "é", "\\x0d", ""]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_odd_names_come_back_from_a_table(tmp_path: Path, suffix: str) -> None:
+def test_odd_names_survive_a_round_trip(tmp_path: Path, suffix: str) -> None:
     table = tmp_path / f"table{suffix}"
     rows: list[Row] = [{"path": name, "face": place} for place, name in enumerate(ODD)]
     if suffix == ".parquet":
@@ -52,23 +52,23 @@ def test_a_row_of_a_list_may_have_no_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [b"a.png", 3])
 def test_paths_of_a_list_are_text(tmp_path: Path, name: Any) -> None:
     listed = parquet_of(tmp_path / "list.parquet", [None, name])
-    with pytest.raises(LabelingError, match="which is no text"):
+    with pytest.raises(LabelingError, match="which is not text"):
         photographs_in([listed])
 
 
-def test_a_folder_that_cannot_be_searched_is_not_skipped(
+def test_a_folder_that_cannot_be_searched_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "a.png").touch()
     scandir: Callable[..., Any] = os.scandir
 
-    def refusing(path: str) -> Any:
+    def scan(path: str) -> Any:
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", scan)
     with pytest.raises(LabelingError, match=r"closed cannot be searched \(Permission denied\)"):
         photographs_in([str(tmp_path)])
 
@@ -79,7 +79,7 @@ def job(tmp_path: Path) -> LabelJob:
     return LabelJob(str(engines), faces="whole", device="cpu")
 
 
-def test_a_full_disk_is_told_and_what_was_done_is_kept(
+def test_a_full_disk_is_an_error_and_finished_work_is_kept(
     tmp_path: Path, job: LabelJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "ages.csv"
@@ -97,16 +97,16 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(ResumeLog, "add", until_full)
-        with pytest.raises(LabelingError, match=r"No space left.*\n?.*the same command goes on"):
+        with pytest.raises(LabelingError, match=r"No space left.*\n?.*the same command resumes"):
             label(stream, ["a", "b"], output, job)
     assert journal_of(output).read_bytes().count(b"\n") == 2
-    asked: list[str] = []
-    label(lambda paths: asked.extend(paths) or stream(paths), ["a", "b"], output, job)  # type: ignore[func-returns-value]
-    assert asked == ["b"]
+    labeled: list[str] = []
+    label(lambda paths: labeled.extend(paths) or stream(paths), ["a", "b"], output, job)  # type: ignore[func-returns-value]
+    assert labeled == ["b"]
 
 
-def test_without_engines_no_journal_is_begun(tmp_path: Path) -> None:
+def test_without_engines_no_journal_is_started(tmp_path: Path) -> None:
     job = LabelJob(str(tmp_path / "nowhere"), faces="whole")
     with pytest.raises(ManifestError, match="no such file"):
-        label(lambda _: pytest.fail("asked"), ["a"], tmp_path / "ages.csv", job)
+        label(lambda _: pytest.fail("nothing to label"), ["a"], tmp_path / "ages.csv", job)
     assert not list(tmp_path.iterdir())
