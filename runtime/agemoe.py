@@ -144,7 +144,7 @@ class AgeMoE:
 
     @property
     def calibrated(self) -> bool:
-        """Whether there are fusion tables; without, the experts are averaged."""
+        """True if there are fusion tables; without them, the experts are averaged."""
         return self._calibration is not None
 
     @overload

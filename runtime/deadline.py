@@ -36,7 +36,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the deadline has passed."""
+        """True once the deadline has passed."""
         return self.remaining_seconds() == 0.0
 
     @property

@@ -254,8 +254,8 @@ def _from_hub(model: str) -> Path:
             f"{model} is on the hub and huggingface_hub is not installed. Install it, or give the "
             f"path of a file."
         ) from error
-    place, _, revision = model.removeprefix(HUB_PREFIX).partition("@")
-    owner, _, rest = place.partition("/")
+    location, _, revision = model.removeprefix(HUB_PREFIX).partition("@")
+    owner, _, rest = location.partition("/")
     repository, _, file = rest.partition("/")
     if not file:
         raise BackendError(f"Expected hf://owner/repo/file[@revision], got {model}.")

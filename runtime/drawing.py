@@ -93,9 +93,9 @@ def draw_faces(image: Pixels, faces: Sequence[PhotoFace]) -> Pixels:
             tag = _tag(number, text_size)
             in_corner = tag, _corner(tag.size, box, picture.size)
             placed = _placed((tag,), box, taken, picture.size, gap) or in_corner
-        label, place = placed
-        label.draw(canvas, *place)
-        taken.append((*place, *label.size))
+        label, corner = placed
+        label.draw(canvas, *corner)
+        taken.append((*corner, *label.size))
     return np.asarray(_with_strip(picture, left_over, gap) if left_over else picture)
 
 
@@ -105,9 +105,9 @@ def save_drawing(path: Path, image: Pixels) -> None:
     Raises:
         ValueError: the suffix is not in `SUFFIXES`.
     """
-    form = drawing_format(path)
+    image_format = drawing_format(path)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, form, quality=92)
+        Image.fromarray(image).save(temporary, image_format, quality=92)
 
 
 def drawing_format(path: Path) -> str:
@@ -116,10 +116,10 @@ def drawing_format(path: Path) -> str:
     Raises:
         ValueError: the suffix is not in `SUFFIXES`.
     """
-    form = SUFFIXES.get(path.suffix.lower())
-    if form is None:
+    image_format = SUFFIXES.get(path.suffix.lower())
+    if image_format is None:
         raise ValueError(f"A drawing is written as {', '.join(SUFFIXES)}, got {path.name}.")
-    return form
+    return image_format
 
 
 def age_text(result: AgeEstimate | AgeMoEError) -> tuple[str, ...]:
@@ -215,8 +215,8 @@ def _placed(
     """
     for label in labels:
         for point in _beside(label.size, box, picture, gap):
-            place = (*point, *label.size)
-            if within(place, *picture) == place and not any(shared_area(place, b) for b in taken):
+            plate = (*point, *label.size)
+            if within(plate, *picture) == plate and not any(shared_area(plate, b) for b in taken):
                 return label, point
     return None
 

@@ -39,7 +39,7 @@ FACES = (PHOTO, WHOLE)
 """`photo`: detect the faces in each picture; `whole`: each picture is a face."""
 NO_FACE = "no face found"
 """Value of the column `error` for a photograph without faces, which does not count as bad."""
-TOGETHER = 8
+BATCH_SIZE = 8
 """Photographs per batch."""
 
 Labeled = tuple[str, Sequence[Row]]
@@ -161,8 +161,8 @@ class Labeler:
         ahead: deque[tuple[Sequence[str], list[Future[Scene]]]] = deque()
         pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="agemoe-label")
         try:
-            for start in range(0, len(paths), TOGETHER):
-                batch = paths[start : start + TOGETHER]
+            for start in range(0, len(paths), BATCH_SIZE):
+                batch = paths[start : start + BATCH_SIZE]
                 ahead.append((batch, [pool.submit(self._scene, path) for path in batch]))
                 if len(ahead) > 1:
                     yield self._awaited(*ahead.popleft())
@@ -201,7 +201,7 @@ class Labeler:
             {
                 "path": path,
                 "face": index,
-                **({} if found is None else _place(found)),
+                **({} if found is None else _position(found)),
                 **_ages(result),
                 "engine": self._engine,
             }
@@ -275,7 +275,7 @@ def _counted(journal: ResumeLog, paths: Sequence[str], summary: Summary) -> Iter
         yield from rows
 
 
-def _place(found: FoundFace) -> dict[str, Value]:
+def _position(found: FoundFace) -> dict[str, Value]:
     numbers = dict(zip("xywh", found.box, strict=True), score=found.score, turn=found.turn)
     return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
-    """The place of a face in a photograph."""
+    """The position of a face in a photograph."""
 
     box: Box
     """In pixels of the upright photograph (EXIF orientation applied)."""
@@ -38,7 +38,7 @@ class PhotoFace(FoundFace):
     """A face in a photograph, with its age."""
 
     result: AgeEstimate | AgeMoEError = field(kw_only=True)
-    """The estimate, or the error in its place."""
+    """The estimate, or the error instead of it."""
 
     @property
     def estimate(self) -> AgeEstimate | None:
@@ -67,7 +67,7 @@ class Scene:
     """The faces of one photograph."""
 
     found: tuple[FoundFace | None, ...] = ()
-    """Their places, from left to right; None for a picture that is a face as a whole."""
+    """Their positions, from left to right; None for a picture that is a face as a whole."""
     faces: tuple[Face, ...] = ()
     """The same faces, as `predict` takes them."""
     error: str | None = None

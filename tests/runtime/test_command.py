@@ -148,7 +148,7 @@ def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[s
     ("damage", "message"),
     [
         (lambda e: (e / "a/a.fp32.onnx").unlink(), "is missing"),
-        (lambda e: (e / "a/a.fp32.onnx").write_bytes(b"short"), "the manifest says"),
+        (lambda e: (e / "a/a.fp32.onnx").write_bytes(b"short"), "the manifest lists"),
         (lambda e: (e / "manifest.json").write_text("{}"), "problems"),
         (lambda e: (e / "manifest.json").unlink(), "there is no such file"),
         (lambda e: (e / "fusion.json").write_text("{"), "cannot be read"),

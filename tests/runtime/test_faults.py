@@ -80,7 +80,7 @@ def test_missing_and_changed_files_are_errors(engines: Path) -> None:
     path = engines / "a/a.fp32.onnx"
     data = path.read_bytes()
     path.write_bytes(data[:-1])
-    with pytest.raises(EngineFileError, match="the manifest says"):
+    with pytest.raises(EngineFileError, match="the manifest lists"):
         AgeMoE(engines, verify=False)
     path.write_bytes(bytes(len(data)))
     with pytest.raises(EngineFileError, match="SHA-256"):

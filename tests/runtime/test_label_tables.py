@@ -22,11 +22,11 @@ ODD = ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "=1+1", "é", "\\x0d", ""]
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_odd_names_survive_a_round_trip(tmp_path: Path, suffix: str) -> None:
     table = tmp_path / f"table{suffix}"
-    rows: list[Row] = [{"path": name, "face": place} for place, name in enumerate(ODD)]
+    rows: list[Row] = [{"path": name, "face": index} for index, name in enumerate(ODD)]
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     write_table(table, rows, {"path": str, "face": int})
-    assert read(table) == [(name.replace("\r", "\\x0d"), place) for place, name in enumerate(ODD)]
+    assert read(table) == [(name.replace("\r", "\\x0d"), index) for index, name in enumerate(ODD)]
 
 
 def read(table: Path) -> list[tuple[str, int]]:

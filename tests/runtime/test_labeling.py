@@ -33,9 +33,9 @@ def folder(empty_folder: Path) -> Path:
     """A working directory with engines and twenty pictures of different shades."""
     write_engines(empty_folder / "engines", {"a": Tiny(), "bb": Tiny(slope=50.0)})
     (empty_folder / "photos").mkdir()
-    for place in range(20):
-        shade = (10 * place,) * 3
-        Image.new("RGB", (20, 20), shade).save(empty_folder / f"photos/{place:02}.png")
+    for index in range(20):
+        shade = (10 * index,) * 3
+        Image.new("RGB", (20, 20), shade).save(empty_folder / f"photos/{index:02}.png")
     return empty_folder
 
 
@@ -57,10 +57,10 @@ def read(output: Path) -> list[dict[str, str]]:
 
 def test_every_picture_gets_its_row(folder: Path) -> None:
     rows = labeled(folder / "ages.csv", photographs_in(["photos"]))
-    assert [row["path"] for row in rows] == [f"photos/{place:02}.png" for place in range(20)]
+    assert [row["path"] for row in rows] == [f"photos/{index:02}.png" for index in range(20)]
     assert list(rows[0]) == list(table_columns(["a", "bb"]))
-    for place, row in enumerate(rows):
-        brightness = 10 * place / 255
+    for index, row in enumerate(rows):
+        brightness = 10 * index / 255
         assert float(row["age_a"]) == pytest.approx(100 * brightness, abs=1e-4)
         assert float(row["age"]) == pytest.approx(75 * brightness, abs=1e-4)
         assert (row["face"], row["x"], row["error"], row["low"]) == ("0", "", "", "")
@@ -324,7 +324,7 @@ from pathlib import Path
 from runtime import labeling
 from runtime.label_tables import photographs_in
 
-labeling.TOGETHER = 2
+labeling.BATCH_SIZE = 2
 job = labeling.LabelJob(faces="whole", device="cpu")
 
 def slowly(stream):

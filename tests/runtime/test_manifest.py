@@ -204,7 +204,7 @@ def test_a_folder_in_place_of_a_file(engines: Path) -> None:
 def test_a_truncated_file(engines: Path) -> None:
     path = engines / "a/a.fp32.onnx"
     path.write_bytes(path.read_bytes()[:-10])
-    assert "the manifest says" in error_of(engines, hashes=False)
+    assert "the manifest lists" in error_of(engines, hashes=False)
 
 
 def test_swapped_files(engines: Path) -> None:

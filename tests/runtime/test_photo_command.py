@@ -134,7 +134,7 @@ def test_label_lists_bad_photographs(capsys: pytest.CaptureFixture[str]) -> None
 def test_label_resumes_after_ctrl_c(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labeling, "TOGETHER", 1)
+    monkeypatch.setattr(labeling, "BATCH_SIZE", 1)
     add, added = ResumeLog.add, 0
 
     def add_one(self: ResumeLog, batch: object) -> None:

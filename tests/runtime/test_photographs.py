@@ -122,7 +122,7 @@ def test_faces_of_one_turn_share_one_picture() -> None:
 
         def detect(self, image: Pixels) -> list[Detection]:
             del image
-            return [Detection((5.0 * place, 0, 5, 5), turn=place % 2) for place in range(6)]
+            return [Detection((5.0 * index, 0, 5, 5), turn=index % 2) for index in range(6)]
 
     moe = Bright()
     predict_photo(moe, spots(1, 2, 3), detector=Lying())
