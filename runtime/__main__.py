@@ -255,7 +255,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     bulk.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or local")
     for command in (predict, bulk):
-        command.add_argument("--detector", type=_detector, default="haar", help="or yunet:MODEL")
+        command.add_argument(
+            "--detector", type=_detector, default="haar", help="haar or yunet:MODEL"
+        )
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")

@@ -79,8 +79,8 @@ class AgeMoE:
             device: `auto` uses, for each expert, the first that is available of TensorRT, ONNX
                 Runtime on CUDA and the CPU; `cuda` or `cuda:1` the first two of them; `tensorrt`
                 or `tensorrt:1` the first; `cpu` the last.
-            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` for the experts that
-                have this variant; `auto` prefers FP32 on the CPU and FP16 on a GPU.
+            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` (FP32 for experts
+                without this variant); `auto` prefers FP32 on the CPU and FP16 on a GPU.
             experts: names of the experts to use; None means all.
             fusion: file of the fusion tables in the engines folder; None, or the default if there
                 is no such file, averages the experts.

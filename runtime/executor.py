@@ -97,9 +97,7 @@ class Executor:
 
     def close(self) -> None:
         """Closes every device; may be called repeatedly."""
-        with (
-            contextlib.ExitStack() as stack
-        ):  # a device that fails to close must not stop the others
+        with contextlib.ExitStack() as stack:  # closes all, even if one of them fails
             for device in self._devices:
                 stack.callback(device.close)
 

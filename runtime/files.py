@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import operator
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -48,8 +49,18 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Writes JSON atomically, with sorted keys and a final newline; rejects NaN and infinities."""
-    text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    """Writes JSON atomically, with sorted keys and a final newline.
+
+    NumPy arrays become lists; NaN and infinities are rejected.
+    """
+    text = json.dumps(
+        value,
+        indent=1,
+        sort_keys=True,
+        allow_nan=False,
+        ensure_ascii=False,
+        default=operator.methodcaller("tolist"),
+    )
     write_whole(path, f"{text}\n".encode())
 
 

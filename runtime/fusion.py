@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.json_reader import SHA256
 from runtime.results import ResidualQuantiles
 
 Floats = NDArray[np.float64]
@@ -38,7 +39,7 @@ class ExpertTable:
     """(G,) logit of the expert's weight, by the pivot age."""
     base_logit: float = 0.0
     """Logit of the expert's weight in the pivot."""
-    source_sha256: str | None = None
+    source_sha256: SHA256 | None = None
     """Of the checkpoint the table was fitted for; None if fitted on predictions alone."""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,8 @@ import numpy as np
 
 from runtime.errors import FusionTableError
 from runtime.files import write_json
-from runtime.fusion import ExpertTable, FusionTables, Spread
-from runtime.json_reader import SHA256, JsonReader, not_empty, read_dataclass
+from runtime.fusion import ExpertTable, Floats, FusionTables, Spread
+from runtime.json_reader import JsonReader, not_empty, read_dataclass
 from runtime.results import INTERVAL_LEVEL
 
 FILE_NAME = "fusion.json"
@@ -22,18 +22,17 @@ SCHEMA_VERSION = 1
 """Incremented whenever the meaning or the layout of fusion.json changes."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
-_Numbers = tuple[float, ...]
 
 
 def _known_version(version: int) -> str | None:
     return None if version == SCHEMA_VERSION else f"this runtime reads version {SCHEMA_VERSION}"
 
 
-def _ages(grid: _Numbers) -> str | None:
+def _ages(grid: Sequence[float]) -> str | None:
     return None if len(grid) > 1 and _increase(grid) else "must hold at least 2 increasing ages"
 
 
-def _levels(levels: _Numbers) -> str | None:
+def _levels(levels: Sequence[float]) -> str | None:
     if len(levels) < 2 or levels[0] <= 0.0 or levels[-1] >= 1.0 or not _increase(levels):
         return "must hold at least 2 increasing levels within (0, 1)"
     if levels[0] > _TAIL or levels[-1] < 1.0 - _TAIL:
@@ -41,22 +40,14 @@ def _levels(levels: _Numbers) -> str | None:
     return None
 
 
-def _increase(values: _Numbers) -> bool:
+def _increase(values: Iterable[float]) -> bool:
     return all(one < other for one, other in pairwise(values))
 
 
-@dataclass(frozen=True, slots=True)
-class _Expert:
-    bias_years: _Numbers
-    gate_logit: _Numbers
-    base_logit: float
-    source_sha256: SHA256 | None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Subset:
     experts: tuple[str, ...]
-    quantiles_years: tuple[_Numbers, ...]
+    quantiles_years: tuple[Floats, ...]
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for index, row in enumerate(self.quantiles_years):
@@ -64,9 +55,9 @@ class _Subset:
                 yield f"quantiles_years[{index}]", "must not decrease"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Spread:
-    levels: Annotated[_Numbers, _levels]
+    levels: Annotated[tuple[float, ...], _levels]
     subsets: tuple[_Subset, ...]
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -77,13 +68,13 @@ class _Spread:
                     yield path, f"must hold {len(self.levels)} numbers, got {len(row)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Document:
     """The layout of fusion.json."""
 
     schema_version: Annotated[int, _known_version]
-    age_grid: Annotated[_Numbers, _ages]
-    experts: Annotated[Mapping[str, _Expert], not_empty]
+    age_grid: Annotated[Floats, _ages]
+    experts: Annotated[Mapping[str, ExpertTable], not_empty]
     spread: _Spread | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -115,14 +106,25 @@ def read_fusion(path: Path) -> FusionTables:
     read = read_dataclass(_Document, JsonReader(document, "", problems))
     if problems:
         raise FusionTableError(str(path), problems, _CURE)
-    return _tables(read)
+    spread = None
+    if read.spread is not None:
+        subsets = {frozenset(s.experts): np.array(s.quantiles_years) for s in read.spread.subsets}
+        spread = Spread(read.spread.levels, subsets)
+    return FusionTables(read.age_grid, read.experts, spread, read.provenance)
 
 
 def write_fusion(path: Path, tables: FusionTables) -> None:
     """Writes fusion tables atomically."""
-    document = asdict(_document(tables))
-    if tables.spread is None:
-        del document["spread"]
+    document = asdict(
+        _Document(SCHEMA_VERSION, tables.age_grid, dict(tables.experts), None, tables.provenance)
+    )
+    del document["spread"]
+    if tables.spread is not None:
+        subsets = [
+            {"experts": sorted(names), "quantiles_years": quantiles}
+            for names, quantiles in tables.spread.quantiles_years.items()
+        ]
+        document["spread"] = {"levels": tables.spread.levels, "subsets": subsets}
     write_json(path, document)
 
 
@@ -147,42 +149,3 @@ def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, st
             problems.append(f"experts.{name}: was calibrated for another checkpoint")
     if problems:
         raise FusionTableError(str(path), problems, f"{_CURE} Or remove the file.")
-
-
-def _tables(document: _Document) -> FusionTables:
-    experts = {
-        name: ExpertTable(
-            np.array(table.bias_years),
-            np.array(table.gate_logit),
-            table.base_logit,
-            table.source_sha256,
-        )
-        for name, table in document.experts.items()
-    }
-    tables = FusionTables(np.array(document.age_grid), experts, None, document.provenance)
-    if document.spread is None:
-        return tables
-    subsets = document.spread.subsets
-    quantiles = {frozenset(s.experts): np.array(s.quantiles_years) for s in subsets}
-    return replace(tables, spread=Spread(document.spread.levels, quantiles))
-
-
-def _document(tables: FusionTables) -> _Document:
-    experts = {
-        name: _Expert(
-            tuple(table.bias_years.tolist()),
-            tuple(table.gate_logit.tolist()),
-            table.base_logit,
-            table.source_sha256,
-        )
-        for name, table in tables.experts.items()
-    }
-    grid = tuple(tables.age_grid.tolist())
-    document = _Document(SCHEMA_VERSION, grid, experts, None, tables.provenance)
-    if tables.spread is None:
-        return document
-    subsets = tuple(
-        _Subset(tuple(sorted(names)), tuple(map(tuple, quantiles.tolist())))
-        for names, quantiles in tables.spread.quantiles_years.items()
-    )
-    return replace(document, spread=_Spread(tables.spread.levels, subsets))

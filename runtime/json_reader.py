@@ -1,8 +1,8 @@
 """Reads parsed JSON into annotated dataclasses and collects every problem with its path.
 
 `read_dataclass` derives the expected document from the annotations of a dataclass: `str`, `int`,
-`float`, `bool`, `tuple`, `Mapping[str, …]`, `X | None`, `Any` and further dataclasses. Limits on a
-value stand beside its type: `Annotated[int, at_least(1)]`.
+`float`, `bool`, `tuple`, `NDArray[np.float64]` (N,), `Mapping[str, …]`, `X | None`, `Any` and other
+dataclasses. Limits on a value stand beside its type: `Annotated[int, at_least(1)]`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import (
     get_origin,
     get_type_hints,
 )
+
+import numpy as np
 
 T = TypeVar("T")
 Check = Callable[[Any], str | None]
@@ -104,6 +106,8 @@ def _read(kind: Any, entry: JsonReader) -> Any:  # noqa: ANN401 - any type, and 
     if origin in (Union, UnionType):
         (inner,) = set(arguments) - {NoneType}
         return None if entry.value is None else _read(inner, entry)
+    if origin is np.ndarray:
+        return np.array(entry.numbers())
     if origin is tuple:
         return _tuple(arguments, entry)
     if origin is Mapping:
