@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from runtime.detection import area, shared_area
 from runtime.results import Box
 
-LEAST_AFFINITY = 1e-4
+MIN_AFFINITY = 1e-4
 """MiVOLO's `iou_thresh`: a face and a person that share less are not matched."""
 
 Floats = NDArray[np.float64]
@@ -30,9 +30,7 @@ def persons_of(faces: Sequence[Box], persons: Sequence[Box]) -> list[int | None]
         gain, posinf=0.0, neginf=0.0
     )  # invalid boxes, which the prediction rejects
     pairs = best_pairs(gain)
-    return [
-        p if p is not None and gain[f, p] > LEAST_AFFINITY else None for f, p in enumerate(pairs)
-    ]
+    return [p if p is not None and gain[f, p] > MIN_AFFINITY else None for f, p in enumerate(pairs)]
 
 
 def affinity(face: Box, person: Box) -> float:

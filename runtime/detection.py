@@ -16,7 +16,7 @@ from runtime.geometry import Pixels
 from runtime.results import Box
 
 FACE, PERSON = "face", "person"
-MOST_SHARED = 0.5
+MAX_OVERLAP = 0.5
 """Two boxes are the same face if they share more than this part of the smaller one."""
 
 
@@ -163,7 +163,7 @@ def without_duplicates(found: Sequence[Detection]) -> list[Detection]:
 
 
 def _same(one: Box, other: Box) -> bool:
-    return shared_area(one, other) > MOST_SHARED * min(area(one), area(other))
+    return shared_area(one, other) > MAX_OVERLAP * min(area(one), area(other))
 
 
 def _score(found: Detection) -> float:

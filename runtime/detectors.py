@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HUB_PREFIX = "hf://"
-SURE_WINDOWS = 20.0
+SURE_SCORE = 20.0
 """Windows of the cascade that agree on a sure face; on false positives, up to 17 agreed."""
 _SHA_MARK = "#sha256="
 
@@ -169,7 +169,7 @@ class YuNetDetector:
 @functools.cache
 def default_detector() -> Detector:
     """Returns the detector that needs no model file: the Haar cascade, with quarter turns."""
-    return AnyWayUp(HaarDetector(), SURE_WINDOWS)
+    return AnyWayUp(HaarDetector(), SURE_SCORE)
 
 
 def detector_named(name: str) -> Detector:

@@ -40,7 +40,7 @@ MAX_CROP_MARGIN = 10.0
 PAD_SQUARE_LEAST = 14
 """Minimum of the shorter side in `pad_square`, in pixels, as in Janus's image processor."""
 
-MOST_ELONGATED = 32
+MAX_ASPECT_RATIO = 32
 """Limit on the aspect ratio: `center_crop` first cuts the ends off a longer picture."""
 
 
@@ -171,7 +171,7 @@ def _stretch(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixe
 
 
 def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    image = _without_ends(image)
+    image = _middle_of_strip(image)
     scale = max(height / image.shape[0], width / image.shape[1])
     scaled_height = max(round(image.shape[0] * scale), height)
     scaled_width = max(round(image.shape[1] * scale), width)
@@ -180,10 +180,10 @@ def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> 
     return scaled[top : top + height, left : left + width]
 
 
-def _without_ends(image: Pixels) -> Pixels:
+def _middle_of_strip(image: Pixels) -> Pixels:
     """Returns the middle of a strip: one of 1×65,535 pixels, scaled, would exhaust the memory."""
     height, width = image.shape[:2]
-    longest = MOST_ELONGATED * min(height, width)
+    longest = MAX_ASPECT_RATIO * min(height, width)
     top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
     return image[top : top + longest, left : left + longest]
 

@@ -37,14 +37,14 @@ class ImageLimits:
     """Width times height."""
 
 
-_MOST_SCANS = 100
+_MAX_SCANS = 100
 """In a JPEG. Encoders write about ten; each takes a pass over all pixels, for a few bytes."""
-_MOST_SEGMENTS = 10_000
+_MAX_SEGMENTS = 10_000
 """In a JPEG. 32 MiB of metadata take 500; each runs Python code in Pillow, for four bytes."""
 _JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """Markers followed by a segment, and the end; the others may stand within a scan."""
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-_LONGEST_PATH = 4096
+_MAX_PATH = 4096
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes an image on first use; two threads that do so at once get wrong pixels."""
 
@@ -70,13 +70,13 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
     if isinstance(source, np.ndarray):
         return _checked_array(source, limits)
     if isinstance(source, Image.Image):
-        with _faults_explained("The PIL image"), _SHARED_IMAGES:
+        with _as_input_errors("The PIL image"), _SHARED_IMAGES:
             return _pixels(source, limits)
-    with _faults_explained("The source"):
+    with _as_input_errors("The source"):
         data = _encoded(source, limits)
         _check_segments(data)
     with (
-        _faults_explained(f"The picture of {len(data):,} bytes"),
+        _as_input_errors(f"The picture of {len(data):,} bytes"),
         Image.open(io.BytesIO(data), formats=FORMATS) as image,
     ):
         return _pixels(image, limits)
@@ -111,7 +111,7 @@ def _encoded(source: str | os.PathLike[str] | bytes | IO[bytes], limits: ImageLi
 
 
 def _file_bytes(path: Path, limits: ImageLimits) -> bytes:
-    if len(str(path)) > _LONGEST_PATH:
+    if len(str(path)) > _MAX_PATH:
         raise ImageError(
             f"A path of {len(str(path)):,} characters was given. Pass an encoded picture as bytes; "
             f"decode base64 first."
@@ -145,9 +145,9 @@ def _check_segments(data: bytes) -> None:
     while (mark := _JPEG_MARK.search(data, position)) and mark[0][1] != _END_OF_IMAGE:
         segments += 1
         scans += mark[0][1] == _START_OF_SCAN
-        if scans > _MOST_SCANS or segments > _MOST_SEGMENTS:
+        if scans > _MAX_SCANS or segments > _MAX_SEGMENTS:
             raise ImageError(
-                f"The JPEG has more than {_MOST_SCANS} scans or {_MOST_SEGMENTS:,} segments, which "
+                f"The JPEG has more than {_MAX_SCANS} scans or {_MAX_SEGMENTS:,} segments, which "
                 f"take too long to decode. Save it again."
             )
         position = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
@@ -164,7 +164,7 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
 
 
 @contextlib.contextmanager
-def _faults_explained(subject: str) -> Iterator[None]:
+def _as_input_errors(subject: str) -> Iterator[None]:
     """Turns any error of a file or decoder into an `InputError`."""
     try:
         yield

@@ -37,6 +37,60 @@ def read(table: Path) -> list[tuple[str, int]]:
     return [(row["path"], row["face"]) for row in parquet.read_table(table).to_pylist()]
 
 
+@pytest.fixture
+def folder(empty_folder: Path) -> Path:
+    """A working directory with an empty folder of engines and twenty photographs."""
+    (empty_folder / "engines").mkdir()
+    (empty_folder / "photos").mkdir()
+    for index in range(20):
+        (empty_folder / f"photos/{index:02}.png").touch()
+    return empty_folder
+
+
+@pytest.mark.usefixtures("folder")
+def test_sources_resolve_to_photographs() -> None:
+    Path("photos/deep").mkdir()
+    Path("photos/deep/z.JPG").touch()
+    Path("photos/notes.txt").touch()
+    every = photographs_in(["photos"])
+    assert every[-1] == "photos/deep/z.JPG"
+    assert len(every) == 21
+    assert photographs_in(["photos/0*.png"]) == every[:10]
+    assert photographs_in(["photos/**/*.JPG", "photos/deep"]) == ["photos/deep/z.JPG"]
+    assert photographs_in(["photos/03.png", "photos/01.png", "photos/03.png", "gone.png"]) == [
+        "photos/03.png",
+        "photos/01.png",
+        "gone.png",
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_lists_of_photographs() -> None:
+    Path("photos/list.csv").write_text("age,path\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
+    assert photographs_in(["photos/list.csv"]) == ["photos/02.png", "/abs/01.png"]
+    pytest.importorskip("pyarrow")
+    write_table(Path("list.parquet"), [{"path": "b.png"}, {"path": "a.png"}], {"path": str})
+    assert photographs_in(["list.parquet"]) == ["b.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("engines", "no photograph in engines"),
+        ("*.gif", r"no photograph in \*\.gif"),
+        ("gone.csv", "gone.csv cannot be read"),
+        ("other.csv", "its columns are file, age"),
+        ("empty.csv", "its columns are none"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_sources_without_photographs(source: str, message: str) -> None:
+    Path("other.csv").write_text("file,age\nx,1\n", encoding="utf-8")
+    Path("empty.csv").touch()
+    with pytest.raises(LabelingError, match=message):
+        photographs_in([source])
+
+
 def parquet_of(path: Path, names: list[Any]) -> str:
     arrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -19,7 +19,7 @@ from runtime.deadline import Deadline
 from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
-from runtime.label_tables import LabelingError, photographs_in, table_columns, write_table
+from runtime.label_tables import LabelingError, photographs_in, table_columns
 from runtime.labeling import NO_FACE, Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
@@ -154,50 +154,6 @@ def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
     assert [row.get("error") for row in bad] == [None, "unlucky"]
     streamed = [entry for batch in labeler.stream(list(found)) for entry in batch]
     assert dict(streamed) == found
-
-
-@pytest.mark.usefixtures("folder")
-def test_sources_resolve_to_photographs() -> None:
-    Path("photos/deep").mkdir()
-    Path("photos/deep/z.JPG").touch()
-    Path("photos/notes.txt").touch()
-    every = photographs_in(["photos"])
-    assert every[-1] == "photos/deep/z.JPG"
-    assert len(every) == 21
-    assert photographs_in(["photos/0*.png"]) == every[:10]
-    assert photographs_in(["photos/**/*.JPG", "photos/deep"]) == ["photos/deep/z.JPG"]
-    assert photographs_in(["photos/03.png", "photos/01.png", "photos/03.png", "gone.png"]) == [
-        "photos/03.png",
-        "photos/01.png",
-        "gone.png",
-    ]
-
-
-@pytest.mark.usefixtures("folder")
-def test_lists_of_photographs() -> None:
-    Path("photos/list.csv").write_text("age,path\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
-    assert photographs_in(["photos/list.csv"]) == ["photos/02.png", "/abs/01.png"]
-    pytest.importorskip("pyarrow")
-    write_table(Path("list.parquet"), [{"path": "b.png"}, {"path": "a.png"}], {"path": str})
-    assert photographs_in(["list.parquet"]) == ["b.png", "a.png"]
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("engines", "no photograph in engines"),
-        ("*.gif", r"no photograph in \*\.gif"),
-        ("gone.csv", "gone.csv cannot be read"),
-        ("other.csv", "its columns are file, age"),
-        ("empty.csv", "its columns are none"),
-    ],
-)
-@pytest.mark.usefixtures("folder")
-def test_sources_without_photographs(source: str, message: str) -> None:
-    Path("other.csv").write_text("file,age\nx,1\n", encoding="utf-8")
-    Path("empty.csv").touch()
-    with pytest.raises(LabelingError, match=message):
-        photographs_in([source])
 
 
 def test_a_file_name_that_is_not_utf8_is_escaped(folder: Path) -> None:
