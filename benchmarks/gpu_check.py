@@ -36,6 +36,7 @@ from runtime.backends.onnx import cuda_provider_problem
 from runtime.executor import MODES
 from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
+from runtime.options import GpuOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 _DRIFT_YEARS = 0.5
@@ -154,7 +155,7 @@ def _graphs(check: Check) -> Section:
     device = _gpu(check)
     with (
         _opened(check, device=device) as recorded,
-        _opened(check, device=device, graphs=False) as plain,
+        _opened(check, device=device, gpu=GpuOptions(graphs=False)) as plain,
     ):
         if not any(b.startswith(ENGINE_BACKENDS) for b in recorded.backends.values()):
             raise NotRunError("No expert runs on TensorRT, and only there are CUDA graphs used.")

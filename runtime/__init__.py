@@ -24,6 +24,7 @@ from runtime.errors import (
     PredictionError,
 )
 from runtime.images import ImageLimits
+from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
 from runtime.startup import PlaceholderWeightsWarning
@@ -52,6 +53,7 @@ __all__ = [
     "FallbackWarning",
     "FusionTableError",
     "GivenBoxes",
+    "GpuOptions",
     "HaarDetector",
     "ImageError",
     "ImageLimits",

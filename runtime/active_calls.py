@@ -1,4 +1,4 @@
-"""Lets callers in until it is shut, and waits for those inside."""
+"""Counts the calls in progress, so that closing waits for them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from runtime.errors import ClosedError
 
 
 class ActiveCalls:
-    """Counts the calls under way, so that closing never pulls anything away from under one."""
+    """The number of calls in progress; once closed, rejects new ones."""
 
     def __init__(self) -> None:
-        """Opens the gate for this process."""
+        """Starts with no calls; only this process may make any."""
         self._condition = threading.Condition()
-        self._inside = 0
+        self._count = 0
         self._open = True
         self._process = os.getpid()
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Holds the gate open for one call.
+    def call(self) -> Iterator[None]:
+        """Counts a call for as long as the context lasts.
 
         Raises:
-            ClosedError: the gate is shut, or this is a fork of the process that opened it.
+            ClosedError: after `close`, or in a forked process.
         """
         if os.getpid() != self._process:
             raise ClosedError(
@@ -35,16 +35,16 @@ class ActiveCalls:
         with self._condition:
             if not self._open:
                 raise ClosedError("This AgeMoE was closed. Open a new one.")
-            self._inside += 1
+            self._count += 1
         try:
             yield
         finally:
             with self._condition:
-                self._inside -= 1
+                self._count -= 1
                 self._condition.notify_all()
 
-    def shut(self) -> bool:
-        """Lets nobody in any more and waits until everybody is out.
+    def close(self) -> bool:
+        """Rejects new calls and waits for those in progress.
 
         Returns:
             False in a forked process, where nothing may be freed.
@@ -53,5 +53,5 @@ class ActiveCalls:
             return False
         with self._condition:
             self._open = False
-            self._condition.wait_for(lambda: self._inside == 0)
+            self._condition.wait_for(lambda: self._count == 0)
         return True

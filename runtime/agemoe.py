@@ -1,4 +1,4 @@
-"""`AgeMoE`: from a face to an age."""
+"""`AgeMoE`: predicts ages from faces."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.images import ImageLimits
 from runtime.manifest_file import read_manifest
+from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box, Face
@@ -30,7 +31,7 @@ from runtime.startup import (
     chosen_experts,
     fastest_mode,
     read_calibration,
-    rehearse,
+    warm_up,
     warn_of_placeholders,
 )
 from runtime.stats import Statistics, Stats
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from runtime.results import ImageSource
 
     FaceLike = ImageSource | Face
-    """A picture that is a face, or a face in a picture."""
+    """A picture of a face, or a face in a picture."""
 
 F = TypeVar("F", bound="FaceLike")
 
@@ -47,8 +48,8 @@ F = TypeVar("F", bound="FaceLike")
 class AgeMoE:
     """Age estimation by a mixture of experts.
 
-    Safe to use from many threads; the answers are exactly those of a serial run, whatever else is
-    under way. Use it as a context manager, or call `close`.
+    Safe to use from many threads: concurrent calls return exactly the results of a serial run. Use
+    it as a context manager, or call `close`.
 
     Example:
         with AgeMoE("engines") as moe:
@@ -68,57 +69,38 @@ class AgeMoE:
         concurrency: str = "auto",
         threads: int | None = None,
         limits: ImageLimits | None = None,
-        cuda: str | None = None,
-        lanes: int = 2,
-        graphs: bool = True,
-        memory_limit_bytes: int | None = None,
-        on_mismatch: str = "error",
+        gpu: GpuOptions | None = None,
         sessions: SessionFactory | None = None,
     ) -> None:
-        """Opens an engines folder, checks it and lets every expert see one black picture.
+        """Opens an engines folder, verifies it and runs every expert once.
 
         Args:
             engines: folder written by `python export/build_engines.py`.
-            device: `auto` takes, for each expert, TensorRT, else ONNX Runtime on CUDA, else the
-                CPU; `cuda` or `cuda:1` the first two; `tensorrt` or `tensorrt:1` only the first;
-                `cpu` only the last.
-            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` where it was built
-                and FP32 elsewhere; `auto` takes FP32 on the CPU and FP16 on a GPU where it is.
-            experts: names of those to use; None means all.
-            fusion: the fusion tables, from the engines folder; None averages the experts as they
-                are, and so does the default where there is no such file.
-            verify: compare every file's SHA-256 with the manifest; otherwise only its size.
+            device: `auto` uses, for each expert, the first that is available of TensorRT, ONNX
+                Runtime on CUDA and the CPU; `cuda` or `cuda:1` the first two of them; `tensorrt`
+                or `tensorrt:1` the first; `cpu` the last.
+            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` (FP32 for experts
+                without this variant); `auto` prefers FP32 on the CPU and FP16 on a GPU.
+            experts: names of the experts to use; None means all.
+            fusion: file of the fusion tables in the engines folder; None, or the default if there
+                is no such file, averages the experts.
+            verify: whether the SHA-256 of every file is checked, not only its size.
             concurrency: `lanes` runs the experts at the same time, `sequence` one after the other;
-                `auto` measures which is faster. With a deadline it is always lanes.
-            threads: cores each expert may use at a time on the CPU; None means all.
-            limits: on the pictures' bytes and pixels.
-            cuda: `cuda-python` or `pycuda`; None takes what is installed.
-            lanes: batches that can be on the GPU at a time.
-            graphs: record and replay CUDA graphs where it can be done.
-            memory_limit_bytes: of each ONNX Runtime session on the GPU.
-            on_mismatch: what to do with a TensorRT engine that was built for another TensorRT, GPU
-                or graph: `error`, or `fallback` to what `device` allows next, with a warning.
-            sessions: opens an expert on the CPU, instead of ONNX Runtime.
+                `auto` measures which is faster. A deadline always implies `lanes`.
+            threads: cores each expert may use on the CPU; None means all.
+            limits: on the size of pictures.
+            gpu: options of the experts that run on a GPU.
+            sessions: opens an expert on the CPU, in place of ONNX Runtime.
 
         Raises:
-            EngineError: the folder, its manifest, a file or fusion.json is not in order.
-            BackendError: what was asked for cannot run here.
-            ValueError: an unknown expert, or an option out of range.
+            EngineError: the folder, its manifest, a file or fusion.json is invalid.
+            BackendError: the requested device or precision is not available.
+            ValueError: an expert is unknown, or an option is out of range.
         """
         if concurrency not in CONCURRENCY:
             raise ValueError(f"concurrency must be one of {CONCURRENCY}, got {concurrency!r}.")
-        kind, ordinal = parse_device(device)
         request = DeviceRequest(
-            kind=kind,
-            ordinal=ordinal,
-            precision=precision,
-            hashes=verify,
-            threads=threads,
-            cuda=cuda,
-            lanes=lanes,
-            graphs=graphs,
-            memory_limit_bytes=memory_limit_bytes,
-            on_mismatch=on_mismatch,
+            *parse_device(device), precision, verify, threads, gpu or GpuOptions()
         )
         folder = Path(engines)
         chosen = chosen_experts(read_manifest(folder).experts, experts)
@@ -129,16 +111,9 @@ class AgeMoE:
         self._statistics = Statistics(chosen)
         self._limits = limits or ImageLimits()
         self._preparer = Preparer(chosen, self._limits, self._statistics)
-        self._gate = ActiveCalls()
-        self._closing = threading.Lock()
         devices = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, devices, self._statistics)
-        self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
-        try:
-            self._warm_up(concurrency)
-        except BaseException:
-            self.close()
-            raise
+        self._start(concurrency)
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -147,17 +122,17 @@ class AgeMoE:
 
     @property
     def backends(self) -> dict[str, str]:
-        """What each expert runs on, by its name."""
+        """The backend of each expert, by its name."""
         return self._executor.backends
 
     @property
     def concurrency(self) -> str:
-        """How the experts run: `lanes`, at the same time, or `sequence`; it may be changed."""
+        """`lanes`: experts run at the same time, or `sequence`; can be changed."""
         return self._executor.mode
 
     @concurrency.setter
     def concurrency(self, mode: str) -> None:
-        """Lets the experts run in another way from now on."""
+        """Changes the mode for later predictions."""
         if mode not in MODES:
             raise ValueError(f"concurrency must become one of {MODES}, got {mode!r}.")
         self._executor.mode = mode
@@ -169,7 +144,7 @@ class AgeMoE:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the folder holds fusion tables; without, experts are averaged as they are."""
+        """True if there are fusion tables; without them, the experts are averaged."""
         return self._calibration is not None
 
     @overload
@@ -193,19 +168,20 @@ class AgeMoE:
         Args:
             faces: one face or a list or tuple of them. A face is a picture (path, encoded bytes,
                 binary file, PIL image, uint8 RGB (H, W, 3)) or a `Face` with boxes.
-            deadline_ms: from now; experts that are late are left out and named in `missing`.
+            deadline_ms: milliseconds from now, or a `Deadline`; late experts are left out and
+                named in `missing`.
 
         Returns:
-            An estimate; for a list, one entry per face in the same order. An entry is the error
-            itself, not raised, where that face could not be used.
+            An estimate; for a list, one entry per face in the same order. For a face that cannot
+            be used, the entry is the error, which is not raised.
 
         Raises:
-            InputError: the one face given cannot be used.
-            PredictionError: no expert gave an answer.
+            InputError: the single face cannot be used.
+            PredictionError: no expert answered.
             ClosedError: after `close`, or in a forked process.
         """
         deadline = Deadline.of(deadline_ms)
-        with self._gate.entered():
+        with self._calls.call():
             if isinstance(faces, list | tuple):
                 return self._predict(faces, deadline)
             return self._predict_one(faces, deadline)
@@ -218,20 +194,21 @@ class AgeMoE:
         person_boxes: Sequence[Box] = (),
         deadline_ms: float | Deadline | None = None,
     ) -> list[PhotoFace]:
-        """Finds the faces in a whole photograph and estimates the age of each.
+        """Finds the faces in a photograph and estimates the age of each.
 
         Args:
             image: the photograph, as in `predict`.
-            detector: finds the faces; None takes OpenCV's Haar cascade. `GivenBoxes` are your own.
-            person_boxes: whole persons, besides those that the detector finds.
-            deadline_ms: from now, detection included.
+            detector: finds the faces; None uses OpenCV's Haar cascade. Wrap your own boxes in
+                `GivenBoxes`.
+            person_boxes: whole persons, in addition to those that the detector finds.
+            deadline_ms: as in `predict`, detection included.
 
         Returns:
-            The faces from left to right, each with its estimate or error; none if none was found.
+            The faces from left to right, each with its estimate or error; empty if there are none.
 
         Raises:
             InputError: the photograph cannot be read.
-            PredictionError: no expert gave an answer for any face, or the deadline has passed.
+            PredictionError: no expert answered for any face, or the deadline passed.
             ClosedError: after `close`, or in a forked process.
         """
         return predict_photo(
@@ -246,42 +223,42 @@ class AgeMoE:
     def submit(
         self, face: FaceLike, *, deadline_ms: float | Deadline | None = None
     ) -> Future[AgeEstimate]:
-        """Starts `predict` of one face and returns at once.
+        """Schedules `predict` of one face and returns at once.
 
         Args:
-            face: as in `predict`; an array must not be changed until the answer is there.
-            deadline_ms: as in `predict`, from now.
+            face: as in `predict`; an array must not be modified before the future is done.
+            deadline_ms: as in `predict`; time spent waiting for a thread counts.
 
         Returns:
-            A future whose result, or exception, is that of `predict`.
+            A future with the result, or exception, of `predict`.
 
         Raises:
             ClosedError: after `close`, or in a forked process.
         """
         deadline = Deadline.of(deadline_ms)
-        with self._gate.entered():
+        with self._calls.call():
             return self._pool.submit(self._predict_one, face, deadline)
 
     def stats(self) -> Stats:
-        """What was done since the opening, and where the time went."""
+        """Returns counts and durations since the opening."""
         return self._statistics.snapshot()
 
     def close(self) -> None:
-        """Waits for what is under way and frees everything; harmless when repeated.
+        """Waits for calls in progress and frees everything; may be called repeatedly.
 
-        It cannot be called from a future's callback, which is itself under way.
+        It must not be called from a callback of a future, for which it would wait itself.
         """
-        if self._gate.shut():
+        if self._calls.close():
             with self._closing:
                 self._pool.shutdown(wait=True)
                 self._executor.close()
 
     def __enter__(self) -> Self:
-        """The AgeMoE itself."""
+        """Returns this AgeMoE."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes it."""
+        """Closes this AgeMoE."""
         self.close()
 
     def _predict_one(self, face: FaceLike, deadline: Deadline | None) -> AgeEstimate:
@@ -293,7 +270,7 @@ class AgeMoE:
     def _predict(
         self, faces: Sequence[FaceLike], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
-        if deadline is not None and deadline.passed:  # it waited too long: nothing is decoded
+        if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
         prepared = self._preparer.prepare(faces)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
@@ -325,10 +302,17 @@ class AgeMoE:
             refused=len(results) - len(estimates),
         )
 
-    def _warm_up(self, concurrency: str) -> None:
-        views = self._preparer.stacked([self._preparer.black_face()])
-        rehearse(self._executor, views)
-        self._executor.mode = (
-            fastest_mode(self._executor, views) if concurrency == "auto" else concurrency
-        )
-        self._statistics.clear()
+    def _start(self, concurrency: str) -> None:
+        """Starts the threads of `submit` and warms the experts up; on failure, closes them."""
+        self._calls = ActiveCalls()
+        self._closing = threading.Lock()
+        self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
+        try:
+            views = self._preparer.stacked([self._preparer.black_face()])
+            warm_up(self._executor, views)
+            measured = concurrency == "auto"
+            self._executor.mode = fastest_mode(self._executor, views) if measured else concurrency
+            self._statistics.clear()
+        except BaseException:
+            self.close()
+            raise

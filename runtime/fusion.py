@@ -1,4 +1,4 @@
-"""Many opinions, one age: bias correction, gate and interval, from tables. NumPy only.
+"""Fuses the experts' ages: bias correction, gate and interval, from tables. NumPy only.
 
 For one face and the set S of experts that answered with ages a_i, on the age grid g:
 
@@ -20,36 +20,37 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.json_reader import SHA256
 from runtime.results import ResidualQuantiles
 
 Floats = NDArray[np.float64]
 
 AGE_GRID: Floats = np.arange(101.0)
-"""Ages in years at which tables are made unless they say otherwise."""
+"""The standard age grid, in years."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpertTable:
-    """What fusion knows of one expert."""
+    """The tables of one expert."""
 
     bias_years: Floats
-    """(G,) added to a reading, by the expert's own reading."""
+    """(G,) added to the raw prediction, by the raw prediction."""
     gate_logit: Floats
-    """(G,) the expert's say, by the pivot age."""
+    """(G,) logit of the expert's weight, by the pivot age."""
     base_logit: float = 0.0
-    """The expert's say in the pivot."""
-    source_sha256: str | None = None
-    """The checkpoint the table was fitted for; None when fitted on predictions alone."""
+    """Logit of the expert's weight in the pivot."""
+    source_sha256: SHA256 | None = None
+    """Of the checkpoint the table was fitted for; None if fitted on predictions alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Spread:
-    """Residual quantiles (true age - fused age) for every set of experts that may answer."""
+    """Quantiles of (true age - fused age) for every set of experts that may answer."""
 
     levels: tuple[float, ...]
     """(L,) increasing, within (0, 1)."""
     quantiles_years: Mapping[frozenset[str], Floats]
-    """By the set of experts that answered: (G, L), by fused age, never decreasing along L."""
+    """By the set of experts that answered: (G, L), by fused age, non-decreasing along L."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,27 +60,27 @@ class Fused:
     age_years: Floats
     """(N,)"""
     corrected_years: Floats
-    """(N, E); NaN where an expert did not answer."""
+    """(N, E); NaN for experts that did not answer."""
     weights: Floats
-    """(N, E); each row adds up to 1, 0 where an expert did not answer."""
+    """(N, E); each row adds up to 1; 0 for experts that did not answer."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FusionTables:
-    """Everything `fusion.json` holds."""
+    """The content of `fusion.json`."""
 
     age_grid: Floats
     """(G,) increasing, in years."""
     experts: Mapping[str, ExpertTable]
     """By name."""
     spread: Spread | None = None
-    """None when no intervals were fitted."""
+    """None if no intervals were fitted."""
     provenance: Mapping[str, object] = field(default_factory=dict)
-    """How the tables came about: faces, sources, cross-validated errors."""
+    """Origin of the tables: faces, sources, cross-validated errors."""
 
     @classmethod
     def identity(cls, names: Iterable[str]) -> FusionTables:
-        """Tables that change nothing: zero bias, equal weights, no interval."""
+        """Returns neutral tables: zero bias, equal weights, no interval."""
         zeros = np.zeros_like(AGE_GRID)
         return cls(AGE_GRID, {name: ExpertTable(zeros, zeros) for name in names})
 
@@ -88,11 +89,11 @@ class FusionTables:
 
         Args:
             names: the E experts, in the order of the columns.
-            ages_years: (N, E) readings; NaN where an expert did not answer. Every row has at
-                least one reading.
+            ages_years: (N, E) raw predictions; NaN for experts that did not answer. Every row has
+                at least one prediction.
 
         Returns:
-            Fused ages, corrected readings and weights.
+            Fused ages, corrected predictions and weights.
         """
         tables = [self.experts[name] for name in names]
         answered = np.isfinite(ages_years)
@@ -110,14 +111,14 @@ class FusionTables:
         return Fused(fused, corrected, weights)
 
     def residuals_at(self, answered: frozenset[str], age_years: float) -> ResidualQuantiles | None:
-        """Step 5: the residual quantiles of a set of experts at a fused age.
+        """Returns the residual quantiles of a set of experts at a fused age (step 5).
 
         Args:
             answered: names of the experts that answered.
             age_years: the fused age.
 
         Returns:
-            The quantiles; None where none were fitted for exactly this set.
+            The quantiles; None if none were fitted for exactly this set.
         """
         if self.spread is None or answered not in self.spread.quantiles_years:
             return None
@@ -130,12 +131,15 @@ class FusionTables:
 
 
 def _softmax(logits: Floats, answered: NDArray[np.bool_]) -> Floats:
-    """(N, E) row by row over the experts that answered, 0 for the others; logits may be (E,)."""
+    """Returns (N, E), row by row over the experts that answered, 0 for the others.
+
+    The logits may be (E,) or (N, E).
+    """
     masked = np.where(answered, logits, -np.inf)
     exponentials = np.exp(masked - masked.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
 def _weighted_sum(weights: Floats, values: Floats) -> Floats:
-    """(N,) sums over the experts, blind to the NaN of those that did not answer."""
+    """Returns the (N,) sums over the experts, ignoring NaN at zero weight."""
     return np.asarray(np.sum(weights * np.where(weights > 0.0, values, 0.0), axis=1))

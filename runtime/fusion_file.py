@@ -1,28 +1,99 @@
-"""`fusion.json`: reading, checking and writing the fusion tables."""
+"""Reads, validates and writes `fusion.json`, the fusion tables."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
 from runtime.errors import FusionTableError
 from runtime.files import write_json
 from runtime.fusion import ExpertTable, Floats, FusionTables, Spread
-from runtime.json_reader import JsonReader
+from runtime.json_reader import JsonReader, not_empty, read_dataclass
 from runtime.results import INTERVAL_LEVEL
 
 FILE_NAME = "fusion.json"
 SCHEMA_VERSION = 1
-"""Bumped whenever the meaning or the layout of fusion.json changes."""
+"""Incremented whenever the meaning or the layout of fusion.json changes."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
 
 
+def _known_version(version: int) -> str | None:
+    return None if version == SCHEMA_VERSION else f"this runtime reads version {SCHEMA_VERSION}"
+
+
+def _ages(grid: Sequence[float]) -> str | None:
+    return None if len(grid) > 1 and _increase(grid) else "must hold at least 2 increasing ages"
+
+
+def _levels(levels: Sequence[float]) -> str | None:
+    if len(levels) < 2 or levels[0] <= 0.0 or levels[-1] >= 1.0 or not _increase(levels):
+        return "must hold at least 2 increasing levels within (0, 1)"
+    if levels[0] > _TAIL or levels[-1] < 1.0 - _TAIL:
+        return f"must reach from {_TAIL} to {1.0 - _TAIL}, where the 90 % interval ends"
+    return None
+
+
+def _increase(values: Iterable[float]) -> bool:
+    return all(one < other for one, other in pairwise(values))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Subset:
+    experts: tuple[str, ...]
+    quantiles_years: tuple[Floats, ...]
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for index, row in enumerate(self.quantiles_years):
+            if any(one > other for one, other in pairwise(row)):
+                yield f"quantiles_years[{index}]", "must not decrease"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Spread:
+    levels: Annotated[tuple[float, ...], _levels]
+    subsets: tuple[_Subset, ...]
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for index, subset in enumerate(self.subsets):
+            for number, row in enumerate(subset.quantiles_years):
+                if len(row) != len(self.levels):
+                    path = f"subsets[{index}].quantiles_years[{number}]"
+                    yield path, f"must hold {len(self.levels)} numbers, got {len(row)}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Document:
+    """The layout of fusion.json."""
+
+    schema_version: Annotated[int, _known_version]
+    age_grid: Annotated[Floats, _ages]
+    experts: Annotated[Mapping[str, ExpertTable], not_empty]
+    spread: _Spread | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        ages = len(self.age_grid)
+        for name, table in self.experts.items():
+            for key, values in (("bias_years", table.bias_years), ("gate_logit", table.gate_logit)):
+                if len(values) != ages:
+                    yield f"experts.{name}.{key}", f"must hold {ages} numbers, got {len(values)}"
+        for index, subset in enumerate(self.spread.subsets if self.spread else ()):
+            path = f"spread.subsets[{index}]"
+            if not subset.experts or set(subset.experts) - set(self.experts):
+                yield f"{path}.experts", f"must name some of {', '.join(self.experts)}"
+            if (rows := len(subset.quantiles_years)) != ages:
+                yield f"{path}.quantiles_years", f"must hold {ages} rows, got {rows}"
+
+
 def read_fusion(path: Path) -> FusionTables:
-    """Reads and checks fusion tables.
+    """Reads and validates fusion tables.
 
     Raises:
         FusionTableError: the file is unreadable or inconsistent; every problem is listed.
@@ -32,22 +103,36 @@ def read_fusion(path: Path) -> FusionTables:
     except (OSError, ValueError, RecursionError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []
-    tables = _tables(JsonReader(document, "", problems))
+    read = read_dataclass(_Document, JsonReader(document, "", problems))
     if problems:
         raise FusionTableError(str(path), problems, _CURE)
-    return tables
+    spread = None
+    if read.spread is not None:
+        subsets = {frozenset(s.experts): np.array(s.quantiles_years) for s in read.spread.subsets}
+        spread = Spread(read.spread.levels, subsets)
+    return FusionTables(read.age_grid, read.experts, spread, read.provenance)
 
 
 def write_fusion(path: Path, tables: FusionTables) -> None:
-    """Writes fusion tables whole; what is written can be read back equal."""
-    write_json(path, _document(tables))
+    """Writes fusion tables atomically."""
+    document = asdict(
+        _Document(SCHEMA_VERSION, tables.age_grid, dict(tables.experts), None, tables.provenance)
+    )
+    del document["spread"]
+    if tables.spread is not None:
+        subsets = [
+            {"experts": sorted(names), "quantiles_years": quantiles}
+            for names, quantiles in tables.spread.quantiles_years.items()
+        ]
+        document["spread"] = {"levels": tables.spread.levels, "subsets": subsets}
+    write_json(path, document)
 
 
 def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, str | None]) -> None:
-    """Refuses tables that were fitted for other experts than those at hand.
+    """Verifies that tables were fitted for these experts.
 
     Args:
-        path: where the tables come from, for the message.
+        path: of the tables, for the message.
         tables: the tables.
         sources: SHA-256 of each expert's checkpoint, by the expert's name; None when unknown.
 
@@ -59,97 +144,8 @@ def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, st
         table = tables.experts.get(name)
         if table is None:
             known = ", ".join(tables.experts)
-            problems.append(f"experts.{name}: missing; the tables know {known}")
+            problems.append(f"experts.{name}: missing; there are tables for {known}")
         elif table.source_sha256 not in (None, sha256):
             problems.append(f"experts.{name}: was calibrated for another checkpoint")
     if problems:
-        raise FusionTableError(str(path), problems, f"{_CURE} Or take the file away.")
-
-
-def _tables(root: JsonReader) -> FusionTables:
-    root.only(("schema_version", "age_grid", "experts", "spread", "provenance"))
-    version = root.child("schema_version").integer(low=1)
-    if version > SCHEMA_VERSION:
-        root.problem(f"schema_version {version} is newer than this runtime's {SCHEMA_VERSION}")
-    grid = np.array(root.child("age_grid").numbers())
-    if len(grid) < 2 or not (np.diff(grid) > 0).all():
-        root.child("age_grid").problem("must hold at least 2 increasing ages")
-    experts = {name: _expert(entry, len(grid)) for name, entry in root.child("experts").items()}
-    if not experts:
-        root.child("experts").problem("must not be empty")
-    spread = _spread(root.child("spread"), len(grid), experts) if root.has("spread") else None
-    provenance = (
-        {key: entry.value for key, entry in root.child("provenance").items()}
-        if root.has("provenance")
-        else {}
-    )
-    return FusionTables(grid, experts, spread, provenance)
-
-
-def _expert(entry: JsonReader, grid_size: int) -> ExpertTable:
-    entry.only(("bias_years", "gate_logit", "base_logit", "source_sha256"))
-    return ExpertTable(
-        bias_years=np.array(entry.child("bias_years").numbers(count=grid_size)),
-        gate_logit=np.array(entry.child("gate_logit").numbers(count=grid_size)),
-        base_logit=entry.child("base_logit").number(),
-        source_sha256=entry.child("source_sha256").sha256() if entry.has("source_sha256") else None,
-    )
-
-
-def _spread(entry: JsonReader, grid_size: int, experts: Mapping[str, ExpertTable]) -> Spread:
-    entry.only(("levels", "subsets"))
-    levels = entry.child("levels").numbers()
-    inside = len(levels) >= 2 and levels[0] > 0.0 and levels[-1] < 1.0
-    if not inside or not (np.diff(levels) > 0).all():
-        entry.child("levels").problem("must hold at least 2 increasing levels within (0, 1)")
-    elif levels[0] > _TAIL or levels[-1] < 1.0 - _TAIL:
-        entry.child("levels").problem(
-            f"must reach from {_TAIL} to {1.0 - _TAIL}, where the 90 % interval ends"
-        )
-    quantiles = {}
-    for subset in entry.child("subsets").elements():
-        subset.only(("experts", "quantiles_years"))
-        names = frozenset(element.string() for element in subset.child("experts").elements())
-        if not names or names - set(experts):
-            subset.child("experts").problem(f"must name some of {', '.join(experts)}")
-        rows = subset.child("quantiles_years")
-        quantiles[names] = _quantiles(rows, (grid_size, len(levels)))
-    return Spread(tuple(levels), quantiles)
-
-
-def _quantiles(entry: JsonReader, shape: tuple[int, int]) -> Floats:
-    rows = [row.numbers(count=shape[1]) for row in entry.elements()]
-    if len(rows) != shape[0]:
-        entry.problem(f"must hold {shape[0]} rows, got {len(rows)}")
-    if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
-        return np.zeros(shape)
-    table = np.array(rows)
-    if not (np.diff(table, axis=1) >= 0).all():
-        entry.problem("must not decrease along a row")
-    return table
-
-
-def _document(tables: FusionTables) -> dict[str, object]:
-    document: dict[str, object] = {
-        "schema_version": SCHEMA_VERSION,
-        "age_grid": tables.age_grid.tolist(),
-        "experts": {
-            name: {
-                "bias_years": table.bias_years.tolist(),
-                "gate_logit": table.gate_logit.tolist(),
-                "base_logit": table.base_logit,
-                "source_sha256": table.source_sha256,
-            }
-            for name, table in tables.experts.items()
-        },
-        "provenance": dict(tables.provenance),
-    }
-    if tables.spread is not None:
-        document["spread"] = {
-            "levels": list(tables.spread.levels),
-            "subsets": [
-                {"experts": sorted(names), "quantiles_years": table.tolist()}
-                for names, table in tables.spread.quantiles_years.items()
-            ],
-        }
-    return document
+        raise FusionTableError(str(path), problems, f"{_CURE} Or remove the file.")

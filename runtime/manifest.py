@@ -1,40 +1,51 @@
-"""What is in an engines folder, and whether it is still what was built.
+"""The content of an engines folder: experts, artifacts and their files.
 
-Everything the runtime knows of an expert stands here. Paths are relative to the folder and use
-forward slashes. `manifest_file` reads and writes it.
+`manifest_file` reads and writes it as JSON; the annotations are the limits on each value. Paths are
+relative to the folder and use forward slashes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
 from runtime.errors import EngineFileError
 from runtime.files import sha256_of
 from runtime.geometry import Geometry
+from runtime.json_reader import SHA256, at_least, not_empty, one_of
 
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
-"""Those whose files are bound to a version and a kind of GPU."""
+"""Backends whose files are bound to a version of TensorRT and a kind of GPU."""
 BACKENDS = ("onnx", "openvino", *ENGINE_BACKENDS)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 INPUT_NAMES = ("face", "person")
 OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
-"""By the name of an output: (N,) or (N, columns)."""
-SOURCE_KINDS = ("checkpoint", "demo", "random", "onnx")
+"""Names of the outputs a graph may have and the rank of each; all are float32."""
+PLACEHOLDER_KINDS = ("demo", "random")
+"""Kinds of weights whose ages of real photographs are meaningless."""
+SOURCE_KINDS = ("checkpoint", *PLACEHOLDER_KINDS, "onnx")
 REBUILD = "Rebuild: python export/build_engines.py"
+
+Rows = TypeVar("Rows", int, str)
+
+
+def _inside_folder(path: str) -> str | None:
+    pure = PurePosixPath(path)
+    inside = not pure.is_absolute() and ".." not in pure.parts
+    return None if inside else "must lie within the folder"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an expert's weights come from."""
+    """Origin of an expert's weights."""
 
-    kind: str
+    kind: Annotated[str, one_of(SOURCE_KINDS)]
     """`checkpoint`, `demo` (drawn faces only), `random` (speed only) or `onnx` (a given file)."""
     location: str
     """Path or hub id, as the user gave it."""
-    sha256: str | None
+    sha256: SHA256 | None
     """Of the weights; None for random ones."""
 
 
@@ -42,115 +53,148 @@ class Source:
 class InputSpec:
     """One input of an expert's graph: uint8 (N, height, width, 3), RGB."""
 
-    name: str
+    name: Annotated[str, one_of(INPUT_NAMES)]
     """`face` or `person`."""
-    height: int
+    height: Annotated[int, at_least(1)]
     """In pixels."""
-    width: int
+    width: Annotated[int, at_least(1)]
     """In pixels."""
     geometry: Geometry
-    """How a crop becomes this input."""
+    """From a crop to this input."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchProfile:
     """Batch sizes an expert's engines are built for."""
 
-    smallest: int = 1
+    smallest: Annotated[int, at_least(1)] = 1
     best: int = 8
     largest: int = 32
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if not self.smallest <= self.best <= self.largest:
+            yield "", f"must not decrease: {self.smallest}, {self.best}, {self.largest}"
 
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """One file and its fingerprint."""
 
-    path: str
-    sha256: str
-    size_bytes: int
+    path: Annotated[str, _inside_folder]
+    sha256: SHA256
+    size_bytes: Annotated[int, at_least(0)]
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """How far an artifact's ages lie from PyTorch's, over the verification faces."""
+    """Difference between an artifact's ages and PyTorch's on the verification faces."""
 
     mean_years: float
     max_years: float
-    faces: int
+    faces: Annotated[int, at_least(1)]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineBinding:
-    """What a TensorRT engine can run with: nothing but this."""
+    """The only environment in which a TensorRT engine can run."""
 
     tensorrt: str
     """Version of TensorRT, or of TensorRT for RTX, that built it: `11.4.0.106`."""
     compute_capability: str | None
     """Of the GPU it was built on, `9.0`; None for TensorRT for RTX, which is not bound to one."""
-    onnx_sha256: str
+    onnx_sha256: SHA256
     """Of the ONNX graph it was made from."""
     flags: Mapping[str, str]
-    """What else the builder was told, by name."""
+    """Further options of the builder, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One executable form of an expert."""
+    """One executable variant of an expert."""
 
-    backend: str
+    backend: Annotated[str, one_of(BACKENDS)]
     """`onnx`, `openvino`, `tensorrt` or `tensorrt_rtx`."""
-    precision: str
+    precision: Annotated[str, one_of(PRECISIONS)]
     """`fp32`, `fp16`, `bf16` or `int8`."""
-    files: tuple[FileRecord, ...]
+    files: Annotated[tuple[FileRecord, ...], not_empty]
     """The graph first, then its external data."""
     build_key: Mapping[str, str]
-    """Fingerprints of everything it was made from; where all are equal, no rebuild is needed."""
+    """Fingerprints of everything it was made from; if all are equal, no rebuild is needed."""
     reduced_share: float
-    """Of floating-point weights and activations, those that are half precision; on OpenVINO: of
-    products, those computed in fewer bits than FP32."""
+    """Share of floating-point weights and activations that are half precision; for OpenVINO, share
+    of products that are computed in fewer bits than FP32."""
     parity: Parity | None
-    """None where nothing to compare with exists, or the build machine cannot run it."""
+    """None if there is nothing to compare with, or the build machine cannot run it."""
     binding: EngineBinding | None = None
     """Of a TensorRT engine; None otherwise."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if (self.binding is not None) != (self.backend in ENGINE_BACKENDS):
+            yield "binding", "must be given exactly for TensorRT engines"
 
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """One expert: what it wants, what it says, and in which forms it is here."""
+    """One expert: its inputs, outputs and artifacts."""
 
     architecture: str
     source: Source
-    inputs: tuple[InputSpec, ...]
-    outputs: tuple[str, ...]
+    inputs: Annotated[tuple[InputSpec, ...], not_empty]
+    outputs: tuple[Annotated[str, one_of(OUTPUT_RANKS)], ...]
     """`age_years` float32 (N,); optionally `age_probs` (N, A), `gender_probs` (N, 2) and
     `answer_mass` (N,)."""
     age_grid: tuple[float, ...] | None
     """Ages in years of the A columns of `age_probs`; None without that output."""
     profile: BatchProfile
-    artifacts: tuple[Artifact, ...]
+    artifacts: Annotated[tuple[Artifact, ...], not_empty]
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What the exporter wants remembered of this architecture; the runtime does not read it."""
+    """Notes of the exporter on this architecture; the runtime does not read them."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if "age_years" not in self.outputs:
+            yield "outputs", "must hold age_years"
+        if ("age_probs" in self.outputs) != (self.age_grid is not None):
+            yield "age_grid", "must be given exactly when age_probs is an output"
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is in an engines folder."""
+    """The content of an engines folder."""
 
     created: str
     """UTC, ISO 8601."""
     tools: Mapping[str, str]
-    """Versions of what it was built with."""
-    experts: Mapping[str, Expert]
+    """Versions of the tools it was built with."""
+    experts: Annotated[Mapping[str, Expert], not_empty]
     """By name."""
 
 
+def output_shape(name: str, rows: Rows, age_grid: Sequence[float] | None) -> tuple[Rows | int, ...]:
+    """Returns the shape of an output of an expert's graph.
+
+    Args:
+        name: of the output, one of `OUTPUT_RANKS`.
+        rows: the number of faces N, or the symbol that stands for it.
+        age_grid: ages of the A columns of `age_probs`; None without that output.
+
+    Returns:
+        (N,) for `age_years` and `answer_mass`, (N, A) for `age_probs`, (N, 2) for `gender_probs`.
+    """
+    if OUTPUT_RANKS[name] == 1:
+        return (rows,)
+    return (rows, 2 if name == "gender_probs" else len(age_grid or ()))
+
+
 def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool = True) -> None:
-    """Checks that an artifact's files are the ones that were built.
+    """Verifies that an artifact's files are the ones that were built.
 
     Args:
         folder: the engines folder.
         expert: its name, for the message.
-        artifact: whose files are checked.
+        artifact: whose files are verified.
         hashes: compare SHA-256 too, not only sizes.
 
     Raises:
@@ -166,7 +210,7 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
 
 
 def file_intact(folder: Path, record: FileRecord) -> bool:
-    """Whether a file is there and is the one that was recorded."""
+    """Returns whether a file is the one that was recorded."""
     return _file_problem(folder / record.path, record, hashes=True) is None
 
 
@@ -176,7 +220,7 @@ def _file_problem(path: Path, record: FileRecord, *, hashes: bool) -> str | None
             return "is missing"
         size = path.stat().st_size
         if size != record.size_bytes:
-            return f"has {size:,} bytes, the manifest says {record.size_bytes:,}"
+            return f"has {size:,} bytes, the manifest lists {record.size_bytes:,}"
         if hashes and sha256_of(path) != record.sha256:
             return "is not the file that was built (its SHA-256 differs from the manifest's)"
     except OSError as error:

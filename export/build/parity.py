@@ -80,9 +80,11 @@ def runtime_outputs(
 ) -> Readings:
     """What an artifact says of pictures, run by the runtime itself; engines on the first GPU."""
     from runtime.backends.fallback import DeviceRequest, open_devices
+    from runtime.options import GpuOptions
 
     kind = "tensorrt" if artifact.backend in ENGINE_BACKENDS else "cpu"
-    request = DeviceRequest(kind, precision=artifact.precision, lanes=1, graphs=False)
+    gpu = GpuOptions(slots=1, graphs=False)
+    request = DeviceRequest(kind, 0, artifact.precision, hashes=True, threads=None, gpu=gpu)
     (device,) = open_devices({name: replace(expert, artifacts=(artifact,))}, folder, request)
     answers = []
     try:

@@ -16,6 +16,7 @@ from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem, usable_
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
 from runtime.errors import BackendError, EngineMismatchError
 from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
+from runtime.options import GpuOptions
 
 if TYPE_CHECKING:  # what only a GPU needs is imported when there is one
     from runtime.backends.gpu.cuda import Cuda
@@ -30,7 +31,6 @@ _FALLBACK_ORDER: Mapping[str, Sequence[str]] = {
     "cpu": ("cpu",),
 }
 """By kind of device: what is tried, in this order."""
-MISMATCH_POLICIES = ("error", "fallback")
 
 
 class FallbackWarning(UserWarning):
@@ -39,39 +39,27 @@ class FallbackWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """Where experts shall run, and how."""
+    """Where and how the experts run; the defaults are those of `AgeMoE`."""
 
-    kind: str = "auto"
+    kind: str
     """`auto`, `cpu`, `cuda` or `tensorrt`."""
-    ordinal: int = 0
+    ordinal: int
     """Of the GPU."""
-    precision: str = "auto"
-    hashes: bool = True
-    """Compare the files' SHA-256 with the manifest."""
-    threads: int | None = None
+    precision: str
+    hashes: bool
+    """Whether the files' SHA-256 is compared with the manifest."""
+    threads: int | None
     """Cores each expert may use at a time on the CPU; None means all."""
-    cuda: str | None = None
-    """`cuda-python` or `pycuda`; None takes what is installed."""
-    lanes: int = 2
-    """Batches that can be on a GPU at a time."""
-    graphs: bool = True
-    """Record and replay CUDA graphs where it can be done."""
-    memory_limit_bytes: int | None = None
-    """Of each ONNX Runtime session on a GPU."""
-    on_mismatch: str = "error"
+    gpu: GpuOptions
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be meant.
+        """Validates the request.
 
         Raises:
-            ValueError: a number or word is out of range.
+            ValueError: an option is out of range.
         """
-        for name in ("threads", "lanes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if self.on_mismatch not in MISMATCH_POLICIES:
-            raise ValueError(f"on_mismatch must be error or fallback, got {self.on_mismatch!r}.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -147,7 +135,7 @@ class _Opener:
                 artifact = choose_artifact(name, expert, rung, self._request.precision)
                 self._open_on(rung, name, expert, artifact)
             except EngineMismatchError as error:
-                if self._request.on_mismatch == "error":
+                if self._request.gpu.on_mismatch == "error":
                     raise
                 problems[rung] = error
             except BackendError as error:
@@ -174,7 +162,7 @@ class _Opener:
 
             inputs = {name: experts[name].inputs for name in self._on_gpu}
             largest = min(experts[name].profile.largest for name in self._on_gpu)
-            lanes = self._request.lanes
+            lanes = self._request.gpu.slots
             devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, lanes=lanes))
         elif self._cuda is not None and not isinstance(self._cuda, BackendError):
             self._cuda.close()
@@ -204,12 +192,12 @@ class _Opener:
         if rung == "tensorrt":
             from runtime.backends.gpu.tensorrt import TensorRTExpert
 
-            graphs = self._request.graphs
+            graphs = self._request.gpu.graphs
             carried = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
         else:
             from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
 
-            limit = self._request.memory_limit_bytes
+            limit = self._request.gpu.memory_limit_bytes
             carried = OnnxCudaExpert(
                 name, expert, artifact, self._folder, cuda, memory_limit_bytes=limit
             )
@@ -222,7 +210,7 @@ class _Opener:
 
         if self._cuda is None:
             try:
-                self._cuda = open_cuda(self._request.ordinal, self._request.cuda)
+                self._cuda = open_cuda(self._request.ordinal, self._request.gpu.cuda)
                 self._opened.callback(self._cuda.close)
             except BackendError as error:
                 self._cuda = error

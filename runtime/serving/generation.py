@@ -90,7 +90,7 @@ class Generation:
         Raises:
             ClosedError: others have taken their place.
         """
-        with self._gate.entered():
+        with self._gate.call():
             yield
 
     def note_results(self, results: Sequence[AgeEstimate | BaseException]) -> None:
@@ -126,7 +126,7 @@ class Generation:
 
     def close(self) -> None:
         """Waits until nobody is in, finishes what was accepted, frees everything."""
-        self._gate.shut()
+        self._gate.close()
         self.batcher.close()
         self.gpu.close()
         self.moe.close()

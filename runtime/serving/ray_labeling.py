@@ -24,9 +24,8 @@ from ray.exceptions import RayActorError, RayError
 from runtime.agemoe import AgeMoE
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, EngineFileError
-from runtime.label_journal import Labeled
 from runtime.label_tables import LabelingError
-from runtime.labeling import TOGETHER, WHOLE, Labeler, LabelJob, Stream, engine_fingerprint
+from runtime.labeling import BATCH_SIZE, WHOLE, Labeled, Labeler, LabelJob, Stream
 
 _MOST_BLOCKS = 4096
 """Pieces of work that Ray keeps account of, at most."""
@@ -101,7 +100,7 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
     Raises:
         LabelingError: the cluster cannot be reached, or no worker can do the job.
     """
-    engine = engine_fingerprint(Path(job.engines))
+    engine = job.engine
     with _connected(address):
         taken = share or _share(job)
         yield lambda paths: _labeled(job, taken, engine, paths)
@@ -109,7 +108,7 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
 
 def _opened(job: LabelJob, share: Share, engine: str) -> Labeler:
     """What labels, for as long as its worker lives."""
-    found = engine_fingerprint(Path(job.engines))
+    found = job.engine
     if found != engine:
         raise EngineFileError(
             f"{job.engines} holds engines {found} there, where the job began {engine}."
@@ -158,14 +157,14 @@ def _labeled(
 ) -> Iterator[list[Labeled]]:
     ray.data.DataContext.get_current().enable_progress_bars = False  # `label` reports itself
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    blocks = min(-(-len(paths) // TOGETHER), _MOST_BLOCKS)
+    blocks = min(-(-len(paths) // BATCH_SIZE), _MOST_BLOCKS)
     photographs = ray.data.from_items(
         [{_COLUMN: json.dumps(path)} for path in paths], override_num_blocks=blocks
     )
     done = photographs.map_batches(
         RemoteLabeler,
         fn_constructor_args=(job, share, str(Path.cwd()), engine),
-        batch_size=TOGETHER,
+        batch_size=BATCH_SIZE,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most_workers(share)),
         num_cpus=share.cpus,
         num_gpus=share.gpus,

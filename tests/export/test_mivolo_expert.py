@@ -221,7 +221,7 @@ def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> N
         only_person = moe.predict(Face(image, None, person))
     assert both.experts["mivolo"].age_years != alone.experts["mivolo"].age_years
     assert both.experts["alone"].age_years == alone.experts["alone"].age_years
-    assert only_person.missing == {"alone": "looks at the face, not seen here"}
+    assert only_person.missing == {"alone": "needs the face, not visible here"}
     genders = both.experts["mivolo"].gender_probs
     assert genders is not None
     assert sum(genders) == pytest.approx(1, abs=1e-6)

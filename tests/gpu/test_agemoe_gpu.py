@@ -21,6 +21,7 @@ from runtime import (
     DeadlineError,
     EngineMismatchError,
     FallbackWarning,
+    GpuOptions,
     PredictionError,
 )
 from runtime.backends.gpu.tensorrt import TensorRTLane
@@ -72,7 +73,7 @@ def test_tensorrt_comes_first_and_says_what_the_cpu_says(
 ) -> None:
     with engines(tmp_path, library=library) as (_, folder):
         serial = on_cpu(folder, faces())
-        with AgeMoE(folder, device=device, cuda=library) as moe:
+        with AgeMoE(folder, device=device, gpu=GpuOptions(cuda=library)) as moe:
             assert all(b.startswith("tensorrt") for b in moe.backends.values())
             assert moe.predict(faces()) == serial
             assert moe.stats().experts["beta"].answers == 12
@@ -168,7 +169,7 @@ def test_engines_of_tensorrt_for_rtx_run_their_final_kernels_from_the_start(
 ) -> None:
     with engines(tmp_path, plan={"for_rtx": True}, tensorrt=None, rtx=True) as (gpu, folder):
         serial = on_cpu(folder, faces())
-        with AgeMoE(folder, graphs=graphs) as moe:
+        with AgeMoE(folder, gpu=GpuOptions(graphs=graphs)) as moe:
             assert set(moe.backends.values()) == {"tensorrt_rtx"}
             assert moe.predict(faces()) == serial
         assert (gpu.calls["cuGraphLaunch"] > 0) == graphs
@@ -192,11 +193,11 @@ def test_an_engine_for_something_else_is_an_error_or_on_request_passed_over(
                 AgeMoE(tmp_path, device=device)
         with (
             pytest.warns(FallbackWarning, match=says),
-            AgeMoE(tmp_path, on_mismatch="fallback") as moe,
+            AgeMoE(tmp_path, gpu=GpuOptions(on_mismatch="fallback")) as moe,
         ):
             assert all(backend.startswith("onnx-cuda") for backend in moe.backends.values())
         with pytest.raises(EngineMismatchError, match=says):
-            AgeMoE(tmp_path, device="tensorrt", on_mismatch="fallback")
+            AgeMoE(tmp_path, device="tensorrt", gpu=GpuOptions(on_mismatch="fallback"))
         assert gpu.leaks() == []
 
 
@@ -205,7 +206,7 @@ def test_many_callers_get_the_answers_of_a_serial_run(tmp_path: Path, *, graphs:
     with engines(tmp_path, without_engine=["gamma"], threaded=True) as (_, folder):
         pictures = faces()
         serial = on_cpu(folder, pictures)
-        with AgeMoE(folder, graphs=graphs, lanes=2) as moe:
+        with AgeMoE(folder, gpu=GpuOptions(graphs=graphs, slots=2)) as moe:
 
             def caller(seed: int) -> bool:
                 rng = np.random.default_rng(seed)
@@ -221,7 +222,10 @@ def test_many_callers_get_the_answers_of_a_serial_run(tmp_path: Path, *, graphs:
 
 
 def test_a_deadline_leaves_the_late_expert_out_and_its_lane_comes_back(tmp_path: Path) -> None:
-    with engines(tmp_path) as (gpu, folder), AgeMoE(folder, graphs=False, lanes=1) as moe:
+    with (
+        engines(tmp_path) as (gpu, folder),
+        AgeMoE(folder, gpu=GpuOptions(graphs=False, slots=1)) as moe,
+    ):
         whole = moe.predict(GRAY)
         gpu.hold("execute beta")
         late = moe.predict(GRAY, deadline_ms=300)
@@ -236,7 +240,7 @@ def test_a_deadline_leaves_the_late_expert_out_and_its_lane_comes_back(tmp_path:
 def test_a_lost_gpu_is_a_clear_error_and_what_runs_on_the_cpu_goes_on(tmp_path: Path) -> None:
     with engines(tmp_path, onnx_cuda=False, without_engine=["gamma"]) as (gpu, folder):
         with pytest.warns(FallbackWarning, match="'gamma' runs on the CPU"):
-            moe = AgeMoE(folder, graphs=False)
+            moe = AgeMoE(folder, gpu=GpuOptions(graphs=False))
         with moe:
             gpu.crash("execute alpha")
             for _ in range(3):
@@ -247,7 +251,7 @@ def test_a_lost_gpu_is_a_clear_error_and_what_runs_on_the_cpu_goes_on(tmp_path: 
 
 
 def test_a_lost_gpu_that_had_all_experts_is_an_error(tmp_path: Path) -> None:
-    with engines(tmp_path) as (gpu, folder), AgeMoE(folder, graphs=False) as moe:
+    with engines(tmp_path) as (gpu, folder), AgeMoE(folder, gpu=GpuOptions(graphs=False)) as moe:
         gpu.crash("execute alpha")
         for _ in range(3):
             with pytest.raises(PredictionError, match="CUDA failed while"):
@@ -285,7 +289,7 @@ def test_one_that_is_opened_while_another_records_spoils_nothing(
         def meanwhile(lane: TensorRTLane, bucket: int) -> None:
             recording = any(stream.capture for stream in gpu.streams.by_handle.values())
             if recording and not opened:
-                opened.append(other.submit(AgeMoE, folder, graphs=False))
+                opened.append(other.submit(AgeMoE, folder, gpu=GpuOptions(graphs=False)))
                 wait(opened, timeout=0.3)  # it has to wait, and may not go on before
             plain(lane, bucket)
 

@@ -1,4 +1,4 @@
-"""fusion.json: what is written is read, what is wrong is said, all of it at once."""
+"""fusion.json: round trips, and all problems of a file at once."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_identity_round_trip_has_no_spread(tmp_path: Path) -> None:
 
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("unknown key surprise", lambda d: d.update(surprise=1)),
-    ("schema_version 9 is newer", lambda d: d.update(schema_version=9)),
+    ("schema_version: this runtime reads version 1, got 9", lambda d: d.update(schema_version=9)),
     ("at least 2 increasing ages", lambda d: d.update(age_grid=[0.0, 50.0, 50.0])),
     ("age_grid[1]: must be a finite number", lambda d: d.update(age_grid=[0.0, "x", 1.0])),
     ("a.bias_years: must hold 3 numbers, got 2", lambda d: d["experts"]["a"]["bias_years"].pop()),
@@ -97,13 +97,13 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
 
 
 @pytest.mark.parametrize(("problem", "change"), CHANGES)
-def test_each_fault_is_named(
+def test_each_problem_is_reported(
     path: Path, problem: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
     assert any(problem in found for found in broken(path, change))
 
 
-def test_all_faults_are_named_at_once(path: Path) -> None:
+def test_all_problems_are_reported_at_once(path: Path) -> None:
     chosen = [CHANGES[index] for index in (0, 4, 5, 11, 16)]
     problems = broken(path, *(change for _, change in chosen))
     for problem, _ in chosen:
@@ -113,26 +113,26 @@ def test_all_faults_are_named_at_once(path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"3", b"[" * 200_000, b'{"a": NaN}']
 )
-def test_what_is_no_table_is_an_error_of_the_table(path: Path, content: bytes) -> None:
+def test_any_other_content_is_a_fusion_table_error(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(FusionTableError) as caught:
         read_fusion(path)
     assert len(set(caught.value.problems)) == len(caught.value.problems)
 
 
-def test_a_folder_in_its_place(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(FusionTableError, match="cannot be read"):
         read_fusion(tmp_path)
 
 
-def test_tables_of_other_experts_or_checkpoints_are_refused(path: Path) -> None:
+def test_tables_of_other_experts_or_checkpoints_are_rejected(path: Path) -> None:
     read = read_fusion(path)
     check_fusion_fits(path, read, {"a": SHA, "b": "cd" * 32})  # b was fitted without a checkpoint
     with pytest.raises(FusionTableError) as caught:
         check_fusion_fits(path, read, {"a": "cd" * 32, "z": None})
     assert caught.value.problems == (
         "experts.a: was calibrated for another checkpoint",
-        "experts.z: missing; the tables know a, b",
+        "experts.z: missing; there are tables for a, b",
     )
 
 

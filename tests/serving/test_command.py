@@ -86,7 +86,7 @@ def test_broken_engines_are_a_message(tmp_path: Path, capsys: pytest.CaptureFixt
     engines = engines_in(tmp_path / "engines")
     (engines / "a" / "a.fp32.onnx").write_bytes(b"")
     assert main(["--engines", str(engines), "--port", "0"]) == 1
-    assert "has 0 bytes, the manifest says" in capsys.readouterr().err
+    assert "has 0 bytes, the manifest lists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "role"), [([], "user"), (["--admin"], "admin")])

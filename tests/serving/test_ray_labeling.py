@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.label_journal import Labeled, journal_of
 from runtime.label_tables import LabelingError
-from runtime.labeling import LabelJob, Stream, label
+from runtime.labeling import Labeled, LabelJob, Stream, journal_of, label
 from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.ray_cluster import SmallCluster, small_cluster
 
