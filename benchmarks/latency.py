@@ -41,7 +41,7 @@ from benchmarks.subjects import (
 )
 from export.errors import ExportError
 from runtime import AgeMoE, AgeMoEError, Face, PlaceholderWeightsWarning
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.files import write_json, write_whole
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import Device, Session, SessionFactory
 from runtime.backends.cpu import CpuDevice
-from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem, usable_cores
+from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
+from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
 from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
 

@@ -14,13 +14,6 @@ from runtime.errors import BackendError, ContractError
 from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class OnnxCpuSession:
     """One expert on ONNX Runtime's CPU provider, one face at a time: see `FaceLane`."""
 
