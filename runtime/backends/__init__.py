@@ -7,7 +7,7 @@ each; every expert is then started on it and returns a `Pending` at once. On the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -118,6 +118,21 @@ class Device(Protocol):
     def close(self) -> None:
         """Waits for what is under way and frees everything; harmless when repeated."""
         ...
+
+
+def backend_kind(backend: str) -> str:
+    """Returns the kind of a backend, `cpu`, `cuda` or `tensorrt`, from its name.
+
+    Names begin with library and processor, `onnx-cpu` or `tensorrt_rtx`; details may follow.
+    """
+    if "-cpu" in backend:
+        return "cpu"
+    return "cuda" if backend.startswith("onnx") else "tensorrt"
+
+
+def all_on_cpu(backends: Iterable[str]) -> bool:
+    """Returns True if none of the named backends uses a GPU."""
+    return all(backend_kind(backend) == "cpu" for backend in backends)
 
 
 SessionFactory = Callable[[str, Expert, Artifact, Path], Session]
