@@ -48,7 +48,7 @@ class GpuGauge:
                 free = self._cuda.free_bytes()
         except BackendError:
             return None
-        total = self._cuda.facts.total_bytes
+        total = self._cuda.properties.total_bytes
         return Memory(total - free, total)
 
     def close(self) -> None:

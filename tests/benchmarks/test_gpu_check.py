@@ -142,7 +142,7 @@ def test_what_goes_wrong_in_the_soak_is_counted_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    real = tensorrt.TensorRTLane.run
+    real = tensorrt.TensorRTLane.enqueue
 
     def sometimes(lane: Any, bucket: int, executed: Any) -> None:
         nonlocal calls
@@ -153,7 +153,7 @@ def test_what_goes_wrong_in_the_soak_is_counted_and_repeated(
 
     with machine(tmp_path, monkeypatch):
         monkeypatch.setattr(gpu_check, "_SECTIONS", {"Soak": gpu_check._soak})
-        monkeypatch.setattr(tensorrt.TensorRTLane, "run", sometimes)
+        monkeypatch.setattr(tensorrt.TensorRTLane, "enqueue", sometimes)
         status, _, sections = run(tmp_path)
     assert status == 1
     assert sections["Soak"]["status"] == "failed"

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from runtime.backends.gpu.cuda import LOST
+from runtime.backends.gpu.cuda import LOST_DEVICE_ERRORS
 from tests.gpu.fake_memory import Memory
 from tests.gpu.fake_streams import CudaFailure, RuleBrokenError, Streams, Work
 
@@ -100,7 +100,7 @@ class SimulatedDevice:
 
     def _fail_if_told(self, name: str) -> None:
         error = self._failures.pop((name, self.calls[name]), None)
-        if error in LOST:
+        if error in LOST_DEVICE_ERRORS:
             self.lose(error)
         elif error:
             raise CudaFailure(error)

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from runtime.backends import Batch, Outputs, Views
 from runtime.backends.gpu.cuda import Cuda
 from runtime.backends.gpu.cuda_library import open_cuda
+from runtime.backends.gpu.device import CudaDevice
+from runtime.backends.gpu.lane import CudaExpert
 from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
-from runtime.backends.gpu.slots import CudaDevice, CudaExpert
 from runtime.backends.gpu.tensorrt import TensorRTExpert
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.files import sha256_of

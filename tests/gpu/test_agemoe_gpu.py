@@ -85,7 +85,7 @@ def test_an_expert_without_an_engine_runs_on_onnx_cuda(tmp_path: Path) -> None:
             assert moe.backends["beta"].startswith("onnx-cuda")
             assert moe.backends["alpha"].startswith("tensorrt")
             assert moe.predict(faces()) == serial
-        with pytest.raises(BackendError, match="'beta' was built in none for TensorRT"):
+        with pytest.raises(BackendError, match="'beta' has no file for TensorRT"):
             AgeMoE(folder, device="tensorrt")
 
 
@@ -177,7 +177,7 @@ def test_engines_of_tensorrt_for_rtx_run_their_final_kernels_from_the_start(
 @pytest.mark.parametrize(
     ("machine", "says"),
     [
-        ({"tensorrt": "10.16.1.11"}, r"built with TensorRT 11\.4\.0\.106, here is 10\.16"),
+        ({"tensorrt": "10.16.1.11"}, r"built with TensorRT 11\.4\.0\.106, installed is 10\.16"),
         ({"compute_capability": (8, 6)}, r"for compute capability 9\.0, .* has 8\.6"),
     ],
 )
@@ -280,7 +280,7 @@ def test_one_that_is_opened_while_another_records_spoils_nothing(
         ThreadPoolExecutor(1) as other,
     ):
         opened: list[Future[AgeMoE]] = []
-        plain = TensorRTLane._plain
+        plain = TensorRTLane._enqueue_directly
 
         def meanwhile(lane: TensorRTLane, bucket: int) -> None:
             recording = any(stream.capture for stream in gpu.streams.by_handle.values())
@@ -289,7 +289,7 @@ def test_one_that_is_opened_while_another_records_spoils_nothing(
                 wait(opened, timeout=0.3)  # it has to wait, and may not go on before
             plain(lane, bucket)
 
-        monkeypatch.setattr(TensorRTLane, "_plain", meanwhile)
+        monkeypatch.setattr(TensorRTLane, "_enqueue_directly", meanwhile)
         with AgeMoE(folder) as one, opened[0].result() as two:
             assert one.backends["alpha"] == "tensorrt"
             assert two.predict(faces(3)) == one.predict(faces(3))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime.backends.gpu import cuda_python
-from runtime.backends.gpu.cuda import LOST
+from runtime.backends.gpu.cuda import LOST_DEVICE_ERRORS
 from tests.gpu import fake_tensorrt, fake_tensorrt_types
 from tests.gpu.fake_cuda_bindings import OUTPUTS, TEXTS, functions
 from tests.gpu.fake_driver import SimulatedDriver
@@ -68,7 +68,11 @@ def test_cuda_python_has_every_enumeration_value_we_use() -> None:
 
 
 def test_every_error_we_know_is_one_of_cudas() -> None:
-    assert [name for name in sorted(LOST | TEXTS.keys()) if not hasattr(real.CUresult, name)] == []
+    assert [
+        name
+        for name in sorted(LOST_DEVICE_ERRORS | TEXTS.keys())
+        if not hasattr(real.CUresult, name)
+    ] == []
 
 
 @pytest.mark.parametrize("name", sorted(simulated()))

@@ -38,7 +38,7 @@ def cuda(gpu: SimulatedGpu) -> Iterator[Cuda]:
 
 def wait(cuda: Cuda, event: Event) -> None:
     for _ in range(10_000):
-        if cuda.reached(event):
+        if cuda.query(event):
             return
     pytest.fail("the event is never reached")
 
@@ -103,11 +103,11 @@ def test_only_the_first_bytes_are_copied(gpu: SimulatedGpu, cuda: Cuda) -> None:
 
 def test_an_event_is_reached_when_the_stream_comes_to_it(gpu: SimulatedGpu, cuda: Cuda) -> None:
     stream, start, end = cuda.stream(), cuda.event(), cuda.event()
-    assert cuda.reached(start)
+    assert cuda.query(start)
     gpu.hold()
     cuda.record(start, stream)
     cuda.record(end, stream)
-    assert not cuda.reached(start)
+    assert not cuda.query(start)
     with pytest.raises(CudaError, match="NOT_READY"):
         cuda.elapsed_seconds(start, end)
     gpu.go()
@@ -117,7 +117,7 @@ def test_an_event_is_reached_when_the_stream_comes_to_it(gpu: SimulatedGpu, cuda
 
 
 def test_facts(gpu: SimulatedGpu, cuda: Cuda) -> None:
-    facts = cuda.facts
+    facts = cuda.properties
     assert (facts.ordinal, facts.name, facts.driver) == (0, "Simulated GPU 0", "13.0")
     assert facts.compute_capability == "9.0"
     memory = cuda.device_memory(SIZE)
@@ -177,7 +177,7 @@ CALLS: dict[str, Callable[[Cuda, Stream, Event], object]] = {
     "cuMemGetInfo": lambda cuda, _s, _e: cuda.free_bytes(),
     "cuEventRecord": lambda cuda, s, e: cuda.record(e, s),
     "cuStreamWaitEvent": lambda cuda, s, e: cuda.wait_for(e, s),
-    "cuEventQuery": lambda cuda, _s, e: cuda.reached(e),
+    "cuEventQuery": lambda cuda, _s, e: cuda.query(e),
     "cuStreamSynchronize": lambda cuda, s, _e: cuda.synchronize(s),
 }
 
@@ -297,7 +297,7 @@ def test_on_a_lost_device_everything_is_freed_all_the_same() -> None:
             pinned, memory = cuda.host_memory(SIZE), cuda.device_memory(SIZE)
             gpu.fail("cuEventQuery", error="CUDA_ERROR_ILLEGAL_ADDRESS")
             with pytest.raises(CudaError):
-                cuda.reached(event)
+                cuda.query(event)
             with pytest.raises(CudaError, match="freeing a graph"):
                 cuda.free(graph, pinned, memory, event, stream)
         cuda.close()

@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 
 from runtime.backends.gpu.cuda_library import open_cuda
+from runtime.backends.gpu.device import CudaDevice
 from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
-from runtime.backends.gpu.slots import CudaDevice
 from runtime.errors import BackendError, ContractError, CudaError
 from tests.gpu import fake_onnxruntime
 from tests.gpu.simulator import simulated_gpu

@@ -226,7 +226,7 @@ def test_a_crash_is_seen_by_later_calls(gpu: SimulatedGpu, cuda: Cuda, place: Pl
     gpu.drain()
     for _ in range(2):
         with pytest.raises(CudaError, match="ILLEGAL_ADDRESS") as caught:
-            cuda.reached(cuda.event())
+            cuda.query(cuda.event())
         assert caught.value.lost
 
 
@@ -249,7 +249,7 @@ def test_captures_are_spoilt(gpu: SimulatedGpu, cuda: Cuda, place: Place, doing:
     calls: dict[str, Callable[[], object]] = {
         "synchronize": lambda: cuda.synchronize(stream),
         "allocate": lambda: cuda.host_memory(1),
-        "query": lambda: cuda.reached(event),
+        "query": lambda: cuda.query(event),
         "elsewhere": lambda: cuda.wait_for(event, stream),
     }
     with pytest.raises(CudaError, match=r"CAPTURE_(UNSUPPORTED|ISOLATION)"):
@@ -268,7 +268,7 @@ def test_captured_work_does_not_run_and_its_event_is_not_asked(cuda: Cuda, place
     cuda.wait_for(event, stream)
     graph = cuda.end_capture(stream)
     with pytest.raises(CudaError, match="CAPTURED_EVENT"):
-        cuda.reached(event)
+        cuda.query(event)
     cuda.download(host, memory, SIZE, stream)
     cuda.synchronize(stream)
     assert (host.array == 0xFF).all()

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.backends.gpu.tensorrt import TensorRTExpert
-from runtime.backends.gpu.tensorrt_engine import check_binding, tensorrt_log
+from runtime.backends.gpu.tensorrt_engine import check_binding, tensorrt_logger
 from runtime.errors import BackendError, ContractError, EngineMismatchError
 from runtime.manifest import Artifact, BatchProfile, Expert
 from tests.gpu.simulator import simulated_gpu
@@ -43,7 +43,7 @@ def _no_binding(_: Expert, engine: Artifact) -> Artifact:
     ("change", "words"),
     [
         (_other_capability, "compute capability 8.6, Simulated GPU 0 has 9.0"),
-        (_other_version, "TensorRT 11.4.0.105, here is 11.4.0.106"),
+        (_other_version, "TensorRT 11.4.0.105, installed is 11.4.0.106"),
         (_other_graph, "another graph than alpha/alpha.fp32.onnx"),
         (_no_binding, "does not say what the engine of 'alpha' was built for"),
     ],
@@ -71,7 +71,7 @@ def test_all_differences_are_told_at_once_and_the_cure_keeps_the_precision(tmp_p
         expert = shelf.experts["alpha"]
         engine = _other_version(expert, _other_capability(expert, shelf.engine("alpha")))
         with pytest.raises(EngineMismatchError, match=r"8\.6.*--only alpha --fp16") as caught:
-            check_binding("alpha", expert, replace(engine, precision="fp16"), cuda.facts)
+            check_binding("alpha", expert, replace(engine, precision="fp16"), cuda.properties)
         assert "11.4.0.105" in str(caught.value)
         cuda.close()
 
@@ -82,7 +82,7 @@ def test_the_graph_of_another_precision_is_no_twin(tmp_path: Path) -> None:
         cuda = open_cuda(0)
         expert = shelf.experts["alpha"]
         half = replace(_other_graph(expert, shelf.engine("alpha")), precision="fp16")
-        check_binding("alpha", expert, half, cuda.facts)
+        check_binding("alpha", expert, half, cuda.properties)
         cuda.close()
 
 
@@ -97,7 +97,7 @@ def test_an_engine_of_tensorrt_for_rtx_is_bound_to_no_gpu(
         portable = replace(engine, backend="tensorrt_rtx", binding=binding)
         cuda = open_cuda(0)
         with pytest.raises(BackendError, match="tensorrt_rtx cannot be imported"):
-            check_binding("alpha", shelf.experts["alpha"], portable, cuda.facts)
+            check_binding("alpha", shelf.experts["alpha"], portable, cuda.properties)
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", sys.modules["tensorrt"])
         expert = TensorRTExpert(
             "alpha", shelf.experts["alpha"], portable, tmp_path, cuda, graphs=False
@@ -173,12 +173,12 @@ def test_a_profile_that_starts_above_one_face_is_refused(tmp_path: Path) -> None
 def test_warnings_of_tensorrt_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with simulated_gpu():
         library: ModuleType = sys.modules["tensorrt"]
-        log = tensorrt_log(library)
-        assert tensorrt_log(library) is log  # TensorRT wants one per process
+        log = tensorrt_logger(library)
+        assert tensorrt_logger(library) is log  # TensorRT wants one per process
         log.log(library.ILogger.WARNING, "a slow tactic")
         log.log(library.ILogger.VERBOSE, "a detail")
         log.log(library.ILogger.ERROR, "a fault")
         assert [r.message for r in caplog.records] == ["TensorRT: a slow tactic"]
         assert log.errors() == "a fault"
-        log.forget()
-        assert log.errors() == "it does not say why"
+        log.clear()
+        assert log.errors() == "no reason was logged"

@@ -88,13 +88,13 @@ def test_graphs_that_give_other_answers_are_given_up(
     monkeypatch.setattr("tests.gpu.fake_tensorrt.execution", drifting)
     with device_on(tmp_path, graphs=True) as (_, shelf, device):
         assert set(device.backends.values()) == {"tensorrt (no graphs)"}
-        assert caplog.text.count("a replay of 1 faces gave other answers") == len(NAMES)
+        assert caplog.text.count("a replay of 1 faces gave different outputs") == len(NAMES)
         _assert_works(shelf, device)
 
 
 def test_a_short_batch_is_executed_as_a_short_one(tmp_path: Path) -> None:
     with device_on(tmp_path, lanes=1) as (_, shelf, device):
-        lane = cast("TensorRTLane", device._sets[0]._lanes[0])
+        lane = cast("TensorRTLane", device._slots[0]._expert_lanes[0])
         for count, bucket in ((5, 6), (1, 1), (3, 4)):
             batch = device.take(shelf.views(count), 20.0)
             batch.enqueue("alpha").result(20)
@@ -113,7 +113,7 @@ def test_a_library_without_graphs_is_told_once_per_expert(
 @pytest.mark.parametrize("graphs", [False, True])
 def test_auxiliary_streams_are_the_lanes_own(tmp_path: Path, graphs: bool) -> None:
     with device_on(tmp_path, lanes=2, graphs=graphs, aux_streams=3) as (gpu, shelf, device):
-        lanes = [lane for slot in device._sets for lane in slot._lanes]
+        lanes = [lane for slot in device._slots for lane in slot._expert_lanes]
         used = [
             frozenset(context._aux_streams)
             for lane in cast("list[TensorRTLane]", lanes)

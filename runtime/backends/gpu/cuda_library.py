@@ -1,4 +1,4 @@
-"""Which library speaks to CUDA, and which devices there are."""
+"""Choice of the CUDA library, and the list of devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from runtime.backends.gpu.cuda import Cuda, DeviceFacts
+from runtime.backends.gpu.cuda import Cuda, DeviceProperties
 from runtime.backends.gpu.cuda_pycuda import PyCuda
 from runtime.backends.gpu.cuda_python import CudaPython
 from runtime.errors import BackendError, CudaError
@@ -15,18 +15,18 @@ _T = TypeVar("_T")
 
 
 class CudaLibrary(Protocol):
-    """A class that implements `Cuda`; everything raises `ImportError` where it is not installed."""
+    """A class that implements `Cuda`; every method raises `ImportError` if it is not installed."""
 
     def __call__(self, ordinal: int, /) -> Cuda:
         """Opens a device."""
         ...
 
     def count(self) -> int:
-        """How many devices there are."""
+        """Returns the number of devices."""
         ...
 
-    def facts_of(self, ordinal: int) -> DeviceFacts:
-        """What a device is."""
+    def properties_of(self, ordinal: int) -> DeviceProperties:
+        """Returns a device's properties."""
         ...
 
 
@@ -35,12 +35,12 @@ LIBRARIES: dict[str, CudaLibrary] = {"cuda-python": CudaPython, "pycuda": PyCuda
 
 
 @dataclass(frozen=True, slots=True)
-class CudaDevices:
-    """What CUDA finds on this machine."""
+class CudaDeviceList:
+    """The CUDA devices of this machine."""
 
-    devices: tuple[DeviceFacts, ...]
+    devices: tuple[DeviceProperties, ...]
     reason: str | None
-    """Why there is none; None where there is one."""
+    """The reason if there is no device, else None."""
 
 
 def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
@@ -51,7 +51,7 @@ def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
         library: `cuda-python` or `pycuda`; None takes the first that is installed.
 
     Raises:
-        BackendError: the library, the driver or the device is not there.
+        BackendError: the library, the driver or the device is missing.
     """
 
     def opened(chosen: CudaLibrary) -> Cuda:
@@ -66,21 +66,21 @@ def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
     return _with_installed(opened, library)
 
 
-def cuda_devices(library: str | None = None) -> CudaDevices:
-    """All devices, or why there is none; opens none and raises nothing.
+def cuda_devices(library: str | None = None) -> CudaDeviceList:
+    """Lists all devices, or the reason why there is none; opens none and raises nothing.
 
     Args:
-        library: as for `open_cuda`.
+        library: as in `open_cuda`.
     """
 
-    def listed(chosen: CudaLibrary) -> tuple[DeviceFacts, ...]:
-        return tuple(chosen.facts_of(ordinal) for ordinal in range(_count(chosen)))
+    def listed(chosen: CudaLibrary) -> tuple[DeviceProperties, ...]:
+        return tuple(chosen.properties_of(ordinal) for ordinal in range(_count(chosen)))
 
     try:
         devices = _with_installed(listed, library)
     except BackendError as error:
-        return CudaDevices((), str(error))
-    return CudaDevices(devices, None if devices else "The NVIDIA driver finds no device.")
+        return CudaDeviceList((), str(error))
+    return CudaDeviceList(devices, None if devices else "The NVIDIA driver finds no device.")
 
 
 def _count(library: CudaLibrary) -> int:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from runtime.backends import Times
-from runtime.backends.gpu.slot import ExpertSlot, Slot, buckets_up_to
+from runtime.backends.gpu.lane import BoundLane
+from runtime.backends.gpu.slot import Slot, buckets_up_to
 from tests.gpu.small_experts import (
     LARGEST,
     THREE,
@@ -89,7 +90,7 @@ def test_a_short_batch_is_filled_up_with_black(tmp_path: Path) -> None:
             batch = device.take(shelf.views(count, seed=1))
             answers(batch, NAMES)
             batch.release()
-        rows = batch.slot._expert_slots["alpha"].lane.outputs.buffers["age_years"].pinned
+        rows = batch.slot._lanes["alpha"].expert_lane.outputs.buffers["age_years"].pinned
         assert rows[3] == 0.0  # alpha says 0 of black; the last batch had another face there
 
 
@@ -190,9 +191,9 @@ def test_what_was_read_while_the_batch_was_released_is_no_answer(
         pending = batch.enqueue("alpha")
         times = Slot.times
 
-        def released_meanwhile(slot: Slot, expert_slot: ExpertSlot, waited: float) -> Times:
+        def released_meanwhile(slot: Slot, lane: BoundLane, waited: float) -> Times:
             batch.release()
-            return times(slot, expert_slot, waited)
+            return times(slot, lane, waited)
 
         monkeypatch.setattr(Slot, "times", released_meanwhile)
         with pytest.raises(RuntimeError, match="released"):

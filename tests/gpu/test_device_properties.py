@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from runtime.backends import Outputs
-from runtime.backends.gpu.slots import CudaDevice
+from runtime.backends.gpu.device import CudaDevice
 from runtime.errors import BackendError, CudaError
 from tests.gpu.simulator import SimulatedGpu
 from tests.gpu.small_experts import LARGEST, THREE, Shelf, device_on
