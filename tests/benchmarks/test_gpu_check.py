@@ -15,7 +15,7 @@ from benchmarks import gpu_check
 from runtime.backends.gpu import tensorrt
 from runtime.manifest_file import read_manifest, write_manifest
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
-from tests.gpu.small_experts import THREE, stock
+from tests.gpu.small_experts import THREE, build_experts
 
 GPU_SECTIONS = (
     "Parity with the CPU",
@@ -38,7 +38,7 @@ def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Iter
     monkeypatch.setattr(gpu_check, "_command", command)
     monkeypatch.setattr(gpu_check, "_ROUNDS", 4)
     with simulated_gpu() as gpu:
-        experts = stock(gpu, folder / "engines", THREE).experts
+        experts = build_experts(gpu, folder / "engines", THREE).experts
         manifest = replace(read_manifest(folder / "engines"), experts=experts)
         write_manifest(folder / "engines", manifest)
     with simulated_gpu(**facts) as gpu:

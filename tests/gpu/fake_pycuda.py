@@ -1,9 +1,9 @@
 """`pycuda.driver` on the simulated device: its classes, its exceptions, its context stack.
 
-Enforces: PyCUDA's own stack of contexts per thread; a stream, event or allocation belongs to the
-context object under which it was made, and one that goes away in another thread with that context
-not current is not cleaned up (PyCUDA warns, here it is a broken rule); an error carries its text
-only, its name is known to the driver's library alone.
+Enforces: PyCUDA's own stack of contexts per thread. A stream, event or allocation belongs to the
+context object under which it was created; one destroyed in another thread while that context is not
+current is not cleaned up (PyCUDA warns, here it is a broken rule). An error has only a text; its
+name is known only to the driver's library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.gpu.fake_streams import CudaFailure
 
 
 class Calls:
-    """Calls the driver and raises PyCUDA's exceptions; knows the context stack of every thread."""
+    """Calls the driver and raises PyCUDA's exceptions; holds every thread's context stack."""
 
     def __init__(self, gpu: SimulatedDriver) -> None:
         self.gpu = gpu
@@ -44,7 +44,7 @@ class Calls:
             raise exception(name, failure) from None
 
     def done(self, name: str, handle: int) -> bool:
-        """A query."""
+        """Queries a handle; returns True if its work is done."""
         try:
             self.gpu.call(name, self._functions[name], handle)
         except CudaFailure as failure:
@@ -72,7 +72,7 @@ class Calls:
 
 
 class Context:
-    """A primary context that was retained."""
+    """A retained primary context."""
 
     def __init__(self, calls: Calls, device: int) -> None:
         self._calls = calls
@@ -88,7 +88,7 @@ class Context:
         self._calls.stack.append(self)
 
     def detach(self) -> None:
-        """Releases the context only where it is current or was made."""
+        """Releases the context, but only if it is current or in the thread that created it."""
         if not self._valid:
             raise CudaLogicError("context::detach failed: invalid device context")
         stack = self._calls.stack
@@ -101,7 +101,7 @@ class Context:
             self._calls("cuCtxPushCurrent", stack[-1].handle)
 
     def clean_up(self, kind: str, name: str, *args: Any) -> None:
-        """What a destructor does."""
+        """Does the work of a destructor."""
         if not self._valid:
             return
         switch = not self._calls.stack or self._calls.stack[-1] is not self
@@ -112,7 +112,7 @@ class Context:
             self.push()
         try:
             self._calls(name, *args)
-        except Error:  # PyCUDA writes a line to stderr and goes on
+        except Error:  # PyCUDA writes a line to stderr and continues
             pass
         finally:
             if switch:
@@ -148,7 +148,7 @@ class Device:
 
 
 class _Owned:
-    """Something of a context, gone with its last reference."""
+    """An object of a context, destroyed with its last reference."""
 
     destroy: str
 
@@ -302,7 +302,7 @@ class FakePyCuda(ModuleType):
 
 
 class _Devices:
-    """The class `Device`: called, it gives one."""
+    """The class `Device`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

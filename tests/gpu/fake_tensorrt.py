@@ -1,14 +1,17 @@
-"""`tensorrt` and `tensorrt_rtx`, their runtime side, on the simulated device.
+"""The runtime part of `tensorrt` and `tensorrt_rtx` on the simulated device.
 
-Enforces: a plan of another version or compute
-capability, or a truncated one, gives None and a line in the log; a shape outside the profile gives
-False; running with an input or output that has no shape or address gives False, as does running a
-USER_MANAGED context without enough device memory; the first run after a change of shape may not be
-captured (False, and the capture is spoilt); two runs of one context, or of two that share device
-memory or auxiliary streams, are ordered by events or else race; addresses are aligned, live and
-large enough; nothing is called without a current context; a context does not go away while it runs;
-a context of TensorRT for RTX that compiles its kernels in the background is not captured. A Runtime
-that cannot be made is a null pointer, of which pybind11 makes a TypeError.
+Enforces:
+- a plan of another version or compute capability, or a truncated one, returns None and is logged;
+- a shape outside the profile returns False, as does running without all shapes and addresses, or
+  a USER_MANAGED context without enough device memory;
+- the first run after a change of shape cannot be captured (False, and the capture is invalidated);
+- two runs of one context, or of two that share device memory or auxiliary streams, race unless
+  ordered by events;
+- addresses are aligned, live and large enough, and a CUDA context is current;
+- a context is not destroyed while it runs;
+- a context of TensorRT for RTX that compiles kernels in the background is not captured.
+
+A Runtime that cannot be created is a null pointer, for which pybind11 raises a TypeError.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _ALIGNMENT = 256
 
 
 class Runtime:
-    """Makes engines of plans."""
+    """Creates engines from plans."""
 
     def __init__(self, gpu: SimulatedDriver, version: str, logger: ILogger) -> None:
         if not getattr(logger, "_initialized", False):
@@ -88,7 +91,7 @@ def _need_context(gpu: SimulatedDriver) -> None:
 
 
 class Engine:
-    """Shared by its execution contexts."""
+    """An engine, shared by its execution contexts."""
 
     num_optimization_profiles = 1
 
@@ -184,7 +187,7 @@ class Context:
         self._gpu = engine.gpu
         self._memory = memory
         self._lazy = lazy
-        """Whether kernels for its shapes come some time after they were needed first."""
+        """True if kernels for its shapes are compiled in the background."""
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._aux_streams: list[int] = []
@@ -248,7 +251,7 @@ class Context:
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if self.engine.get_tensor_mode(name) is TensorIOMode.NONE:
-            return self._error(f"setTensorAddress: there is no tensor {name}")
+            return self._error(f"setTensorAddress: no tensor {name}")
         if memory % _ALIGNMENT:
             return self._error(f"setTensorAddress: {memory:#x} is not aligned to {_ALIGNMENT}")
         self._addresses[name] = int(memory)
@@ -286,7 +289,7 @@ class Context:
         if self._memory is None:
             return "no device memory"
         if capture and self._lazy:
-            self._gpu.fault("a graph would keep the kernels that are to be replaced")
+            self._gpu.fault("a graph would keep kernels that are about to be replaced")
         if capture and self._changed:
             capture.broken = True
             return "the first run after a change of shape cannot be captured"

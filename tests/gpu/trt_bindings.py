@@ -1,7 +1,7 @@
 """NVIDIA's Python bindings of two TensorRT versions and of TensorRT for RTX, without TensorRT.
 
 Their wheels are on the registry; the nine C functions that they link against are stubs here, so
-that every class, method and enumeration can be looked at and nothing can be called.
+that every class, method and enumeration can be inspected but not called.
 """
 
 from __future__ import annotations
@@ -33,36 +33,36 @@ STUBBED = (
 )
 _LIBRARIES = ("nvinfer", "nvonnxparser", "nvinfer_plugin")
 _RTX_LIBRARIES = ("tensorrt_rtx", "tensorrt_onnxparser_rtx")
-_LOOK = """
+_LIST_MISSING = """
 import importlib, json, os, sys
 sys.setdlopenflags(os.RTLD_LAZY)
 tensorrt = importlib.import_module(sys.argv[1])
-def there(dotted):
+def exists(dotted):
     found = tensorrt
     for name in dotted.split("."):
         if not hasattr(found, name):
             return False
         found = getattr(found, name)
     return True
-print(json.dumps([name for name in json.load(sys.stdin) if not there(name)]))
+print(json.dumps([name for name in json.load(sys.stdin) if not exists(name)]))
 """
 
 
 def missing_names(wheel: str, names: Collection[str]) -> list[str]:
-    """Those dotted names that a TensorRT does not have; installs its bindings on first use."""
+    """Returns the dotted names that a TensorRT lacks; installs its bindings on first use."""
     home = _home(wheel)
     package = "tensorrt_rtx_bindings" if wheel == RTX else "tensorrt_bindings"
-    looked = subprocess.run(
-        [sys.executable, "-c", _LOOK, package],
+    listed = subprocess.run(
+        [sys.executable, "-c", _LIST_MISSING, package],
         input=json.dumps(sorted(names)),
         env=os.environ | {"PYTHONPATH": str(home / "site"), "LD_LIBRARY_PATH": str(home / "lib")},
         capture_output=True,
         text=True,
         check=False,
     )
-    if looked.returncode:
-        raise RuntimeError(f"{wheel} cannot be imported: {looked.stderr}")
-    missing: list[str] = json.loads(looked.stdout)
+    if listed.returncode:
+        raise RuntimeError(f"{wheel} cannot be imported: {listed.stderr}")
+    missing: list[str] = json.loads(listed.stdout)
     return missing
 
 
