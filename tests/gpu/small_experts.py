@@ -36,6 +36,11 @@ THREE = {
     "gamma": Tiny(slope=70, offset=3, side=6, largest=LARGEST),
 }
 """Two share the face input, one of them also has a person input, one has another size."""
+NAMES = tuple(THREE)
+MIXED = {"alpha": "tensorrt", "beta": "onnx", "gamma": "tensorrt"}
+"""Backends of the three experts."""
+ALLOCATING = ("cuMemAlloc", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate")
+"""Calls of CUDA that allocate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,25 @@ def _fix_widths(path: Path) -> None:
 
 def _record(folder: Path, path: Path) -> FileRecord:
     return FileRecord(path.relative_to(folder).as_posix(), sha256_of(path), path.stat().st_size)
+
+
+@contextlib.contextmanager
+def experts_on(
+    folder: Path,
+    tinies: Mapping[str, Tiny] = THREE,
+    *,
+    plan: Mapping[str, Any] | None = None,
+    **machine: Any,
+) -> Iterator[tuple[SimulatedGpu, BuiltExperts, Cuda]]:
+    """Simulates a machine, builds experts for it and opens its GPU, which must not leak."""
+    with simulated_gpu(**machine) as gpu:
+        built = build_experts(gpu, folder, tinies, **(plan or {}))
+        cuda = open_cuda(0)
+        try:
+            yield gpu, built, cuda
+        finally:
+            cuda.close()
+        assert gpu.leaks() == []
 
 
 def open_expert(

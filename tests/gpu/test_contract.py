@@ -138,6 +138,6 @@ def test_a_missing_name_is_detected(wheel: str) -> None:
 
 @pytest.mark.tensorrt
 def test_the_name_that_identifies_tensorrt_for_rtx_is_unique_to_it() -> None:
-    marks = {"BuilderFlag.REQUIRE_USER_ALLOCATION", "DynamicShapesKernelSpecializationStrategy"}
+    names = {"BuilderFlag.REQUIRE_USER_ALLOCATION", "DynamicShapesKernelSpecializationStrategy"}
     for wheel in WHEELS:
-        assert set(missing_names(wheel, marks)) == (set() if wheel == RTX else marks)
+        assert set(missing_names(wheel, names)) == (set() if wheel == RTX else names)

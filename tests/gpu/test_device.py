@@ -11,17 +11,16 @@ from runtime.backends import Times
 from runtime.backends.gpu.lane import BoundLane
 from runtime.backends.gpu.slot import Slot, buckets_up_to
 from tests.gpu.small_experts import (
+    ALLOCATING,
     LARGEST,
-    THREE,
+    MIXED,
+    NAMES,
     assert_exact,
     device_on,
     outputs_of,
     wait_until,
 )
 
-MIXED = {"alpha": "tensorrt", "beta": "onnx", "gamma": "tensorrt"}
-NAMES = tuple(THREE)
-ALLOCATING = ("cuMemAlloc", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate")
 WAITING = ("cuStreamSynchronize", "cuStreamQuery", "onnxruntime synchronize")
 
 

@@ -15,7 +15,9 @@ from runtime.backends.gpu.device import CudaDevice
 from runtime.errors import BackendError, ClosedError, CudaError
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.gpu.small_experts import (
-    THREE,
+    ALLOCATING,
+    MIXED,
+    NAMES,
     BuiltExperts,
     assert_exact,
     build_experts,
@@ -25,10 +27,6 @@ from tests.gpu.small_experts import (
     outputs_of,
     wait_until,
 )
-
-MIXED = {"alpha": "tensorrt", "beta": "onnx", "gamma": "tensorrt"}
-NAMES = tuple(THREE)
-ALLOCATING = ("cuMemAlloc", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate")
 
 
 @pytest.mark.parametrize(

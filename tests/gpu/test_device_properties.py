@@ -17,9 +17,8 @@ from runtime.backends import Outputs
 from runtime.backends.gpu.device import CudaDevice
 from runtime.errors import BackendError, CudaError
 from tests.gpu.simulator import SimulatedGpu
-from tests.gpu.small_experts import LARGEST, THREE, BuiltExperts, device_on
+from tests.gpu.small_experts import LARGEST, NAMES, BuiltExperts, device_on
 
-NAMES = tuple(THREE)
 Result = tuple[dict[str, Outputs], list[Exception]]
 """Outputs by expert, and the errors of the others."""
 _SERIAL: dict[tuple[str, int, int], dict[str, bytes]] = {}

@@ -10,24 +10,22 @@ from typing import Any, cast
 
 import pytest
 
-from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.backends.gpu.device import CudaDevice
 from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
 from runtime.errors import BackendError, ContractError, CudaError
 from tests.gpu import fake_onnxruntime
 from tests.gpu.simulator import simulated_gpu
 from tests.gpu.small_experts import (
-    THREE,
+    NAMES,
     assert_exact,
     build_experts,
     device_on,
+    experts_on,
     open_device,
     open_expert,
     outputs_of,
     wait_until,
 )
-
-NAMES = tuple(THREE)
 
 
 def test_each_expert_has_its_own_stream_and_no_tf32(tmp_path: Path) -> None:
@@ -48,9 +46,7 @@ def test_each_expert_has_its_own_stream_and_no_tf32(tmp_path: Path) -> None:
 
 
 def test_the_arena_has_no_limit_by_default(tmp_path: Path) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (gpu, built, cuda):
         expert = OnnxCudaExpert(
             "alpha",
             built.experts["alpha"],
@@ -81,51 +77,38 @@ def test_batches_share_the_stream_in_order(tmp_path: Path) -> None:
 
 
 def test_a_provider_that_did_not_load_is_detected(tmp_path: Path) -> None:
-    with simulated_gpu(onnx_cuda=False) as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
-        with pytest.raises(BackendError, match=r"on CPUExecutionProvider.*\[gpu\].*doctor"):
-            open_expert(built, "alpha", cuda, "onnx")
-        cuda.close()
-        assert gpu.leaks() == []
+    with (
+        experts_on(tmp_path, onnx_cuda=False) as (_, built, cuda),
+        pytest.raises(BackendError, match=r"on CPUExecutionProvider.*\[gpu\].*doctor"),
+    ):
+        open_expert(built, "alpha", cuda, "onnx")
 
 
 def test_an_onnxruntime_without_cuda_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (_, built, cuda):
         fake = fake_onnxruntime.FakeOnnxRuntime
         monkeypatch.setattr(fake, "get_available_providers", lambda _: ["CPUExecutionProvider"])
         with pytest.raises(BackendError, match=r"agemoe-runtime\[gpu\]"):
             open_expert(built, "alpha", cuda, "onnx")
-        cuda.close()
 
 
 def test_a_session_that_cannot_be_opened_reports_the_reason(tmp_path: Path) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
+    with experts_on(tmp_path) as (gpu, built, cuda):
         gpu.fail("InferenceSession", error="libcudnn is missing")
-        cuda = open_cuda(0)
         with pytest.raises(BackendError, match=r"'alpha' on the GPU: libcudnn is missing.*\[gpu\]"):
             open_expert(built, "alpha", cuda, "onnx")
-        cuda.close()
-        assert gpu.leaks() == []
 
 
 def test_a_graph_that_breaks_the_contract_is_rejected(tmp_path: Path) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (_, built, cuda):
         expert = built.experts["alpha"]
         expert = replace(expert, inputs=tuple(replace(spec, width=9) for spec in expert.inputs))
         with pytest.raises(ContractError, match="'alpha'"):
             OnnxCudaExpert(
                 "alpha", expert, built.graph("alpha"), tmp_path, cuda, memory_limit_bytes=None
             )
-        cuda.close()
-        assert gpu.leaks() == []
 
 
 @dataclass
@@ -152,15 +135,12 @@ def test_nodes_on_the_cpu_are_logged(
     ]
     method = "get_provider_graph_assignment_info"
     monkeypatch.setattr(fake_onnxruntime.CudaSession, method, lambda _: parts, raising=False)
-    with simulated_gpu() as gpu, caplog.at_level(logging.INFO, "agemoe"):
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (_, built, cuda), caplog.at_level(logging.INFO, "agemoe"):
         expert = open_expert(built, "alpha", cuda, "onnx")
         assert isinstance(expert, OnnxCudaExpert)
         assert expert.placed_on_cpu == ("Shape", "Gather", "Shape")
         assert "expert 'alpha' has nodes on the CPU: 2 Shape, 1 Gather" in caplog.text
         expert.close()
-        cuda.close()
 
 
 def test_a_failed_warm_up_names_the_expert_and_frees_everything(tmp_path: Path) -> None:

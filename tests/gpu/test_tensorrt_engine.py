@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.backends.gpu.tensorrt import TensorRTExpert
 from runtime.backends.gpu.tensorrt_engine import check_binding, tensorrt_logger
 from runtime.errors import BackendError, ContractError, EngineMismatchError
 from runtime.manifest import Artifact, BatchProfile, Expert
 from tests.gpu.simulator import simulated_gpu
-from tests.gpu.small_experts import THREE, build_experts, open_expert
+from tests.gpu.small_experts import THREE, experts_on, open_expert
 
 
 def _other_capability(_: Expert, engine: Artifact) -> Artifact:
@@ -51,49 +50,38 @@ def _no_binding(_: Expert, engine: Artifact) -> Artifact:
 def test_a_mismatched_engine_is_rejected_before_it_is_loaded(
     tmp_path: Path, change: Callable[[Expert, Artifact], Artifact], message: str
 ) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
+    with experts_on(tmp_path) as (gpu, built, cuda):
         expert = built.experts["alpha"]
         engine = change(expert, built.engine("alpha"))
-        cuda = open_cuda(0)
         with pytest.raises(EngineMismatchError) as caught:
             TensorRTExpert("alpha", expert, engine, tmp_path, cuda, graphs=False)
-        cuda.close()
         assert message in str(caught.value)
         assert "build_engines.py --only alpha" in str(caught.value)
         assert gpu.calls["deserialize_cuda_engine"] == 0
 
 
 def test_all_mismatches_are_reported_at_once_with_the_command(tmp_path: Path) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (_, built, cuda):
         expert = built.experts["alpha"]
         engine = _other_version(expert, _other_capability(expert, built.engine("alpha")))
         with pytest.raises(EngineMismatchError, match=r"8\.6.*--only alpha --fp16") as caught:
             check_binding("alpha", expert, replace(engine, precision="fp16"), cuda.properties)
         assert "11.4.0.105" in str(caught.value)
-        cuda.close()
 
 
 def test_the_graph_of_another_precision_is_not_compared(tmp_path: Path) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (_, built, cuda):
         expert = built.experts["alpha"]
         half = replace(_other_graph(expert, built.engine("alpha")), precision="fp16")
         check_binding("alpha", expert, half, cuda.properties)
-        cuda.close()
 
 
 def test_an_rtx_engine_is_bound_to_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
+    with experts_on(tmp_path) as (_, built, cuda):
         engine = built.engine("alpha")
         assert engine.binding is not None
         binding = replace(engine.binding, compute_capability=None)
         portable = replace(engine, backend="tensorrt_rtx", binding=binding)
-        cuda = open_cuda(0)
         with pytest.raises(BackendError, match="tensorrt_rtx cannot be imported"):
             check_binding("alpha", built.experts["alpha"], portable, cuda.properties)
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", sys.modules["tensorrt"])
@@ -102,28 +90,22 @@ def test_an_rtx_engine_is_bound_to_no_gpu(tmp_path: Path, monkeypatch: pytest.Mo
         )
         assert expert.backend == "tensorrt_rtx"
         expert.close()
-        cuda.close()
 
 
 def test_without_tensorrt_the_error_names_the_package(tmp_path: Path) -> None:
-    with simulated_gpu(tensorrt=None) as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
-        with pytest.raises(BackendError, match=r"agemoe-runtime\[tensorrt\]"):
-            open_expert(built, "alpha", cuda)
-        cuda.close()
+    with (
+        experts_on(tmp_path, tensorrt=None) as (_, built, cuda),
+        pytest.raises(BackendError, match=r"agemoe-runtime\[tensorrt\]"),
+    ):
+        open_expert(built, "alpha", cuda)
 
 
 @pytest.mark.parametrize("damage", [b"no plan", b""])
 def test_an_unreadable_engine_reports_the_log_of_tensorrt(tmp_path: Path, damage: bytes) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
+    with experts_on(tmp_path) as (_, built, cuda):
         (tmp_path / built.engine("alpha").files[0].path).write_bytes(damage)
-        cuda = open_cuda(0)
         with pytest.raises(ContractError, match="the plan is damaged"):
             open_expert(built, "alpha", cuda)
-        cuda.close()
-        assert gpu.leaks() == []
 
 
 def _wants(**changes: Any) -> Callable[[Expert], Expert]:
@@ -147,30 +129,27 @@ def _taller(expert: Expert) -> Expert:
 def test_an_engine_that_breaks_the_contract_is_rejected(
     tmp_path: Path, change: Callable[[Expert], Expert], message: str
 ) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path)
-        cuda = open_cuda(0)
+    with experts_on(tmp_path) as (_, built, cuda):
         expert = change(built.experts["beta"])
         with pytest.raises(ContractError) as caught:
             TensorRTExpert("beta", expert, built.engine("beta"), tmp_path, cuda, graphs=False)
         assert message in str(caught.value)
-        cuda.close()
 
 
 def test_a_profile_that_starts_above_one_face_is_rejected(tmp_path: Path) -> None:
-    with simulated_gpu() as gpu:
-        built = build_experts(gpu, tmp_path, {"alpha": THREE["alpha"]}, profile=(2, 4, 6))
-        cuda = open_cuda(0)
-        with pytest.raises(ContractError, match="takes 2 to 6 faces"):
-            open_expert(built, "alpha", cuda)
-        cuda.close()
+    tinies, plan = {"alpha": THREE["alpha"]}, {"profile": (2, 4, 6)}
+    with (
+        experts_on(tmp_path, tinies, plan=plan) as (_, built, cuda),
+        pytest.raises(ContractError, match="takes 2 to 6 faces"),
+    ):
+        open_expert(built, "alpha", cuda)
 
 
 def test_warnings_of_tensorrt_reach_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with simulated_gpu():
         library: ModuleType = sys.modules["tensorrt"]
         log = tensorrt_logger(library)
-        assert tensorrt_logger(library) is log  # TensorRT wants one per process
+        assert tensorrt_logger(library) is log  # TensorRT supports one per process
         log.log(library.ILogger.WARNING, "a slow tactic")
         log.log(library.ILogger.VERBOSE, "a detail")
         log.log(library.ILogger.ERROR, "a fault")

@@ -18,6 +18,8 @@ from tests.gpu import fake_tensorrt
 from tests.gpu.fake_models import execution
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.gpu.small_experts import (
+    MIXED,
+    NAMES,
     THREE,
     BuiltExperts,
     assert_exact,
@@ -26,8 +28,6 @@ from tests.gpu.small_experts import (
     open_device,
     outputs_of,
 )
-
-NAMES = tuple(THREE)
 
 
 def test_graphs_are_replayed_with_the_same_outputs(tmp_path: Path) -> None:
@@ -161,11 +161,7 @@ def test_a_failure_of_tensorrt_names_the_expert_and_frees_everything(
 
 
 def test_a_stored_error_keeps_no_engine_alive(tmp_path: Path) -> None:
-    with device_on(tmp_path, {"alpha": "tensorrt", "beta": "onnx", "gamma": "tensorrt"}) as (
-        gpu,
-        built,
-        device,
-    ):
+    with device_on(tmp_path, MIXED) as (gpu, built, device):
         experts: dict[str, Any] = dict(device._experts)
         alive = [weakref.ref(experts["alpha"].engine), weakref.ref(experts["beta"].session)]
         gpu.fail("execute_async_v3", error="refused")

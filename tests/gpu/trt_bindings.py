@@ -6,17 +6,18 @@ that every class, method and enumeration can be inspected but not called.
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+
+from tests.trt_cpu import cached, pip_install, run
 
 RTX = "tensorrt_rtx-cu13-bindings==1.7.1.116"
 WHEELS = ("tensorrt-cu13-bindings==11.4.0.106", "tensorrt-cu13-bindings==10.16.1.11", RTX)
@@ -69,30 +70,16 @@ def missing_names(wheel: str, names: Collection[str]) -> list[str]:
 def _home(wheel: str) -> Path:
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc): TensorRT's libraries cannot be stubbed")
-    key = hashlib.sha256("".join((wheel, sys.version, *STUBBED)).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = cache / "agemoe-trt-bindings" / key[:16]
-    if not home.exists():
-        home.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=home.parent))
-        _install(wheel, made)
-        made.replace(home)
-    return home
+    key = "".join((wheel, sys.version, *STUBBED))
+    return cached("agemoe-trt-bindings", key, functools.partial(_install, wheel))
 
 
 def _install(wheel: str, home: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    _run([*pip, "--disable-pip-version-check", "--target", str(home / "site"), wheel])
+    pip_install(home / "site", wheel)
     source = home / "stubs.c"
     source.write_text("".join(f"void {name}(void) {{}}\n" for name in STUBBED))
     (home / "lib").mkdir()
     major = wheel.rpartition("==")[2].partition(".")[0]
     for library in _RTX_LIBRARIES if wheel == RTX else _LIBRARIES:
         target = home / "lib" / f"lib{library}.so.{major}"
-        _run(["cc", "-shared", "-fPIC", "-o", str(target), str(source)])
-
-
-def _run(command: list[str]) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {result.stderr}")
+        run(["cc", "-shared", "-fPIC", "-o", str(target), str(source)])

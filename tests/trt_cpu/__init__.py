@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,20 +62,29 @@ def toolchain() -> Path:
     """Returns the folder with both wheels and the compiled shim, created on first use."""
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc): the shim to TensorRT for RTX cannot be compiled")
-    key = hashlib.sha256("".join((*WHEELS, sys.version, SHIM.read_text())).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agemoe-trt-cpu"
-    home = cache / key[:16]
+    return cached("agemoe-trt-cpu", "".join((*WHEELS, sys.version, SHIM.read_text())), _install)
+
+
+def cached(name: str, key: str, install: Callable[[Path], None]) -> Path:
+    """Returns a folder of the user's cache that `install` filled for this key."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+    home = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
     if not home.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=cache))
-        install(made)
-        made.replace(home)
+        unfinished = Path(tempfile.mkdtemp(dir=cache))
+        install(unfinished)
+        unfinished.replace(home)
     return home
 
 
-def install(home: Path) -> None:
+def pip_install(target: Path, *wheels: str) -> None:
+    """Installs wheels into a folder, without their dependencies."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    run([*pip, "--disable-pip-version-check", "--target", str(home / "site"), *WHEELS])
+    run([*pip, "--disable-pip-version-check", "--target", str(target), *wheels])
+
+
+def _install(home: Path) -> None:
+    pip_install(home / "site", *WHEELS)
     library = home / "lib" / SHIMMED[0]
     library.parent.mkdir()
     run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SHIM), "-ldl"])
@@ -86,14 +96,14 @@ def environment(home: Path, *packages: str) -> dict[str, str]:
     """Returns the variables of a process with the bindings and the given `packages`."""
     rtx = home / "site" / "onnxruntime_ep_nv_tensorrt_rtx"
     return {
-        "AGEMOE_RTX_BUILDER": str(only(rtx, "libtensorrt_rtx.so.*.*")),
-        "AGEMOE_RTX_PARSER": str(only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
+        "AGEMOE_RTX_BUILDER": str(_only(rtx, "libtensorrt_rtx.so.*.*")),
+        "AGEMOE_RTX_PARSER": str(_only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
         "LD_LIBRARY_PATH": f"{home / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
         "PYTHONPATH": ":".join(map(str, (home / "site", *(PACKAGES / p for p in packages)))),
     }
 
 
-def only(folder: Path, pattern: str) -> Path:
+def _only(folder: Path, pattern: str) -> Path:
     (found,) = folder.glob(pattern)
     return found
 
