@@ -8,10 +8,10 @@ from types import ModuleType
 from typing import Any
 
 from runtime.backends import Inputs, Outputs
-from runtime.backends.contract import compare_tensors
+from runtime.backends.contract import check_inputs, check_outputs
 from runtime.backends.single_face import SingleFaceSession
 from runtime.errors import BackendError, ContractError
-from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
+from runtime.manifest import REBUILD, Artifact, Expert
 
 
 class OnnxCpuSession(SingleFaceSession):
@@ -97,12 +97,6 @@ def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: AN
         ContractError: they differ.
     """
     inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
-    sizes = {spec.name: (spec.height, spec.width, 3) for spec in expert.inputs}
-    compare_tensors(name, "inputs", inputs, {k: ("tensor(uint8)", s) for k, s in sizes.items()})
-    outputs = {
-        value.name: (value.type, len(value.shape))
-        for value in session.get_outputs()
-        if value.name in expert.outputs
-    }
-    ranks = {output: ("tensor(float)", OUTPUT_RANKS[output]) for output in expert.outputs}
-    compare_tensors(name, "outputs", outputs, ranks)
+    check_inputs(name, expert, inputs, "tensor(uint8)")
+    outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}
+    check_outputs(name, expert, outputs, "tensor(float)")

@@ -79,12 +79,6 @@ class IOBinding:
         self._bind(name, self._model.outputs, device_type, device_id, element_type)
         self.bound[name] = Bound(tuple(shape), int(buffer_ptr))
 
-    def clear_binding_inputs(self) -> None:
-        self.bound = {n: b for n, b in self.bound.items() if n not in self._model.inputs}
-
-    def clear_binding_outputs(self) -> None:
-        self.bound = {n: b for n, b in self.bound.items() if n not in self._model.outputs}
-
     def _bind(self, name: str, known: Any, kind: str, device: int, element_type: Any) -> None:
         if name not in known:
             raise RuntimeError(f"no {name} among {sorted(known)}")
@@ -128,9 +122,6 @@ class CudaSession:
     def io_binding(self) -> IOBinding:
         return IOBinding(self._gpu, self._model)
 
-    def end_profiling(self) -> str:
-        return ""
-
     def run_with_iobinding(self, iobinding: IOBinding, run_options: Any = None) -> None:
         with self._gpu.lock:
             if error := self._gpu.lost or self._gpu.fails_now("run_with_iobinding"):
@@ -173,9 +164,6 @@ class FakeOnnxRuntime(ModuleType):
 
     def get_available_providers(self) -> list[str]:
         return [CUDA, CPU]
-
-    def get_device(self) -> str:
-        return "GPU"
 
     def preload_dlls(self, **_options: Any) -> None:
         """Does nothing."""

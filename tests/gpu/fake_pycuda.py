@@ -59,9 +59,6 @@ class Calls:
             self._thread.stack = []
         return self._thread.stack  # type: ignore[no-any-return]
 
-    def top(self) -> Context | None:
-        return self.stack[-1] if self.stack else None
-
     def current(self) -> Context:
         if not self.stack:
             raise CudaLogicError(
@@ -182,10 +179,6 @@ class Stream(_Owned):
         self._calls("cuStreamSynchronize", self._handle)
 
     @compiled
-    def is_done(self) -> bool:
-        return self._calls.done("cuStreamQuery", self._handle)
-
-    @compiled
     def wait_for_event(self, event: Event) -> None:
         self._calls("cuStreamWaitEvent", self._handle, event._handle, 0)
 
@@ -206,12 +199,8 @@ class Event(_Owned):
         return self._calls.done("cuEventQuery", self._handle)
 
     @compiled
-    def time_since(self, start: Event) -> float:
-        return float(self._calls("cuEventElapsedTime", start._handle, self._handle))
-
-    @compiled
     def time_till(self, end: Event) -> float:
-        return float(end.time_since(self))
+        return float(self._calls("cuEventElapsedTime", self._handle, end._handle))
 
 
 class _Allocation(_Owned):
@@ -255,7 +244,6 @@ class FakePyCuda(ModuleType):
     MemoryError = CudaMemoryError
     RuntimeError = CudaRuntimeError
     host_alloc_flags = SimpleNamespace(PORTABLE=1, DEVICEMAP=2, WRITECOMBINED=4)
-    event_flags = SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
 
     def __init__(self, gpu: SimulatedDriver) -> None:
         super().__init__("pycuda.driver")
@@ -263,7 +251,7 @@ class FakePyCuda(ModuleType):
         self.package = ModuleType("pycuda")
         self.package.driver = self  # type: ignore[attr-defined]
         self.Device = _Devices(calls)
-        self.Context = SimpleNamespace(pop=lambda: pop(calls), get_current=calls.top)
+        self.Context = SimpleNamespace(pop=lambda: pop(calls))
         self.Stream = lambda flags=0: Stream(calls, flags)
         self.Event = lambda flags=0: Event(calls, flags)
 

@@ -34,11 +34,6 @@ class TensorIOMode(enum.Enum):
     OUTPUT = 2
 
 
-class TensorLocation(enum.Enum):
-    DEVICE = 0
-    HOST = 1
-
-
 class ExecutionContextAllocationStrategy(enum.Enum):
     STATIC = 0
     ON_PROFILE_CHANGE = 1
@@ -111,8 +106,6 @@ class Logger(ILogger):
 
 class Dims:
     """A shape with only a length and items, like the real one."""
-
-    MAX_DIMS = 8
 
     def __init__(self, shape: Any = ()) -> None:
         self._shape = tuple(shape)

@@ -101,7 +101,6 @@ def tensorrt_names() -> set[str]:
         "Logger": fake_tensorrt_types.Logger,
         "ILogger": fake_tensorrt_types.ILogger,
         "Dims": fake_tensorrt_types.Dims,
-        "TensorLocation": fake_tensorrt_types.TensorLocation,
     }
     for kind, fake in faked.items():
         names |= {f"{kind}.{name}" for name in vars(fake) if not name.startswith("_")}

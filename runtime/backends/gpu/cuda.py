@@ -17,28 +17,13 @@ from numpy.typing import NDArray
 
 from runtime.errors import CudaError
 
-LOST_DEVICE_ERRORS = frozenset(
-    f"CUDA_ERROR_{name}"
-    for name in (
-        "DEINITIALIZED",
-        "ECC_UNCORRECTABLE",
-        "NVLINK_UNCORRECTABLE",
-        "CONTAINED",
-        "ILLEGAL_ADDRESS",
-        "LAUNCH_TIMEOUT",
-        "CONTEXT_IS_DESTROYED",
-        "ASSERT",
-        "HARDWARE_STACK_ERROR",
-        "ILLEGAL_INSTRUCTION",
-        "MISALIGNED_ADDRESS",
-        "INVALID_ADDRESS_SPACE",
-        "INVALID_PC",
-        "LAUNCH_FAILED",
-        "TENSOR_MEMORY_LEAK",
-        "MPS_CLIENT_TERMINATED",
-        "EXTERNAL_DEVICE",
-    )
-)
+_LOST = """
+    DEINITIALIZED ECC_UNCORRECTABLE NVLINK_UNCORRECTABLE CONTAINED ILLEGAL_ADDRESS LAUNCH_TIMEOUT
+    CONTEXT_IS_DESTROYED ASSERT HARDWARE_STACK_ERROR ILLEGAL_INSTRUCTION MISALIGNED_ADDRESS
+    INVALID_ADDRESS_SPACE INVALID_PC LAUNCH_FAILED TENSOR_MEMORY_LEAK MPS_CLIENT_TERMINATED
+    EXTERNAL_DEVICE
+"""
+LOST_DEVICE_ERRORS = frozenset(f"CUDA_ERROR_{name}" for name in _LOST.split())
 """Errors after which, by CUDA's documentation, the process must end or the context is gone."""
 
 CAPTURE_LOCK = threading.Lock()
