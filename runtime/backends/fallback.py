@@ -175,8 +175,8 @@ class _Opener:
 
             inputs = {name: experts[name].inputs for name in self._on_gpu}
             largest = min(experts[name].profile.largest for name in self._on_gpu)
-            lanes = self._request.lanes
-            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, lanes=lanes))
+            slots = self._request.lanes
+            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, slots=slots))
         elif self._cuda is not None and not isinstance(self._cuda, BackendError):
             self._cuda.close()
         return devices

@@ -157,7 +157,7 @@ def open_device(
     built: BuiltExperts,
     backends: Mapping[str, str] | str = "tensorrt",
     *,
-    lanes: int = 2,
+    slots: int = 2,
     graphs: bool = False,
 ) -> CudaDevice:
     """Opens all experts on the GPU; `backends` is one for all, or one for each."""
@@ -171,7 +171,7 @@ def open_device(
         for name in built.experts:
             opened[name] = open_expert(built, name, cuda, chosen[name], graphs=graphs)
             stack.callback(opened[name].close)
-        device = CudaDevice(cuda, opened, inputs, largest, lanes=lanes)
+        device = CudaDevice(cuda, opened, inputs, largest, slots=slots)
         stack.pop_all()
     return device
 
@@ -184,14 +184,14 @@ def device_on(
     seed: int = 0,
     library: str = "cuda-python",
     threaded: bool = False,
-    lanes: int = 2,
+    slots: int = 2,
     graphs: bool = False,
     **plan: Any,
 ) -> Iterator[tuple[SimulatedGpu, BuiltExperts, CudaDevice]]:
     """Opens experts on a simulated GPU and verifies at the end that everything was freed."""
     with simulated_gpu(seed, library=library, threaded=threaded) as gpu:
         built = build_experts(gpu, folder, **plan)
-        device = open_device(built, backends, lanes=lanes, graphs=graphs)
+        device = open_device(built, backends, slots=slots, graphs=graphs)
         try:
             yield gpu, built, device
         finally:

@@ -84,7 +84,7 @@ def test_the_hot_path_neither_allocates_nor_synchronizes(
 
 
 def test_a_short_batch_is_padded_with_black(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (_, built, device):
+    with device_on(tmp_path, slots=1) as (_, built, device):
         for count in (4, 3):
             batch = device.take(built.views(count, seed=1))
             outputs_of(batch, NAMES)
@@ -94,7 +94,7 @@ def test_a_short_batch_is_padded_with_black(tmp_path: Path) -> None:
 
 
 def test_invalid_views_are_rejected_and_leak_no_slot(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (_, built, device):
+    with device_on(tmp_path, slots=1) as (_, built, device):
         views = built.views(2)
         face = next(iter(views))
         ragged = {**views, face: views[face][:1]}
@@ -127,7 +127,7 @@ def test_no_free_slot_in_time_is_a_timeout(tmp_path: Path) -> None:
 
 
 def test_slots_are_handed_out_in_order(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (_, built, device):
+    with device_on(tmp_path, slots=1) as (_, built, device):
         held = device.take(built.views(1))
         order: list[int] = []
 
@@ -150,7 +150,7 @@ def test_slots_are_handed_out_in_order(tmp_path: Path) -> None:
 
 
 def test_a_late_batch_keeps_its_slot_until_it_ends(tmp_path: Path) -> None:
-    with device_on(tmp_path, MIXED, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, MIXED, slots=1) as (gpu, built, device):
         gpu.hold("execute")
         late = device.take(built.views(2, seed=1))
         pending = [late.enqueue(name) for name in NAMES]

@@ -43,7 +43,7 @@ from tests.gpu.small_experts import (
 def test_a_failed_launch_fails_alone_and_its_slot_is_reused(
     tmp_path: Path, call: str, nth: int
 ) -> None:
-    with device_on(tmp_path, MIXED, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, MIXED, slots=1) as (gpu, built, device):
         views = built.views(2)
         batch = device.take(views)
         gpu.fail(call, nth=nth, error="CUDA_ERROR_INVALID_VALUE")
@@ -63,7 +63,7 @@ def test_a_failed_launch_fails_alone_and_its_slot_is_reused(
 
 
 def test_a_partly_enqueued_launch_keeps_its_slot_until_it_ends(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, slots=1) as (gpu, built, device):
         gpu.hold("execute")
         batch = device.take(built.views(2))
         gpu.fail("cuMemcpyDtoHAsync", error="CUDA_ERROR_INVALID_VALUE")
@@ -78,7 +78,7 @@ def test_a_partly_enqueued_launch_keeps_its_slot_until_it_ends(tmp_path: Path) -
 
 @pytest.mark.parametrize("call", ["cuMemcpyHtoDAsync", "cuEventRecord"])
 def test_a_failed_upload_returns_the_slot(tmp_path: Path, call: str) -> None:
-    with device_on(tmp_path, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, slots=1) as (gpu, built, device):
         views = built.views(2)
         for nth in (1, 2, 3):
             gpu.fail(call, nth=nth, error="CUDA_ERROR_INVALID_VALUE")
@@ -90,7 +90,7 @@ def test_a_failed_upload_returns_the_slot(tmp_path: Path, call: str) -> None:
 
 
 def test_a_lost_device_fails_all_callers_at_once(tmp_path: Path) -> None:
-    with device_on(tmp_path, MIXED, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, MIXED, slots=1) as (gpu, built, device):
         batch = device.take(built.views(2))
         raised: list[Exception] = []
         waiting = threading.Thread(
@@ -113,7 +113,7 @@ def test_a_lost_device_fails_all_callers_at_once(tmp_path: Path) -> None:
 
 def test_a_lost_device_is_not_queried_again(tmp_path: Path) -> None:
     """Another thread may have freed the events."""
-    with device_on(tmp_path, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, slots=1) as (gpu, built, device):
         gpu.hold("execute")
         batch = device.take(built.views(2))
         pending = {name: batch.enqueue(name) for name in NAMES}
@@ -127,7 +127,7 @@ def test_a_lost_device_is_not_queried_again(tmp_path: Path) -> None:
 
 
 def test_the_loss_of_an_unattended_device_is_noticed(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, slots=1) as (gpu, built, device):
         batch = device.take(built.views(2))
         gpu.crash("execute")
         batch.enqueue("alpha")
@@ -137,7 +137,7 @@ def test_the_loss_of_an_unattended_device_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_error_of_a_lost_device_does_not_grow(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, slots=1) as (gpu, built, device):
         gpu.lose("CUDA_ERROR_ILLEGAL_ADDRESS")
         views = built.views(1)
         errors = [error_of(lambda: device.take(views)) for _ in range(3)]
@@ -148,7 +148,7 @@ def test_the_error_of_a_lost_device_does_not_grow(tmp_path: Path) -> None:
 
 
 def test_a_device_whose_queries_fail_counts_as_lost(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, slots=1) as (gpu, built, device):
         device.take(built.views(1)).release()
         for nth in range(1, 200):
             gpu.fail("cuEventQuery", nth=nth, error="CUDA_ERROR_INVALID_VALUE")
@@ -157,7 +157,7 @@ def test_a_device_whose_queries_fail_counts_as_lost(tmp_path: Path) -> None:
 
 
 def test_close_ends_the_wait_for_a_slot(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (_, built, device):
+    with device_on(tmp_path, slots=1) as (_, built, device):
         batch = device.take(built.views(1))
         raised: list[Exception] = []
         waiting = threading.Thread(

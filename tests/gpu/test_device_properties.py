@@ -62,7 +62,7 @@ class Setup:
     backends: tuple[str, ...]
     graphs: bool
     threaded: bool
-    lanes: int
+    slots: int
     callers: int
 
 
@@ -84,7 +84,7 @@ SETUPS = st.builds(
     backends=st.tuples(*[st.sampled_from(["tensorrt", "onnx"])] * len(NAMES)),
     graphs=st.booleans(),
     threaded=st.booleans(),
-    lanes=st.integers(1, 3),
+    slots=st.integers(1, 3),
     callers=st.integers(1, 4),
 )
 FAULTS = st.lists(st.tuples(st.sampled_from(CALLS), st.integers(1, 60)), max_size=4)
@@ -148,7 +148,7 @@ def _opened(setup: Setup) -> Iterator[tuple[SimulatedGpu, BuiltExperts, CudaDevi
             seed=setup.seed,
             library=setup.library,
             threaded=setup.threaded,
-            lanes=setup.lanes,
+            slots=setup.slots,
             graphs=setup.graphs and setup.library == "cuda-python",
             aux_streams=setup.seed % 2,
         ) as opened,
@@ -199,7 +199,7 @@ def _expected(built: BuiltExperts, name: str, job: Job) -> dict[str, bytes]:
 
 def _assert_all_slots_are_free(setup: Setup, built: BuiltExperts, device: CudaDevice) -> None:
     job = Job(faces=2, seed=1, experts=NAMES, timeout_seconds=20.0)
-    batches = [device.take(built.views(2, 1), 20.0) for _ in range(setup.lanes)]
+    batches = [device.take(built.views(2, 1), 20.0) for _ in range(setup.slots)]
     for batch in batches:
         for name in NAMES:
             outputs = batch.enqueue(name).result(20.0).outputs

@@ -65,7 +65,7 @@ def test_the_arena_has_no_limit_by_default(tmp_path: Path) -> None:
 
 
 def test_batches_share_the_stream_in_order(tmp_path: Path) -> None:
-    with device_on(tmp_path, "onnx", lanes=3) as (gpu, built, device):
+    with device_on(tmp_path, "onnx", slots=3) as (gpu, built, device):
         gpu.hold("upload")
         views = [built.views(count, seed=count) for count in (1, 6, 3)]
         batches = [device.take(view) for view in views]
@@ -156,7 +156,7 @@ def test_a_failed_warm_up_names_the_expert_and_frees_everything(tmp_path: Path) 
 def test_a_launch_that_has_not_begun_can_be_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with device_on(tmp_path, "onnx", lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, "onnx", slots=1) as (gpu, built, device):
         entered, resume = _blocked(device, "alpha", monkeypatch)
         batch = device.take(built.views(2))
         running = batch.enqueue("alpha")
@@ -180,7 +180,7 @@ def test_a_launch_that_has_not_begun_can_be_cancelled(
 def test_a_lost_device_is_not_freed_during_a_launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with device_on(tmp_path, "onnx", lanes=1) as (gpu, built, device):
+    with device_on(tmp_path, "onnx", slots=1) as (gpu, built, device):
         entered, resume = _blocked(device, "alpha", monkeypatch)
         batch = device.take(built.views(2))
         batch.enqueue("alpha")

@@ -47,7 +47,7 @@ def test_graphs_are_replayed_with_the_same_outputs(tmp_path: Path) -> None:
 def test_a_lane_has_one_context_or_one_per_batch_size_with_graphs(
     tmp_path: Path, graphs: bool, contexts: int
 ) -> None:
-    with device_on(tmp_path, graphs=graphs, lanes=3) as (gpu, _, _device):
+    with device_on(tmp_path, graphs=graphs, slots=3) as (gpu, _, _device):
         assert gpu.calls["create_execution_context"] == contexts * len(NAMES) * 3
 
 
@@ -93,7 +93,7 @@ def test_graphs_with_different_outputs_are_disabled(
 
 
 def test_a_short_batch_runs_in_its_own_shape(tmp_path: Path) -> None:
-    with device_on(tmp_path, lanes=1) as (_, built, device):
+    with device_on(tmp_path, slots=1) as (_, built, device):
         lane = cast("TensorRTLane", device._slots[0]._expert_lanes[0])
         for count, bucket in ((5, 6), (1, 1), (3, 4)):
             batch = device.take(built.views(count), 20.0)
@@ -112,7 +112,7 @@ def test_a_library_without_graphs_is_logged_once_per_expert(
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_auxiliary_streams_belong_to_one_lane(tmp_path: Path, graphs: bool) -> None:
-    with device_on(tmp_path, lanes=2, graphs=graphs, aux_streams=3) as (gpu, built, device):
+    with device_on(tmp_path, slots=2, graphs=graphs, aux_streams=3) as (gpu, built, device):
         lanes = [lane for slot in device._slots for lane in slot._expert_lanes]
         used = [
             frozenset(context._aux_streams)

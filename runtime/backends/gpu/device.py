@@ -37,7 +37,7 @@ class CudaDevice:
         inputs: Mapping[str, tuple[InputSpec, ...]],
         largest: int,
         *,
-        lanes: int,
+        slots: int,
     ) -> None:
         """Allocates all slots and warms up every expert with each batch size.
 
@@ -47,8 +47,7 @@ class CudaDevice:
             experts: by name.
             inputs: of each expert.
             largest: faces in a batch, at most what every expert's engine was built for.
-            lanes: number of slots, that is batches at a time; with two, one is uploaded while the
-                other is executed.
+            slots: batches at a time; with two, one is uploaded while the other is executed.
 
         Raises:
             BackendError: the device lacks memory, or an expert cannot run on it.
@@ -63,7 +62,7 @@ class CudaDevice:
         self._slots: list[Slot] = []
         try:
             with cuda.current():
-                for _ in range(lanes):
+                for _ in range(slots):
                     self._slots.append(Slot(cuda, self._experts, inputs, largest, self._health))
                 for slot in self._slots:
                     slot.warm_up()

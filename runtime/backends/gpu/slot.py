@@ -179,6 +179,6 @@ def _naming(name: str) -> Iterator[None]:
         if error.lost:
             raise
         raise BackendError(
-            f"Expert {name!r} does not fit on the GPU: {error} Use fewer lanes or experts, or "
+            f"Expert {name!r} does not fit on the GPU: {error} Use fewer slots or experts, or "
             f"build it for a smaller largest batch."
         ) from error
