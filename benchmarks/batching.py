@@ -29,7 +29,7 @@ if __package__ in (None, ""):
 import numpy as np
 
 from runtime import AgeEstimate, AgeMoE, Face, PlaceholderWeightsWarning
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.serving import Batcher, QueueFullError
 
 _SIDE = 192

@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import numpy as np
 
-from benchmarks.subjects import all_on_cpu
 from benchmarks.tally import Tally, outcome_of
 from runtime import AgeEstimate, AgeMoE, AgeMoEError, Face
+from runtime.backends import all_on_cpu
 
 GPU_TOLERANCE_YEARS = 0.05
 """On a GPU other batch sizes and streams may take other kernels; on a CPU answers are exact."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.figures import LANES, SEQUENCE, YARDSTICK
 from benchmarks.measuring import Change, Series, change, holm
-from benchmarks.subjects import all_on_cpu
+from runtime.backends import all_on_cpu
 
 SCHEMA_VERSION = 1
 """Of what `latency.py --json` writes."""

@@ -32,8 +32,9 @@ from export.config.contract import Images
 from export.faces.verification import verification_images
 from runtime import Face
 from runtime.backends import Session
-from runtime.backends.onnx import OnnxCpuSession, usable_cores
+from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
+from runtime.cores import usable_cores
 from runtime.errors import BackendError
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest

@@ -29,6 +29,7 @@ from benchmarks.gpu_report import Section, facts, fenced, listed, table, write_r
 from benchmarks.gpu_soak import soak
 from benchmarks.machine import gpu_memory
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
+from runtime.backends import backend_kind
 from runtime.backends.fallback import parse_device
 from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
@@ -157,7 +158,7 @@ def _graphs(check: Check) -> Section:
         _opened(check, device=device) as recorded,
         _opened(check, device=device, gpu=GpuOptions(graphs=False)) as plain,
     ):
-        if not any(b.startswith(ENGINE_BACKENDS) for b in recorded.backends.values()):
+        if "tensorrt" not in map(backend_kind, recorded.backends.values()):
             raise NotRunError("No expert runs on TensorRT, and only there are CUDA graphs used.")
         runs: dict[str, Run] = {"graphs": recorded.predict, "plain": plain.predict}
         section = _compared(runs, recorded.backends)

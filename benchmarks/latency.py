@@ -34,14 +34,13 @@ from benchmarks.pictures import HEIGHT, WIDTH, faces
 from benchmarks.subjects import (
     Lap,
     Ours,
-    all_on_cpu,
-    backend_kind,
     described_experts,
     onnx_only,
 )
 from export.errors import ExportError
 from runtime import AgeMoE, AgeMoEError, Face, PlaceholderWeightsWarning
-from runtime.backends.onnx import usable_cores
+from runtime.backends import all_on_cpu, backend_kind
+from runtime.cores import usable_cores
 from runtime.files import write_json, write_whole
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest

@@ -28,7 +28,7 @@ from benchmarks.pictures import HEIGHT, WIDTH, faces
 from benchmarks.subjects import described_experts
 from benchmarks.tally import Tally
 from runtime import AgeMoE, AgeMoEError, PlaceholderWeightsWarning
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.files import write_json, write_whole
 
 SCHEMA_VERSION = 1

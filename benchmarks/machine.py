@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runtime.backends.fallback import parse_device
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.errors import BackendError
 
 _PACKAGES = (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures import LANES, OURS, SEQUENCE
 from benchmarks.machine import busy
-from benchmarks.subjects import all_on_cpu
+from runtime.backends import all_on_cpu
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

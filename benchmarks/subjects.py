@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime import AgeEstimate, AgeMoE, AgeMoEError, BackendError, Face, Stats
+from runtime.backends import backend_kind
 from runtime.backends.variants import choose_artifact
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
@@ -77,18 +78,6 @@ class Ours:
         results = self._moe.predict(self._faces)
         seconds = time.perf_counter() - started
         return _lap(seconds, before, self._moe.stats(), estimates_of(results))
-
-
-def backend_kind(backend: str) -> str:
-    """Where an expert runs, by its backend's name: `cpu`, `cuda` or `tensorrt`."""
-    if "-cpu" in backend:
-        return "cpu"
-    return "cuda" if backend.startswith("onnx") else "tensorrt"
-
-
-def all_on_cpu(backends: Iterable[str]) -> bool:
-    """Whether no expert uses a GPU."""
-    return {backend_kind(backend) for backend in backends} == {"cpu"}
 
 
 def estimates_of(results: Sequence[AgeEstimate | AgeMoEError]) -> list[AgeEstimate]:

@@ -13,7 +13,7 @@ from runtime import fusion_file
 from runtime.active_calls import ActiveCalls
 from runtime.backends import SessionFactory
 from runtime.backends.fallback import DeviceRequest, open_devices, parse_device
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.errors import AgeMoEError, DeadlineError

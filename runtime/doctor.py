@@ -14,8 +14,9 @@ from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
-from runtime.backends.onnx import import_onnxruntime, usable_cores
+from runtime.backends.onnx import import_onnxruntime
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
+from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError, BackendError, EngineFileError
 from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
 from runtime.manifest_file import read_manifest

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runtime import manifest_file
 from runtime.agemoe import AgeMoE
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.detection import Detector
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, InputError

@@ -21,7 +21,7 @@ import onnx
 from export.build.tensorrt_target import EngineOptions
 from export.errors import ExportError, GraphError
 from export.variants.fp16 import tensor_types
-from runtime.backends.gpu.tensorrt_engine import import_tensorrt, started, tensorrt_log
+from runtime.backends.gpu.tensorrt_engine import construct, import_tensorrt, tensorrt_logger
 from runtime.files import write_whole
 from runtime.manifest import BatchProfile
 
@@ -71,8 +71,8 @@ def build_engine(
         ExportError: no engine came out.
     """
     library = import_tensorrt(options.target.backend)
-    log = tensorrt_log(library)
-    builder = started(library.Builder, log)
+    log = tensorrt_logger(library)
+    builder = construct(library.Builder, log)
     strongly_typed = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(strongly_typed)
     parser = library.OnnxParser(network, log)  # holds the weights until the engine is built
@@ -192,10 +192,10 @@ def _plan(
     """The serialized engine, built in a thread of its own so that this one hears Ctrl-C."""
     stopped = threading.Event()
     config.progress_monitor = _monitor(library, Phases(advance), stopped)
-    log = tensorrt_log(library)
+    log = tensorrt_logger(library)
 
     def serialized() -> tuple[Any, str]:
-        log.forget()
+        log.clear()
         return builder.build_serialized_network(network, config), log.errors()
 
     with ThreadPoolExecutor(1, thread_name_prefix="agemoe-builder") as pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.backends.gpu.cuda_library import CudaDevices, cuda_devices
+from runtime.backends.gpu.cuda_library import CudaDeviceList, cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.errors import BackendError
 
@@ -114,7 +114,7 @@ def _rtx() -> tuple[EngineTarget | None, str]:
     return EngineTarget("tensorrt_rtx", version, None, can_run), ""
 
 
-def _runs_rtx(found: CudaDevices) -> bool:
+def _runs_rtx(found: CudaDeviceList) -> bool:
     """Whether the GPU is one that TensorRT for RTX's engines are for.
 
     Source: NVIDIA's TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines".

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from export.config.contract import Images
 from export.errors import GraphError
 from export.graph.weights import has_data_file
-from runtime.backends.onnx import usable_cores
 from runtime.backends.openvino_graph import bfloat16_share, compile_graph, import_openvino
+from runtime.cores import usable_cores
 from runtime.files import write_whole
 
 WITHIN_YEARS = (0.2, 1.0)

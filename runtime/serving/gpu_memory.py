@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runtime.backends import all_on_cpu
 from runtime.backends.fallback import parse_device
 from runtime.errors import BackendError
 
@@ -32,7 +33,7 @@ class GpuGauge:
             backends: of the experts.
         """
         self._cuda: Cuda | None = None
-        if not all("cpu" in backend.lower() for backend in backends):
+        if not all_on_cpu(backends):
             from runtime.backends.gpu.cuda_library import open_cuda
 
             _, ordinal = parse_device(device)
@@ -47,7 +48,7 @@ class GpuGauge:
                 free = self._cuda.free_bytes()
         except BackendError:
             return None
-        total = self._cuda.facts.total_bytes
+        total = self._cuda.properties.total_bytes
         return Memory(total - free, total)
 
     def close(self) -> None:

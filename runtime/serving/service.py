@@ -11,7 +11,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detectors import detector_named
 from runtime.errors import ClosedError

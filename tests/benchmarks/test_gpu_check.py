@@ -15,7 +15,7 @@ from benchmarks import gpu_check
 from runtime.backends.gpu import tensorrt
 from runtime.manifest_file import read_manifest, write_manifest
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
-from tests.gpu.small_experts import THREE, stock
+from tests.gpu.small_experts import THREE, build_experts
 
 GPU_SECTIONS = (
     "Parity with the CPU",
@@ -38,7 +38,7 @@ def machine(folder: Path, monkeypatch: pytest.MonkeyPatch, **facts: Any) -> Iter
     monkeypatch.setattr(gpu_check, "_command", command)
     monkeypatch.setattr(gpu_check, "_ROUNDS", 4)
     with simulated_gpu() as gpu:
-        experts = stock(gpu, folder / "engines", THREE).experts
+        experts = build_experts(gpu, folder / "engines", THREE).experts
         manifest = replace(read_manifest(folder / "engines"), experts=experts)
         write_manifest(folder / "engines", manifest)
     with simulated_gpu(**facts) as gpu:
@@ -142,7 +142,7 @@ def test_what_goes_wrong_in_the_soak_is_counted_and_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = 0
-    real = tensorrt.TensorRTLane.run
+    real = tensorrt.TensorRTLane.enqueue
 
     def sometimes(lane: Any, bucket: int, executed: Any) -> None:
         nonlocal calls
@@ -153,7 +153,7 @@ def test_what_goes_wrong_in_the_soak_is_counted_and_repeated(
 
     with machine(tmp_path, monkeypatch):
         monkeypatch.setattr(gpu_check, "_SECTIONS", {"Soak": gpu_check._soak})
-        monkeypatch.setattr(tensorrt.TensorRTLane, "run", sometimes)
+        monkeypatch.setattr(tensorrt.TensorRTLane, "enqueue", sometimes)
         status, _, sections = run(tmp_path)
     assert status == 1
     assert sections["Soak"]["status"] == "failed"

@@ -15,8 +15,8 @@ from typing import Any
 import onnx
 
 from export.variants.fp16 import tensor_types
-from runtime.backends.gpu.cuda import DeviceFacts
-from runtime.backends.gpu.cuda_library import CudaDevices
+from runtime.backends.gpu.cuda import DeviceProperties
+from runtime.backends.gpu.cuda_library import CudaDeviceList
 
 STEPS = 20
 """Of the one phase in which a fake engine is built."""
@@ -268,6 +268,6 @@ def fake_tensorrt(version: str = "11.4.0.106", name: str = "tensorrt") -> Any:
     return library
 
 
-def gpu(capability: str = "9.0") -> CudaDevices:
+def gpu(capability: str = "9.0") -> CudaDeviceList:
     """A machine with one GPU."""
-    return CudaDevices((DeviceFacts(0, "H100", capability, 80 << 30, "13.0"),), None)
+    return CudaDeviceList((DeviceProperties(0, "H100", capability, 80 << 30, "13.0"),), None)

@@ -33,7 +33,7 @@ from tests.export.fake_builder import CACHE_MARK, STEPS, MemoryPoolType, fake_te
 from tests.export.small import experts_toml, small_module, write_checkpoint
 from tests.export.test_pipeline import Quiet, names_built
 from tests.gpu.simulator import simulated_gpu
-from tests.gpu.small_experts import stock
+from tests.gpu.small_experts import build_experts
 
 Options = Callable[..., BuildOptions]
 
@@ -335,12 +335,12 @@ def test_what_the_parser_refuses_is_named(tensorrt: Any, tmp_path: Path) -> None
 def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
     """On the simulated GPU, whose engines take fewer faces at a time than there are."""
     with simulated_gpu() as simulated:
-        shelf = stock(simulated, tmp_path)
-        expert = shelf.experts["beta"]
-        views = shelf.views(20)
+        built = build_experts(simulated, tmp_path)
+        expert = built.experts["beta"]
+        views = built.views(20)
         images = {spec.name: views[spec] for spec in expert.inputs}
-        found = parity.runtime_outputs("beta", expert, shelf.engine("beta"), tmp_path, images)
-        expected = shelf.expected("beta", views)
+        found = parity.runtime_outputs("beta", expert, built.engine("beta"), tmp_path, images)
+        expected = built.expected("beta", views)
     assert set(found) == set(expert.outputs)
     for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], atol=1e-4)

@@ -10,10 +10,10 @@ import pytest
 from export.build.options import resolve_options
 from export.build.tensorrt_target import find_target
 from export.errors import OptionsError
-from runtime.backends.gpu.cuda_library import CudaDevices
+from runtime.backends.gpu.cuda_library import CudaDeviceList
 from tests.export.fake_builder import fake_tensorrt, gpu
 
-NO_GPU = CudaDevices((), "The NVIDIA driver finds no device.")
+NO_GPU = CudaDeviceList((), "The NVIDIA driver finds no device.")
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_auto_takes_what_is_there(
     monkeypatch: pytest.MonkeyPatch,
     tensorrt_version: str | None,
     rtx_version: str | None,
-    devices: CudaDevices,
+    devices: CudaDeviceList,
     backend: str | None,
     tag: str,
 ) -> None:

@@ -217,7 +217,7 @@ def test_gpu_memory_is_read_from_the_experts_gpu(
 ) -> None:
     opened = MagicMock()
     opened.free_bytes.return_value = 30
-    opened.facts.total_bytes = 100
+    opened.properties.total_bytes = 100
     chosen: list[int] = []
 
     def open_cuda(ordinal: int) -> MagicMock:

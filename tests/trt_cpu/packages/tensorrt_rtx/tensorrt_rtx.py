@@ -1,4 +1,4 @@
-"""`import tensorrt_rtx` without NVIDIA's package: its library behind TensorRT's bindings."""
+"""The module `tensorrt_rtx` without NVIDIA's package: its library behind TensorRT's bindings."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`import tensorrt` as NVIDIA's package does it: all names of the bindings."""
+"""The module `tensorrt` as in NVIDIA's package: all names of the bindings."""
 
 import tensorrt_bindings  # type: ignore[import-not-found]
 from tensorrt_bindings import *  # noqa: F403
