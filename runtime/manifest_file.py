@@ -5,12 +5,15 @@ The exporter writes it last, the runtime reads it first.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 
 from runtime.errors import ManifestError
 from runtime.files import write_json
+from runtime.fusion_file import FILE_NAME as FUSION_FILE_NAME
 from runtime.geometry import FITS, INTERPOLATIONS, MAX_CROP_MARGIN, Geometry
 from runtime.json_reader import JsonReader
 from runtime.manifest import (
@@ -61,6 +64,21 @@ def read_manifest(folder: Path) -> Manifest:
     if problems:
         raise ManifestError(str(path), problems, REBUILD)
     return manifest
+
+
+def engines_fingerprint(folder: Path) -> str:
+    """Returns a SHA-256, 64 hex digits, of the manifest and the fusion tables of an engines folder.
+
+    Raises:
+        ManifestError: there is no valid manifest.
+    """
+    read_manifest(folder)
+    digest = hashlib.sha256()
+    for name in (FILE_NAME, FUSION_FILE_NAME):
+        with contextlib.suppress(FileNotFoundError):
+            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
+        digest.update(name.encode())
+    return digest.hexdigest()
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import threading
@@ -15,13 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from runtime import fusion_file
 from runtime.active_calls import ActiveCalls
 from runtime.agemoe import AgeMoE
 from runtime.errors import ContractError, DeadlineError, PredictionError
 from runtime.images import ImageLimits, load_rgb
-from runtime.manifest_file import FILE_NAME as MANIFEST
-from runtime.manifest_file import read_manifest
+from runtime.manifest import PLACEHOLDER_KINDS
+from runtime.manifest_file import engines_fingerprint, read_manifest
 from runtime.results import AgeEstimate, Face
 from runtime.serving.batching import Batcher
 from runtime.serving.gpu_memory import GpuGauge
@@ -29,8 +27,6 @@ from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
 
-PLACEHOLDERS = ("demo", "random")
-"""Kinds of experts whose ages mean nothing."""
 PAGE = Path(str(files("runtime.serving"))) / "page"
 CANARY = PAGE / "examples" / "woman.jpg"
 CANARY_SECONDS = 15.0
@@ -54,7 +50,7 @@ class Generation:
             AgeMoEError: the engines are not in order or do not answer.
             ValueError: an option is out of range.
         """
-        self.version = _version_of(settings.engines)
+        self.version = engines_fingerprint(settings.engines)[:_VERSION_CHARACTERS]
         self.opened = datetime.now(UTC).isoformat(timespec="seconds")
         self._manifest = read_manifest(settings.engines)
         self.moe = _opened(settings)
@@ -81,7 +77,7 @@ class Generation:
     def stand_ins(self) -> dict[str, str]:
         """Experts whose ages mean nothing, and of which kind they are."""
         kinds = {name: self._manifest.experts[name].source.kind for name in self.moe.experts}
-        return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDERS}
+        return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDER_KINDS}
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -180,12 +176,3 @@ def _sound(estimate: AgeEstimate) -> bool:
 
 def _engines_fault(result: object) -> bool:
     return isinstance(result, PredictionError) and not isinstance(result, DeadlineError)
-
-
-def _version_of(engines: Path) -> str:
-    """A name for what is in the folder: it changes with any file of it."""
-    digest = hashlib.sha256()
-    for name in (MANIFEST, fusion_file.FILE_NAME):
-        path = engines / name
-        digest.update(path.read_bytes() if path.exists() else b"")
-    return digest.hexdigest()[:_VERSION_CHARACTERS]
