@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
@@ -11,7 +12,7 @@ from concurrent.futures import Future
 from typing import Protocol, Self
 
 from runtime.deadline import Deadline
-from runtime.errors import AgeMoEError, ClosedError, DeadlineError
+from runtime.errors import AgeMoEError, ClosedError, DeadlineError, PredictionError
 from runtime.results import AgeEstimate, Face
 from runtime.serving.request_queue import (
     Request,
@@ -23,9 +24,6 @@ from runtime.serving.request_queue import (
 )
 
 log = logging.getLogger("agemoe")
-
-_SHORTEST_MS = 0.001
-"""A deadline that has just passed: still one that `predict` takes."""
 
 
 class QueueFullError(AgeMoEError):
@@ -42,7 +40,7 @@ class Predict(Protocol):
     """`AgeMoE.predict` for a list."""
 
     def __call__(
-        self, faces: list[Face], /, *, deadline_ms: float | None = None
+        self, faces: list[Face], /, *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         """One entry per face, in order; an error is returned, not raised, for a bad face."""
 
@@ -107,7 +105,9 @@ class Batcher:
         """How many faces wait."""
         return len(self._waiting)
 
-    def submit(self, face: Face, *, deadline_ms: float | None = None) -> Future[AgeEstimate]:
+    def submit(
+        self, face: Face, *, deadline_ms: float | Deadline | None = None
+    ) -> Future[AgeEstimate]:
         """Queues one face and returns at once.
 
         Args:
@@ -127,7 +127,7 @@ class Batcher:
         return future
 
     def submit_all(
-        self, faces: Sequence[Face], *, deadline_ms: float | None = None
+        self, faces: Sequence[Face], *, deadline_ms: float | Deadline | None = None
     ) -> list[Future[AgeEstimate]]:
         """Queues several faces, all of them or none; else like `submit`."""
         deadline = Deadline.of(deadline_ms)
@@ -163,7 +163,9 @@ class Batcher:
     def _work(self) -> None:
         while taken := self._next():
             for request in taken.late:
-                request.future.set_exception(self._too_late(request))
+                if request.deadline is not None:
+                    error = TooLateError(request.deadline, self._times.hoped(1))
+                    request.future.set_exception(error)
             if taken.batch:
                 self._tell(taken.batch)
                 self._answer(taken.batch)
@@ -198,30 +200,26 @@ class Batcher:
         patience = min(request.patient_until(self._max_wait_seconds) for request in self._waiting)
         return patience - time.monotonic()
 
-    def _too_late(self, request: Request) -> TooLateError:
-        budget_ms = 0.0 if request.deadline is None else request.deadline.budget_ms
-        return TooLateError(budget_ms, time.monotonic() - request.arrived, self._times.hoped(1))
-
     def _answer(self, batch: list[Request]) -> None:
         started = time.monotonic()
+        deadline = min(batch, key=lambda request: request.due).deadline
         try:
-            due = min(request.due for request in batch)
-            left_ms = None if due == math.inf else max((due - started) * 1000.0, _SHORTEST_MS)
-            results = self._predict([request.face for request in batch], deadline_ms=left_ms)
+            results = self._predict([request.face for request in batch], deadline_ms=deadline)
             answers = list(zip(batch, results, strict=True))
         except DeadlineError as error:
-            _fail(batch, error)
+            for request in batch:
+                _settle(request, error, deadline)
         except BaseException as error:  # noqa: BLE001 - it belongs to the callers, all of them
             self._answer_singly(batch, error)
         else:
             self._note_time(batch, results, time.monotonic() - started)
             for request, result in answers:
-                _settle(request, result)
+                _settle(request, result, deadline)
 
     def _answer_singly(self, batch: list[Request], error: BaseException) -> None:
         """A fault of one face must not spoil its neighbors, who have nothing to do with it."""
         if len(batch) == 1:
-            _fail(batch, error)
+            batch[0].future.set_exception(error)
             return
         for request in batch:
             self._answer([request])
@@ -234,13 +232,28 @@ class Batcher:
                 self._times.ran(len(batch), seconds)
 
 
-def _fail(batch: list[Request], error: BaseException) -> None:
-    for request in batch:
-        request.future.set_exception(error)
-
-
-def _settle(request: Request, result: AgeEstimate | AgeMoEError) -> None:
+def _settle(
+    request: Request, result: AgeEstimate | AgeMoEError, batch_deadline: Deadline | None
+) -> None:
+    result = _in_callers_milliseconds(result, batch_deadline, request.deadline)
     if isinstance(result, AgeEstimate):
         request.future.set_result(result)
     else:
         request.future.set_exception(result)
+
+
+def _in_callers_milliseconds(
+    result: AgeEstimate | AgeMoEError, batch: Deadline | None, own: Deadline | None
+) -> AgeEstimate | AgeMoEError:
+    """Replaces the batch's deadline by the caller's own in the reasons for missing experts."""
+    if batch is None or own is None or not isinstance(result, (AgeEstimate, PredictionError)):
+        return result
+    missing = {
+        name: own.reason if reason == batch.reason else reason
+        for name, reason in result.missing.items()
+    }
+    if missing == result.missing:
+        return result
+    if isinstance(result, AgeEstimate):
+        return dataclasses.replace(result, missing=missing)
+    return (DeadlineError if isinstance(result, DeadlineError) else PredictionError)(missing)

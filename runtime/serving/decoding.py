@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from runtime.deadline import Deadline
 from runtime.results import Box
 from runtime.serving.problems import (
     BodySlowError,
@@ -51,7 +52,8 @@ class Asked:
 
     photos: tuple[Photo, ...]
     detect: bool
-    deadline_ms: float | None
+    deadline: Deadline | None
+    """Started when the whole request had arrived."""
     threshold: float | None
 
 
@@ -195,7 +197,7 @@ def _asked(images: list[bytes], options: Options, limits: Limits) -> Asked:
         Photo(data, None if own is None else _boxes(own), _boxes(others or []))
         for data, own, others in zip(images, boxes, persons, strict=True)
     )
-    return Asked(photos, options.detect, options.deadline_ms, options.threshold)
+    return Asked(photos, options.detect, Deadline.of(options.deadline_ms), options.threshold)
 
 
 def _check_count(name: str, given: int, limits: Limits) -> None:

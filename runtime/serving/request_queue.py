@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -12,8 +13,8 @@ from runtime.errors import DeadlineError
 from runtime.results import AgeEstimate, Face
 
 SHARED_BUDGET = 0.1
-"""How much of its time a request gives up, at most, to wait for others, and to go with one whose
-deadline is earlier."""
+"""Largest fraction of its time that a request gives up to wait for others or to share a batch with
+an earlier deadline."""
 _SLOWER = 0.2
 _HOPE = 0.9
 
@@ -21,13 +22,14 @@ _HOPE = 0.9
 class TooLateError(DeadlineError):
     """An answer would have come after the deadline, so none was computed."""
 
-    def __init__(self, budget_ms: float, passed_seconds: float, run_seconds: float = 0.0) -> None:
-        """Composes the message from what was given, what has passed and what a run takes."""
+    def __init__(self, deadline: Deadline, run_seconds: float = 0.0) -> None:
+        """Composes the message from the caller's deadline and the expected time of a run."""
         self.missing = {}
+        passed_ms = deadline.budget_ms + (time.monotonic() - deadline.at_seconds) * 1000.0
         takes = f", an answer takes {run_seconds * 1000:.0f} ms" if run_seconds else ""
         RuntimeError.__init__(
             self,
-            f"The deadline of {budget_ms:g} ms cannot be kept: {passed_seconds * 1000:.0f} ms have "
+            f"The deadline of {deadline.budget_ms:g} ms cannot be kept: {passed_ms:.0f} ms have "
             f"passed{takes}. Allow more time, or send less at a time.",
         )
 
@@ -52,18 +54,15 @@ class Request:
         """The earliest deadline of another request that this one can share."""
         if self.deadline is None:
             return math.inf
-        return self.due - _to_share(self.deadline)
+        return self.due - self._shared_seconds
 
     def patient_until(self, longest_seconds: float) -> float:
         """When it has waited long enough for company."""
-        if self.deadline is None:
-            return self.arrived + longest_seconds
-        return self.arrived + min(longest_seconds, _to_share(self.deadline))
+        return self.arrived + min(longest_seconds, self._shared_seconds)
 
-
-def _to_share(deadline: Deadline) -> float:
-    """Seconds of its time that a request gives up for others."""
-    return SHARED_BUDGET * deadline.budget_ms / 1000.0
+    @property
+    def _shared_seconds(self) -> float:
+        return SHARED_BUDGET * (self.due - self.arrived)
 
 
 class RunTimes:

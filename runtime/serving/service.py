@@ -165,16 +165,15 @@ class Service:
         Raises:
             AgeMoEError: nothing can be answered at all, or the one picture or face there is.
         """
-        deadline = Deadline.of(asked.deadline_ms)
         with ExitStack() as stack:
             generation = self._enter(stack)
-            async with _in_time(deadline):
+            async with _in_time(asked.deadline):
                 photos = await self._looked(asked)
             for stage in LOOKING:
                 seconds = sum(photo.seconds[stage] for photo in photos)
                 self.metrics.observe(stage, seconds, times_ms)
             with self.metrics.timed("estimate", times_ms):
-                await self._estimate(generation, photos, deadline, asked.threshold)
+                await self._estimate(generation, photos, asked.deadline, asked.threshold)
             if (problem := sole_problem(photos)) is not None:
                 raise problem
             return {
@@ -219,13 +218,10 @@ class Service:
         deadline: Deadline | None,
         threshold: float | None,
     ) -> None:
-        left_ms = None
-        if deadline is not None:
-            if deadline.passed:
-                raise _too_late(deadline)
-            left_ms = deadline.remaining_seconds() * 1000.0
+        if deadline is not None and deadline.passed:
+            raise TooLateError(deadline)
         faces = [face for photo in photos for face in photo.faces]
-        futures = generation.batcher.submit_all(faces, deadline_ms=left_ms)
+        futures = generation.batcher.submit_all(faces, deadline_ms=deadline)
         results = iter(
             await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         )
@@ -274,8 +270,4 @@ async def _in_time(deadline: Deadline | None) -> AsyncIterator[None]:
         async with asyncio.timeout(deadline.remaining_seconds()):
             yield
     except TimeoutError:
-        raise _too_late(deadline) from None
-
-
-def _too_late(deadline: Deadline) -> TooLateError:
-    return TooLateError(deadline.budget_ms, deadline.budget_ms / 1000.0)
+        raise TooLateError(deadline) from None

@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, DeadlineError, ImageError
 from runtime.results import AgeEstimate, ExpertAge, Face
 
@@ -32,7 +33,7 @@ class FakePredict:
 
     seconds: float = 0.0
     batches: list[list[int]] = field(default_factory=list)
-    deadlines_ms: list[float | None] = field(default_factory=list)
+    deadlines: list[Deadline | None] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
     """Cleared, no batch is answered."""
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
@@ -41,17 +42,18 @@ class FakePredict:
         self.open.set()
 
     def __call__(
-        self, faces: list[Face], /, *, deadline_ms: float | None = None
+        self, faces: list[Face], /, *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         asked: list[Any] = [face.image for face in faces]
         self.batches.append([number for number, _ in asked])
-        self.deadlines_ms.append(deadline_ms)
+        deadline = Deadline.of(deadline_ms)
+        self.deadlines.append(deadline)
         self.begun.release()
         assert self.open.wait(30.0)
         if self.seconds:
             time.sleep(self.seconds)
-        if deadline_ms is not None and self.seconds * 1000.0 > deadline_ms:
-            raise DeadlineError({"only": "late"})
+        if deadline is not None and deadline.passed:
+            raise DeadlineError({"only": deadline.reason})
         faults = {fault for _, fault in asked}
         if SPOILS_ALWAYS in faults or (SPOILS_BATCH in faults and len(faces) > 1):
             raise RuntimeError("the device is on fire")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -210,6 +211,23 @@ def test_a_deadline_ends_the_wait_for_a_picture(
     assert looking.is_set()
     going.set()
     assert_problem(late, 504, "The deadline of 50 ms cannot be kept")
+
+
+@pytest.mark.parametrize("boxes", [None, [[[8, 8, 64, 64]]]])
+def test_late_experts_are_reported_in_the_callers_milliseconds(
+    live: Live, monkeypatch: pytest.MonkeyPatch, boxes: Any
+) -> None:
+    def late(faces: list[Face], *, deadline_ms: Any) -> Any:
+        missing = {"b": deadline_ms.reason}
+        estimates: Any = live.moe.predict(faces)
+        return [dataclasses.replace(estimate, missing=missing) for estimate in estimates]
+
+    monkeypatch.setattr(live.server.service.current().batcher, "_predict", late)
+    answer = live.ages(FAMILY, detect=True, boxes=boxes, deadline_ms=45_000.5).json()
+    faces = answer["images"][0]["faces"]
+    assert len(faces) == (3 if boxes is None else 1)
+    for face in faces:
+        assert face["estimate"]["missing"] == {"b": "deadline of 45000.5 ms passed"}
 
 
 def assert_problem(response: Any, status: int, told: str) -> None:

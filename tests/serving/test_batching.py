@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.errors import ClosedError, DeadlineError, ImageError
+from runtime.deadline import Deadline
+from runtime.errors import ClosedError, DeadlineError, ImageError, PredictionError
 from runtime.results import AgeEstimate
 from runtime.serving import Batcher, QueueFullError, TooLateError
 from tests.serving.fake_predict import (
@@ -127,8 +128,7 @@ def test_what_comes_too_late_is_not_computed() -> None:
         with pytest.raises(ValueError, match="must be positive"):
             batcher.submit(face(3), deadline_ms=0.0)
     assert predict.batches == [[0], [2]]
-    assert predict.deadlines_ms[0] is None
-    assert 0.0 < (predict.deadlines_ms[1] or 0.0) <= 30_000.0
+    assert [deadline and deadline.budget_ms for deadline in predict.deadlines] == [None, 30_000.0]
 
 
 def test_a_full_batch_waits_for_nobody() -> None:
@@ -169,10 +169,10 @@ def test_only_answers_of_the_same_size_teach_how_long_one_takes() -> None:
 
 @pytest.mark.parametrize("error", [DeadlineError({"only": "late"}), RuntimeError("fire")])
 def test_a_batch_that_fails_is_tried_singly_unless_its_time_is_up(error: Exception) -> None:
-    asked: list[tuple[int, float]] = []
+    sizes: list[int] = []
 
-    def failing(faces: Any, /, *, deadline_ms: float | None = None) -> Any:
-        asked.append((len(faces), deadline_ms or 0.0))
+    def failing(faces: Any, /, **_: Any) -> Any:
+        sizes.append(len(faces))
         time.sleep(0.03)
         raise error
 
@@ -180,13 +180,12 @@ def test_a_batch_that_fails_is_tried_singly_unless_its_time_is_up(error: Excepti
         pair = batcher.submit_all([face(1), face(2)], deadline_ms=25.0)
         assert [future.exception(30.0) for future in pair] == [error, error]
     tried = [2] if isinstance(error, DeadlineError) else [2, 1, 1]
-    assert [size for size, _ in asked] == tried
-    assert all(left_ms > 0.0 for _, left_ms in asked), "predict takes no other deadline"
+    assert sizes == tried
 
 
 def test_a_deadline_is_the_predictions_too() -> None:
     with Batcher(FakePredict(seconds=0.05), max_wait_ms=0.0) as batcher:
-        with pytest.raises(DeadlineError) as caught:
+        with pytest.raises(DeadlineError, match="deadline of 20 ms passed") as caught:
             batcher.submit(face(1), deadline_ms=20.0).result(30.0)
         assert not isinstance(caught.value, TooLateError), "nothing was known yet"
 
@@ -202,7 +201,30 @@ def test_nobody_shares_anothers_deadline() -> None:
             batcher.submit(face(number), deadline_ms=budget_ms)
         predict.open.set()
     assert predict.batches == [[0], [1, 3], [2, 4], [5]]
-    assert 0.0 < (predict.deadlines_ms[2] or 0.0) <= 30_000.0, "the earliest"
+    earliest = predict.deadlines[2]
+    assert earliest is not None
+    assert earliest.budget_ms == 30_000.0
+
+
+@pytest.mark.parametrize("outcome", [AgeEstimate, PredictionError, DeadlineError])
+def test_each_caller_reads_its_own_deadline(outcome: type) -> None:
+    def late(faces: Any, /, *, deadline_ms: Any = None) -> Any:
+        missing = {"slow": deadline_ms.reason, "broken": "no memory"}
+        if outcome is DeadlineError:
+            raise DeadlineError(missing)
+        result = AgeEstimate(5.0, {}, missing) if outcome is AgeEstimate else outcome(missing)
+        return [result] * len(faces)
+
+    budgets = (31_000, Deadline.of(30_000.0), 30_500.0)
+    with Batcher(late, max_batch=3, max_wait_ms=60_000.0, workers=1) as batcher:
+        futures = [batcher.submit(face(n), deadline_ms=ms) for n, ms in enumerate(budgets)]
+        results: list[Any] = [f.exception(30.0) or f.result(30.0) for f in futures]
+    assert [type(result) for result in results] == [outcome] * 3
+    for result, budget in zip(results, ("31000", "30000", "30500"), strict=True):
+        reasons = {"slow": f"deadline of {budget} ms passed", "broken": "no memory"}
+        assert result.missing == reasons
+        if isinstance(result, PredictionError):
+            assert reasons["slow"] in str(result)
 
 
 def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:

@@ -17,9 +17,11 @@ from ray.serve.exceptions import BackPressureError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from runtime import DeadlineError
 from runtime.serving import ray_app
-from runtime.serving.ray_app import Answered, Front, Sent, asked, build
+from runtime.serving.ray_app import Ages, Answered, Front, Sent, asked, build
 from runtime.serving.settings import Limits, Settings
+from tests.serving.live import base64_of, encoded, engines_in, picture
 
 
 class Replicas:
@@ -141,6 +143,22 @@ def test_an_application_is_asked_without_a_socket() -> None:
 
     said = asyncio.run(asked(app, Sent("POST", "/there", b"", [], b"hello")))
     assert said == Answered(201, [(b"a", b"b")], b"/there hello")
+
+
+def test_a_replica_reports_the_callers_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def late(_: object, *, deadline_ms: Any) -> Any:
+        raise DeadlineError({"a": deadline_ms.reason})
+
+    body = {"images": [base64_of(encoded(picture(1)))], "detect": False, "deadline_ms": 45_000.5}
+    headers = [(b"content-type", b"application/json")]
+    sent = Sent("POST", "/v1/ages", b"", headers, json.dumps(body).encode())
+    replica = Ages(Settings(engines_in(tmp_path / "engines")))
+    monkeypatch.setattr(replica._service.current().batcher, "_predict", late)
+    answered = asyncio.run(replica.answer(sent))
+    assert answered.status == 504
+    assert "(a: deadline of 45000.5 ms passed)" in json.loads(answered.body)["detail"]
 
 
 @pytest.mark.parametrize(
