@@ -78,7 +78,7 @@ async def read_request(request: Request, limits: Limits) -> Asked:
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
         raise MediaTypeError(f"The body is compressed ({coding}). Send it as it is.")
-    body = await _read_body(request, limits)
+    body = await read_body(request, limits)
     if media_type == FORM:
         images, options = await _of_form(request, body, limits)
     else:
@@ -87,7 +87,14 @@ async def read_request(request: Request, limits: Limits) -> Asked:
     return _asked(images, options, limits)
 
 
-async def _read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Returns the body of a request, kept in memory.
+
+    Raises:
+        BodyTooLargeError: it has more bytes than allowed.
+        BodySlowError: it did not arrive in time.
+        ClientGoneError: the client disconnected before sending all of it.
+    """
     declared = request.headers.get("content-length", "")
     too_large = BodyTooLargeError(
         f"The request has more than {limits.body_bytes:,} bytes. Send fewer or smaller pictures."
@@ -107,7 +114,7 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
             f"Send smaller pictures, or over a faster line."
         ) from None
     except ClientDisconnect:
-        raise ClientGoneError("The client left before its request was complete.") from None
+        raise ClientGoneError("The client disconnected before sending its whole request.") from None
     return bytes(body)
 
 

@@ -23,15 +23,14 @@ from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message
 
 from runtime.serving import problems
 from runtime.serving.app import create_app
+from runtime.serving.decoding import read_body
 from runtime.serving.problems import (
-    BodySlowError,
-    BodyTooLargeError,
     BusyError,
     ForbiddenError,
     NotReadyError,
@@ -120,27 +119,9 @@ class Front:
             raise ForbiddenError(
                 "This would reload one replica of many. Deploy the new engines: serve deploy."
             )
-        try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                body = await self._body(request)
-        except TimeoutError:
-            raise BodySlowError(
-                f"The body was not there within {self._limits.body_seconds:g} s."
-            ) from None
-        except ClientDisconnect as error:
-            raise NotReadyError("The client left before its request was there.") from error
+        body = await read_body(request, self._limits)
         query = request.url.query.encode("ascii")
         return Sent(request.method, request.url.path, query, request.headers.raw, body)
-
-    async def _body(self, request: Request) -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._limits.body_bytes:
-                raise BodyTooLargeError(
-                    f"The body is larger than {self._limits.body_bytes:,} bytes, the most allowed."
-                )
-        return bytes(body)
 
     async def _answered(self, sent: Sent) -> Answered:
         pause_seconds = _FIRST_PAUSE_SECONDS

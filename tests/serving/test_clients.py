@@ -126,6 +126,7 @@ def test_clients_that_leave_half_way_leave_nothing_behind(hasty: Live) -> None:
     for _ in range(20):
         with socket.create_connection(hasty.address, 30.0) as connection:
             connection.sendall(HEAD + b'{"images": [')
+    wait_until(hasty, 'agemoe_requests_total{route="/v1/ages",status="499"} 20.0')
     wait_until(hasty, "agemoe_requests_under_way 0.0")
     assert hasty.ages(encoded(picture(1))).status_code == 200
 

@@ -123,6 +123,16 @@ def test_a_slow_body_is_refused() -> None:
     assert replicas.sent == []
 
 
+def test_a_client_that_disconnects_is_a_499() -> None:
+    async def disconnected() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    ask, replicas = front()
+    gone = problem(ask(request(receive=disconnected)))
+    assert (gone["status"], gone["type"]) == (499, "urn:agemoe:problem:client-gone")
+    assert replicas.sent == []
+
+
 def test_one_replica_is_not_reloaded() -> None:
     ask, replicas = front()
     assert "serve deploy" in problem(ask(request(path="/v1/reload")))["detail"]
