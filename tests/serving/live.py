@@ -1,4 +1,4 @@
-"""A service over a real socket, with engines of a kilobyte."""
+"""A service on a real socket, with engines of a kilobyte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from PIL import Image
 from runtime import AgeMoE
 from runtime.fusion import ExpertTable, FusionTables, Spread
 from runtime.fusion_file import write_fusion
-from runtime.serving.server import Server, Stopping, make_server
+from runtime.serving.server import Server, Shutdown, make_server
 from runtime.serving.settings import Settings
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
@@ -31,12 +31,12 @@ EXPERTS = {
     "both": Tiny(offset=3.0, inputs=("face", "person")),
 }
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For every client: each would read the certificates of the system's authorities, slowly."""
+"""Shared by all clients, because loading the system's certificates is slow."""
 GRID = np.arange(101.0)
 
 
 def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -> Path:
-    """Fills a folder with calibrated engines; an offset makes them another version."""
+    """Writes calibrated engines; a different offset makes a different version."""
     folder.mkdir(exist_ok=True)
     experts = EXPERTS | {"a": Tiny(offset=offset, kind=kind)}
     write_engines(folder, experts)
@@ -50,7 +50,7 @@ def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -
 
 
 def picture(seed: int, *, width: int = 24, height: int = 16) -> NDArray[np.uint8]:
-    """Noise of a brightness of its own, so that a mix-up shows."""
+    """Returns noise whose brightness depends on the seed, so that mix-ups are detected."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 40 + seed % 200, (height, width, 3), dtype=np.uint8)
 
@@ -79,12 +79,12 @@ class Live:
         return self.server.service.current().moe
 
     def ages(self, *images: bytes, **options: Any) -> httpx.Response:
-        """Asks in JSON; a picture without boxes is a face."""
+        """Sends a JSON request; a picture without boxes is one face."""
         body = {"images": [base64_of(image) for image in images], "detect": False, **options}
         return self.client.post("/v1/ages", json=body)
 
     def face(self, *images: bytes, **options: Any) -> dict[str, Any]:
-        """What was said of the first face of the first picture."""
+        """Returns the result of the first face of the first picture."""
         response = self.ages(*images, **options)
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()["images"][0]["faces"][0]
@@ -93,8 +93,8 @@ class Live:
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Live]:
-    """Serves on a free port, in a thread; ends as SIGTERM does."""
-    server = make_server(settings, "127.0.0.1", 0, Stopping(drain_seconds=10.0))
+    """Serves on a free port, in a thread; shuts down like SIGTERM."""
+    server = make_server(settings, "127.0.0.1", 0, Shutdown(drain_seconds=10.0))
     thread = threading.Thread(target=server.run, name="agemoe-serve")
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""What a service does beside answering: admission, limits, health, metrics, privacy."""
+"""Access control, limits, health, metrics and privacy of the service."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def engines(tmp_path: Path) -> Path:
     return engines_in(tmp_path / "engines")
 
 
-def test_keys_are_asked_for(engines: Path, tmp_path: Path) -> None:
+def test_keys_are_required(engines: Path, tmp_path: Path) -> None:
     user, user_key = new_key("app", "user")
     admin, admin_key = new_key("ops", "admin")
     file = tmp_path / "keys"
-    file.write_text(f"# keys\n{user_key.line()}\n{admin_key.line()}  # ours\n")
+    file.write_text(f"# keys\n{user_key.line()}\n{admin_key.line()}  # comment\n")
     with serving(Settings(engines, keys=file)) as live:
 
         def status(method: str, path: str, key: str | None) -> int:
@@ -55,7 +55,7 @@ def test_keys_are_asked_for(engines: Path, tmp_path: Path) -> None:
         assert refused.headers["www-authenticate"] == "Bearer"
 
 
-def test_limits_hold(engines: Path) -> None:
+def test_limits_are_enforced(engines: Path) -> None:
     limits = Limits(body_bytes=4000, image_bytes=2000, pixels=900, images=3, faces=2)
     with serving(Settings(engines, limits=limits)) as live:
         small, wide = (
@@ -83,7 +83,7 @@ def test_limits_hold(engines: Path) -> None:
         assert_problem(answer, 413, "more than 4,000 bytes")
 
 
-def test_more_requests_than_may_be_are_refused_at_once(
+def test_requests_over_the_limit_are_rejected_at_once(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going, begun = held(monkeypatch)
@@ -97,7 +97,7 @@ def test_more_requests_than_may_be_are_refused_at_once(
         while "agemoe_requests_under_way 2.0" not in live.client.get("/metrics").text:
             pass
         refused = live.ages(encoded(picture(3)))
-        assert_problem(refused, 503, "2 requests are under way")
+        assert_problem(refused, 503, "2 requests are in progress")
         assert refused.headers["retry-after"] == "1"
         going.set()
         assert [future.result(30.0).status_code for future in waiting] == [200, 200]
@@ -121,7 +121,7 @@ def test_a_full_queue_is_a_problem(engines: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Semaphore]:
-    """Lets predictions wait while the event is clear; the semaphore counts those begun."""
+    """Blocks predictions while the event is cleared; the semaphore counts the blocked ones."""
     going, begun, predict = threading.Event(), threading.Semaphore(0), AgeMoE.predict
     going.set()
 
@@ -135,40 +135,40 @@ def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Se
     return going, begun
 
 
-def test_ready_means_that_the_engines_answer(
-    engines: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_reflects_the_engines(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(Settings(engines)) as live:
         assert live.client.get("/health/ready").status_code == 200
 
         def failing(*_: Any) -> Any:
-            raise PredictionError({"a": "the GPU is gone"})
+            raise PredictionError({"a": "the GPU is lost"})
 
         with monkeypatch.context() as patched:
             patched.setattr(AgeMoE, "_predict", failing)
-            assert live.client.get("/health/ready").status_code == 200, "it answered just now"
-            assert_problem(live.ages(encoded(picture(1))), 500, "the GPU is gone")
-            assert_problem(live.client.get("/health/ready"), 503, "the GPU is gone")
+            assert live.client.get("/health/ready").status_code == 200, "a recent success"
+            assert_problem(live.ages(encoded(picture(1))), 500, "the GPU is lost")
+            assert_problem(live.client.get("/health/ready"), 503, "the GPU is lost")
         assert live.client.get("/health/ready").status_code == 200
         live.server.service.draining = True
-        assert_problem(live.client.get("/health/ready"), 503, "about to stop")
+        assert_problem(live.client.get("/health/ready"), 503, "shutting down")
 
 
-def test_the_unexpected_is_not_told_abroad(
+def test_unexpected_errors_are_not_exposed(
     engines: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise KeyError("a secret")
 
     with serving(Settings(engines)) as live:
-        monkeypatch.setattr("runtime.serving.service.image_answer", failing)
+        monkeypatch.setattr("runtime.serving.service.photo_json", failing)
         answer = live.ages(encoded(picture(1)))
-    assert_problem(answer, 500, "Something unexpected happened")
+    assert_problem(answer, 500, "An unexpected error occurred")
     assert "secret" not in answer.text
     assert "a secret" in caplog.text
 
 
-def test_stand_ins_are_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_placeholder_weights_are_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     engines = engines_in(tmp_path / "engines", kind="demo")
     with caplog.at_level(logging.WARNING, "agemoe"), serving(Settings(engines)) as live:
         assert live.client.get("/v1/experts").json()["stand_ins"] == {"a": "demo"}
@@ -184,12 +184,12 @@ def test_no_picture_is_stored_or_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refused(*_: Any, **__: Any) -> Any:
-        raise AssertionError("a temporary file was made")
+        raise AssertionError("a temporary file was created")
 
     for name in ("TemporaryFile", "NamedTemporaryFile", "mkstemp"):
         monkeypatch.setattr(tempfile, name, refused)
     data = encoded(picture(7, width=1100, height=700))
-    assert len(data) > 1 << 20, "large enough for what is spooled by others"
+    assert len(data) > 1 << 20, "large enough to be spooled to a file by default"
     sent: dict[str, Callable[[Live], httpx.Response]] = {
         "form": lambda live: live.client.post(
             "/v1/ages", files=[("image", ("my-name.png", data))], data={"detect": "false"}
@@ -203,11 +203,11 @@ def test_no_picture_is_stored_or_logged(
         assert trace not in caplog.text
 
 
-def test_engines_that_do_not_answer_are_not_served(
+def test_engines_that_fail_the_canary_request_are_not_served(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_sound", lambda _: False)
-    with pytest.raises(Exception, match="do not answer for a drawn face"):
+    monkeypatch.setattr(generation, "_is_plausible", lambda _: False)
+    with pytest.raises(Exception, match="failed the canary request"):
         Generation(Settings(engines), lambda *_: None)
 
 
@@ -235,8 +235,8 @@ def test_gpu_memory_is_read_from_the_experts_gpu(
     assert GpuGauge(device, ["onnx-cpu"]).read() is None
 
 
-def test_limits_that_contradict_one_another_are_refused(engines: Path) -> None:
-    with pytest.raises(ValueError, match="64 faces, but only 63 may wait"):
+def test_contradictory_limits_are_rejected(engines: Path) -> None:
+    with pytest.raises(ValueError, match="64 faces, but the queue holds only 63"):
         Settings(engines, batching=Batching(queue_limit=63))
     with pytest.raises(ValueError, match="these are not: pixels, body_seconds"):
         Limits(pixels=0, body_seconds=-1.0)

@@ -1,8 +1,9 @@
-"""What the front does with a request, replicas being played; no cluster is started."""
+"""The Ray ingress with fake replicas; no cluster is started."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -19,20 +20,27 @@ from starlette.responses import Response
 
 from runtime import DeadlineError
 from runtime.serving import ray_app
-from runtime.serving.ray_app import Ages, Answered, Front, Sent, asked, build
+from runtime.serving.ray_app import (
+    AgeService,
+    ForwardedRequest,
+    ForwardedResponse,
+    Ingress,
+    build,
+    call_app,
+)
 from runtime.serving.settings import Limits, Settings
 from tests.serving.live import base64_of, encoded, engines_in, picture
 
 
 class Replicas:
-    """Stands for a deployment's handle: each call takes the next outcome."""
+    """A fake deployment handle whose calls return the given outcomes in order."""
 
-    def __init__(self, *outcomes: Answered | Exception) -> None:
+    def __init__(self, *outcomes: ForwardedResponse | Exception) -> None:
         self._outcomes = list(outcomes)
-        self.sent: list[Sent] = []
-        self.answer = self
+        self.sent: list[ForwardedRequest] = []
+        self.handle = self
 
-    async def remote(self, sent: Sent) -> Answered:
+    async def remote(self, sent: ForwardedRequest) -> ForwardedResponse:
         self.sent.append(sent)
         outcome = self._outcomes.pop(0)
         if isinstance(outcome, Exception):
@@ -40,7 +48,9 @@ class Replicas:
         return outcome
 
 
-FINE = Answered(200, [(b"content-type", b"text/plain"), (b"x-two", b"1"), (b"x-two", b"2")], b"yes")
+FINE = ForwardedResponse(
+    200, [(b"content-type", b"text/plain"), (b"x-two", b"1"), (b"x-two", b"2")], b"yes"
+)
 
 
 def request(body: bytes = b"", path: str = "/v1/ages", receive: Any = None) -> Request:
@@ -62,64 +72,66 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_app, "_FIRST_PAUSE_SECONDS", 0.0)
 
 
-def front(
-    *outcomes: Answered | Exception, **limits: Any
+def ingress(
+    *outcomes: ForwardedResponse | Exception, **limits: Any
 ) -> tuple[Callable[..., Response], Replicas]:
     replicas = Replicas(*outcomes)
-    made = Front(replicas, Settings(limits=Limits(**limits)))  # type: ignore[arg-type]
+    made = Ingress(replicas, Settings(limits=Limits(**limits)))  # type: ignore[arg-type]
     return (lambda given: asyncio.run(made(given))), replicas
 
 
 def problem(response: Response) -> dict[str, Any]:
     assert response.headers["content-type"] == "application/problem+json"
-    told: dict[str, Any] = json.loads(bytes(response.body))
-    assert told["status"] == response.status_code
-    return told
+    answer: dict[str, Any] = json.loads(bytes(response.body))
+    assert answer["status"] == response.status_code
+    return answer
 
 
-def test_a_request_goes_through_whole_and_so_does_the_answer() -> None:
-    ask, replicas = front(FINE)
-    response = ask(request(b"picture"))
+def test_requests_and_responses_are_forwarded_whole() -> None:
+    send, replicas = ingress(FINE)
+    response = send(request(b"picture"))
     headers = [(b"authorization", b"Bearer secret")]
-    assert replicas.sent == [Sent("POST", "/v1/ages", b"a=1&b=%C3%A9", headers, b"picture")]
+    assert replicas.sent == [
+        ForwardedRequest("POST", "/v1/ages", b"a=1&b=%C3%A9", headers, b"picture")
+    ]
     assert (response.status_code, response.body) == (200, b"yes")
     assert response.raw_headers == FINE.headers
 
 
-def test_a_request_whose_replica_is_lost_goes_to_another() -> None:
+def test_a_lost_replica_is_retried() -> None:
     lost = [ActorUnavailableError("gone", None), ObjectLostError("00", None, "")]
-    ask, replicas = front(*lost, FINE)
-    assert ask(request(b"picture")).body == b"yes"
+    send, replicas = ingress(*lost, FINE)
+    assert send(request(b"picture")).body == b"yes"
     assert [sent.body for sent in replicas.sent] == [b"picture"] * 3
 
 
-def test_what_kills_every_replica_is_given_up() -> None:
-    ask, replicas = front(*(ActorUnavailableError("gone", None) for _ in range(6)), FINE)
-    assert "6 replicas were lost" in problem(ask(request()))["detail"]
+def test_retries_are_limited() -> None:
+    send, replicas = ingress(*(ActorUnavailableError("gone", None) for _ in range(6)), FINE)
+    assert "6 replicas were lost" in problem(send(request()))["detail"]
     assert len(replicas.sent) == 6
 
 
-def test_when_all_are_busy_the_client_is_told_at_once() -> None:
-    ask, replicas = front(BackPressureError(9, 9))
-    response = ask(request())
+def test_busy_replicas_are_a_503() -> None:
+    send, replicas = ingress(BackPressureError(9, 9))
+    response = send(request())
     assert problem(response)["type"] == "urn:agemoe:problem:busy"
     assert response.headers["retry-after"] == "1"
     assert len(replicas.sent) == 1
 
 
-def test_a_large_body_is_refused_before_a_replica_sees_it() -> None:
-    ask, replicas = front(body_bytes=10)
-    assert problem(ask(request(b"x" * 11)))["status"] == 413
+def test_a_large_body_is_not_forwarded() -> None:
+    send, replicas = ingress(body_bytes=10)
+    assert problem(send(request(b"x" * 11)))["status"] == 413
     assert replicas.sent == []
 
 
-def test_a_slow_body_is_refused() -> None:
+def test_a_slow_body_is_a_408() -> None:
     async def never() -> dict[str, Any]:
         await asyncio.sleep(60)
         raise AssertionError
 
-    ask, replicas = front(body_seconds=0.01)
-    assert problem(ask(request(receive=never)))["status"] == 408
+    send, replicas = ingress(body_seconds=0.01)
+    assert problem(send(request(receive=never)))["status"] == 408
     assert replicas.sent == []
 
 
@@ -127,32 +139,32 @@ def test_a_client_that_disconnects_is_a_499() -> None:
     async def disconnected() -> dict[str, Any]:
         return {"type": "http.disconnect"}
 
-    ask, replicas = front()
-    gone = problem(ask(request(receive=disconnected)))
+    send, replicas = ingress()
+    gone = problem(send(request(receive=disconnected)))
     assert (gone["status"], gone["type"]) == (499, "urn:agemoe:problem:client-gone")
     assert replicas.sent == []
 
 
-def test_one_replica_is_not_reloaded() -> None:
-    ask, replicas = front()
-    assert "serve deploy" in problem(ask(request(path="/v1/reload")))["detail"]
+def test_a_single_replica_is_not_reloaded() -> None:
+    send, replicas = ingress()
+    assert "serve deploy" in problem(send(request(path="/v1/reload")))["detail"]
     assert replicas.sent == []
 
 
-def test_an_application_is_asked_without_a_socket() -> None:
+def test_an_application_is_called_without_a_socket() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = (await receive())["body"]
         waiting = asyncio.create_task(receive())
         await asyncio.sleep(0)
-        assert not waiting.done()  # to the application, the client is still there
+        assert not waiting.done()  # to the application, the client is still connected
         start = {"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]}
         await send(start)
         await send({"type": "http.response.body", "body": scope["path"].encode()})
         await send({"type": "http.response.body", "body": b" " + body})
         waiting.cancel()
 
-    said = asyncio.run(asked(app, Sent("POST", "/there", b"", [], b"hello")))
-    assert said == Answered(201, [(b"a", b"b")], b"/there hello")
+    response = asyncio.run(call_app(app, ForwardedRequest("POST", "/there", b"", [], b"hello")))
+    assert response == ForwardedResponse(201, [(b"a", b"b")], b"/there hello")
 
 
 def test_a_replica_reports_the_callers_deadline(
@@ -163,26 +175,27 @@ def test_a_replica_reports_the_callers_deadline(
 
     body = {"images": [base64_of(encoded(picture(1)))], "detect": False, "deadline_ms": 45_000.5}
     headers = [(b"content-type", b"application/json")]
-    sent = Sent("POST", "/v1/ages", b"", headers, json.dumps(body).encode())
-    replica = Ages(Settings(engines_in(tmp_path / "engines")))
+    sent = ForwardedRequest("POST", "/v1/ages", b"", headers, json.dumps(body).encode())
+    replica = AgeService(Settings(engines_in(tmp_path / "engines")))
     monkeypatch.setattr(replica._service.current().batcher, "_predict", late)
-    answered = asyncio.run(replica.answer(sent))
+    with contextlib.closing(replica._service):
+        answered = asyncio.run(replica.handle(sent))
     assert answered.status == 504
     assert "(a: deadline of 45000.5 ms passed)" in json.loads(answered.body)["detail"]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [({"engine": "x", "without_keys": True}, "engine: not known"), ({}, "Give keys")],
+    ("arguments", "message"),
+    [({"engine": "x", "without_keys": True}, "Unknown arguments: engine"), ({}, "Give keys")],
 )
-def test_build_refuses_what_it_does_not_know(arguments: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+def test_build_rejects_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build(arguments)
 
 
 def test_limits_and_batching_are_passed_on() -> None:
-    said = {"without_keys": True, "limits": {"body_bytes": 5}, "batching": {"max_batch": 3}}
-    settings = build(said)._bound_deployment.init_args[-1]
+    arguments = {"without_keys": True, "limits": {"body_bytes": 5}, "batching": {"max_batch": 3}}
+    settings = build(arguments)._bound_deployment.init_args[-1]
     assert (settings.limits.body_bytes, settings.batching.max_batch) == (5, 3)
     with pytest.raises(TypeError, match="body_byte"):
         build({"without_keys": True, "limits": {"body_byte": 5}})
@@ -196,6 +209,6 @@ def test_the_example_configuration_builds() -> None:
     config = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     (application,) = config.applications
     assert application.import_path == f"{build.__module__}:{build.__name__}"
-    assert {deployment.name for deployment in application.deployments} == {"Front", "Ages"}
+    assert {deployment.name for deployment in application.deployments} == {"Ingress", "AgeService"}
     assert isinstance(application.args, dict)
     build(application.args)
