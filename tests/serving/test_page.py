@@ -158,7 +158,7 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     page.get_by_role("button", name="A family").click()
     page.wait_for_selector("#faces li >> nth=2")
     cards = page.locator("#faces li").all_inner_texts()
-    assert "Not calibrated: no interval is known." in cards[0]
+    assert "Not calibrated: no interval available." in cards[0]
     assert "b is missing: deadline of 30 ms passed." in cards[1]
     assert cards[2].split("\n\n") == ["Face 3", "The box lies outside the picture."]
     _age, _other_age, its_interval, unknown = page.locator("#boxes text").all_text_contents()
