@@ -35,7 +35,7 @@ from runtime.serving.settings import Settings
 
 T = TypeVar("T")
 
-_HEADERS = {
+_SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -43,7 +43,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_TEXT: dict[int | str, dict[str, Any]] = {
+_PLAIN_TEXT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 _UNROUTED = "other"
@@ -142,7 +142,7 @@ def _add_operations(app: FastAPI, service: Service, user: Any, admin: Any) -> No
     @app.get(
         "/metrics",
         summary="Metrics in Prometheus' text format",
-        responses=_responses(None, 401) | _TEXT,
+        responses=_responses(None, 401) | _PLAIN_TEXT,
         response_class=Response,
         dependencies=[user],
     )
@@ -246,7 +246,7 @@ class _Instrumentation:
             return
         started, status = time.perf_counter(), 500
         scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
-        headers = _HEADERS | {"Cache-Control": _cache_control(scope["path"])}
+        headers = _SECURITY_HEADERS | {"Cache-Control": _cache_control(scope["path"])}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status

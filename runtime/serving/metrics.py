@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import (
@@ -32,47 +33,28 @@ class Metrics:
             current: returns the engines in use.
         """
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "agemoe_requests",
-            "Responses, by route and status.",
-            ("route", "status"),
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        timer = partial(Histogram, buckets=BUCKETS_SECONDS, registry=registry)
+        self.requests = counter(
+            "agemoe_requests", "Responses, by route and status.", ("route", "status")
         )
-        self._request_seconds = Histogram(
-            "agemoe_request_seconds",
-            "Time from a request's head to its response.",
-            ("route",),
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
+        self._request_seconds = timer(
+            "agemoe_request_seconds", "Time from a request's head to its response.", ("route",)
         )
-        self._stage_seconds = Histogram(
-            "agemoe_stage_seconds",
-            "Time of requests for ages, by stage.",
-            ("stage",),
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
+        self._stage_seconds = timer(
+            "agemoe_stage_seconds", "Time of requests for ages, by stage.", ("stage",)
+        )
+        self._queue_seconds = timer(
+            "agemoe_queue_seconds", "Waiting time of each batch's oldest face."
         )
         self._batch_faces = Histogram(
             "agemoe_batch_faces", "Faces per batch.", buckets=_FACES, registry=registry
         )
-        self._queue_seconds = Histogram(
-            "agemoe_queue_seconds",
-            "Waiting time of each batch's oldest face.",
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
-        )
-        self.under_way = Gauge(
+        self.concurrent_requests = Gauge(
             "agemoe_requests_under_way", "Concurrent requests for ages.", registry=registry
         )
-        self.problems = Counter(
-            "agemoe_refused",
-            "Problem responses, by type.",
-            ("problem",),
-            registry=registry,
-        )
-        self.reloads = Counter(
-            "agemoe_reloads", "Reloads, by outcome.", ("outcome",), registry=registry
-        )
+        self.problems = counter("agemoe_refused", "Problem responses, by type.", ("problem",))
+        self.reloads = counter("agemoe_reloads", "Reloads, by outcome.", ("outcome",))
         registry.register(_EngineCollector(current))
 
     def exposition(self) -> bytes:

@@ -58,36 +58,31 @@ class TooManyError(ServiceError):
 class UnauthorizedError(ServiceError):
     """The API key is missing or unknown."""
 
-    status, slug = 401, "unauthorized"
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer", **_CLOSE}
+    status, slug, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer", **_CLOSE}
 
 
 class ForbiddenError(ServiceError):
     """The API key does not permit this operation."""
 
-    status, slug = 403, "forbidden"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 403, "forbidden", _CLOSE
 
 
 class BodySlowError(ServiceError):
     """The body did not arrive in time."""
 
-    status, slug = 408, "body-slow"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 408, "body-slow", _CLOSE
 
 
 class BodyTooLargeError(ServiceError):
     """The body exceeds its limit."""
 
-    status, slug = 413, "body-too-large"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 413, "body-too-large", _CLOSE
 
 
 class MediaTypeError(ServiceError):
     """The body's media type or encoding is not supported."""
 
-    status, slug = 415, "media-type"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 415, "media-type", _CLOSE
 
 
 class ReloadError(ServiceError):
@@ -99,22 +94,19 @@ class ReloadError(ServiceError):
 class BusyError(ServiceError):
     """The limit on concurrent requests is reached."""
 
-    status, slug = 503, "busy"
-    headers: ClassVar[Mapping[str, str]] = {**_RETRY, **_CLOSE}
+    status, slug, headers = 503, "busy", {**_RETRY, **_CLOSE}
 
 
 class NotReadyError(ServiceError):
     """The service is not ready."""
 
-    status, slug = 503, "not-ready"
-    headers: ClassVar[Mapping[str, str]] = _RETRY
+    status, slug, headers = 503, "not-ready", _RETRY
 
 
 class ClientGoneError(ServiceError):
     """The client closed the connection before the response."""
 
-    status, slug = 499, "client-gone"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 499, "client-gone", _CLOSE
 
 
 _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (

@@ -28,7 +28,7 @@ from runtime.label_journal import Labeled
 from runtime.label_tables import LabelingError
 from runtime.labeling import TOGETHER, WHOLE, Labeler, LabelJob, Stream, engine_fingerprint
 
-_MOST_BLOCKS = 4096
+_MAX_BLOCKS = 4096
 """Maximum number of blocks that Ray tracks."""
 _RESTARTS = 10
 """Maximum restarts of a lost worker; Ray's default is unlimited, even if its work crashes it. The
@@ -40,7 +40,7 @@ Block = dict[str, "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class WorkerResources:
     """The resources of each worker."""
 
     cpus: int = 1
@@ -51,21 +51,21 @@ class Share:
 class RemoteLabeler:
     """A worker. It exchanges JSON text, because paths may not be UTF-8 and rows vary in form."""
 
-    def __init__(self, job: LabelJob, share: Share, folder: str, engine: str) -> None:
+    def __init__(self, job: LabelJob, resources: WorkerResources, folder: str, engine: str) -> None:
         """Opens the engines, or keeps the error to return it with the first block.
 
         An error raised here would reach the user wrapped in Ray's own message.
 
         Args:
             job: the labeling job.
-            share: resources of the worker; experts use exactly this many cores.
+            resources: of the worker; experts use exactly this many cores.
             folder: the folder that relative paths start from.
             engine: required fingerprint of the engines on this node.
         """
         self._labeler: Labeler | str
         try:
             os.chdir(folder)
-            self._labeler = _opened(job, share, engine)
+            self._labeler = _open_labeler(job, resources, engine)
         except (OSError, AgeMoEError) as error:
             self._labeler = (
                 f"Node {ray.util.get_node_ip_address()} cannot be used: {error}\n"
@@ -84,7 +84,9 @@ class RemoteLabeler:
 
 
 @contextlib.contextmanager
-def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Iterator[Stream]:
+def ray_stream(
+    job: LabelJob, address: str, resources: WorkerResources | None = None
+) -> Iterator[Stream]:
     """Connects to a cluster and labels on it, until the context ends.
 
     Args:
@@ -92,7 +94,7 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
             under the same paths.
         address: of the cluster that this machine is a node of, `auto` or `HOST:6379`; or `local`
             for a cluster of this machine alone, which lives as long as this process.
-        share: resources of each worker; None takes a GPU if the cluster has one and `job.device`
+        resources: of each worker; None takes a GPU if the cluster has one and `job.device`
             permits it, else a core.
 
     Yields:
@@ -103,11 +105,11 @@ def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Itera
     """
     engine = engine_fingerprint(Path(job.engines))
     with _connected(address):
-        taken = share or _share(job)
-        yield lambda paths: _labeled(job, taken, engine, paths)
+        chosen = resources or _default_resources(job)
+        yield lambda paths: _label_blocks(job, chosen, engine, paths)
 
 
-def _opened(job: LabelJob, share: Share, engine: str) -> Labeler:
+def _open_labeler(job: LabelJob, resources: WorkerResources, engine: str) -> Labeler:
     """Opens the labeler of a worker, which is never closed."""
     found = engine_fingerprint(Path(job.engines))
     if found != engine:
@@ -119,8 +121,8 @@ def _opened(job: LabelJob, share: Share, engine: str) -> Labeler:
         job.engines,
         device=job.device,
         precision=job.precision,
-        threads=share.cpus,
-        concurrency="sequence" if share.cpus == 1 and not share.gpus else "auto",
+        threads=resources.cpus,
+        concurrency="sequence" if resources.cpus == 1 and not resources.gpus else "auto",
     )
     return Labeler(moe, engine, None if job.faces == WHOLE else detector_named(job.detector))
 
@@ -148,29 +150,27 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
-def _share(job: LabelJob) -> Share:
+def _default_resources(job: LabelJob) -> WorkerResources:
     on_gpu = job.device != "cpu" and ray.cluster_resources().get("GPU", 0.0) > 0
-    return Share(gpus=1.0) if on_gpu else Share()
+    return WorkerResources(gpus=1.0) if on_gpu else WorkerResources()
 
 
-def _labeled(
-    job: LabelJob, share: Share, engine: str, paths: Sequence[str]
+def _label_blocks(
+    job: LabelJob, resources: WorkerResources, engine: str, paths: Sequence[str]
 ) -> Iterator[list[Labeled]]:
-    ray.data.DataContext.get_current().enable_progress_bars = (
-        False  # `label` reports progress itself
-    )
+    ray.data.DataContext.get_current().enable_progress_bars = False  # `label` has its own
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    blocks = min(-(-len(paths) // TOGETHER), _MOST_BLOCKS)
+    blocks = min(-(-len(paths) // TOGETHER), _MAX_BLOCKS)
     photographs = ray.data.from_items(
         [{_COLUMN: json.dumps(path)} for path in paths], override_num_blocks=blocks
     )
     done = photographs.map_batches(
         RemoteLabeler,
-        fn_constructor_args=(job, share, str(Path.cwd()), engine),
+        fn_constructor_args=(job, resources, str(Path.cwd()), engine),
         batch_size=TOGETHER,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most_workers(share)),
-        num_cpus=share.cpus,
-        num_gpus=share.gpus,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_max_workers(resources)),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
         max_restarts=_RESTARTS,
     )
     try:
@@ -188,12 +188,12 @@ def _labeled(
         raise _stopped(str(error).strip()) from error
 
 
-def _most_workers(share: Share) -> int:
+def _max_workers(resources: WorkerResources) -> int:
     """Returns the number of workers that the cluster's resources allow."""
-    resources = ray.cluster_resources()
-    workers = resources.get("CPU", 0.0) / share.cpus
-    if share.gpus:
-        workers = min(workers, resources.get("GPU", 0.0) / share.gpus)
+    cluster = ray.cluster_resources()
+    workers = cluster.get("CPU", 0.0) / resources.cpus
+    if resources.gpus:
+        workers = min(workers, cluster.get("GPU", 0.0) / resources.gpus)
     return max(int(workers), 1)
 
 

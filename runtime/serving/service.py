@@ -58,7 +58,7 @@ class Service:
         self._reloading = threading.Lock()
         self._retiring: list[threading.Thread] = []
         self._photo_pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-photo")
-        self._under_way = 0
+        self._concurrent_requests = 0
 
     def open(self) -> None:
         """Opens the engines unless they are open.
@@ -135,15 +135,15 @@ class Service:
             BusyError: the limit is reached.
         """
         limit = self.settings.limits.requests
-        if self._under_way >= limit:
+        if self._concurrent_requests >= limit:
             raise BusyError(f"{limit} requests are in progress, the limit. Try again in a moment.")
-        self._under_way += 1
-        self.metrics.under_way.set(self._under_way)
+        self._concurrent_requests += 1
+        self.metrics.concurrent_requests.set(self._concurrent_requests)
         try:
             yield
         finally:
-            self._under_way -= 1
-            self.metrics.under_way.set(self._under_way)
+            self._concurrent_requests -= 1
+            self.metrics.concurrent_requests.set(self._concurrent_requests)
 
     def check_ready(self) -> Generation:
         """Returns the engines in use after verifying that they work.

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -65,6 +67,50 @@ def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Waits until a condition holds; fails after a time limit."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    """Receives until the service closes or resets the connection."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            data += chunk
+    return data
+
+
+def hold_predictions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[threading.Event, threading.Semaphore]:
+    """Blocks predictions while the event is cleared; the semaphore counts the blocked ones."""
+    going, begun, predict = threading.Event(), threading.Semaphore(0), AgeMoE.predict
+    going.set()
+
+    def waiting(self: AgeMoE, *args: Any, **options: Any) -> Any:
+        if not going.is_set():
+            begun.release()
+            assert going.wait(30.0)
+        return predict(self, *args, **options)
+
+    monkeypatch.setattr(AgeMoE, "predict", waiting)
+    return going, begun
+
+
+def assert_problem(response: Any, status: int, message: str) -> None:
+    """Checks that a response is a problem with this status and message."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert message in problem["detail"]
+
+
 class Live:
     """A running service and a client for it."""
 
@@ -90,6 +136,10 @@ class Live:
         found: dict[str, Any] = response.json()["images"][0]["faces"][0]
         return found
 
+    def wait_for_metric(self, line: str) -> None:
+        """Waits until `/metrics` contains a line."""
+        wait_for(lambda: line in self.client.get("/metrics").text)
+
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Live]:
@@ -98,11 +148,8 @@ def serving(settings: Settings) -> Iterator[Live]:
     thread = threading.Thread(target=server.run, name="agemoe-serve")
     thread.start()
     try:
-        patience = time.monotonic() + 30.0
-        while not server.started:
-            assert thread.is_alive(), "the service did not start"
-            assert time.monotonic() < patience
-            time.sleep(0.005)
+        wait_for(lambda: server.started or not thread.is_alive())
+        assert thread.is_alive(), "the service did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
         live = Live(server, f"http://127.0.0.1:{port}")
         with live.client:

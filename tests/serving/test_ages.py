@@ -15,7 +15,7 @@ from runtime import Face
 from runtime.photographs import predict_photo
 from runtime.serving.generation import PAGE
 from runtime.serving.prediction import Predictions, decode_and_detect
-from tests.serving.live import Live, base64_of, encoded, picture
+from tests.serving.live import Live, assert_problem, base64_of, encoded, picture
 
 FAMILY = (PAGE / "examples" / "family.jpg").read_bytes()
 
@@ -228,12 +228,3 @@ def test_late_experts_are_reported_in_the_callers_milliseconds(
     assert len(faces) == (3 if boxes is None else 1)
     for face in faces:
         assert face["estimate"]["missing"] == {"b": "deadline of 45000.5 ms passed"}
-
-
-def assert_problem(response: Any, status: int, message: str) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = response.json()
-    assert problem.keys() == {"type", "title", "status", "detail"}
-    assert problem["status"] == status
-    assert message in problem["detail"]

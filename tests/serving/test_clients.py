@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -13,8 +12,15 @@ import pytest
 
 from runtime import AgeMoE
 from runtime.serving.settings import Batching, Limits, Settings
-from tests.serving.live import Live, encoded, engines_in, picture, serving
-from tests.serving.test_service import held
+from tests.serving.live import (
+    Live,
+    encoded,
+    engines_in,
+    hold_predictions,
+    picture,
+    receive_all,
+    serving,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -33,20 +39,11 @@ def impatient(tmp_path: Path) -> Iterator[Live]:
         yield running
 
 
-def received(connection: socket.socket) -> bytes:
-    """Receives until the service closes or resets the connection."""
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while chunk := connection.recv(65536):
-            data += chunk
-    return data
-
-
 @pytest.mark.parametrize("begun", [b"", b"GET /health/live HTTP/1.1\r\nX-Slow: "])
 def test_an_incomplete_head_closes_the_connection(impatient: Live, begun: bytes) -> None:
     with socket.create_connection(impatient.address, 30.0) as connection:
         connection.sendall(begun)
-        assert received(connection) == b""
+        assert receive_all(connection) == b""
 
 
 def test_a_slow_head_closes_the_connection(impatient: Live) -> None:
@@ -67,7 +64,7 @@ def test_an_incomplete_second_head_closes_the_connection(impatient: Live) -> Non
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
         connection.sendall(b"GET /health/live HT")
-        response = received(connection)
+        response = receive_all(connection)
     assert response in (b"", b'{"status":"live"}')
 
 
@@ -91,7 +88,7 @@ def test_the_rest_of_an_unread_body_is_skipped(impatient: Live) -> None:
         connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
         connection.sendall(b"def" + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        response = received(connection)
+        response = receive_all(connection)
     assert b"HTTP/1.1 200 OK" in response
 
 
@@ -116,7 +113,7 @@ def test_a_slow_body_is_a_408(impatient: Live, more: bytes) -> None:
         for _ in range(15 if more else 0):
             connection.sendall(more)
             time.sleep(0.01)
-        response = received(connection)
+        response = receive_all(connection)
     assert response.startswith(b"HTTP/1.1 408 ")
     assert b"urn:agemoe:problem:body-slow" in response
     assert b"connection: close" in response.lower()
@@ -126,8 +123,8 @@ def test_clients_that_disconnect_leak_nothing(impatient: Live) -> None:
     for _ in range(20):
         with socket.create_connection(impatient.address, 30.0) as connection:
             connection.sendall(HEAD + b'{"images": [')
-    wait_until(impatient, 'agemoe_requests_total{route="/v1/ages",status="499"} 20.0')
-    wait_until(impatient, "agemoe_requests_under_way 0.0")
+    impatient.wait_for_metric('agemoe_requests_total{route="/v1/ages",status="499"} 20.0')
+    impatient.wait_for_metric("agemoe_requests_under_way 0.0")
     assert impatient.ages(encoded(picture(1))).status_code == 200
 
 
@@ -135,7 +132,7 @@ def test_malformed_http_is_rejected(impatient: Live) -> None:
     for malformed in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"G" * 200_000):
         with socket.create_connection(impatient.address, 30.0) as connection:
             connection.sendall(malformed)
-            response = received(connection)
+            response = receive_all(connection)
         assert response == b"" or response.startswith(b"HTTP/1.1 400 ")
     assert impatient.client.get("/health/live").status_code == 200
 
@@ -152,7 +149,7 @@ def test_silent_clients_do_not_block_others(impatient: Live) -> None:
 def test_requests_of_disconnected_clients_are_not_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     batches: list[int] = []
     predict: Any = AgeMoE.predict
 
@@ -167,13 +164,13 @@ def test_requests_of_disconnected_clients_are_not_computed(
         going.clear()
         first, second = (request_of(live, number) for number in (1, 2))
         assert begun.acquire(timeout=30.0)
-        wait_until(live, "agemoe_queue_faces 1.0")
+        live.wait_for_metric("agemoe_queue_faces 1.0")
         second.close()
-        wait_until(live, 'agemoe_requests_total{route="/v1/ages",status="499"} 1.0')
+        live.wait_for_metric('agemoe_requests_total{route="/v1/ages",status="499"} 1.0')
         going.set()
         assert first.recv(20).startswith(b"HTTP/1.1 200 OK")
         first.close()
-        wait_until(live, "agemoe_queue_faces 0.0")
+        live.wait_for_metric("agemoe_queue_faces 0.0")
     assert batches == [1]
 
 
@@ -190,10 +187,3 @@ def request_of(live: Live, number: int) -> socket.socket:
     connection = socket.create_connection(live.address, 30.0)
     connection.sendall(b"POST /v1/ages HTTP/1.1\r\n" + head + b"\r\n" + request.read())
     return connection
-
-
-def wait_until(live: Live, line: str) -> None:
-    limit = time.monotonic() + 30.0
-    while line not in live.client.get("/metrics").text:
-        assert time.monotonic() < limit, line
-        time.sleep(0.005)

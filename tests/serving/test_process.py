@@ -19,8 +19,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.live import NO_TLS, base64_of, encoded, engines_in, picture
-from tests.serving.test_clients import received
+from tests.serving.live import (
+    NO_TLS,
+    base64_of,
+    encoded,
+    engines_in,
+    picture,
+    receive_all,
+    wait_for,
+)
 
 ROOT = Path(__file__).parents[2]
 FACES = [base64_of(encoded(picture(seed))) for seed in range(8)]
@@ -48,21 +55,15 @@ class Process:
         self.log += self.popen.stderr
 
     def wait_for(self, wanted: str) -> None:
-        limit = time.monotonic() + 60.0
-        while not any(re.search(wanted, line) for line in list(self.log)):
-            assert time.monotonic() < limit, self.log
-            time.sleep(0.02)
+        wait_for(lambda: any(re.search(wanted, line) for line in list(self.log)), 60.0)
 
 
 @contextmanager
 def process(engines: Path, port: int = 0, options: Sequence[str] = ()) -> Iterator[Process]:
     started = Process(engines, port or free_port(), options)
     try:
-        limit = time.monotonic() + 60.0
-        while not answers(started.url):
-            assert started.popen.poll() is None, started.log
-            assert time.monotonic() < limit
-            time.sleep(0.05)
+        wait_for(lambda: answers(started.url) or started.popen.poll() is not None, 60.0)
+        assert started.popen.poll() is None, started.log
         yield started
     finally:
         started.popen.kill()
@@ -99,14 +100,12 @@ def test_sigterm_completes_accepted_requests(tmp_path: Path) -> None:
         body = json.dumps({"images": [FACES[0]], "detect": False}).encode()
         accepted = [half_sent(running.url, body) for _ in range(8)]
         running.popen.send_signal(signal.SIGTERM)
-        limit = time.monotonic() + 30.0
-        while answers(running.url):
-            assert time.monotonic() < limit
+        wait_for(lambda: not answers(running.url))
         received_bytes = []
         for connection in accepted:
             with connection:
                 connection.sendall(body[10:])
-                received_bytes.append(received(connection))
+                received_bytes.append(receive_all(connection))
         assert running.popen.wait(30.0) == 0
     assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in received_bytes)
     assert all(f'"age_years":{expected}'.encode() in answer for answer in received_bytes)
@@ -129,9 +128,8 @@ def test_the_notice_period_precedes_the_shutdown(tmp_path: Path) -> None:
     options = ["--notice-seconds", "3"]
     with process(engines_in(tmp_path / "engines"), options=options) as running:
         running.popen.send_signal(signal.SIGTERM)
-        limit = time.monotonic() + 30.0
-        while (ready := httpx.get(f"{running.url}/health/ready", verify=NO_TLS)).status_code == 200:
-            assert time.monotonic() < limit
+        wait_for(lambda: not answers(running.url))
+        ready = httpx.get(f"{running.url}/health/ready", verify=NO_TLS)
         assert ready.json()["detail"] == "The service is shutting down."
         assert ages(running.url, 1) > 0.0, "it still serves"
         assert running.popen.wait(30.0) == 0
@@ -175,10 +173,7 @@ def test_kill_and_restart_under_load(tmp_path: Path) -> None:
             first.popen.wait(30.0)
             between = list(right)
             with process(engines, port):
-                limit = time.monotonic() + 30.0
-                while any(now <= then for now, then in zip(right, between, strict=True)):
-                    assert time.monotonic() < limit
-                    time.sleep(0.02)
+                wait_for(lambda: all(now > then for now, then in zip(right, between, strict=True)))
                 stop.set()
                 for call in running:
                     call.result(60.0)

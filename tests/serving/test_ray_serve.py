@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from PIL import Image
 
 from runtime import AgeMoE
 from tests.runtime.tiny_engines import Tiny, write_engines
+from tests.serving.live import wait_for
 from tests.serving.ray_cluster import HEAD_ONLY, SmallCluster, small_cluster
 
 pytest.importorskip("ray")
@@ -132,10 +132,7 @@ def test_a_killed_node_loses_no_request(cluster: SmallCluster, folders: list[Pat
 def wait_until_running() -> None:
     from ray import serve
 
-    limit = time.monotonic() + 60
-    while serve.status().applications["ages"].status != "RUNNING":
-        assert time.monotonic() < limit
-        time.sleep(0.2)
+    wait_for(lambda: serve.status().applications["ages"].status == "RUNNING", 60.0)
 
 
 def test_new_engines_are_rolled_out_without_a_rejection(

@@ -11,10 +11,15 @@ import pytest
 from runtime import ClosedError
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Settings
-from tests.serving.live import Live, encoded, engines_in, picture, serving
-from tests.serving.test_ages import assert_problem
-from tests.serving.test_clients import wait_until
-from tests.serving.test_service import held
+from tests.serving.live import (
+    Live,
+    assert_problem,
+    encoded,
+    engines_in,
+    hold_predictions,
+    picture,
+    serving,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -104,7 +109,7 @@ def test_keys_are_reloaded(settings: Settings) -> None:
 def test_requests_in_progress_finish_on_the_old_engines(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     data = encoded(picture(1))
     with serving(settings) as live, ThreadPoolExecutor(1) as pool:
         authorize(live)
@@ -141,7 +146,7 @@ def test_one_reload_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatc
         live.server._reload(0, None)  # a reload by signal waits
         going.set()
         assert first.result(30.0).status_code == 200
-        wait_until(live, 'agemoe_reloads_total{outcome="taken"} 2.0')
+        live.wait_for_metric('agemoe_reloads_total{outcome="taken"} 2.0')
 
 
 def test_reloads_under_load_lose_and_mix_up_nothing(settings: Settings) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,15 @@ from runtime.serving.generation import Generation
 from runtime.serving.gpu_memory import GpuGauge, Memory
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Batching, Limits, Settings
-from tests.serving.live import Live, encoded, engines_in, picture, serving
-from tests.serving.test_ages import assert_problem
+from tests.serving.live import (
+    Live,
+    assert_problem,
+    encoded,
+    engines_in,
+    hold_predictions,
+    picture,
+    serving,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -86,7 +92,7 @@ def test_limits_are_enforced(engines: Path) -> None:
 def test_requests_over_the_limit_are_rejected_at_once(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     with (
         serving(Settings(engines, limits=Limits(requests=2))) as live,
         ThreadPoolExecutor(2) as pool,
@@ -94,8 +100,7 @@ def test_requests_over_the_limit_are_rejected_at_once(
         going.clear()
         waiting = [pool.submit(live.ages, encoded(picture(n))) for n in range(2)]
         assert begun.acquire(timeout=30.0)
-        while "agemoe_requests_under_way 2.0" not in live.client.get("/metrics").text:
-            pass
+        live.wait_for_metric("agemoe_requests_under_way 2.0")
         refused = live.ages(encoded(picture(3)))
         assert_problem(refused, 503, "2 requests are in progress")
         assert refused.headers["retry-after"] == "1"
@@ -104,7 +109,7 @@ def test_requests_over_the_limit_are_rejected_at_once(
 
 
 def test_a_full_queue_is_a_problem(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     settings = Settings(
         engines, limits=Limits(faces=2), batching=Batching(1, 0.0, queue_limit=2, workers=1)
     )
@@ -113,26 +118,10 @@ def test_a_full_queue_is_a_problem(engines: Path, monkeypatch: pytest.MonkeyPatc
         first = pool.submit(live.ages, encoded(picture(1)))
         assert begun.acquire(timeout=30.0)
         second = pool.submit(live.ages, encoded(picture(2)))
-        while "agemoe_queue_faces 1.0" not in live.client.get("/metrics").text:
-            pass
+        live.wait_for_metric("agemoe_queue_faces 1.0")
         assert_problem(live.ages(encoded(picture(3)), encoded(picture(4))), 503, "queue is full")
         going.set()
         assert [f.result(30.0).status_code for f in (first, second)] == [200, 200]
-
-
-def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Semaphore]:
-    """Blocks predictions while the event is cleared; the semaphore counts the blocked ones."""
-    going, begun, predict = threading.Event(), threading.Semaphore(0), AgeMoE.predict
-    going.set()
-
-    def waiting(self: AgeMoE, *args: Any, **options: Any) -> Any:
-        if not going.is_set():
-            begun.release()
-            assert going.wait(30.0)
-        return predict(self, *args, **options)
-
-    monkeypatch.setattr(AgeMoE, "predict", waiting)
-    return going, begun
 
 
 def test_readiness_reflects_the_engines(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.serving.live import Live, encoded, picture
-from tests.serving.test_ages import assert_problem
+from tests.serving.live import Live, assert_problem, encoded, picture
 
 SVG = "http://www.w3.org/2000/svg"
 
