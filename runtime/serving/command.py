@@ -68,11 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default="haar", help="haar, or yunet:MODEL[#sha256=HEX]")
-    add(
-        "--keys",
-        type=Path,
-        help="file of API keys; only the page and /health need none",
-    )
+    add("--keys", type=Path, help="file of API keys; only the page and /health need none")
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
     add(
         "--new-key",

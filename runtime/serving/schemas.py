@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 _TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
-LONGEST_DEADLINE_MS = 600_000.0
+MAX_DEADLINE_MS = 600_000.0
 
 
 def _decoded(value: object) -> bytes:
@@ -64,16 +64,10 @@ class Options(BaseModel):
         description="Detect faces in pictures without boxes; false: such a picture is one face.",
     )
     deadline_ms: FiniteFloat | None = Field(
-        None,
-        ge=1,
-        le=LONGEST_DEADLINE_MS,
-        description="Counted from when the whole request has arrived.",
+        None, ge=1, le=MAX_DEADLINE_MS, description="From the arrival of the whole request."
     )
     threshold: FiniteFloat | None = Field(
-        None,
-        ge=0,
-        le=150,
-        description="Also return the probability of being at least this many years old.",
+        None, ge=0, le=150, description="Also return the probability of at least this age."
     )
 
 
@@ -160,9 +154,7 @@ class ExpertDescription(BaseModel):
 
     name: str
     architecture: str
-    source: str = Field(
-        description="`checkpoint`, `onnx`, or placeholder weights: `demo`, `random`."
-    )
+    source: str = Field(description="`checkpoint`, `onnx`; placeholders: `demo`, `random`.")
     source_sha256: str | None
     backend: str
     inputs: list[str]
@@ -206,9 +198,7 @@ def request_body() -> dict[str, Any]:
         "content": {
             "application/json": {
                 "schema": as_json,
-                "examples": {
-                    "one_face": {"summary": "One face with a known box", "value": example}
-                },
+                "examples": {"one_face": {"summary": "One face with its box", "value": example}},
             },
             "multipart/form-data": {"schema": as_form},
         },

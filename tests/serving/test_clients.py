@@ -32,7 +32,7 @@ LIMITS = Limits(header_seconds=0.3, body_seconds=0.3, requests=4)
 
 
 @pytest.fixture
-def impatient(tmp_path: Path) -> Iterator[Live]:
+def strict(tmp_path: Path) -> Iterator[Live]:
     """A service with short time limits."""
     engines = engines_in(tmp_path / "engines")
     with serving(Settings(engines, limits=LIMITS, batching=Batching(workers=1))) as running:
@@ -40,14 +40,14 @@ def impatient(tmp_path: Path) -> Iterator[Live]:
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET /health/live HTTP/1.1\r\nX-Slow: "])
-def test_an_incomplete_head_closes_the_connection(impatient: Live, begun: bytes) -> None:
-    with socket.create_connection(impatient.address, 30.0) as connection:
+def test_an_incomplete_head_closes_the_connection(strict: Live, begun: bytes) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(begun)
         assert receive_all(connection) == b""
 
 
-def test_a_slow_head_closes_the_connection(impatient: Live) -> None:
-    with socket.create_connection(impatient.address, 30.0) as connection:
+def test_a_slow_head_closes_the_connection(strict: Live) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             drip(connection, b"X: y\r\n")
@@ -59,8 +59,8 @@ def drip(connection: socket.socket, drop: bytes) -> None:
         time.sleep(0.01)
 
 
-def test_an_incomplete_second_head_closes_the_connection(impatient: Live) -> None:
-    with socket.create_connection(impatient.address, 30.0) as connection:
+def test_an_incomplete_second_head_closes_the_connection(strict: Live) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
         connection.sendall(b"GET /health/live HT")
@@ -75,16 +75,16 @@ def test_an_incomplete_second_head_closes_the_connection(impatient: Live) -> Non
         b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
-def test_an_unread_body_closes_the_connection(impatient: Live, head: bytes) -> None:
-    with socket.create_connection(impatient.address, 30.0) as connection:
+def test_an_unread_body_closes_the_connection(strict: Live, head: bytes) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(head)
         assert connection.recv(65536).startswith(b"HTTP/1.1 ")
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             drip(connection, b"1\r\nx\r\n")
 
 
-def test_the_rest_of_an_unread_body_is_skipped(impatient: Live) -> None:
-    with socket.create_connection(impatient.address, 30.0) as connection:
+def test_the_rest_of_an_unread_body_is_skipped(strict: Live) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
         connection.sendall(b"def" + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -92,11 +92,11 @@ def test_the_rest_of_an_unread_body_is_skipped(impatient: Live) -> None:
     assert b"HTTP/1.1 200 OK" in response
 
 
-def test_unreceived_responses_close_the_connection(impatient: Live) -> None:
+def test_unreceived_responses_close_the_connection(strict: Live) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30.0)
-        connection.connect(impatient.address)
+        connection.connect(strict.address)
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             send_endlessly(connection)
 
@@ -107,8 +107,8 @@ def send_endlessly(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("more", [b"", b" "])
-def test_a_slow_body_is_a_408(impatient: Live, more: bytes) -> None:
-    with socket.create_connection(impatient.address, 30.0) as connection:
+def test_a_slow_body_is_a_408(strict: Live, more: bytes) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(HEAD + b'{"images": [')
         for _ in range(15 if more else 0):
             connection.sendall(more)
@@ -119,28 +119,28 @@ def test_a_slow_body_is_a_408(impatient: Live, more: bytes) -> None:
     assert b"connection: close" in response.lower()
 
 
-def test_clients_that_disconnect_leak_nothing(impatient: Live) -> None:
+def test_clients_that_disconnect_leak_nothing(strict: Live) -> None:
     for _ in range(20):
-        with socket.create_connection(impatient.address, 30.0) as connection:
+        with socket.create_connection(strict.address, 30.0) as connection:
             connection.sendall(HEAD + b'{"images": [')
-    impatient.wait_for_metric('agemoe_requests_total{route="/v1/ages",status="499"} 20.0')
-    impatient.wait_for_metric("agemoe_requests_under_way 0.0")
-    assert impatient.ages(encoded(picture(1))).status_code == 200
+    strict.wait_for_metric('agemoe_requests_total{route="/v1/ages",status="499"} 20.0')
+    strict.wait_for_metric("agemoe_requests_under_way 0.0")
+    assert strict.ages(encoded(picture(1))).status_code == 200
 
 
-def test_malformed_http_is_rejected(impatient: Live) -> None:
+def test_malformed_http_is_rejected(strict: Live) -> None:
     for malformed in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"G" * 200_000):
-        with socket.create_connection(impatient.address, 30.0) as connection:
+        with socket.create_connection(strict.address, 30.0) as connection:
             connection.sendall(malformed)
             response = receive_all(connection)
         assert response == b"" or response.startswith(b"HTTP/1.1 400 ")
-    assert impatient.client.get("/health/live").status_code == 200
+    assert strict.client.get("/health/live").status_code == 200
 
 
-def test_silent_clients_do_not_block_others(impatient: Live) -> None:
-    silent = [socket.create_connection(impatient.address, 30.0) for _ in range(100)]
+def test_silent_clients_do_not_block_others(strict: Live) -> None:
+    silent = [socket.create_connection(strict.address, 30.0) for _ in range(100)]
     try:
-        assert impatient.ages(encoded(picture(2))).status_code == 200
+        assert strict.ages(encoded(picture(2))).status_code == 200
     finally:
         for connection in silent:
             connection.close()

@@ -41,7 +41,7 @@ def test_mixed_requests_from_many_callers(tmp_path: Path, requests: int) -> None
             with httpx.Client(base_url=live.url, timeout=120.0, verify=NO_TLS) as client:
                 for _ in range(requests // CALLERS + (seed < requests % CALLERS)):
                     kind = rng.choice(kinds)
-                    assert ask(client, kind, as_form=rng.random() < 0.5) == expected[kind], kind
+                    assert send(client, kind, as_form=rng.random() < 0.5) == expected[kind], kind
             return 1
 
         with ThreadPoolExecutor(CALLERS) as callers:
@@ -75,7 +75,7 @@ def serial(live: Live) -> dict[Kind, tuple[int, Any]]:
     return expected
 
 
-def ask(client: httpx.Client, kind: Kind, *, as_form: bool) -> tuple[int, Any]:
+def send(client: httpx.Client, kind: Kind, *, as_form: bool) -> tuple[int, Any]:
     name, index = kind
     images = {
         "whole": [PICTURES[index]],

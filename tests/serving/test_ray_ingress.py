@@ -54,7 +54,7 @@ FINE = ForwardedResponse(
 
 
 def request(body: bytes = b"", path: str = "/v1/ages", receive: Any = None) -> Request:
-    async def whole() -> dict[str, Any]:
+    async def receive_body() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     scope = {
@@ -64,7 +64,7 @@ def request(body: bytes = b"", path: str = "/v1/ages", receive: Any = None) -> R
         "query_string": b"a=1&b=%C3%A9",
         "headers": [(b"authorization", b"Bearer secret")],
     }
-    return Request(scope, receive or whole)
+    return Request(scope, receive or receive_body)
 
 
 @pytest.fixture(autouse=True)

@@ -87,7 +87,7 @@ def body(level: int) -> bytes:
     return json.dumps({"images": [encoded], "boxes": [[[0, 0, 20, 20]]]}).encode()
 
 
-def ask(level: int) -> float:
+def request_age(level: int) -> float:
     """Returns the age of a picture over HTTP; raises on any status but 200."""
     sent = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/ages", body(level), {"Content-Type": "application/json"}
@@ -104,14 +104,14 @@ def serial(engines: Path) -> dict[int, float]:
         return {level: moe.predict(picture(level)).age_years for level in LEVELS}
 
 
-def ask_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, float]]:
+def request_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, float]]:
     """Sends concurrent requests and calls `meanwhile` once they have started."""
     levels = [*LEVELS] * rounds
     begun = threading.Event()
 
     def send(level: int) -> tuple[int, float]:
         begun.set()
-        return level, ask(level)
+        return level, request_age(level)
 
     with ThreadPoolExecutor(CALLERS) as pool:
         answers = pool.map(send, levels)
@@ -121,10 +121,10 @@ def ask_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, float
 
 
 def test_a_killed_node_loses_no_request(cluster: SmallCluster, folders: list[Path]) -> None:
-    wanted = serial(folders[0])
-    answers = ask_all(10, cluster.kill_worker)
+    expected = serial(folders[0])
+    answers = request_all(10, cluster.kill_worker)
     assert len(answers) == 10 * len(LEVELS)
-    assert all(age == wanted[level] for level, age in answers)
+    assert all(age == expected[level] for level, age in answers)
     cluster.add_worker()
     wait_until_running()
 
@@ -143,19 +143,19 @@ def test_new_engines_are_rolled_out_without_a_rejection(
     rolled = threading.Event()
     answers: list[tuple[int, float]] = []
 
-    def keep_asking(level: int) -> None:
+    def keep_requesting(level: int) -> None:
         while not rolled.is_set():
-            answers.append((level, ask(level)))
+            answers.append((level, request_age(level)))
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        callers = [pool.submit(keep_asking, level) for level in [*LEVELS][:CALLERS]]
+        callers = [pool.submit(keep_requesting, level) for level in [*LEVELS][:CALLERS]]
         deploy(folders[1])
         rolled.set()
         for caller in callers:
             caller.result()
     assert all(age in (before[level], after[level]) for level, age in answers)
     assert any(age == before[level] for level, age in answers)
-    assert all(ask(level) == after[level] for level in [*LEVELS][:4])
+    assert all(request_age(level) == after[level] for level in [*LEVELS][:4])
 
 
 def test_broken_engines_remove_no_replica(
@@ -169,5 +169,5 @@ def test_broken_engines_remove_no_replica(
         deploy(tmp_path, surge=50, attempts=1)
     states = serve.status().applications["ages"].deployments["AgeService"].replica_states
     assert {str(state): count for state, count in states.items()}["RUNNING"] == 2
-    wanted = serial(folders[0])
-    assert all(age == wanted[level] for level, age in ask_all(2, lambda: None))
+    expected = serial(folders[0])
+    assert all(age == expected[level] for level, age in request_all(2, lambda: None))

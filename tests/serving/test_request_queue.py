@@ -47,9 +47,8 @@ def test_every_queue_is_divided_by_the_rules(
     alive = [queued for queued in queue if not queued.future.cancelled()]
     selection = select_batch(queue, NOW, max_batch, times)
 
-    assert sorted(map(id, selection.batch + selection.late + selection.remaining)) == sorted(
-        map(id, alive)
-    )
+    divided = selection.batch + selection.late + selection.remaining
+    assert sorted(map(id, divided)) == sorted(map(id, alive))
     for group in (selection.batch, selection.late, selection.remaining):
         assert group == [queued for queued in alive if queued in group], "order is preserved"
     assert all(

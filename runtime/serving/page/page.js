@@ -53,7 +53,7 @@ async function requestEstimate(file) {
   setStatus("Estimating …");
   $("result").classList.add("stale");
   try {
-    const response = await ask("v1/ages", { method: "POST", body: form, headers: headers(), signal: mine.signal });
+    const response = await request("v1/ages", { method: "POST", body: form, headers: headers(), signal: mine.signal });
     if (response.status === 401) $("key").closest("details").open = true;
     if (!response.ok) throw new Error(await detailOf(response));
     await show(file, await response.json());
@@ -64,7 +64,7 @@ async function requestEstimate(file) {
   }
 }
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   try {
     return await fetch(path, options);
   } catch (error) {
@@ -205,7 +205,7 @@ function announce(placeholders) {
 }
 
 async function checkService() {
-  const response = await ask("v1/experts", { headers: headers() });
+  const response = await request("v1/experts", { headers: headers() });
   if (response.ok) return announce((await response.json()).stand_ins);
   if (response.status !== 401) throw new Error(await detailOf(response));
   $("key").closest("details").open = true;
@@ -235,7 +235,7 @@ document.addEventListener("paste", (event) => {
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", async () => {
     try {
-      const response = await ask(`page/examples/${button.dataset.example}`);
+      const response = await request(`page/examples/${button.dataset.example}`);
       requestEstimate(await response.blob());
     } catch (error) {
       showError(error);
