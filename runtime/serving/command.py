@@ -67,8 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=8000, help="port to listen on; 0 selects a free one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    add("--detector", default="haar", help="haar, or yunet:MODEL[#sha256=HEX]")
-    add("--keys", type=Path, help="file of API keys; only the page and /health need none")
+    add("--detector", default="haar", help="face detector: haar, or yunet:MODEL[#sha256=HEX]")
+    add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
     add(
         "--new-key",

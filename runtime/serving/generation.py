@@ -80,7 +80,7 @@ class Generation:
         return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDER_KINDS}
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
         """Keeps the engines open for the duration of a request.
 
         Raises:

@@ -192,7 +192,7 @@ class Service:
         while True:
             generation = self.current()
             with suppress(ClosedError):  # replaced in the meantime
-                stack.enter_context(generation.entered())
+                stack.enter_context(generation.in_use())
                 return generation
 
     async def _process(self, request: ParsedRequest) -> list[Predictions]:

@@ -121,7 +121,7 @@ def test_requests_in_progress_finish_on_the_old_engines(
         engines_in(settings.engines, offset=10.0)
         assert live.client.post("/v1/reload").json()["version"] != old.version
         assert old.moe.stats().experts, "open while in use"
-        with pytest.raises(ClosedError), old.entered():
+        with pytest.raises(ClosedError), old.in_use():
             pytest.fail("new requests are rejected")
         going.set()
         assert waiting.result(30.0) == before
