@@ -170,11 +170,8 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _status(status: str, generation: Generation, service: Service) -> dict[str, Any]:
-    return {
-        "status": status,
-        "version": generation.version,
-        "last_reload": service.last_reload,
-    }
+    version = generation.version
+    return {"status": status, "version": version, "last_reload": service.last_reload}
 
 
 def _responses(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
