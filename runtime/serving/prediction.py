@@ -33,7 +33,7 @@ class Predictions:
     faces: list[Face] = field(default_factory=list)
     results: Sequence[AgeEstimate | BaseException] = ()
     error: AgeMoEError | None = None
-    """Why the picture cannot be used; None if it can."""
+    """The error of a picture that cannot be used; None otherwise."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Duration of each stage of `decode_and_detect`."""
 

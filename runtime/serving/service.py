@@ -51,7 +51,7 @@ class Service:
         """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
         self.draining = False
-        """Whether the service is shutting down and reports itself as not ready."""
+        """True while the service is shutting down and reports itself as not ready."""
         self.last_reload: str | None = None
         self._detector = detector_named(settings.detector)
         self._current: Generation | None = None
