@@ -1,4 +1,4 @@
-"""How full the GPU is that the engines run on."""
+"""Memory use of the GPU that runs the engines."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a GPU, over all processes."""
+    """Memory of a GPU, summed over all processes."""
 
     used_bytes: int
     total_bytes: int
 
 
 class GpuGauge:
-    """Reads the memory of the GPU that the engines run on."""
+    """Reads the memory use of the GPU that runs the engines."""
 
     def __init__(self, device: str, backends: Iterable[str]) -> None:
-        """Opens the GPU, unless everything runs on the CPU.
+        """Opens the GPU, unless all experts run on the CPU.
 
         Args:
             device: as for `AgeMoE`.
@@ -40,7 +40,7 @@ class GpuGauge:
             self._cuda = open_cuda(ordinal)
 
     def read(self) -> Memory | None:
-        """What is used and what there is; None where there is no GPU, or it does not say."""
+        """Returns the used and total memory; None without a GPU or if the query fails."""
         if self._cuda is None:
             return None
         try:
@@ -52,7 +52,7 @@ class GpuGauge:
         return Memory(total - free, total)
 
     def close(self) -> None:
-        """Lets go of the GPU."""
+        """Releases the GPU."""
         if self._cuda is not None:
             self._cuda.close()
             self._cuda = None

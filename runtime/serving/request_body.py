@@ -1,4 +1,4 @@
-"""From an HTTP body to pictures and options. Bodies stay in memory: no picture touches a disk."""
+"""Reads and validates the bodies of requests for ages, in memory only: nothing goes to a disk."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from runtime.deadline import Deadline
 from runtime.results import Box
 from runtime.serving.problems import (
     BodySlowError,
@@ -37,55 +38,63 @@ _SHOWN_PROBLEMS = 10
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One picture as it was sent."""
+    """An encoded picture and the boxes given for it."""
 
     data: bytes
     boxes: tuple[Box, ...] | None
-    """Of the faces; None where none were given."""
+    """Of the faces; None if none were given."""
     person_boxes: tuple[Box, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request for ages."""
+class ParsedRequest:
+    """A validated request for ages."""
 
     photos: tuple[Photo, ...]
     detect: bool
-    deadline_ms: float | None
+    deadline: Deadline | None
+    """Starts once the whole request has arrived."""
     threshold: float | None
 
 
 class _MemoryParser(MultiPartParser):
-    """Starlette's parser, without its habit of moving large files to the disk."""
+    """Starlette's parser, except that large files stay in memory."""
 
-    spool_max_size = 0  # SpooledTemporaryFile's word for never
+    spool_max_size = 0  # SpooledTemporaryFile never rolls over
 
 
-async def read_request(request: Request, limits: Limits) -> Asked:
-    """Reads and checks the body of a request for ages.
+async def read_request(request: Request, limits: Limits) -> ParsedRequest:
+    """Reads and validates the body of a request for ages.
 
     Raises:
-        ServiceError: it is too large, too slow, of another type, or does not say what it has to.
+        ServiceError: it is too large, too slow, incomplete, of another media type, or invalid.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (JSON, FORM):
         raise MediaTypeError(
             f"Expected {JSON} or {FORM}, got {media_type or 'no content type'}. "
-            f"See /openapi.json for both."
+            f"See /openapi.json for both formats."
         )
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
-        raise MediaTypeError(f"The body is compressed ({coding}). Send it as it is.")
-    body = await _read_body(request, limits)
+        raise MediaTypeError(f"The body is compressed ({coding}). Send it uncompressed.")
+    body = await read_body(request, limits)
     if media_type == FORM:
-        images, options = await _of_form(request, body, limits)
+        images, options = await _parse_form(request, body, limits)
     else:
-        asked = await run_in_threadpool(_validated, AgesRequest, body, strict=True)
-        images, options = asked.images, asked
-    return _asked(images, options, limits)
+        parsed = await run_in_threadpool(_validate, AgesRequest, body, strict=True)
+        images, options = parsed.images, parsed
+    return _parsed_request(images, options, limits)
 
 
-async def _read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Returns the body of a request.
+
+    Raises:
+        BodyTooLargeError: it has more bytes than allowed.
+        BodySlowError: it did not arrive in time.
+        ClientGoneError: the client disconnected before sending all of it.
+    """
     declared = request.headers.get("content-length", "")
     too_large = BodyTooLargeError(
         f"The request has more than {limits.body_bytes:,} bytes. Send fewer or smaller pictures."
@@ -102,14 +111,14 @@ async def _read_body(request: Request, limits: Limits) -> bytes:
     except TimeoutError:
         raise BodySlowError(
             f"After {limits.body_seconds:g} s only {len(body):,} bytes of the request had arrived. "
-            f"Send smaller pictures, or over a faster line."
+            f"Send smaller pictures, or use a faster connection."
         ) from None
     except ClientDisconnect:
-        raise ClientGoneError("The client left before its request was complete.") from None
+        raise ClientGoneError("The client disconnected before sending its whole request.") from None
     return bytes(body)
 
 
-async def _of_form(request: Request, body: bytes, limits: Limits) -> tuple[list[bytes], Options]:
+async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[list[bytes], Options]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -124,14 +133,14 @@ async def _of_form(request: Request, body: bytes, limits: Limits) -> tuple[list[
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise _too_many_images(limits, "more pictures") from None
-        raise MalformedError(f"The form cannot be read: {error.message}") from None
+        raise MalformedError(f"The form cannot be parsed: {error.message}") from None
     try:
-        return await _images_of(form), _validated(Options, _options_of(form))
+        return await _form_images(form), _validate(Options, _form_options(form))
     finally:
         await form.close()
 
 
-async def _images_of(form: FormData) -> list[bytes]:
+async def _form_images(form: FormData) -> list[bytes]:
     images = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile) and name == IMAGE_FIELD:
@@ -140,27 +149,26 @@ async def _images_of(form: FormData) -> list[bytes]:
             raise InvalidError(f"Pictures are files in the field {IMAGE_FIELD!r}, got {name!r}.")
         elif name == IMAGE_FIELD:
             raise InvalidError(
-                f"The field {IMAGE_FIELD!r} holds text: a file has a file name, even if nobody "
-                f"reads it."
+                f"The field {IMAGE_FIELD!r} holds text. Send a file, which has a file name."
             )
     if not images:
-        raise InvalidError(f"There is no picture: send files in the field {IMAGE_FIELD!r}.")
+        raise InvalidError(f"The request has no picture. Send files in the field {IMAGE_FIELD!r}.")
     return images
 
 
-def _options_of(form: FormData) -> bytes:
-    """The other fields as JSON, which they are where they are lists."""
+def _form_options(form: FormData) -> bytes:
+    """Returns the fields other than pictures as a JSON object; fields with lists hold JSON."""
     options: dict[str, object] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             continue
         if name in options:
-            raise InvalidError(f"The field {name!r} is there more than once.")
-        options[name] = _parsed(name, value)
+            raise InvalidError(f"The field {name!r} occurs more than once.")
+        options[name] = _field_value(name, value)
     return json.dumps(options).encode()
 
 
-def _parsed(name: str, text: str) -> object:
+def _field_value(name: str, text: str) -> object:
     if name not in _JSON_FIELDS:
         return text
     try:
@@ -169,7 +177,7 @@ def _parsed(name: str, text: str) -> object:
         raise InvalidError(f"The field {name!r} is not JSON: {error}") from None
 
 
-def _validated(model: type[M], document: bytes, *, strict: bool | None = None) -> M:
+def _validate(model: type[M], document: bytes, *, strict: bool | None = None) -> M:
     try:
         return model.model_validate_json(document, strict=strict)
     except ValidationError as error:
@@ -184,7 +192,7 @@ def _validated(model: type[M], document: bytes, *, strict: bool | None = None) -
         raise InvalidError(f"The request has {count}:{listed}") from None
 
 
-def _asked(images: list[bytes], options: Options, limits: Limits) -> Asked:
+def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> ParsedRequest:
     if len(images) > limits.images:
         raise _too_many_images(limits, f"{len(images)} pictures, more")
     boxes = _per_image("boxes", options.boxes, len(images))
@@ -195,11 +203,12 @@ def _asked(images: list[bytes], options: Options, limits: Limits) -> Asked:
         Photo(data, None if own is None else _boxes(own), _boxes(others or []))
         for data, own, others in zip(images, boxes, persons, strict=True)
     )
-    return Asked(photos, options.detect, options.deadline_ms, options.threshold)
+    deadline = Deadline.of(options.deadline_ms)
+    return ParsedRequest(photos, options.detect, deadline, options.threshold)
 
 
 def _check_count(name: str, given: int, limits: Limits) -> None:
-    """Refuses more than can be answered before any work is done for it."""
+    """Rejects requests over the limit before any work is done for them."""
     if given > limits.faces:
         raise TooManyError(
             f"The request has {given:,} {name}, more than {limits.faces}. Send fewer at a time."
