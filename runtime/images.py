@@ -21,8 +21,10 @@ from runtime.errors import ImageError, ImageTooLargeError, InputError
 if TYPE_CHECKING:
     from runtime.results import ImageSource
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""The only formats that are decoded: each further decoder is a further way in."""
+SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+"""Formats by file name suffix, in lower case."""
+FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
+"""The only formats that are decoded: every further decoder adds attack surface."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,10 @@ forward slashes. `manifest_file` reads and writes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.errors import EngineFileError
 from runtime.files import sha256_of
@@ -21,9 +21,13 @@ BACKENDS = ("onnx", "openvino", *ENGINE_BACKENDS)
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 INPUT_NAMES = ("face", "person")
 OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass": 1}
-"""By the name of an output: (N,) or (N, columns)."""
-SOURCE_KINDS = ("checkpoint", "demo", "random", "onnx")
+"""Names of the outputs a graph may have and the rank of each; all are float32."""
+PLACEHOLDER_KINDS = ("demo", "random")
+"""Kinds of weights whose ages of real photographs are meaningless."""
+SOURCE_KINDS = ("checkpoint", *PLACEHOLDER_KINDS, "onnx")
 REBUILD = "Rebuild: python export/build_engines.py"
+
+Rows = TypeVar("Rows", int, str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,22 @@ class Manifest:
     """Versions of what it was built with."""
     experts: Mapping[str, Expert]
     """By name."""
+
+
+def output_shape(name: str, rows: Rows, age_grid: Sequence[float] | None) -> tuple[Rows | int, ...]:
+    """Returns the shape of an output of an expert's graph.
+
+    Args:
+        name: of the output, one of `OUTPUT_RANKS`.
+        rows: the number of faces N, or the symbol that stands for it.
+        age_grid: ages of the A columns of `age_probs`; None without that output.
+
+    Returns:
+        (N,) for `age_years` and `answer_mass`, (N, A) for `age_probs`, (N, 2) for `gender_probs`.
+    """
+    if OUTPUT_RANKS[name] == 1:
+        return (rows,)
+    return (rows, 2 if name == "gender_probs" else len(age_grid or ()))
 
 
 def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool = True) -> None:
