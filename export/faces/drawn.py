@@ -98,6 +98,9 @@ def _check_size(name: str, value: int, least: int) -> None:
         )
 
 
+# Below, `c` is a canvas with the middle of the face as its origin and `p` the person.
+
+
 def _paint_person(canvas: Canvas, p: Person, rng: Generator) -> None:
     head = canvas.placed((0, 0), 1, float(np.clip(rng.normal(0, 4), -12, 12)))
     _paint_hair_behind(head, p)
