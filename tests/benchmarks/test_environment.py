@@ -1,15 +1,14 @@
-"""Where an expert runs, by its backend's name."""
+"""Backend names and the load of the machine."""
 
 from __future__ import annotations
 
 import pytest
 
-from benchmarks.machine import busy
-from benchmarks.subjects import all_on_cpu, backend_kind
+from benchmarks.environment import all_on_cpu, backend_kind, busy
 
 
 @pytest.mark.parametrize(
-    ("backend", "rung"),
+    ("backend", "kind"),
     [
         ("onnx-cpu", "cpu"),
         ("openvino-cpu-bf16", "cpu"),
@@ -18,15 +17,15 @@ from benchmarks.subjects import all_on_cpu, backend_kind
         ("tensorrt_rtx", "tensorrt"),
     ],
 )
-def test_backend_kind_a_backend(backend: str, rung: str) -> None:
-    assert backend_kind(backend) == rung
+def test_backend_kind(backend: str, kind: str) -> None:
+    assert backend_kind(backend) == kind
 
 
-def test_one_expert_on_a_gpu_is_enough() -> None:
+def test_all_on_cpu_is_false_with_one_expert_on_a_gpu() -> None:
     assert all_on_cpu(["onnx-cpu", "openvino-cpu"])
     assert not all_on_cpu(["onnx-cpu", "onnx-cuda"])
 
 
-def test_a_machine_is_busy_from_half_a_program_per_core() -> None:
+def test_busy_from_a_load_of_half_a_program_per_core() -> None:
     assert busy([1.1, 0.0, 0.0], 2)
     assert not busy([0.9, 9.0, 9.0], 2)
