@@ -191,39 +191,35 @@ def _published_volo(expert: MiVoloExpert) -> nn.Module:
         num_heads=list(shape.num_heads),
         mlp_ratio=shape.mlp_ratio,
     )
-    network.register_module("patch_embed", _Joined(ours.patch_embed))
+    network.register_module("patch_embed", _PatchEmbedding(ours.patch_embed))
     network.load_state_dict(
         {
             key.replace("patch_embed.", "patch_embed.embed.", 1): tensor
             for key, tensor in ours.state_dict().items()
         }
     )
-    return _Separate(network)
+    return _Concatenated(network)
 
 
-class _Joined(nn.Module):
-    """MiVOLO's patch embedding with the single argument that VOLO passes."""
+class _PatchEmbedding(nn.Module):
+    """MiVOLO's patch embedding with the single argument (N, 3 or 6, H, W) that VOLO passes."""
 
     def __init__(self, embed: nn.Module) -> None:
         super().__init__()
         self.embed = embed
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds images (N, 3 or 6, H, W), the face's channels first."""
+        """Embeds the channels of the face, then those of the person."""
         patches: Tensor = self.embed(*torch.split(images, 3, dim=1))
         return patches
 
 
-class _Separate(nn.Module):
-    """VOLO of 3 or 6 channels with one argument per image of 3 channels."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+class _Concatenated(nn.Sequential):
+    """A network of 3 or 6 channels with one argument (N, 3, H, W) for face and for person."""
 
     def forward(self, *images: Tensor) -> Tensor:
-        """Returns the network's columns for images (N, 3, H, W): face and, where used, person."""
-        columns: Tensor = self.network(torch.cat(images, dim=1))
+        """Returns the network's columns."""
+        columns: Tensor = self[0](torch.cat(images, dim=1))
         return columns
 
 

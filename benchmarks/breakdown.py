@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 import numpy as np
 
@@ -53,28 +54,25 @@ class Measurement:
         return {**stages, "copy": copied, "dispatch": dispatch, "rest": rest}
 
 
-class TimedModel:
-    """An `AgeMoE` in one concurrency mode with a fixed batch; each call measures a prediction."""
+def timed_model(moe: AgeMoE, mode: str, faces: Sequence[Face]) -> Callable[[], Measurement]:
+    """Returns a function that predicts a batch in one mode (`sequence` or `lanes`) and measures it.
 
-    def __init__(self, moe: AgeMoE, mode: str, faces: Sequence[Face]) -> None:
-        """Stores the model, the mode (`sequence` or `lanes`) and the batch."""
-        self._moe = moe
-        self._mode = mode
-        self._faces = list(faces)
+    It raises AgeMoEError if a face has no estimate.
+    """
+    batch = list(faces)
 
-    def __call__(self) -> Measurement:
-        """Predicts the batch once.
-
-        Raises:
-            AgeMoEError: a face has no estimate.
-        """
-        # Both modes share the sessions: a second AgeMoE would double the memory.
-        self._moe.concurrency = self._mode
-        before = self._moe.stats()
+    def run() -> Measurement:
+        moe.concurrency = mode  # both modes share the sessions: a second AgeMoE doubles the memory
+        before = moe.stats()
         started = time.perf_counter()
-        results = self._moe.predict(self._faces)
+        results = moe.predict(batch)
         seconds = time.perf_counter() - started
-        return _measurement(seconds, before, self._moe.stats(), estimates_of(results))
+        return _measurement(seconds, before, moe.stats(), estimates_of(results))
+
+    return run
+
+
+Rounds = Sequence[Measurement]
 
 
 def estimates_of(results: Sequence[AgeEstimate | AgeMoEError]) -> list[AgeEstimate]:
@@ -90,26 +88,21 @@ def estimates_of(results: Sequence[AgeEstimate | AgeMoEError]) -> list[AgeEstima
 def _measurement(
     seconds: float, before: Stats, after: Stats, estimates: Sequence[AgeEstimate]
 ) -> Measurement:
-    def of_experts(kind: str) -> Seconds:
-        earlier, later = (
-            {name: getattr(stats, kind) for name, stats in snapshot.experts.items()}
-            for snapshot in (before, after)
-        )
-        return _spent(earlier, later)
-
     ages = {
         name: tuple(e.experts[name].age_years for e in estimates if name in e.experts)
         for name in after.experts
     }
     stages = _spent(before.stages, after.stages)
-    return Measurement(seconds, stages, of_experts("execute"), of_experts("copy"), ages)
+    earlier, later = before.experts, after.experts
+    execute, copy = (
+        _spent({n: of(e) for n, e in earlier.items()}, {n: of(e) for n, e in later.items()})
+        for of in (attrgetter("execute"), attrgetter("copy"))
+    )
+    return Measurement(seconds, stages, execute, copy, ages)
 
 
 def _spent(before: Mapping[str, Durations], after: Mapping[str, Durations]) -> Seconds:
-    return {name: s.total_seconds - before[name].total_seconds for name, s in after.items()}
-
-
-Rounds = Sequence[Measurement]
+    return {name: now.total_seconds - before[name].total_seconds for name, now in after.items()}
 
 
 def batch_figures(

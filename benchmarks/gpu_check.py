@@ -44,23 +44,12 @@ _TOLERANCE_YEARS = 0.5
 """Allowed difference between GPU and CPU, and between concurrent and serial: FP16's tolerance."""
 _ROUNDS = 30
 _CALLERS = 8
+Options = argparse.Namespace
 Run = Callable[[list[Pixels]], object]
 
 
 class NotRunError(Exception):
     """A section cannot run on this machine."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """Options of the check."""
-
-    engines: Path
-    output: Path
-    device: str
-    build: str
-    """Weights to build engines from, `demo` or `random`; empty if the engines were given."""
-    seconds: float
 
 
 @dataclass
@@ -76,21 +65,21 @@ class Section:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs every section and writes the report; returns 1 if a section failed."""
-    check = _parsed(arguments)
-    check.output.mkdir(parents=True, exist_ok=True)
-    facts = _facts(check)
+    options = _parsed(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    facts = _facts(options)
     sections: list[Section] = []
     for title, run in _SECTIONS.items():
-        sections.append(_ran(title, run, check))
+        sections.append(_ran(title, run, options))
         print(f"{sections[-1].status:<8} {title}", flush=True)
         report = {"facts": facts, "sections": [asdict(section) for section in sections]}
-        write_json(check.output / "report.json", report)
-        write_whole(check.output / "report.md", _markdown(facts, sections).encode())
-    print(f"Report: {check.output / 'report.md'}")
+        write_json(options.output / "report.json", report)
+        write_whole(options.output / "report.md", _markdown(facts, sections).encode())
+    print(f"Report: {options.output / 'report.md'}")
     return int(any(section.status == "failed" for section in sections))
 
 
-def _facts(check: Check) -> dict[str, Any]:
+def _facts(options: Options) -> dict[str, Any]:
     status, commit = _command("git", "rev-parse", "--short", "HEAD")
     found = cuda_devices()
     devices = [f"{device.name}, driver for CUDA {device.driver}" for device in found.devices]
@@ -98,18 +87,18 @@ def _facts(check: Check) -> dict[str, Any]:
         "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "commit": "unknown" if status else commit,
         "gpu": "; ".join(devices) or found.reason or "none",
-        "device": check.device,
-        "weights": check.build or "given",
+        "device": options.device,
+        "weights": options.build or "given",
         "machine": machine(),
     }
 
 
-def _ran(title: str, run: Callable[[Check], Section], check: Check) -> Section:
+def _ran(title: str, run: Callable[[Options], Section], options: Options) -> Section:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # the report names the weights
         warnings.simplefilter("always", FallbackWarning)
         try:
-            section = run(check)
+            section = run(options)
         except NotRunError as error:
             section = Section("not run", str(error))
         except Exception as error:  # noqa: BLE001 - a failed section must not end the report
@@ -119,27 +108,23 @@ def _ran(title: str, run: Callable[[Check], Section], check: Check) -> Section:
     return section
 
 
-def _doctor(check: Check) -> Section:
-    return _command_section("-m", "runtime", "doctor", "--engines", str(check.engines))
-
-
-def _build(check: Check) -> Section:
-    if not check.build:
-        raise NotRunError(f"The engines in {check.engines} were given.")
+def _build(options: Options) -> Section:
+    if not options.build:
+        raise NotRunError(f"The engines in {options.engines} were given.")
     started = time.monotonic()
-    flags = ["--fp16", "--weights", check.build, "--output", str(check.engines)]
+    flags = ["--fp16", "--weights", options.build, "--output", str(options.engines)]
     section = _command_section("export/build_engines.py", *flags)
     section.figures = {"seconds": round(time.monotonic() - started, 1)}
     return section
 
 
-def _parity(check: Check) -> Section:
+def _parity(options: Options) -> Section:
     """Compares each expert on the device with the same expert in FP32 on the CPU."""
-    device = _gpu(check)
+    device = _gpu(options)
     faces = _faces(12)
     with (
-        _opened(check, device="cpu", precision="fp32") as reference,
-        _opened(check, device=device) as tested,
+        _opened(options, device="cpu", precision="fp32") as reference,
+        _opened(options, device=device) as tested,
     ):
         expected, found = _expert_ages(reference, faces), _expert_ages(tested, faces)
         backends = tested.backends
@@ -155,9 +140,9 @@ def _parity(check: Check) -> Section:
     return Section("ok" if within else "failed", text, figures)
 
 
-def _concurrency(check: Check) -> Section:
+def _concurrency(options: Options) -> Section:
     """Compares all experts at once with one after the other."""
-    with _opened(check, device=_gpu(check)) as moe:
+    with _opened(options, device=_gpu(options)) as moe:
 
         def in_mode(mode: str) -> Run:
             def run(faces: list[Pixels]) -> None:
@@ -169,12 +154,12 @@ def _concurrency(check: Check) -> Section:
         return _compared({mode: in_mode(mode) for mode in reversed(MODES)}, moe.backends)
 
 
-def _graphs(check: Check) -> Section:
+def _graphs(options: Options) -> Section:
     """Compares CUDA graphs with plain launches."""
-    device = _gpu(check)
+    device = _gpu(options)
     with (
-        _opened(check, device=device) as recorded,
-        _opened(check, device=device, graphs=False) as plain,
+        _opened(options, device=device) as recorded,
+        _opened(options, device=device, graphs=False) as plain,
     ):
         if not any(b.startswith(ENGINE_BACKENDS) for b in recorded.backends.values()):
             raise NotRunError("No expert runs on TensorRT, the only backend with CUDA graphs.")
@@ -205,17 +190,17 @@ def _compared(runs: Mapping[str, Run], backends: Mapping[str, str]) -> Section:
     return Section("ok", f"{listed(backends)}\n\n{times}", figures)
 
 
-def _soak(check: Check) -> Section:
+def _soak(options: Options) -> Section:
     """Many callers, batches of all sizes, some deadlines; every answer is compared."""
-    with gpu_memory(check.device) as taken, _opened(check) as moe:
+    with gpu_memory(options.device) as taken, _opened(options) as moe:
         target = Target(moe, _faces(16), tolerance_years=_TOLERANCE_YEARS)
         before = taken()
-        found = closed_loop(target, _CALLERS, check.seconds, target.mixed)
+        found = closed_loop(target, _CALLERS, options.seconds, target.mixed)
         grown = None if before is None else (taken() or 0) - before
         backends = listed(moe.backends)
     right = found.right + found.degraded
     text = (
-        f"{_CALLERS} callers for {check.seconds:g} s. {backends}. {right} right answers, "
+        f"{_CALLERS} callers for {options.seconds:g} s. {backends}. {right} right answers, "
         f"{found.late} faces late, {found.wrong} answers off by more than "
         f"{_TOLERANCE_YEARS} years, {found.failed} errors."
     )
@@ -227,17 +212,19 @@ def _soak(check: Check) -> Section:
     return Section("failed" if found.wrong or found.failed else "ok", text, figures)
 
 
-def _benchmark(check: Check) -> Section:
-    target = check.output / "latency.json"
-    engines, device = ("--engines", str(check.engines)), ("--device", check.device)
+def _benchmark(options: Options) -> Section:
+    target = options.output / "latency.json"
+    engines, device = ("--engines", str(options.engines)), ("--device", options.device)
     section = _command_section("benchmarks/latency.py", *engines, *device, "--json", str(target))
     section.figures = json.loads(target.read_text()) if section.status == "ok" else {}
     return section
 
 
-_SECTIONS: dict[str, Callable[[Check], Section]] = {
+_SECTIONS: dict[str, Callable[[Options], Section]] = {
     "Build": _build,
-    "Doctor": _doctor,
+    "Doctor": lambda options: _command_section(
+        "-m", "runtime", "doctor", "--engines", str(options.engines)
+    ),
     "Parity with the CPU": _parity,
     "Lanes against a sequence": _concurrency,
     "CUDA graphs against plain launches": _graphs,
@@ -246,7 +233,7 @@ _SECTIONS: dict[str, Callable[[Check], Section]] = {
 }
 
 
-def _gpu(check: Check) -> str:
+def _gpu(options: Options) -> str:
     """Returns the device to open for sections that accept no expert on the CPU.
 
     Raises:
@@ -258,7 +245,7 @@ def _gpu(check: Check) -> str:
     problems = [cuda_provider_problem(), *map(_tensorrt_problem, ENGINE_BACKENDS)]
     if all(problems):
         raise NotRunError("Nothing installed here runs on the GPU. " + " ".join(map(str, problems)))
-    return "cuda" if check.device == "auto" else check.device
+    return "cuda" if options.device == "auto" else options.device
 
 
 def _tensorrt_problem(backend: str) -> str | None:
@@ -269,8 +256,8 @@ def _tensorrt_problem(backend: str) -> str | None:
     return None
 
 
-def _opened(check: Check, **options: Any) -> AgeMoE:  # noqa: ANN401 - passed on
-    return AgeMoE(check.engines, **{"device": check.device, "fusion": None} | options)
+def _opened(options: Options, **changed: Any) -> AgeMoE:  # noqa: ANN401 - passed on
+    return AgeMoE(options.engines, **{"device": options.device, "fusion": None} | changed)
 
 
 def _expert_ages(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]:
@@ -307,28 +294,25 @@ def _markdown(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parsed(arguments: Sequence[str] | None) -> Check:
+def _parsed(arguments: Sequence[str] | None) -> Options:
+    """Parses the options; `build` becomes the weights to build from, empty for given engines."""
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu_check.py", description=__doc__)
     parser.add_argument("--engines", type=Path, help="existing engines; default: build some")
     parser.add_argument("--weights", choices=("demo", "random"), default="demo", help="to build")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or tensorrt")
     parser.add_argument("--seconds", type=float, default=20.0, help="of the soak test")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR")
-    parsed = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        kind, _ = parse_device(parsed.device)
+        kind, _ = parse_device(options.device)
     except BackendError as error:
         parser.error(str(error))
     if kind == "cpu":
         parser.error("--device cpu: this command checks a GPU.")
-    output = parsed.output.resolve()  # commands run in another folder
-    return Check(
-        engines=(parsed.engines or output / "engines").resolve(),
-        output=output,
-        device=parsed.device,
-        build="" if parsed.engines else parsed.weights,
-        seconds=parsed.seconds,
-    )
+    options.build = "" if options.engines else options.weights
+    options.output = options.output.resolve()  # commands run in another folder
+    options.engines = (options.engines or options.output / "engines").resolve()
+    return options
 
 
 if __name__ == "__main__":

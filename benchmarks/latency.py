@@ -22,38 +22,11 @@ if __package__ in (None, ""):
     # NumPy's own threads would take the cores that the experts are timed on.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import comparison, reports
-from benchmarks.breakdown import (
-    LANES,
-    REFERENCE,
-    SEQUENCE,
-    Figures,
-    Measurement,
-    TimedModel,
-    batch_figures,
-)
+from benchmarks import breakdown, comparison, environment, reports
+from benchmarks import options as shared
+from benchmarks.breakdown import LANES, REFERENCE, SEQUENCE, Figures, Measurement, timed_model
 from benchmarks.cold_start import cold_start
-from benchmarks.environment import (
-    all_on_cpu,
-    backend_kind,
-    described_experts,
-    gpu_memory,
-    load_average,
-    onnx_only,
-    peak_bytes,
-    report_header,
-)
 from benchmarks.measuring import ReferenceWorkload, interleaved
-from benchmarks.options import (
-    HEIGHT,
-    WIDTH,
-    agemoe_options,
-    count,
-    exit_status,
-    input_faces,
-    parser_of,
-    positive,
-)
 from runtime import AgeMoE, Face
 from runtime.backends.onnx import usable_cores
 from runtime.files import write_json, write_whole
@@ -89,16 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(reports.comparison(found))
         return SLOWER if found.slower else 0
 
-    return exit_status(run)
+    return shared.exit_status(run)
 
 
 def measure(options: argparse.Namespace) -> Figures:
     """Runs all measurements; returns what `--json` writes."""
-    before = load_average()
-    faces = input_faces(max(options.batch), options.pictures)
+    before = environment.load_average()
+    faces = shared.input_faces(max(options.batch), options.pictures)
     with contextlib.ExitStack() as stack:
-        memory = stack.enter_context(gpu_memory(options.device))
-        moe = stack.enter_context(AgeMoE(**agemoe_options(options), concurrency="auto"))  # type: ignore[arg-type]
+        memory = stack.enter_context(environment.gpu_memory(options.device))
+        moe = stack.enter_context(AgeMoE(**shared.agemoe_options(options), concurrency="auto"))  # type: ignore[arg-type]
         chosen = moe.concurrency
         experts = {name: read_manifest(options.engines).experts[name] for name in moe.experts}
         baseline, what_runs = _baseline(options, moe, experts, stack)
@@ -109,17 +82,17 @@ def measure(options: argparse.Namespace) -> Figures:
             batch = faces[:size]
             runs: dict[str, Run] = {
                 REFERENCE: lambda: Measurement(reference(), {}, {}),
-                SEQUENCE: TimedModel(moe, SEQUENCE, batch),
-                LANES: TimedModel(moe, LANES, batch),
+                SEQUENCE: timed_model(moe, SEQUENCE, batch),
+                LANES: timed_model(moe, LANES, batch),
                 **{name: make(batch) for name, make in baseline.items()},
             }
             rounds = interleaved(runs, seconds=options.seconds)
             architectures = {name: expert.architecture for name, expert in experts.items()}
-            batches[str(size)] = batch_figures(rounds, size, architectures)
-        described = described_experts(moe, options.engines, options.precision)
-        gpu_bytes, after = memory(), load_average()
+            batches[str(size)] = breakdown.batch_figures(rounds, size, architectures)
+        described = environment.described_experts(moe, options.engines, options.precision)
+        gpu_bytes, after = memory(), environment.load_average()
     return {
-        **report_header("latency", comparison.SCHEMA_VERSION),
+        **environment.report_header("latency", comparison.SCHEMA_VERSION),
         "load_average": {"before": before, "after": after},
         "settings": {
             "device": options.device,
@@ -132,7 +105,7 @@ def measure(options: argparse.Namespace) -> Figures:
         "experts": described,
         "baselines": what_runs,
         "opening": _cold_starts(options, faces[0]),
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": environment.peak_bytes(),
         "gpu_bytes": gpu_bytes,
         "batches": batches,
     }
@@ -143,7 +116,7 @@ def _cold_starts(options: argparse.Namespace, face: Face) -> Figures:
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "face.jpg"
         picture.write_bytes(face.image)  # type: ignore[arg-type]
-        found = [cold_start(agemoe_options(options), picture) for _ in range(_COLD_STARTS)]
+        found = [cold_start(shared.agemoe_options(options), picture) for _ in range(_COLD_STARTS)]
     peak = max(start.pop("peak_bytes") for start in found)
     seconds = {n: median([s[n] for s in found]) for n in found[0]}
     return {"processes": _COLD_STARTS, "median_seconds": seconds, "peak_bytes": int(peak)}
@@ -160,13 +133,13 @@ def _baseline(
         return {}, {}
     if options.baseline == "onnx":
         other = stack.enter_context(_onnx(options, moe))
-        return {"onnx": lambda batch: TimedModel(other, SEQUENCE, batch)}, {"onnx": other.backends}
+        return {"onnx": lambda batch: timed_model(other, SEQUENCE, batch)}, {"onnx": other.backends}
     from benchmarks.baseline_pytorch import PyTorchExperts
 
     networks = PyTorchExperts(
         options.engines,
         experts,
-        device="cpu" if all_on_cpu(moe.backends.values()) else "cuda",
+        device="cpu" if environment.all_on_cpu(moe.backends.values()) else "cuda",
         threads=options.threads or usable_cores(),
         experts_file=options.experts_file,
     )
@@ -176,7 +149,7 @@ def _baseline(
 @contextlib.contextmanager
 def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
     """Opens the same experts on ONNX Runtime, on the GPU that runs TensorRT."""
-    if "tensorrt" not in map(backend_kind, moe.backends.values()):
+    if "tensorrt" not in map(environment.backend_kind, moe.backends.values()):
         found = ", ".join(sorted(set(moe.backends.values())))
         raise ValueError(
             f"--baseline onnx compares TensorRT with ONNX Runtime, and these experts run on "
@@ -184,8 +157,8 @@ def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
         )
     ordinal = options.device.partition(":")[2]
     device = f"cuda:{ordinal}" if ordinal else "cuda"
-    with onnx_only(options.engines) as folder:
-        arguments = {**agemoe_options(options), "engines": str(folder), "device": device}
+    with environment.onnx_only(options.engines) as folder:
+        arguments = {**shared.agemoe_options(options), "engines": str(folder), "device": device}
         with AgeMoE(**arguments, concurrency="sequence") as other:  # type: ignore[arg-type]
             yield other
 
@@ -193,18 +166,18 @@ def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
 def _input(options: argparse.Namespace) -> str:
     if options.pictures:
         return f"{len(options.pictures)} given pictures, each a face"
-    return f"drawn people in JPEGs of {WIDTH}×{HEIGHT}, one in each, with boxes of face and person"
+    return f"{shared.DRAWN}, one in each, with boxes of face and person"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = parser_of(
+    parser = shared.parser_of(
         "latency.py",
         "Measures the latency of the engines in a folder on this machine.",
         seconds=20.0,
         per="batch size",
     )
     add = parser.add_argument
-    add("--batch", type=count, nargs="+", default=[1], metavar="N", help="faces; default: 1")
+    add("--batch", type=shared.count, nargs="+", default=[1], metavar="N", help="faces; default: 1")
     add("--pictures", type=Path, nargs="+", default=[], metavar="FILE", help="default: drawn ones")
     add("--baseline", choices=BASELINES, help="measured in the same rounds")
     add(
@@ -216,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--compare", type=Path, metavar="JSON", help="of an earlier run; exit status 3 if slower")
     add(
         "--tolerance",
-        type=positive,
+        type=shared.positive,
         default=comparison.TOLERANCE,
         metavar="SHARE",
         help=f"change that never counts; default: {comparison.TOLERANCE}",

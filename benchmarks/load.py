@@ -12,6 +12,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,20 +21,9 @@ if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import reports
-from benchmarks.environment import described_experts, load_average, peak_bytes, report_header
+from benchmarks import environment, reports
+from benchmarks import options as shared
 from benchmarks.load_generator import Tally, Target, closed_loop, open_loop
-from benchmarks.options import (
-    DRAWN_FACES,
-    HEIGHT,
-    WIDTH,
-    agemoe_options,
-    count,
-    exit_status,
-    input_faces,
-    parser_of,
-    positive,
-)
 from runtime import AgeMoE
 from runtime.backends.onnx import usable_cores
 from runtime.files import write_json, write_whole
@@ -68,38 +58,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_whole(options.plot, load_plot(report))
         return WRONG if wrong else 0
 
-    return exit_status(run)
+    return shared.exit_status(run)
 
 
 def measure(options: argparse.Namespace) -> tuple[Figures, int]:
     """Runs all measurements; returns the report and the number of wrong answers."""
-    before = load_average()
-    with AgeMoE(**agemoe_options(options), concurrency=options.concurrency) as moe:  # type: ignore[arg-type]
-        target = Target(moe, input_faces(DRAWN_FACES), deadline_ms=options.deadline_ms)
-        closed = _up_and_down(
-            options.callers, options.seconds, lambda n, s: closed_loop(target, n, s)
-        )
+    before = environment.load_average()
+    with AgeMoE(**shared.agemoe_options(options), concurrency=options.concurrency) as moe:  # type: ignore[arg-type]
+        faces = shared.input_faces(shared.DRAWN_FACES)
+        target = Target(moe, faces, deadline_ms=options.deadline_ms)
+        closed = _up_and_down(options.callers, options.seconds, partial(closed_loop, target))
         capacity = max(tally.answers_per_second for tally in closed.values())
         if not capacity:
             raise ValueError("No request was answered in time. Give a longer --deadline-ms.")
         rates = options.rate or [round(share * capacity, 2) for share in _SHARES]
         opened, saturation = _open(target, rates, options.seconds)
-        batched, sizes = _micro_batching(options, target, rates)
-        described = described_experts(moe, options.engines, options.precision)
+        batched = _micro_batching(options, target, rates)
+        described = environment.described_experts(moe, options.engines, options.precision)
         concurrency = moe.concurrency
     report: Figures = {
-        **report_header("load", SCHEMA_VERSION),
-        "load_average": {"before": before, "after": load_average()},
+        **environment.report_header("load", SCHEMA_VERSION),
+        "load_average": {"before": before, "after": environment.load_average()},
         "settings": {
             "device": options.device,
             "threads": options.threads or usable_cores(),
             "concurrency": concurrency,
             "seconds": options.seconds,
             "deadline_ms": options.deadline_ms,
-            "input": f"{DRAWN_FACES} drawn people in JPEGs of {WIDTH}×{HEIGHT}, in turn",
+            "input": f"{shared.DRAWN_FACES} {shared.DRAWN}, in turn",
         },
         "experts": described,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": environment.peak_bytes(),
         "closed_loop": [{"callers": n, **tally.as_json()} for n, tally in closed.items()],
         "open_loop": [{"rate": rate, **tally.as_json()} for rate, tally in opened.items()],
         "saturation": {**saturation, "closed_loop_per_second": capacity},
@@ -108,11 +97,11 @@ def measure(options: argparse.Namespace) -> tuple[Figures, int]:
         report["micro_batching"] = [
             {
                 "rate": rate,
-                "max_batch": limit,
-                "mean_batch": sum(sizes[rate, limit]) / max(len(sizes[rate, limit]), 1),
-                **tally.as_json(),
+                "max_batch": n,
+                "mean_batch": t.answers / max(t.batches, 1),
+                **t.as_json(),
             }
-            for (rate, limit), tally in batched.items()
+            for (rate, n), t in batched.items()
         ]
     tallies = (*closed.values(), *opened.values(), *batched.values())
     return report, sum(tally.wrong for tally in tallies)
@@ -139,25 +128,28 @@ def _open(
 
 def _micro_batching(
     options: argparse.Namespace, target: Target, rates: Sequence[float]
-) -> tuple[dict[tuple[float, int], Tally], dict[tuple[float, int], list[int]]]:
+) -> dict[tuple[float, int], Tally]:
     """Measures each rate through a `Batcher` of single faces and one of `--max-batch` in turn."""
     limits = (1, options.max_batch) if options.max_batch else ()
-    sizes: dict[tuple[float, int], list[int]] = {(r, n): [] for r in rates for n in limits}
     runs = itertools.count()
 
     def run(point: tuple[float, int], seconds: float) -> Tally:
         rate, limit = point
+        sizes: list[int] = []
         with Batcher(
             target.moe.predict,
             max_batch=limit,
             max_wait_ms=options.max_wait_ms if limit > 1 else 0.0,
             workers=options.workers,
-            on_batch=lambda size, _: sizes[point].append(size),
+            on_batch=lambda size, _: sizes.append(size),
         ) as batcher:
             # Both limits get the same arrivals.
-            return open_loop(target, rate, seconds, seed=next(runs) // 2, submit=batcher.submit)
+            seed = next(runs) // 2
+            tally = open_loop(target, rate, seconds, seed=seed, submit=batcher.submit)
+        tally.batches = len(sizes)
+        return tally
 
-    return _up_and_down(list(sizes), options.seconds, run), sizes
+    return _up_and_down([(r, limit) for r in rates for limit in limits], options.seconds, run)
 
 
 def _bounds(found: dict[float, Tally]) -> tuple[float | None, float | None]:
@@ -178,7 +170,7 @@ def _up_and_down(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = parser_of(
+    parser = shared.parser_of(
         "load.py",
         "Measures latency and throughput of many concurrent callers of one AgeMoE.",
         seconds=10.0,
@@ -187,14 +179,38 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--concurrency", default="auto", help="as for AgeMoE; default: auto")
     callers = [1, 2, 4, 8]
-    add("--callers", type=count, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
-    add("--rate", type=positive, nargs="+", metavar="R", help="per second; default: by capacity")
-    add("--deadline-ms", type=positive, metavar="MS", help="of every request; default: none")
-    add("--max-batch", type=count, metavar="N", help="also measure micro-batching up to N faces")
     add(
-        "--max-wait-ms", type=positive, default=2.0, metavar="MS", help="batching delay; default: 2"
+        "--callers",
+        type=shared.count,
+        nargs="+",
+        default=callers,
+        metavar="N",
+        help="default: 1 2 4 8",
     )
-    add("--workers", type=count, default=2, metavar="N", help="batches at a time; default: 2")
+    add(
+        "--rate",
+        type=shared.positive,
+        nargs="+",
+        metavar="R",
+        help="per second; default: by capacity",
+    )
+    add("--deadline-ms", type=shared.positive, metavar="MS", help="of every request; default: none")
+    add(
+        "--max-batch",
+        type=shared.count,
+        metavar="N",
+        help="also measure micro-batching up to N faces",
+    )
+    add(
+        "--max-wait-ms",
+        type=shared.positive,
+        default=2.0,
+        metavar="MS",
+        help="batching delay; default: 2",
+    )
+    add(
+        "--workers", type=shared.count, default=2, metavar="N", help="batches at a time; default: 2"
+    )
     return parser
 
 

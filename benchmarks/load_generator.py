@@ -49,6 +49,8 @@ class Tally:
     """Requests without an answer when the last one arrived; the largest of several runs."""
     abandoned: int = 0
     """Requests without an answer long after the last one arrived."""
+    batches: int = 0
+    """Batches in which a `Batcher` ran the requests."""
     errors: Counter[str] = field(default_factory=Counter)
     """How often each error occurred, by its message."""
 

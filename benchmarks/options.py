@@ -21,6 +21,8 @@ REFUSED, INTERRUPTED = 2, 130
 """Exit statuses: invalid input, and Ctrl-C as shells have it."""
 WIDTH, HEIGHT = 640, 480
 DRAWN_FACES = 16
+DRAWN = f"drawn people in JPEGs of {WIDTH}×{HEIGHT}"
+"""The default input, for reports."""
 _QUALITY = 90
 _GRAIN = 5.0
 """Standard deviation of sensor noise, of 255: without it, files are a quarter of a photo's size."""

@@ -33,6 +33,7 @@ from runtime.labeling import WHOLE, LabelJob, Stream
 
 _SIDE = 256
 """Of the pictures, in pixels."""
+_SUMMARY = "Measures bulk labeling on a Ray cluster of one node by number of workers."
 _STORE_BYTES = 100 << 20
 _HOUR_SECONDS = 3600.0
 _TITLES = (
@@ -127,7 +128,7 @@ def _row(name: str, runs: Sequence[Run], core_hour: float) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python benchmarks/scaling.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python benchmarks/scaling.py", description=_SUMMARY)
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), help="the engines folder")
     add("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="of one core each")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.baseline_pytorch import PyTorchExperts, _janus, _published_volo
-from benchmarks.breakdown import TimedModel
+from benchmarks.breakdown import timed_model
 from benchmarks.environment import onnx_only
 from benchmarks.options import input_faces
 from export.config.settings import JanusSettings
@@ -114,7 +114,7 @@ def test_onnx_only_leaves_out_tensorrt(tmp_path: Path) -> None:
     with onnx_only(engines) as folder:
         assert [a.backend for a in read_manifest(folder).experts["a"].artifacts] == ["onnx"]
         with AgeMoE(folder, device="cpu") as moe:
-            measured = TimedModel(moe, "sequence", input_faces(2))()
+            measured = timed_model(moe, "sequence", input_faces(2))()
     assert len(measured.ages["a"]) == 2
     assert not folder.exists()
     only = replace(both, artifacts=(engine,))
