@@ -224,7 +224,10 @@ def test_concurrent_calls_equal_a_serial_run(tmp_path: Path, *, graphs: bool) ->
 
 
 def test_a_late_expert_is_left_out_and_its_slot_is_reused(tmp_path: Path) -> None:
-    with engines(tmp_path) as (gpu, folder), AgeMoE(folder, gpu=GpuOptions(graphs=False, slots=1)) as moe:
+    with (
+        engines(tmp_path) as (gpu, folder),
+        AgeMoE(folder, gpu=GpuOptions(graphs=False, slots=1)) as moe,
+    ):
         whole = moe.predict(GRAY)
         gpu.hold("execute beta")
         late = moe.predict(GRAY, deadline_ms=300)

@@ -1,4 +1,4 @@
-"""What both benchmarks' command lines refuse, and how they end when interrupted."""
+"""Command-line errors and interruption of the benchmarks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 
 from benchmarks import latency, load
-from benchmarks.arguments import INTERRUPTED
+from benchmarks.options import INTERRUPTED, REFUSED
 
 
 @pytest.mark.parametrize(
@@ -25,19 +25,20 @@ from benchmarks.arguments import INTERRUPTED
         (load, "--rate", "nan"),
         (load, "--seconds", "-1"),
         (load, "--json", "/"),
+        (load, "--max-batch", "0"),
     ],
 )
-def test_what_cannot_be_meant_is_refused_at_once(
+def test_invalid_options_are_refused_before_measuring(
     capsys: pytest.CaptureFixture[str], command: ModuleType, option: str, value: str
 ) -> None:
     with pytest.raises(SystemExit) as refused:
         command.main([option, value])
-    assert refused.value.code == command.REFUSED
+    assert refused.value.code == REFUSED
     assert f"argument {option}: must be" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [latency, load])
-def test_an_interrupted_run_says_so(
+def test_interruption_is_reported(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: ModuleType
 ) -> None:
     def interrupted(_: object) -> None:
