@@ -19,8 +19,8 @@ if __package__ in (None, ""):
 
 import numpy as np
 
-from export.calibration.data import LabeledPredictions
 from export.calibration.fit import fit_fusion
+from export.calibration.labeled_predictions import LabeledPredictions
 from runtime.fusion import Floats, FusionTables
 
 EXPERTS = ("vgg16", "resnet50", "mivolo", "janus")
@@ -63,7 +63,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, numpy {np.__version__}")
     seconds, tables = fit_seconds(faces)
     print(f"fit: {len(faces)} faces, {len(EXPERTS)} experts: {seconds:.1f} s")
-    median, worst = fuse_microseconds(tables, faces.readings_years[:_BATCH])
+    median, worst = fuse_microseconds(tables, faces.predictions_years[:_BATCH])
     print(f"fuse: batch of {_BATCH}: median {median:.1f} us, 99th percentile {worst:.1f} us")
 
 

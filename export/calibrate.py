@@ -20,7 +20,7 @@ if __package__ in (None, ""):
     # Thousands of tiny matrices: more threads would only wait for one another.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from export.calibration.options import (
+from export.calibration.command import (
     add_inputs,
     add_report,
     labeled_data,

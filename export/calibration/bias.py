@@ -42,7 +42,7 @@ _SCALE_YEARS = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class BiasForm:
+class BiasModel:
     """One way to fit a bias."""
 
     form: Form
@@ -54,14 +54,14 @@ class BiasForm:
         return f"{self.form}, penalty {self.strength:g}"
 
 
-FORMS = (
-    *(BiasForm("piecewise", strength) for strength in (30.0, 10.0, 3.0)),
-    BiasForm("mlp", 0.5),
+BIAS_MODELS = (
+    *(BiasModel("piecewise", strength) for strength in (30.0, 10.0, 3.0)),
+    BiasModel("mlp", 0.5),
 )
 """The contestants."""
 
 
-def fit_bias(reading_years: Floats, age_years: Floats, form: BiasForm) -> Floats:
+def fit_bias(reading_years: Floats, age_years: Floats, form: BiasModel) -> Floats:
     """Fits one expert's bias.
 
     Args:
@@ -77,7 +77,7 @@ def fit_bias(reading_years: Floats, age_years: Floats, form: BiasForm) -> Floats
     return _settled(table, reading_years)
 
 
-def choose_bias(reading_years: Floats, age_years: Floats, folds: Folds) -> BiasForm:
+def choose_bias(reading_years: Floats, age_years: Floats, folds: Folds) -> BiasModel:
     """The form with the smallest mean absolute error on held-out faces.
 
     Args:
@@ -85,15 +85,15 @@ def choose_bias(reading_years: Floats, age_years: Floats, folds: Folds) -> BiasF
         age_years: (N,) true ages.
         folds: (N,) the fold of each face.
     """
-    errors = [_held_out_error(reading_years, age_years, folds, form) for form in FORMS]
-    return FORMS[int(np.argmin(errors))]
+    errors = [_held_out_error(reading_years, age_years, folds, form) for form in BIAS_MODELS]
+    return BIAS_MODELS[int(np.argmin(errors))]
 
 
 def _held_out_error(
     reading: Floats,
     age: Floats,
     folds: Folds,
-    form: BiasForm,
+    form: BiasModel,
 ) -> float:
     total = 0.0
     for fold in np.unique(folds):

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from export.calibration.bias import BiasForm, choose_bias, fit_bias
-from export.calibration.data import LabeledPredictions, LabelsError
+from export.calibration.bias import BiasModel, choose_bias, fit_bias
 from export.calibration.folds import Folds, folds_of, people_count
-from export.calibration.gate import BEST, GateForm, fit_gate, preferred_gate
-from export.calibration.gate import FORMS as GATE_FORMS
-from export.calibration.spread import FEWEST_FACES, fit_spread, subsets_of
+from export.calibration.gate import BEST, GATE_MODELS, GateModel, fit_gate, preferred_gate
+from export.calibration.intervals import FEWEST_FACES, fit_spread, subsets_of
+from export.calibration.labeled_predictions import LabeledPredictions, LabelsError
 from export.calibration.tables import AGE_GRID, corrected, thinned
 from runtime.fusion import ExpertTable, Floats, FusionTables
 
@@ -43,9 +42,9 @@ _CHOICE_FACES = 3000
 class Recipe:
     """What cross-validation chose."""
 
-    bias: tuple[BiasForm, ...]
+    bias: tuple[BiasModel, ...]
     """By expert."""
-    gate: GateForm
+    gate: GateModel
     """The gate that won."""
     gate_mae_years: Mapping[str, float]
     """Held-out error of every gate that competed, by its name."""
@@ -127,25 +126,25 @@ def _check_size(faces: LabeledPredictions) -> None:
 def _choose(faces: LabeledPredictions, seed: int) -> Recipe:
     some = faces.take(thinned(len(faces), _CHOICE_FACES, seed))
     folds = folds_of(some.age_years, some.subjects, _INNER_FOLDS, seed)
-    bias = tuple(choose_bias(column, some.age_years, folds) for column in some.readings_years.T)
+    bias = tuple(choose_bias(column, some.age_years, folds) for column in some.predictions_years.T)
     errors = np.mean(
         [_gate_errors(some, bias, seed + repeat) for repeat in range(_REPEATS)], axis=0
     )
     means = errors.mean(axis=0)
-    named = {str(form): float(mean) for form, mean in zip(GATE_FORMS, means, strict=True)}
+    named = {str(form): float(mean) for form, mean in zip(GATE_MODELS, means, strict=True)}
     return Recipe(bias, preferred_gate(errors), named)
 
 
-def _gate_errors(faces: LabeledPredictions, bias: tuple[BiasForm, ...], seed: int) -> Floats:
+def _gate_errors(faces: LabeledPredictions, bias: tuple[BiasModel, ...], seed: int) -> Floats:
     """(N, F) absolute errors of each form of gate on held-out faces."""
     folds = folds_of(faces.age_years, faces.subjects, _INNER_FOLDS, seed)
-    errors = np.zeros((len(faces), len(GATE_FORMS)))
+    errors = np.zeros((len(faces), len(GATE_MODELS)))
     for fold in np.unique(folds):
         train, test = faces.take(folds != fold), faces.take(folds == fold)
         tables = _bias_tables(train, bias)
-        for index, form in enumerate(GATE_FORMS):
+        for index, form in enumerate(GATE_MODELS):
             fusion = _fusion(train, tables, form)
-            fused = fusion.fuse(test.names, test.readings_years).age_years
+            fused = fusion.fuse(test.names, test.predictions_years).age_years
             errors[folds == fold, index] = np.abs(fused - test.age_years)
     return errors
 
@@ -155,14 +154,14 @@ def _fit(faces: LabeledPredictions, recipe: Recipe) -> FusionTables:
     return _fusion(faces, _bias_tables(faces, recipe.bias), recipe.gate)
 
 
-def _bias_tables(faces: LabeledPredictions, forms: tuple[BiasForm, ...]) -> Floats:
+def _bias_tables(faces: LabeledPredictions, forms: tuple[BiasModel, ...]) -> Floats:
     """(E, 101) years to add, by expert and reading."""
-    columns = zip(faces.readings_years.T, forms, strict=True)
+    columns = zip(faces.predictions_years.T, forms, strict=True)
     return np.stack([fit_bias(column, faces.age_years, form) for column, form in columns])
 
 
-def _fusion(faces: LabeledPredictions, bias_years: Floats, form: GateForm) -> FusionTables:
-    gate = fit_gate(corrected(faces.readings_years, bias_years), faces.age_years, form)
+def _fusion(faces: LabeledPredictions, bias_years: Floats, form: GateModel) -> FusionTables:
+    gate = fit_gate(corrected(faces.predictions_years, bias_years), faces.age_years, form)
     # Rounded, so that a difference in the last bit between machines does not show.
     bias, logits = np.round(bias_years, 4), np.round(gate.gate_logit, 5)
     bases = np.round(gate.base_logit, 5).tolist()
@@ -170,12 +169,12 @@ def _fusion(faces: LabeledPredictions, bias_years: Floats, form: GateForm) -> Fu
     return FusionTables(AGE_GRID, {name: ExpertTable(b, g, v) for name, b, g, v in pairs})
 
 
-def _hold_out(faces: LabeledPredictions, seed: int, gate: GateForm | None = None) -> HeldOut:
+def _hold_out(faces: LabeledPredictions, seed: int, gate: GateModel | None = None) -> HeldOut:
     """Repeats choice and fit without each fold; with a gate given, that one is not chosen."""
     count = _OUTER_FOLDS if len(faces) <= _MANY_FACES else _OUTER_FOLDS_MANY
     folds = folds_of(faces.age_years, faces.subjects, count, seed + 1)
     fused = {names: np.zeros(len(faces)) for names in subsets_of(faces.names)}
-    corrected_years = np.zeros_like(faces.readings_years)
+    corrected_years = np.zeros_like(faces.predictions_years)
     for fold in np.unique(folds):
         held = folds == fold
         train, test = faces.take(~held), faces.take(held)
@@ -183,7 +182,7 @@ def _hold_out(faces: LabeledPredictions, seed: int, gate: GateForm | None = None
         tables = _fit(train, recipe if gate is None else replace(recipe, gate=gate))
         for names, ages in fused.items():
             ages[held] = fuse_subset(tables, test, names)
-        corrected_years[held] = tables.fuse(test.names, test.readings_years).corrected_years
+        corrected_years[held] = tables.fuse(test.names, test.predictions_years).corrected_years
     return HeldOut(folds, corrected_years, fused)
 
 
@@ -191,7 +190,7 @@ def fuse_subset(tables: FusionTables, faces: LabeledPredictions, names: frozense
     """(N,) fused ages when only some experts answer."""
     columns = [index for index, name in enumerate(faces.names) if name in names]
     chosen = [faces.names[index] for index in columns]
-    return tables.fuse(chosen, faces.readings_years[:, columns]).age_years
+    return tables.fuse(chosen, faces.predictions_years[:, columns]).age_years
 
 
 def _provenance(

@@ -39,7 +39,7 @@ _ALONE_LOGIT = 25.0
 
 
 @dataclass(frozen=True, slots=True)
-class GateForm:
+class GateModel:
     """One way to fit a gate."""
 
     kind: Kind
@@ -51,8 +51,8 @@ class GateForm:
         return f"{self.kind}, penalty {self.smoothness:g}" if self.smoothness else self.kind
 
 
-BEST = GateForm("best")
-FORMS = (GateForm("gated", 300.0), GateForm("constant"), GateForm("equal"), BEST)
+BEST = GateModel("best")
+GATE_MODELS = (GateModel("gated", 300.0), GateModel("constant"), GateModel("equal"), BEST)
 """The contestants; the first is preferred. The penalty is in faces: more of them loosen it."""
 
 
@@ -71,8 +71,8 @@ class Gate:
         return np.stack([on_grid(table) for table in self.node_logit])
 
 
-def preferred_gate(errors_years: Floats) -> GateForm:
-    """The first of `FORMS`, unless another one is better by more than one standard error.
+def preferred_gate(errors_years: Floats) -> GateModel:
+    """The first of `GATE_MODELS`, unless another one is better by more than one standard error.
 
     Args:
         errors_years: (N, F) absolute errors of each form on held-out faces.
@@ -80,10 +80,10 @@ def preferred_gate(errors_years: Floats) -> GateForm:
     best = int(np.argmin(errors_years.mean(axis=0)))
     lead = errors_years[:, 0] - errors_years[:, best]
     noise = lead.std() / np.sqrt(len(lead))
-    return FORMS[best] if lead.mean() > noise else FORMS[0]
+    return GATE_MODELS[best] if lead.mean() > noise else GATE_MODELS[0]
 
 
-def fit_gate(corrected_years: Floats, age_years: Floats, form: GateForm) -> Gate:
+def fit_gate(corrected_years: Floats, age_years: Floats, form: GateModel) -> Gate:
     """Fits a gate.
 
     Args:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration.data import Strings
+from export.calibration.labeled_predictions import Strings
 from runtime.fusion import Floats
 
 CONFIDENCE_Z = 1.96

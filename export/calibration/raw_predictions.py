@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
-from export.calibration.data import MOST_GROUPS, LabelsError
-from export.calibration.faces import LabeledFace
+from export.calibration.labeled_predictions import MOST_GROUPS, LabelsError
+from export.calibration.labels import LabeledFace
 from runtime.errors import AgeMoEError
 from runtime.files import write_whole
 from runtime.results import AgeEstimate, Face

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration.data import Strings
+from export.calibration.labeled_predictions import Strings
 from export.calibration.metrics import (
     Resamples,
     Rows,
@@ -96,7 +96,7 @@ def age_band_names() -> list[str]:
 
 def _methods(scores: Scores) -> dict[tuple[str, ...], Floats]:
     """(N,) ages said by each method, by its place in the report."""
-    raw, corrected = scores.faces.readings_years, scores.corrected_years
+    raw, corrected = scores.faces.predictions_years, scores.corrected_years
     methods: dict[tuple[str, ...], Floats] = {
         ("fused",): scores.fused_years,
         ("mean", "raw"): raw.mean(axis=1),

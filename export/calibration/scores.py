@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.calibration.data import LabeledPredictions
 from export.calibration.fit import Calibration, fuse_subset
+from export.calibration.intervals import held_out_quantiles, levels_for, quantiles_at
+from export.calibration.labeled_predictions import LabeledPredictions
 from export.calibration.metrics import Rows
-from export.calibration.spread import held_out_quantiles, levels_for, quantiles_at
 from runtime.fusion import Floats, FusionTables
 
 
@@ -97,7 +97,7 @@ def scores_of_calibration(faces: LabeledPredictions, calibration: Calibration) -
 
 def scores_of_tables(faces: LabeledPredictions, tables: FusionTables) -> Scores:
     """The scores of finished tables on faces they were not fitted on."""
-    fused, everyone = tables.fuse(faces.names, faces.readings_years), frozenset(faces.names)
+    fused, everyone = tables.fuse(faces.names, faces.predictions_years), frozenset(faces.names)
     quantiles = None
     if tables.spread is not None and everyone in tables.spread.quantiles_years:
         table = tables.spread.quantiles_years[everyone]

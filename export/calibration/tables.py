@@ -73,11 +73,11 @@ def on_grid(table: Floats) -> Floats:
     return np.interp(AGE_GRID, NODES, table)
 
 
-def corrected(readings_years: Floats, bias_years: Floats) -> Floats:
+def corrected(predictions_years: Floats, bias_years: Floats) -> Floats:
     """(N, E) readings plus each expert's bias table, given as (E, 101) on the age grid."""
     columns = [
         column + np.interp(column, AGE_GRID, table)
-        for column, table in zip(readings_years.T, bias_years, strict=True)
+        for column, table in zip(predictions_years.T, bias_years, strict=True)
     ]
     return np.stack(columns, axis=1)
 

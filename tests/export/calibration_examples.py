@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.calibration.data import LabeledPredictions
+from export.calibration.labeled_predictions import LabeledPredictions
 from runtime.fusion import Floats
 
 NAMES = ("early", "late", "flat")
@@ -53,7 +53,7 @@ def write_csv(path: Path, faces: LabeledPredictions) -> Path:
         writer.writerow(["id", "age", *faces.groups, *faces.names])
         for index, age in enumerate(faces.age_years):
             groups = [values[index] for values in faces.groups.values()]
-            writer.writerow([f"face{index}", age, *groups, *faces.readings_years[index]])
+            writer.writerow([f"face{index}", age, *groups, *faces.predictions_years[index]])
     return path
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from export import calibrate, evaluate
-from export.calibration.data import LabelsError, read_predictions
-from export.calibration.faces import LabeledFace
+from export.calibration.labeled_predictions import LabelsError, read_predictions
+from export.calibration.labels import LabeledFace
 from export.calibration.raw_predictions import CACHE_NAME, write_predictions
 from runtime.errors import AgeMoEError, ImageError
 from runtime.fusion_file import read_fusion
@@ -155,7 +155,7 @@ def test_pictures_become_predictions_and_bad_ones_are_left_out(
     faces = labeled(tmp_path, one=b"x", empty=b"", two=b"y", slow=b"late")
     path = write_predictions(FakeMoE(), faces, tmp_path)
     read = read_predictions(path, ["a", "b"], ["sex"], varied=False)
-    assert read.readings_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
+    assert read.predictions_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
     assert read.subjects is not None
     assert read.subjects.tolist() == ["who one", "who two"]
     assert "2 of 4 faces are left out: empty: empty; slow: b: late" in caplog.text

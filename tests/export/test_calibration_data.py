@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.calibration.data import LabelsError, read_predictions
-from export.calibration.faces import read_faces
+from export.calibration.labeled_predictions import LabelsError, read_predictions
+from export.calibration.labels import read_faces
 
 
 def problems_of(path: Path, *experts: str, groups: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -31,14 +31,14 @@ def test_reads_ages_readings_subjects_and_groups(tmp_path: Path) -> None:
     faces = read_predictions(path, ["b", "a"], ["city"])
     assert faces.names == ("b", "a")
     assert faces.age_years.tolist() == [20.0, 70.0]
-    assert faces.readings_years.tolist() == [[19.0, 21.5], [75.0, 60.0]]
+    assert faces.predictions_years.tolist() == [[19.0, 21.5], [75.0, 60.0]]
     assert faces.subjects is not None
     assert faces.subjects.tolist() == ["ann", "bob"]
     assert {name: values.tolist() for name, values in faces.groups.items()} == {
         "group_sex": ["f", "m"],
         "city": ["Bonn", "Ulm"],
     }
-    assert faces.take(np.array([1])).readings_years.tolist() == [[75.0, 60.0]]
+    assert faces.take(np.array([1])).predictions_years.tolist() == [[75.0, 60.0]]
 
 
 def test_all_problems_of_the_rows_come_at_once_with_their_numbers(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 import pytest
 
-from export.calibration.bias import FORMS, BiasForm, fit_bias
-from export.calibration.data import LabelsError
+from export.calibration.bias import BIAS_MODELS, BiasModel, fit_bias
 from export.calibration.fit import Calibration, fit_fusion
-from export.calibration.gate import BEST, GateForm, fit_gate
+from export.calibration.gate import BEST, GateModel, fit_gate
+from export.calibration.labeled_predictions import LabelsError
 from export.calibration.scores import scores_of_calibration, scores_of_tables
 from export.calibration.tables import AGE_GRID
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up, mean_error
@@ -30,8 +30,8 @@ def calibration() -> Calibration:
     return fit_fusion(made_up(FACES))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_bias_finds_the_systematic_error_and_is_flat_beyond_the_readings(form: BiasForm) -> None:
+@pytest.mark.parametrize("form", BIAS_MODELS, ids=str)
+def test_bias_finds_the_systematic_error_and_is_flat_beyond_the_readings(form: BiasModel) -> None:
     rng = np.random.default_rng(1)
     readings = rng.uniform(20.0, 60.0, 500)
     ages = readings + 0.2 * (readings - 40.0) + rng.normal(0.0, 3.0, 500)
@@ -47,7 +47,7 @@ def test_bias_is_drawn_towards_zero_where_faces_are_rare() -> None:
     few = np.concatenate([crowd, [80.0]])
     many = np.concatenate([crowd, np.full(50, 80.0)])
     rare, common = (
-        fit_bias(readings, np.where(readings > 50.0, readings - 10.0, readings), FORMS[1])[80]
+        fit_bias(readings, np.where(readings > 50.0, readings - 10.0, readings), BIAS_MODELS[1])[80]
         for readings in (few, many)
     )
     assert -6.0 < rare <= 0.0
@@ -59,7 +59,7 @@ def test_one_wild_reading_does_not_bend_the_bias() -> None:
     readings = rng.uniform(0.0, 100.0, 300)
     ages = readings.copy()
     ages[0] += 100.0
-    assert np.abs(fit_bias(readings, ages, FORMS[1])).max() < 1.0
+    assert np.abs(fit_bias(readings, ages, BIAS_MODELS[1])).max() < 1.0
 
 
 def test_gate_believes_the_expert_that_is_good_at_the_age() -> None:
@@ -67,7 +67,7 @@ def test_gate_believes_the_expert_that_is_good_at_the_age() -> None:
     ages = rng.uniform(0.0, 100.0, 1500)
     young, old = np.where(ages < 50.0, 1.0, 12.0), np.where(ages < 50.0, 12.0, 1.0)
     corrected = ages[:, None] + rng.normal(size=(1500, 2)) * np.stack([young, old], axis=1)
-    logits = fit_gate(corrected, ages, GateForm("gated", 300.0)).gate_logit
+    logits = fit_gate(corrected, ages, GateModel("gated", 300.0)).gate_logit
     lead = logits[0] - logits[1]
     assert lead[15] > 1.0
     assert lead[85] < -1.0
@@ -75,7 +75,7 @@ def test_gate_believes_the_expert_that_is_good_at_the_age() -> None:
 
 def test_best_leaves_the_others_for_when_the_best_is_missing() -> None:
     faces = made_up(300)
-    gate = fit_gate(faces.readings_years, faces.age_years, BEST)
+    gate = fit_gate(faces.predictions_years, faces.age_years, BEST)
     weights = np.exp(gate.gate_logit[:, 50] - gate.gate_logit[:, 50].max())
     assert np.sort(weights)[-2] < 1e-9
     assert np.isfinite(gate.gate_logit).all()
@@ -86,7 +86,7 @@ def test_fused_beats_every_corrected_expert_on_new_faces() -> None:
     scores = scores_of_tables(new, calibration().tables)
     fused = mean_error(scores.fused_years, new.age_years)
     corrected = np.abs(scores.corrected_years - new.age_years[:, None]).mean(axis=0)
-    raw = np.abs(new.readings_years - new.age_years[:, None]).mean(axis=0)
+    raw = np.abs(new.predictions_years - new.age_years[:, None]).mean(axis=0)
     assert fused < corrected.min()
     assert (corrected < raw).all()
 
@@ -129,11 +129,13 @@ def test_too_few_faces_or_people_are_refused() -> None:
 def test_a_useless_mixture_falls_back_to_the_best_expert(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("export.calibration.fit.preferred_gate", lambda _: GateForm("equal"))
+    monkeypatch.setattr("export.calibration.fit.preferred_gate", lambda _: GateModel("equal"))
     rng = np.random.default_rng(5)
     ages = rng.uniform(5.0, 80.0, 120)
     readings = np.stack([ages + rng.normal(0, 0.5, 120), rng.uniform(20, 60, 120)], axis=1)
-    faces = replace(made_up(120), age_years=ages, names=("good", "noise"), readings_years=readings)
+    faces = replace(
+        made_up(120), age_years=ages, names=("good", "noise"), predictions_years=readings
+    )
     found = fit_fusion(faces)
     assert found.fell_back
     assert "fall back" in caplog.text
@@ -144,6 +146,6 @@ def test_a_useless_mixture_falls_back_to_the_best_expert(
 
 def test_one_expert_alone_can_be_calibrated() -> None:
     faces = made_up(80)
-    alone = replace(faces, names=("late",), readings_years=faces.readings_years[:, 1:2])
+    alone = replace(faces, names=("late",), predictions_years=faces.predictions_years[:, 1:2])
     tables = fit_fusion(alone).tables
-    assert tables.fuse(("late",), alone.readings_years).weights.min() == 1.0
+    assert tables.fuse(("late",), alone.predictions_years).weights.min() == 1.0

@@ -88,7 +88,7 @@ def test_report_has_the_promised_keys_and_true_figures() -> None:
     faces = judged.faces
     errors = np.abs(judged.fused_years - faces.age_years)
     assert report["mae"]["fused"] == pytest.approx(errors.mean())
-    first = np.abs(faces.readings_years[:, 0] - faces.age_years).mean()
+    first = np.abs(faces.predictions_years[:, 0] - faces.age_years).mean()
     assert report["mae"]["early"]["raw"] == pytest.approx(first)
     assert report["mae"]["early"]["corrected"] == pytest.approx(first)
     assert report["coverage"]["90"] == pytest.approx((errors <= 10.0).mean(), abs=0.02)

@@ -48,7 +48,7 @@ class LabeledPredictions:
     """(N,) true ages, 0 to 120."""
     names: tuple[str, ...]
     """The E experts."""
-    readings_years: Floats
+    predictions_years: Floats
     """(N, E), complete and finite."""
     subjects: Strings | None = None
     """(N,) who is in the picture; None when every face is its own subject."""
@@ -64,7 +64,7 @@ class LabeledPredictions:
         return LabeledPredictions(
             self.age_years[rows],
             self.names,
-            self.readings_years[rows],
+            self.predictions_years[rows],
             None if self.subjects is None else self.subjects[rows],
             {column: values[rows] for column, values in self.groups.items()},
         )

@@ -8,8 +8,8 @@ import pytest
 
 from export.calibration.fit import fit_fusion
 from export.calibration.folds import folds_of
+from export.calibration.intervals import levels_for, quantile_table, subsets_of
 from export.calibration.scores import Scores, scores_of_tables
-from export.calibration.spread import levels_for, quantile_table, subsets_of
 from runtime.fusion import FusionTables
 from runtime.results import ResidualQuantiles
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up
@@ -52,7 +52,7 @@ def test_interval_without_an_expert_is_wider_and_covers(missing: str) -> None:
     new = made_up(4000, seed=21)
     columns = [index for index, name in enumerate(NAMES) if name != missing]
     names = [NAMES[index] for index in columns]
-    fused = table.fuse(names, new.readings_years[:, columns]).age_years
+    fused = table.fuse(names, new.predictions_years[:, columns]).age_years
     ends = [np.interp(fused, table.age_grid, part[:, index]) for index in (low, high)]
     residuals = new.age_years - fused
     assert 0.87 <= ((residuals >= ends[0]) & (residuals <= ends[1])).mean() <= 0.95

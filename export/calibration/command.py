@@ -10,8 +10,8 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from export.calibration.data import LabeledPredictions, read_predictions
-from export.calibration.faces import LAYOUTS, read_faces
+from export.calibration.labeled_predictions import LabeledPredictions, read_predictions
+from export.calibration.labels import LAYOUTS, read_faces
 from export.calibration.raw_predictions import write_predictions
 from export.calibration.report import Report, ReportOptions
 from export.errors import ExportError, OptionsError

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from export.calibration.data import OLDEST_YEARS, LabelsError
+from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError
 
 Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]
 LAYOUTS: tuple[Layout, ...] = ("auto", "agedb", "utkface", "fgnet", "caf", "csv")
