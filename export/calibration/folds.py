@@ -1,4 +1,4 @@
-"""Splits for cross-validation: repeatable, balanced by age, and never through one person."""
+"""Splits for cross-validation: reproducible, balanced by age, each person in one fold."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ Folds = NDArray[np.intp]
 
 
 def folds_of(age_years: Floats, subjects: NDArray[np.str_] | None, count: int, seed: int) -> Folds:
-    """Deals the faces into folds.
+    """Assigns faces to folds.
 
-    People are sorted by age and dealt out in hands of `count`, one to each fold, so that every
-    fold holds all ages; all faces of one person go together.
+    People are sorted by age and each `count` neighbors are spread over all folds, so that every
+    fold covers all ages. All faces of one person are in the same fold.
 
     Args:
         age_years: (N,) true ages.
-        subjects: (N,) who is in the picture; None when every face is its own subject.
+        subjects: (N,) the person in each picture; None when every face is one of its own.
         count: number of folds; fewer are used when there are fewer people.
         seed: of the shuffles.
 
@@ -30,15 +30,14 @@ def folds_of(age_years: Floats, subjects: NDArray[np.str_] | None, count: int, s
     totals = np.bincount(person, weights=age_years, minlength=people)
     ages = totals / np.bincount(person, minlength=people)
     order = np.lexsort((rng.random(people), ages))
-    hands = -(-people // count)
-    deal = np.concatenate([rng.permutation(count) for _ in range(hands)])[:people]
+    rounds = -(-people // count)
     fold_of_person = np.empty(people, dtype=np.intp)
-    fold_of_person[order] = deal
+    fold_of_person[order] = np.concatenate([rng.permutation(count) for _ in range(rounds)])[:people]
     return np.asarray(fold_of_person[person])
 
 
 def people_count(subjects: NDArray[np.str_] | None, faces: int) -> int:
-    """How many different people there are."""
+    """Returns the number of different people."""
     return faces if subjects is None else len(np.unique(subjects))
 
 

@@ -1,13 +1,15 @@
-"""Labeled predictions: one true age and one reading per expert for every face.
+"""Labeled predictions: the true age and each expert's raw prediction for every face.
 
-Read from a CSV with the columns `age`, one per expert, and optionally `id`, `subject` (who is in
-the picture) and any number of groups (`group…`, or any column asked for by name).
+As a CSV: the columns `age` and one per expert, optionally `id`, `subject` (the person in the
+picture) and groups (every column named `group…`, and any column requested by name).
 """
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,52 +17,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from runtime.files import write_whole
 from runtime.fusion import Floats
 
 OLDEST_YEARS = 120.0
-"""No label may be above; below 0 neither."""
-RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject"})
-"""What no expert may be called: the reports use these names themselves."""
-_LISTED_ROWS = 12
+"""Upper limit of labels; the lower one is 0."""
 MOST_GROUPS = 200
-"""A column with more different values than these tells no groups apart."""
+"""A column with more distinct values does not form groups."""
+_RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject"})
+"""Not allowed as names of experts: reports and CSVs use them."""
+_LISTED_ROWS = 12
 
 Strings = NDArray[np.str_]
 
 
 class LabelsError(ExportError, ValueError):
-    """The labeled data cannot be used; `problems` lists everything found, with row numbers."""
+    """The labeled data cannot be used; `problems` lists everything found."""
 
-    def __init__(self, file: str, problems: Sequence[str]) -> None:
-        """Compose the message from the file's name and all its problems."""
+    def __init__(self, source: str, problems: Sequence[str]) -> None:
+        """Compose the message from the name of the source and all its problems."""
         self.problems = tuple(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        super().__init__(
-            f"{file} has {count} (the header is row 1):" + "".join(f"\n- {p}" for p in problems)
-        )
+        super().__init__(f"{source} has {count}:" + "".join(f"\n- {p}" for p in problems))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LabeledPredictions:
-    """N faces of known age with the readings of E experts."""
+    """Raw predictions of E experts for N faces of known age."""
 
     age_years: Floats
     """(N,) true ages, 0 to 120."""
     names: tuple[str, ...]
     """The E experts."""
     predictions_years: Floats
-    """(N, E), complete and finite."""
+    """(N, E) raw predictions, all finite."""
     subjects: Strings | None = None
-    """(N,) who is in the picture; None when every face is its own subject."""
+    """(N,) the person in each picture; None when every face is a person of its own."""
     groups: Mapping[str, Strings] = field(default_factory=dict)
-    """(N,) values by the name of the group's column."""
+    """(N,) values, by the name of the group's column."""
 
     def __len__(self) -> int:
         """Number of faces."""
         return len(self.age_years)
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> LabeledPredictions:
-        """The faces at some rows, in that order."""
+        """Returns the faces at some rows, in that order."""
         return LabeledPredictions(
             self.age_years[rows],
             self.names,
@@ -73,64 +74,109 @@ class LabeledPredictions:
 def read_predictions(
     path: Path, experts: Sequence[str], groups: Sequence[str] = (), *, varied: bool = True
 ) -> LabeledPredictions:
-    """Reads and checks a CSV of predictions.
+    """Reads and validates a CSV of labeled predictions.
 
     Args:
         path: the CSV, UTF-8, with a header.
-        experts: columns that hold the experts' readings in years.
-        groups: columns to report separately, beside every column whose name begins with `group`.
-        varied: refuse an expert that gives every face the same age; it cannot be calibrated.
+        experts: columns that hold the experts' raw predictions in years.
+        groups: columns to report separately, besides every column whose name begins with `group`.
+        varied: refuse an expert that predicts one age for all faces; it cannot be calibrated.
 
     Raises:
-        LabelsError: something cannot be used; every problem is listed with its rows.
+        LabelsError: the file cannot be used; every problem is listed with its rows.
     """
-    header, rows = _rows(path)
-    problems = _header_problems(header, rows, experts, groups)
+    header, rows = read_csv(path)
+    problems = _header_problems(header, experts, groups)
+    if not rows:
+        problems.append("there are no faces, only a header")
     if problems:
         raise LabelsError(path.name, problems)
-    columns = {name: [row[name] for row in rows] for name in header}
+    columns = {name: np.array([row[name] for row in rows], dtype=np.str_) for name in header}
     ages = _numbers("age", columns["age"], problems)
     outside = np.isfinite(ages) & ((ages < 0.0) | (ages > OLDEST_YEARS))
     if outside.any():
         problems.append(f"age: outside 0..{OLDEST_YEARS:g} in {_listed(outside)}")
-    readings = np.stack([_numbers(name, columns[name], problems) for name in experts], axis=1)
+    years = np.stack([_numbers(name, columns[name], problems) for name in experts], axis=1)
     if varied:
-        problems.extend(_constant_problems(experts, readings))
-    problems.extend(_duplicate_problems(columns.get("id")))
-    subjects = _subjects(columns.get("subject"), problems)
+        problems += constant_problems(experts, years)
+    problems += _repeated_ids(columns.get("id", np.empty(0, np.str_)))
+    subjects = columns.get("subject")
+    if subjects is not None and (subjects == "").any():
+        problems.append(f"subject: empty in {_listed(subjects == '')}")
     chosen = [c for c in header if c in groups or (c.startswith("group") and c not in experts)]
-    values = {column: np.array(columns[column], dtype=np.str_) for column in chosen}
-    problems.extend(
-        f"{column}: {len(np.unique(v))} different values are too many for a group "
-        f"(at most {MOST_GROUPS})"
-        for column, v in values.items()
-        if len(np.unique(v)) > MOST_GROUPS
-    )
+    for column in chosen:
+        if (count := len(np.unique(columns[column]))) > MOST_GROUPS:
+            problems.append(
+                f"{column}: {count} different values are too many for a group (at most "
+                f"{MOST_GROUPS})"
+            )
     if problems:
         raise LabelsError(path.name, problems)
-    return LabeledPredictions(ages, tuple(experts), readings, subjects, values)
+    values = {column: columns[column] for column in chosen}
+    return LabeledPredictions(ages, tuple(experts), years, subjects, values)
 
 
-def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Header and rows; a row that is too short is filled up, a longer one cut."""
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Returns header and rows of a UTF-8 CSV, without spaces around cells or empty last rows.
+
+    Short rows are padded with empty cells, long ones cut.
+
+    Raises:
+        LabelsError: the file cannot be read.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            lines = [[cell.strip() for cell in line] for line in reader]
+            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise LabelsError(path.name, [f"cannot be read: {error}"]) from error
     while lines and not any(lines[-1]):
         lines.pop()
-    width = len(header)
-    return header, [dict(zip(header, (line + [""] * width)[:width], strict=True)) for line in lines]
+    header = lines[0] if lines else []
+    padding = [""] * len(header)
+    return header, [dict(zip(header, line + padding, strict=False)) for line in lines[1:]]
+
+
+def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions) -> None:
+    """Writes the CSV that `read_predictions` reads."""
+    years = zip(faces.names, faces.predictions_years.T.tolist(), strict=True)
+    columns = {
+        "id": ids,
+        "age": [f"{age:g}" for age in faces.age_years],
+        **({} if faces.subjects is None else {"subject": faces.subjects}),
+        **faces.groups,
+        **dict(years),
+    }
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_whole(path, buffer.getvalue().encode())
+
+
+def repeated(names: Iterable[str]) -> list[str]:
+    """Returns the names that occur more than once, sorted."""
+    return sorted(name for name, count in Counter(names).items() if count > 1)
+
+
+def reserved_problems(experts: Iterable[str]) -> list[str]:
+    """Returns a problem for each expert whose name reports or CSVs use for something else."""
+    return [
+        f"an expert cannot be called {name!r}: the reports use that name"
+        for name in sorted(_RESERVED_NAMES.intersection(experts))
+    ]
+
+
+def constant_problems(experts: Sequence[str], years: Floats) -> list[str]:
+    """Returns a problem for each expert (column) that predicts one age for all faces (rows)."""
+    return [
+        f"{name}: is {column[0]:g} for every face and carries no information; leave it out"
+        for name, column in zip(experts, years.T, strict=True)
+        if len(column) > 1 and np.isfinite(column).all() and np.ptp(column) == 0.0
+    ]
 
 
 def _header_problems(
-    header: Sequence[str],
-    rows: Sequence[Mapping[str, str]],
-    experts: Sequence[str],
-    groups: Sequence[str],
+    header: Sequence[str], experts: Sequence[str], groups: Sequence[str]
 ) -> list[str]:
     found = ", ".join(header) or "nothing"
     problems = [
@@ -138,32 +184,24 @@ def _header_problems(
         for name in ("age", *experts, *groups)
         if name not in header
     ]
-    problems += [f"column {name!r} comes twice" for name in _repeated(header)]
-    problems += [f"expert {name!r} was asked for twice" for name in _repeated(experts)]
-    problems += [
-        f"an expert cannot be called {name!r}: the reports use that name"
-        for name in sorted(RESERVED_NAMES.intersection(experts))
-    ]
+    problems += [f"column {name!r} comes twice" for name in repeated(header)]
+    problems += [f"expert {name!r} was requested twice" for name in repeated(experts)]
+    problems += reserved_problems(experts)
     if not experts:
-        problems.append("no expert was asked for")
-    if not rows:
-        problems.append("there are no faces, only a header")
+        problems.append("no expert was requested")
     return problems
 
 
-def _repeated(names: Sequence[str]) -> list[str]:
-    return sorted({name for name in names if list(names).count(name) > 1})
-
-
-def _numbers(name: str, cells: Sequence[str], problems: list[str]) -> Floats:
-    """(N,) the column as numbers; NaN, with a problem noted, where a cell holds none."""
+def _numbers(name: str, cells: Strings, problems: list[str]) -> Floats:
+    """Returns (N,) a column as numbers; cells without one become NaN and are reported."""
     values = np.array([_number(cell) for cell in cells])
     bad = ~np.isfinite(values)
     if bad.all():
         problems.append(f"{name}: holds no number at all")
     elif bad.any():
-        first = cells[int(np.flatnonzero(bad)[0])]
-        problems.append(f"{name}: no finite number in {_listed(bad)}; the first is {first!r}")
+        problems.append(
+            f"{name}: no finite number in {_listed(bad)}; the first is {str(cells[bad][0])!r}"
+        )
     return values
 
 
@@ -174,45 +212,21 @@ def _number(cell: str) -> float:
         return float("nan")
 
 
-def _constant_problems(experts: Sequence[str], readings: Floats) -> list[str]:
-    return [
-        f"{name}: is {column[0]:g} for every face; it says nothing about age, leave it out"
-        for name, column in zip(experts, readings.T, strict=True)
-        if len(column) > 1 and np.isfinite(column).all() and np.ptp(column) == 0.0
-    ]
-
-
-def _duplicate_problems(ids: Sequence[str] | None) -> list[str]:
-    """One problem per id that comes more than once."""
-    rows: dict[str, list[int]] = {}
-    for index, name in enumerate(ids or ()):
-        rows.setdefault(name, []).append(index)
-    repeated = {name: at for name, at in rows.items() if len(at) > 1 and name}
+def _repeated_ids(ids: Strings) -> list[str]:
+    """Returns a problem for each id that occurs more than once."""
+    names = [name for name in repeated(ids.tolist()) if name]
     problems = [
-        f"id {name!r} comes {len(at)} times, in {_rows_text(at)}"
-        for name, at in list(repeated.items())[:_LISTED_ROWS]
+        f"id {name!r} comes {(ids == name).sum()} times, in {_listed(ids == name)}"
+        for name in names[:_LISTED_ROWS]
     ]
-    if len(repeated) > _LISTED_ROWS:
-        problems.append(f"id: {len(repeated) - _LISTED_ROWS} more come more than once")
+    if len(names) > _LISTED_ROWS:
+        problems.append(f"id: {len(names) - _LISTED_ROWS} more come more than once")
     return problems
 
 
-def _subjects(cells: Sequence[str] | None, problems: list[str]) -> Strings | None:
-    if cells is None:
-        return None
-    values = np.array(cells, dtype=np.str_)
-    if (values == "").any():
-        problems.append(f"subject: empty in {_listed(values == '')}")
-    return values
-
-
 def _listed(rows: NDArray[np.bool_]) -> str:
-    return _rows_text(np.flatnonzero(rows).tolist())
-
-
-def _rows_text(indices: Sequence[int]) -> str:
-    """Row numbers as a spreadsheet counts them: the header is row 1."""
-    shown = ", ".join(str(index + 2) for index in indices[:_LISTED_ROWS])
-    rest = len(indices) - _LISTED_ROWS
+    """Returns row numbers as a spreadsheet counts them: the header is row 1."""
+    numbers = (np.flatnonzero(rows) + 2).tolist()
+    shown, rest = ", ".join(map(str, numbers[:_LISTED_ROWS])), len(numbers) - _LISTED_ROWS
     more = f" and {rest} more" if rest > 0 else ""
-    return f"row{'s' if len(indices) > 1 else ''} {shown}{more}"
+    return f"row{'s' if len(numbers) > 1 else ''} {shown}{more}"

@@ -1,25 +1,22 @@
-"""Labeled pictures: finding them, reading their labels, asking the experts.
-
-Layouts:
+"""Labeled pictures: one face of known age each, found and read in the layouts of data sets.
 
 - `agedb`: `16_AlbertEinstein_59_m.jpg`, number, name, age, gender;
 - `utkface`: `25_0_1_20170116174525125.jpg.chip.jpg`, age, gender, race, date;
-- `fgnet`: `001A02.JPG`, subject and age, letters may follow (All-Age-Faces names its pictures so);
-- `caf`: a text file of lines `id filename age gender`, as the Cross-Age Faces are published;
-- `csv`: a CSV with the columns `image` and `age`, optionally `subject` and groups; other names of
-  columns can be given.
+- `fgnet`: `001A02.JPG`, subject and age, letters may follow (as in All-Age-Faces);
+- `caf`: a text file of lines `id filename age gender`, as published with the Cross-Age Faces;
+- `csv`: a CSV with the columns `image` and `age`, optionally `subject` and groups; the names of
+  the columns can be changed.
 """
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError
+from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError, read_csv, repeated
 
 Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]
 LAYOUTS: tuple[Layout, ...] = ("auto", "agedb", "utkface", "fgnet", "caf", "csv")
@@ -48,10 +45,10 @@ class LabeledFace:
 
     path: Path
     name: str
-    """What the face is called in tables: its path within the data set."""
+    """Identifies the face in tables: the picture's path within the data set."""
     age_years: float
     subject: str | None = None
-    """Who is in the picture; None when unknown."""
+    """The person in the picture; None when unknown."""
     groups: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -61,12 +58,12 @@ def read_faces(
     """Finds labeled faces.
 
     Args:
-        source: a folder, searched through and through; a CSV; or a text file of CAF.
-        layout: how labels are written; `auto` looks at the names.
-        columns: names of a CSV's own columns for `image`, `age` and `subject`.
+        source: a folder, searched recursively; a CSV; or a text file of CAF.
+        layout: the layout of the labels; `auto` detects it.
+        columns: the CSV's own names of the columns `image`, `age` and `subject`.
 
     Raises:
-        LabelsError: something cannot be used; every problem is listed.
+        LabelsError: the labels cannot be used; every problem is listed.
     """
     problems: list[str] = []
     chosen = _layout_of(source) if layout == "auto" else layout
@@ -76,17 +73,19 @@ def read_faces(
         faces = _from_caf(source, problems)
     else:
         faces = _from_folder(source, chosen, problems)
+    problems += [f"picture {name!r} is listed twice" for name in repeated(f.name for f in faces)]
     if not faces and not problems:
         problems.append(f"no labeled picture was found with layout {chosen!r}")
     if problems:
         rest = len(problems) - _LISTED
-        shown = problems[:_LISTED] + ([f"… and {rest} more"] if rest > 0 else [])
-        raise LabelsError(source.name, shown)
+        raise LabelsError(
+            source.name, problems[:_LISTED] + ([f"… and {rest} more"] if rest > 0 else [])
+        )
     return faces
 
 
 def _layout_of(source: Path) -> str:
-    """The layout of a source, by its suffix or by what most of its pictures are called."""
+    """Returns the layout by the suffix of the source, or by the names of most of its pictures."""
     if source.suffix.lower() == ".csv":
         return "csv"
     if source.suffix.lower() == ".txt":
@@ -100,8 +99,8 @@ def _layout_of(source: Path) -> str:
     if fits[best] == 0:
         shown = f"the first of {len(stems)} is {stems[0]!r}" if stems else "there are none"
         problem = (
-            f"no picture carries its age in its name as {', '.join(_PATTERNS)} do; {shown}. Give "
-            "a CSV with the columns image and age instead"
+            f"no picture has its age in its name, as in the layouts {', '.join(_PATTERNS)}; "
+            f"{shown}. Give a CSV with the columns image and age instead"
         )
         raise LabelsError(source.name, [problem])
     return best
@@ -112,7 +111,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    """The name up to its first dot: UTKFace's aligned pictures end in `.jpg.chip.jpg`."""
+    """Returns the name up to its first dot: UTKFace's aligned pictures end in `.jpg.chip.jpg`."""
     return path.name.split(".", 1)[0]
 
 
@@ -122,7 +121,7 @@ def _from_folder(folder: Path, layout: str, problems: list[str]) -> list[Labeled
         name = path.relative_to(folder).as_posix()
         match = _PATTERNS[layout].fullmatch(_stem(path))
         if match is None:
-            problems.append(f"{name}: is not named as {layout} names its pictures")
+            problems.append(f"{name}: is not a name of the layout {layout}")
             continue
         labels = {key: value for key, value in match.groupdict().items() if value is not None}
         age = _age(labels.pop("age"), name, problems)
@@ -132,13 +131,16 @@ def _from_folder(folder: Path, layout: str, problems: list[str]) -> list[Labeled
 
 
 def _from_caf(source: Path, problems: list[str]) -> list[LabeledFace]:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise LabelsError(source.name, [f"cannot be read: {error}"]) from error
     faces = []
-    for number, line in enumerate(_text(source).splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         fields = line.split()
-        if not fields:
-            continue
         if len(fields) != _CAF_FIELDS:
-            problems.append(f"line {number}: is not `id filename age gender`, got {line!r}")
+            if fields:
+                problems.append(f"line {number}: is not `id filename age gender`, got {line!r}")
             continue
         subject, name, age, gender = fields
         path = _existing(source.parent / name, f"line {number}", problems)
@@ -149,30 +151,23 @@ def _from_caf(source: Path, problems: list[str]) -> list[LabeledFace]:
 
 
 def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> list[LabeledFace]:
-    rows = list(csv.DictReader(_text(source).splitlines()))
-    known = {key: columns.get(key, key) for key in ("image", "age", "subject")}
-    header = list(rows[0]) if rows else []
-    for key in ("image", "age"):
-        if known[key] not in header:
-            found = ", ".join(header) or "nothing"
-            problems.append(f"column {known[key]!r} is missing; found {found}")
+    header, rows = read_csv(source)
+    image, age, subject = (columns.get(key, key) for key in ("image", "age", "subject"))
+    found = ", ".join(header) or "nothing"
+    problems += [
+        f"column {name!r} is missing; found {found}" for name in (image, age) if name not in header
+    ]
     if problems:
         return []
     faces = []
     for number, row in enumerate(rows, start=2):
-        path = _existing(source.parent / row[known["image"]], f"row {number}", problems)
-        age = _age(row[known["age"]], f"row {number}", problems)
-        groups = {k: v or "" for k, v in row.items() if k and k not in known.values()}
-        subject = row.get(known["subject"])
-        faces.append(LabeledFace(path, row[known["image"]], age, subject, groups))
+        if not any(row.values()):
+            continue
+        path = _existing(source.parent / row[image], f"row {number}", problems)
+        years = _age(row[age], f"row {number}", problems)
+        groups = {key: value for key, value in row.items() if key not in (image, age, subject)}
+        faces.append(LabeledFace(path, row[image], years, row.get(subject), groups))
     return faces
-
-
-def _text(source: Path) -> str:
-    try:
-        return source.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise LabelsError(source.name, [f"cannot be read: {error}"]) from error
 
 
 def _decoded(layout: str, labels: Mapping[str, str]) -> dict[str, str]:
@@ -180,17 +175,17 @@ def _decoded(layout: str, labels: Mapping[str, str]) -> dict[str, str]:
     return {key: codes.get(key, {}).get(value.lower(), value) for key, value in labels.items()}
 
 
-def _existing(path: Path, where: str, problems: list[str]) -> Path:
+def _existing(path: Path, place: str, problems: list[str]) -> Path:
     if not path.is_file():
-        problems.append(f"{where}: picture {path.name!r} does not exist")
+        problems.append(f"{place}: picture {path.name!r} does not exist")
     return path
 
 
-def _age(text: str | None, where: str, problems: list[str]) -> float:
+def _age(text: str, place: str, problems: list[str]) -> float:
     try:
-        age = float(text or "")
+        age = float(text)
     except ValueError:
         age = -1.0
     if not 0.0 <= age <= OLDEST_YEARS:
-        problems.append(f"{where}: age {text!r} is no number within 0..{OLDEST_YEARS:g}")
+        problems.append(f"{place}: age {text!r} is no number within 0..{OLDEST_YEARS:g}")
     return age

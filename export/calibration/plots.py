@@ -1,4 +1,4 @@
-"""The report's pictures: bias curves, gate weights, error by age, reliability."""
+"""The report's plots: bias curves, gate weights, error by age, reliability."""
 
 from __future__ import annotations
 
@@ -17,28 +17,26 @@ if TYPE_CHECKING:
 _INK, _FAINT, _FUSED = "#2b2b2b", "#b8b8b8", "#111111"
 _COLORS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
 _LABEL_GAP = 0.055
-"""Least distance between two labels, as a share of the axis."""
+"""Smallest distance between two labels, as a share of the axis."""
 
 
-def pictures(
-    tables: FusionTables, names: Sequence[str], report: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """PNG files by file name.
+def plots(tables: FusionTables, report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Returns PNG files by file name.
 
     Args:
         tables: the fusion tables.
-        names: the experts, in the order of their colors.
-        report: as `calibration.report.report_of` makes it.
+        report: as returned by `calibration.report.report_of`; its experts are plotted.
     """
-    found = {
+    names = report["experts"]
+    figures = {
         "bias.png": _bias(tables, names),
         "gate.png": _gate(tables, names),
         "error_by_age.png": _error_by_age(names, report["age_bands"]),
     }
     claimed = {t: r for t, r in report["reliability"].items() if r is not None}
     if claimed:
-        found["reliability.png"] = _reliability(claimed)
-    return {name: _png(figure) for name, figure in found.items()}
+        figures["reliability.png"] = _reliability(claimed)
+    return {name: _png(figure) for name, figure in figures.items()}
 
 
 def _figure(title: str, subtitle: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -60,9 +58,9 @@ def _figure(title: str, subtitle: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
     figure, axes = _figure(
-        "What is added to each expert's reading",
-        "Flat where no reading was ever seen",
-        "expert's own reading (years)",
+        "Bias correction of each expert",
+        "Flat beyond the outermost predictions of the data",
+        "raw prediction (years)",
         "correction (years)",
     )
     axes.axhline(0.0, color=_INK, linewidth=0.8)
@@ -78,7 +76,7 @@ def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
 
 def _gate(tables: FusionTables, names: Sequence[str]) -> Figure:
     figure, axes = _figure(
-        "Whom the gate believes, by age",
+        "Weight of each expert by age",
         "Shares of the fused age; they add up to 100 %",
         "pivot age (years)",
         "weight (%)",
@@ -98,8 +96,8 @@ def _gate(tables: FusionTables, names: Sequence[str]) -> Figure:
 
 def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(
-        "Mean absolute error by age, before and after",
-        "Dotted: an expert's own reading. Thin: corrected. Black: fused, with 95 % interval",
+        "Mean absolute error by age",
+        "Dotted: raw predictions. Thin: corrected. Black: fused, with its 95 % interval",
         "labeled age (years); below, the number of faces",
         "mean absolute error (years)",
     )
@@ -126,7 +124,7 @@ def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
 def _reliability(claimed: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(
         "Does probability_at_least(t) come true?",
-        "On the diagonal it does; bars are 95 % intervals",
+        "On the diagonal it does. Bars are 95 % intervals",
         "claimed probability (%)",
         "share of faces that were t or older (%)",
     )
@@ -151,7 +149,7 @@ def _cycle(names: Sequence[str]) -> list[str]:
 
 
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Writes names right of the axes at the height of their lines, pushed apart to be legible."""
+    """Labels lines at the right of the axes, far enough apart to be legible."""
     low, high = axes.get_ylim()
     ordered = sorted(ends)
     heights = _apart(np.array([(value - low) / (high - low) for value, _, _ in ordered]))
@@ -162,7 +160,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 
 
 def _apart(heights: Floats) -> Floats:
-    """Rising heights moved up, then down, until none is nearer to the next than the gap."""
+    """Moves ascending heights up, then down, until neighbors are at least the gap apart."""
     moved = heights.copy()
     for index in range(1, len(moved)):
         moved[index] = max(moved[index], moved[index - 1] + _LABEL_GAP)
@@ -175,6 +173,6 @@ def _apart(heights: Floats) -> Floats:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without the metadata the same figure gives the same bytes.
+    # Without the version of matplotlib in its metadata, a figure always gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
