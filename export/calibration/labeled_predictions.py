@@ -92,28 +92,27 @@ def read_predictions(
     if problems:
         raise LabelsError(path.name, problems)
     columns = {name: np.array([row[name] for row in rows], dtype=np.str_) for name in header}
-    ages = _numbers("age", columns["age"], problems)
-    outside = np.isfinite(ages) & ((ages < 0.0) | (ages > OLDEST_YEARS))
-    if outside.any():
-        problems.append(f"age: outside 0..{OLDEST_YEARS:g} in {_listed(outside)}")
-    years = np.stack([_numbers(name, columns[name], problems) for name in experts], axis=1)
-    if varied:
-        problems += constant_problems(experts, years)
-    problems += _repeated_ids(columns.get("id", np.empty(0, np.str_)))
-    subjects = columns.get("subject")
-    if subjects is not None and (subjects == "").any():
-        problems.append(f"subject: empty in {_listed(subjects == '')}")
+    numbers = {name: np.array([_number(c) for c in columns[name]]) for name in ("age", *experts)}
+    for name, values in numbers.items():
+        problems += _problem(name, "no finite number", columns[name], ~np.isfinite(values))
+    ages, years = numbers.pop("age"), np.stack(list(numbers.values()), axis=1)
+    outside = (ages < 0.0) | (ages > OLDEST_YEARS)
+    problems += _problem("age", f"outside 0..{OLDEST_YEARS:g}", columns["age"], outside)
+    problems += constant_problems(experts, years) if varied else []
+    if (ids := columns.get("id")) is not None:
+        problems += _problem("id", "not unique", ids, np.isin(ids, repeated(ids)) & (ids != ""))
+    if (subjects := columns.get("subject")) is not None:
+        problems += _problem("subject", "empty", subjects, subjects == "")
     chosen = [c for c in header if c in groups or (c.startswith("group") and c not in experts)]
-    for column in chosen:
-        if (count := len(np.unique(columns[column]))) > MOST_GROUPS:
-            problems.append(
-                f"{column}: {count} different values are too many for a group (at most "
-                f"{MOST_GROUPS})"
-            )
+    problems += [
+        f"{column}: {count} different values are too many for a group (at most {MOST_GROUPS})"
+        for column in chosen
+        if (count := len(np.unique(columns[column]))) > MOST_GROUPS
+    ]
     if problems:
         raise LabelsError(path.name, problems)
-    values = {column: columns[column] for column in chosen}
-    return LabeledPredictions(ages, tuple(experts), years, subjects, values)
+    values_of = {column: columns[column] for column in chosen}
+    return LabeledPredictions(ages, tuple(experts), years, subjects, values_of)
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -138,13 +137,12 @@ def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
 def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions) -> None:
     """Writes the CSV that `read_predictions` reads."""
-    years = zip(faces.names, faces.predictions_years.T.tolist(), strict=True)
     columns = {
         "id": ids,
         "age": [f"{age:g}" for age in faces.age_years],
         **({} if faces.subjects is None else {"subject": faces.subjects}),
         **faces.groups,
-        **dict(years),
+        **dict(zip(faces.names, faces.predictions_years.T.tolist(), strict=True)),
     }
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -192,19 +190,6 @@ def _header_problems(
     return problems
 
 
-def _numbers(name: str, cells: Strings, problems: list[str]) -> Floats:
-    """Returns (N,) a column as numbers; cells without one become NaN and are reported."""
-    values = np.array([_number(cell) for cell in cells])
-    bad = ~np.isfinite(values)
-    if bad.all():
-        problems.append(f"{name}: holds no number at all")
-    elif bad.any():
-        problems.append(
-            f"{name}: no finite number in {_listed(bad)}; the first is {str(cells[bad][0])!r}"
-        )
-    return values
-
-
 def _number(cell: str) -> float:
     try:
         return float(cell)
@@ -212,21 +197,14 @@ def _number(cell: str) -> float:
         return float("nan")
 
 
-def _repeated_ids(ids: Strings) -> list[str]:
-    """Returns a problem for each id that occurs more than once."""
-    names = [name for name in repeated(ids.tolist()) if name]
-    problems = [
-        f"id {name!r} comes {(ids == name).sum()} times, in {_listed(ids == name)}"
-        for name in names[:_LISTED_ROWS]
+def _problem(column: str, fact: str, cells: Strings, bad: NDArray[np.bool_]) -> list[str]:
+    """Returns one problem for all bad cells of a column, with spreadsheet rows (header: 1)."""
+    rows = np.flatnonzero(bad)
+    if len(rows) == 0:
+        return []
+    numbers = ", ".join(str(row + 2) for row in rows[:_LISTED_ROWS])
+    more = f" and {len(rows) - _LISTED_ROWS} more" if len(rows) > _LISTED_ROWS else ""
+    first = str(cells[rows[0]])
+    return [
+        f"{column}: {fact} in row{'s' * (len(rows) > 1)} {numbers}{more}; the first is {first!r}"
     ]
-    if len(names) > _LISTED_ROWS:
-        problems.append(f"id: {len(names) - _LISTED_ROWS} more come more than once")
-    return problems
-
-
-def _listed(rows: NDArray[np.bool_]) -> str:
-    """Returns row numbers as a spreadsheet counts them: the header is row 1."""
-    numbers = (np.flatnonzero(rows) + 2).tolist()
-    shown, rest = ", ".join(map(str, numbers[:_LISTED_ROWS])), len(numbers) - _LISTED_ROWS
-    more = f" and {rest} more" if rest > 0 else ""
-    return f"row{'s' if len(numbers) > 1 else ''} {shown}{more}"

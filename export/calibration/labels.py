@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError, read_csv, repeated
 
@@ -35,7 +35,7 @@ _CODES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "agedb": {"gender": {"m": "male", "f": "female"}},
     "caf": {"gender": {"1": "male", "0": "female"}},
 }
-_CAF_FIELDS = 4
+_CAF_FIELDS = ("subject", "filename", "age", "gender")
 _LISTED = 20
 
 
@@ -50,6 +50,17 @@ class LabeledFace:
     subject: str | None = None
     """The person in the picture; None when unknown."""
     groups: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Entry(NamedTuple):
+    """A picture before its labels are validated."""
+
+    place: str
+    """Where problems are located."""
+    path: Path
+    name: str
+    labels: Mapping[str, str]
+    """With the key `age`, optionally `subject`; all others are groups."""
 
 
 def read_faces(
@@ -68,19 +79,19 @@ def read_faces(
     problems: list[str] = []
     chosen = _layout_of(source) if layout == "auto" else layout
     if chosen == "csv":
-        faces = _from_csv(source, columns or {}, problems)
+        entries = _from_csv(source, columns or {}, problems)
     elif chosen == "caf":
-        faces = _from_caf(source, problems)
+        entries = _from_caf(source, problems)
     else:
-        faces = _from_folder(source, chosen, problems)
+        entries = _from_folder(source, chosen, problems)
+    faces = [_face(entry, _CODES.get(chosen, {}), problems) for entry in entries]
     problems += [f"picture {name!r} is listed twice" for name in repeated(f.name for f in faces)]
     if not faces and not problems:
         problems.append(f"no labeled picture was found with layout {chosen!r}")
     if problems:
         rest = len(problems) - _LISTED
-        raise LabelsError(
-            source.name, problems[:_LISTED] + ([f"… and {rest} more"] if rest > 0 else [])
-        )
+        more = [f"… and {rest} more"] if rest > 0 else []
+        raise LabelsError(source.name, problems[:_LISTED] + more)
     return faces
 
 
@@ -115,77 +126,59 @@ def _stem(path: Path) -> str:
     return path.name.split(".", 1)[0]
 
 
-def _from_folder(folder: Path, layout: str, problems: list[str]) -> list[LabeledFace]:
-    faces = []
+def _from_folder(folder: Path, layout: str, problems: list[str]) -> Iterator[_Entry]:
     for path in _pictures(folder):
         name = path.relative_to(folder).as_posix()
         match = _PATTERNS[layout].fullmatch(_stem(path))
         if match is None:
             problems.append(f"{name}: is not a name of the layout {layout}")
-            continue
-        labels = {key: value for key, value in match.groupdict().items() if value is not None}
-        age = _age(labels.pop("age"), name, problems)
-        subject = labels.pop("subject", None)
-        faces.append(LabeledFace(path, name, age, subject, _decoded(layout, labels)))
-    return faces
+        else:
+            labels = {key: value for key, value in match.groupdict().items() if value is not None}
+            yield _Entry(name, path, name, labels)
 
 
-def _from_caf(source: Path, problems: list[str]) -> list[LabeledFace]:
+def _from_caf(source: Path, problems: list[str]) -> Iterator[_Entry]:
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise LabelsError(source.name, [f"cannot be read: {error}"]) from error
-    faces = []
     for number, line in enumerate(lines, start=1):
         fields = line.split()
-        if len(fields) != _CAF_FIELDS:
-            if fields:
-                problems.append(f"line {number}: is not `id filename age gender`, got {line!r}")
-            continue
-        subject, name, age, gender = fields
-        path = _existing(source.parent / name, f"line {number}", problems)
-        years = _age(age, f"line {number}", problems)
-        groups = _decoded("caf", {"gender": gender})
-        faces.append(LabeledFace(path, name, years, subject, groups))
-    return faces
+        if len(fields) == len(_CAF_FIELDS):
+            labels = dict(zip(_CAF_FIELDS, fields, strict=True))
+            name = labels.pop("filename")
+            yield _Entry(f"line {number}", source.parent / name, name, labels)
+        elif fields:
+            problems.append(f"line {number}: is not `id filename age gender`, got {line!r}")
 
 
-def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> list[LabeledFace]:
+def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> Iterator[_Entry]:
     header, rows = read_csv(source)
-    image, age, subject = (columns.get(key, key) for key in ("image", "age", "subject"))
+    keys = {columns.get(key, key): key for key in ("image", "age", "subject")}
     found = ", ".join(header) or "nothing"
-    problems += [
-        f"column {name!r} is missing; found {found}" for name in (image, age) if name not in header
-    ]
-    if problems:
-        return []
-    faces = []
-    for number, row in enumerate(rows, start=2):
-        if not any(row.values()):
-            continue
-        path = _existing(source.parent / row[image], f"row {number}", problems)
-        years = _age(row[age], f"row {number}", problems)
-        groups = {key: value for key, value in row.items() if key not in (image, age, subject)}
-        faces.append(LabeledFace(path, row[image], years, row.get(subject), groups))
-    return faces
+    missing = [name for name, key in keys.items() if name not in header and key != "subject"]
+    problems += [f"column {name!r} is missing; found {found}" for name in missing]
+    for number, row in enumerate(rows if not missing else [], start=2):
+        # Renamed columns come last: they win over other columns with the same names.
+        labels = {keys.get(name, name): row[name] for name in sorted(row, key=keys.__contains__)}
+        name = labels.pop("image")
+        if any(row.values()):
+            yield _Entry(f"row {number}", source.parent / name, name, labels)
 
 
-def _decoded(layout: str, labels: Mapping[str, str]) -> dict[str, str]:
-    codes = _CODES.get(layout, {})
-    return {key: codes.get(key, {}).get(value.lower(), value) for key, value in labels.items()}
-
-
-def _existing(path: Path, place: str, problems: list[str]) -> Path:
-    if not path.is_file():
-        problems.append(f"{place}: picture {path.name!r} does not exist")
-    return path
-
-
-def _age(text: str, place: str, problems: list[str]) -> float:
+def _face(
+    entry: _Entry, codes: Mapping[str, Mapping[str, str]], problems: list[str]
+) -> LabeledFace:
+    labels = dict(entry.labels)
+    if not entry.path.is_file():
+        problems.append(f"{entry.place}: picture {entry.path.name!r} does not exist")
+    text = labels.pop("age")
     try:
         age = float(text)
     except ValueError:
         age = -1.0
     if not 0.0 <= age <= OLDEST_YEARS:
-        problems.append(f"{place}: age {text!r} is no number within 0..{OLDEST_YEARS:g}")
-    return age
+        problems.append(f"{entry.place}: age {text!r} is no number within 0..{OLDEST_YEARS:g}")
+    subject = labels.pop("subject", None)
+    groups = {key: codes.get(key, {}).get(value.lower(), value) for key, value in labels.items()}
+    return LabeledFace(entry.path, entry.name, age, subject, groups)

@@ -209,9 +209,9 @@ def _reliability(threshold: str, found: Report | None) -> list[str]:
         f"## Reliability of `probability_at_least({threshold})`",
         (
             f"Faces are sorted into bins by the **claimed** probability of being {threshold} or "
-            f"older; **came true** is the share that is. The mean claimed probability is {claimed}; "
-            f"{observed} came true. The Brier score, the mean squared difference (0 is perfect), "
-            f"is {found['brier']:.4f}."
+            "older; **came true** is the share that is. The mean claimed probability is "
+            f"{claimed}; {observed} came true. The Brier score, the mean squared difference (0 is "
+            f"perfect), is {found['brier']:.4f}."
         ),
         _table(["claimed", "faces", "came true"], rows),
     ]
