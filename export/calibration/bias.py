@@ -19,24 +19,14 @@ import numpy as np
 from scipy.optimize import minimize
 
 from export.calibration.folds import Folds
-from export.calibration.tables import (
-    AGE_GRID,
-    NODES,
-    NodeWeights,
-    huber,
-    on_grid,
-    roughness,
-    thinned,
-)
-from runtime.fusion import Floats
+from export.calibration.tables import NODES, NodeWeights, huber, on_grid, roughness, thinned
+from runtime.fusion import AGE_GRID, Floats
 
 HUBER_YEARS = 2.0
 _NEIGHBORHOOD_YEARS = 5.0
 _HALF_TRUST_FACES = 1.0
 """A bias is halved where its neighborhood holds this many predictions."""
-_UNITS = 8
-_MLP_FACES = 10_000
-_SCALE_YEARS = 25.0
+_UNITS, _MLP_FACES, _SCALE_YEARS = 8, 10_000, 25.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +50,14 @@ BIAS_MODELS = (
 
 
 def fit_bias(predicted_years: Floats, age_years: Floats, model: BiasModel) -> Floats:
-    """Fits one expert's bias.
-
-    Args:
-        predicted_years: (N,) raw predictions of the expert.
-        age_years: (N,) true ages.
-        model: the model to fit.
-
-    Returns:
-        (101,) years to add, by raw prediction, on the age grid.
-    """
+    """Fits one expert's bias to its (N,) raw predictions; (101,) years to add, on the age grid."""
     fit = _piecewise if model.kind == "piecewise" else _mlp
     table = fit(predicted_years, age_years - predicted_years, model.penalty)
     return _shrunk(table, predicted_years)
 
 
 def choose_bias(predicted_years: Floats, age_years: Floats, folds: Folds) -> BiasModel:
-    """Returns the model with the smallest mean absolute error on held-out faces.
-
-    Args:
-        predicted_years: (N,) raw predictions of the expert.
-        age_years: (N,) true ages.
-        folds: (N,) the fold of each face.
-    """
+    """Returns the model with the smallest error on held-out faces of one expert, all (N,)."""
 
     def held_out_error(model: BiasModel) -> float:
         total = 0.0

@@ -13,16 +13,10 @@ from export.calibration.scores import Scores
 
 
 def comparison(scores: Scores, other: Scores, options: ReportOptions) -> Report:
-    """Compares the errors of two sets of tables, face by face.
+    """Compares the errors of two sets of tables on the same faces in the same order.
 
-    Args:
-        scores: of the first tables.
-        other: of the others, on the same faces in the same order.
-        options: of the report.
-
-    Returns:
-        `mae`, `other_mae` and `difference` (below 0: the first are better) with its 95 %
-        interval, for all faces, age bands and groups.
+    Returns `mae`, `other_mae` and `difference` (below 0: the first are better) with its 95 %
+    interval, for all faces, age bands and groups.
     """
     bootstrap = bootstrap_of(scores, options)
     sections = {

@@ -20,8 +20,8 @@ from export.calibration.folds import Folds, folds_of, people_count
 from export.calibration.gate import BEST, GATE_MODELS, GateModel, choose_gate, fit_gate
 from export.calibration.intervals import FEWEST_FACES, fit_spread, subsets_of
 from export.calibration.labeled_predictions import LabeledPredictions, LabelsError
-from export.calibration.tables import AGE_GRID, corrected, thinned
-from runtime.fusion import ExpertTable, Floats, FusionTables
+from export.calibration.tables import corrected, thinned
+from runtime.fusion import AGE_GRID, ExpertTable, Floats, FusionTables
 
 logger = logging.getLogger("agemoe")
 
@@ -73,8 +73,6 @@ class Calibration:
 
     tables: FusionTables
     held_out: HeldOut
-    fell_back: bool
-    """Whether fusing was worse than the best expert, which the tables then use alone."""
 
 
 def fit_fusion(faces: LabeledPredictions, seed: int = 0) -> Calibration:
@@ -102,7 +100,7 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0) -> Calibration:
     spread = fit_spread(held_out.fused_years, faces.age_years)
     provenance = _provenance(faces, recipe, held_out, seed) | {"fell_back": fell_back}
     tables = replace(_fit(faces, recipe), spread=spread, provenance=provenance)
-    return Calibration(tables, held_out, fell_back)
+    return Calibration(tables, held_out)
 
 
 def _check_size(faces: LabeledPredictions) -> None:

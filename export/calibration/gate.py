@@ -75,8 +75,7 @@ class Gate:
 def choose_gate(errors_years: Floats) -> GateModel:
     """Returns the first model, unless another one is better by more than one standard error.
 
-    Args:
-        errors_years: (N, F) absolute errors of each of `GATE_MODELS` on held-out faces.
+    The errors are the (N, F) absolute errors of each of `GATE_MODELS` on held-out faces.
     """
     best = int(np.argmin(errors_years.mean(axis=0)))
     lead = errors_years[:, 0] - errors_years[:, best]
@@ -85,13 +84,7 @@ def choose_gate(errors_years: Floats) -> GateModel:
 
 
 def fit_gate(corrected_years: Floats, age_years: Floats, model: GateModel) -> Gate:
-    """Fits a gate.
-
-    Args:
-        corrected_years: (N, E) corrected predictions.
-        age_years: (N,) true ages.
-        model: the model to fit.
-    """
+    """Fits a gate to (N, E) corrected predictions and (N,) true ages."""
     experts = corrected_years.shape[1]
     if model.kind == "equal" or experts == 1:
         return _constant(np.zeros(experts))

@@ -17,8 +17,7 @@ from itertools import combinations
 import numpy as np
 
 from export.calibration.folds import Folds
-from export.calibration.tables import AGE_GRID
-from runtime.fusion import Floats, Spread
+from runtime.fusion import AGE_GRID, Floats, Spread
 
 FEWEST_FACES = 30
 """Fewer do not support the 5 % and 95 % quantiles."""
@@ -54,12 +53,7 @@ def levels_for(faces: int) -> tuple[float, ...]:
 
 
 def fit_spread(fused_years: Mapping[frozenset[str], Floats], age_years: Floats) -> Spread:
-    """Fits residual quantiles.
-
-    Args:
-        fused_years: (N,) fused ages of held-out faces, by set of experts.
-        age_years: (N,) true ages.
-    """
+    """Fits residual quantiles to (N,) fused ages of held-out faces, by set of experts."""
     levels = levels_for(len(age_years))
     return Spread(
         levels,

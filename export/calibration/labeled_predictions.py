@@ -204,7 +204,5 @@ def _problem(column: str, fact: str, cells: Strings, bad: NDArray[np.bool_]) -> 
         return []
     numbers = ", ".join(str(row + 2) for row in rows[:_LISTED_ROWS])
     more = f" and {len(rows) - _LISTED_ROWS} more" if len(rows) > _LISTED_ROWS else ""
-    first = str(cells[rows[0]])
-    return [
-        f"{column}: {fact} in row{'s' * (len(rows) > 1)} {numbers}{more}; the first is {first!r}"
-    ]
+    place = f"row{'s' if len(rows) > 1 else ''} {numbers}{more}"
+    return [f"{column}: {fact} in {place}; the first is {str(cells[rows[0]])!r}"]

@@ -41,14 +41,7 @@ _NO_CERTIFICATION = (
 
 
 def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence[str]) -> str:
-    """Returns the report as Markdown.
-
-    Args:
-        report: as returned by `calibration.report.report_of`.
-        title: the first heading.
-        preface: paragraphs on the origin of the figures.
-        files: names of the plots beside the page.
-    """
+    """Returns the report as Markdown, with a preface of paragraphs and links to plot files."""
     plots = [
         _image(files, "bias.png", "Bias correction of each expert by its raw prediction"),
         _image(files, "gate.png", "Weight of each expert by age"),

@@ -5,7 +5,6 @@ Error means estimate minus true age, in years, everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,13 +34,9 @@ class Bootstrap:
 
     @classmethod
     def of(cls, faces: int, subjects: Strings | None, most: int, seed: int) -> Bootstrap:
-        """Builds the bootstrap of N faces.
+        """Builds the bootstrap of N faces and their (N,) subjects, or one subject per face.
 
-        Args:
-            faces: N.
-            subjects: (N,) the person in each picture; None when every face is one of its own.
-            most: number of resamples; fewer for very many faces, whose intervals are narrow.
-            seed: of the draws.
+        Very many faces get fewer resamples than `most`: their intervals are narrow.
         """
         people = np.arange(faces)
         if subjects is not None:
@@ -78,16 +73,10 @@ class Bootstrap:
 
 
 def error_figures(errors_years: Floats, rows: Rows, bootstrap: Bootstrap) -> dict[str, Floats]:
-    """Returns figures of M methods over some rows, as (M,), and their intervals, as (M, 2).
+    """Returns figures of (N, M) errors over at least one row, as (M,).
 
-    Args:
-        errors_years: (N, M) errors.
-        rows: (N,) the faces that count; at least one.
-        bootstrap: of the N faces.
-
-    Returns:
-        mae, median, bias, rmse, cs5 (share within 5 years) and spread (standard deviation of the
-        error); each but the last also as `<figure>_interval`.
+    They are mae, median, bias, rmse, cs5 (share within 5 years) and spread (standard deviation of
+    the error); each but the last has an interval, `<figure>_interval`, as (M, 2).
     """
     absolute = np.abs(errors_years)
     close = (absolute <= _CLOSE_YEARS).astype(np.float64)
@@ -139,12 +128,3 @@ def reliability(probability: Floats, happened: Rows, bins: int = 10) -> list[dic
         }
         for number in np.unique(index)
     ]
-
-
-def largest_gap(mae_years: Mapping[str, float]) -> dict[str, object] | None:
-    """Returns the groups with the largest and smallest error; None for fewer than two groups."""
-    if len(mae_years) < 2:
-        return None
-    worst = max(mae_years, key=lambda name: mae_years[name])
-    best = min(mae_years, key=lambda name: mae_years[name])
-    return {"years": mae_years[worst] - mae_years[best], "worst": worst, "best": best}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
-from runtime.fusion import Floats, FusionTables
+from runtime.fusion import FusionTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +23,7 @@ _LABEL_GAP = 0.055
 
 
 def plots(tables: FusionTables, report: Mapping[str, Any]) -> dict[str, bytes]:
-    """Returns PNG files by file name.
-
-    Args:
-        tables: the fusion tables.
-        report: as returned by `calibration.report.report_of`; its experts are plotted.
-    """
+    """Returns the plots of fusion tables and their report as PNG files, by file name."""
     names = report["experts"]
     figures = {
         "bias.png": _bias(tables, names),
@@ -65,7 +62,7 @@ def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
     )
     axes.axhline(0.0, color=_INK, linewidth=0.8)
     grid, ends = tables.age_grid, []
-    for name, color in zip(names, _cycle(names), strict=True):
+    for name, color in zip(names, cycle(_COLORS), strict=False):
         table = tables.experts[name].bias_years
         axes.plot(grid, table, color=color, linewidth=2.2)
         ends.append((float(table[-1]), name, color))
@@ -82,12 +79,10 @@ def _gate(tables: FusionTables, names: Sequence[str]) -> Figure:
         "weight (%)",
     )
     logits = np.stack([tables.experts[name].gate_logit for name in names])
-    shares = np.exp(logits - logits.max(axis=0))
-    shares *= 100.0 / shares.sum(axis=0)
-    colors = _cycle(names)
+    shares = 100.0 * softmax(logits, axis=0)
+    colors = list(islice(cycle(_COLORS), len(names)))
     axes.stackplot(tables.age_grid, shares, colors=colors, alpha=0.88, linewidth=0.0)
-    tops = np.cumsum(shares, axis=0)
-    middles = tops[:, -1] - shares[:, -1] / 2.0
+    middles = np.cumsum(shares[:, -1]) - shares[:, -1] / 2.0
     axes.set_xlim(tables.age_grid[0], tables.age_grid[-1])
     axes.set_ylim(0.0, 100.0)
     _label_ends(axes, list(zip(middles.tolist(), names, colors, strict=True)))
@@ -103,7 +98,7 @@ def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
     )
     at = np.arange(len(bands))
     ends = []
-    for name, color in zip(names, _cycle(names), strict=True):
+    for name, color in zip(names, cycle(_COLORS), strict=False):
         raw = [band["mae"][name]["raw"] for band in bands.values()]
         after = [band["mae"][name]["corrected"] for band in bands.values()]
         axes.plot(at, raw, color=color, linewidth=1.3, linestyle=":", marker="o", markersize=2.5)
@@ -130,7 +125,7 @@ def _reliability(claimed: Mapping[str, Any]) -> Figure:
     )
     axes.plot([0, 100], [0, 100], color=_FAINT, linewidth=1.2)
     ends = []
-    for (threshold, result), color in zip(claimed.items(), _cycle(list(claimed)), strict=True):
+    for (threshold, result), color in zip(claimed.items(), cycle(_COLORS), strict=False):
         bins = result["bins"]
         x = [100.0 * b["claimed"] for b in bins]
         y = [100.0 * b["came_true"]["rate"] for b in bins]
@@ -144,31 +139,18 @@ def _reliability(claimed: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _cycle(names: Sequence[str]) -> list[str]:
-    return [_COLORS[index % len(_COLORS)] for index in range(len(names))]
-
-
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Labels lines at the right of the axes, far enough apart to be legible."""
     low, high = axes.get_ylim()
     ordered = sorted(ends)
-    heights = _apart(np.array([(value - low) / (high - low) for value, _, _ in ordered]))
+    heights = np.array([(value - low) / (high - low) for value, _, _ in ordered])
+    gaps = _LABEL_GAP * np.arange(len(heights))
+    # Up until all gaps are kept, then down until the last label is within the axes.
+    heights = np.minimum(np.maximum.accumulate(heights - gaps) + gaps, 1.0 - gaps[::-1])
     for height, (_, name, color) in zip(heights, ordered, strict=True):
         axes.text(
             1.015, height, name, color=color, transform=axes.transAxes, va="center", fontsize=10.5
         )
-
-
-def _apart(heights: Floats) -> Floats:
-    """Moves ascending heights up, then down, until neighbors are at least the gap apart."""
-    moved = heights.copy()
-    for index in range(1, len(moved)):
-        moved[index] = max(moved[index], moved[index - 1] + _LABEL_GAP)
-    overshoot = max(0.0, float(moved[-1]) - 1.0)
-    moved[-1] -= overshoot
-    for index in range(len(moved) - 2, -1, -1):
-        moved[index] = min(moved[index], moved[index + 1] - _LABEL_GAP)
-    return moved
 
 
 def _png(figure: Figure) -> bytes:

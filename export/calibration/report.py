@@ -15,14 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration.metrics import (
-    Bootstrap,
-    Rows,
-    error_figures,
-    largest_gap,
-    rate,
-    reliability,
-)
+from export.calibration.metrics import Bootstrap, Rows, error_figures, rate, reliability
 from export.calibration.scores import Scores
 from runtime.fusion import Floats
 
@@ -154,16 +147,16 @@ def _coverage(scores: Scores, rows: Rows) -> Report:
         low, high = scores.interval(scores.quantiles, level)
         coverage[name], intervals[name] = found["rate"], found["interval"]
         widths[name] = float((high - low)[rows].mean())
-    return {
-        "coverage": coverage,
-        "coverage_interval": intervals,
-        "interval_width_years": widths,
-    }
+    return {"coverage": coverage, "coverage_interval": intervals, "interval_width_years": widths}
 
 
-def _gap(sections: Mapping[str, Any]) -> dict[str, object] | None:
-    large = {n: s["mae"]["fused"] for n, s in sections.items() if s["faces"] >= ENOUGH_IN_GROUP}
-    return largest_gap(large)
+def _gap(sections: Mapping[str, Any]) -> Report | None:
+    """Builds the gap between the worst and the best part; None for fewer than two parts."""
+    errors = {n: s["mae"]["fused"] for n, s in sections.items() if s["faces"] >= ENOUGH_IN_GROUP}
+    if len(errors) < 2:
+        return None
+    best, *_, worst = sorted(errors, key=errors.__getitem__)
+    return {"years": errors[worst] - errors[best], "worst": worst, "best": best}
 
 
 def _gain(scores: Scores, bootstrap: Bootstrap) -> Report:
@@ -172,12 +165,9 @@ def _gain(scores: Scores, bootstrap: Bootstrap) -> Report:
     experts = np.abs(scores.corrected_years - ages[:, None])
     best = int(np.argmin(experts.mean(axis=0)))
     gained = experts[:, best] - np.abs(scores.fused_years - ages)
-    interval = bootstrap.mean_intervals(gained[:, None], all_rows(scores))[0]
-    return {
-        "over": scores.faces.names[best],
-        "years": float(gained.mean()),
-        "interval": interval.tolist(),
-    }
+    interval = bootstrap.mean_intervals(gained[:, None], all_rows(scores))[0].tolist()
+    name = scores.faces.names[best]
+    return {"over": name, "years": float(gained.mean()), "interval": interval}
 
 
 def _without(scores: Scores, bootstrap: Bootstrap) -> Report:

@@ -22,15 +22,9 @@ def write_report(
     preface: Sequence[str],
     appendix: str = "",
 ) -> None:
-    """Writes plots, page and figures, each of them atomically.
+    """Writes plots, page and figures, each of them atomically; creates the folder.
 
-    Args:
-        folder: of the files; it is created.
-        report: as returned by `report_of`.
-        tables: the fusion tables, for their plots.
-        title: of the page.
-        preface: paragraphs on the origin of the figures.
-        appendix: more Markdown for the end of the page.
+    The preface, paragraphs on the origin of the figures, and the appendix go into the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = plots(tables, report)

@@ -1,4 +1,4 @@
-"""The age grid, piecewise-linear tables on coarse nodes, and the Huber loss."""
+"""Piecewise-linear tables on coarse nodes, and the Huber loss."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.fusion import Floats
+from runtime.fusion import AGE_GRID, Floats
 
-AGE_GRID: Floats = np.arange(0.0, 101.0)
-"""(101,) ages of the finished tables, in years."""
 NODES: Floats = np.arange(0.0, 101.0, 5.0)
 """(21,) ages at which a fitted table is defined; it is linear between them."""
 _STEP_YEARS = 5.0

@@ -13,7 +13,7 @@ from export.calibration.fit import Calibration, fit_fusion
 from export.calibration.gate import BEST, GateModel, fit_gate
 from export.calibration.labeled_predictions import LabelsError
 from export.calibration.scores import scores_of_calibration, scores_of_tables
-from export.calibration.tables import AGE_GRID
+from runtime.fusion import AGE_GRID
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up, mean_error
 
 FACES = 400
@@ -135,7 +135,7 @@ def test_a_useless_mixture_falls_back_to_the_best_expert(
     years = np.stack([ages + rng.normal(0, 0.5, 120), rng.uniform(20, 60, 120)], axis=1)
     faces = replace(made_up(120), age_years=ages, names=("good", "noise"), predictions_years=years)
     found = fit_fusion(faces)
-    assert found.fell_back
+    assert found.tables.provenance["fell_back"]
     assert "fall back" in caplog.text
     assert found.tables.provenance["gate"] == "best"
     fused = found.tables.fuse(faces.names, years)

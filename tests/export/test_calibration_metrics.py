@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from export.calibration import report as report_module
 from export.calibration.comparison import comparison
 from export.calibration.markdown import markdown
-from export.calibration.metrics import Bootstrap, error_figures, largest_gap, rate, reliability
+from export.calibration.metrics import Bootstrap, error_figures, rate, reliability
 from export.calibration.report import ReportOptions, report_of
 from export.calibration.scores import Scores, scores_of_tables
 from runtime.fusion import ExpertTable, FusionTables, Spread
@@ -77,9 +78,11 @@ def test_reliability_bins_hold_observed_shares() -> None:
     assert [b["came_true"]["rate"] for b in bins] == [0.5, 1.0]  # type: ignore[index]
 
 
-def test_largest_gap_names_both_ends() -> None:
-    assert largest_gap({"a": 3.0, "b": 7.5, "c": 5.0}) == {"years": 4.5, "worst": "b", "best": "a"}
-    assert largest_gap({"a": 3.0}) is None
+def test_gap_is_between_the_worst_and_best_part_of_sufficient_size() -> None:
+    faces = {"a": (3.0, 30), "b": (7.5, 30), "c": (5.0, 30), "few": (9.0, 29)}
+    parts = {name: {"mae": {"fused": mae}, "faces": n} for name, (mae, n) in faces.items()}
+    assert report_module._gap(parts) == {"years": 4.5, "worst": "b", "best": "a"}
+    assert report_module._gap({"a": parts["a"]}) is None
 
 
 def test_report_has_the_documented_keys_and_correct_figures() -> None:
