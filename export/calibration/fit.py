@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from export.calibration.bias import BiasModel, choose_bias, fit_bias
-from export.calibration.folds import Folds, folds_of, people_count
+from export.calibration.folds import Folds, folds_of
 from export.calibration.gate import BEST, GATE_MODELS, GateModel, choose_gate, fit_gate
 from export.calibration.intervals import FEWEST_FACES, fit_spread, subsets_of
 from export.calibration.labeled_predictions import LabeledPredictions, LabelsError
@@ -104,7 +104,7 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0) -> Calibration:
 
 
 def _check_size(faces: LabeledPredictions) -> None:
-    people = people_count(faces.subjects, len(faces))
+    people = int(faces.people.max(initial=-1)) + 1
     if len(faces) < FEWEST_FACES or people < _OUTER_FOLDS:
         problem = (
             f"{len(faces)} faces of {people} people are too few: {FEWEST_FACES} faces of "
@@ -122,7 +122,7 @@ def _check_size(faces: LabeledPredictions) -> None:
 
 def _choose(faces: LabeledPredictions, seed: int) -> Recipe:
     some = faces.take(thinned(len(faces), _CHOICE_FACES, seed))
-    folds = folds_of(some.age_years, some.subjects, _INNER_FOLDS, seed)
+    folds = folds_of(some.age_years, some.people, _INNER_FOLDS, seed)
     bias = tuple(choose_bias(column, some.age_years, folds) for column in some.predictions_years.T)
     repeats = [_gate_errors(some, bias, seed + repeat) for repeat in range(_REPEATS)]
     errors = np.mean(repeats, axis=0)
@@ -132,7 +132,7 @@ def _choose(faces: LabeledPredictions, seed: int) -> Recipe:
 
 def _gate_errors(faces: LabeledPredictions, bias: tuple[BiasModel, ...], seed: int) -> Floats:
     """Returns (N, F) absolute errors of each gate model on held-out faces."""
-    folds = folds_of(faces.age_years, faces.subjects, _INNER_FOLDS, seed)
+    folds = folds_of(faces.age_years, faces.people, _INNER_FOLDS, seed)
     errors = np.zeros((len(faces), len(GATE_MODELS)))
     for fold in np.unique(folds):
         train, test = faces.take(folds != fold), faces.take(folds == fold)
@@ -166,7 +166,7 @@ def _fusion(faces: LabeledPredictions, bias_years: Floats, model: GateModel) -> 
 def _hold_out(faces: LabeledPredictions, seed: int, gate: GateModel | None = None) -> HeldOut:
     """Repeats choice and fit without each fold; a gate model that is given is not chosen."""
     count = _OUTER_FOLDS if len(faces) <= _MANY_FACES else _OUTER_FOLDS_MANY
-    folds = folds_of(faces.age_years, faces.subjects, count, seed + 1)
+    folds = folds_of(faces.age_years, faces.people, count, seed + 1)
     fused = {names: np.zeros(len(faces)) for names in subsets_of(faces.names)}
     corrected_years = np.zeros_like(faces.predictions_years)
     for fold in np.unique(folds):
@@ -193,7 +193,7 @@ def _provenance(
     ages, errors = faces.age_years, held_out.errors_years(faces.age_years)
     return {
         "faces": len(faces),
-        "people": people_count(faces.subjects, len(faces)),
+        "people": int(faces.people.max()) + 1,
         "age_range_years": [float(ages.min()), float(ages.max())],
         "seed": seed,
         "bias": {n: str(model) for n, model in zip(faces.names, recipe.bias, strict=True)},

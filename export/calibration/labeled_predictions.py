@@ -60,6 +60,13 @@ class LabeledPredictions:
         """Number of faces."""
         return len(self.age_years)
 
+    @property
+    def people(self) -> NDArray[np.intp]:
+        """(N,) the number of the person in each picture, from 0."""
+        if self.subjects is None:
+            return np.arange(len(self))
+        return np.unique(self.subjects, return_inverse=True)[1]
+
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> LabeledPredictions:
         """Returns the faces at some rows, in that order."""
         return LabeledPredictions(

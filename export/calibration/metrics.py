@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration.labeled_predictions import Strings
 from runtime.fusion import Floats
 
 _CONFIDENCE = 0.95
@@ -30,19 +29,8 @@ class Bootstrap:
     people: NDArray[np.intp]
     """(N,) the number of the person in each picture."""
     resamples: int
+    """Fewer are drawn for very many faces, whose intervals are narrow."""
     seed: int
-
-    @classmethod
-    def of(cls, faces: int, subjects: Strings | None, most: int, seed: int) -> Bootstrap:
-        """Builds the bootstrap of N faces and their (N,) subjects, or one subject per face.
-
-        Very many faces get fewer resamples than `most`: their intervals are narrow.
-        """
-        people = np.arange(faces)
-        if subjects is not None:
-            people = np.unique(subjects, return_inverse=True)[1]
-        count = max(_FEWEST_RESAMPLES, min(most, _RESAMPLED_ROWS // max(faces, 1)))
-        return cls(people, count, seed)
 
     def mean_intervals(self, values: Floats, rows: Rows) -> Floats:
         """Returns (M, 2) intervals of the means of (N, M) values over some rows."""
@@ -52,6 +40,7 @@ class Bootstrap:
         columns = np.column_stack([chosen, np.ones(len(chosen))]).T
         # (P, M + 1): the sum of each value over the faces of a person, and the number of faces.
         sums = np.stack([np.bincount(person, column) for column in columns], axis=1)
+        count = min(self.resamples, max(_FEWEST_RESAMPLES, _RESAMPLED_ROWS // len(self.people)))
         if len(sums) == 1:
             return np.repeat(chosen.mean(axis=0)[:, None], 2, axis=1)
 
@@ -63,7 +52,7 @@ class Bootstrap:
         found = bootstrap(
             (np.arange(len(sums)),),
             means,
-            n_resamples=self.resamples,
+            n_resamples=count,
             batch=max(1, _CHUNK_ROWS // len(sums)),
             confidence_level=_CONFIDENCE,
             method="percentile",

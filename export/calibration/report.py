@@ -71,8 +71,7 @@ def report_of(scores: Scores, options: ReportOptions) -> Report:
 
 def bootstrap_of(scores: Scores, options: ReportOptions) -> Bootstrap:
     """Builds the bootstrap of the faces that were scored."""
-    faces = scores.faces
-    return Bootstrap.of(len(faces), faces.subjects, options.resamples, options.seed)
+    return Bootstrap(scores.faces.people, options.resamples, options.seed)
 
 
 def all_rows(scores: Scores) -> Rows:

@@ -29,15 +29,22 @@ def labeled_pictures(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engines = tmp_path / "engines"
+def engines_and_command(folder: Path, experts: dict[str, Tiny]) -> tuple[Path, list[str]]:
+    """Builds engines and labeled pictures; returns the folder and the arguments to calibrate."""
+    engines = folder / "engines"
     engines.mkdir()
-    tiny = {"a": Tiny(slope=100.0, offset=10.0), "b": Tiny(slope=60.0)}
-    write_engines(engines, tiny)
-    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
-    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    write_engines(engines, experts)
+    faces = labeled_pictures(folder / "faces", FACES, seed=1)
+    options = ["--engines", str(engines), "--output", str(engines), "--bootstrap", "100"]
+    return engines, ["--faces", str(faces), *options]
+
+
+def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines, command = engines_and_command(
+        tmp_path, {"a": Tiny(slope=100.0, offset=10.0), "b": Tiny(slope=60.0)}
+    )
     with fewer_splits():
-        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+        assert calibrate.main(command) == 0
     assert (engines / LOG_NAME).exists()
     with AgeMoE(engines, fusion=None) as plain, AgeMoE(engines) as moe:
         assert moe.calibrated
@@ -59,16 +66,12 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_predictions_of_another_precision_are_not_reused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engines = tmp_path / "engines"
-    engines.mkdir()
-    write_engines(engines, {"a": Tiny(precisions=("fp32", "fp16"))})  # fp16 predicts a year more
-    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
-    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    # fp16 predicts a year more
+    engines, command = engines_and_command(tmp_path, {"a": Tiny(precisions=("fp32", "fp16"))})
     predicted = {}
     with fewer_splits():
         for precision in ("fp32", "fp16"):
-            options = [*command, "--bootstrap", "100", "--precision", precision]
-            assert calibrate.main(options) == 0, caplog.text
+            assert calibrate.main([*command, "--precision", precision]) == 0, caplog.text
             lines = (engines / PREDICTIONS_NAME).read_text().splitlines()[1:]
             predicted[precision] = np.array([float(line.split(",")[-1]) for line in lines])
     np.testing.assert_allclose(predicted["fp16"] - predicted["fp32"], HALF_OFFSET_YEARS, atol=0.1)
@@ -77,18 +80,14 @@ def test_predictions_of_another_precision_are_not_reused(
 def test_tables_of_other_checkpoints_are_refused_but_do_not_prevent_recalibration(
     tmp_path: Path,
 ) -> None:
-    engines = tmp_path / "engines"
-    engines.mkdir()
-    write_engines(engines, {"a": Tiny(), "b": Tiny(slope=60.0)})
-    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
-    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    engines, command = engines_and_command(tmp_path, {"a": Tiny(), "b": Tiny(slope=60.0)})
     with fewer_splits():
-        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+        assert calibrate.main(command) == 0
         tables = (engines / FILE_NAME).read_text()
         assert SHA in tables
         (engines / FILE_NAME).write_text(tables.replace(SHA, "cd" * 32))
         with pytest.raises(FusionTableError, match="was calibrated for another checkpoint"):
             AgeMoE(engines)
-        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+        assert calibrate.main(command) == 0
     with AgeMoE(engines) as moe:
         assert moe.calibrated

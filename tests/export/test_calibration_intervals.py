@@ -119,7 +119,7 @@ def test_few_experts_have_every_subset_and_many_the_likely_ones() -> None:
 
 def test_folds_keep_people_together_and_balance_ages() -> None:
     faces = made_up(600, per_person=3)
-    folds = folds_of(faces.age_years, faces.subjects, 5, seed=1)
+    folds = folds_of(faces.age_years, faces.people, 5, seed=1)
     assert faces.subjects is not None
     for person in np.unique(faces.subjects):
         assert len(set(folds[faces.subjects == person])) == 1

@@ -33,7 +33,7 @@ def scores(count: int = 300, **options: bool) -> Scores:
 
 def test_figures_of_known_errors() -> None:
     errors = np.array([[-6.0], [0.0], [2.0], [8.0]])
-    bootstrap = Bootstrap.of(4, None, 200, seed=0)
+    bootstrap = Bootstrap(np.arange(4), 200, seed=0)
     found = error_figures(errors, np.ones(4, dtype=bool), bootstrap)
     assert found["mae"] == pytest.approx(4.0)
     assert found["median"] == pytest.approx(4.0)
@@ -46,19 +46,17 @@ def test_figures_of_known_errors() -> None:
 
 def test_bootstrap_interval_has_the_width_theory_gives() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, (900, 1))
-    bootstrap = Bootstrap.of(900, None, 1000, seed=1)
+    bootstrap = Bootstrap(np.arange(900), 1000, seed=1)
     low, high = bootstrap.mean_intervals(values, np.ones(900, dtype=bool))[0]
     assert high - low == pytest.approx(2 * 1.96 * 2.0 / 30.0, rel=0.15)
 
 
 def test_repeated_pictures_of_a_person_do_not_narrow_the_interval() -> None:
-    people = np.random.default_rng(0).normal(0.0, 1.0, 100)
-    values = np.repeat(people, 10)[:, None]
-    subjects = np.repeat(np.arange(100), 10).astype(np.str_)
+    values = np.repeat(np.random.default_rng(0).normal(0.0, 1.0, 100), 10)[:, None]
     rows = np.ones(1000, dtype=bool)
     widths = [
-        float(np.ptp(Bootstrap.of(1000, people_of, 500, seed=1).mean_intervals(values, rows)))
-        for people_of in (None, subjects)
+        float(np.ptp(Bootstrap(people, 500, seed=1).mean_intervals(values, rows)))
+        for people in (np.arange(1000), np.repeat(np.arange(100), 10))
     ]
     assert widths[1] > 2.0 * widths[0]
 
