@@ -9,11 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from export.calibration.labels import LAYOUTS
+from export.calibration.metrics import FEWEST_RESAMPLES
 from export.calibration.report import ReportOptions
 from export.errors import ExportError, OptionsError
 from runtime.errors import AgeMoEError
-
-_FEWEST_RESAMPLES = 100
 
 
 def add_inputs(parser: argparse.ArgumentParser) -> None:
@@ -60,14 +59,12 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
         for value in getattr(arguments, name)
         if not 1.0 <= value <= 100.0
     ]
-    if arguments.bootstrap < _FEWEST_RESAMPLES:
-        fewest = _FEWEST_RESAMPLES
-        problems.append(f"--bootstrap must be {fewest} or more, got {arguments.bootstrap}")
+    if (resamples := arguments.bootstrap) < FEWEST_RESAMPLES:
+        problems.append(f"--bootstrap must be {FEWEST_RESAMPLES} or more, got {resamples}")
     if problems:
         raise OptionsError(problems)
-    return ReportOptions(
-        tuple(arguments.thresholds), tuple(arguments.challenge), arguments.bootstrap, arguments.seed
-    )
+    thresholds, challenges = tuple(arguments.thresholds), tuple(arguments.challenge)
+    return ReportOptions(thresholds, challenges, resamples, arguments.seed)
 
 
 def run_command(

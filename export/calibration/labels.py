@@ -56,7 +56,7 @@ class _Entry(NamedTuple):
     """A picture before its labels are validated."""
 
     place: str
-    """Where problems are located."""
+    """Row, line or name, for problems."""
     path: Path
     name: str
     labels: Mapping[str, str]

@@ -15,7 +15,7 @@ from runtime.fusion import Floats
 _CONFIDENCE = 0.95
 _CONFIDENCE_Z = 1.96
 _CLOSE_YEARS = 5.0
-_FEWEST_RESAMPLES = 100
+FEWEST_RESAMPLES = 100
 _RESAMPLED_ROWS = 20_000_000
 _CHUNK_ROWS = 4_000_000
 
@@ -40,7 +40,7 @@ class Bootstrap:
         columns = np.column_stack([chosen, np.ones(len(chosen))]).T
         # (P, M + 1): the sum of each value over the faces of a person, and the number of faces.
         sums = np.stack([np.bincount(person, column) for column in columns], axis=1)
-        count = min(self.resamples, max(_FEWEST_RESAMPLES, _RESAMPLED_ROWS // len(self.people)))
+        count = min(self.resamples, max(FEWEST_RESAMPLES, _RESAMPLED_ROWS // len(self.people)))
         if len(sums) == 1:
             return np.repeat(chosen.mean(axis=0)[:, None], 2, axis=1)
 
