@@ -1,4 +1,4 @@
-"""Two sets of fusion tables on the same faces: differences, with intervals."""
+"""Comparison of two sets of fusion tables on the same faces."""
 
 from __future__ import annotations
 
@@ -7,52 +7,47 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration.metrics import Resamples, Rows
-from export.calibration.report import Report, ReportOptions, parts_of
+from export.calibration.metrics import Bootstrap, Rows
+from export.calibration.report import Report, ReportOptions, all_rows, bootstrap_of, parts_of
 from export.calibration.scores import Scores
 
 
 def comparison(scores: Scores, other: Scores, options: ReportOptions) -> Report:
-    """Error of the first tables minus error of the other ones, face by face.
+    """Compares the errors of two sets of tables on the same faces in the same order.
 
-    Args:
-        scores: of the first tables.
-        other: of the others, on the same faces in the same order.
-        options: of the report.
-
-    Returns:
-        `mae`, `other_mae` and `difference` (below 0: the first are better) with its 95 %
-        interval, for all faces, age bands and groups.
+    Returns `mae`, `other_mae` and `difference` (below 0: the first are better) with its 95 %
+    interval, for all faces, age bands and groups.
     """
-    faces = scores.faces
-    resamples = Resamples.draw(len(faces), faces.subjects, options.resamples, options.seed)
+    bootstrap = bootstrap_of(scores, options)
     sections = {
-        place: {name: _difference(scores, other, resamples, rows) for name, rows in parts.items()}
+        place: {name: _difference(scores, other, bootstrap, rows) for name, rows in parts.items()}
         for place, parts in parts_of(scores).items()
     }
-    whole = np.ones(len(faces), dtype=bool)
-    return {**_difference(scores, other, resamples, whole), "parts": sections}
+    return {**_difference(scores, other, bootstrap, all_rows(scores)), "parts": sections}
 
 
-def _difference(scores: Scores, other: Scores, resamples: Resamples, rows: Rows) -> Report:
+def _difference(scores: Scores, other: Scores, bootstrap: Bootstrap, rows: Rows) -> Report:
     ages = scores.faces.age_years
     first, second = np.abs(scores.fused_years - ages), np.abs(other.fused_years - ages)
-    changed = first - second
+    difference = first - second
     return {
         "faces": int(rows.sum()),
         "mae": float(first[rows].mean()),
         "other_mae": float(second[rows].mean()),
-        "difference": float(changed[rows].mean()),
-        "difference_interval": resamples.mean_intervals(changed[:, None], rows)[0].tolist(),
+        "difference": float(difference[rows].mean()),
+        "difference_interval": bootstrap.mean_intervals(difference[:, None], rows)[0].tolist(),
     }
 
 
 def comparison_text(compared: Mapping[str, Any], name: str, other: str) -> str:
-    """The comparison as Markdown."""
+    """Returns the comparison as Markdown."""
     lines = [
         f"## {name} against {other}",
         "",
-        "Below 0: the first is better. An interval that holds 0 shows no difference.",
+        (
+            "MAE is the mean absolute error of the fused age in years. A difference below 0 means "
+            f"that {name} is better; where its 95 % interval contains 0, neither is shown to be."
+        ),
         "",
         "| faces | first MAE | other MAE | difference |",
         "| --- | ---: | ---: | ---: |",

@@ -8,8 +8,8 @@ import pytest
 
 from export.calibration.fit import fit_fusion
 from export.calibration.folds import folds_of
+from export.calibration.intervals import levels_for, quantile_table, subsets_of
 from export.calibration.scores import Scores, scores_of_tables
-from export.calibration.spread import levels_for, quantile_table, subsets_of
 from runtime.fusion import FusionTables
 from runtime.results import ResidualQuantiles
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up
@@ -52,13 +52,13 @@ def test_interval_without_an_expert_is_wider_and_covers(missing: str) -> None:
     new = made_up(4000, seed=21)
     columns = [index for index, name in enumerate(NAMES) if name != missing]
     names = [NAMES[index] for index in columns]
-    fused = table.fuse(names, new.readings_years[:, columns]).age_years
+    fused = table.fuse(names, new.predictions_years[:, columns]).age_years
     ends = [np.interp(fused, table.age_grid, part[:, index]) for index in (low, high)]
     residuals = new.age_years - fused
     assert 0.87 <= ((residuals >= ends[0]) & (residuals <= ends[1])).mean() <= 0.95
 
 
-def test_probability_at_least_comes_true() -> None:
+def test_probability_at_least_is_calibrated() -> None:
     scores = fresh()
     probability = scores.probability_at_least(18.0)
     assert probability is not None
@@ -68,7 +68,7 @@ def test_probability_at_least_comes_true() -> None:
     assert adult[unsure].mean() == pytest.approx(probability[unsure].mean(), abs=0.2)
 
 
-def test_vectorised_quantiles_say_what_the_runtime_says() -> None:
+def test_vectorized_quantiles_equal_those_of_the_runtime() -> None:
     scores = fresh()
     assert scores.quantiles is not None
     low, high = scores.interval(scores.quantiles, 0.9)
@@ -83,7 +83,7 @@ def test_vectorised_quantiles_say_what_the_runtime_says() -> None:
         assert 1.0 - residuals.level_of(30.0 - age) == pytest.approx(probability[row])
 
 
-def test_quantiles_never_cross_and_find_the_true_ones() -> None:
+def test_quantiles_do_not_cross_and_are_close_to_the_true_ones() -> None:
     rng = np.random.default_rng(0)
     fused, residuals = rng.uniform(0, 100, 2000), rng.normal(0, 5, 2000)
     levels = levels_for(40)
@@ -95,7 +95,7 @@ def test_quantiles_never_cross_and_find_the_true_ones() -> None:
 
 
 @pytest.mark.parametrize(("faces", "rarest"), [(30, 0.05), (630, 0.025), (3000, 0.005)])
-def test_no_level_is_claimed_that_the_faces_cannot_support(faces: int, rarest: float) -> None:
+def test_levels_are_limited_by_the_number_of_faces(faces: int, rarest: float) -> None:
     levels = levels_for(faces)
     assert levels[0] == rarest
     assert levels[-1] == pytest.approx(1.0 - rarest)
@@ -110,16 +110,16 @@ def test_saturated_estimates_do_not_break_the_spread() -> None:
     assert np.ptp(table, axis=0).max() < 1.0
 
 
-def test_every_subset_is_tabulated_for_few_experts_and_the_likely_ones_for_many() -> None:
+def test_few_experts_have_every_subset_and_many_the_likely_ones() -> None:
     assert len(subsets_of("abcdef")) == 63
     many = subsets_of("abcdefgh")
     assert {len(names) for names in many} == {8, 7, 6, 2, 1}
     assert many[0] == frozenset("abcdefgh")
 
 
-def test_folds_keep_people_together_and_ages_balanced() -> None:
+def test_folds_keep_people_together_and_balance_ages() -> None:
     faces = made_up(600, per_person=3)
-    folds = folds_of(faces.age_years, faces.subjects, 5, seed=1)
+    folds = folds_of(faces.age_years, faces.people, 5, seed=1)
     assert faces.subjects is not None
     for person in np.unique(faces.subjects):
         assert len(set(folds[faces.subjects == person])) == 1

@@ -1,11 +1,11 @@
-"""Spread: how far true ages lie from the fused age, by fused age, for every set of experts.
+"""Intervals: quantiles of (true age - fused age) by fused age, for every set of experts.
 
 The residuals come from faces held out of the fit. At each year of the age grid they are weighted
-by how near their own fused age lies (tricube over the k nearest, k = 0.6 n^0.8, the usual rate for
-kernel smoothing), and quantiles are read off that one weighted distribution, so they cannot cross.
-Each level is moved outward by (m + 1) / m, m being the effective number of neighbors, as split
-conformal prediction does (Vovk et al., Algorithmic Learning in a Random World): with few faces
-the interval is wider, not bolder.
+by the distance of their own fused age (tricube over the k nearest, k = 0.6 n^0.8, the usual rate
+for kernel smoothing). All quantiles are those of one weighted distribution, so they cannot cross.
+Each level is moved outward by (m + 1) / m, where m is the effective number of neighbors, as in
+split conformal prediction (Vovk et al., Algorithmic Learning in a Random World): few faces give
+wider intervals.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from itertools import combinations
 import numpy as np
 
 from export.calibration.folds import Folds
-from export.calibration.tables import AGE_GRID
-from runtime.fusion import Floats, Spread
+from runtime.fusion import AGE_GRID, Floats, Spread
 
 FEWEST_FACES = 30
-"""Below, not even the 5 % and 95 % quantiles mean anything."""
+"""Fewer do not support the 5 % and 95 % quantiles."""
 _LEVELS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 _NEIGHBORS, _FEWEST_NEIGHBORS = 0.6, 60
 _TRICUBE_EFFICIENCY = 0.7
@@ -30,10 +29,10 @@ _EVERY_SUBSET_UP_TO = 6
 
 
 def subsets_of(names: Sequence[str]) -> list[frozenset[str]]:
-    """The sets of experts an interval is tabulated for, the full set first.
+    """Returns the sets of experts with an interval, the full set first.
 
-    Every set for up to six experts. For more, whose sets double with each one: all of them, all
-    but one, all but two, pairs and singles; another set then has no interval.
+    Up to six experts: every set. More, as their sets double with each one: all experts, all but
+    one, all but two, pairs and singles.
     """
     count = len(names)
     sizes = set(range(1, count + 1))
@@ -47,19 +46,14 @@ def subsets_of(names: Sequence[str]) -> list[frozenset[str]]:
 
 
 def levels_for(faces: int) -> tuple[float, ...]:
-    """The levels that so many faces can support: none rarer than one neighbor in all."""
+    """Returns the levels that this many faces support: none rarer than one of the neighbors."""
     rarest = 1.0 / (_TRICUBE_EFFICIENCY * _neighbors(faces) + 1.0)
     lower = [level for level in _LEVELS if level >= rarest]
     return (*lower, *(round(1.0 - level, 6) for level in reversed(lower[:-1])))
 
 
 def fit_spread(fused_years: Mapping[frozenset[str], Floats], age_years: Floats) -> Spread:
-    """Fits residual quantiles.
-
-    Args:
-        fused_years: (N,) fused ages of held-out faces, by set of experts.
-        age_years: (N,) true ages.
-    """
+    """Fits residual quantiles to (N,) fused ages of held-out faces, by set of experts."""
     levels = levels_for(len(age_years))
     return Spread(
         levels,
@@ -73,7 +67,7 @@ def fit_spread(fused_years: Mapping[frozenset[str], Floats], age_years: Floats) 
 def held_out_quantiles(
     fused_years: Floats, age_years: Floats, folds: Folds, levels: Sequence[float]
 ) -> Floats:
-    """(N, L) residual quantiles of each face, from the residuals of the other folds alone."""
+    """Returns (N, L) residual quantiles of each face, from the residuals of the other folds."""
     quantiles = np.zeros((len(age_years), len(levels)))
     residuals = age_years - fused_years
     for fold in np.unique(folds):
@@ -84,7 +78,7 @@ def held_out_quantiles(
 
 
 def quantile_table(fused_years: Floats, residual_years: Floats, levels: Sequence[float]) -> Floats:
-    """(101, L) residual quantiles by fused age, on the age grid."""
+    """Returns (101, L) residual quantiles by fused age, on the age grid."""
     order = np.argsort(fused_years, kind="stable")
     fused, residuals = fused_years[order], residual_years[order]
     count = _neighbors(len(fused))
@@ -98,7 +92,7 @@ def quantile_table(fused_years: Floats, residual_years: Floats, levels: Sequence
 
 
 def quantiles_at(table: Floats, age_grid: Floats, age_years: Floats) -> Floats:
-    """(N, L) a (G, L) table at (N,) ages; linear, and flat outside the grid."""
+    """Returns (N, L) values of a (G, L) table at (N,) ages; linear, and flat outside the grid."""
     return np.stack([np.interp(age_years, age_grid, column) for column in table.T], axis=1)
 
 
