@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.config.contract import Images, Readings
+from export.config.contract import Images, Outputs
 from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
 from export.graph.weights import has_data_file
 from export.variants.fp16 import LARGEST_HALF, tensor_types
 from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, Parity
+
+REVISION = 1
+"""To be raised with every change of the tolerances or of what is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,7 @@ OPENVINO_TOLERANCE = Tolerance(mean_years=0.3, max_years=1.5, probability=0.1)
 
 
 def check_parity(
-    path: Path, precision: str, images: Images, reference: Readings, exact: Path | None = None
+    path: Path, precision: str, images: Images, reference: Outputs, exact: Path | None = None
 ) -> Parity:
     """Runs a built file on the verification faces and compares it with the reference.
 
@@ -71,13 +74,13 @@ def check_parity(
     return parity
 
 
-ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Readings]
+ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Outputs]
 """From an expert's name, entry, artifact, engines folder and pictures to what the artifact says."""
 
 
 def runtime_outputs(
     name: str, expert: Expert, artifact: Artifact, folder: Path, images: Images
-) -> Readings:
+) -> Outputs:
     """What an artifact says of pictures, run by the runtime itself; engines on the first GPU."""
     from runtime.backends.fallback import DeviceRequest, open_devices
 
@@ -138,7 +141,7 @@ def check_openvino(
     form: Artifact,
     folder: Path,
     images: Images,
-    reference: Readings,
+    reference: Outputs,
     run: ArtifactRun = runtime_outputs,
 ) -> Parity:
     """Runs a form on the verification faces, on OpenVINO, and compares it with the reference.
@@ -168,7 +171,7 @@ def check_openvino(
     return parity
 
 
-def _compared(found: Readings, reference: Readings, tolerance: Tolerance) -> tuple[Parity, str]:
+def _compared(found: Outputs, reference: Outputs, tolerance: Tolerance) -> tuple[Parity, str]:
     """The differences, and in words if they are over the tolerance; empty if they are within."""
     years = np.abs(found["age_years"] - reference["age_years"])
     probabilities = max(
@@ -196,7 +199,7 @@ def _parts(images: Images, largest: int) -> Iterator[Images]:
             yield {name: array[start : start + largest] for name, array in batch.items()}
 
 
-def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> Readings:
+def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> Outputs:
     session = _session(path, frugal=frugal)
     batches = [session.run(names, dict(batch)) for batch in in_batches(images)]
     return {

@@ -9,9 +9,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.build.options import ExpertConfig
-from export.config.contract import Images, Readings, Signature
+from export.config.architecture import ExpertConfig
+from export.config.contract import Images, Outputs, Signature
 from export.errors import ExportError
+from export.experts.registry import build_expert
+from export.faces.verification import verification_images
 
 LARGE_PARAMETERS = 1 << 28
 """From 1 GiB of FP32 weights on, a network gets a process of its own."""
@@ -24,7 +26,7 @@ class ReferenceModel:
     signature: Signature
     images: Images
     """The verification faces, as the expert's inputs."""
-    reference: Readings
+    reference: Outputs
     """What the network says of them."""
 
 
@@ -45,9 +47,6 @@ def write_reference(
     Raises:
         ExportError: the weights do not fit, or the graph cannot be written.
     """
-    from export.experts.registry import build_expert
-    from export.faces.verification import verification_images
-
     stage("loading the weights")
     expert = build_expert(config, checkpoint)
     images = verification_images(expert.signature.inputs, few=expert.signature.few_faces)

@@ -25,6 +25,8 @@ from runtime.backends.gpu.tensorrt_engine import import_tensorrt, started, tenso
 from runtime.files import write_whole
 from runtime.manifest import BatchProfile
 
+REVISION = 1
+"""To be raised with every change of how engines are built."""
 TIMING_CACHE = "timing.cache"
 """In the engines folder: how fast TensorRT found its kernels, so that it need not measure again."""
 SHARE_MARGIN = 0.1

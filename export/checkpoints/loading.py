@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.build.options import HUB_PREFIX
 from export.errors import CheckpointError
 from runtime.files import sha256_of
 
 if TYPE_CHECKING:
     import torch
 
+HUB_PREFIX = "hf://"
 _HUB_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 _CONTAINERS = (
     "state_dict_ema",

@@ -14,7 +14,7 @@ from runtime.manifest import InputSpec
 
 Images = Mapping[str, NDArray[np.uint8]]
 """By input name: uint8 (N, H, W, 3), RGB."""
-Readings = dict[str, NDArray[np.float32]]
+Outputs = dict[str, NDArray[np.float32]]
 """By output name: float32 (N, …)."""
 
 
@@ -64,6 +64,6 @@ class BuiltExpert(Protocol):
         """Writes the FP32 graph that honors the contract."""
         ...
 
-    def reference(self, images: Images) -> Readings:
+    def reference(self, images: Images) -> Outputs:
         """What the graph has to compute, by other means."""
         ...

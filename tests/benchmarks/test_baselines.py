@@ -13,8 +13,8 @@ import torch
 from benchmarks.baseline_pytorch import PyTorchExperts, _janus, _published_volo
 from benchmarks.pictures import faces
 from benchmarks.subjects import Ours, onnx_only
-from export.config.settings import JanusSettings
 from export.experts.janus.prompt import PromptOptions
+from export.experts.janus.settings import JanusSettings
 from export.experts.mivolo.module import AgeScale, MiVoloSpec, random_mivolo
 from export.experts.mivolo.network import VARIANTS
 from runtime import AgeMoE, BackendError, ImageLimits

@@ -8,9 +8,10 @@ import timm
 import torch
 import torchvision
 
-from export.config.settings import AgeHead, CnnSettings, Normalization
+from export.config.settings import AgeHead, Normalization
 from export.errors import CheckpointError
-from export.experts.cnn import cnn_module, load_cnn, settle
+from export.experts.cnn.network import cnn_module, load_cnn, settle
+from export.experts.cnn.settings import CnnSettings
 from export.graph.preprocessing import Normalize, Readout
 from tests.export.small import SIDE, small_module, small_settings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.variants.fp16 import half_from_single
 from runtime.geometry import Geometry
 from tests.export.small import small_module, small_settings

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from export import build_engines
-from export.build import fingerprints, parity
+from export.build import parity
 from export.build.options import BuildOptions, resolve_options
 from export.build.parity import OPENVINO_TOLERANCE, Tolerance
 from export.build.pipeline import build
 from export.build.plan import plan
+from export.config.fingerprints import tool_versions
 from export.errors import OptionsError
 from runtime import AgeMoE, BackendError
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8
@@ -66,8 +67,8 @@ def test_int8_from_a_checkpoint_to_an_age(tmp_path: Path, monkeypatch: pytest.Mo
     _check_form(tmp_path, form, "openvino-cpu")
     assert names_built(build(_options(tmp_path, int8=True), Quiet())) == []
 
-    versions = {**fingerprints.tool_versions(), "openvino": "2031.1"}
-    monkeypatch.setattr(fingerprints, "tool_versions", lambda: versions)
+    versions = {**tool_versions(), "openvino": "2031.1"}
+    monkeypatch.setattr("export.build.keys.tool_versions", lambda: versions)
     reasons = {planned.path: planned.reason for planned in plan(_options(tmp_path, int8=True))}
     assert reasons == {
         "vgg16/vgg16.fp32.onnx": "",
@@ -130,7 +131,7 @@ def test_openvino_is_asked_for_before_anything_is_built(
 
 
 def test_bf16_of_janus_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match="--bf16: Janus has no such form"):
+    with pytest.raises(OptionsError, match="--bf16: janus has no bf16 variant"):
         resolve_options(output=tmp_path, only=["janus"], weights="demo", bf16=True)
 
 
@@ -142,6 +143,6 @@ def test_a_cpu_without_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_cpu_without_vnni_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.build.options.has_exact_int8", lambda: False)
-    with pytest.raises(OptionsError, match="--int8: on this CPU INT8 products overflow"):
+    with pytest.raises(OptionsError, match="--int8: INT8 products overflow on this CPU"):
         _options(tmp_path, int8=True)
     resolve_options(output=tmp_path, only=["janus"], weights="demo", int8=True)  # in 7 bits

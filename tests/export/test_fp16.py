@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from export.build.parity import check_parity
 from export.config.contract import FP32_OPERATORS
 from export.errors import GraphError, ParityError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.faces.verification import BATCHES, verification_images
 from export.graph.conversion import check_graph
 from export.variants.fp16 import half_from_single, half_share, tensor_types

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from export.build.parity import check_parity
-from export.config.settings import AgeHead, Normalization, OnnxSettings
+from export.config.settings import AgeHead, Normalization
 from export.errors import GraphError
-from export.experts.onnx_file import external_expert
+from export.experts.onnx_file.settings import OnnxSettings
+from export.experts.onnx_file.wrapper import external_expert
 from export.faces.verification import verification_images
 from export.graph.conversion import check_graph
 from export.variants.fp16 import half_from_single

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
-from export.config.settings import WHOLE_YEARS, CnnSettings, OnnxSettings
+from export.config.settings import WHOLE_YEARS
 from export.errors import OptionsError
+from export.experts.cnn.settings import CnnSettings
+from export.experts.onnx_file.settings import OnnxSettings
 
 
 def read(tmp_path: Path, text: str) -> tuple[dict[str, object], list[str]]:

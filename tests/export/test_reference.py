@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from export.build import reference
-from export.build.options import ExpertConfig, read_experts
+from export.build.options import read_experts
 from export.build.reference import write_large_reference, write_reference
+from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError, ExportError
 from tests.export.small import experts_toml, small_module, write_checkpoint
 

@@ -23,7 +23,7 @@ from export.build.pipeline import build
 from export.build.plan import plan
 from export.build.tensorrt import build_engine
 from export.build.tensorrt_target import EngineOptions, EngineTarget
-from export.config.contract import Images, Readings
+from export.config.contract import Images, Outputs
 from export.errors import ExportError, GraphError, ParityError
 from export.faces.verification import verification_images
 from runtime.errors import BackendError
@@ -58,7 +58,7 @@ def drawn(inputs: tuple[InputSpec, ...], *, few: bool) -> Images:
 
 def said(
     name: str, expert: Expert, engine: Artifact, folder: Path, images: Images, off: float = 0.0
-) -> Readings:
+) -> Outputs:
     assert file_intact(folder, engine.files[0])
     twin = folder / name / f"{name}.{engine.precision}.onnx"
     readings = parity._outputs(twin, list(expert.outputs), images, frugal=False)

@@ -10,9 +10,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.config.contract import Images, Readings, Signature
-from export.config.settings import AgeHead, Normalization, OnnxSettings
+from export.config.contract import Images, Outputs, Signature
+from export.config.settings import AgeHead, Normalization
 from export.errors import GraphError
+from export.experts.onnx_file.settings import OnnxSettings
 from export.graph.conversion import BATCH, OPSET, save_model
 from export.graph.shapes import fix_reshapes
 from runtime.geometry import Geometry
@@ -50,7 +51,7 @@ class ExternalExpert:
         fix_reshapes(inferred)
         save_model(inferred, path)
 
-    def reference(self, images: Images) -> Readings:
+    def reference(self, images: Images) -> Outputs:
         """Runs the given file as it is, one face at a time, and does the rest in NumPy."""
         import onnxruntime
 
@@ -235,7 +236,7 @@ def _normalized(face: NDArray[np.uint8], settings: OnnxSettings) -> NDArray[np.f
     return np.ascontiguousarray(laid_out, np.float32)
 
 
-def _read_ages(outputs: NDArray[np.float32], settings: OnnxSettings) -> Readings:
+def _read_ages(outputs: NDArray[np.float32], settings: OnnxSettings) -> Outputs:
     head = settings.head
     wanted = len(head.age_grid) if head.kind == "expectation" else 1
     if outputs.shape[1] != wanted:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from export.checkpoints.loading import describe_mismatch, without_prefixes
+from export.checkpoints.loading import describe_mismatch, load_checkpoint, without_prefixes
 from export.config.contract import Signature
-from export.config.settings import CnnSettings
 from export.errors import CheckpointError
+from export.experts.cnn.settings import CnnSettings
+from export.faces.verification import verification_images
 from export.graph.preprocessing import Normalize, Readout
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
@@ -113,6 +115,31 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
             f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
         )
     module.network.load_state_dict(plain)
+
+
+def build_cnn(
+    architecture: str, settings: CnnSettings, geometry: Geometry, checkpoint: Path | None
+) -> TorchExpert:
+    """Builds the expert with the weights of a checkpoint, or with seeded random ones.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded or do not fit.
+    """
+    module = cnn_module(architecture, settings)
+    expert = cnn_expert(module, settings, geometry)
+    if checkpoint is None:
+        images = verification_images(expert.signature.inputs)
+        settle(module, torch.from_numpy(images["face"]))
+    else:
+        load_cnn(module, architecture, load_checkpoint(checkpoint).state)
+    return expert
+
+
+def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
+    """Counts the weights without creating them."""
+    with torch.device("meta"):
+        module = cnn_module(architecture, settings)
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def cnn_expert(module: CnnExpert, settings: CnnSettings, geometry: Geometry) -> TorchExpert:
