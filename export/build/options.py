@@ -48,10 +48,9 @@ class BuildOptions:
     no_engines: str = ""
     """The reason for building no engines."""
 
-    @property
-    def engine_precision(self) -> str:
-        """Precision of the ONNX file that an engine is built from: FP16 if requested."""
-        return "fp16" if self.fp16 else "fp32"
+    def engine_precision(self, architecture: str) -> str:
+        """Returns the precision of the ONNX file that an engine is built from."""
+        return "fp16" if self.fp16 and "fp16" in ARCHITECTURES[architecture].variants else "fp32"
 
     def precisions_of(self, config: ExpertConfig) -> tuple[str, ...]:
         """Returns the precision variants to build of an expert."""
@@ -222,9 +221,10 @@ def _engines(
 def _variant_problems(chosen: Sequence[ExpertConfig], *, bf16: bool, int8: bool) -> list[str]:
     """Returns why variants for CPUs cannot be built here; each has to be run to verify it."""
     backends = [ARCHITECTURES[config.architecture].variants for config in chosen]
-    if bf16 and chosen and not any("bf16" in variants for variants in backends):
-        names = ", ".join(dict.fromkeys(config.architecture for config in chosen))
-        return [f"--bf16: {names} has no bf16 variant, and no other expert is to be built"]
+    for precision, requested in (("bf16", bf16), ("int8", int8)):
+        if requested and chosen and not any(precision in variants for variants in backends):
+            names = ", ".join(dict.fromkeys(config.architecture for config in chosen))
+            return [f"--{precision}: {names} has no such variant, and no other expert is built"]
     static = int8 and any(variants.get("int8") == "openvino" for variants in backends)
     try:
         if bf16 and not has_bfloat16():

@@ -150,7 +150,7 @@ def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
     """
     if options.engines is None:
         return None
-    precision = options.engine_precision
+    precision = options.engine_precision(expert.architecture)
     artifacts = {(a.backend, a.precision): a for a in expert.artifacts}
     source = artifacts["onnx", precision]
     built = artifacts.get((options.engines.target.backend, precision))
@@ -197,7 +197,8 @@ def engine_name(expert: str, precision: str, target: EngineTarget) -> str:
 
 
 def _planned_engine(job: Job, options: BuildOptions, target: EngineTarget) -> Planned:
-    name, precision = job.config.name, options.engine_precision
+    name = job.config.name
+    precision = options.engine_precision(job.config.architecture)
     path = f"{name}/{engine_name(name, precision, target)}"
     source = job.kept.get(precision)
     engine = make_engine_job(job.built, options) if job.built and source else None

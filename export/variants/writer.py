@@ -68,7 +68,7 @@ _WRITERS: Mapping[tuple[str, str], _Writer] = {
     ("openvino", "int8"): _write_static_int8,
     ("openvino", "bf16"): _write_bfloat16,
 }
-REVISIONS: Mapping[tuple[str, str], int] = {
+REVISIONS = {
     ("onnx", "fp16"): 1,
     ("onnx", "int8"): 1,
     ("openvino", "int8"): 1,

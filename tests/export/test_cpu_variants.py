@@ -131,7 +131,7 @@ def test_openvino_is_asked_for_before_anything_is_built(
 
 
 def test_bf16_of_janus_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match="--bf16: janus has no bf16 variant"):
+    with pytest.raises(OptionsError, match="--bf16: janus has no such variant"):
         resolve_options(output=tmp_path, only=["janus"], weights="demo", bf16=True)
 
 
