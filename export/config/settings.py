@@ -34,9 +34,9 @@ class Normalization:
     scale: float = 1.0 / 255.0
     """Applied first, to pixels within 0..255."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """In the network's own color order."""
+    """Per channel, in the network's own color order."""
     std: tuple[float, ...] = IMAGENET_STD
-    """In the network's own color order."""
+    """Per channel, in the network's own color order."""
     color_order: str = "RGB"
     """`RGB` or `BGR`."""
 

@@ -94,7 +94,7 @@ def test_a_form_out_of_tolerance_is_not_published(
     monkeypatch.setattr(parity, "OPENVINO_TOLERANCE", Tolerance(0.0, 0.0, 0.0))
     (row,) = build(_options(tmp_path, fp16=True, int8=True), Quiet())
     (why,) = row.refused
-    assert re.search(r"int8 form of 'vgg16' differs .* without --int8", why)
+    assert re.search(r"int8 variant of 'vgg16' differs .* without --int8", why)
     assert set(_forms(tmp_path)) == {"fp32", "fp16"}  # the others are there
     names = {path.name for path in (tmp_path / "engines" / "vgg16").iterdir()}
     assert names == {"vgg16.fp32.onnx", "vgg16.fp16.onnx"}
@@ -110,7 +110,7 @@ def test_a_refused_form_is_an_error_of_the_command(
     assert build_engines.main([*where, "--int8"]) == 1
     told = capsys.readouterr()
     assert "vgg16.fp32.onnx" in told.out
-    assert "error: The int8 form of 'vgg16' differs" in told.err
+    assert "error: The int8 variant of 'vgg16' differs" in told.err
 
 
 @needs_vnni

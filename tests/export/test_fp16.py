@@ -204,7 +204,7 @@ def test_divergence_is_located(built: Any, tmp_path: Path) -> None:
             broken = onnx.numpy_helper.to_array(tensor) * np.float16(0.1)
             tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
     onnx.save(model, tmp_path / "broken.onnx")
-    with pytest.raises(ParityError, match="They part at") as caught:
+    with pytest.raises(ParityError, match="They diverge at") as caught:
         check_parity(tmp_path / "broken.onnx", "fp16", images, reference, folder / "e.fp32.onnx")
     assert conv.output[0] in str(caught.value)
 

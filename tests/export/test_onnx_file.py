@@ -128,7 +128,9 @@ def test_the_graph_holds_what_the_settings_say(tmp_path: Path) -> None:
         external_expert(given, settings(height=48), Geometry())
     with pytest.raises(GraphError, match="Check `layout` and `input_size`"):
         external_expert(given, settings(layout="NHWC"), Geometry())
-    with pytest.raises(GraphError, match=r"has outputs fc1; say with `output`.*got 'age'"):
+    with pytest.raises(
+        GraphError, match=r"has outputs fc1; name the one with the age in `output`.*got 'age'"
+    ):
         external_expert(given, settings(output="age"), Geometry())
     expert = external_expert(given, settings(output="fc1"), Geometry())
     images = verification_images(expert.signature.inputs)
@@ -140,7 +142,7 @@ def test_the_graph_holds_what_the_settings_say(tmp_path: Path) -> None:
 def test_files_that_are_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "given.onnx"
     path.write_bytes(content)
-    with pytest.raises(GraphError, match="is no valid ONNX file"):
+    with pytest.raises(GraphError, match="is not a valid ONNX file"):
         external_expert(path, settings(), Geometry())
 
 

@@ -136,7 +136,7 @@ def test_killed_at_any_moment(
 def test_two_builders_are_kept_apart(tmp_path: Path) -> None:
     with (
         publish.exclusively(tmp_path),
-        pytest.raises(ExportError, match="Another build is at work"),
+        pytest.raises(ExportError, match="Another build is running"),
         publish.exclusively(tmp_path),
     ):
         pass

@@ -45,5 +45,5 @@ def _killed(*_: object) -> None:
 def test_a_process_that_was_killed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "write_reference", _killed)
     checkpoint = write_checkpoint(tmp_path / "w.safetensors", small_module())
-    with pytest.raises(ExportError, match="was killed, most likely for want of memory"):
+    with pytest.raises(ExportError, match="was killed, most likely for lack of memory"):
         write_large_reference(config_of(tmp_path), checkpoint, tmp_path / "e.onnx")

@@ -126,7 +126,7 @@ def test_fp32_sold_as_fp16_fails_the_proof(built: Path, tmp_path: Path) -> None:
     assert float(honest.stdout.split()[-1]) > 0.9, honest.stderr
     for name in ("vgg16", "janus"):
         done = directly(built / f"{name}/{name}.fp32.onnx", "fp16", tmp_path)
-        assert "was to be half precision and is not: of TensorRT's tensors 0% are" in done.stderr
+        assert "should be half precision and is not: 0% of TensorRT's tensors are" in done.stderr
 
 
 def test_the_timing_cache_of_tensorrt_is_written_whole(built: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.save(model, tmp_path / "fold.onnx")
     done = directly(tmp_path / "fold.onnx", "fp32", tmp_path)
-    assert "TensorRT cannot take fold.onnx:" in done.stderr
+    assert "TensorRT does not support fold.onnx:" in done.stderr
     assert "node 'fold' (Col2Im): UNSUPPORTED_NODE" in done.stderr
     assert not (tmp_path / "x.engine").exists()
 
