@@ -41,7 +41,7 @@ def write_checkpoint(path: Path, module: CnnExpert) -> Path:
 
 
 def experts_toml(folder: Path, **checkpoints: str) -> Path:
-    """experts.toml with small experts named after their architecture."""
+    """Writes experts.toml with small experts named after their architecture."""
     tables = []
     for name, checkpoint in checkpoints.items():
         tables.append(

@@ -1,4 +1,4 @@
-"""NVIDIA's own parser and builder on what the pipeline makes of the CNNs."""
+"""NVIDIA's own parser and builder on the graphs of the CNNs."""
 
 from __future__ import annotations
 
