@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from export.config.architecture import ExpertConfig
 from export.config.fingerprints import fingerprint
 from export.experts.registry import ARCHITECTURES
-from export.faces import REVISION as FACES_REVISION
-from export.faces.drawn import drawn_faces
+from export.faces import drawn
 from runtime.files import replacing
 from runtime.geometry import Pixels
 
@@ -71,14 +70,14 @@ def write_demo_checkpoint(config: ExpertConfig, path: Path) -> None:
 @cache
 def fitting_faces() -> tuple[Pixels, NDArray[np.float64]]:
     """Returns drawn faces (N, size, size, 3) and their ages in years (N,)."""
-    faces = list(drawn_faces(FITTING_FACES, seed=FITTING_SEED, size=_DRAWN_SIZE))
+    faces = list(drawn.drawn_faces(FITTING_FACES, seed=FITTING_SEED, size=_DRAWN_SIZE))
     return np.stack([face.image for face in faces]), np.array([f.age_years for f in faces])
 
 
 def _demo_key(config: ExpertConfig) -> str:
     described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
     revision = ARCHITECTURES[config.architecture].demo_revision
-    return fingerprint([described, revision, FACES_REVISION])
+    return fingerprint([described, revision, drawn.REVISION])
 
 
 def _weights_path(config: ExpertConfig, path: Path) -> Path:

@@ -15,9 +15,18 @@ from export.build.tensorrt_target import EngineOptions
 from export.config.architecture import ExpertConfig
 from export.config.fingerprints import fingerprint, tool_versions
 from export.experts.registry import ARCHITECTURES
-from export.faces import REVISION as FACES_REVISION
-from export.variants import writer
+from export.faces import quantization, verification
+from export.graph import conversion
+from export.variants import bf16, fp16, int8_dynamic, int8_static
 from runtime.manifest import Artifact, BatchProfile
+
+_VARIANTS = {
+    ("onnx", "fp16"): fp16,
+    ("onnx", "int8"): int8_dynamic,
+    ("openvino", "int8"): int8_static,
+    ("openvino", "bf16"): bf16,
+}
+"""Modules that write variants, by backend and precision."""
 
 
 def build_key(
@@ -46,12 +55,15 @@ def build_key(
     }
 
 
-def graph_revisions(architecture: str, precision: str) -> dict[str, int]:
-    """Returns the revisions of the producers of a graph, by producer."""
+def graph_revisions(architecture: str, precision: str) -> list[int]:
+    """Returns the revisions of all producers that a graph depends on."""
     record = ARCHITECTURES[architecture]
-    revisions = {"graph": record.revision, "faces": FACES_REVISION, "parity": parity.REVISION}
+    backend = record.variants[precision]
+    revisions = [record.revision, conversion.REVISION, verification.REVISION, parity.REVISION]
     if precision != "fp32":
-        revisions["variant"] = writer.REVISIONS[record.variants[precision], precision]
+        revisions.append(_VARIANTS[backend, precision].REVISION)
+    if backend == "openvino":
+        revisions.append(quantization.REVISION)
     return revisions
 
 
@@ -63,7 +75,7 @@ def engine_key(source: Artifact, profile: BatchProfile, engines: EngineOptions) 
         profile: batch sizes.
         engines: options of the engine build.
     """
-    revisions = [tensorrt.REVISION, parity.REVISION, FACES_REVISION]
+    revisions = [tensorrt.REVISION, parity.REVISION, verification.REVISION]
     return origin_key(source, profile) | {
         "TensorRT": fingerprint(engines.target.version),
         "GPU": fingerprint(engines.target.compute_capability),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
+from runtime.fusion import AGE_GRID
 from runtime.geometry import FITS, INTERPOLATIONS, MAX_CROP_MARGIN, Geometry
 from runtime.json_reader import JsonReader, shown
 
@@ -14,7 +15,7 @@ T = TypeVar("T")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-WHOLE_YEARS = tuple(float(age) for age in range(101))
+WHOLE_YEARS = tuple(AGE_GRID.tolist())
 """The default age grid: 0, 1, …, 100 years."""
 
 COLOR_ORDERS = ("RGB", "BGR")

@@ -24,6 +24,8 @@ from export.faces.scene import (
 )
 from export.faces.traits import Color, Person, blend, mix, person_at
 
+REVISION = 1
+"""Bumped whenever these faces change."""
 MIN_AGE_YEARS, MAX_AGE_YEARS = 0.0, 100.0
 MIN_FACE_SIZE = 32
 MIN_SCENE_SIZE = 64

@@ -68,10 +68,3 @@ _WRITERS: Mapping[tuple[str, str], _Writer] = {
     ("openvino", "int8"): _write_static_int8,
     ("openvino", "bf16"): _write_bfloat16,
 }
-REVISIONS = {
-    ("onnx", "fp16"): 1,
-    ("onnx", "int8"): 1,
-    ("openvino", "int8"): 1,
-    ("openvino", "bf16"): 1,
-}
-"""By backend and precision; to be raised with every change of what its writer writes."""

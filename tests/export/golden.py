@@ -16,13 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
-import export.faces
 from export.build import parity, tensorrt
 from export.build.options import DEMO_EXPERTS, read_experts
 from export.build.tensorrt_target import EngineOptions, EngineTarget
@@ -31,10 +30,11 @@ from export.config.fingerprints import fingerprint, tool_versions
 from export.config.settings import AgeHead, Normalization
 from export.experts.onnx_file.settings import OnnxSettings
 from export.experts.registry import ARCHITECTURES, build_expert
-from export.faces.drawn import drawn_faces
+from export.faces import drawn, quantization, verification
 from export.faces.quantization import quantization_faces
 from export.faces.verification import verification_images
-from export.variants import writer
+from export.graph import conversion
+from export.variants import fp16, int8_dynamic, writer
 from runtime.geometry import Geometry
 from runtime.manifest import BatchProfile, InputSpec
 from tests.export.fake_builder import fake_tensorrt
@@ -43,6 +43,7 @@ from tests.export.small import SIDE
 RECORD = Path(__file__).with_name("golden_revisions.json")
 GRAPH_TOOLS = ("numpy", "onnx", "onnxscript", "timm", "torch")
 """Packages whose versions shape graphs; their outputs are comparable only with the same ones."""
+INPUTS = tuple(InputSpec(name, SIDE, SIDE, Geometry()) for name in ("face", "person"))
 TOLERANCE = 0.05
 """Largest difference between statistics of pictures, in values of 0..255."""
 
@@ -50,20 +51,28 @@ Golden = str | list[float]
 """A digest, or statistics that are compared within `TOLERANCE`."""
 
 
-def producers() -> dict[str, tuple[int, Callable[[], Golden]]]:
-    """Returns the revision of every producer and what makes its golden output, by name."""
-    found: dict[str, tuple[int, Callable[[], Golden]]] = {
-        f"graph of {name}": (record.revision, partial(graph_digest, name))
-        for name, record in ARCHITECTURES.items()
+Producer = tuple[list[int], Callable[[], Golden]]
+"""The revisions that an output depends on, and the function that makes the output."""
+
+
+def producers() -> dict[str, Producer]:
+    """By name."""
+    verifying, quantizing, drawing = verification.REVISION, quantization.REVISION, drawn.REVISION
+    janus = [ARCHITECTURES["janus"].revision, conversion.REVISION]
+    return {
+        **{
+            f"graph of {name}": ([record.revision, conversion.REVISION], partial(graph, name))
+            for name, record in ARCHITECTURES.items()
+        },
+        # Those for OpenVINO are searched for by running them on the CPU, and differ between CPUs.
+        "fp16 variant": ([fp16.REVISION, *janus], partial(variant, "fp16")),
+        "dynamic int8 variant": ([int8_dynamic.REVISION, *janus], partial(variant, "int8")),
+        "verification faces": ([verifying], lambda: statistics(verification_images(INPUTS))),
+        "quantization faces": ([quantizing], lambda: statistics(quantization_faces(INPUTS, 8))),
+        "drawn faces": ([drawing], drawn_statistics),
+        "tolerances": ([parity.REVISION], tolerances),
+        "engines": ([tensorrt.REVISION], engine_settings),
     }
-    for (backend, precision), revision in writer.REVISIONS.items():
-        if backend == "onnx":  # those for OpenVINO are searched for by running them on the CPU
-            make = partial(variant_digest, precision)
-            found[f"{precision} variant for {backend}"] = (revision, make)
-    found["faces"] = (export.faces.REVISION, face_statistics)
-    found["tolerances"] = (parity.REVISION, tolerances_digest)
-    found["engines"] = (tensorrt.REVISION, engine_digest)
-    return found
 
 
 def current_tools() -> dict[str, str]:
@@ -113,11 +122,11 @@ def given_file() -> Path:
     return path
 
 
-def graph_digest(name: str) -> str:
+def graph(name: str) -> str:
     return structure_digest(fp32_graph(name))
 
 
-def variant_digest(precision: str) -> str:
+def variant(precision: str) -> str:
     """Of Janus, the one architecture with all variants that ONNX Runtime runs."""
     signature = build_expert(demo_config("janus"), None).signature
     path = folder() / f"janus.{precision}.onnx"
@@ -126,10 +135,10 @@ def variant_digest(precision: str) -> str:
 
 
 def structure_digest(path: Path) -> str:
-    graph = onnx.load(str(path)).graph
-    nodes = [[node.op_type, *sorted(_attributes(node))] for node in graph.node]
-    weights = [[list(weight.dims), weight.data_type] for weight in graph.initializer]
-    ends = (*graph.input, *graph.output)
+    written = onnx.load(str(path)).graph
+    nodes = [[node.op_type, *sorted(_attributes(node))] for node in written.node]
+    weights = [[list(weight.dims), weight.data_type] for weight in written.initializer]
+    ends = (*written.input, *written.output)
     values = [value.SerializeToString(deterministic=True).hex() for value in ends]
     return fingerprint([nodes, weights, values])
 
@@ -143,29 +152,22 @@ def _attributes(node: onnx.NodeProto) -> Iterator[str]:
             yield str(attribute)
 
 
-def face_statistics() -> list[float]:
-    """Mean and standard deviation of every verification face, and of some of the others."""
-    inputs = tuple(InputSpec(name, SIDE, SIDE, Geometry()) for name in ("face", "person"))
-    pictures = [
-        *(picture for images in _verifying(inputs) for picture in images.values()),
-        *(face.image[None] for face in drawn_faces(4, seed=1, size=96)),
-    ]
-    rows = [picture.reshape(len(picture), -1) for picture in pictures]
-    values = np.concatenate([np.stack([r.mean(1), r.std(1)], 1) for r in rows])
-    return [round(value, 2) for value in values.ravel().tolist()]
+def statistics(images: Mapping[str, NDArray[np.uint8]]) -> list[float]:
+    """Mean and standard deviation of every picture."""
+    rows = [picture for pictures in images.values() for picture in pictures]
+    return [round(float(value), 2) for row in rows for value in (row.mean(), row.std())]
 
 
-def _verifying(inputs: tuple[InputSpec, ...]) -> Iterator[Mapping[str, Any]]:
-    yield verification_images(inputs)
-    yield quantization_faces(inputs, 8)
+def drawn_statistics() -> list[float]:
+    return statistics({"": np.stack([f.image for f in drawn.drawn_faces(6, seed=1, size=96)])})
 
 
-def tolerances_digest() -> str:
-    tolerances = {name: asdict(value) for name, value in parity.TOLERANCES.items()}
-    return fingerprint([tolerances, asdict(parity.OPENVINO_TOLERANCE)])
+def tolerances() -> str:
+    by_precision = {name: asdict(value) for name, value in parity.TOLERANCES.items()}
+    return fingerprint([by_precision, asdict(parity.OPENVINO_TOLERANCE)])
 
 
-def engine_digest() -> str:
+def engine_settings() -> str:
     """What the builder of TensorRT and that of TensorRT for RTX are configured with."""
     configured = []
     for backend in ("tensorrt", "tensorrt_rtx"):
@@ -192,13 +194,18 @@ def record() -> None:
     """Writes the file, unless an output changed while its revision did not."""
     former = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     entries = {}
-    for name, (revision, make) in producers().items():
+    for name, (revisions, make) in producers().items():
         golden = make()
         old = former.get("producers", {}).get(name)
         same_tools = former.get("tools") == current_tools()
-        if old and same_tools and old["revision"] == revision and not alike(old["golden"], golden):
-            raise SystemExit(f"The output of {name!r} changed; raise its revision from {revision}.")
-        entries[name] = {"revision": revision, "golden": golden}
+        if (
+            old
+            and same_tools
+            and old["revisions"] == revisions
+            and not alike(old["golden"], golden)
+        ):
+            raise SystemExit(f"The output of {name!r} changed; raise its revision first.")
+        entries[name] = {"revisions": revisions, "golden": golden}
     text = json.dumps({"tools": current_tools(), "producers": entries}, indent=1)
     RECORD.write_text(text + "\n")
 

@@ -12,7 +12,9 @@ import pytest
 from export.build import keys, parity
 from export.build.options import BuildOptions
 from export.experts.registry import ARCHITECTURES
-from export.variants import writer
+from export.faces import quantization, verification
+from export.graph import conversion
+from export.variants import fp16
 from tests.export.golden import RECORD, alike, current_tools, demo_config, producers
 
 CURE = "Record it again: python -m tests.export.golden"
@@ -23,12 +25,12 @@ def test_outputs_change_only_with_their_revision() -> None:
     found = producers()
     assert set(recorded["producers"]) == set(found), CURE
     comparable = recorded["tools"] == current_tools()
-    for name, (revision, make) in found.items():
+    for name, (revisions, make) in found.items():
         entry = recorded["producers"][name]
-        assert revision == entry["revision"], f"The revision of {name!r} changed. {CURE}"
+        assert revisions == entry["revisions"], f"The revision of {name!r} changed. {CURE}"
         assert not comparable or alike(make(), entry["golden"]), (
-            f"The output of {name!r} changed, its revision ({revision}) did not: builds would keep "
-            f"files with the old output. If the change is intended, raise the revision. {CURE}"
+            f"The output of {name!r} changed, its revision did not: builds would keep files "
+            f"with the old output. If the change is intended, raise the revision. {CURE}"
         )
 
 
@@ -40,9 +42,11 @@ def _raise_graph(patch: pytest.MonkeyPatch) -> None:
     ("raised", "rebuilt"),
     [
         (_raise_graph, {"fp32", "fp16", "bf16", "int8"}),
-        (lambda p: p.setattr(keys, "FACES_REVISION", 99), {"fp32", "fp16", "bf16", "int8"}),
+        (lambda p: p.setattr(conversion, "REVISION", 99), {"fp32", "fp16", "bf16", "int8"}),
+        (lambda p: p.setattr(verification, "REVISION", 99), {"fp32", "fp16", "bf16", "int8"}),
         (lambda p: p.setattr(parity, "REVISION", 99), {"fp32", "fp16", "bf16", "int8"}),
-        (lambda p: p.setitem(writer.REVISIONS, ("onnx", "fp16"), 99), {"fp16"}),
+        (lambda p: p.setattr(quantization, "REVISION", 99), {"bf16", "int8"}),
+        (lambda p: p.setattr(fp16, "REVISION", 99), {"fp16"}),
     ],
 )
 def test_a_raised_revision_rebuilds_what_depends_on_it(
