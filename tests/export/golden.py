@@ -197,13 +197,8 @@ def record() -> None:
     for name, (revisions, make) in producers().items():
         golden = make()
         old = former.get("producers", {}).get(name)
-        same_tools = former.get("tools") == current_tools()
-        if (
-            old
-            and same_tools
-            and old["revisions"] == revisions
-            and not alike(old["golden"], golden)
-        ):
+        same = old and former["tools"] == current_tools() and old["revisions"] == revisions
+        if same and not alike(old["golden"], golden):
             raise SystemExit(f"The output of {name!r} changed; raise its revision first.")
         entries[name] = {"revisions": revisions, "golden": golden}
     text = json.dumps({"tools": current_tools(), "producers": entries}, indent=1)
