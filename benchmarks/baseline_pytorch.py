@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from benchmarks.breakdown import Measurement
 from export.build.demo_weights import demo_checkpoint_name
-from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, ExpertConfig, read_experts
-from export.config.settings import JanusSettings
+from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts
+from export.config.architecture import ExpertConfig
 from export.experts.janus.expert import JanusSource, janus_source
 from export.experts.janus.placeholder import configuration
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus
 from export.experts.mivolo.module import MiVoloExpert
 from export.experts.registry import build_expert

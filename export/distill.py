@@ -14,9 +14,10 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: python export/distill.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from export.build.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
-from export.config.settings import JanusSettings
+from export.build.options import DEFAULT_EXPERTS, read_experts
+from export.config.architecture import ExpertConfig
 from export.errors import ExportError, OptionsError
+from export.experts.janus.settings import JanusSettings
 from runtime.errors import AgeMoEError
 
 

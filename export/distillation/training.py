@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.build.fingerprints import fingerprint
-from export.build.options import ExpertConfig
 from export.checkpoints.loading import hash_checkpoint
-from export.config.settings import JanusSettings
+from export.config.architecture import ExpertConfig
+from export.config.fingerprints import fingerprint
 from export.distillation.teacher import TeacherAnswers
 from export.errors import ExportError
 from export.experts.janus.expert import JanusSource, janus_signature, janus_source
 from export.experts.janus.light_head import HEAD_PREFIX, LightHead
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import load_expert, parameter_shapes, source_key
 from runtime.errors import InputError
 from runtime.files import replacing, write_json

@@ -26,6 +26,8 @@ OPSET = 20
 """Newest opset whose operators TensorRT 10.0 and later take."""
 BATCH = "batch"
 """Name of the one dimension that is not constant."""
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 LARGEST_INLINE_BYTES = 1 << 30
 """Larger weights go into a file of their own: protobuf ends at 2 GiB."""
 

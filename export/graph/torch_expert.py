@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from export.config.contract import Images, Readings, Signature
+from export.config.contract import Images, Outputs, Signature
 from export.graph.conversion import onnx_from_module
 
 
@@ -23,7 +23,7 @@ class TorchExpert:
         """Writes the module as ONNX."""
         onnx_from_module(self.module, self.signature, path)
 
-    def reference(self, images: Images) -> Readings:
+    def reference(self, images: Images) -> Outputs:
         """Runs the module, one face at a time."""
         columns = [torch.from_numpy(images[spec.name]) for spec in self.signature.inputs]
         with torch.inference_mode():

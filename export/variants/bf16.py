@@ -23,6 +23,8 @@ from runtime.backends.openvino_graph import bfloat16_share, compile_graph, impor
 from runtime.cores import usable_cores
 from runtime.files import write_whole
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 WITHIN_YEARS = (0.2, 1.0)
 """Mean and largest difference on the calibration faces: two thirds of what others are allowed."""
 _RANKING_FACES = 16

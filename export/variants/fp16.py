@@ -23,6 +23,8 @@ from export.errors import GraphError
 from export.graph.conversion import save_model
 from export.graph.weights import WeightFile, has_data_file, weight_array
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 WEIGHT_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 LARGEST_HALF = 65504.0
 """Largest finite half-precision number."""

@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.graph.conversion import save_model
 from export.graph.weights import WeightFile, has_data_file, weight_array
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 _LARGEST = 63
 """Weights take 7 of the 8 bits: x86 CPUs without VNNI add two products in 16 bits and saturate."""
 

@@ -22,6 +22,8 @@ from export.errors import GraphError
 from export.graph.conversion import save_model
 from export.graph.weights import has_data_file
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 Ranges = Mapping[str, tuple[float, float]]
 """By activation: smallest and largest value."""
 Means = Mapping[str, NDArray[np.float64]]

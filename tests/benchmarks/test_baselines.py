@@ -14,8 +14,8 @@ from benchmarks.baseline_pytorch import PyTorchExperts, _janus, _published_volo
 from benchmarks.breakdown import timed_model
 from benchmarks.environment import onnx_only
 from benchmarks.options import input_faces
-from export.config.settings import JanusSettings
 from export.experts.janus.prompt import PromptOptions
+from export.experts.janus.settings import JanusSettings
 from export.experts.mivolo.module import AgeScale, MiVoloSpec, random_mivolo
 from export.experts.mivolo.network import VARIANTS
 from runtime import AgeMoE, BackendError, ImageLimits

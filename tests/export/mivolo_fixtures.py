@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.config.settings import LETTERBOX
 from export.experts.mivolo.expert import mivolo_signature
 from export.experts.mivolo.module import AgeScale, MiVoloExpert, MiVoloSpec
 from export.experts.mivolo.network import VARIANTS
+from export.experts.mivolo.settings import LETTERBOX
 from export.graph.conversion import onnx_from_module
 from tests.export.reference_mivolo import raw_outputs
 

@@ -13,7 +13,7 @@ from onnx.parser import parse_model
 
 from export.config.contract import Images
 from export.errors import GraphError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.faces.quantization import quantization_faces
 from export.variants import bf16
 from export.variants.bf16 import WITHIN_YEARS, Mixer, bf16_from_single

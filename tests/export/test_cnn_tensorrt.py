@@ -1,4 +1,4 @@
-"""NVIDIA's own parser and builder on what the pipeline makes of the CNNs."""
+"""NVIDIA's own parser and builder on the graphs of the CNNs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.variants.fp16 import half_from_single
 from runtime.geometry import Geometry
 from tests.export.small import small_module, small_settings

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.config.contract import Signature
 from export.errors import GraphError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.graph.conversion import check_graph, model_files, save_model
 from export.graph.shapes import fix_reshapes
 from export.graph.tensorrt_operators import tensorrt_problems

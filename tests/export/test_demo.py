@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import export.experts.demo
+import export.build.demo_weights
 from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
 from export.build.pipeline import build
 from export.demo import __main__ as demo
@@ -50,10 +50,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns an engines folder of CNN demo experts fitted on few faces."""
     output = tmp_path_factory.mktemp("demo") / "engines"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export.experts.demo, "FITTING_FACES", 300)
-        export.experts.demo._fitting_faces.cache_clear()
+        patched.setattr(export.build.demo_weights, "FITTING_FACES", 300)
+        export.build.demo_weights.fitting_faces.cache_clear()
         build(resolve_options(output=output, only=["vgg16", "resnet50"]), Quiet())
-        export.experts.demo._fitting_faces.cache_clear()
+        export.build.demo_weights.fitting_faces.cache_clear()
     return output
 
 

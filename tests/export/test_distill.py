@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from export import distill
+from export.build.demo_weights import write_demo_checkpoint
 from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
 from export.build.pipeline import build
 from export.distillation import training
-from export.experts.demo import write_demo_checkpoint
 from export.experts.registry import build_expert, count_parameters
 from export.faces.drawn import drawn_faces
 from runtime.manifest_file import read_manifest
@@ -41,7 +41,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     drawn = list(drawn_faces(FACES, seed=1, size=96))
     fitting = np.stack([f.image for f in drawn]), np.array([f.age_years for f in drawn])
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("export.experts.demo._fitting_faces", lambda: fitting)
+        patched.setattr("export.build.demo_weights.fitting_faces", lambda: fitting)
         write_demo_checkpoint(read_experts(DEMO_EXPERTS, [])["janus"], folder / "teacher")
     (folder / "faces" / "more").mkdir(parents=True)
     for index, face in enumerate(drawn):

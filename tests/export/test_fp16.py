@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from export.build.parity import check_parity
 from export.config.contract import FP32_OPERATORS
 from export.errors import GraphError, ParityError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.faces.verification import BATCHES, verification_images
 from export.graph.conversion import check_graph
 from export.variants.fp16 import half_from_single, half_share, tensor_types
@@ -204,7 +204,7 @@ def test_divergence_is_located(built: Any, tmp_path: Path) -> None:
             broken = onnx.numpy_helper.to_array(tensor) * np.float16(0.1)
             tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
     onnx.save(model, tmp_path / "broken.onnx")
-    with pytest.raises(ParityError, match="They part at") as caught:
+    with pytest.raises(ParityError, match="They diverge at") as caught:
         check_parity(tmp_path / "broken.onnx", "fp16", images, reference, folder / "e.fp32.onnx")
     assert conv.output[0] in str(caught.value)
 

@@ -14,7 +14,7 @@ from onnx.parser import parse_model
 
 from export.config.contract import Images
 from export.errors import GraphError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.faces.quantization import quantization_faces
 from export.faces.verification import verification_images
 from export.graph.conversion import check_graph

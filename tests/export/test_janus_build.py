@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.build.options import DEMO_EXPERTS, ExpertConfig, read_experts, resolve_options
+from export.build.demo_weights import write_demo_checkpoint
+from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
 from export.build.pipeline import build
+from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
-from export.experts.demo import write_demo_checkpoint
 from export.experts.janus.placeholder import write_configuration, write_tokenizer
 from export.experts.janus.weights import RandomJanus
 from export.experts.registry import build_expert, count_parameters
@@ -53,7 +54,7 @@ def checkpoint(
     """A demo Janus fitted on few faces."""
     folder = tmp_path_factory.mktemp("checkpoint") / "janus"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("export.experts.demo._fitting_faces", lambda: faces)
+        patched.setattr("export.build.demo_weights.fitting_faces", lambda: faces)
         write_demo_checkpoint(janus_config(), folder)
     return folder
 
@@ -157,7 +158,7 @@ def test_parameters_are_counted_without_making_them() -> None:
 def test_a_folder_must_be_whole(tmp_path: Path, lacking: str, said: str) -> None:
     drawn, config = RandomJanus("demo"), janus_config()
     write_configuration(tmp_path, drawn)
-    write_tokenizer(tmp_path, config.settings.question)  # type: ignore[union-attr]
+    write_tokenizer(tmp_path, config.settings.question)
     save_file(dict(drawn), tmp_path / "model.safetensors")
     (tmp_path / lacking).unlink()
     with pytest.raises(CheckpointError, match=said):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import export.build.preflight
-from export.build.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
+from export.build.options import DEFAULT_EXPERTS, read_experts
 from export.build.preflight import check_resources
-from export.config.settings import JanusSettings
+from export.config.architecture import ExpertConfig
 from export.errors import ExportError
 from export.experts.janus.prompt import PromptOptions
+from export.experts.janus.settings import JanusSettings
 
 PARAMETERS_7B = 6_900_000_000
 

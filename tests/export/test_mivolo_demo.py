@@ -7,11 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.config.settings import LETTERBOX, MiVoloSettings
 from export.experts.mivolo.demo import Sight, fit_mivolo, scenes, seen
 from export.experts.mivolo.expert import mivolo_signature
 from export.experts.mivolo.module import AgeScale, MiVoloExpert, MiVoloSpec, build_mivolo
 from export.experts.mivolo.network import VARIANTS
+from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
 from export.faces.drawn import drawn_faces
 
 SCALE = (0.0, 100.0, 50.0)

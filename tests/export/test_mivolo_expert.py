@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.build.options import BuildOptions, ExpertConfig, read_experts
+from export.build.options import BuildOptions, read_experts
 from export.build.pipeline import build
-from export.config.settings import LETTERBOX, MiVoloSettings
+from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
 from export.experts.mivolo.module import MiVoloSpec, random_mivolo
+from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
 from export.experts.registry import build_expert, count_parameters
 from runtime import AgeMoE, Face
 from runtime.geometry import Geometry

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.config.settings import LETTERBOX
 from export.experts.mivolo.expert import mivolo_signature
 from export.experts.mivolo.module import random_mivolo
+from export.experts.mivolo.settings import LETTERBOX
 from runtime.geometry import fit
 from runtime.manifest import InputSpec
 from runtime.preparation import input_view

@@ -8,9 +8,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.build.options import BuildOptions, ExpertConfig
+from export.build.options import BuildOptions
 from export.build.pipeline import build
-from export.config.settings import LETTERBOX, MiVoloSettings
+from export.config.architecture import ExpertConfig
+from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
 from tests.trt_cpu import trt_report
 
 pytestmark = pytest.mark.tensorrt

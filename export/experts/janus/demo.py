@@ -18,15 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.build.demo_weights import METADATA_KEY, WEIGHTS_FILE, demo_key
-from export.build.options import ExpertConfig
-from export.config.settings import JanusSettings
 from export.experts.janus.files import JanusTokenizer, read_folder
 from export.experts.janus.placeholder import write_configuration, write_tokenizer
 from export.experts.janus.prompt import AgePrompt, build_prompt
 from export.experts.janus.prompt_head import JanusAgeExpert
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus, load_expert
-from runtime.files import replacing
 from runtime.geometry import Geometry, Pixels, fit
 
 _LABEL_STD_YEARS = 4.0
@@ -44,23 +41,20 @@ _NO_FACES = 150
 _BATCH = 64
 
 
-def write_demo_janus(
-    config: ExpertConfig, folder: Path, faces: Pixels, ages_years: NDArray[np.float64]
-) -> None:
-    """Writes a whole checkpoint folder, the weights last.
+def fit_demo_janus(
+    settings: JanusSettings, folder: Path, faces: Pixels, ages_years: NDArray[np.float64]
+) -> Mapping[str, Tensor]:
+    """Fits the output layer and writes the checkpoint's files other than the weights.
 
     Args:
-        config: the expert, of experts.demo.toml.
-        folder: of the checkpoint.
+        settings: of the expert.
+        folder: of the checkpoint; it exists.
         faces: to be fitted on, uint8 (N, size, size, 3), RGB.
-        ages_years: theirs, (N,).
-    """
-    from safetensors.torch import save_file
+        ages_years: of the faces, (N,).
 
-    settings = config.settings
-    if not isinstance(settings, JanusSettings):
-        raise TypeError(f"{config.name}: settings of {config.architecture} expected.")
-    folder.mkdir(parents=True, exist_ok=True)
+    Returns:
+        All weights of the checkpoint.
+    """
     drawn = RandomJanus(settings.size)
     write_configuration(folder, drawn)
     write_tokenizer(folder, settings.question)
@@ -73,8 +67,7 @@ def write_demo_janus(
     images = np.stack([fit(face, side, side, geometry) for face in faces])
     hidden = _hidden(expert, np.concatenate([images, _no_faces(images)]))
     state["lm_head.weight"] = _fitted(hidden, ages_years, prompt, drawn.language.vocabulary)
-    with replacing(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, temporary, {METADATA_KEY: demo_key(config)})
+    return state
 
 
 def _body(drawn: RandomJanus) -> dict[str, Tensor]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from export.checkpoints.loading import load_checkpoint
-from export.config.contract import FP32_OPERATORS, Images, Readings, Signature
-from export.config.settings import JanusSettings
+from export.config.contract import FP32_OPERATORS, Images, Outputs, Signature
 from export.errors import CheckpointError
 from export.experts.janus.files import JanusFolder, JanusTokenizer, read_folder
 from export.experts.janus.light_head import HEAD_PREFIX, LightHead, load_light_expert
 from export.experts.janus.placeholder import placeholder_folder, write_tokenizer
 from export.experts.janus.prompt import AgePrompt, build_prompt
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus, load_expert, parameter_shapes
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
@@ -49,7 +49,7 @@ class JanusExpert:
         self._loaded = None
         gc.collect()  # exported programs refer to themselves
 
-    def reference(self, images: Images) -> Readings:
+    def reference(self, images: Images) -> Outputs:
         """Runs the module, one face at a time."""
         return self._expert().reference(images)
 

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.config.settings import MiVoloSettings
 from export.experts.mivolo.expert import mivolo_signature, random_spec
 from export.experts.mivolo.module import MiVoloExpert, random_mivolo
 from export.experts.mivolo.network import MiVoloNet
+from export.experts.mivolo.settings import MiVoloSettings
 from export.faces.drawn import draw_person, sample_ages
 from export.faces.readouts import fit_regression
 from runtime.geometry import Geometry, Pixels, black

@@ -12,7 +12,6 @@ import torch
 
 from export.checkpoints.loading import load_checkpoint
 from export.config.contract import Signature
-from export.config.settings import MiVoloSettings
 from export.errors import CheckpointError
 from export.experts.mivolo.module import (
     AgeScale,
@@ -23,6 +22,7 @@ from export.experts.mivolo.module import (
     spec_from_checkpoint,
 )
 from export.experts.mivolo.network import VARIANTS
+from export.experts.mivolo.settings import MiVoloSettings
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from export.checkpoints.loading import describe_mismatch, without_prefixes
+from export.checkpoints.loading import describe_mismatch, load_checkpoint, without_prefixes
 from export.config.contract import Signature
-from export.config.settings import CnnSettings
 from export.errors import CheckpointError
+from export.experts.cnn.settings import CnnSettings
+from export.faces.verification import verification_images
 from export.graph.preprocessing import Normalize, Readout
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
@@ -25,16 +27,16 @@ _TORCHVISION_VGG = {
     "classifier.3": "pre_logits.fc2",
     "classifier.6": "head.fc",
 }
-"""torchvision's fully connected layers are 1×1 and 7×7 convolutions in timm, and a linear head."""
+"""timm has 1×1 and 7×7 convolutions and a linear head for torchvision's fully connected layers."""
 _RANDOM_LOGIT_STD = 2.0
-"""Spread given to the last layer of random networks, so that their ages are not all the same."""
+"""Standard deviation of a random network's logits, so that faces get different ages."""
 _BRANCH_GAIN = 0.1
-"""Of ResNet's residual branches in random networks. At full gain the branches drown what the
-shortcut carries, all faces look alike, and the last layer would amplify rounding with the rest."""
+"""Gain of the residual branches in a random ResNet. At full gain they dominate the shortcuts,
+features hardly differ between faces, and the last layer would amplify rounding errors."""
 
 
 class CnnExpert(nn.Module):
-    """uint8 (N, H, W, 3) to `age_years` (N,) and, with classes, `age_probs` (N, A)."""
+    """From uint8 (N, H, W, 3) to `age_years` (N,) and, with classes, `age_probs` (N, A)."""
 
     def __init__(self, architecture: str, settings: CnnSettings) -> None:
         """Builds the network with timm's own initialization."""
@@ -44,18 +46,18 @@ class CnnExpert(nn.Module):
         self.network = _NETWORKS[architecture](settings, self.readout.classes)
 
     def features(self, face: Tensor) -> Tensor:
-        """What the last layer sees: float32 (N, F)."""
+        """Returns the inputs of the last layer, float32 (N, F)."""
         features = self.network.forward_features(self.normalize(face))  # type: ignore[operator]
         pooled: Tensor = self.network.forward_head(features, pre_logits=True)  # type: ignore[operator]
         return pooled.flatten(1)
 
     def forward(self, face: Tensor) -> tuple[Tensor, ...]:
-        """From pixels to years."""
+        """Estimates ages in years from pixels."""
         return self.readout(self.network(self.normalize(face)))  # type: ignore[no-any-return]
 
 
 def cnn_module(architecture: str, settings: CnnSettings, seed: int = 0) -> CnnExpert:
-    """A network with seeded random weights, without touching PyTorch's global seed."""
+    """Returns a network with seeded random weights; PyTorch's global seed stays untouched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return CnnExpert(architecture, settings).eval()
@@ -64,8 +66,8 @@ def cnn_module(architecture: str, settings: CnnSettings, seed: int = 0) -> CnnEx
 def settle(module: CnnExpert, images: Tensor, *, seed: int = 0) -> None:
     """Gives random weights the statistics of trained ones, in place.
 
-    Batch normalization takes its statistics from the images, and the last layer is redrawn so that
-    its outputs spread: otherwise activations explode, or every face gets the same age.
+    Batch normalization takes its statistics from the images, and the last layer is redrawn with
+    spread outputs. Otherwise activations would explode, or every face would get the same age.
 
     Args:
         module: with random weights.
@@ -94,16 +96,16 @@ def settle(module: CnnExpert, images: Tensor, *, seed: int = 0) -> None:
 
 
 def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) -> None:
-    """Loads a checkpoint of timm or torchvision, whatever it was wrapped in.
+    """Loads a checkpoint of timm or torchvision, with or without wrappers.
 
     Raises:
-        CheckpointError: the keys or shapes do not fit; all of them are listed.
+        CheckpointError: keys or shapes do not fit; all of them are listed.
     """
     plain = without_prefixes(state)
     if architecture == "vgg16":
         plain = _timm_vgg(plain)
     wanted = module.network.state_dict()
-    # timm and torchvision count batches only in training; older files lack the counters.
+    # Counters of batches matter only in training; older files lack them.
     for key in wanted:
         if key.endswith("num_batches_tracked"):
             plain.setdefault(key, wanted[key])
@@ -115,8 +117,33 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
     module.network.load_state_dict(plain)
 
 
+def build_cnn(
+    architecture: str, settings: CnnSettings, geometry: Geometry, checkpoint: Path | None
+) -> TorchExpert:
+    """Builds the expert with the weights of a checkpoint, or with seeded random ones.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded or do not fit.
+    """
+    module = cnn_module(architecture, settings)
+    expert = cnn_expert(module, settings, geometry)
+    if checkpoint is None:
+        images = verification_images(expert.signature.inputs)
+        settle(module, torch.from_numpy(images["face"]))
+    else:
+        load_cnn(module, architecture, load_checkpoint(checkpoint).state)
+    return expert
+
+
+def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
+    """Counts the weights without creating them."""
+    with torch.device("meta"):
+        module = cnn_module(architecture, settings)
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
 def cnn_expert(module: CnnExpert, settings: CnnSettings, geometry: Geometry) -> TorchExpert:
-    """The module as an expert of the pipeline."""
+    """Returns the module as an expert of the pipeline."""
     inputs = (InputSpec("face", settings.height, settings.width, geometry),)
     readout = module.readout
     return TorchExpert(module, Signature(inputs, readout.outputs, readout.age_grid))
@@ -147,7 +174,7 @@ def _vgg16(settings: CnnSettings, classes: int) -> nn.Module:
             layers.append("M")
     network = VGG(layers, num_classes=classes)
     if settings.width_factor < 1.0:
-        # timm has hidden layers of 4096 over 7×7 positions; shrunk, they follow channels and input.
+        # timm's hidden layers have 4096 channels over 7×7 positions; these follow the shrunk sizes.
         hidden = _shrunk(4096, settings.width_factor)
         positions = min(settings.height, settings.width) // _VGG16_STRIDE
         network.pre_logits = ConvMlp(layers[-2], hidden, positions)
@@ -173,10 +200,10 @@ def _resnet50(settings: CnnSettings, classes: int) -> nn.Module:
 
 
 class _MeanPool(nn.Module):
-    """Mean over all positions: what timm's adaptive pool to 1×1 computes, in one ONNX node."""
+    """Mean over all positions, like timm's adaptive pool to 1×1, but a single ONNX node."""
 
     def forward(self, features: Tensor) -> Tensor:
-        """From (N, C, H, W) to (N, C)."""
+        """Pools (N, C, H, W) to (N, C)."""
         return features.mean(dim=(2, 3))
 
 

@@ -1,4 +1,4 @@
-"""Any ONNX file with one float32 image input, wrapped in-graph into the contract."""
+"""A given ONNX file with one float32 image input, wrapped in-graph into the contract."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.config.contract import Images, Readings, Signature
-from export.config.settings import AgeHead, Normalization, OnnxSettings
+from export.config.contract import Images, Outputs, Signature
+from export.config.settings import AgeHead, Normalization
 from export.errors import GraphError
+from export.experts.onnx_file.settings import OnnxSettings
 from export.graph.conversion import BATCH, OPSET, save_model
 from export.graph.shapes import fix_reshapes
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
 _PREFIX = "wrapped/"
-"""Put before every name of the given graph, so that none collides with the wrapper's."""
+"""Prefix of every name of the given graph, to avoid collisions with the wrapper's."""
 
 
 class ExternalExpert:
-    """A given ONNX graph between a normalization and a readout of ours."""
+    """A given ONNX graph between a normalization and a readout."""
 
     def __init__(self, source: Path, settings: OnnxSettings, signature: Signature) -> None:
         """Reads the given file.
 
         Raises:
-            GraphError: it is no ONNX file, or its inputs or outputs are not as configured.
+            GraphError: it is not an ONNX file, or its inputs or outputs are not as configured.
         """
         self.signature = signature
         self._source = source
@@ -50,8 +51,8 @@ class ExternalExpert:
         fix_reshapes(inferred)
         save_model(inferred, path)
 
-    def reference(self, images: Images) -> Readings:
-        """Runs the given file as it is, one face at a time, and does the rest in NumPy."""
+    def reference(self, images: Images) -> Outputs:
+        """Runs the unchanged file, one face at a time, with the wrapper's arithmetic in NumPy."""
         import onnxruntime
 
         session = onnxruntime.InferenceSession(
@@ -62,14 +63,14 @@ class ExternalExpert:
             pixels = _normalized(face, self._settings)
             (output,) = session.run([self._output], {self._input: pixels[None]})
             rows.append(np.asarray(output, np.float32).reshape(-1))
-        return _read_ages(np.stack(rows), self._settings)
+        return _ages(np.stack(rows), self._settings)
 
 
 def external_expert(source: Path, settings: OnnxSettings, geometry: Geometry) -> ExternalExpert:
-    """A given ONNX file as an expert of the pipeline.
+    """Returns a given ONNX file as an expert of the pipeline.
 
     Raises:
-        GraphError: it is not what the settings say.
+        GraphError: it differs from the settings.
     """
     classes = settings.head.kind == "expectation"
     signature = Signature(
@@ -85,7 +86,7 @@ def _read(source: Path) -> onnx.ModelProto:
         model = onnx.load(str(source))
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf and onnx raise their own, without a common base
-        raise GraphError(f"{source} is no valid ONNX file: {error}") from error
+        raise GraphError(f"{source} is not a valid ONNX file: {error}") from error
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < 13:
         model = onnx.version_converter.convert_version(model, OPSET)
@@ -93,7 +94,7 @@ def _read(source: Path) -> onnx.ModelProto:
 
 
 def _with_dynamic_batch(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Many public files fix the batch at 1 where the graph itself would take any."""
+    """Makes the batch dimension dynamic; many public files fix it at 1 without need."""
     for value in (*model.graph.input, *model.graph.output):
         axes = value.type.tensor_type.shape.dim
         if axes:
@@ -130,7 +131,7 @@ def _age_output(source: Path, model: onnx.ModelProto, settings: OnnxSettings) ->
         return names[0]
     if settings.output is None or settings.output not in names:
         raise GraphError(
-            f"{source} has outputs {', '.join(names)}; say with `output` which of them is the age "
+            f"{source} has outputs {', '.join(names)}; name the one with the age in `output` "
             f"(got {settings.output!r})."
         )
     return settings.output
@@ -150,7 +151,7 @@ def _wrapped_graph(
         return name
 
     before = _normalizing_nodes(settings, _PREFIX + input_name, constant)
-    after = _reading_nodes(settings.head, settings, _PREFIX + output_name, constant)
+    after = _readout_nodes(settings.head, settings, _PREFIX + output_name, constant)
     spec = signature.inputs[0]
     image = helper.make_tensor_value_info(
         spec.name, TensorProto.UINT8, [BATCH, spec.height, spec.width, 3]
@@ -193,7 +194,7 @@ def _normalizing_nodes(
     return nodes
 
 
-def _reading_nodes(
+def _readout_nodes(
     head: AgeHead,
     settings: OnnxSettings,
     source: str,
@@ -221,13 +222,13 @@ def _reading_nodes(
 
 
 def _factor_and_offset(n: Normalization) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(pixel * scale - mean) / std as pixel * factor + offset, per channel."""
+    """Rewrites (pixel * scale - mean) / std as pixel * factor + offset, per channel."""
     mean, std = np.array(n.mean), np.array(n.std)
     return (n.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
 
 
 def _normalized(face: NDArray[np.uint8], settings: OnnxSettings) -> NDArray[np.float32]:
-    """One face as the given graph wants it: (3, H, W) or (H, W, 3)."""
+    """Prepares one face for the given graph: (3, H, W) or (H, W, 3)."""
     ordered = face[..., ::-1] if settings.normalization.color_order == "BGR" else face
     factor, offset = _factor_and_offset(settings.normalization)
     pixels = ordered.astype(np.float32) * factor + offset
@@ -235,13 +236,13 @@ def _normalized(face: NDArray[np.uint8], settings: OnnxSettings) -> NDArray[np.f
     return np.ascontiguousarray(laid_out, np.float32)
 
 
-def _read_ages(outputs: NDArray[np.float32], settings: OnnxSettings) -> Readings:
+def _ages(outputs: NDArray[np.float32], settings: OnnxSettings) -> Outputs:
     head = settings.head
     wanted = len(head.age_grid) if head.kind == "expectation" else 1
     if outputs.shape[1] != wanted:
         raise GraphError(
             f"The given graph's output has {outputs.shape[1]} values per face, a head of kind "
-            f"{head.kind!r} reads {wanted}. Check `head`, `age_grid` and `output`."
+            f"{head.kind!r} expects {wanted}. Check `head`, `age_grid` and `output`."
         )
     if head.kind == "regression":
         return {"age_years": outputs[:, 0] * head.years_per_unit + head.years_offset}
