@@ -183,10 +183,10 @@ def _artifacts(
     single: Path,
     progress: Progress,
 ) -> tuple[list[Artifact], list[str]]:
-    from export.graph import conversion
+    from export.graph import checks
 
     progress.stage(job.config.name, "checking ONNX")
-    conversion.check_graph(single, original.signature)
+    checks.check_graph(single, original.signature)
     artifacts, refused = [], []
     for kind in _wanted(job, options):
         try:
@@ -207,7 +207,7 @@ def _artifact(
     options: BuildOptions,
     progress: Progress,
 ) -> Artifact:
-    from export.variants import writer
+    from export.variants import registry
 
     name, output = job.config.name, options.output
     path = single.with_name(file_name(name, kind))
@@ -215,11 +215,11 @@ def _artifact(
     share = 0.0
     if kind != "fp32":
         progress.stage(name, f"making {kind} of it{_PATIENCE[backend]}")
-        share = writer.write_variant(kind, backend, single, path, original.signature)
+        share = registry.write_variant(kind, backend, single, path, original.signature)
     artifact = Artifact(
         backend=backend,
         precision=kind,
-        files=tuple(publish.file_record(output, file) for file in writer.variant_files(path)),
+        files=tuple(publish.file_record(output, file) for file in registry.variant_files(path)),
         build_key=job.keys[kind],
         reduced_share=share,
         parity=None,

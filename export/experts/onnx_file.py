@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 from export.config.contract import Images, Readings, Signature
 from export.config.settings import AgeHead, Normalization, OnnxSettings
 from export.errors import GraphError
-from export.graph.conversion import BATCH, OPSET, save_model
+from export.graph.conversion import BATCH, OPSET
 from export.graph.shapes import fix_reshapes
+from export.graph.weights import save_model
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 

@@ -23,6 +23,8 @@ from runtime.backends.onnx import usable_cores
 from runtime.backends.openvino_graph import bfloat16_share, compile_graph, import_openvino
 from runtime.files import write_whole
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 WITHIN_YEARS = (0.2, 1.0)
 """Mean and largest difference on the calibration faces: two thirds of what others are allowed."""
 _RANKING_FACES = 16
@@ -46,7 +48,7 @@ class Bf16Variant:
     """Of all products, those that are computed in bfloat16."""
 
 
-def bf16_from_single(source: Path, target: Path, faces: Images) -> Bf16Variant:
+def bf16_from_fp32(source: Path, target: Path, faces: Images) -> Bf16Variant:
     """Writes a form of an FP32 graph whose products with constant weights are bfloat16.
 
     In FP32 stays all else, attention included, and as many products as it takes for ages to stay

@@ -9,8 +9,7 @@ back, which overflows inside a norm; and ONNX Runtime's CPU provider hides that.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,19 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.config.contract import FP32_OPERATORS
 from export.errors import GraphError
-from export.graph.conversion import save_model
-from export.graph.weights import WeightFile, has_data_file, weight_array
+from export.graph.weights import has_data_file, save_with_weights, weight_array
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 WEIGHT_OPERATORS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 LARGEST_HALF = 65504.0
 """Largest finite half-precision number."""
 SMALLEST_HALF = 2.0**-24
 """Smallest positive half-precision number; an epsilon below it would become 0."""
-_Put = Callable[[str, NDArray[np.generic]], TensorProto]
-"""Stores a weight under a name and returns what stands for it in the graph."""
 _TYPES = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
 
-def half_from_single(source: Path, target: Path, operators: Sequence[str] = FP32_OPERATORS) -> None:
+def fp16_from_fp32(source: Path, target: Path, operators: Sequence[str] = FP32_OPERATORS) -> None:
     """Writes an FP16 form of an FP32 graph; inputs and outputs keep their types.
 
     Weights that lie beside the graph are converted one by one.
@@ -58,14 +56,8 @@ def half_from_single(source: Path, target: Path, operators: Sequence[str] = FP32
     unholdable = {t.name for t in model.graph.initializer if not _holdable(t, source.parent)}
     single = _single_nodes(model.graph, floats, unholdable, operators)
     del model.graph.value_info[:]
-    with ExitStack() as stack:
-        outside = has_data_file(source)
-        put = stack.enter_context(WeightFile(target)).put if outside else _inside
-        _Halving(model, floats, source.parent, put).run(single)
-    if outside:
-        onnx.save(model, target)
-    else:
-        save_model(model, target)
+    weights = _Halving(model, floats, source.parent).run(single)
+    save_with_weights(model, weights, target, external=has_data_file(source))
 
 
 def tensor_types(path: Path) -> dict[str, str]:
@@ -73,7 +65,7 @@ def tensor_types(path: Path) -> dict[str, str]:
     return _tensor_types(onnx.load(str(path), load_external_data=False))
 
 
-def half_share(path: Path) -> float:
+def fp16_share(path: Path) -> float:
     """Share of a graph's floating-point weights and activations that are half precision."""
     types = tensor_types(path).values()
     return round(float(np.mean([kind == "fp16" for kind in types])), 4)
@@ -90,11 +82,10 @@ def _tensor_types(model: onnx.ModelProto) -> dict[str, str]:
 class _Halving:
     """Rewrites one graph, node by node, in the order of computing."""
 
-    def __init__(self, model: onnx.ModelProto, floats: set[str], folder: Path, put: _Put) -> None:
+    def __init__(self, model: onnx.ModelProto, floats: set[str], folder: Path) -> None:
         self._graph = model.graph
         self._floats = floats
         self._folder = folder
-        self._put = put
         self._weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self._outputs = {value.name for value in model.graph.output}
         self._halved: dict[str, str] = {}  # names of half-precision weights, and of their originals
@@ -102,8 +93,8 @@ class _Halving:
         self._casts: dict[tuple[str, TensorProto.DataType], str] = {}
         self._nodes: list[onnx.NodeProto] = []
 
-    def run(self, single: set[str]) -> None:
-        """Converts all nodes but those named."""
+    def run(self, single: set[str]) -> Iterator[tuple[str, NDArray[np.generic]]]:
+        """Converts all nodes but those named; returns the weights that the graph now reads."""
         for node in list(self._graph.node):
             kind = TensorProto.FLOAT if node.name in single else TensorProto.FLOAT16
             for place, name in enumerate(node.input):
@@ -113,15 +104,14 @@ class _Halving:
             if kind == TensorProto.FLOAT16:
                 self._make_half(node)
         used = {name for node in self._nodes for name in node.input}
-        names = [name for name in (*self._weights, *self._halved) if name in used]
-        weights = [self._stored(name) for name in names]
-        del self._graph.node[:], self._graph.initializer[:]
+        del self._graph.node[:]
         self._graph.node.extend(self._nodes)
-        self._graph.initializer.extend(weights)
+        names = [name for name in (*self._weights, *self._halved) if name in used]
+        return ((name, self._weight(name)) for name in names)
 
-    def _stored(self, name: str) -> TensorProto:
+    def _weight(self, name: str) -> NDArray[np.generic]:
         array = weight_array(self._weights[self._halved.get(name, name)], self._folder)
-        return self._put(name, array.astype(np.float16) if name in self._halved else array)
+        return array.astype(np.float16) if name in self._halved else array
 
     def _as(self, name: str, kind: TensorProto.DataType) -> str:
         """Name of a tensor in a type; a cast or a converted weight is made where there is none."""
@@ -154,10 +144,6 @@ class _Halving:
                 )
             else:
                 self._halves.add(name)
-
-
-def _inside(name: str, array: NDArray[np.generic]) -> TensorProto:
-    return numpy_helper.from_array(array, name)
 
 
 def _single_nodes(

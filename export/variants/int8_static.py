@@ -19,9 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.config.contract import Images
 from export.errors import GraphError
-from export.graph.conversion import save_model
-from export.graph.weights import has_data_file
+from export.graph.weights import has_data_file, save_model
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 Ranges = Mapping[str, tuple[float, float]]
 """By activation: smallest and largest value."""
 Means = Mapping[str, NDArray[np.float64]]
@@ -48,7 +49,7 @@ class Int8Variant:
     """Of all of them, those that are INT8."""
 
 
-def int8_from_single(source: Path, target: Path, faces: Images) -> Int8Variant:
+def int8_from_fp32(source: Path, target: Path, faces: Images) -> Int8Variant:
     """Writes a form of an FP32 graph whose products with constant weights are INT8.
 
     In FP32 stay the first products after the pixels, the last ones before the ages, norms,

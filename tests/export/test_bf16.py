@@ -16,7 +16,7 @@ from export.errors import GraphError
 from export.experts.cnn import cnn_expert
 from export.faces.quantization import quantization_faces
 from export.variants import bf16
-from export.variants.bf16 import WITHIN_YEARS, Mixer, bf16_from_single
+from export.variants.bf16 import WITHIN_YEARS, Mixer, bf16_from_fp32
 from runtime.backends.openvino_graph import (
     bfloat16_share,
     compile_graph,
@@ -136,7 +136,7 @@ def test_as_few_stay_as_it_takes(
 
 def test_the_file_runs_as_it_was_measured(single: Path, faces: Images, tmp_path: Path) -> None:
     target = tmp_path / "vgg16.bf16.xml"
-    form = bf16_from_single(single, target, faces)
+    form = bf16_from_fp32(single, target, faces)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["vgg16.bf16.bin", "vgg16.bf16.xml"]
     assert 0.0 < form.share <= 1.0
     mixer = Mixer(single, tmp_path / "again.xml", faces)
@@ -155,7 +155,7 @@ def test_what_ruins_ages_stays_in_fp32(tmp_path: Path) -> None:
     mixer = Mixer(source, tmp_path / "mixer.xml", faces)
     assert mixer.errors_years(()).max() > WITHIN_YEARS[1]
     with pytest.raises(GraphError, match=r"no bf16 form within .* without --bf16"):
-        bf16_from_single(source, tmp_path / "tiny.xml", faces)
+        bf16_from_fp32(source, tmp_path / "tiny.xml", faces)
 
 
 def test_a_form_that_contradicts_itself_is_refused(
@@ -169,7 +169,7 @@ def test_a_form_that_contradicts_itself_is_refused(
 
     monkeypatch.setattr(bf16.Mixer, "ages", unsteady)
     with pytest.raises(GraphError, match="none that says the same every time"):
-        bf16_from_single(single, tmp_path / "vgg16.xml", faces)
+        bf16_from_fp32(single, tmp_path / "vgg16.xml", faces)
 
 
 def test_weights_beside_the_graph_are_refused(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_weights_beside_the_graph_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"")
     path.with_name("large.onnx.data").write_bytes(b"")
     with pytest.raises(GraphError, match=r"weights of large\.onnx lie beside it"):
-        bf16_from_single(path, tmp_path / "large.xml", {})
+        bf16_from_fp32(path, tmp_path / "large.xml", {})

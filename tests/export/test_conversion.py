@@ -12,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from export.config.contract import Signature
 from export.errors import GraphError
 from export.experts.cnn import cnn_expert
-from export.graph.conversion import check_graph, model_files, save_model
+from export.graph.checks import check_graph
 from export.graph.shapes import fix_reshapes
 from export.graph.tensorrt_operators import tensorrt_problems
+from export.graph.weights import model_files, save_model
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 from tests.export.small import SIDE, small_module, small_settings
@@ -158,7 +159,7 @@ def test_reshapes_become_constant_and_their_arithmetic_goes() -> None:
 def test_large_weights_lie_beside_the_graph(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.graph.conversion.LARGEST_INLINE_BYTES", 1000)
+    monkeypatch.setattr("export.graph.weights.LARGEST_INLINE_BYTES", 1000)
     weights = {"axes": AXES["axes"], "w": np.ones(1000, np.float32)}
     nodes = [CAST, MEAN, node("Add", ["w", "w"], "unused")]
     path = tmp_path / "g.onnx"

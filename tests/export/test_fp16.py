@@ -15,8 +15,8 @@ from export.config.contract import FP32_OPERATORS
 from export.errors import GraphError, ParityError
 from export.experts.cnn import cnn_expert
 from export.faces.verification import BATCHES, verification_images
-from export.graph.conversion import check_graph
-from export.variants.fp16 import half_from_single, half_share, tensor_types
+from export.graph.checks import check_graph
+from export.variants.fp16 import fp16_from_fp32, fp16_share, tensor_types
 from runtime.geometry import Geometry
 from tests.export.small import small_module, small_settings
 from tests.export.test_conversion import CAST, graph, node
@@ -27,7 +27,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("built")
     expert = cnn_expert(small_module(request.param), small_settings(), Geometry())
     expert.write_onnx(folder / "e.fp32.onnx")
-    half_from_single(folder / "e.fp32.onnx", folder / "e.fp16.onnx")
+    fp16_from_fp32(folder / "e.fp32.onnx", folder / "e.fp16.onnx")
     images = verification_images(expert.signature.inputs)
     return folder, expert.signature, images, expert.reference(images)
 
@@ -47,8 +47,8 @@ def test_both_precisions_pass_parity_and_the_contract(built: Any) -> None:
 
 def test_half_really_is_half(built: Any) -> None:
     folder, *_ = built
-    assert half_share(folder / "e.fp32.onnx") == 0.0
-    assert half_share(folder / "e.fp16.onnx") > 0.6
+    assert fp16_share(folder / "e.fp32.onnx") == 0.0
+    assert fp16_share(folder / "e.fp16.onnx") > 0.6
     model = onnx.load(folder / "e.fp16.onnx")
     types = tensor_types(folder / "e.fp16.onnx")
     for made in model.graph.node:
@@ -68,7 +68,7 @@ def test_true_half_arithmetic_stays_close(built: Any) -> None:
 
 def convert(tmp_path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     onnx.save(model, tmp_path / "single.onnx")
-    half_from_single(tmp_path / "single.onnx", tmp_path / "half.onnx")
+    fp16_from_fp32(tmp_path / "single.onnx", tmp_path / "half.onnx")
     onnx.checker.check_model(str(tmp_path / "half.onnx"), full_check=True)
     return onnx.load(tmp_path / "half.onnx")
 
@@ -178,7 +178,7 @@ def test_subgraphs_are_refused(tmp_path: Path) -> None:
     )
     onnx.save(model, tmp_path / "single.onnx")
     with pytest.raises(GraphError, match="has subgraphs"):
-        half_from_single(tmp_path / "single.onnx", tmp_path / "half.onnx")
+        fp16_from_fp32(tmp_path / "single.onnx", tmp_path / "half.onnx")
 
 
 def test_a_wrong_file_fails_parity_in_years(built: Any) -> None:

@@ -17,13 +17,13 @@ from export.errors import GraphError
 from export.experts.cnn import cnn_expert
 from export.faces.quantization import quantization_faces
 from export.faces.verification import verification_images
-from export.graph.conversion import check_graph
+from export.graph.checks import check_graph
 from export.variants.int8_static import (
     WITHIN_YEARS,
     Quantizer,
     _step,
     activation_ranges,
-    int8_from_single,
+    int8_from_fp32,
 )
 from runtime.backends.openvino_graph import has_exact_int8
 from runtime.geometry import Geometry
@@ -174,7 +174,7 @@ def test_the_most_sensitive_products_stay(
     single: Path, faces: Images, quantizer: Quantizer, tmp_path: Path
 ) -> None:
     target = tmp_path / "resnet50.int8.onnx"
-    form = int8_from_single(single, target, faces)
+    form = int8_from_fp32(single, target, faces)
     kept = form.kept
     assert kept == tuple(quantizer.by_sensitivity()[: len(kept)])
     assert len(kept) < len(quantizer.products)
@@ -189,7 +189,7 @@ def test_the_file_honors_the_contract_and_is_always_the_same(
 ) -> None:
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
     for target in (first, second):
-        int8_from_single(single, target, faces)
+        int8_from_fp32(single, target, faces)
     assert first.read_bytes() == second.read_bytes()
     signature = cnn_expert(small_module(), small_settings(), Geometry()).signature
     check_graph(first, signature, tensorrt=False)
@@ -201,7 +201,7 @@ def test_refuses_a_graph_without_inner_products(tmp_path: Path) -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "a"))
     onnx.save(model, source)
     with pytest.raises(GraphError, match="no product with constant weights between"):
-        int8_from_single(source, tmp_path / "int8.onnx", {"x": np.ones((1, 8), np.uint8)})
+        int8_from_fp32(source, tmp_path / "int8.onnx", {"x": np.ones((1, 8), np.uint8)})
 
 
 def test_no_face_is_a_verification_face() -> None:

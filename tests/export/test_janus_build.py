@@ -19,7 +19,7 @@ from export.experts.janus.placeholder import write_configuration, write_tokenize
 from export.experts.janus.weights import RandomJanus
 from export.experts.registry import build_expert, count_parameters
 from export.faces.drawn import drawn_faces
-from export.graph import conversion
+from export.graph import weights
 from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
@@ -106,7 +106,7 @@ def test_from_a_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
 def test_large_weights_lie_beside_and_are_vouched_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(weights, "LARGEST_INLINE_BYTES", 1)
     expert = _build(tmp_path, checkpoint, fp16=True)
     for artifact in expert.artifacts:
         graph, data = (record.path for record in artifact.files)
@@ -205,7 +205,7 @@ def test_int8_is_smaller_and_taken_when_asked_for(
             assert isinstance(estimate, AgeEstimate)
             ages.append(estimate.age_years)
     assert 0.0 < abs(ages[0] - ages[1]) < 10.0
-    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(weights, "LARGEST_INLINE_BYTES", 1)
     (tmp_path / "outside").mkdir()
     streamed = _build(tmp_path / "outside", checkpoint, int8=True).artifacts[1]
     assert streamed.parity == int8.parity

@@ -15,8 +15,9 @@ from onnx.reference import ReferenceEvaluator
 
 from export.experts.janus.expert import ISLANDS
 from export.experts.janus.prompt_head import JanusAgeExpert
-from export.graph import conversion
-from export.graph.weights import data_path, weight_array
+from export.graph import weights
+from export.graph.checks import check_graph
+from export.graph.weights import data_path, model_files, weight_array
 from export.variants import fp16
 from tests.export.janus_fixtures import (
     export_onnx,
@@ -67,7 +68,7 @@ def test_onnx_runtime_agrees_with_torch(expert: JanusAgeExpert, graph: Path, bat
 
 
 def test_graph_needs_no_shape_arithmetic(graph: Path) -> None:
-    conversion.check_graph(graph, signature(OUTPUTS))
+    check_graph(graph, signature(OUTPUTS))
     nodes = onnx.load(str(graph)).graph.node
     types = Counter(node.op_type for node in nodes)
     assert not types.keys() & {"Shape", "Expand", "Range", "Where", "If", "ReduceLogSumExp"}
@@ -79,8 +80,8 @@ def test_fp16_is_range_safe_with_its_islands(
     expert: JanusAgeExpert, graph: Path, tmp_path: Path
 ) -> None:
     # ONNX Runtime's CPU computes FP16 graphs in FP32, so only the reference shows an overflow
-    fp16.half_from_single(graph, tmp_path / "safe.onnx", ISLANDS)
-    fp16.half_from_single(graph, tmp_path / "plain.onnx", ())
+    fp16.fp16_from_fp32(graph, tmp_path / "safe.onnx", ISLANDS)
+    fp16.fp16_from_fp32(graph, tmp_path / "plain.onnx", ())
     assert not _reference_error(expert, tmp_path / "plain.onnx") <= 0.1
     assert _reference_error(expert, tmp_path / "safe.onnx") < 1e-3
 
@@ -96,14 +97,14 @@ def _reference_error(expert: JanusAgeExpert, path: Path) -> float:
 def test_large_weights_stream_and_say_the_same(
     expert: JanusAgeExpert, graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fp16.half_from_single(graph, tmp_path / "small.fp16.onnx", ISLANDS)
-    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
+    fp16.fp16_from_fp32(graph, tmp_path / "small.fp16.onnx", ISLANDS)
+    monkeypatch.setattr(weights, "LARGEST_INLINE_BYTES", 1)
     single = export_onnx(expert, OUTPUTS, tmp_path / "large.onnx")
     half = tmp_path / "large.fp16.onnx"
-    fp16.half_from_single(single, half, ISLANDS)
-    assert conversion.model_files(half) == [half, data_path(half)]
-    conversion.check_graph(single, signature(OUTPUTS))
-    conversion.check_graph(half, signature(OUTPUTS))
+    fp16.fp16_from_fp32(single, half, ISLANDS)
+    assert model_files(half) == [half, data_path(half)]
+    check_graph(single, signature(OUTPUTS))
+    check_graph(half, signature(OUTPUTS))
     assert single.stat().st_size < data_path(single).stat().st_size
     assert data_path(half).stat().st_size < 0.7 * data_path(single).stat().st_size
     face = faces(2)
@@ -115,7 +116,7 @@ def test_large_weights_stream_and_say_the_same(
 def test_a_weight_is_read_where_it_lies(
     expert: JanusAgeExpert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(weights, "LARGEST_INLINE_BYTES", 1)
     path = export_onnx(expert, OUTPUTS, tmp_path / "large.onnx")
     model = onnx.load(str(path), load_external_data=False)
     read = {tensor.name: weight_array(tensor, tmp_path) for tensor in model.graph.initializer}
@@ -129,7 +130,7 @@ def test_tensorrt_builds_it(graph: Path, tmp_path: Path, *, half: bool) -> None:
     path = graph
     if half:
         path = tmp_path / "half.onnx"
-        fp16.half_from_single(graph, path, ISLANDS)
+        fp16.fp16_from_fp32(graph, path, ISLANDS)
     report = trt_report(path)
     assert report.errors == ()
     assert report.plan_bytes > 0

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from export.errors import CheckpointError
 from export.experts.janus.light_head import LightAgeExpert, LightHead, load_light_expert
 from export.experts.janus.weights import SHAPES, RandomJanus
-from export.graph.conversion import check_graph
+from export.graph.checks import check_graph
 from tests.export.janus_fixtures import (
     export_onnx,
     faces,

@@ -25,6 +25,8 @@ from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 ISLANDS = (*FP32_OPERATORS, "Gemm")
 """The head too, which is the only Gemm: all other layers are products of more axes."""
 _LARGE_PARAMETERS = 500_000_000

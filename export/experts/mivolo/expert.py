@@ -27,6 +27,8 @@ from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 CONFIG = "config.json"
 """Beside the weights of a v2 folder; holds its age scale."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from export.config.contract import Signature
 from export.faces.quantization import quantization_faces
-from export.graph import conversion
+from export.graph import checks, weights
 from export.variants import bf16, fp16, int8_dynamic, int8_static
 
 
@@ -32,33 +32,31 @@ def write_variant(kind: str, backend: str, single: Path, path: Path, signature: 
 
 def variant_files(path: Path) -> list[Path]:
     """The files of a form, the graph first."""
-    return (
-        [path, path.with_suffix(".bin")] if path.suffix == ".xml" else conversion.model_files(path)
-    )
+    return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else weights.model_files(path)
 
 
 def _write_half(single: Path, path: Path, signature: Signature) -> float:
-    fp16.half_from_single(single, path, signature.fp32_operators)
-    conversion.check_graph(path, signature)
-    return fp16.half_share(path)
+    fp16.fp16_from_fp32(single, path, signature.fp32_operators)
+    checks.check_graph(path, signature)
+    return fp16.fp16_share(path)
 
 
 def _write_dynamic_int8(single: Path, path: Path, signature: Signature) -> float:
-    int8_dynamic.int8_from_single(single, path)
-    conversion.check_graph(path, signature, tensorrt=False)
-    return fp16.half_share(path)
+    int8_dynamic.int8_from_fp32(single, path)
+    checks.check_graph(path, signature, tensorrt=False)
+    return fp16.fp16_share(path)
 
 
 def _write_static_int8(single: Path, path: Path, signature: Signature) -> float:
     faces = quantization_faces(signature.inputs)
-    share = int8_static.int8_from_single(single, path, faces).share
-    conversion.check_graph(path, signature, tensorrt=False)
+    share = int8_static.int8_from_fp32(single, path, faces).share
+    checks.check_graph(path, signature, tensorrt=False)
     return share
 
 
 def _write_bfloat16(single: Path, path: Path, signature: Signature) -> float:
     faces = quantization_faces(signature.inputs)
-    return bf16.bf16_from_single(single, path, faces).share
+    return bf16.bf16_from_fp32(single, path, faces).share
 
 
 _Writer = Callable[[Path, Path, Signature], float]
