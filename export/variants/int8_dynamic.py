@@ -1,8 +1,8 @@
-"""FP32 to dynamic INT8 for ONNX Runtime on CPUs: weights once, activations as they come.
+"""FP32 to dynamic INT8 for ONNX Runtime on CPUs: weights once, activations at run time.
 
-Every product with a constant matrix becomes what ONNX Runtime's own dynamic quantization makes of
-it, and fuses when it loads the file: DynamicQuantizeLinear, MatMulInteger and two multiplications.
-Weights are quantized one by one, so that memory does not grow with the model.
+Every product with a constant matrix is rewritten as ONNX Runtime's own dynamic quantization does,
+and fused when the file is loaded: DynamicQuantizeLinear, MatMulInteger and two multiplications.
+Weights are quantized one at a time, so that memory does not grow with the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LARGEST = 63
 
 
 def int8_from_fp32(source: Path, target: Path) -> None:
-    """Writes a form of an FP32 graph whose MatMul weights are INT8, with a scale per column."""
+    """Writes a variant of an FP32 graph whose MatMul weights are INT8, with a scale per column."""
     model = onnx.load(str(source), load_external_data=False)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -44,13 +44,13 @@ def int8_from_fp32(source: Path, target: Path) -> None:
 def _stored(
     weights: Mapping[str, TensorProto], used: set[str], folder: Path
 ) -> Iterator[tuple[str, NDArray[np.generic]]]:
-    """Yields the weights that the new graph reads, quantized where it reads them so."""
+    """Yields the weights that the new graph reads, as they are or quantized."""
     for name, tensor in weights.items():
         array = weight_array(tensor, folder)
         if name in used:
             yield name, array
         if f"{name}.int8" in used:
-            integers, scales = _rounded(np.asarray(array, np.float32))
+            integers, scales = _quantized(np.asarray(array, np.float32))
             yield f"{name}.int8", integers
             yield f"{name}.scales", scales
 
@@ -60,7 +60,7 @@ def _is_matrix(tensor: TensorProto | None) -> bool:
 
 
 def _integer_product(node: onnx.NodeProto, quantized: set[str]) -> list[onnx.NodeProto]:
-    """What replaces a product; its input is quantized once for all products it goes into."""
+    """Returns the replacement of a product; products of the same input share its quantization."""
     left, right = node.input
     out = node.output[0]
     rounded = [f"{left}.uint8", f"{left}.scale", f"{left}.zero"]
@@ -79,8 +79,8 @@ def _integer_product(node: onnx.NodeProto, quantized: set[str]) -> list[onnx.Nod
     ]
 
 
-def _rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Integers (K, N) and what one of them is worth in each column, (N,)."""
+def _quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns integers (K, N) and the scale of each column, (N,)."""
     largest = np.abs(weight).max(axis=0)
     scales = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
     return np.rint(weight / scales).astype(np.int8), scales
