@@ -1,4 +1,4 @@
-"""From a module to an ONNX file that honors the contract, and the checks that prove it."""
+"""PyTorch modules to ONNX files."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 20
-"""Newest opset whose operators TensorRT 10.0 and later take."""
+"""Newest opset whose operators TensorRT 10.0 and later support."""
 BATCH = "batch"
-"""Name of the one dimension that is not constant."""
+"""Name of the only dynamic dimension."""
 REVISION = 1
 """Bumped whenever the files this module writes change."""
 
 
 def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> None:
-    """Writes a module as ONNX with a dynamic batch and everything else constant.
+    """Writes a module as ONNX with a dynamic batch and all other dimensions constant.
 
     Args:
         module: takes uint8 (N, H, W, 3) per input, returns a tuple with a tensor per output.
-        signature: names and sizes.
-        path: of the file; large weights are put beside it, as `<name>.data`.
+        signature: names and sizes of inputs and outputs.
+        path: of the file; large weights go to an external data file beside it, `<name>.data`.
+
+    Raises:
+        GraphError: the exporter returned no program.
     """
     import torch
 
@@ -54,9 +57,11 @@ def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> Non
             verbose=False,
         )
     if program is None:
-        raise GraphError("torch.onnx.export gave no program.")
+        raise GraphError("torch.onnx.export returned no program.")
     if signature.fold_weights:
         _fold(program)
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
     if not fits_in_graph(sum(p.numel() * p.element_size() for p in module.parameters())):
         _stream(program, path)
         return
@@ -66,7 +71,7 @@ def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> Non
 
 
 def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
-    """Writes a large program: `model_proto` would hold all its weights a second time."""
+    """Writes a large program without `model_proto`, which would copy all its weights."""
     import onnx_ir
 
     onnx_ir.save(
@@ -75,7 +80,7 @@ def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
         external_data=data_path(path).name,
         size_threshold_bytes=SMALLEST_OUTSIDE_BYTES,
     )
-    # PyTorch's caches keep the program for good; its weights are let go of here.
+    # PyTorch's caches keep the program alive, so that its weights are released here.
     for value in program.model.graph.initializers.values():
         value.const_value = None
     program.exported_program = None
@@ -85,17 +90,17 @@ def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
 
 
 def _fold(program: torch.onnx.ONNXProgram) -> None:
-    """Does arithmetic on weights of any size; the exporter itself stops at small ones."""
+    """Folds arithmetic on weights of any size; the exporter itself folds small ones only."""
     from onnxscript import optimizer
 
-    everything = 1 << 62
+    any_size = 1 << 62
     with _quiet():
-        optimizer.optimize(program.model, input_size_limit=everything, output_size_limit=everything)
+        optimizer.optimize(program.model, input_size_limit=any_size, output_size_limit=any_size)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's own progress and deprecation notices out of ours."""
+    """Silences the exporter's progress and deprecation notices."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -37,7 +37,7 @@ class MadeUpGraph:
         self.tried: list[tuple[str, ...]] = []
 
     def ages_reducing(self, product: str, faces: Images) -> NDArray[np.float64]:
-        return faces["face"] + self._moved[product]
+        return faces["face"].astype(np.float64) + self._moved[product]
 
     def errors_years(self, kept: Collection[str]) -> NDArray[np.float64]:
         self.tried.append(tuple(kept))

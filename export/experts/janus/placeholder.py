@@ -1,4 +1,4 @@
-"""Stands in for a Janus checkpoint's files where there are none: random weights and the demo."""
+"""Files of a Janus checkpoint for placeholder weights: random and demo."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MEAN = STD = (0.5, 0.5, 0.5)
 _BEGIN_OF_SENTENCE = "<|begin▁of▁sentence|>"
 _UNKNOWN = "<unk>"
 _PIECES = r"\d| ?\p{L}+|\n+|[^\p{L}\d\s]|\s"
-"""Digits one by one, words with the space before them: near enough to DeepSeek's tokenizer for a
-sequence of about the right length."""
+"""Single digits, and words with the space before them: the sequence is about as long as with
+DeepSeek's tokenizer."""
 
 
 def placeholder_folder(checkpoint: RandomJanus) -> JanusFolder:
-    """What the folder of a random checkpoint would say."""
+    """Returns the configuration of a random checkpoint."""
     vision = checkpoint.vision
     return JanusFolder(
         layout="transformers",
@@ -34,7 +34,7 @@ def placeholder_folder(checkpoint: RandomJanus) -> JanusFolder:
 
 
 def write_tokenizer(folder: Path, question: PromptOptions) -> None:
-    """Writes a tokenizer that knows digits and the words of one question."""
+    """Writes a tokenizer whose vocabulary is digits and the words of one prompt."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
@@ -51,7 +51,7 @@ def write_tokenizer(folder: Path, question: PromptOptions) -> None:
 
 
 def configuration(checkpoint: RandomJanus) -> dict[str, Any]:
-    """What transformers would write into config.json."""
+    """Returns the content of config.json as transformers writes it."""
     vision, language = checkpoint.vision, checkpoint.language
     return {
         "model_type": "janus",
