@@ -9,7 +9,7 @@ from export.config.settings import AgeHead, Normalization
 
 
 class Normalize(nn.Module):
-    """uint8 (N, H, W, 3) RGB to float32 (N, 3, H, W), normalized.
+    """Normalization of uint8 (N, H, W, 3) RGB to float32 (N, 3, H, W).
 
     The cast comes first: TensorRT supports UINT8 only as a network's input.
     """

@@ -11,56 +11,15 @@ from collections.abc import Iterator
 
 import onnx
 
-_UNSUPPORTED = frozenset(
-    (
-        "AffineGrid",
-        "Bernoulli",
-        "BitShift",
-        "BitwiseAnd",
-        "BitwiseNot",
-        "BitwiseOr",
-        "BitwiseXor",
-        "BlackmanWindow",
-        "Col2Im",
-        "CenterCropPad",
-        "Compress",
-        "ConcatFromSequence",
-        "ConvInteger",
-        "DFT",
-        "Det",
-        "DynamicQuantizeLinear",
-        "HammingWindow",
-        "HannWindow",
-        "ImageDecoder",
-        "MatMulInteger",
-        "MaxRoiPool",
-        "MaxUnpool",
-        "MelWeightMatrix",
-        "Multinomial",
-        "NegativeLogLikelihoodLoss",
-        "Optional",
-        "OptionalGetElement",
-        "OptionalHasElement",
-        "QLinearConv",
-        "QLinearMatMul",
-        "RegexFullMatch",
-        "STFT",
-        "SequenceAt",
-        "SequenceConstruct",
-        "SequenceEmpty",
-        "SequenceErase",
-        "SequenceInsert",
-        "SequenceLength",
-        "SequenceMap",
-        "SoftmaxCrossEntropyLoss",
-        "SplitToSequence",
-        "StringConcat",
-        "StringNormalizer",
-        "StringSplit",
-        "TfIdfVectorizer",
-        "Unique",
-    )
-)
+_UNSUPPORTED = """
+    AffineGrid Bernoulli BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor BlackmanWindow
+    Col2Im CenterCropPad Compress ConcatFromSequence ConvInteger DFT Det DynamicQuantizeLinear
+    HammingWindow HannWindow ImageDecoder MatMulInteger MaxRoiPool MaxUnpool MelWeightMatrix
+    Multinomial NegativeLogLikelihoodLoss Optional OptionalGetElement OptionalHasElement
+    QLinearConv QLinearMatMul RegexFullMatch STFT SequenceAt SequenceConstruct SequenceEmpty
+    SequenceErase SequenceInsert SequenceLength SequenceMap SoftmaxCrossEntropyLoss
+    SplitToSequence StringConcat StringNormalizer StringSplit TfIdfVectorizer Unique
+"""
 _AXES_INPUT = {
     **dict.fromkeys(("Squeeze", "Unsqueeze", "CumSum"), 1),
     **dict.fromkeys(
@@ -91,7 +50,7 @@ def tensorrt_problems(model: onnx.ModelProto) -> list[str]:
 
 
 def _reasons(node: onnx.NodeProto, constants: set[str]) -> Iterator[str]:
-    if node.op_type in _UNSUPPORTED or node.domain not in ("", "ai.onnx"):
+    if node.op_type in _UNSUPPORTED.split() or node.domain not in ("", "ai.onnx"):
         yield f"operator {node.domain or 'ai.onnx'}.{node.op_type} is not supported"
     attributes = {attribute.name: attribute for attribute in node.attribute}
     if node.op_type == "Resize":

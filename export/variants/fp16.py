@@ -180,7 +180,7 @@ def _fits_half(tensor: TensorProto, folder: Path) -> bool:
 
 
 def _outer_nodes(nodes: Sequence[onnx.NodeProto]) -> set[str]:
-    """Returns the names of the nodes that neither are layers with weights nor lie between two."""
+    """Returns the names of the nodes before the first and after the last layer with weights."""
     layers = _layers(nodes)
     after, before = tensors_after(nodes, layers), tensors_before(nodes, layers)
     outer = {n.name for n in nodes if not (after & {*n.output} and before & {*n.output})}

@@ -130,7 +130,7 @@ def activation_ranges(model: onnx.ModelProto, names: Sequence[str], faces: Image
 
 
 class _Products:
-    """The products of a graph that have constant weights, by their place in it."""
+    """The products of a graph that have constant weights, by their position in it."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         weights = {tensor.name: tensor for tensor in graph.initializer}

@@ -59,7 +59,7 @@ def _precisions(compiled: Any) -> dict[str, str]:
 
 
 def _canceling_products(folder: Path, large: float) -> Path:
-    """x ↦ mean(x) + mean(large · x) - mean(large · x), in two layers."""
+    """Writes x ↦ mean(x) + mean(large · x) - mean(large · x), in two layers."""
     model = parse_model(
         """<ir_version: 10, opset_import: ["" : 20]>
         tiny (uint8[N, 8] face) => (float[N] age_years)

@@ -12,7 +12,8 @@ from export.experts.janus.prompt import IMAGE, ImageTokens, PromptOptions
 from export.experts.janus.weights import RandomJanus
 
 MEAN = STD = (0.5, 0.5, 0.5)
-"""Janus-Pro's."""
+PAD_COLOR = (127, 127, 127)
+"""Janus-Pro's, int(mean · 255)."""
 _BEGIN_OF_SENTENCE = "<|begin▁of▁sentence|>"
 _UNKNOWN = "<unk>"
 _PIECES = r"\d| ?\p{L}+|\n+|[^\p{L}\d\s]|\s"
@@ -28,7 +29,7 @@ def placeholder_folder(checkpoint: RandomJanus) -> JanusFolder:
         vision=vision,
         language=checkpoint.language,
         normalization=Normalization(mean=MEAN, std=STD),
-        recipe=ImageRecipe(vision.image_size, _pad_color()),
+        recipe=ImageRecipe(vision.image_size, PAD_COLOR),
         image=ImageTokens(vision.tokens),
     )
 
@@ -95,11 +96,6 @@ def write_configuration(folder: Path, checkpoint: RandomJanus) -> None:
             "size": {"height": side, "width": side},
         },
     )
-
-
-def _pad_color() -> tuple[int, int, int]:
-    red, green, blue = (int(channel * 255) for channel in MEAN)
-    return red, green, blue
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

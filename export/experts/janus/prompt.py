@@ -87,7 +87,7 @@ class PromptOptions:
     answer_prefix: str = " "
     """A given beginning of the answer: " ", " The person is ", …"""
     system_prompt: bool = True
-    """Whether the authors' system prompt comes first."""
+    """Starts with the authors' system prompt."""
     ages: tuple[int, int] = (0, 100)
     """First and last age in years."""
     termination: Termination = "where_extended"

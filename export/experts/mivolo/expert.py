@@ -108,7 +108,7 @@ def _check_settings(settings: MiVoloSettings, spec: MiVoloSpec, path: Path) -> N
     found: dict[str, object] = {
         "variant": _variant(spec),
         "input_size": spec.input_size,
-        "inputs": _inputs(spec),
+        "inputs": spec.inputs,
     }
     problems = [
         f"{key}: experts.toml has {_text(given)}, the checkpoint {_text(found[key])}"
@@ -142,16 +142,12 @@ def mivolo_signature(module: MiVoloExpert, geometry: Geometry) -> Signature:
     }
     side = spec.input_size
     return Signature(
-        inputs=tuple(InputSpec(name, side, side, geometries[name]) for name in module.input_names),
+        inputs=tuple(InputSpec(name, side, side, geometries[name]) for name in spec.inputs),
         outputs=module.output_names,
         details={"variant": _variant(spec), "age_scale": asdict(spec.ages)},
         fp32_operators=MIVOLO_FP32_OPERATORS,
         fold_weights=True,
     )
-
-
-def _inputs(spec: MiVoloSpec) -> tuple[str, ...]:
-    return ("face", "person") if spec.with_person else ("face",)
 
 
 def _variant(spec: MiVoloSpec) -> str:

@@ -64,6 +64,11 @@ class MiVoloSpec:
     """Face and person (6 channels), or the face alone (3)."""
     with_gender: bool = True
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return ("face", "person") if self.with_person else ("face",)
+
     def __post_init__(self) -> None:
         """Validates that the grids divide the image."""
         if self.input_size <= 0 or self.input_size % SIZE_STEP:
@@ -80,7 +85,7 @@ class MiVoloExpert(nn.Module):
         """Creates the expert; weights are loaded into `network` afterwards."""
         super().__init__()
         self.spec = spec
-        self.input_names = ("face", "person") if spec.with_person else ("face",)
+        self.input_names = spec.inputs
         self.output_names = ("age_years", "gender_probs") if spec.with_gender else ("age_years",)
         self.network = MiVoloNet(
             spec.shape,
