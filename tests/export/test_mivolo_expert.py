@@ -22,6 +22,7 @@ from runtime import AgeMoE, Face
 from runtime.geometry import Geometry
 from runtime.manifest_file import read_manifest
 from tests.export.mivolo_fixtures import spec
+from tests.export.test_pipeline import Quiet
 
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
 V2_CONFIG = {
@@ -34,16 +35,6 @@ V2_CONFIG = {
     "only_age": False,
     "with_persons_model": True,
 }
-
-
-class Silent:
-    """A progress callback that does nothing."""
-
-    def stage(self, expert: str, what: str) -> None:
-        pass
-
-    def advance(self, share: float) -> None:
-        pass
 
 
 def configured(folder: Path, text: str) -> tuple[ExpertConfig, list[str]]:
@@ -192,7 +183,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "alone", "mivolo", None, LETTERBOX, MiVoloSettings("demo", 64, ("face",), None)
         ),
     )
-    build(BuildOptions(wanted, "random", folder, fp16=True), Silent())
+    build(BuildOptions(wanted, "random", folder, fp16=True), Quiet())
     return folder
 
 

@@ -11,6 +11,7 @@ import pytest
 from export.build.options import BuildOptions, ExpertConfig
 from export.build.pipeline import build
 from export.config.settings import LETTERBOX, MiVoloSettings
+from tests.export.test_pipeline import Quiet
 from tests.trt_cpu import trt_report
 
 pytestmark = pytest.mark.tensorrt
@@ -18,16 +19,6 @@ pytestmark = pytest.mark.tensorrt
 MOST_LAYERS = 1200
 MOST_INT64_LAYERS = 50
 MEBIBYTE = 1 << 20
-
-
-class Silent:
-    """A progress callback that does nothing."""
-
-    def stage(self, expert: str, what: str) -> None:
-        pass
-
-    def advance(self, share: float) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +43,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(variant)
     settings = MiVoloSettings(variant, input_size, None, None)
     config = ExpertConfig("mivolo", "mivolo", None, LETTERBOX, settings)
-    build(BuildOptions((config,), "random", folder, fp16=True), Silent())
+    build(BuildOptions((config,), "random", folder, fp16=True), Quiet())
     fp32, fp16 = (folder / f"mivolo/mivolo.{kind}.onnx" for kind in ("fp32", "fp16"))
     return Built(fp32, fp16, least_bytes)
 
