@@ -34,8 +34,8 @@ from export.config.architecture import ExpertConfig
 from export.config.fingerprints import tool_versions
 from export.errors import GraphError, ParityError
 from export.experts.registry import ARCHITECTURES, count_parameters
-from export.graph import conversion
-from export.variants import writer
+from export.graph import checks
+from export.variants import registry
 from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest, Parity
 from runtime.manifest_file import read_manifest
 
@@ -140,7 +140,7 @@ class ExpertBuild:
         fp32 = publish.staging_folder(self._folder, self._name) / file_name(self._name, "fp32")
         model = self._reference_model(job, fp32)
         self._stage("checking ONNX")
-        conversion.check_graph(fp32, model.signature)
+        checks.check_graph(fp32, model.signature)
         largest = self._options.max_batch
         expert = Expert(
             architecture=self._config.architecture,
@@ -182,12 +182,12 @@ class ExpertBuild:
         share = 0.0
         if precision != "fp32":
             self._stage(f"converting to {precision}{_DURATIONS[backend]}")
-            share = writer.write_variant(precision, backend, fp32, path, model.signature)
+            share = registry.write_variant(precision, backend, fp32, path, model.signature)
         return Artifact(
             backend=backend,
             precision=precision,
             files=tuple(
-                publish.file_record(self._folder, file) for file in writer.variant_files(path)
+                publish.file_record(self._folder, file) for file in registry.variant_files(path)
             ),
             build_key=job.keys[precision],
             reduced_share=share,

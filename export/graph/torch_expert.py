@@ -1,4 +1,4 @@
-"""An expert whose weights live in a PyTorch module."""
+"""Experts that are PyTorch modules."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from export.graph.conversion import onnx_from_module
 
 
 class TorchExpert:
-    """A module that takes uint8 (N, H, W, 3) per input and returns one tensor per output."""
+    """A module that maps uint8 (N, H, W, 3) per input to one tensor per output."""
 
     def __init__(self, module: nn.Module, signature: Signature) -> None:
-        """Takes the module, which is put into evaluation mode."""
+        """Puts the module into evaluation mode."""
         self.module = module.eval().requires_grad_(requires_grad=False)
         self.signature = signature
 

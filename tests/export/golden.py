@@ -34,7 +34,7 @@ from export.faces import drawn, quantization, verification
 from export.faces.quantization import quantization_faces
 from export.faces.verification import verification_images
 from export.graph import conversion
-from export.variants import fp16, int8_dynamic, writer
+from export.variants import fp16, int8_dynamic, registry
 from runtime.geometry import Geometry
 from runtime.manifest import BatchProfile, InputSpec
 from tests.export.fake_builder import fake_tensorrt
@@ -130,7 +130,7 @@ def variant(precision: str) -> str:
     """Of Janus, the one architecture with all variants that ONNX Runtime runs."""
     signature = build_expert(demo_config("janus"), None).signature
     path = folder() / f"janus.{precision}.onnx"
-    writer.write_variant(precision, "onnx", fp32_graph("janus"), path, signature)
+    registry.write_variant(precision, "onnx", fp32_graph("janus"), path, signature)
     return structure_digest(path)
 
 

@@ -16,8 +16,8 @@ from export.errors import GraphError
 from export.experts.onnx_file.settings import OnnxSettings
 from export.experts.onnx_file.wrapper import external_expert
 from export.faces.verification import verification_images
-from export.graph.conversion import check_graph
-from export.variants.fp16 import half_from_single
+from export.graph.checks import check_graph
+from export.variants.fp16 import fp16_from_fp32
 from runtime.geometry import Geometry
 
 SIDE = 32
@@ -117,7 +117,7 @@ def test_a_wrapped_file_has_an_fp16_variant(tmp_path: Path) -> None:
     expert = external_expert(given, settings(), Geometry())
     single, half = tmp_path / "e.fp32.onnx", tmp_path / "e.fp16.onnx"
     expert.write_onnx(single)
-    half_from_single(single, half)
+    fp16_from_fp32(single, half)
     images = verification_images(expert.signature.inputs)
     check_parity(half, "fp16", images, expert.reference(images), single)
 

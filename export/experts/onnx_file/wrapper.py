@@ -14,8 +14,9 @@ from export.config.contract import Images, Outputs, Signature
 from export.config.settings import AgeHead, Normalization
 from export.errors import GraphError
 from export.experts.onnx_file.settings import OnnxSettings
-from export.graph.conversion import BATCH, OPSET, save_model
+from export.graph.conversion import BATCH, OPSET
 from export.graph.shapes import fix_reshapes
+from export.graph.weights import save_model
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 

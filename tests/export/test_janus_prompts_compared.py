@@ -1,4 +1,4 @@
-"""Questions to Janus: compared on labeled faces as docs/janus.md tells, and drawn."""
+"""Prompts compared on labeled faces as in docs/janus.md, and the drawn attention mask."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ FACES = 60
 
 
 @pytest.mark.slow
-def test_two_questions_are_compared(tmp_path: Path) -> None:
+def test_two_prompts_are_compared(tmp_path: Path) -> None:
     folder, drawn = tmp_path / "checkpoint", RandomJanus("demo")
     folder.mkdir()
     write_configuration(folder, drawn)
     write_tokenizer(folder, PromptOptions())
     save_file(dict(drawn), folder / "model.safetensors")
-    (tmp_path / "questions.toml").write_text(TOML)
+    (tmp_path / "prompts.toml").write_text(TOML)
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(("image", "age"))
@@ -48,11 +48,11 @@ def test_two_questions_are_compared(tmp_path: Path) -> None:
             Image.fromarray(face.image).save(tmp_path / f"{index}.png")
             table.writerow((f"{index}.png", face.age_years))
     engines, compared = tmp_path / "engines", tmp_path / "compared"
-    arguments = ["--experts", str(tmp_path / "questions.toml"), "--output", str(engines)]
+    arguments = ["--experts", str(tmp_path / "prompts.toml"), "--output", str(engines)]
     assert build_engines.main(arguments) == 0
     experts = read_manifest(engines).experts
-    asked = [tuple(experts[name].details["prompt_token_ids"]) for name in experts]
-    assert asked[0] != asked[1]
+    prompts = [tuple(experts[name].details["prompt_token_ids"]) for name in experts]
+    assert prompts[0] != prompts[1]
     arguments = ["--faces", str(tmp_path / "labels.csv"), "--engines", str(engines)]
     assert calibrate.main([*arguments, "--output", str(compared)]) == 0
     report = json.loads((compared / "report.json").read_text())
@@ -60,10 +60,10 @@ def test_two_questions_are_compared(tmp_path: Path) -> None:
     assert "janus-guess" in (compared / "report.md").read_text()
 
 
-def test_the_tree_mask_can_be_drawn(tmp_path: Path) -> None:
+def test_the_attention_mask_is_drawn(tmp_path: Path) -> None:
     assert main([str(tmp_path / "mask.png")]) == 0
-    with Image.open(tmp_path / "mask.png") as picture:
-        assert picture.width > 500
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.width > 500
     prompt = small_prompt()
     visible = prompt.mask()[0, 0] == 0.0
     answers = visible[prompt.prompt_length :, prompt.prompt_length :]
