@@ -119,7 +119,7 @@ def all_on_cpu(backends: Iterable[str]) -> bool:
 
 
 def described_experts(moe: AgeMoE, engines: Path, precision: str) -> dict[str, object]:
-    """Returns what runs, by expert: files, backend, precision, measured parity."""
+    """Returns files, backend, precision and measured parity of each expert."""
     experts = read_manifest(engines).experts
     return {
         name: _described(name, experts[name], backend, precision)
