@@ -85,12 +85,7 @@ def read_report(path: Path) -> Report:
 
 
 def compare(base: Report, new: Report, tolerance: float = TOLERANCE) -> Comparison:
-    """Compares two runs.
-
-    Args:
-        base: the earlier run.
-        new: the later run.
-        tolerance: relative change that never counts.
+    """Compares an earlier and a later run; relative changes within the tolerance never count.
 
     Raises:
         ValueError: the runs are not comparable.
@@ -116,11 +111,6 @@ def change(base: Series, new: Series, tolerance: float) -> Change | None:
     A change counts only if it exceeds the tolerance and the noise both as measured and in units of
     the reference workload. Noise comes from a circular block bootstrap of the medians, because
     neighboring rounds resemble one another.
-
-    Args:
-        base: the earlier run.
-        new: the later run.
-        tolerance: relative change that never counts.
     """
     if min(len(base.seconds), len(new.seconds)) < _MIN_ROUNDS:
         return None

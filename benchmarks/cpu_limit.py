@@ -115,7 +115,7 @@ def peaks(cores: int) -> dict[str, Callable[[], object]]:
     return {
         "fp32": lambda: single @ single,
         "bf16": lambda: half @ half,
-        "int8": lambda: torch._int_mm(integers, integers),  # noqa: SLF001 - the only public way
+        "int8": lambda: torch._int_mm(integers, integers),  # noqa: SLF001 - has no public name
     }
 
 

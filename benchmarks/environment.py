@@ -108,7 +108,7 @@ def gpu_memory(device: str) -> Iterator[Callable[[], int | None]]:
 
 
 def described_experts(moe: AgeMoE, engines: Path, precision: str) -> dict[str, object]:
-    """Returns what runs, by expert: files, backend, precision, measured parity."""
+    """Returns files, backend, precision and measured parity of each expert."""
     experts = read_manifest(engines).experts
     return {
         name: _described(name, experts[name], backend, precision)

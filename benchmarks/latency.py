@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> Figures:
-    """Runs all measurements; returns what `--json` writes."""
+    """Runs all measurements; returns the report for `--json`."""
     before = environment.load_average()
     faces = shared.input_faces(max(options.batch), options.pictures)
     with contextlib.ExitStack() as stack:
@@ -181,20 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=shared.count, nargs="+", default=[1], metavar="N", help="faces; default: 1")
     add("--pictures", type=Path, nargs="+", default=[], metavar="FILE", help="default: drawn ones")
     add("--baseline", choices=BASELINES, help="measured in the same rounds")
-    add(
-        "--experts-file",
-        type=Path,
-        metavar="TOML",
-        help="the file that the engines were built with, for --baseline pytorch",
-    )
+    add("--experts-file", type=Path, metavar="TOML", help="of the build, for --baseline pytorch")
     add("--compare", type=Path, metavar="JSON", help="of an earlier run; exit status 3 if slower")
-    add(
-        "--tolerance",
-        type=shared.positive,
-        default=comparison.TOLERANCE,
-        metavar="SHARE",
-        help=f"change that never counts; default: {comparison.TOLERANCE}",
-    )
+    tolerance, ignored = comparison.TOLERANCE, "relative change to ignore; default: 0.05"
+    add("--tolerance", type=shared.positive, default=tolerance, metavar="SHARE", help=ignored)
     return parser
 
 

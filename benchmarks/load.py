@@ -141,6 +141,7 @@ def _micro_batching(
             max_batch=limit,
             max_wait_ms=options.max_wait_ms if limit > 1 else 0.0,
             workers=options.workers,
+            queue_limit=options.queue_limit,
             on_batch=lambda size, _: sizes.append(size),
         ) as batcher:
             # Both limits get the same arrivals.
@@ -176,41 +177,15 @@ def _parser() -> argparse.ArgumentParser:
         seconds=10.0,
         per="number of callers or rate",
     )
-    add = parser.add_argument
+    add, count, positive, callers = parser.add_argument, shared.count, shared.positive, [1, 2, 4, 8]
     add("--concurrency", default="auto", help="as for AgeMoE; default: auto")
-    callers = [1, 2, 4, 8]
-    add(
-        "--callers",
-        type=shared.count,
-        nargs="+",
-        default=callers,
-        metavar="N",
-        help="default: 1 2 4 8",
-    )
-    add(
-        "--rate",
-        type=shared.positive,
-        nargs="+",
-        metavar="R",
-        help="per second; default: by capacity",
-    )
-    add("--deadline-ms", type=shared.positive, metavar="MS", help="of every request; default: none")
-    add(
-        "--max-batch",
-        type=shared.count,
-        metavar="N",
-        help="also measure micro-batching up to N faces",
-    )
-    add(
-        "--max-wait-ms",
-        type=shared.positive,
-        default=2.0,
-        metavar="MS",
-        help="batching delay; default: 2",
-    )
-    add(
-        "--workers", type=shared.count, default=2, metavar="N", help="batches at a time; default: 2"
-    )
+    add("--callers", type=count, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
+    add("--rate", type=positive, nargs="+", metavar="R", help="per second; default: by capacity")
+    add("--deadline-ms", type=positive, metavar="MS", help="of every request; default: none")
+    add("--max-batch", type=count, metavar="N", help="also measure micro-batching up to N faces")
+    add("--max-wait-ms", type=positive, default=2.0, metavar="MS", help="of a batch; default: 2")
+    add("--queue-limit", type=count, default=256, metavar="N", help="waiting faces; default: 256")
+    add("--workers", type=count, default=2, metavar="N", help="batches at a time; default: 2")
     return parser
 
 

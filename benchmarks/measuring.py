@@ -76,7 +76,7 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
 
 
 class ReferenceWorkload:
-    """A fixed amount of work on all cores; its duration tells how fast the machine is now."""
+    """A fixed amount of work on all cores; its duration measures the machine's present speed."""
 
     def __init__(self, cores: int) -> None:
         """Starts one thread per core."""

@@ -46,14 +46,7 @@ def exit_status(run: Callable[[], int]) -> int:
 def parser_of(
     command: str, description: str, *, seconds: float, per: str
 ) -> argparse.ArgumentParser:
-    """Returns a parser with the shared options.
-
-    Args:
-        command: the file's name.
-        description: for the help.
-        seconds: default of `--seconds`.
-        per: what is measured for so long, for the help.
-    """
+    """Returns a parser with the shared options; `per` is the unit of `--seconds` in its help."""
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{command}", description=description)
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
@@ -79,22 +72,14 @@ def agemoe_options(options: argparse.Namespace) -> dict[str, object]:
 
 
 def count(text: str) -> int:
-    """Parses a whole number of at least 1.
-
-    Raises:
-        ArgumentTypeError: the text is something else.
-    """
+    """Parses a whole number of at least 1; raises ArgumentTypeError otherwise."""
     if not (text.isdecimal() and int(text) >= 1):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def positive(text: str) -> float:
-    """Parses a number above 0.
-
-    Raises:
-        ArgumentTypeError: the text is something else.
-    """
+    """Parses a number above 0; raises ArgumentTypeError otherwise."""
     try:
         number = float(text)
     except ValueError:
@@ -105,11 +90,7 @@ def positive(text: str) -> float:
 
 
 def new_file(text: str) -> Path:
-    """Parses the path of a file to write.
-
-    Raises:
-        ArgumentTypeError: the path is a folder, or its folder is missing.
-    """
+    """Parses the path of a file to write; raises ArgumentTypeError if its folder is missing."""
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir():
         raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
