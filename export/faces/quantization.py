@@ -3,7 +3,7 @@
 The people are drawn only for this purpose. The two photographs are those of the verification faces,
 cropped and lit differently: no verification face is used, but the parity measured on the two
 photographs concerns familiar pictures. Faces of the deployment's own kind give better ranges;
-`from_pictures` accepts them.
+`as_inputs` prepares them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from export.config.contract import Images
-from export.faces.verification import PHOTOGRAPH_BOXES, mirrored, photograph
-from runtime.geometry import Pixels, black
+from export.faces.verification import PHOTOGRAPH_BOXES, Scene, as_inputs, mirrored, photograph
+from runtime.geometry import Pixels
 from runtime.manifest import InputSpec
-from runtime.preparation import input_view
 from runtime.results import Box
-
-Scene = tuple[Pixels, dict[str, Box | None]]
-"""A picture and its boxes by input; None means the whole picture."""
 
 REVISION = 1
 """Bumped whenever these faces change."""
@@ -47,13 +43,7 @@ def quantization_faces(inputs: Sequence[InputSpec], count: int = FACES) -> Image
     Returns:
         By input name: uint8 (count + 14, height, width, 3).
     """
-    return from_pictures(list(_scenes(count)), inputs)
-
-
-def from_pictures(scenes: Sequence[Scene], inputs: Sequence[InputSpec]) -> Images:
-    """Prepares pictures as the runtime does, by input name; black where nothing is visible."""
-    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
-    return {name: np.stack(views) for name, views in columns.items()}
+    return as_inputs(list(_scenes(count)), inputs)
 
 
 def _scenes(count: int) -> Iterator[Scene]:
@@ -98,8 +88,3 @@ def _lit(image: Pixels, rng: np.random.Generator) -> Pixels:
     """Returns the picture with another brightness and contrast."""
     gain, gamma = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.25)
     return (np.clip((image / 255.0) ** gamma * gain, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _view(scene: Scene, spec: InputSpec) -> Pixels:
-    view = input_view(*scene, spec)
-    return black(spec.height, spec.width) if view is None else view

@@ -14,6 +14,9 @@ from runtime.manifest import InputSpec
 from runtime.preparation import input_view
 from runtime.results import Box
 
+Scene = tuple[Pixels, dict[str, Box | None]]
+"""A picture and its boxes by input; without a box the input is invisible, None is the whole."""
+
 REVISION = 1
 """Bumped whenever these faces change."""
 PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
@@ -30,7 +33,7 @@ PROBES = (0, 10, -1)
 """Indices of a photograph, a drawn face and noise, used where all faces would take too long."""
 
 
-def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> dict[str, Pixels]:
+def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> Images:
     """Returns the verification faces as an expert's inputs.
 
     Args:
@@ -43,8 +46,12 @@ def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> di
     scenes = list(_scenes())
     if few:
         scenes = [scenes[index] for index in PROBES]
-    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
-    return {name: np.stack(views) for name, views in columns.items()}
+    return as_inputs(scenes, inputs)
+
+
+def as_inputs(scenes: Sequence[Scene], inputs: Sequence[InputSpec]) -> Images:
+    """Prepares scenes as the runtime does, by input name; black where nothing is visible."""
+    return {spec.name: np.stack([_view(scene, spec) for scene in scenes]) for spec in inputs}
 
 
 def in_batches(images: Images) -> Iterator[Images]:
@@ -56,8 +63,7 @@ def in_batches(images: Images) -> Iterator[Images]:
         start += size
 
 
-def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
-    """Yields pictures with boxes by input; an input without a box is not visible."""
+def _scenes() -> Iterator[Scene]:
     for name, (face, person) in PHOTOGRAPH_BOXES.items():
         picture = photograph(name)
         height, width = picture.shape[:2]
@@ -72,7 +78,7 @@ def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
         yield noise, {"face": None, "person": None}
 
 
-def _drawn() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
+def _drawn() -> Iterator[Scene]:
     from export.faces.drawn import draw_person
 
     for seed, age in enumerate(_DRAWN_AGES):
@@ -97,7 +103,6 @@ def mirrored(box: Box, width: int) -> Box:
     return width - box[0] - box[2], box[1], box[2], box[3]
 
 
-def _view(scene: tuple[Pixels, dict[str, Box | None]], spec: InputSpec) -> Pixels:
-    image, boxes = scene
-    view = input_view(image, boxes, spec)
+def _view(scene: Scene, spec: InputSpec) -> Pixels:
+    view = input_view(*scene, spec)
     return black(spec.height, spec.width) if view is None else view
