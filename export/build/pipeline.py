@@ -245,7 +245,7 @@ class ExpertBuild:
         return replace(expert, artifacts=(*others, engine))
 
     def _published(self, expert: Expert) -> Expert:
-        """Moves an expert's staged files to their final places."""
+        """Publishes an expert's staged files and returns its new entry."""
         self._stage("publishing")
         manifest = publish.current_manifest(self._folder)
         former = dict(manifest.experts) if manifest else {}

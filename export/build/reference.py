@@ -21,7 +21,7 @@ LARGE_PARAMETERS = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class ReferenceModel:
-    """What the later steps need of a network once its graph is written."""
+    """The signature, images and outputs that later steps need of a network."""
 
     signature: Signature
     images: Images

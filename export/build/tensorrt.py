@@ -30,7 +30,7 @@ REVISION = 1
 TIMING_CACHE = "timing.cache"
 """File in the engines folder with TensorRT's kernel timings, which later builds reuse."""
 SHARE_MARGIN = 0.1
-"""How far the half-precision share of a network may fall below that of its ONNX file's activations.
+"""Largest shortfall of a network's half-precision share from that of its ONNX file's activations.
 With NVIDIA's parser 11.4 the two shares differ by at most 0.023 for the four demo experts and for
 VGG16, ResNet50 and MiVOLO at full size; a network that fell back to FP32 has a share of 0."""
 LEAST_HALF_WORK = 0.5
@@ -134,8 +134,8 @@ def _computed(network: Any, library: ModuleType) -> Iterator[tuple[str, str]]:  
     floats = {library.DataType.FLOAT: "fp32", library.DataType.HALF: "fp16"}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        for place in range(layer.num_outputs):
-            dtype = layer.get_output(place).dtype
+        for output in range(layer.num_outputs):
+            dtype = layer.get_output(output).dtype
             if dtype in floats:
                 yield layer.type.name, floats[dtype]
 

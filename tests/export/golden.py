@@ -3,7 +3,7 @@
     python -m tests.export.golden
 
 A producer is code whose output ends up in built files. Its revision is part of their build keys, so
-a changed output with the same revision would leave old files in place. Outputs are described by
+a changed output with the same revision would keep outdated files. Outputs are described by
 structure, which is the same on every CPU: no floating-point weights.
 """
 
@@ -168,7 +168,7 @@ def tolerances() -> str:
 
 
 def engine_settings() -> str:
-    """What the builder of TensorRT and that of TensorRT for RTX are configured with."""
+    """Configurations of the builders of TensorRT and TensorRT for RTX."""
     configured = []
     for backend in ("tensorrt", "tensorrt_rtx"):
         library = fake_tensorrt(name=backend)

@@ -104,11 +104,11 @@ def test_a_second_run_reuses_everything(built: Path) -> None:
 def test_fp32_engines_beside_fp16_ones(built: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(built, tmp_path / "engines")
     build(copy, *RANDOM, "--target", "rtx", "--optimization-level", "1")
-    forms = [
+    variants = [
         (artifact.backend, artifact.precision, artifact.reduced_share > 0)
         for artifact in read_manifest(copy).experts["mivolo"].artifacts
     ]
-    assert forms[2:] == [("tensorrt_rtx", "fp16", True), ("tensorrt_rtx", "fp32", False)]
+    assert variants[2:] == [("tensorrt_rtx", "fp16", True), ("tensorrt_rtx", "fp32", False)]
 
 
 def test_without_a_gpu_tensorrt_itself_builds_nothing(built: Path, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_interrupted_while_an_engine_is_built(built: Path, tmp_path: Path) -> No
         rest = process.stdout.read()
         process.wait(60)
     assert process.returncode == 130, rest
-    assert "Interrupted. What was published before is whole" in rest
+    assert "Interrupted. Everything published so far is complete" in rest
     after = engines(copy)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"vgg16", "resnet50"}
