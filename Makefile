@@ -1,9 +1,9 @@
-# make help     what there is
-# make demo     builds the demo experts and shows them at work
-# make test     the quick tests
+# make help     list the targets
+# make demo     build the demo experts and estimate ages with them
+# make test     run the quick tests
 #
-# Everything runs in .venv, which is made on first use and renewed when requirements.lock changes.
-# VENV=DIR puts it elsewhere; PYTHON=COMMAND says which Python (3.11 or newer) makes it.
+# Everything runs in .venv, which is created on first use and again when requirements.lock changes.
+# VENV=DIR chooses another folder; PYTHON=COMMAND chooses the Python (3.11 or newer) that creates it.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,12 +15,12 @@ DEMO := build/demo
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow test-tensorrt gpu-check lint clean
 
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
 
-setup: $(READY) ## only .venv, with everything in requirements.lock
+setup: $(READY) ## create .venv with everything in requirements.lock
 
-# The lock is copied last: an interrupted installation is not taken for a finished one.
+# The lock is copied last, so that an interrupted installation does not pass for a finished one.
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Give another: make PYTHON=python3.12"; exit 1; }
@@ -33,7 +33,7 @@ $(READY): requirements.lock
 	fi
 	@cp requirements.lock $(READY)
 
-demo: $(READY) ## builds and calibrates demo experts, shows them on unseen faces: demo.png
+demo: $(READY) ## build and calibrate demo experts, estimate unseen faces: demo.png
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
 	$(RUN) -m export.demo draw $(DEMO)
 	$(RUN) export/calibrate.py --faces $(DEMO)/labeled/labels.csv --engines $(ENGINES) --output $(ENGINES)
@@ -41,7 +41,7 @@ demo: $(READY) ## builds and calibrates demo experts, shows them on unseen faces
 	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
 	$(RUN) -m export.demo show $(DEMO) --output demo.png
 
-# Two processes share two cores better than the threads of one do.
+# Two processes use two cores better than the threads of one.
 test: $(READY) ## the quick tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadscope
 
@@ -51,7 +51,7 @@ test-slow: $(READY) ## the slow tests
 test-tensorrt: $(READY) ## NVIDIA's own parser, builder and CUDA bindings, without a GPU
 	$(RUN) -m pytest -m 'tensorrt and not slow'
 
-gpu-check: $(if $(filter $(VENV)/%,$(RUN)),$(READY)) ## everything a GPU has to prove, into one report; RUN=python takes your own environment
+gpu-check: $(if $(filter $(VENV)/%,$(RUN)),$(READY)) ## every check that needs a GPU, in one report; RUN=python uses your own environment
 	$(RUN) benchmarks/gpu_check.py
 
 lint: $(READY) ## ruff and mypy
@@ -59,5 +59,5 @@ lint: $(READY) ## ruff and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-clean: ## what the demo built; .venv stays
+clean: ## remove what the demo built; keep .venv
 	rm -rf $(ENGINES)/.staging $(ENGINES)/*/ $(ENGINES)/*.json $(ENGINES)/timing.cache build demo.png

@@ -1,8 +1,8 @@
-"""The same experts as their authors publish them: PyTorch eager in FP32, one after the other.
+"""The PyTorch baseline: the experts as their authors publish them, eager, FP32, one by one.
 
 VGG16 and ResNet50 are timm's, MiVOLO is timm's VOLO with MiVOLO's patch embedding, Janus-Pro is
-transformers' and writes its answer with `generate`. Decoding, crops and sizes are the runtime's
-own: what is compared is how the networks are run.
+transformers' and generates its answer as text. Decoding, crops and sizes are the runtime's own, so
+that only the execution of the networks differs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.subjects import Lap
+from benchmarks.breakdown import Measurement
 from export.build.demo_weights import demo_checkpoint_name
-from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, ExpertConfig, read_experts
-from export.config.settings import JanusSettings
+from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts
+from export.config.architecture import ExpertConfig
 from export.experts.janus.expert import JanusSource, janus_source
 from export.experts.janus.placeholder import configuration
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus
 from export.experts.mivolo.module import MiVoloExpert
 from export.experts.registry import build_expert
@@ -34,8 +35,8 @@ from runtime.preparation import PreparedFace, Preparer
 from runtime.stats import Statistics
 
 _SAME = "the same weights"
-_ANSWER_TOKENS = 3
-"""Two digits, and the token after which the number has ended."""
+_GENERATED_TOKENS = 3
+"""Two digits and the token that ends the number."""
 _UNUSED_IMAGE_DECODER = {
     "base_channels": 32,
     "channel_multiplier": [1],
@@ -43,21 +44,21 @@ _UNUSED_IMAGE_DECODER = {
     "latent_channels": 32,
     "num_embeddings": 8,
 }
-"""Janus's decoder of pictures, as small as can be: it takes no part in an answer of text."""
+"""The smallest image decoder that Janus accepts; generating text does not use it."""
 
 Network = Callable[..., Tensor | None]
-"""From an expert's uint8 (N, H, W, 3) inputs to ages in years (N,); None where it writes text."""
+"""From uint8 inputs (N, H, W, 3) to ages in years (N,); None where the network generates text."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
     network: Network
     expert: Expert
-    what: str
+    description: str
 
 
 class PyTorchExperts:
-    """All experts, loaded on one device."""
+    """The PyTorch networks of all experts, on one device."""
 
     def __init__(
         self,
@@ -71,20 +72,20 @@ class PyTorchExperts:
         """Rebuilds the networks that the engines were exported from.
 
         Args:
-            engines: the folder, in which demo checkpoints lie.
+            engines: the folder, which also holds demo checkpoints.
             experts: from its manifest, by name.
             device: `cpu` or `cuda`.
-            threads: PyTorch's, on the CPU.
-            experts_file: experts.toml that they were built with; None: the built-in ones.
+            threads: of PyTorch, on the CPU.
+            experts_file: the experts.toml of the build; None: the built-in ones.
 
         Raises:
-            ValueError: there is no network for one of them, or PyTorch cannot use the GPU.
-            ExportError: the weights do not fit.
+            ValueError: an expert has no PyTorch network, or PyTorch cannot use the GPU.
+            ExportError: the weights do not fit the network.
         """
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError(
-                "--baseline pytorch should run on the GPU as the engines do, and this PyTorch "
-                "finds none. Install one with CUDA, or give --device cpu."
+                "--baseline pytorch needs the GPU that the engines run on, and this PyTorch finds "
+                "none. Install PyTorch with CUDA, or give --device cpu."
             )
         torch.set_num_threads(threads)
         self._device = torch.device(device)
@@ -95,14 +96,14 @@ class PyTorchExperts:
         }
 
     def described(self) -> dict[str, object]:
-        """What runs in place of each expert."""
-        return {name: entry.what for name, entry in self._entries.items()}
+        """Returns a description of the network and weights of each expert."""
+        return {name: entry.description for name, entry in self._entries.items()}
 
-    def on(self, faces: Sequence[Face]) -> Callable[[], Lap]:
-        """A run of a batch, expert after expert."""
-        return lambda: self._lap(faces)
+    def timed(self, faces: Sequence[Face]) -> Callable[[], Measurement]:
+        """Returns a function that measures one prediction of a batch, expert after expert."""
+        return lambda: self._measure(faces)
 
-    def _lap(self, faces: Sequence[Face]) -> Lap:
+    def _measure(self, faces: Sequence[Face]) -> Measurement:
         started = time.perf_counter()
         prepared = [f for f in self._preparer.prepare(faces) if isinstance(f, PreparedFace)]
         views = self._preparer.stacked(prepared)
@@ -117,14 +118,15 @@ class PyTorchExperts:
             if years is not None:
                 ages[name] = tuple(years.tolist())  # waits for the GPU
             execute[name] = time.perf_counter() - before
-        return Lap(time.perf_counter() - started, {"prepare": ready - started}, execute, ages=ages)
+        seconds = time.perf_counter() - started
+        return Measurement(seconds, {"prepare": ready - started}, execute, ages=ages)
 
     def _entry(self, engines: Path, name: str, expert: Expert, experts_file: Path | None) -> _Entry:
         config = _config(name, expert, experts_file)
         checkpoint, weights = _weights(engines, config, expert)
         if isinstance(config.settings, JanusSettings):
-            network, kind = _janus(config.settings, checkpoint, self._device)
-            return _Entry(network, expert, f"transformers' generate, {kind or weights}")
+            network, note = _janus(config.settings, checkpoint, self._device)
+            return _Entry(network, expert, f"transformers' generate, {note or weights}")
         built = build_expert(config, checkpoint)
         if not isinstance(built, TorchExpert):
             raise TypeError(f"{name}: expected a PyTorch module, got {type(built).__name__}.")
@@ -141,15 +143,15 @@ def _first_output(module: nn.Module) -> Network:
 
 
 def _config(name: str, expert: Expert, experts_file: Path | None) -> ExpertConfig:
-    """What the expert was built from, as far as it can be known.
+    """Returns the configuration that the expert was built from.
 
     Raises:
-        ValueError: it is a given ONNX file, or nothing describes it.
+        ValueError: the expert was given as an ONNX file, or has no configuration.
     """
     if expert.source.kind == "onnx":
         raise ValueError(
-            f"Expert {name!r} is a given ONNX file; there is no PyTorch network to time beside "
-            f"it. Name the others with --experts."
+            f"Expert {name!r} was given as an ONNX file and has no PyTorch network to compare "
+            f"with. Name the others with --experts."
         )
     built_in = DEMO_EXPERTS if expert.source.kind == "demo" else DEFAULT_EXPERTS
     problems: list[str] = []
@@ -158,14 +160,14 @@ def _config(name: str, expert: Expert, experts_file: Path | None) -> ExpertConfi
     if problems or not (name in configs or alike):
         raise ValueError(
             "\n".join(problems)
-            or f"{experts_file or built_in} describes no {expert.architecture}, which expert "
-            f"{name!r} is. Give what it was built with: --experts-file."
+            or f"{experts_file or built_in} describes no {expert.architecture}, the architecture "
+            f"of expert {name!r}. Give the file of the build with --experts-file."
         )
     return configs.get(name) or alike[0]
 
 
 def _weights(engines: Path, config: ExpertConfig, expert: Expert) -> tuple[Path | None, str]:
-    """A checkpoint, None for random weights, and what to say of them."""
+    """Returns the checkpoint, None for random weights, and a description of the weights."""
     kind, location = expert.source.kind, expert.source.location
     if kind == "random":
         return None, f"{_SAME} (random, seed 0)"
@@ -173,11 +175,11 @@ def _weights(engines: Path, config: ExpertConfig, expert: Expert) -> tuple[Path 
     path = demo if kind == "demo" else Path(location)
     if path.exists():
         return path, f"{_SAME} ({path.name})"
-    return None, f"random weights stand in: {location} is not here"
+    return None, f"random weights, because {location} does not exist"
 
 
 def _published_volo(expert: MiVoloExpert) -> nn.Module:
-    """The same weights in timm's VOLO, with its `fold` and `unfold`, as MiVOLO's authors run it."""
+    """Returns timm's VOLO with the same weights, as MiVOLO's authors run it (`fold`, `unfold`)."""
     from timm.models.volo import VOLO
 
     ours, shape = expert.network, expert.spec.shape
@@ -190,76 +192,69 @@ def _published_volo(expert: MiVoloExpert) -> nn.Module:
         num_heads=list(shape.num_heads),
         mlp_ratio=shape.mlp_ratio,
     )
-    network.register_module("patch_embed", _Joined(ours.patch_embed))
+    network.register_module("patch_embed", _PatchEmbedding(ours.patch_embed))
     network.load_state_dict(
         {
             key.replace("patch_embed.", "patch_embed.embed.", 1): tensor
             for key, tensor in ours.state_dict().items()
         }
     )
-    return _Separate(network)
+    return _Concatenated(network)
 
 
-class _Joined(nn.Module):
-    """MiVOLO's patch embedding behind one argument, which is what VOLO passes on."""
+class _PatchEmbedding(nn.Module):
+    """MiVOLO's patch embedding with the single argument (N, 3 or 6, H, W) that VOLO passes."""
 
     def __init__(self, embed: nn.Module) -> None:
         super().__init__()
         self.embed = embed
 
     def forward(self, images: Tensor) -> Tensor:
-        """From (N, 3 or 6, H, W), the face first."""
+        """Embeds the channels of the face, then those of the person."""
         patches: Tensor = self.embed(*torch.split(images, 3, dim=1))
         return patches
 
 
-class _Separate(nn.Module):
-    """VOLO of 3 or 6 channels behind images of 3."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+class _Concatenated(nn.Sequential):
+    """A network of 3 or 6 channels with one argument (N, 3, H, W) for face and for person."""
 
     def forward(self, *images: Tensor) -> Tensor:
-        """From (N, 3, H, W), face and where used person, to the network's columns."""
-        columns: Tensor = self.network(torch.cat(images, dim=1))
+        """Returns the network's columns."""
+        columns: Tensor = self[0](torch.cat(images, dim=1))
         return columns
 
 
 def _janus(
     settings: JanusSettings, checkpoint: Path | None, device: torch.device
 ) -> tuple[Network, str]:
-    """Janus as transformers runs it, and what stands in for its weights if something does."""
-    source, kind = janus_source(settings, checkpoint), ""
+    """Returns Janus as transformers runs it, and a note if its weights are not the same."""
+    source, note = janus_source(settings, checkpoint), ""
     if source.folder.layout != "transformers" or source.prompt is None:
         reason = "a light head" if source.prompt is None else "the authors' layout"
-        source, kind = _drawn(settings), f"random weights stand in for {reason}"
-    model = _transformers_janus(settings, source, checkpoint if not kind else None).to(device)
+        source = janus_source(replace(settings, head="prompt"), None)
+        checkpoint, note = None, f"random weights instead of {reason}"
+    model = _transformers_janus(settings, source, checkpoint).to(device)
     normalize = Normalize(source.folder.normalization).to(device)
     prompt = source.prompt
     if prompt is None:
-        raise ValueError("Janus without a question cannot be asked.")
+        raise ValueError("This Janus has no prompt to generate an answer from.")
     image = (prompt.image_id,) * prompt.image_tokens
-    asked = torch.tensor([(*prompt.before_ids, *image, *prompt.after_ids)], device=device)
+    question = torch.tensor([(*prompt.before_ids, *image, *prompt.after_ids)], device=device)
 
-    def answer(face: Tensor) -> None:
-        ids = asked.repeat(len(face), 1)
+    def generate(face: Tensor) -> None:
+        ids = question.repeat(len(face), 1)
         tokens = model.generate(
             input_ids=ids,
             pixel_values=normalize(face),
             attention_mask=torch.ones_like(ids),
             do_sample=False,
-            min_new_tokens=_ANSWER_TOKENS,
-            max_new_tokens=_ANSWER_TOKENS,
+            min_new_tokens=_GENERATED_TOKENS,
+            max_new_tokens=_GENERATED_TOKENS,
             pad_token_id=0,
         )
         tokens.tolist()  # waits for the GPU
 
-    return answer, kind
-
-
-def _drawn(settings: JanusSettings) -> JanusSource:
-    return janus_source(replace(settings, head="prompt"), None)
+    return generate, note
 
 
 def _transformers_janus(
@@ -269,7 +264,7 @@ def _transformers_janus(
     from transformers.utils import logging
 
     quiet: Any = logging.set_verbosity_error
-    quiet()  # it warns at every call of what the call itself sets
+    quiet()  # it warns in every call about settings of the call itself
     described = (
         json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
         if checkpoint

@@ -1,4 +1,4 @@
-"""A fresh process that opens engines and answers once: what a service pays when it starts.
+"""Startup time of a service: a fresh process that opens engines and predicts one picture.
 
 python benchmarks/cold_start.py '{"engines": "engines"}' photo.jpg
 """
@@ -6,6 +6,7 @@ python benchmarks/cold_start.py '{"engines": "engines"}' photo.jpg
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ _HERE = Path(__file__).resolve()
 
 
 def cold_start(arguments: Mapping[str, object], picture: Path) -> dict[str, float]:
-    """Starts a process that imports the runtime, opens it and predicts one picture.
+    """Starts a process that imports the runtime, opens the engines and predicts one picture.
 
     Args:
         arguments: of `AgeMoE`.
@@ -24,7 +25,7 @@ def cold_start(arguments: Mapping[str, object], picture: Path) -> dict[str, floa
 
     Returns:
         Seconds of `import`, `open`, `first_answer` (the prediction alone) and `second_answer`;
-        `whole`, from the start of the process to the first answer; `peak_bytes`.
+        `whole`, from the start of the process to the first prediction; `peak_bytes`.
 
     Raises:
         RuntimeError: the process failed.
@@ -41,7 +42,6 @@ def cold_start(arguments: Mapping[str, object], picture: Path) -> dict[str, floa
 
 def _measure(arguments: Mapping[str, object], picture: Path) -> dict[str, float]:
     times = [time.perf_counter()]
-    from benchmarks.machine import peak_bytes
     from runtime import AgeMoE
 
     data = picture.read_bytes()
@@ -55,7 +55,8 @@ def _measure(arguments: Mapping[str, object], picture: Path) -> dict[str, float]
         times.append(time.perf_counter())
     names = ("import", "open", "first_answer", "second_answer")
     seconds = {name: end - start for name, start, end in zip(names, times, times[1:], strict=False)}
-    return {**seconds, "answered_at": answered_at, "peak_bytes": float(peak_bytes())}
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+    return {**seconds, "answered_at": answered_at, "peak_bytes": peak_bytes}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How near each way of running an expert comes to what this CPU can multiply.
+"""Speed of each expert by library and precision, relative to the matrix products of this CPU.
 
 python benchmarks/cpu_limit.py --engines engines
 
-Per expert, interleaved and one face at a time: PyTorch eager, ONNX Runtime and OpenVINO, in every
-precision that is built; beside each its years of difference from FP32 and its share of the matrix
-products per second that the machine reaches in that precision. `--baseline pytorch` runs
-the same experts as their authors publish them.
+Per expert, interleaved and one face at a time: ONNX Runtime and OpenVINO in every precision that
+was built, with the difference from FP32 in years and the share of the matrix products per second
+that the machine reaches in that precision. `--baseline pytorch` adds the experts as their authors
+publish them, in PyTorch eager.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,14 +26,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from benchmarks.machine import load_average, machine
-from benchmarks.measuring import interleaved, timed
+from benchmarks.environment import load_average, machine
+from benchmarks.measuring import interleaved, paired_ratio, timed
+from benchmarks.reports import markdown_table
 from export.config.contract import Images
 from export.faces.verification import verification_images
 from runtime import Face
 from runtime.backends import Session
-from runtime.backends.onnx import OnnxCpuSession, usable_cores
+from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
+from runtime.cores import usable_cores
 from runtime.errors import BackendError
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
@@ -43,39 +45,48 @@ _SESSIONS = (
     ("OpenVINO", OpenVinoSession, ("fp32", "bf16", "int8")),
 )
 _PEAK_SIDE = 1536
-_PEAK_BATCHES = 12
+_PEAK_ROUNDS = 12
+_SUMMARY = "Measures the experts' speed relative to the matrix products of this CPU."
+_TITLES = (
+    *("expert", "run by", "ms", "× PyTorch"),
+    *("GFLOP/s", "% of peak", "years, mean / max"),
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """One way of running an expert."""
+class Configuration:
+    """One library and precision that runs an expert."""
 
     run: Callable[[], float]
-    """One face; gives its seconds."""
+    """Predicts one face and returns its seconds."""
     unit: str
-    """What multiplies: `fp32`, `bf16` or `int8`."""
+    """Precision of the products: `fp32`, `bf16` or `int8`."""
     error_years: tuple[float, float] | None
     """Mean and largest difference from FP32 on the verification faces."""
 
 
-def ways(name: str, expert: Expert, folder: Path, cores: int, *, pytorch: bool) -> dict[str, Way]:
-    """Every way there is on this machine, PyTorch first."""
+def configurations(
+    name: str, expert: Expert, folder: Path, cores: int, *, pytorch: bool
+) -> dict[str, Configuration]:
+    """Returns all configurations available on this machine, PyTorch first."""
     images = verification_images(expert.inputs)
     built = {a.precision: a for a in expert.artifacts if a.backend in ("onnx", "openvino")}
-    wanted = _ages(OnnxCpuSession(name, expert, built["fp32"], folder, threads=cores), images)
-    found: dict[str, Way] = _pytorch(name, expert, folder, cores) if pytorch else {}
+    expected = _ages(OnnxCpuSession(name, expert, built["fp32"], folder, threads=cores), images)
+    found = _pytorch(name, expert, folder, cores) if pytorch else {}
 
     for kind, session, precisions in _SESSIONS:
         for precision in precisions:
             if precision in built:
-                with contextlib.suppress(BackendError):  # OpenVINO or bfloat16 is not here
+                with contextlib.suppress(BackendError):  # OpenVINO or bfloat16 is not available
                     opened = session(name, expert, built[precision], folder, threads=cores)
-                    found[f"{kind} {precision}"] = _way(opened, images, wanted, precision)
+                    found[f"{kind} {precision}"] = _configuration(
+                        opened, images, expected, precision
+                    )
     return found
 
 
 def gigaflops(path: Path) -> float:
-    """10⁹ multiplications and additions that the products of a graph take for one face."""
+    """Returns the 10⁹ multiplications and additions of a graph's products for one face."""
     model = onnx.load(str(path), load_external_data=False)
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
@@ -94,7 +105,7 @@ def gigaflops(path: Path) -> float:
 
 
 def peaks(cores: int) -> dict[str, Callable[[], object]]:
-    """Large square products by the precision they are computed in; PyTorch's own kernels."""
+    """Returns large square products with PyTorch's kernels, by precision."""
     import torch
 
     torch.set_num_threads(cores)
@@ -104,92 +115,90 @@ def peaks(cores: int) -> dict[str, Callable[[], object]]:
     return {
         "fp32": lambda: single @ single,
         "bf16": lambda: half @ half,
-        "int8": lambda: torch._int_mm(integers, integers),  # noqa: SLF001 - the only public way
+        "int8": lambda: torch._int_mm(integers, integers),  # noqa: SLF001 - has no public name
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints one table."""
-    parser = argparse.ArgumentParser(description="Experts against what this CPU can multiply.")
-    parser.add_argument("--engines", type=Path, default=Path("engines"))
-    parser.add_argument("--experts", nargs="+", metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=20.0, help="per expert")
-    parser.add_argument("--baseline", choices=["pytorch"])
-    options = parser.parse_args()
+    parser = argparse.ArgumentParser(prog="python benchmarks/cpu_limit.py", description=_SUMMARY)
+    parser.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
+    parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
+    parser.add_argument("--seconds", type=float, default=20.0, help="per expert; default: 20")
+    parser.add_argument("--baseline", choices=["pytorch"], help="measured in the same rounds")
+    options = parser.parse_args(arguments)
     cores = usable_cores()
     print(f"{machine()['processor']}, {cores} cores, load {load_average()}")
     reached = _peaks(cores)
-    names = options.experts or list(read_manifest(options.engines).experts)
-    print("| expert | run by | ms | × PyTorch | GFLOP/s | % of peak | years, mean / max |")
-    print("|---|---|---:|---:|---:|---:|---|")
-    for name in names:
-        _measure(name, options.engines, cores, reached, options.seconds, options.baseline)
+    experts = read_manifest(options.engines).experts
+    print(markdown_table(_TITLES, [], ("---", "---", *["---:"] * 4, "---")))
+    for name in options.experts or experts:
+        for row in _rows(name, experts[name], options, cores, reached):
+            print(f"| {' | '.join(row)} |", flush=True)
     print(f"load {load_average()}")
 
 
 def _peaks(cores: int) -> dict[str, float]:
-    """GFLOP/s, by precision: the fastest of some products."""
+    """Returns GFLOP/s by precision, from the fastest of several products."""
     runs = {unit: timed(product) for unit, product in peaks(cores).items()}
-    laps = interleaved(runs, seconds=0.0, least_rounds=_PEAK_BATCHES)
-    reached = {unit: 2e-9 * _PEAK_SIDE**3 / min(times) for unit, times in laps.items()}
+    seconds = interleaved(runs, seconds=0.0, min_rounds=_PEAK_ROUNDS)
+    reached = {unit: 2e-9 * _PEAK_SIDE**3 / min(times) for unit, times in seconds.items()}
     print(", ".join(f"{unit} {speed:,.0f} GFLOP/s" for unit, speed in reached.items()))
     return reached
 
 
-def _measure(
-    name: str,
-    folder: Path,
-    cores: int,
-    reached: Mapping[str, float],
-    seconds: float,
-    baseline: str | None,
-) -> None:
-    expert = read_manifest(folder).experts[name]
-    work = gigaflops(folder / expert.artifacts[0].files[0].path)
-    found = ways(name, expert, folder, cores, pytorch=baseline == "pytorch")
-    laps = interleaved({key: way.run for key, way in found.items()}, seconds=seconds)
-    eager = laps.get("PyTorch fp32")
-    for key, way in found.items():
-        time = float(np.median(laps[key]))
-        ratio = f"{np.median(np.divide(eager, laps[key])):.1f}" if eager else "-"
+def _rows(
+    name: str, expert: Expert, options: argparse.Namespace, cores: int, reached: Mapping[str, float]
+) -> Iterator[tuple[str, ...]]:
+    """Measures one expert and yields its rows of the table."""
+    work = gigaflops(options.engines / expert.artifacts[0].files[0].path)
+    pytorch = options.baseline == "pytorch"
+    found = configurations(name, expert, options.engines, cores, pytorch=pytorch)
+    seconds = interleaved({key: one.run for key, one in found.items()}, seconds=options.seconds)
+    eager = seconds.get("PyTorch fp32")
+    for key, one in found.items():
+        time = float(np.median(seconds[key]))
+        ratio = f"{paired_ratio(eager, seconds[key])['median']:.1f}" if eager else "-"
         speed = work / time
-        years = "-" if way.error_years is None else "{:.3f} / {:.3f}".format(*way.error_years)
-        print(
-            f"| {name} | {key} | {1e3 * time:.1f} | {ratio} | {speed:,.0f} "
-            f"| {100 * speed / reached[way.unit]:.0f} | {years} |",
-            flush=True,
-        )
+        share = f"{100 * speed / reached[one.unit]:.0f}"
+        years = "-" if one.error_years is None else "{:.3f} / {:.3f}".format(*one.error_years)
+        yield name, key, f"{1e3 * time:.1f}", ratio, f"{speed:,.0f}", share, years
 
 
-def _way(session: Session, images: Images, wanted: NDArray[np.float32], unit: str) -> Way:
-    errors = np.abs(_ages(session, images) - wanted)
+def _configuration(
+    session: Session, images: Images, expected: NDArray[np.float32], unit: str
+) -> Configuration:
+    errors = np.abs(_ages(session, images) - expected)
     one = {key: array[:1] for key, array in images.items()}
     error_years = float(errors.mean()), float(errors.max())
-    return Way(timed(lambda: session.enqueue(one).result()), unit, error_years)
+    return Configuration(timed(lambda: session.enqueue(one).result()), unit, error_years)
 
 
 def _ages(session: Session, images: Images) -> NDArray[np.float32]:
     return np.asarray(session.enqueue(images).result().outputs["age_years"])
 
 
-def _pytorch(name: str, expert: Expert, folder: Path, cores: int) -> dict[str, Way]:
-    """The network as it is published, in FP32 and under bfloat16's autocast."""
+def _pytorch(name: str, expert: Expert, folder: Path, cores: int) -> dict[str, Configuration]:
+    """Returns the network as published, in FP32 and under bfloat16 autocast."""
     import torch
 
     from benchmarks.baseline_pytorch import PyTorchExperts
 
     spec = expert.inputs[0]
     face = Face(np.zeros((spec.height, spec.width, 3), np.uint8))
-    lap = PyTorchExperts(folder, {name: expert}, device="cpu", threads=cores).on([face])
+    predict = PyTorchExperts(folder, {name: expert}, device="cpu", threads=cores).timed([face])
 
     def single() -> float:
-        return lap().execute[name]
+        return predict().execute[name]
 
     def half() -> float:
         with torch.autocast("cpu", torch.bfloat16):
             return single()
 
-    return {"PyTorch fp32": Way(single, "fp32", None), "PyTorch bf16": Way(half, "bf16", None)}
+    return {
+        "PyTorch fp32": Configuration(single, "fp32", None),
+        "PyTorch bf16": Configuration(half, "bf16", None),
+    }
 
 
 if __name__ == "__main__":

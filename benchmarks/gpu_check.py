@@ -1,22 +1,22 @@
-"""Everything a GPU has to prove, in one call: `make gpu-check`.
+"""All checks that need a GPU, in one command and one report: `make gpu-check`.
 
-Doctor, build, parity, lanes against a sequence, CUDA graphs, a soak and the benchmark, into one
-report of two files that can be pasted into an issue, which are written anew after each section.
-What cannot run here says why, and what was not run is not claimed: a section about the GPU takes no
-expert on the CPU. Without a GPU the sections that need none still run.
+Doctor, build, parity, concurrency, CUDA graphs, a soak test and the latency benchmark. The report
+(report.md, report.json) is rewritten after each section. A section that cannot run here states the
+reason, and sections about the GPU accept no expert on the CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 import json
-import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,120 +25,126 @@ if __package__ in (None, ""):  # run as a file: python benchmarks/gpu_check.py
 
 import numpy as np
 
-from benchmarks.gpu_report import Section, facts, fenced, listed, table, write_report
-from benchmarks.gpu_soak import soak
-from benchmarks.machine import gpu_memory
+from benchmarks.breakdown import MODES, estimates_of
+from benchmarks.environment import gpu_memory, machine
+from benchmarks.load_generator import Target, closed_loop
+from benchmarks.measuring import interleaved, paired_ratio, timed
+from benchmarks.reports import interval, listed, markdown_table
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
+from runtime.backends import backend_kind
 from runtime.backends.fallback import parse_device
 from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import cuda_provider_problem
-from runtime.executor import MODES
+from runtime.files import write_json, write_whole
 from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
 from runtime.options import GpuOptions
 
 ROOT = Path(__file__).resolve().parent.parent
-_DRIFT_YEARS = 0.5
-"""What a GPU may say otherwise than the CPU of one face: the tolerance of FP16."""
+_TOLERANCE_YEARS = 0.5
+"""Allowed difference between GPU and CPU, and between concurrent and serial: FP16's tolerance."""
 _ROUNDS = 30
-_WARM = 3
-"""Of these rounds, the first are not counted."""
 _CALLERS = 8
+Options = argparse.Namespace
 Run = Callable[[list[Pixels]], object]
 
 
 class NotRunError(Exception):
-    """A section needs something that is not here."""
+    """A section cannot run on this machine."""
 
 
-@dataclass(frozen=True)
-class Check:
-    """What the sections work with."""
+@dataclass
+class Section:
+    """One section of the report."""
 
-    engines: Path
-    output: Path
-    device: str
-    build: str
-    """Weights to build engines from: `demo` or `random`; empty: the engines are there."""
-    seconds: float
+    status: str
+    """`ok`, `failed` or `not run`."""
+    text: str
+    figures: dict[str, Any] = field(default_factory=dict)
+    title: str = ""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs every section and writes the report; returns 1 if one failed."""
-    check = _parsed(arguments)
-    check.output.mkdir(parents=True, exist_ok=True)
-    about = facts(device=check.device, weights=check.build or "given")
+    """Runs every section and writes the report; returns 1 if a section failed."""
+    options = _parsed(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    facts = _facts(options)
     sections: list[Section] = []
     for title, run in _SECTIONS.items():
-        sections.append(_ran(title, run, check))
+        sections.append(_ran(title, run, options))
         print(f"{sections[-1].status:<8} {title}", flush=True)
-        write_report(check.output, about, sections)
-    print(f"Report: {check.output / 'report.md'}")
+        report = {"facts": facts, "sections": [asdict(section) for section in sections]}
+        write_json(options.output / "report.json", report)
+        write_whole(options.output / "report.md", _markdown(facts, sections).encode())
+    print(f"Report: {options.output / 'report.md'}")
     return int(any(section.status == "failed" for section in sections))
 
 
-def _ran(title: str, run: Callable[[Check], Section], check: Check) -> Section:
+def _facts(options: Options) -> dict[str, Any]:
+    status, commit = _command("git", "rev-parse", "--short", "HEAD")
+    found = cuda_devices()
+    devices = [f"{device.name}, driver for CUDA {device.driver}" for device in found.devices]
+    return {
+        "when": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "commit": "unknown" if status else commit,
+        "gpu": "; ".join(devices) or found.reason or "none",
+        "device": options.device,
+        "weights": options.build or "given",
+        "machine": machine(),
+    }
+
+
+def _ran(title: str, run: Callable[[Options], Section], options: Options) -> Section:
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # said in the report
+        warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # the report names the weights
         warnings.simplefilter("always", FallbackWarning)
         try:
-            section = run(check)
+            section = run(options)
         except NotRunError as error:
-            section = Section(title, "not run", str(error))
-        except Exception as error:  # noqa: BLE001 - a report with one failed section is still one
-            section = Section(title, "failed", f"{type(error).__name__}: {error}")
+            section = Section("not run", str(error))
+        except Exception as error:  # noqa: BLE001 - a failed section must not end the report
+            section = Section("failed", f"{type(error).__name__}: {error}")
     section.title = title
     section.text += "".join(f"\n\n{warning.message}" for warning in caught)
     return section
 
 
-def _doctor(check: Check) -> Section:
-    status, text = _command("-m", "runtime", "doctor", "--engines", str(check.engines))
-    return Section("", "ok" if status == 0 else "failed", fenced(text))
-
-
-def _build(check: Check) -> Section:
-    if not check.build:
-        raise NotRunError(f"The engines in {check.engines} were given.")
+def _build(options: Options) -> Section:
+    if not options.build:
+        raise NotRunError(f"The engines in {options.engines} were given.")
     started = time.monotonic()
-    flags = ["--fp16", "--weights", check.build, "--output", str(check.engines)]
-    status, text = _command("export/build_engines.py", *flags)
-    seconds = time.monotonic() - started
-    figures = {"seconds": round(seconds, 1)}
-    return Section("", "ok" if status == 0 else "failed", fenced(text), figures)
+    flags = ["--fp16", "--weights", options.build, "--output", str(options.engines)]
+    section = _command_section("export/build_engines.py", *flags)
+    section.figures = {"seconds": round(time.monotonic() - started, 1)}
+    return section
 
 
-def _parity(check: Check) -> Section:
-    """What each expert says on the device, against the same expert in FP32 on the CPU."""
-    device = _gpu(check)
+def _parity(options: Options) -> Section:
+    """Compares each expert on the device with the same expert in FP32 on the CPU."""
+    device = _gpu(options)
     faces = _faces(12)
     with (
-        _opened(check, device="cpu", precision="fp32") as reference,
-        _opened(check, device=device) as found,
+        _opened(options, device="cpu", precision="fp32") as reference,
+        _opened(options, device=device) as tested,
     ):
-        wanted, said = _readings(reference, faces), _readings(found, faces)
-        backends = found.backends
+        expected, found = _expert_ages(reference, faces), _expert_ages(tested, faces)
+        backends = tested.backends
     figures: dict[str, Any] = {}
-    for name, ages in wanted.items():
-        apart = np.abs(np.array(ages) - np.array(said[name]))
-        figures[name] = {
-            "backend": backends[name],
-            "mean_years": float(apart.mean()),
-            "max_years": float(apart.max()),
-        }
-    rows = [
-        (n, f["backend"], f"{f['mean_years']:.4f}", f"{f['max_years']:.4f}")
-        for n, f in figures.items()
-    ]
-    fine = all(f["max_years"] <= _DRIFT_YEARS for f in figures.values())
-    text = table(("expert", "runs on", "mean years", "max years"), rows)
-    return Section("", "ok" if fine else "failed", text, figures)
+    rows = []
+    for name, ages in expected.items():
+        difference = np.abs(np.subtract(ages, found[name]))
+        mean, largest = float(difference.mean()), float(difference.max())
+        figures[name] = {"backend": backends[name], "mean_years": mean, "max_years": largest}
+        rows.append((name, backends[name], f"{mean:.4f}", f"{largest:.4f}"))
+    within = all(f["max_years"] <= _TOLERANCE_YEARS for f in figures.values())
+    text = markdown_table(("expert", "runs on", "mean years", "max years"), rows)
+    return Section("ok" if within else "failed", text, figures)
 
 
-def _concurrency(check: Check) -> Section:
-    """All experts at once against one after the other, interleaved."""
-    with _opened(check, device=_gpu(check)) as moe:
+def _concurrency(options: Options) -> Section:
+    """Compares all experts at once with one after the other."""
+    with _opened(options, device=_gpu(options)) as moe:
 
         def in_mode(mode: str) -> Run:
             def run(faces: list[Pixels]) -> None:
@@ -147,18 +153,18 @@ def _concurrency(check: Check) -> Section:
 
             return run
 
-        return _compared({mode: in_mode(mode) for mode in MODES}, moe.backends)
+        return _compared({mode: in_mode(mode) for mode in reversed(MODES)}, moe.backends)
 
 
-def _graphs(check: Check) -> Section:
-    """CUDA graphs against plain launches, interleaved."""
-    device = _gpu(check)
+def _graphs(options: Options) -> Section:
+    """Compares CUDA graphs with plain launches."""
+    device = _gpu(options)
     with (
-        _opened(check, device=device) as recorded,
-        _opened(check, device=device, gpu=GpuOptions(graphs=False)) as plain,
+        _opened(options, device=device) as recorded,
+        _opened(options, device=device, gpu=GpuOptions(graphs=False)) as plain,
     ):
-        if not any(b.startswith(ENGINE_BACKENDS) for b in recorded.backends.values()):
-            raise NotRunError("No expert runs on TensorRT, and only there are CUDA graphs used.")
+        if "tensorrt" not in map(backend_kind, recorded.backends.values()):
+            raise NotRunError("No expert runs on TensorRT, the only backend with CUDA graphs.")
         runs: dict[str, Run] = {"graphs": recorded.predict, "plain": plain.predict}
         section = _compared(runs, recorded.backends)
         if any("no graphs" in backend for backend in recorded.backends.values()):
@@ -167,64 +173,60 @@ def _graphs(check: Check) -> Section:
 
 
 def _compared(runs: Mapping[str, Run], backends: Mapping[str, str]) -> Section:
-    """Median times of two ways to run, first and second in turn."""
+    """Compares two functions in interleaved rounds; the ratio is the first over the second."""
     one, two = runs
     rows, figures = [], {}
     for batch in (1, 8):
         faces = _faces(batch)
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(_ROUNDS):
-            for name, run in runs.items():
-                started = time.perf_counter()
-                run(faces)
-                seconds[name].append(time.perf_counter() - started)
-        first, second = (1e3 * statistics.median(seconds[name][_WARM:]) for name in runs)
+        timers = {name: timed(partial(run, faces)) for name, run in runs.items()}
+        seconds = interleaved(timers, seconds=0.0, min_rounds=_ROUNDS, warm_up=3)
+        first, second = (1e3 * float(np.median(seconds[name])) for name in runs)
+        ratio = paired_ratio(seconds[one], seconds[two])
         figures[f"batch {batch}"] = {
             f"{one} ms": first,
             f"{two} ms": second,
-            "ratio": first / second,
+            "ratio": ratio["median"],
         }
-        rows.append((batch, f"{first:.2f}", f"{second:.2f}", f"{first / second:.2f}"))
-    times = table(("batch", f"{one} (ms)", f"{two} (ms)", "ratio"), rows)
-    return Section("", "ok", f"{listed(backends)}\n\n{times}", figures)
+        rows.append((batch, f"{first:.2f}", f"{second:.2f}", interval(ratio)))
+    times = markdown_table(("batch", f"{one} (ms)", f"{two} (ms)", "ratio"), rows)
+    return Section("ok", f"{listed(backends)}\n\n{times}", figures)
 
 
-def _soak(check: Check) -> Section:
-    """Many callers, batches of all sizes, some deadlines; every answer against a serial one."""
-    faces = _faces(16)
-    with gpu_memory(check.device) as taken, _opened(check) as moe:
-        serial = _readings(moe, faces)
+def _soak(options: Options) -> Section:
+    """Many callers, batches of all sizes, some deadlines; every answer is compared."""
+    with gpu_memory(options.device) as taken, _opened(options) as moe:
+        target = Target(moe, _faces(16), tolerance_years=_TOLERANCE_YEARS)
         before = taken()
-        found = soak(
-            moe, faces, serial, callers=_CALLERS, seconds=check.seconds, years=_DRIFT_YEARS
-        )
+        found = closed_loop(target, _CALLERS, options.seconds, target.mixed)
         grown = None if before is None else (taken() or 0) - before
-        on = listed(moe.backends)
+        backends = listed(moe.backends)
+    right = found.right + found.degraded
     text = (
-        f"{_CALLERS} callers for {check.seconds:g} s. {on}. {found.answers} right answers, "
-        f"{found.late} faces late, {found.wrong} answers off by more than {_DRIFT_YEARS} years, "
-        f"{sum(found.errors.values())} errors."
+        f"{_CALLERS} callers for {options.seconds:g} s. {backends}. {right} right answers, "
+        f"{found.late} faces late, {found.wrong} answers off by more than "
+        f"{_TOLERANCE_YEARS} years, {found.failed} errors."
     )
     if grown is not None:
         text += f" GPU memory grew by {grown / 2**20:.1f} MiB meanwhile."
     text += "".join(f"\n- {times} times: {error}" for error, times in found.errors.most_common(5))
-    figures = asdict(found) | {"gpu_bytes_grown": grown}
-    return Section("", "failed" if found.wrong or found.errors else "ok", text, figures)
+    figures: dict[str, Any] = {"answers": right, "late": found.late, "wrong": found.wrong}
+    figures |= {"errors": dict(found.errors), "gpu_bytes_grown": grown}
+    return Section("failed" if found.wrong or found.failed else "ok", text, figures)
 
 
-def _benchmark(check: Check) -> Section:
-    target = check.output / "latency.json"
-    status, text = _command(
-        "benchmarks/latency.py", "--engines", str(check.engines), "--device", check.device,
-        "--json", str(target),
-    )  # fmt: skip
-    figures = json.loads(target.read_text()) if status == 0 else {}
-    return Section("", "ok" if status == 0 else "failed", fenced(text), figures)
+def _benchmark(options: Options) -> Section:
+    target = options.output / "latency.json"
+    engines, device = ("--engines", str(options.engines)), ("--device", options.device)
+    section = _command_section("benchmarks/latency.py", *engines, *device, "--json", str(target))
+    section.figures = json.loads(target.read_text()) if section.status == "ok" else {}
+    return section
 
 
-_SECTIONS: dict[str, Callable[[Check], Section]] = {
+_SECTIONS: dict[str, Callable[[Options], Section]] = {
     "Build": _build,
-    "Doctor": _doctor,
+    "Doctor": lambda options: _command_section(
+        "-m", "runtime", "doctor", "--engines", str(options.engines)
+    ),
     "Parity with the CPU": _parity,
     "Lanes against a sequence": _concurrency,
     "CUDA graphs against plain launches": _graphs,
@@ -233,11 +235,11 @@ _SECTIONS: dict[str, Callable[[Check], Section]] = {
 }
 
 
-def _gpu(check: Check) -> str:
-    """The device to open where nothing is to run on the CPU.
+def _gpu(options: Options) -> str:
+    """Returns the device to open for sections that accept no expert on the CPU.
 
     Raises:
-        NotRunError: there is no GPU, or nothing installed that could run on it.
+        NotRunError: there is no GPU, or no installed package runs on it.
     """
     found = cuda_devices()
     if not found.devices:
@@ -245,7 +247,7 @@ def _gpu(check: Check) -> str:
     problems = [cuda_provider_problem(), *map(_tensorrt_problem, ENGINE_BACKENDS)]
     if all(problems):
         raise NotRunError("Nothing installed here runs on the GPU. " + " ".join(map(str, problems)))
-    return "cuda" if check.device == "auto" else check.device
+    return "cuda" if options.device == "auto" else options.device
 
 
 def _tensorrt_problem(backend: str) -> str | None:
@@ -256,58 +258,63 @@ def _tensorrt_problem(backend: str) -> str | None:
     return None
 
 
-def _opened(check: Check, **options: Any) -> AgeMoE:  # noqa: ANN401 - passed on
-    return AgeMoE(check.engines, **{"device": check.device, "fusion": None} | options)
+def _opened(options: Options, **changed: Any) -> AgeMoE:  # noqa: ANN401 - passed on
+    return AgeMoE(options.engines, **{"device": options.device, "fusion": None} | changed)
 
 
-def _readings(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]:
-    """Each expert's own ages in years, face by face."""
-    said: dict[str, list[float]] = {name: [] for name in moe.experts}
-    for face in faces:
-        estimate = moe.predict(face)
-        if estimate.missing:
-            raise AgeMoEError(f"Experts are missing without a deadline: {dict(estimate.missing)}.")
-        for name, expert in estimate.experts.items():
-            said[name].append(expert.age_years)
-    return said
+def _expert_ages(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]:
+    """Returns each expert's ages in years, face by face."""
+    estimates = estimates_of([moe.predict(face) for face in faces])
+    if missing := next((dict(e.missing) for e in estimates if e.missing), None):
+        raise AgeMoEError(f"Experts are missing without a deadline: {missing}.")
+    return {name: [e.experts[name].age_years for e in estimates] for name in moe.experts}
 
 
 def _faces(count: int) -> list[Pixels]:
-    """Pictures with structure of every size, the same each time; no PyTorch is needed for them."""
+    """Returns random pictures with structure at several scales, the same each time."""
     rng = np.random.default_rng(0)
     grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
     return [np.ascontiguousarray(np.kron(g, np.ones((20, 20, 1), np.uint8))) for g in grids]
 
 
-def _command(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def _command_section(*arguments: str) -> Section:
+    status, text = _command(sys.executable, *arguments)
+    return Section("ok" if status == 0 else "failed", f"```\n{text}\n```")
+
+
+def _command(*command: str) -> tuple[int, str]:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.returncode, (done.stdout + done.stderr).strip("\n")
 
 
-def _parsed(arguments: Sequence[str] | None) -> Check:
+def _markdown(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
+    flat = {name: fact for name, fact in facts.items() if name != "machine"} | facts["machine"]
+    rows = [(name, listed(fact)) for name, fact in flat.items()]
+    lines = ["# GPU check", "", markdown_table(("fact", ""), rows)]
+    for section in sections:
+        lines += ["", f"## {section.title}: {section.status}", "", section.text]
+    return "\n".join(lines) + "\n"
+
+
+def _parsed(arguments: Sequence[str] | None) -> Options:
+    """Parses the options; `build` becomes the weights to build from, empty for given engines."""
     parser = argparse.ArgumentParser(prog="python benchmarks/gpu_check.py", description=__doc__)
-    parser.add_argument("--engines", type=Path, help="engines that are there; default: build some")
+    parser.add_argument("--engines", type=Path, help="existing engines; default: build some")
     parser.add_argument("--weights", choices=("demo", "random"), default="demo", help="to build")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or tensorrt")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the soak")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of the soak test")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR")
-    parsed = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        kind, _ = parse_device(parsed.device)
+        kind, _ = parse_device(options.device)
     except BackendError as error:
         parser.error(str(error))
     if kind == "cpu":
-        parser.error("--device cpu: there is nothing of a GPU to check.")
-    output = parsed.output.resolve()  # commands are run elsewhere
-    return Check(
-        engines=(parsed.engines or output / "engines").resolve(),
-        output=output,
-        device=parsed.device,
-        build="" if parsed.engines else parsed.weights,
-        seconds=parsed.seconds,
-    )
+        parser.error("--device cpu: this command checks a GPU.")
+    options.build = "" if options.engines else options.weights
+    options.output = options.output.resolve()  # commands run in another folder
+    options.engines = (options.engines or options.output / "engines").resolve()
+    return options
 
 
 if __name__ == "__main__":

@@ -1,150 +1,169 @@
-"""What many callers of one `AgeMoE` get: latency by request rate, saturation, and no mix-ups.
+"""Latency and throughput of many concurrent callers of one `AgeMoE`, by request rate.
 
 python benchmarks/load.py
 python benchmarks/load.py --callers 1 8 32 --rate 5 10 --deadline-ms 500 --json load.json
+python benchmarks/load.py --max-batch 8 --plot batching.png
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import itertools
 import os
 import sys
-import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 if __package__ in (None, ""):
     # Run as a script: the repository's root must be on the path, benchmarks/ must not.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from benchmarks import text
-from benchmarks.arguments import INTERRUPTED, count, new_file, positive
-from benchmarks.callers import Target, closed_loop, open_loop
-from benchmarks.machine import load_average, machine, peak_bytes
-from benchmarks.pictures import HEIGHT, WIDTH, faces
-from benchmarks.subjects import described_experts
-from benchmarks.tally import Tally
-from runtime import AgeMoE, AgeMoEError, PlaceholderWeightsWarning
-from runtime.backends.onnx import usable_cores
+from benchmarks import environment, reports
+from benchmarks import options as shared
+from benchmarks.load_generator import Tally, Target, closed_loop, open_loop
+from runtime import AgeMoE
+from runtime.cores import usable_cores
 from runtime.files import write_json, write_whole
+from runtime.serving import Batcher
 
 SCHEMA_VERSION = 1
-WRONG, REFUSED = 1, 2
-_DIFFERENT_FACES = 16
+WRONG = 1
 _SHARES = (0.25, 0.5, 0.75, 0.9, 1.0, 1.15)
-"""Of what a closed loop reaches: the rates that are tried where none were given."""
-_HALVINGS = 3
+"""Rates to measure where none are given, relative to the throughput of the closed loop."""
+_BISECTIONS = 3
 """Steps of the search for saturation."""
 
 Figures = dict[str, object]
+Point = TypeVar("Point")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status.
 
-    0: every answer was that of a serial run. 1: one was not. 2: refused. 130: interrupted.
+    0: every answer equals that of a serial run. 1: one does not. 2: refused. 130: interrupted.
     """
     options = _parser().parse_args(arguments)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PlaceholderWeightsWarning)  # the table says it
-            report, wrong = measure(options)
-        print(text.load(report))
+
+    def run() -> int:
+        report, wrong = measure(options)
+        print(reports.load(report))
         if options.json:
             write_json(options.json, report)
         if options.plot:
-            from benchmarks.plots import load_picture
+            from benchmarks.plots import load_plot
 
-            write_whole(options.plot, load_picture(report))
-    except (AgeMoEError, ValueError, OSError) as error:
-        print(error, file=sys.stderr)
-        return REFUSED
-    except KeyboardInterrupt:
-        print("Interrupted; nothing was written.", file=sys.stderr)
-        return INTERRUPTED
-    return WRONG if wrong else 0
+            write_whole(options.plot, load_plot(report))
+        return WRONG if wrong else 0
+
+    return shared.exit_status(run)
 
 
 def measure(options: argparse.Namespace) -> tuple[Figures, int]:
-    """Measures everything that was asked for; also says how many answers were wrong."""
-    before = load_average()
-    with AgeMoE(
-        options.engines,
-        device=options.device,
-        precision=options.precision,
-        experts=options.experts,
-        threads=options.threads,
-        concurrency=options.concurrency,
-    ) as moe:
-        target = Target(moe, faces(_DIFFERENT_FACES), options.deadline_ms)
-        closed = _there_and_back(
-            options.callers, options.seconds, lambda n, s: closed_loop(target, int(n), s)
-        )
+    """Runs all measurements; returns the report and the number of wrong answers."""
+    before = environment.load_average()
+    with AgeMoE(**shared.agemoe_options(options), concurrency=options.concurrency) as moe:  # type: ignore[arg-type]
+        faces = shared.input_faces(shared.DRAWN_FACES)
+        target = Target(moe, faces, deadline_ms=options.deadline_ms)
+        closed = _up_and_down(options.callers, options.seconds, partial(closed_loop, target))
         capacity = max(tally.answers_per_second for tally in closed.values())
         if not capacity:
             raise ValueError("No request was answered in time. Give a longer --deadline-ms.")
-        opened, saturation = _open(options, target, capacity)
-        described = described_experts(moe, options.engines, options.precision)
+        rates = options.rate or [round(share * capacity, 2) for share in _SHARES]
+        opened, saturation = _open(target, rates, options.seconds)
+        batched = _micro_batching(options, target, rates)
+        described = environment.described_experts(moe, options.engines, options.precision)
         concurrency = moe.concurrency
     report: Figures = {
-        "schema_version": SCHEMA_VERSION,
-        "benchmark": "load",
-        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
-        "load_average": {"before": before, "after": load_average()},
+        **environment.report_header("load", SCHEMA_VERSION),
+        "load_average": {"before": before, "after": environment.load_average()},
         "settings": {
             "device": options.device,
             "threads": options.threads or usable_cores(),
             "concurrency": concurrency,
             "seconds": options.seconds,
             "deadline_ms": options.deadline_ms,
-            "input": f"{_DIFFERENT_FACES} drawn people in JPEGs of {WIDTH}×{HEIGHT}, in turn",
+            "input": f"{shared.DRAWN_FACES} {shared.DRAWN}, in turn",
         },
         "experts": described,
-        "peak_bytes": peak_bytes(),
-        "closed_loop": [{"callers": int(n), **tally.as_json()} for n, tally in closed.items()],
+        "peak_bytes": environment.peak_bytes(),
+        "closed_loop": [{"callers": n, **tally.as_json()} for n, tally in closed.items()],
         "open_loop": [{"rate": rate, **tally.as_json()} for rate, tally in opened.items()],
-        "saturation": saturation,
+        "saturation": {**saturation, "closed_loop_per_second": capacity},
     }
-    return report, sum(tally.wrong for tally in (*closed.values(), *opened.values()))
+    if batched:
+        report["micro_batching"] = [
+            {
+                "rate": rate,
+                "max_batch": n,
+                "mean_batch": t.answers / max(t.batches, 1),
+                **t.as_json(),
+            }
+            for (rate, n), t in batched.items()
+        ]
+    tallies = (*closed.values(), *opened.values(), *batched.values())
+    return report, sum(tally.wrong for tally in tallies)
 
 
 def _open(
-    options: argparse.Namespace, target: Target, capacity: float
+    target: Target, rates: Sequence[float], seconds: float
 ) -> tuple[dict[float, Tally], Figures]:
-    """Requests at the rates asked for, and between the last that was kept up with and the next."""
-    rates = options.rate or [round(share * capacity, 2) for share in _SHARES]
-
+    """Measures the given rates, and bisects between the last that was sustained and the next."""
     seeds = itertools.count()
 
     def run(rate: float, seconds: float) -> Tally:
         return open_loop(target, rate, seconds, seed=next(seeds))
 
-    found = _there_and_back(rates, options.seconds, run)
+    found = _up_and_down(rates, seconds, run)
     kept, lost = _bounds(found)
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTIONS):
         if kept is None or lost is None:
             break
-        rate = round((kept + lost) / 2, 2)
-        found |= _there_and_back([rate], options.seconds, run)
+        found |= _up_and_down([round((kept + lost) / 2, 2)], seconds, run)
         kept, lost = _bounds(found)
-    return found, {"rate": kept, "lost_rate": lost, "closed_loop_per_second": capacity}
+    return found, {"rate": kept, "lost_rate": lost}
+
+
+def _micro_batching(
+    options: argparse.Namespace, target: Target, rates: Sequence[float]
+) -> dict[tuple[float, int], Tally]:
+    """Measures each rate through a `Batcher` of single faces and one of `--max-batch` in turn."""
+    limits = (1, options.max_batch) if options.max_batch else ()
+    runs = itertools.count()
+
+    def run(point: tuple[float, int], seconds: float) -> Tally:
+        rate, limit = point
+        sizes: list[int] = []
+        with Batcher(
+            target.moe.predict,
+            max_batch=limit,
+            max_wait_ms=options.max_wait_ms if limit > 1 else 0.0,
+            workers=options.workers,
+            queue_limit=options.queue_limit,
+            on_batch=lambda size, _: sizes.append(size),
+        ) as batcher:
+            # Both limits get the same arrivals.
+            seed = next(runs) // 2
+            tally = open_loop(target, rate, seconds, seed=seed, submit=batcher.submit)
+        tally.batches = len(sizes)
+        return tally
+
+    return _up_and_down([(r, limit) for r in rates for limit in limits], options.seconds, run)
 
 
 def _bounds(found: dict[float, Tally]) -> tuple[float | None, float | None]:
-    """The highest rate below all that were too high, and the lowest of these."""
+    """Returns the highest rate below all that were not sustained, and the lowest of these."""
     lost = min((rate for rate, tally in found.items() if not tally.kept_up), default=None)
     kept = [r for r, tally in found.items() if tally.kept_up and (lost is None or r < lost)]
     return max(kept, default=None), lost
 
 
-def _there_and_back(
-    points: Sequence[float], seconds: float, run: Callable[[float, float], Tally]
-) -> dict[float, Tally]:
-    """Each point for half the time up and half the time down, so that drift hits all alike."""
+def _up_and_down(
+    points: Sequence[Point], seconds: float, run: Callable[[Point, float], Tally]
+) -> dict[Point, Tally]:
+    """Runs each point for half the time in order and half in reverse, so that drift affects all."""
     tallies = {point: run(point, seconds / 2) for point in points}
     for point in reversed(points):
         tallies[point] += run(point, seconds / 2)
@@ -152,24 +171,21 @@ def _there_and_back(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python benchmarks/load.py",
-        description="Measures what many callers of one AgeMoE get.",
+    parser = shared.parser_of(
+        "load.py",
+        "Measures latency and throughput of many concurrent callers of one AgeMoE.",
+        seconds=10.0,
+        per="number of callers or rate",
     )
-    add = parser.add_argument
-    add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
-    add("--device", default="auto", help="as AgeMoE takes it; default: auto")
-    add("--precision", default="auto", help="as AgeMoE takes it; default: auto")
-    add("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    add("--threads", type=count, metavar="N", help="as AgeMoE takes it; default: all cores")
-    add("--concurrency", default="auto", help="as AgeMoE takes it; default: auto")
-    callers = [1, 2, 4, 8]
+    add, count, positive, callers = parser.add_argument, shared.count, shared.positive, [1, 2, 4, 8]
+    add("--concurrency", default="auto", help="as for AgeMoE; default: auto")
     add("--callers", type=count, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
     add("--rate", type=positive, nargs="+", metavar="R", help="per second; default: by capacity")
-    add("--seconds", type=positive, default=10.0, help="per number of callers or rate; default: 10")
     add("--deadline-ms", type=positive, metavar="MS", help="of every request; default: none")
-    add("--json", type=new_file, metavar="PATH", help="write everything there")
-    add("--plot", type=new_file, metavar="PATH", help="write a picture (PNG) there")
+    add("--max-batch", type=count, metavar="N", help="also measure micro-batching up to N faces")
+    add("--max-wait-ms", type=positive, default=2.0, metavar="MS", help="of a batch; default: 2")
+    add("--queue-limit", type=count, default=256, metavar="N", help="waiting faces; default: 256")
+    add("--workers", type=count, default=2, metavar="N", help="batches at a time; default: 2")
     return parser
 
 

@@ -1,10 +1,10 @@
-"""What a photograph costs, by the number of workers: bulk labeling on a Ray cluster of one node.
+"""Cost per photograph by number of workers: bulk labeling on a Ray cluster of one node.
 
     python benchmarks/scaling.py --engines engines --workers 1 2
 
-Every worker has one core and one `AgeMoE`. Rounds are interleaved and the median is told, because
-other work on the machine slows them unevenly; the processor time that all processes of a job took,
-Ray's own included, suffers less from that. The pictures are noise: labeling takes as long.
+Each worker has one core and one `AgeMoE`. Rounds are interleaved and medians reported, because
+other programs slow them down unevenly; processor time, which includes all processes of a job and
+Ray's own, is affected less. The pictures are noise, which takes as long to label as photographs.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import statistics
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 if __package__ in (None, ""):  # run as a file: python benchmarks/scaling.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -27,40 +27,40 @@ if __package__ in (None, ""):  # run as a file: python benchmarks/scaling.py
 import numpy as np
 from PIL import Image
 
+from benchmarks.measuring import interleaved
+from benchmarks.reports import markdown_table
 from runtime.labeling import WHOLE, LabelJob, Stream
 
 _SIDE = 256
 """Of the pictures, in pixels."""
+_SUMMARY = "Measures bulk labeling on a Ray cluster of one node by number of workers."
 _STORE_BYTES = 100 << 20
 _HOUR_SECONDS = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One job."""
-
-    start_seconds: float
-    """Until the first rows came: processes started, engines opened."""
-    photo_seconds: float
-    """Per photograph afterwards."""
-    cpu_seconds: float
-    """Per photograph: processor time of all processes."""
+_TITLES = (
+    *("workers", "until the first rows", "photographs/s"),
+    *("processor time each", "a million cost"),
+)
+Run = tuple[float, float, float]
+"""Seconds until the first rows (start of processes, opening of engines); afterwards seconds and
+processor seconds of all processes, per photograph."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints a table."""
-    parsed = _parser().parse_args(arguments)
-    warnings.simplefilter("ignore")  # demo engines say at every opening that they are
-    job = LabelJob(str(parsed.engines), faces=WHOLE, device="cpu")
+    options = _parser().parse_args(arguments)
+    warnings.simplefilter("ignore")  # demo engines warn each time they are opened
+    job = LabelJob(str(options.engines), faces=WHOLE, device="cpu")
     # The workers are other processes, which have to find this checkout.
     os.environ.update(PYTHONPATH=str(Path(__file__).parent.parent), RAY_USAGE_STATS_ENABLED="0")
-    runs: dict[int, list[Run]] = {workers: [] for workers in (0, *parsed.workers)}
     with tempfile.TemporaryDirectory() as folder:
-        paths = _pictures(Path(folder), parsed.photographs)
-        for _ in range(parsed.rounds):
-            for workers, of_workers in runs.items():
-                of_workers.append(_on_ray(job, workers, paths) if workers else _here(job, paths))
-    _print_table(runs, parsed.core_hour)
+        paths = _pictures(Path(folder), options.photographs)
+        here = f"in this process, {len(os.sched_getaffinity(0))} cores"
+        runs = {here: partial(_here, job, paths)}
+        runs |= {str(n): partial(_on_ray, job, n, paths) for n in options.workers}
+        found = interleaved(runs, seconds=0.0, min_rounds=options.rounds, warm_up=0)
+    print(f"load of the last five minutes {os.getloadavg()[1]:.1f}, medians\n")
+    rows = [_row(name, own, options.core_hour) for name, own in found.items()]
+    print(markdown_table(_TITLES, rows, ("---", *["---:"] * 4)))
     return 0
 
 
@@ -86,27 +86,23 @@ def _on_ray(job: LabelJob, workers: int, paths: Sequence[str]) -> Run:
 
 
 def _timed(stream: Stream, paths: Sequence[str], started: float) -> Run:
-    """Ages per second from the first third on: workers do not all begin at the same time."""
+    """Measures the last two thirds of the job, because workers begin at different times."""
     done = 0
     marks: list[tuple[float, float, int]] = []
     for batch in stream(paths):
         done += len(batch)
         marks.append((time.perf_counter(), _cpu_seconds(), done))
     first, last = next(mark for mark in marks if mark[2] >= len(paths) / 3), marks[-1]
-    photographs = last[2] - first[2]
-    return Run(
-        start_seconds=marks[0][0] - started,
-        photo_seconds=(last[0] - first[0]) / photographs,
-        cpu_seconds=(last[1] - first[1]) / photographs,
-    )
+    each, cpu = ((last[i] - first[i]) / (last[2] - first[2]) for i in (0, 1))
+    return marks[0][0] - started, each, cpu
 
 
 def _cpu_seconds() -> float:
-    """Processor time so far of this process and all that descend from it (Linux)."""
+    """Returns the processor time so far of this process and all its descendants (Linux)."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended meanwhile
             fields = stat.read_text().rpartition(")")[2].split()
             pid = int(stat.parent.name)
             parents[pid], ticks[pid] = int(fields[1]), int(fields[11]) + int(fields[12])
@@ -125,25 +121,14 @@ def _pictures(folder: Path, count: int) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _print_table(runs: dict[int, list[Run]], core_hour: float) -> None:
-    load = os.getloadavg()[1]
-    cores = len(os.sched_getaffinity(0))
-    print(f"{cores} cores, load of the last five minutes {load:.1f}, medians\n")
-    print(
-        "| workers | until the first rows | photographs/s | processor time each | a million cost |"
-    )
-    print("|---|---:|---:|---:|---:|")
-    for workers, of_workers in runs.items():
-        start = statistics.median(run.start_seconds for run in of_workers)
-        each = statistics.median(run.photo_seconds for run in of_workers)
-        cpu = statistics.median(run.cpu_seconds for run in of_workers)
-        cost = cpu * 1e6 / _HOUR_SECONDS * core_hour
-        name = workers or f"in this process, {cores} cores"
-        print(f"| {name} | {start:.1f} s | {1 / each:.1f} | {cpu * 1e3:.1f} ms | {cost:.2f} |")
+def _row(name: str, runs: Sequence[Run], core_hour: float) -> tuple[str, ...]:
+    start, each, cpu = (median(run[i] for run in runs) for i in range(3))
+    cost = cpu * 1e6 / _HOUR_SECONDS * core_hour
+    return name, f"{start:.1f} s", f"{1 / each:.1f}", f"{cpu * 1e3:.1f} ms", f"{cost:.2f}"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python benchmarks/scaling.py", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python benchmarks/scaling.py", description=_SUMMARY)
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), help="the engines folder")
     add("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="of one core each")

@@ -1,4 +1,4 @@
-"""Distils the light head from Janus's answers to its fixed question, on unlabeled faces.
+"""The distillation command: trains Janus's light head on its own answers, on unlabeled faces.
 
 python export/distill.py --faces photos/ --checkpoint Janus-Pro-1B/ --output janus_light/
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: python export/distill.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from export.build.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
-from export.config.settings import JanusSettings
+from export.build.options import DEFAULT_EXPERTS, read_experts
+from export.config.architecture import ExpertConfig
 from export.errors import ExportError, OptionsError
+from export.experts.janus.settings import JanusSettings
 from runtime.errors import AgeMoEError
 
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. What the teacher has answered is kept; a rerun goes on from there.")
+        print("Interrupted. The teacher's answers are kept; a rerun resumes from there.")
         return 130
     return 0
 
@@ -40,29 +41,35 @@ def _parser() -> argparse.ArgumentParser:
         description="Distils Janus's light head from its prompt head, on unlabeled faces.",
     )
     parser.add_argument(
-        "--faces", type=Path, required=True, metavar="DIR", help="pictures, one face each"
+        "--faces", type=Path, required=True, metavar="DIR", help="folder of pictures, one face each"
     )
     parser.add_argument(
         "--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in one"
     )
-    parser.add_argument("--name", default="janus", help="of the teacher in it (default janus)")
+    parser.add_argument(
+        "--name", default="janus", help="name of the teacher in that file (default janus)"
+    )
     parser.add_argument(
         "--checkpoint", metavar="PATH", help="the teacher's folder or hf://owner/repo@revision"
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder"
     )
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="(default 30)")
+    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="default 30")
     parser.add_argument(
-        "--held-back", type=float, default=0.1, metavar="SHARE", help="of the faces (default 0.1)"
+        "--held-back",
+        type=float,
+        default=0.1,
+        metavar="SHARE",
+        help="share of the faces for evaluation only (default 0.1)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="(default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     return parser
 
 
 def _distill(arguments: argparse.Namespace) -> None:
     config = _teacher_config(arguments)
-    # Heavy imports come after the options are known to be in order: --help is instant.
+    # PyTorch is imported only for valid options, so that --help is instant.
     from export.checkpoints.loading import find_checkpoint
     from export.distillation.training import Distillation, distil
 
@@ -79,7 +86,7 @@ def _distill(arguments: argparse.Namespace) -> None:
         print,
     )
     print(
-        f"On {report['held_back']} faces held back the light head differs from its teacher by "
+        f"On {report['held_back']} held-back faces the light head differs from its teacher by "
         f"{report['mean_years']:.2f} years on average and {report['max_years']:.2f} at most; "
         f"KL divergence {report['kl_nats']:.4f} nats."
     )
@@ -94,15 +101,17 @@ def _teacher_config(arguments: argparse.Namespace) -> ExpertConfig:
     experts = read_experts(arguments.experts or DEFAULT_EXPERTS, problems)
     config = experts.get(arguments.name)
     if config is None:
-        problems.append(f"--name {arguments.name}: no such expert; there are {', '.join(experts)}")
+        problems.append(f"--name {arguments.name}: no such expert; found {', '.join(experts)}")
     elif not isinstance(config.settings, JanusSettings) or config.settings.head != "prompt":
-        problems.append(f"--name {arguments.name}: the teacher is a Janus with head = 'prompt'")
+        problems.append(
+            f"--name {arguments.name}: the teacher must be a Janus with head = 'prompt'"
+        )
     else:
         config = replace(config, checkpoint=arguments.checkpoint or config.checkpoint)
         if config.checkpoint is None:
-            problems.append("--checkpoint: missing, and experts.toml gives none")
+            problems.append("--checkpoint: missing, and experts.toml names none")
     if not arguments.faces.is_dir():
-        problems.append(f"--faces {arguments.faces}: there is no such folder")
+        problems.append(f"--faces {arguments.faces}: no such folder")
     if arguments.epochs < 1:
         problems.append(f"--epochs: must be at least 1, got {arguments.epochs}")
     if not 0.0 < arguments.held_back < 1.0:

@@ -1,10 +1,10 @@
-"""Errors of the exporter.
+"""Exceptions of the exporter.
 
 ExportError
-├── OptionsError      the command line or experts.toml is wrong; every problem at once
+├── OptionsError      the command line or experts.toml is invalid; lists every problem
 ├── CheckpointError   a checkpoint is missing, unsafe, or of another architecture
-├── GraphError        an ONNX graph breaks the contract, or TensorRT cannot take it
-└── ParityError       a built file does not compute what PyTorch computes
+├── GraphError        an ONNX graph breaks the contract or is not supported by TensorRT
+└── ParityError       a built file differs too much from PyTorch
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Sequence
 
 
 class ExportError(Exception):
-    """Base of every error the exporter raises on purpose."""
+    """Base of all exceptions that the exporter raises deliberately."""
 
 
 class OptionsError(ExportError, ValueError):
-    """The command line or experts.toml is wrong; `problems` lists everything found."""
+    """The command line or experts.toml is invalid; `problems` lists every problem."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        """Compose the message from all problems."""
+        """Composes the message from all problems."""
         self.problems = tuple(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__(f"{count} with the options:" + "".join(f"\n- {p}" for p in problems))
@@ -31,8 +31,8 @@ class CheckpointError(ExportError, ValueError):
 
 
 class GraphError(ExportError, ValueError):
-    """An ONNX graph breaks the contract, or TensorRT cannot take it."""
+    """An ONNX graph breaks the contract or is not supported by TensorRT."""
 
 
 class ParityError(ExportError, ArithmeticError):
-    """A built file does not compute what PyTorch computes."""
+    """A built file differs too much from PyTorch."""

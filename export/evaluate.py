@@ -1,4 +1,4 @@
-"""How good finished fusion tables are, on labeled faces they were not fitted on.
+"""Evaluates finished fusion tables on labeled faces they were not fitted on.
 
 python export/evaluate.py --predictions new.csv --fusion engines/fusion.json --groups sex
 python export/evaluate.py --predictions new.csv --fusion a.json --compare b.json --json
@@ -11,23 +11,14 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-if __package__ in (None, ""):
-    # Run as a script: export/ itself must not be on the path, its parent must.
+if __package__ in (None, ""):  # run as a file: python export/evaluate.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-    # Thousands of tiny matrices: more threads would only wait for one another.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for threads
 
-from export.calibration.options import (
-    add_inputs,
-    add_report,
-    labeled_data,
-    report_options,
-    run_command,
-    write_report,
-)
+from export.calibration.command import add_inputs, add_report, report_options, run_command
 from export.errors import OptionsError
 from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
@@ -41,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python export/evaluate.py",
-        description="Judges fusion tables on labeled faces they were not fitted on.",
+        description="Evaluates fusion tables on labeled faces they were not fitted on.",
     )
     add_inputs(parser)
     parser.add_argument("--fusion", type=Path, required=True, metavar="JSON", help="the tables")
@@ -54,68 +45,54 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    tables = read_fusion(arguments.fusion)
-    other = None if arguments.compare is None else read_fusion(arguments.compare)
+    options = report_options(arguments)
+    tables = _tables(arguments.fusion, arguments.experts or ())
     names = arguments.experts or list(tables.experts)
-    _check_experts(arguments.fusion, tables, names)
-    if other is not None:
-        _check_experts(arguments.compare, other, names)
-    if arguments.output is not None:
-        _judge(arguments, tables, other, names, arguments.output)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        _judge(arguments, tables, other, names, Path(folder))
-
-
-def _check_experts(path: Path, tables: FusionTables, names: Sequence[str]) -> None:
-    known = ", ".join(tables.experts)
-    problems = [
-        f"{path.name} has no expert {n!r}; it has {known}" for n in names if n not in tables.experts
-    ]
-    if problems:
-        raise OptionsError(problems)
-
-
-def _judge(
-    arguments: argparse.Namespace,
-    tables: FusionTables,
-    other: FusionTables | None,
-    names: Sequence[str],
-    folder: Path,
-) -> None:
-    """Reports on the tables; readings of pictures are kept in the folder."""
-    from export.calibration.compare import comparison, comparison_text
+    other = _tables(arguments.compare, names) if arguments.compare is not None else None
+    # Heavy imports, after the options have been validated.
+    from export.calibration.comparison import comparison, comparison_text
+    from export.calibration.inputs import labeled_data
     from export.calibration.markdown import markdown
     from export.calibration.report import report_of
+    from export.calibration.report_files import write_report
     from export.calibration.scores import scores_of_tables
 
-    options = report_options(arguments)
-    faces, sources = labeled_data(arguments, names, folder, varied=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.output or Path(scratch)
+        faces, sources = labeled_data(arguments, names, folder, varied=False)
     check_fusion_fits(arguments.fusion, tables, sources)
     scores = scores_of_tables(faces, tables)
-    report = report_of(scores, options)
-    extra = ""
+    report, appendix = report_of(scores, options), ""
     if other is not None:
         report["comparison"] = comparison(scores, scores_of_tables(faces, other), options)
         titles = arguments.fusion.name, arguments.compare.name
-        extra = f"\n{comparison_text(report['comparison'], *titles)}"
+        appendix = f"\n{comparison_text(report['comparison'], *titles)}"
     preface = [
         (
-            f"Tables of {arguments.fusion.name} on {len(faces)} labeled faces. The figures hold "
-            "for new faces only if the tables were fitted on others."
+            f"Tables of {arguments.fusion.name} on {len(faces)} labeled faces. The figures are "
+            "valid for new faces only if the tables were fitted on others."
         )
     ]
     if arguments.output is not None:
-        from export.calibration.plots import pictures
+        write_report(folder, report, tables, "Evaluation report", preface, appendix)
+    if arguments.json:
+        print(json.dumps(report, indent=1, sort_keys=True, allow_nan=False))
+    else:
+        print(markdown(report, "Evaluation", preface, []) + appendix)
 
-        images = pictures(tables, faces.names, report)
-        page = markdown(report, "Evaluation report", preface, list(images)) + extra
-        write_report(folder, report, page, images)
-    _show(report, markdown(report, "Evaluation", preface, []) + extra, as_json=arguments.json)
 
-
-def _show(report: Mapping[str, object], page: str, *, as_json: bool) -> None:
-    print(json.dumps(report, indent=1, sort_keys=True, allow_nan=False) if as_json else page)
+def _tables(path: Path, experts: Sequence[str]) -> FusionTables:
+    """Reads fusion tables and checks that they have the experts."""
+    tables = read_fusion(path)
+    known = ", ".join(tables.experts)
+    problems = [
+        f"{path.name} has no expert {n!r}; it has {known}"
+        for n in experts
+        if n not in tables.experts
+    ]
+    if problems:
+        raise OptionsError(problems)
+    return tables
 
 
 if __name__ == "__main__":

@@ -30,16 +30,16 @@ from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.results import AgeEstimate, Box, Face
 
-_TOGETHER = 32
-"""Pictures that are read and predicted at a time."""
+_BATCH = 32
+"""Pictures per batch."""
 _SERVE = "serve"
-"""Its options need what only the service needs."""
+"""Parsed by the service, whose packages are optional."""
 _INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, by shell convention."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit status, which is 1 if anything went wrong."""
+    """Runs a command and returns the exit status; 1 if anything failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == [_SERVE]:
         from runtime.serving.command import main as serve
@@ -63,11 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _misuse(parsed: argparse.Namespace) -> str | None:
     boxes = parsed.box or parsed.person_box
     if boxes and (parsed.photo or len(parsed.photos) != 1):
-        return "--box and --person-box belong to one picture, without --photo"
+        return "--box and --person-box need exactly one picture and no --photo"
     if parsed.draw is None:
         return None
     if not parsed.photo or len(parsed.photos) != 1:
-        return "--draw belongs to one photograph, with --photo"
+        return "--draw needs --photo and exactly one photograph"
     draw: Path = parsed.draw
     if not draw.parent.is_dir():
         return f"--draw {draw}: there is no folder {draw.parent}"
@@ -102,8 +102,8 @@ def _results(
     moe: AgeMoE, parsed: argparse.Namespace
 ) -> Iterator[tuple[str, AgeEstimate | AgeMoEError]]:
     photos: list[str] = parsed.photos
-    for start in range(0, len(photos), _TOGETHER):
-        paths = photos[start : start + _TOGETHER]
+    for start in range(0, len(photos), _BATCH):
+        paths = photos[start : start + _BATCH]
         faces = [Face(path, parsed.box, parsed.person_box) for path in paths]
         yield from zip(paths, moe.predict(faces), strict=True)
 
@@ -146,8 +146,8 @@ def _label(parsed: argparse.Namespace) -> int:
                 stream, paths, output, job, overwrite=parsed.overwrite, report=progress.report
             )
     except KeyboardInterrupt:
-        kept = f"what is done is kept in {journal_of(output)}"
-        print(f"stopped; {kept}: the same command goes on from there", file=sys.stderr)
+        kept = f"finished photographs are kept in {journal_of(output)}"
+        print(f"stopped; {kept}: the same command resumes the job", file=sys.stderr)
         return _INTERRUPTED
     print(summary_text(summary, str(output)), file=sys.stderr)
     return int(bool(summary.bad))
@@ -155,7 +155,7 @@ def _label(parsed: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
-    """What makes the rows: this process, or a Ray cluster."""
+    """Yields the stream that makes the rows, in this process or on a Ray cluster."""
     if ray is None:
         with job.opened() as labeler:
             yield labeler.stream
@@ -172,12 +172,12 @@ def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
 
 
 class _Progress:
-    """Says how far it is: on a terminal each second in place, otherwise a line now and then."""
+    """Prints progress: each second in place on a terminal, otherwise a line every ten seconds."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self._terminal = file.isatty()
-        self._begun = self._said = time.monotonic()
+        self._started = self._printed = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -187,12 +187,12 @@ class _Progress:
             print(file=self._file)
 
     def report(self, done: int, total: int, fresh: int) -> None:
-        """Takes in how many photographs are done, of how many, and how many by this run."""
+        """Prints the photographs finished, in total, and finished by this run."""
         now = time.monotonic()
-        if done < total and now - self._said < (1.0 if self._terminal else 10.0):
+        if done < total and now - self._printed < (1.0 if self._terminal else 10.0):
             return
-        self._said = now
-        text = progress_text(done, total, fresh, now - self._begun)
+        self._printed = now
+        text = progress_text(done, total, fresh, now - self._started)
         end = "\x1b[K\r" if self._terminal else "\n"
         print(text, end=end, file=self._file, flush=True)
 
@@ -215,7 +215,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Takes the place of `warnings.showwarning`: the text is for a user, the place is not."""
+    """Replaces `warnings.showwarning`: prints the message without its place in the code."""
     del category, filename, lineno, file, line
     print(f"warning: {message}", file=sys.stderr)
 
@@ -245,19 +245,23 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the face, in pixels")
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
     predict.add_argument("--photo", action="store_true", help="find all faces in the pictures")
-    predict.add_argument("--draw", type=Path, metavar="PNG", help="a copy with boxes and ages")
-    bulk = commands.add_parser("label", help="the ages in many photographs, as a table")
+    predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
+    bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
     bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")
     bulk.add_argument("--output", type=Path, required=True, help="a .csv or .parquet file")
-    bulk.add_argument("--overwrite", action="store_true", help="replace a table that is there")
-    bulk.add_argument("--faces", choices=FACES, default=FACES[0], help="find them, or take each")
-    bulk.add_argument("--ray", metavar="ADDRESS", help="a Ray cluster's address, or local")
+    bulk.add_argument("--overwrite", action="store_true", help="replace an existing table")
+    bulk.add_argument(
+        "--faces", choices=FACES, default=FACES[0], help="detect faces, or take each picture as one"
+    )
+    bulk.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or local")
     for command in (predict, bulk):
-        command.add_argument("--detector", type=_detector, default="haar", help="or yunet:MODEL")
+        command.add_argument(
+            "--detector", type=_detector, default="haar", help="haar or yunet:MODEL"
+        )
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    commands.add_parser(_SERVE, add_help=False, help="the HTTP service: see serve --help")
-    doctor = commands.add_parser("doctor", help="say what is installed and what works")
+    commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")
+    doctor = commands.add_parser("doctor", help="report what is installed and what works")
     for command in (predict, bulk, doctor):
         command.add_argument(
             "--engines", type=Path, default=Path("engines"), help="the engines folder"

@@ -1,4 +1,4 @@
-"""`AgeMoE`: from a face to an age."""
+"""`AgeMoE`: predicts ages from faces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime import fusion_file
 from runtime.active_calls import ActiveCalls
 from runtime.backends import SessionFactory
 from runtime.backends.fallback import DeviceRequest, open_devices, parse_device
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.errors import AgeMoEError, DeadlineError
@@ -31,7 +31,7 @@ from runtime.startup import (
     chosen_experts,
     fastest_mode,
     read_calibration,
-    rehearse,
+    warm_up,
     warn_of_placeholders,
 )
 from runtime.stats import Statistics, Stats
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from runtime.results import ImageSource
 
     FaceLike = ImageSource | Face
-    """A picture that is a face, or a face in a picture."""
+    """A picture of a face, or a face in a picture."""
 
 F = TypeVar("F", bound="FaceLike")
 
@@ -48,8 +48,8 @@ F = TypeVar("F", bound="FaceLike")
 class AgeMoE:
     """Age estimation by a mixture of experts.
 
-    Safe to use from many threads; the answers are exactly those of a serial run, whatever else is
-    under way. Use it as a context manager, or call `close`.
+    Safe to use from many threads: concurrent calls return exactly the results of a serial run. Use
+    it as a context manager, or call `close`.
 
     Example:
         with AgeMoE("engines") as moe:
@@ -79,8 +79,8 @@ class AgeMoE:
             device: `auto` uses, for each expert, the first that is available of TensorRT, ONNX
                 Runtime on CUDA and the CPU; `cuda` or `cuda:1` the first two of them; `tensorrt`
                 or `tensorrt:1` the first; `cpu` the last.
-            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` for the experts that
-                have this variant; `auto` prefers FP32 on the CPU and FP16 on a GPU.
+            precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` (FP32 for experts
+                without this variant); `auto` prefers FP32 on the CPU and FP16 on a GPU.
             experts: names of the experts to use; None means all.
             fusion: file of the fusion tables in the engines folder; None, or the default if there
                 is no such file, averages the experts.
@@ -122,17 +122,17 @@ class AgeMoE:
 
     @property
     def backends(self) -> dict[str, str]:
-        """What each expert runs on, by its name."""
+        """The backend of each expert, by its name."""
         return self._executor.backends
 
     @property
     def concurrency(self) -> str:
-        """How the experts run: `lanes`, at the same time, or `sequence`; it may be changed."""
+        """`lanes`: experts run at the same time, or `sequence`; can be changed."""
         return self._executor.mode
 
     @concurrency.setter
     def concurrency(self, mode: str) -> None:
-        """Lets the experts run in another way from now on."""
+        """Changes the mode for later predictions."""
         if mode not in MODES:
             raise ValueError(f"concurrency must become one of {MODES}, got {mode!r}.")
         self._executor.mode = mode
@@ -144,7 +144,7 @@ class AgeMoE:
 
     @property
     def calibrated(self) -> bool:
-        """Whether the folder holds fusion tables; without, experts are averaged as they are."""
+        """True if there are fusion tables; without them, the experts are averaged."""
         return self._calibration is not None
 
     @overload
@@ -168,15 +168,16 @@ class AgeMoE:
         Args:
             faces: one face or a list or tuple of them. A face is a picture (path, encoded bytes,
                 binary file, PIL image, uint8 RGB (H, W, 3)) or a `Face` with boxes.
-            deadline_ms: from now; experts that are late are left out and named in `missing`.
+            deadline_ms: milliseconds from now, or a `Deadline`; late experts are left out and
+                named in `missing`.
 
         Returns:
-            An estimate; for a list, one entry per face in the same order. An entry is the error
-            itself, not raised, where that face could not be used.
+            An estimate; for a list, one entry per face in the same order. For a face that cannot
+            be used, the entry is the error, which is not raised.
 
         Raises:
-            InputError: the one face given cannot be used.
-            PredictionError: no expert gave an answer.
+            InputError: the single face cannot be used.
+            PredictionError: no expert answered.
             ClosedError: after `close`, or in a forked process.
         """
         deadline = Deadline.of(deadline_ms)
@@ -193,20 +194,21 @@ class AgeMoE:
         person_boxes: Sequence[Box] = (),
         deadline_ms: float | Deadline | None = None,
     ) -> list[PhotoFace]:
-        """Finds the faces in a whole photograph and estimates the age of each.
+        """Finds the faces in a photograph and estimates the age of each.
 
         Args:
             image: the photograph, as in `predict`.
-            detector: finds the faces; None takes OpenCV's Haar cascade. `GivenBoxes` are your own.
-            person_boxes: whole persons, besides those that the detector finds.
-            deadline_ms: from now, detection included.
+            detector: finds the faces; None uses OpenCV's Haar cascade. Wrap your own boxes in
+                `GivenBoxes`.
+            person_boxes: whole persons, in addition to those that the detector finds.
+            deadline_ms: as in `predict`, detection included.
 
         Returns:
-            The faces from left to right, each with its estimate or error; none if none was found.
+            The faces from left to right, each with its estimate or error; empty if there are none.
 
         Raises:
             InputError: the photograph cannot be read.
-            PredictionError: no expert gave an answer for any face, or the deadline has passed.
+            PredictionError: no expert answered for any face, or the deadline passed.
             ClosedError: after `close`, or in a forked process.
         """
         return predict_photo(
@@ -221,14 +223,14 @@ class AgeMoE:
     def submit(
         self, face: FaceLike, *, deadline_ms: float | Deadline | None = None
     ) -> Future[AgeEstimate]:
-        """Starts `predict` of one face and returns at once.
+        """Schedules `predict` of one face and returns at once.
 
         Args:
-            face: as in `predict`; an array must not be changed until the answer is there.
-            deadline_ms: as in `predict`, from now.
+            face: as in `predict`; an array must not be modified before the future is done.
+            deadline_ms: as in `predict`; time spent waiting for a thread counts.
 
         Returns:
-            A future whose result, or exception, is that of `predict`.
+            A future with the result, or exception, of `predict`.
 
         Raises:
             ClosedError: after `close`, or in a forked process.
@@ -238,13 +240,13 @@ class AgeMoE:
             return self._pool.submit(self._predict_one, face, deadline)
 
     def stats(self) -> Stats:
-        """What was done since the opening, and where the time went."""
+        """Returns counts and durations since the opening."""
         return self._statistics.snapshot()
 
     def close(self) -> None:
-        """Waits for what is under way and frees everything; harmless when repeated.
+        """Waits for calls in progress and frees everything; may be called repeatedly.
 
-        It cannot be called from a future's callback, which is itself under way.
+        It must not be called from a callback of a future, for which it would wait itself.
         """
         if self._calls.close():
             with self._closing:
@@ -252,11 +254,11 @@ class AgeMoE:
                 self._executor.close()
 
     def __enter__(self) -> Self:
-        """The AgeMoE itself."""
+        """Returns this AgeMoE."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes it."""
+        """Closes this AgeMoE."""
         self.close()
 
     def _predict_one(self, face: FaceLike, deadline: Deadline | None) -> AgeEstimate:
@@ -268,7 +270,7 @@ class AgeMoE:
     def _predict(
         self, faces: Sequence[FaceLike], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
-        if deadline is not None and deadline.passed:  # it waited too long: nothing is decoded
+        if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
         prepared = self._preparer.prepare(faces)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
@@ -307,7 +309,7 @@ class AgeMoE:
         self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
         try:
             views = self._preparer.stacked([self._preparer.black_face()])
-            rehearse(self._executor, views)
+            warm_up(self._executor, views)
             measured = concurrency == "auto"
             self._executor.mode = fastest_mode(self._executor, views) if measured else concurrency
             self._statistics.clear()

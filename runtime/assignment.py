@@ -1,4 +1,4 @@
-"""Which person a face belongs to: the assignment with the greatest overlap altogether."""
+"""Assigns faces to persons, with the greatest total overlap."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from numpy.typing import NDArray
 from runtime.detection import area, shared_area
 from runtime.results import Box
 
-LEAST_AFFINITY = 1e-4
+MIN_AFFINITY = 1e-4
 """MiVOLO's `iou_thresh`: a face and a person that share less are not matched."""
 
 Floats = NDArray[np.float64]
 
 
 def persons_of(faces: Sequence[Box], persons: Sequence[Box]) -> list[int | None]:
-    """For each face, the place of its person in `persons`, or None.
+    """Returns, for each face, the index of its person, or None.
 
-    As MiVOLO does it (`assign_faces` in WildChlamydia/MiVOLO, mivolo/data/misc.py): no person has
-    two faces, and the sum over all pairs of (share of the face within the person + intersection
-    over union) / 2 is the greatest possible.
+    As in MiVOLO (`assign_faces` in WildChlamydia/MiVOLO, mivolo/data/misc.py): no person has two
+    faces, and the sum over all pairs of (share of the face within the person + intersection over
+    union) / 2 is maximal.
     """
     if not faces or not persons:
         return [None] * len(faces)
     gain = np.array([[affinity(face, person) for person in persons] for face in faces])
-    gain = np.nan_to_num(gain, posinf=0.0, neginf=0.0)  # of boxes that the prediction will refuse
+    gain = np.nan_to_num(
+        gain, posinf=0.0, neginf=0.0
+    )  # invalid boxes, which the prediction rejects
     pairs = best_pairs(gain)
-    return [
-        p if p is not None and gain[f, p] > LEAST_AFFINITY else None for f, p in enumerate(pairs)
-    ]
+    return [p if p is not None and gain[f, p] > MIN_AFFINITY else None for f, p in enumerate(pairs)]
 
 
 def affinity(face: Box, person: Box) -> float:
-    """Mean of the share of a face within a person and their intersection over union."""
+    """Returns the mean of the share of a face within a person and their IoU."""
     shared = shared_area(face, person)
     if shared == 0.0:
         return 0.0
@@ -42,14 +42,13 @@ def affinity(face: Box, person: Box) -> float:
 
 
 def best_pairs(gain: Floats) -> list[int | None]:
-    """The assignment of rows to columns that gains most.
+    """Returns the assignment of rows to columns with the greatest total gain.
 
     Args:
         gain: float64 (rows, columns), finite.
 
     Returns:
-        For each row its column; None for rows that are left over where there are more rows than
-        columns.
+        For each row its column; None for unassigned rows, if there are more rows than columns.
     """
     rows, columns = gain.shape
     if rows > columns:
@@ -61,7 +60,7 @@ def best_pairs(gain: Floats) -> list[int | None]:
 
 
 def _cheapest_columns(cost: Floats) -> list[int]:
-    """For each row its column, at least total cost; no more rows than columns.
+    """Returns for each row its column, at minimal total cost; no more rows than columns.
 
     Shortest augmenting paths over reduced costs (R. Jonker and A. Volgenant, A shortest augmenting
     path algorithm for dense and sparse linear assignment problems, Computing 38, 1987): rows are

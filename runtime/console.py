@@ -1,4 +1,4 @@
-"""How the command line puts it: estimates, photographs, progress and summaries as text."""
+"""Formats estimates, photographs, progress and summaries for the terminal."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate
 
 _LISTED = 20
-"""Bad photographs that a summary names."""
+"""Maximum number of bad photographs in a summary."""
 
 
 def face_line(path: str, result: AgeEstimate | AgeMoEError) -> str:
-    """One picture of one face, as JSON."""
-    said = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
-    return _json({"path": path, **said})
+    """Formats a picture of one face as JSON."""
+    values = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
+    return _json({"path": path, **values})
 
 
 def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: str) -> str:
-    """One photograph, as JSON."""
+    """Formats a photograph as JSON."""
     if isinstance(found, AgeMoEError):
         return _json({"path": path, "detector": detector, "error": str(found)})
     faces = [face.to_dict() for face in found]
@@ -30,12 +30,12 @@ def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: st
 
 
 def face_text(path: str, estimate: AgeEstimate) -> str:
-    """One picture of one face, for people."""
+    """Formats a picture of one face as text."""
     return "\n".join([path, *_estimate_lines(estimate)])
 
 
 def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
-    """One photograph, for people."""
+    """Formats a photograph as text."""
     if not faces:
         return f"{path}: no face found"
     lines = [f"{path}: {f'{len(faces)} faces, from left to right' if faces[1:] else '1 face'}"]
@@ -51,7 +51,7 @@ def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
 
 
 def summary_text(summary: Summary, output: str) -> str:
-    """What a table that was written holds, and which photographs are bad."""
+    """Formats the totals of a table and its bad photographs."""
     bad = list(summary.bad.items())
     lines = [f"{output}: {summary.faces:,} faces in {summary.photographs:,} photographs"]
     lines += [f"  {summary.without_face:,} photographs without a face, {len(bad):,} bad"]
@@ -62,13 +62,13 @@ def summary_text(summary: Summary, output: str) -> str:
 
 
 def progress_text(done: int, total: int, fresh: int, seconds: float) -> str:
-    """How far labeling is.
+    """Formats the progress of labeling.
 
     Args:
-        done: photographs, those of earlier runs included.
+        done: photographs finished, including earlier runs.
         total: photographs.
-        fresh: photographs done in this run.
-        seconds: since it began.
+        fresh: photographs finished in this run.
+        seconds: since this run started.
     """
     rate = fresh / seconds if seconds > 0 else 0.0
     left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
@@ -80,7 +80,7 @@ def _estimate_lines(estimate: AgeEstimate) -> list[str]:
     return [
         f"  {estimate.age_years:5.1f} years{_interval(estimate)}",
         *(
-            f"    {name:<{width}}  says {expert.age_years:5.1f}, corrected "
+            f"    {name:<{width}}  raw {expert.age_years:5.1f}, corrected "
             f"{expert.corrected_years:5.1f}, weight {expert.weight:.2f}"
             for name, expert in estimate.experts.items()
         ),

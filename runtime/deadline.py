@@ -1,4 +1,4 @@
-"""A moment after which an answer is of no use."""
+"""Deadlines of predictions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment after which an answer is of no use."""
+    """A point in time after which an answer is useless."""
 
     at_seconds: float
     """On the monotonic clock."""
     budget_ms: float
-    """What the caller gave, for the message."""
+    """Milliseconds that the caller gave, for messages."""
 
     @classmethod
     def of(cls, limit: float | Self | None) -> Self | None:
@@ -36,14 +36,14 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether it is too late."""
+        """True once the deadline has passed."""
         return self.remaining_seconds() == 0.0
 
     @property
     def reason(self) -> str:
-        """What is said of an expert that was late."""
+        """The reason given for a late expert."""
         return f"deadline of {self.budget_ms:g} ms passed"
 
     def remaining_seconds(self) -> float:
-        """Seconds left, as many as a wait can take; 0 when it has passed."""
+        """Returns the seconds left, limited to what a wait accepts; 0 once it has passed."""
         return min(max(self.at_seconds - time.monotonic(), 0.0), threading.TIMEOUT_MAX)

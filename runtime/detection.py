@@ -1,7 +1,7 @@
-"""Where the faces are: what a detector is, and what all of them share.
+"""Face detection: the detector protocol and its common parts.
 
-A detector is anything with `detect` and `provenance`; `detectors` holds those that come with the
-runtime. Boxes are x, y, width, height in pixels of the picture given.
+A detector is any object with `detect` and `provenance`; module `detectors` holds those of the
+runtime. Boxes are x, y, width, height in pixels of the given picture.
 """
 
 from __future__ import annotations
@@ -16,51 +16,51 @@ from runtime.geometry import Pixels
 from runtime.results import Box
 
 FACE, PERSON = "face", "person"
-MOST_SHARED = 0.5
-"""Of the smaller of two boxes that are still two faces: as much of it may lie in the larger."""
+MAX_OVERLAP = 0.5
+"""Two boxes are the same face if they share more than this part of the smaller one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One face, or one person, that was found in a picture."""
+    """A face or a person in a picture."""
 
     box: Box
-    """In pixels of the picture as it was given to the detector; it may leave the picture."""
+    """In pixels of the picture given to the detector; may extend beyond it."""
     score: float | None = None
-    """How sure the detector is, on a scale of its own; None if it does not say."""
+    """Confidence of the detector, on a scale of its own; None if it has none."""
     turn: int = 0
-    """Quarter turns counter-clockwise, 0..3, that set the face upright."""
+    """Quarter turns counter-clockwise, 0..3, that turn the face upright."""
     kind: str = FACE
     """`face`, or `person` for a whole body."""
 
 
 class Detector(Protocol):
-    """Finds faces. It has to be safe to use from several threads, and to repeat itself."""
+    """A face detector, deterministic and safe to use from several threads."""
 
     @property
     def provenance(self) -> str:
-        """What decides on the answers: name, version, fingerprint of the model, settings."""
+        """Everything that the detections depend on: name, version, model fingerprint, settings."""
         ...
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
-        """Finds the faces, and maybe the persons, in a picture, uint8 RGB (H, W, 3)."""
+        """Finds the faces, and optionally the persons, in a picture, uint8 RGB (H, W, 3)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class GivenBoxes:
-    """The caller's own boxes in the place of a detector: for one picture."""
+    """The caller's own boxes for one picture, in place of a detector."""
 
     faces: Sequence[Box]
     persons: Sequence[Box] = ()
 
     @property
     def provenance(self) -> str:
-        """That nothing was detected."""
+        """States that nothing was detected."""
         return "boxes given by the caller"
 
     def detect(self, image: Pixels) -> list[Detection]:
-        """The boxes, as they were given."""
+        """Returns the given boxes."""
         del image
         persons = [Detection(box, kind=PERSON) for box in self.persons]
         return [*(Detection(box) for box in self.faces), *persons]
@@ -68,24 +68,24 @@ class GivenBoxes:
 
 @dataclass(frozen=True, slots=True)
 class AnyWayUp:
-    """Lets a detector that only knows upright faces see pictures that lie on a side.
+    """Tries quarter turns of a picture, for a detector of upright faces only.
 
-    A picture in which a face is surely found as it is stays as it is. Otherwise its quarter turns
-    are tried, and the one with the surest face is taken, if that one is sure. A picture in which
-    nothing is sure stays as it is too: turned noise is no face.
+    If the upright picture has a face with a sure score, it is not turned. Otherwise the turn with
+    the best score is used, if that score is sure. Without any sure score the picture is not turned
+    either, because turned noise is no face.
     """
 
     detector: Detector
     sure: float
-    """Score from which a face counts as surely found."""
+    """Score from which a face counts as sure."""
 
     @property
     def provenance(self) -> str:
-        """The detector's own, and that turns are tried."""
+        """The detector's provenance and the threshold for turns."""
         return f"{self.detector.provenance}, in quarter turns unless sure of {self.sure:g}"
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
-        """Finds faces in the turn of the picture that shows them best."""
+        """Finds the faces in the turn of the picture with the best score."""
         upright = self.detector.detect(image)
         if _best_score(upright) >= self.sure:
             return upright
@@ -103,18 +103,18 @@ class AnyWayUp:
 
 
 def turned_image(image: Pixels, turn: int) -> Pixels:
-    """A picture after some quarter turns counter-clockwise; the picture itself after none."""
+    """Returns a picture turned counter-clockwise; the picture itself for no turn."""
     return np.ascontiguousarray(np.rot90(image, turn)) if turn % 4 else image
 
 
 def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
-    """Where a box lies after its picture was turned.
+    """Returns a box after its picture was turned.
 
     Args:
-        box: in pixels of the picture before.
+        box: in pixels of the picture before the turn.
         turn: quarter turns counter-clockwise; negative ones are clockwise.
-        width: of the picture before, in pixels.
-        height: of the picture before, in pixels.
+        width: of the picture before the turn, in pixels.
+        height: of the picture before the turn, in pixels.
     """
     x, y, w, h = box
     for _ in range(turn % 4):
@@ -124,7 +124,7 @@ def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
 
 
 def within(box: Box, width: float, height: float) -> Box:
-    """The part of a box that lies in a picture of that size; of no area if none does."""
+    """Returns a box clipped to a picture of that size; of no area if it lies outside."""
     left, top = (
         min(max(edge, 0.0), size) for edge, size in zip(box[:2], (width, height), strict=True)
     )
@@ -134,26 +134,26 @@ def within(box: Box, width: float, height: float) -> Box:
 
 
 def area(box: Box) -> float:
-    """Of a box, in square pixels."""
+    """Returns the area of a box, in square pixels."""
     return box[2] * box[3]
 
 
 def shared_area(one: Box, other: Box) -> float:
-    """Area that two boxes have in common, in square pixels."""
+    """Returns the area of the intersection of two boxes, in square pixels."""
     across = min(one[0] + one[2], other[0] + other[2]) - max(one[0], other[0])
     down = min(one[1] + one[3], other[1] + other[3]) - max(one[1], other[1])
     return max(across, 0.0) * max(down, 0.0)
 
 
 def without_duplicates(found: Sequence[Detection]) -> list[Detection]:
-    """Leaves out every detection that lies mostly in, or around, a surer one.
+    """Removes every detection that lies mostly in, or around, one with a higher score.
 
-    Two detections are one face if they share more than half of the smaller one: that takes in the
-    small box within a face which cascades like to find, unlike a limit on the intersection over
-    the union. Of equally sure ones the larger stays.
+    Two detections are one face if they share more than half of the smaller one. Unlike a limit on
+    the intersection over union, that covers the small boxes within a face which cascades tend to
+    find. Of equal scores the larger box is kept.
 
     Returns:
-        The surest first; the order does not depend on that of `found`.
+        The highest score first; independent of the order of `found`.
     """
     kept: list[Detection] = []
     for one in sorted(found, key=lambda d: (-_score(d), -area(d.box), d.box)):
@@ -163,7 +163,7 @@ def without_duplicates(found: Sequence[Detection]) -> list[Detection]:
 
 
 def _same(one: Box, other: Box) -> bool:
-    return shared_area(one, other) > MOST_SHARED * min(area(one), area(other))
+    return shared_area(one, other) > MAX_OVERLAP * min(area(one), area(other))
 
 
 def _score(found: Detection) -> float:

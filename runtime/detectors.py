@@ -1,6 +1,6 @@
-"""Face detectors that come with the runtime: OpenCV's Haar cascade and YuNet.
+"""The face detectors of the runtime: OpenCV's Haar cascade and YuNet.
 
-OpenCV's own objects change while they work, so each thread has one of its own.
+OpenCV's detectors are not thread-safe, so each thread has its own.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 HUB_PREFIX = "hf://"
-SURE_WINDOWS = 20.0
-"""Windows of the cascade that agree on what is surely a face; on what is none, up to 17 did."""
+SURE_SCORE = 20.0
+"""Windows of the cascade that agree on a sure face; on false positives, up to 17 agreed."""
 _SHA_MARK = "#sha256="
 
 
 class HaarDetector:
-    """OpenCV's bundled frontal-face cascade: needs no model, knows upright frontal faces only.
+    """OpenCV's bundled cascade for upright frontal faces; needs no model file.
 
-    The score of a face is the number of windows that agreed on it. Round things are taken for
-    faces now and then: use YuNet where that matters.
+    The score of a face is the number of windows that agree on it. Round objects are sometimes
+    detected as faces: use YuNet if that matters.
     """
 
     CASCADE = "haarcascade_frontalface_default.xml"
@@ -59,11 +59,11 @@ class HaarDetector:
         """Reads the cascade.
 
         Args:
-            longest_side: in pixels; a larger picture is searched in this size.
-            smallest_face: side in pixels of the smallest face, in the size that is searched.
-            least_windows: that have to agree on a face.
-            border: added around the picture by repeating its edge, as a share of its longest side,
-                so that faces cut by the border are found.
+            longest_side: in pixels; a larger picture is reduced to this size first.
+            smallest_face: side of the smallest face, in pixels of the reduced picture.
+            least_windows: number of windows that have to agree on a face.
+            border: width of a replicated border, as a share of the longest side; with it, faces cut
+                off by the edge are found.
         """
         import cv2.data
 
@@ -78,7 +78,7 @@ class HaarDetector:
             f"longest side {longest_side}, smallest face {smallest_face}, "
             f"windows {least_windows}, border {border:g}"
         )
-        self._cascades.mine()  # what is wrong shows now
+        self._cascades.mine()  # fails early
 
     @property
     def provenance(self) -> str:
@@ -86,7 +86,7 @@ class HaarDetector:
         return self._provenance
 
     def detect(self, image: Pixels) -> list[Detection]:
-        """Finds upright frontal faces in uint8 RGB (H, W, 3), the surest first."""
+        """Finds upright frontal faces in uint8 RGB (H, W, 3), the highest score first."""
         import cv2
 
         small, scale = _reduced(image, self._longest_side)
@@ -105,7 +105,7 @@ class HaarDetector:
 
 
 class YuNetDetector:
-    """OpenCV's YuNet (`cv2.FaceDetectorYN`): better than the cascade, from a file of 230 kB."""
+    """OpenCV's YuNet (`cv2.FaceDetectorYN`): better than the cascade, needs a 230 kB model file."""
 
     def __init__(
         self,
@@ -119,26 +119,26 @@ class YuNetDetector:
 
         Args:
             model: its ONNX file, or `hf://owner/repo/file[@revision]` on the Hugging Face hub.
-            sha256: what the file has to be; None takes any.
-            longest_side: in pixels; a larger picture is searched in this size. The network finds
-                faces of about 10 to 300 pixels in it.
-            least_score: of a face, within 0..1.
+            sha256: expected SHA-256 of the file; None accepts any.
+            longest_side: in pixels; a larger picture is reduced to this size first, in which the
+                network finds faces of about 10 to 300 pixels.
+            least_score: minimum score of a face, within 0..1.
 
         Raises:
-            BackendError: the file cannot be had, is not the one wanted or is no such model.
+            BackendError: the file is missing, is not the expected one or is not a YuNet model.
         """
         data = _model_bytes(str(model))
         digest = hashlib.sha256(data).hexdigest()
         if sha256 is not None and digest != sha256.lower():
             raise BackendError(
-                f"The YuNet model {model} has SHA-256 {digest}, wanted is {sha256}. Get the file "
-                f"again, or give the SHA-256 of the one you trust."
+                f"The YuNet model {model} has SHA-256 {digest}, expected {sha256}. Get the file "
+                f"again, or give the SHA-256 of the file you trust."
             )
         import cv2
 
         self._longest_side = longest_side
         self._networks = _PerThread(lambda: _network(data, str(model), least_score))
-        self._networks.mine()  # what is wrong shows now
+        self._networks.mine()  # fails early
         self._provenance = (
             f"yunet {Path(str(model)).name} (sha256 {digest}) on OpenCV {cv2.__version__}, "
             f"longest side {longest_side}, score {least_score:g}"
@@ -150,7 +150,7 @@ class YuNetDetector:
         return self._provenance
 
     def detect(self, image: Pixels) -> list[Detection]:
-        """Finds faces in uint8 RGB (H, W, 3), the surest first."""
+        """Finds faces in uint8 RGB (H, W, 3), the highest score first."""
         import cv2
 
         small, scale = _reduced(image, self._longest_side)
@@ -158,7 +158,7 @@ class YuNetDetector:
         network = self._networks.mine()
         network.setInputSize((bgr.shape[1], bgr.shape[0]))
         rows = network.detect(bgr)[1]
-        # x, y, width, height, five landmarks as x, y, score; None where there is no face
+        # x, y, width, height, five landmarks as x, y, score; None without any face
         found = [
             Detection(_scaled((row[0], row[1], row[2], row[3]), scale), row[14])
             for row in ([] if rows is None else rows.tolist())
@@ -168,15 +168,15 @@ class YuNetDetector:
 
 @functools.cache
 def default_detector() -> Detector:
-    """The one that needs nothing: the Haar cascade, for pictures any way up."""
-    return AnyWayUp(HaarDetector(), SURE_WINDOWS)
+    """Returns the detector that needs no model file: the Haar cascade, with quarter turns."""
+    return AnyWayUp(HaarDetector(), SURE_SCORE)
 
 
 def detector_named(name: str) -> Detector:
-    """The detector a command line means: see `parse_detector`.
+    """Returns the detector of a name, as in `parse_detector`.
 
     Raises:
-        ValueError: it means nothing.
+        ValueError: the name is invalid.
         BackendError: the model cannot be used.
     """
     model, sha256 = parse_detector(name)
@@ -184,13 +184,13 @@ def detector_named(name: str) -> Detector:
 
 
 def parse_detector(name: str) -> tuple[str | None, str | None]:
-    """YuNet's model and its SHA-256, or None for what is not given.
+    """Parses the name of a detector into YuNet's model and SHA-256; None if not given.
 
     Args:
         name: `haar`, or `yunet:MODEL[#sha256=HEX]`, where MODEL is as in `YuNetDetector`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the name is invalid.
     """
     if name == "haar":
         return None, None
@@ -202,7 +202,7 @@ def parse_detector(name: str) -> tuple[str | None, str | None]:
 
 
 class _PerThread(Generic[T]):
-    """One object for each thread that asks."""
+    """One lazily created object per thread."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
@@ -254,19 +254,19 @@ def _from_hub(model: str) -> Path:
             f"{model} is on the hub and huggingface_hub is not installed. Install it, or give the "
             f"path of a file."
         ) from error
-    place, _, revision = model.removeprefix(HUB_PREFIX).partition("@")
-    owner, _, rest = place.partition("/")
+    location, _, revision = model.removeprefix(HUB_PREFIX).partition("@")
+    owner, _, rest = location.partition("/")
     repository, _, file = rest.partition("/")
     if not file:
         raise BackendError(f"Expected hf://owner/repo/file[@revision], got {model}.")
     try:
         return Path(hf_hub_download(f"{owner}/{repository}", file, revision=revision or None))
-    except (OSError, ValueError) as error:  # what the hub raises derives from one of them
-        raise BackendError(f"{model} cannot be had from the hub ({error}).") from error
+    except (OSError, ValueError) as error:  # the bases of huggingface_hub's errors
+        raise BackendError(f"{model} cannot be downloaded from the hub ({error}).") from error
 
 
 def _reduced(image: Pixels, longest_side: int) -> tuple[Pixels, float]:
-    """A picture of at most that size, and how many of the original's pixels one of its has."""
+    """Returns a picture of at most that size, and the factor by which it was reduced."""
     import cv2
 
     height, width = image.shape[:2]
@@ -283,7 +283,7 @@ def _scaled(box: Box, scale: float) -> Box:
 
 
 def _visible(found: list[Detection], image: Pixels) -> list[Detection]:
-    """Those of which at least half lies in the picture, cut to it."""
+    """Returns the detections at least half of which lies in the picture, clipped to it."""
     height, width = image.shape[:2]
     picture = (0.0, 0.0, float(width), float(height))
     return [

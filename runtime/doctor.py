@@ -1,4 +1,4 @@
-"""`python -m runtime doctor`: what is installed, what really works, how the engines are."""
+"""`python -m runtime doctor`: installed packages, working backends, state of the engines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
-from runtime.backends.onnx import import_onnxruntime, usable_cores
+from runtime.backends.onnx import import_onnxruntime
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
+from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError, BackendError, EngineFileError
 from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
 from runtime.manifest_file import read_manifest
@@ -23,19 +24,19 @@ from runtime.startup import PlaceholderWeightsWarning
 
 _PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
 _ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-"""Distributions that all install the one package `onnxruntime`."""
+"""Distributions that all install the same package `onnxruntime`."""
 _MODES = {"lanes": "all at the same time", "sequence": "one after the other, which is faster here"}
 _NEEDED = ("CPUExecutionProvider",)
 _IDENTITY_GRAPH = (
     b'\x08\x08\x12\x00:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12'
     b"\x04\n\x02\x08\x01b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
 )
-"""An ONNX graph of one Identity node: a provider that cannot run this cannot run anything."""
+"""An ONNX graph of one Identity node, to test a provider."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report."""
+    """One entry of the report."""
 
     topic: str
     text: str
@@ -43,7 +44,7 @@ class Finding:
 
 
 def examine(engines: Path) -> Iterator[Finding]:
-    """Looks at the machine and at an engines folder, one finding after the other."""
+    """Examines the machine and an engines folder, one finding at a time."""
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("cores", f"{usable_cores()} usable by this process")
     for package in _PACKAGES:
@@ -67,8 +68,8 @@ def _onnxruntime_findings() -> Iterator[Finding]:
     if len(installed) > 1:
         yield Finding(
             "onnxruntime",
-            f"{named} are installed together and overwrite one another; uninstall all of them, "
-            f"then install one",
+            f"{named} are installed together and overwrite each other; uninstall all of them, then "
+            f"install one",
             fine=False,
         )
     try:
@@ -82,17 +83,17 @@ def _onnxruntime_findings() -> Iterator[Finding]:
 
 
 def _provider_finding(provider: str) -> Finding:
-    """Whether a provider that is listed as available really takes a graph."""
+    """Tests whether a provider that is listed as available runs a graph."""
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is said below
+    options.log_severity_level = 4  # errors are reported below
     try:
         session = onnxruntime.InferenceSession(_IDENTITY_GRAPH, options, providers=[provider])
         used = session.get_providers()[0]
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's own exceptions share no base class
-        return Finding(provider, f"listed, cannot be used: {error}", provider not in _NEEDED)
+        return Finding(provider, f"listed, but unusable: {error}", provider not in _NEEDED)
     if used != provider:
-        return Finding(provider, f"listed, cannot be used: falls back to {used}")
+        return Finding(provider, f"listed, but unusable: falls back to {used}")
     return Finding(provider, "usable")
 
 
@@ -101,9 +102,9 @@ def _openvino_finding() -> Finding:
         found = import_openvino().__version__
         kinds = {"bf16": has_bfloat16(), "int8": has_exact_int8()}
     except BackendError as error:
-        return Finding("openvino", str(error))  # which only forms in bf16 and INT8 need
+        return Finding("openvino", str(error))  # only variants in bf16 and INT8 need it
     usable = " and ".join(kind for kind, has in kinds.items() if has) or "neither bf16 nor int8"
-    return Finding("openvino", f"{found}; forms this CPU can run: {usable}")
+    return Finding("openvino", f"{found}; variants this CPU can run: {usable}")
 
 
 def _gpu_findings() -> Iterator[Finding]:
@@ -146,7 +147,7 @@ def _expert_findings(engines: Path, name: str, expert: Expert) -> Iterator[Findi
         differs = (
             ""
             if parity is None
-            else f"; {parity.mean_years:.1e} years from the original on average, "
+            else f"; {parity.mean_years:.1e} years from PyTorch on average, "
             f"{parity.max_years:.1e} at most"
         )
         try:
@@ -162,7 +163,7 @@ def _fusion_finding(engines: Path) -> Finding:
     if not path.exists():
         return Finding(
             "fusion",
-            "no fusion.json: experts are averaged as they are, without an interval; to calibrate: "
+            "no fusion.json: experts are averaged, without an interval. Calibrate: "
             "python export/calibrate.py",
         )
     try:
@@ -181,8 +182,8 @@ def _opening_finding(engines: Path) -> Finding:
             warnings.simplefilter("always", FallbackWarning)
             with AgeMoE(engines) as moe:
                 used = ", ".join(f"{name} on {backend}" for name, backend in moe.backends.items())
-                how = _MODES[moe.concurrency]
+                mode = _MODES[moe.concurrency]
     except AgeMoEError as error:
         return Finding("opening", str(error), fine=False)
     fallbacks = "".join(f"\n{warning.message}" for warning in caught)
-    return Finding("opening", f"works: {used}, {how}{fallbacks}", fine=not fallbacks)
+    return Finding("opening", f"works: {used}, {mode}{fallbacks}", fine=not fallbacks)

@@ -1,8 +1,8 @@
-"""A copy of a photograph with the faces' boxes, ages and intervals on it.
+"""Draws boxes, ages and intervals of faces on a copy of a photograph.
 
-Every label lies in the picture and covers no face: it stands beside its box where there is room,
-and otherwise in a strip below the picture, by a number that also stands at the box. Only such a
-number, where there is no room for it either, stands in its box.
+Labels lie within the picture and cover no face: beside the box if there is room, otherwise in a
+strip below the picture, with a number that is repeated beside the box. Only if there is no room for
+the number either, it lies in the box.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from runtime.detection import area, shared_area, within
 from runtime.errors import AgeMoEError
 from runtime.files import replacing
 from runtime.geometry import Pixels
+from runtime.images import SUFFIXES
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, Box
 
@@ -27,18 +28,16 @@ Point = tuple[float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 SMALLEST_SIDE = 360
-"""In pixels; a picture with a shorter side is enlarged, so that the text can be read in it. So is
-one whose faces are narrower than the smallest text."""
+"""In pixels; a picture with a shorter side, or with faces narrower than the smallest text, is
+enlarged to keep the text legible."""
 LONGEST_SIDE = 4096
-"""In pixels; no picture is enlarged beyond that."""
+"""Limit of the enlargement, in pixels."""
 SMALLEST_TEXT = 13.0
 """In pixels."""
 _TEXT_PER_FACE = 0.22
-"""Height of the text to the width of a face: so an interval is about as wide as the face."""
+"""Text height relative to the width of a face: makes an interval about as wide as the face."""
 INK, PLATE, PAPER = (255, 255, 255), (22, 22, 28), (245, 245, 245)
 LINE, REFUSED_LINE = (255, 205, 50), (240, 90, 80)
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
-"""What a drawing is written as, by the suffix of its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +49,13 @@ class _Label:
 
     @property
     def size(self) -> Size:
-        """Of the plate: width and height in whole pixels."""
+        """Width and height of the plate, in whole pixels."""
         width = max(font.getlength(text) for text, font in self.lines)
         height = sum(_line_height(font) for _, font in self.lines)
         return math.ceil(width + 2 * self.padding), math.ceil(height + self.padding)
 
     def draw(self, canvas: ImageDraw.ImageDraw, left: float, top: float) -> None:
-        """Draws the plate and, one below the other in its middle, the lines."""
+        """Draws the plate with the lines, centered, one below the other."""
         width, height = self.size
         plate = (left, top, left + width - 1, top + height - 1)
         canvas.rounded_rectangle(plate, self.padding, fill=PLATE)
@@ -74,8 +73,8 @@ def draw_faces(image: Pixels, faces: Sequence[PhotoFace]) -> Pixels:
         faces: with boxes in pixels of the picture.
 
     Returns:
-        uint8 RGB; larger than the picture where that was too small for text, and higher where a
-        label found no room beside its face.
+        uint8 RGB; larger than the picture if that is too small for text, higher if a label has no
+        room beside its face.
     """
     picture, scale = _legible(image, [face.box for face in faces])
     boxes = [_on_canvas(face.box, scale, picture.size) for face in faces]
@@ -94,37 +93,37 @@ def draw_faces(image: Pixels, faces: Sequence[PhotoFace]) -> Pixels:
             tag = _tag(number, text_size)
             in_corner = tag, _corner(tag.size, box, picture.size)
             placed = _placed((tag,), box, taken, picture.size, gap) or in_corner
-        label, place = placed
-        label.draw(canvas, *place)
-        taken.append((*place, *label.size))
+        label, corner = placed
+        label.draw(canvas, *corner)
+        taken.append((*corner, *label.size))
     return np.asarray(_with_strip(picture, left_over, gap) if left_over else picture)
 
 
 def save_drawing(path: Path, image: Pixels) -> None:
-    """Writes uint8 RGB (H, W, 3) as PNG, JPEG or WebP, by the suffix, whole or not at all.
+    """Writes uint8 RGB (H, W, 3) atomically, as PNG, JPEG or WebP by the suffix.
 
     Raises:
-        ValueError: the suffix is none of `FORMATS`.
+        ValueError: the suffix is not in `SUFFIXES`.
     """
-    form = drawing_format(path)
+    image_format = drawing_format(path)
     with replacing(path) as temporary:
-        Image.fromarray(image).save(temporary, form, quality=92)
+        Image.fromarray(image).save(temporary, image_format, quality=92)
 
 
 def drawing_format(path: Path) -> str:
-    """What a drawing of that name is written as.
+    """Returns the format of a drawing by its suffix.
 
     Raises:
-        ValueError: the suffix is none of `FORMATS`.
+        ValueError: the suffix is not in `SUFFIXES`.
     """
-    form = FORMATS.get(path.suffix.lower())
-    if form is None:
-        raise ValueError(f"A drawing is written as {', '.join(FORMATS)}, got {path.name}.")
-    return form
+    image_format = SUFFIXES.get(path.suffix.lower())
+    if image_format is None:
+        raise ValueError(f"A drawing is written as {', '.join(SUFFIXES)}, got {path.name}.")
+    return image_format
 
 
 def age_text(result: AgeEstimate | AgeMoEError) -> tuple[str, ...]:
-    """The age and, where there is one, the 90 % interval, in whole years; `no age` otherwise."""
+    """Returns the age and, if any, the 90 % interval in whole years; `no age` for an error."""
     if not isinstance(result, AgeEstimate):
         return ("no age",)
     age = f"{result.age_years:.0f}"
@@ -134,10 +133,10 @@ def age_text(result: AgeEstimate | AgeMoEError) -> tuple[str, ...]:
 
 
 def _legible(image: Pixels, boxes: Sequence[Box]) -> tuple[Image.Image, float]:
-    """A copy of the picture, large enough for text, and how many times as large it is."""
+    """Returns a copy of the picture, large enough for text, and its scale."""
     height, width = image.shape[:2]
     wanted, possible = SMALLEST_SIDE / min(height, width), LONGEST_SIDE / max(height, width)
-    face = _middle_width([box for box in boxes if all(map(math.isfinite, box))])
+    face = _median_width([box for box in boxes if all(map(math.isfinite, box))])
     if face > 0.0:
         wanted = max(wanted, SMALLEST_TEXT / (_TEXT_PER_FACE * face))
     scale = max(min(wanted, possible), 1.0)
@@ -147,7 +146,7 @@ def _legible(image: Pixels, boxes: Sequence[Box]) -> tuple[Image.Image, float]:
 
 
 def _on_canvas(box: Box, scale: float, size: Size) -> Box:
-    """A box in whole pixels of the drawing; without area if it is no box or lies outside."""
+    """Returns a box in whole pixels of the drawing; without area if it is invalid or outside."""
     if not all(map(math.isfinite, box)):
         return 0.0, 0.0, 0.0, 0.0
     x, y, width, height = (value * scale for value in box)
@@ -156,18 +155,18 @@ def _on_canvas(box: Box, scale: float, size: Size) -> Box:
 
 
 def _text_size(boxes: Sequence[Box], size: Size) -> float:
-    """Of an interval, in pixels: fits the middle-sized face, and no more than the picture."""
-    fitting = _middle_width(boxes) * _TEXT_PER_FACE
+    """Returns the height of the text in pixels, to fit the median face and the picture."""
+    fitting = _median_width(boxes) * _TEXT_PER_FACE
     return max(min(fitting, min(size) / 18, max(size) / 30), SMALLEST_TEXT)
 
 
-def _middle_width(boxes: Sequence[Box]) -> float:
+def _median_width(boxes: Sequence[Box]) -> float:
     widths = sorted(box[2] for box in boxes if area(box) > 0.0) or [0.0]
     return widths[len(widths) // 2]
 
 
 def _outline(canvas: ImageDraw.ImageDraw, box: Box, color: tuple[int, int, int], gap: int) -> None:
-    """A line within the box with a dark one on either side, to be seen on any ground."""
+    """Draws a line within the box with dark edges, visible on any background."""
     x, y, width, height = box
     right, bottom = x + width - 1, y + height - 1
     thick = max(gap // 2, 2)
@@ -178,7 +177,7 @@ def _outline(canvas: ImageDraw.ImageDraw, box: Box, color: tuple[int, int, int],
 
 
 def _labels(result: AgeEstimate | AgeMoEError, text_size: float) -> tuple[_Label, _Label]:
-    """The age, and smaller below it the interval; and both in one line, for where that fits."""
+    """Returns the age above a smaller interval; and, as the second choice, both in one line."""
     age, *interval = age_text(result)
     lines = [(age, _font(text_size * 1.35)), *((text, _font(text_size)) for text in interval)]
     line = (_in_one_line(age, interval), _font(text_size))
@@ -210,40 +209,40 @@ def _line_height(font: Font) -> float:
 def _placed(
     labels: Sequence[_Label], box: Box, taken: Sequence[Box], picture: Size, gap: float
 ) -> tuple[_Label, Point] | None:
-    """The first label with room beside a box, and its left and top; None where none has room.
+    """Returns the first label with room beside a box, and its left and top; None without room.
 
-    It must not leave the picture or cover anything that is taken.
+    A label must not leave the picture or overlap a taken box.
     """
     for label in labels:
         for point in _beside(label.size, box, picture, gap):
-            place = (*point, *label.size)
-            if within(place, *picture) == place and not any(shared_area(place, b) for b in taken):
+            plate = (*point, *label.size)
+            if within(plate, *picture) == plate and not any(shared_area(plate, b) for b in taken):
                 return label, point
     return None
 
 
 def _beside(label: Size, box: Box, picture: Size, gap: float) -> Iterator[Point]:
-    """Below, above, to the right and to the left; pushed along the box to stay in the picture."""
+    """Yields points below, above, right and left of the box, shifted to stay in the picture."""
     (width, height), (x, y, w, h) = label, box
     for along in (0.5, 0.0, 1.0):
-        left = _held(x + (w - width) * along, picture[0] - width)
-        top = _held(y + (h - height) * along, picture[1] - height)
+        left = _clamped(x + (w - width) * along, picture[0] - width)
+        top = _clamped(y + (h - height) * along, picture[1] - height)
         yield left, y + h + gap
         yield left, y - gap - height
         yield x + w + gap, top
         yield x - gap - width, top
 
 
-def _held(value: float, most: float) -> float:
+def _clamped(value: float, most: float) -> float:
     return float(round(min(max(value, 0.0), max(most, 0.0))))
 
 
 def _corner(label: Size, box: Box, picture: Size) -> Point:
-    return _held(box[0], picture[0] - label[0]), _held(box[1], picture[1] - label[1])
+    return _clamped(box[0], picture[0] - label[0]), _clamped(box[1], picture[1] - label[1])
 
 
 def _with_strip(picture: Image.Image, entries: Sequence[_Label], gap: float) -> Image.Image:
-    """The picture above a strip that holds all entries, in as many rows as they need."""
+    """Returns the picture above a strip with all entries, in as many rows as they need."""
     width = max(picture.width, *(math.ceil(entry.size[0] + 2 * gap) for entry in entries))
     rows = list(_rows(entries, width, gap))
     row_height = entries[0].size[1] + gap

@@ -1,31 +1,31 @@
-"""Every error the library raises on purpose.
+"""The errors of this library.
 
     AgeMoEError
-    ├── EngineError               something is wrong with the engines folder
+    ├── EngineError               the engines folder is invalid
     │   ├── ManifestError         manifest.json is missing, unreadable or inconsistent
     │   ├── EngineFileError       a file is missing, truncated or not the one that was built
     │   ├── FusionTableError      fusion.json is unreadable, inconsistent or of other experts
-    │   └── ContractError         an expert's graph does not honor the contract
-    ├── BackendError              what was asked for cannot run on this machine
-    │   ├── CudaError             a CUDA call failed; `lost` tells whether the device can be used on
+    │   └── ContractError         an expert's graph violates the contract
+    ├── BackendError              the request cannot run on this machine
+    │   ├── CudaError             a CUDA call failed; `lost`: the device is unusable from now on
     │   └── EngineMismatchError   a TensorRT engine was built for another TensorRT, GPU or graph
-    ├── InputError                the caller's picture or box cannot be used
-    │   ├── ImageError            not a picture that can be read
+    ├── InputError                the picture or box cannot be used
+    │   ├── ImageError            not a readable picture
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
     │   └── BoxError              the box lies outside the picture or has no area
-    ├── PredictionError           no expert gave an answer
-    │   └── DeadlineError         … because none was in time
-    ├── NotCalibratedError        an interval was asked for and there are no tables for one
+    ├── PredictionError           no expert answered
+    │   └── DeadlineError         every expert was late
+    ├── NotCalibratedError        there are no residual quantiles for an interval
     └── ClosedError               the AgeMoE was closed
 
-Leaves also derive from the natural builtin, so `except ValueError` and friends work. A service
-usually wants:
+Leaves also derive from the matching builtin exception, such as `ValueError`. A service usually
+distinguishes:
 
     try:
         estimate = moe.predict(upload)
-    except InputError as error:        # the caller's fault: 4xx
+    except InputError as error:        # invalid request: 4xx
         ...
-    except AgeMoEError as error:       # ours: 5xx
+    except AgeMoEError as error:       # server error: 5xx
         ...
 """
 
@@ -35,11 +35,11 @@ from collections.abc import Mapping, Sequence
 
 
 class AgeMoEError(Exception):
-    """Base of every error this library raises on purpose."""
+    """Base class of all errors of this library."""
 
 
 class EngineError(AgeMoEError):
-    """Something is wrong with the engines folder."""
+    """The engines folder is invalid."""
 
 
 class _ListedError(EngineError, ValueError):
@@ -58,7 +58,7 @@ class ManifestError(_ListedError):
 
 
 class FusionTableError(_ListedError):
-    """fusion.json is unreadable, inconsistent or was made for other experts."""
+    """fusion.json is unreadable, inconsistent or belongs to other experts."""
 
 
 class EngineFileError(EngineError, OSError):
@@ -66,24 +66,24 @@ class EngineFileError(EngineError, OSError):
 
 
 class ContractError(EngineError, ValueError):
-    """An expert's graph does not honor the contract of its manifest entry."""
+    """An expert's graph violates the contract of its manifest entry."""
 
 
 class BackendError(AgeMoEError, RuntimeError):
-    """What was asked for cannot run on this machine."""
+    """The request cannot run on this machine."""
 
 
 class CudaError(BackendError):
     """A CUDA call failed."""
 
     def __init__(self, doing: str, name: str, text: str, *, lost: bool = False) -> None:
-        """Composes the message from what was being done and what CUDA said of it.
+        """Composes the message from the operation and CUDA's error.
 
         Args:
             doing: for example `copying to the device`.
             name: CUDA's name of the error, `CUDA_ERROR_OUT_OF_MEMORY`.
-            text: CUDA's words for it.
-            lost: no work can run on the device in this process any more.
+            text: CUDA's description.
+            lost: the device is unusable in this process from now on.
         """
         self.name = name
         self.lost = lost
@@ -92,15 +92,15 @@ class CudaError(BackendError):
 
 
 class EngineMismatchError(BackendError):
-    """A TensorRT engine was built with another TensorRT, for another GPU or of another graph."""
+    """A TensorRT engine was built with another TensorRT, for another GPU or from another graph."""
 
 
 class InputError(AgeMoEError, ValueError):
-    """The caller's picture or box cannot be used."""
+    """The picture or box cannot be used."""
 
 
 class ImageError(InputError):
-    """Not a picture that can be read."""
+    """Not a readable picture."""
 
 
 class ImageTooLargeError(InputError):
@@ -112,21 +112,21 @@ class BoxError(InputError):
 
 
 class PredictionError(AgeMoEError, RuntimeError):
-    """No expert gave an answer; `missing` says why, by expert."""
+    """No expert answered; `missing` holds the reason of each."""
 
     def __init__(self, missing: Mapping[str, str]) -> None:
-        """Compose the message from the reason each expert has."""
+        """Composes the message from the experts' reasons."""
         self.missing = dict(missing)
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-        super().__init__(f"None of the {len(missing)} experts gave an age ({reasons}).")
+        super().__init__(f"None of the {len(missing)} experts predicted an age ({reasons}).")
 
 
 class DeadlineError(PredictionError, TimeoutError):
-    """No expert was in time."""
+    """Every expert was late."""
 
 
 class NotCalibratedError(AgeMoEError, RuntimeError):
-    """An interval or a probability was asked for and no residual quantiles exist for it."""
+    """There are no residual quantiles for an interval or a probability."""
 
 
 class ClosedError(AgeMoEError, RuntimeError):

@@ -1,4 +1,4 @@
-"""From what the experts said to one estimate per face."""
+"""Fuses the experts' outputs into one estimate per face."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def estimates_from(
     """Fuses a batch.
 
     Args:
-        answers: what the experts said of N faces.
-        unseen: for each face, the experts whose answer does not count, and why.
+        answers: the experts' outputs for N faces.
+        unseen: for each face, the experts whose answer is ignored, with the reason.
         tables: of all experts.
 
     Returns:
-        One entry per face; an error where no expert's answer counts.
+        One entry per face; an error for a face without any usable answer.
     """
     names = list(answers.outputs)
     ages = np.stack([answers.outputs[n]["age_years"] for n in names], axis=1).astype(np.float64)
@@ -37,9 +37,9 @@ def estimates_from(
     usable = [bool(np.isfinite(row).any()) for row in ages]
     fused = tables.fuse(names, ages[usable])
     rows = iter(range(len(fused.age_years)))
-    said = [_said(answers, face) for face in range(len(ages))]
+    outputs = [_outputs_of(answers, face) for face in range(len(ages))]
     return [
-        _estimate(names, ages[face], next(rows), fused, reasons[face], tables, said[face])
+        _estimate(names, ages[face], next(rows), fused, reasons[face], tables, outputs[face])
         if usable[face]
         else PredictionError(reasons[face])
         for face in range(len(ages))
@@ -58,18 +58,18 @@ def _unusable(names: Sequence[str], raw_years: Floats, tables: FusionTables) -> 
     }
 
 
-def _said(answers: Answers, face: int) -> dict[str, Outputs]:
-    """What each expert said of one face, by output."""
+def _outputs_of(answers: Answers, face: int) -> dict[str, Outputs]:
+    """Returns each expert's outputs for one face."""
     return {
         name: {key: array[face] for key, array in outputs.items()}
         for name, outputs in answers.outputs.items()
     }
 
 
-def _expert_age(said: Outputs, corrected_years: float, weight: float) -> ExpertAge:
-    mass, genders = said.get("answer_mass"), said.get("gender_probs")
+def _expert_age(outputs: Outputs, corrected_years: float, weight: float) -> ExpertAge:
+    mass, genders = outputs.get("answer_mass"), outputs.get("gender_probs")
     return ExpertAge(
-        float(said["age_years"]),
+        float(outputs["age_years"]),
         corrected_years,
         weight,
         answer_mass=None if mass is None else float(mass),
@@ -84,11 +84,11 @@ def _estimate(
     fused: Fused,
     missing: Mapping[str, str],
     tables: FusionTables,
-    said: Mapping[str, Outputs],
+    outputs: Mapping[str, Outputs],
 ) -> AgeEstimate:
     experts = {
         name: _expert_age(
-            said[name],
+            outputs[name],
             float(fused.corrected_years[row, column]),
             float(fused.weights[row, column]),
         )

@@ -1,4 +1,4 @@
-"""All experts at once: start every one, then join; late and failed experts become reasons."""
+"""Runs all experts at once: starts each, then joins; late and failed experts become reasons."""
 
 from __future__ import annotations
 
@@ -18,38 +18,38 @@ from runtime.stats import Statistics
 MODES = ("lanes", "sequence")
 """All experts at the same time, or one after the other.
 
-A batch with a deadline always takes lanes: in a sequence, a slow expert would make those behind it
-late.
+A batch with a deadline always runs in lanes: in a sequence, a slow expert would delay those behind
+it.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the experts said of one batch."""
+    """The experts' outputs for one batch."""
 
     outputs: Mapping[str, Outputs]
-    """By the name of each expert that answered."""
+    """By name of each expert that answered."""
     missing: Mapping[str, str]
-    """Why an expert did not, by its name."""
+    """Reason for each expert that did not, by its name."""
 
 
 class _LateError(Exception):
-    """An expert has not answered in time."""
+    """An expert did not answer in time."""
 
 
 class Executor:
-    """Runs batches through all experts, wherever each of them runs."""
+    """Runs batches through all experts on their devices."""
 
     def __init__(
         self, experts: Mapping[str, Expert], devices: Sequence[Device], statistics: Statistics
     ) -> None:
-        """Takes over the devices, which are closed with the executor.
+        """Takes ownership of the devices: closing the executor closes them.
 
         Args:
             experts: by name.
-            devices: each expert runs on one of them. They are started in this order, so those that
-                never make a batch wait for a place come first.
-            statistics: hears how each expert did.
+            devices: each expert runs on one of them. They are started in this order, so those on
+                which a batch never waits for a slot come first.
+            statistics: records the outcome and times of each expert.
         """
         self.mode = "lanes"
         self._experts = experts
@@ -60,24 +60,24 @@ class Executor:
 
     @property
     def backends(self) -> dict[str, str]:
-        """What each expert runs on, by its name."""
+        """The backend of each expert, by its name."""
         return {name: self._homes[name].backends[name] for name in self._experts}
 
     def run(self, views: Views, deadline: Deadline | None = None) -> Answers:
         """Starts every expert on a batch, then waits for all of them.
 
-        Batches over the experts' profiles are run in parts, as many at a time as there are places
-        for on the devices.
+        Batches larger than the experts' profiles are run in parts, as many at a time as the devices
+        have slots for.
 
         Args:
             views: N faces.
-            deadline: experts that have not answered by then are missing.
+            deadline: experts that answer later are missing.
 
         Returns:
-            Answers of at least one expert.
+            The answers of at least one expert.
 
         Raises:
-            DeadlineError: no expert was in time.
+            DeadlineError: every expert was late.
             PredictionError: no expert answered.
         """
         outputs: dict[str, list[Outputs]] = {name: [] for name in self._experts}
@@ -89,15 +89,15 @@ class Executor:
                 else:
                     missing.setdefault(name, result)
             if len(missing) == len(outputs):
-                raise _nobody(missing)
+                raise _all_missing(missing)
         return Answers(
             {name: _joined(parts) for name, parts in outputs.items() if name not in missing},
             {name: _reason(error) for name, error in missing.items()},
         )
 
     def close(self) -> None:
-        """Closes every device; harmless when repeated."""
-        with contextlib.ExitStack() as stack:  # one that cannot be closed must not stop the others
+        """Closes every device; may be called repeatedly."""
+        with contextlib.ExitStack() as stack:  # closes all, even if one of them fails
             for device in self._devices:
                 stack.callback(device.close)
 
@@ -108,30 +108,30 @@ class Executor:
     def _results(
         self, parts: Iterator[Views], deadline: Deadline | None
     ) -> Iterator[dict[str, Answer | Exception]]:
-        """What every expert made of each part, in order: an answer, or why not."""
-        under_way: deque[_Run] = deque()
+        """Yields for each part, in order, the answer or error of every expert."""
+        running: deque[_Run] = deque()
         part = next(parts, None)
         with contextlib.ExitStack() as stack:
-            while part is not None or under_way:
-                if part is not None and (run := self._begun(part, deadline, under_way)):
+            while part is not None or running:
+                if part is not None and (run := self._started_run(part, deadline, running)):
                     stack.callback(run.release)
-                    under_way.append(run)
+                    running.append(run)
                     part = next(parts, None)
                 else:
-                    yield self._finished(under_way.popleft())
+                    yield self._finished(running.popleft())
 
-    def _begun(
-        self, part: Views, deadline: Deadline | None, under_way: Sequence[_Run]
+    def _started_run(
+        self, part: Views, deadline: Deadline | None, running: Sequence[_Run]
     ) -> _Run | None:
-        """A part that has its places; None if it has to wait for those under way.
+        """Returns a part that holds its slots; None if it has to wait for those running.
 
-        Only who holds no place waits for one, so that no two callers wait for one another.
+        A caller that holds slots never waits for more, so that no two callers wait for each other.
         """
         lanes = self.mode == "lanes" or deadline is not None
-        if under_way and not lanes:
+        if running and not lanes:
             return None
         run = _Run(self._homes, part, deadline)
-        if under_way and not run.take_places():
+        if running and not run.take_slots():
             return None
         run.begin(start=lanes)
         return run
@@ -143,7 +143,7 @@ class Executor:
             run.release()
 
     def _checked(self, name: str, result: Answer | Exception, faces: int) -> Answer | Exception:
-        """An expert's answer if it is in order; what came of it is counted."""
+        """Validates and counts an expert's answer; returns it, or the error in its place."""
         if isinstance(result, Answer):
             try:
                 answer = Answer(_in_shape(self._experts[name], result.outputs, faces), result.times)
@@ -169,8 +169,8 @@ class _Run:
         self._batches: dict[Device, Batch | Exception] = {}
         self._started: dict[str, Pending | Exception] = {}
 
-    def take_places(self) -> bool:
-        """Takes a place on every device; False, and none, if one would have to be waited for."""
+    def take_slots(self) -> bool:
+        """Takes a slot on every device without waiting; on failure takes none, returns False."""
         try:
             for device in self._devices():
                 self._take(device, 0.0)
@@ -180,9 +180,9 @@ class _Run:
         return True
 
     def begin(self, *, start: bool) -> None:
-        """Waits for a place on each device and starts its experts, if they shall start now.
+        """Waits for a slot on each device and, with `start`, starts the device's experts.
 
-        Those that have a place run while another device is waited for.
+        Experts that are started run while this waits for the next device.
         """
         for device in self._devices():
             if device not in self._batches:
@@ -195,7 +195,7 @@ class _Run:
                 self._started |= {name: self._start(name) for name in names}
 
     def answer(self, name: str) -> Answer | Exception:
-        """Waits for an expert, which is started if it was not."""
+        """Waits for an expert; starts it if necessary."""
         pending = self._started.get(name) or self._started.setdefault(name, self._start(name))
         if isinstance(pending, Exception):
             return pending
@@ -203,12 +203,12 @@ class _Run:
             return pending.result(self._remaining())
         except TimeoutError as error:
             late = self._deadline is not None and self._deadline.passed
-            return self._late() if late else error  # else it is the expert's own
-        except Exception as error:  # noqa: BLE001 - one expert's fault must not stop the others
+            return self._late() if late else error  # otherwise the expert's own error
+        except Exception as error:  # noqa: BLE001 - a failing expert must not stop the others
             return error
 
     def release(self) -> None:
-        """Gives up what is still under way, and the places; harmless when repeated."""
+        """Cancels what is still running and frees the slots; may be called repeatedly."""
         for pending in self._started.values():
             if not isinstance(pending, Exception):
                 pending.cancel()
@@ -226,7 +226,7 @@ class _Run:
             self._batches[device] = device.take(self._views, timeout)
         except TimeoutError:
             raise
-        except Exception as error:  # noqa: BLE001 - the other devices go on
+        except Exception as error:  # noqa: BLE001 - the other devices still run
             self._batches[device] = error
 
     def _start(self, name: str) -> Pending | Exception:
@@ -237,7 +237,7 @@ class _Run:
             return batch
         try:
             return batch.enqueue(name)
-        except Exception as error:  # noqa: BLE001 - told at the join, like any fault of an expert
+        except Exception as error:  # noqa: BLE001 - reported at the join, like any error of an expert
             return error
 
     def _late(self) -> _LateError:
@@ -247,7 +247,7 @@ class _Run:
         return None if self._deadline is None else self._deadline.remaining_seconds()
 
 
-def _nobody(missing: Mapping[str, Exception]) -> PredictionError:
+def _all_missing(missing: Mapping[str, Exception]) -> PredictionError:
     late = all(isinstance(error, _LateError) for error in missing.values())
     reasons = {name: _reason(error) for name, error in missing.items()}
     return DeadlineError(reasons) if late else PredictionError(reasons)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,6 @@ SCHEMA_VERSION = 2
 """Incremented whenever the meaning or the layout of fusion.json changes; 1 is still read."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
-_Numbers = tuple[float, ...]
 
 
 def _known_version(version: int) -> str | None:
@@ -30,11 +29,11 @@ def _known_version(version: int) -> str | None:
     return None if known else f"this runtime reads versions 1 to {SCHEMA_VERSION}"
 
 
-def _ages(grid: _Numbers) -> str | None:
+def _ages(grid: Sequence[float]) -> str | None:
     return None if len(grid) > 1 and _increase(grid) else "must hold at least 2 increasing ages"
 
 
-def _levels(levels: _Numbers) -> str | None:
+def _levels(levels: Sequence[float]) -> str | None:
     if len(levels) < 2 or levels[0] <= 0.0 or levels[-1] >= 1.0 or not _increase(levels):
         return "must hold at least 2 increasing levels within (0, 1)"
     if levels[0] > _TAIL or levels[-1] < 1.0 - _TAIL:
@@ -42,19 +41,19 @@ def _levels(levels: _Numbers) -> str | None:
     return None
 
 
-def _increase(values: _Numbers) -> bool:
+def _increase(values: Iterable[float]) -> bool:
     return all(one < other for one, other in pairwise(values))
 
 
-def _length_problem(path: str, values: _Numbers, count: int) -> Iterator[tuple[str, str]]:
+def _length_problem(path: str, values: Sized, count: int) -> Iterator[tuple[str, str]]:
     if len(values) != count:
         yield path, f"must hold {count} numbers, got {len(values)}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Subset:
     experts: tuple[str, ...]
-    quantiles_years: tuple[_Numbers, ...]
+    quantiles_years: tuple[Floats, ...]
 
     def problems(self) -> Iterator[tuple[str, str]]:
         for index, row in enumerate(self.quantiles_years):
@@ -62,9 +61,9 @@ class _Subset:
                 yield f"quantiles_years[{index}]", "must not decrease"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Spread:
-    levels: Annotated[_Numbers, _levels]
+    levels: Annotated[tuple[float, ...], _levels]
     subsets: tuple[_Subset, ...]
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -73,26 +72,18 @@ class _Spread:
                 path = f"subsets[{index}].quantiles_years[{number}]"
                 yield from _length_problem(path, row, len(self.levels))
 
-    def problems_within(self, experts: Mapping[str, Any], ages: int) -> Iterator[tuple[str, str]]:
-        for index, subset in enumerate(self.subsets):
-            path = f"spread.subsets[{index}]"
-            if not subset.experts or set(subset.experts) - set(experts):
-                yield f"{path}.experts", f"must name some of {', '.join(experts)}"
-            if (rows := len(subset.quantiles_years)) != ages:
-                yield f"{path}.quantiles_years", f"must hold {ages} rows, got {rows}"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Expert:
-    bias_years: _Numbers
-    knots_years: Annotated[_Numbers, _ages] | None = None
+    bias_years: Floats
+    knots_years: Annotated[Floats, _ages] | None = None
     """None: the age grid."""
     source_sha256: SHA256 | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _PivotRow:
-    logit: _Numbers
+    logit: Floats
     base_logit: float
 
 
@@ -102,7 +93,7 @@ class _LinearRow:
     bias: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Gate:
     form: Annotated[str, one_of(("pivot", "linear"))]
     pivot: Mapping[str, _PivotRow] | None = None
@@ -125,12 +116,12 @@ class _Gate:
                 yield f"gate.linear.{name}.slopes", known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Document:
     """The layout of fusion.json."""
 
     schema_version: Annotated[int, _known_version]
-    age_grid: Annotated[_Numbers, _ages]
+    age_grid: Annotated[Floats, _ages]
     experts: Annotated[Mapping[str, _Expert], not_empty]
     gate: _Gate
     largest_raw_years: float | None = None
@@ -143,8 +134,12 @@ class _Document:
             knots = ages if table.knots_years is None else len(table.knots_years)
             yield from _length_problem(f"experts.{name}.bias_years", table.bias_years, knots)
         yield from self.gate.problems_within(self.experts, ages)
-        if self.spread is not None:
-            yield from self.spread.problems_within(self.experts, ages)
+        for index, subset in enumerate(self.spread.subsets if self.spread else ()):
+            path = f"spread.subsets[{index}]"
+            if not subset.experts or set(subset.experts) - set(self.experts):
+                yield f"{path}.experts", f"must name some of {', '.join(self.experts)}"
+            if (rows := len(subset.quantiles_years)) != ages:
+                yield f"{path}.quantiles_years", f"must hold {ages} rows, got {rows}"
 
 
 def read_fusion(path: Path) -> FusionTables:
@@ -166,7 +161,17 @@ def read_fusion(path: Path) -> FusionTables:
 
 def write_fusion(path: Path, tables: FusionTables) -> None:
     """Writes fusion tables atomically."""
-    write_json(path, _without_none(asdict(_document(tables))))
+    largest, spread = tables.largest_raw_years, tables.spread
+    document = _Document(
+        SCHEMA_VERSION,
+        tables.age_grid,
+        {name: _expert_of(table, tables.age_grid) for name, table in tables.experts.items()},
+        _gate_of(tables.gate),
+        largest if np.isfinite(largest) else None,
+        None if spread is None else _spread_of(spread),
+        tables.provenance,
+    )
+    write_json(path, _without_none(asdict(document)))
 
 
 def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, str | None]) -> None:
@@ -193,47 +198,44 @@ def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, st
 
 
 def _upgraded(document: Any) -> Any:  # noqa: ANN401 - parsed JSON
-    """Returns a document of version 1, whose experts hold the pivot gate's rows, as version 2."""
+    """Returns a document of version 1, whose experts hold the gate's rows, as version 2."""
     if not isinstance(document, dict) or document.get("schema_version") != 1:
         return document
     experts = document.get("experts")
     if not isinstance(experts, dict) or not all(isinstance(e, dict) for e in experts.values()):
         return document
-    rows = {"logit": "gate_logit", "base_logit": "base_logit"}
-    pivot = {
-        name: {new: expert[old] for new, old in rows.items() if old in expert}
+    moved = {"gate_logit": "logit", "base_logit": "base_logit"}
+    rows = {
+        name: {new: expert[old] for old, new in moved.items() if old in expert}
         for name, expert in experts.items()
     }
     tables = {
-        name: {key: value for key, value in expert.items() if key not in rows.values()}
+        name: {key: value for key, value in expert.items() if key not in moved}
         for name, expert in experts.items()
     }
-    gate = {"form": "pivot", "pivot": pivot}
+    gate = {"form": "pivot", "pivot": rows}
     return {**document, "schema_version": SCHEMA_VERSION, "experts": tables, "gate": gate}
 
 
-def _without_none(value: Any) -> Any:  # noqa: ANN401 - anything that becomes JSON
-    if isinstance(value, Mapping):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
-    return value
-
-
 def _tables(document: _Document) -> FusionTables:
-    grid = np.array(document.age_grid)
+    grid, spread, largest = document.age_grid, document.spread, document.largest_raw_years
     experts = {
         name: ExpertTable(
-            grid if table.knots_years is None else np.array(table.knots_years),
-            np.array(table.bias_years),
+            grid if table.knots_years is None else table.knots_years,
+            table.bias_years,
             table.source_sha256,
         )
         for name, table in document.experts.items()
     }
-    largest = document.largest_raw_years
+    found = None
+    if spread is not None:
+        quantiles = {frozenset(s.experts): np.array(s.quantiles_years) for s in spread.subsets}
+        found = Spread(spread.levels, quantiles)
     return FusionTables(
         grid,
         experts,
         _gate(document.gate, tuple(experts), grid),
-        None if document.spread is None else _spread(document.spread),
+        found,
         np.inf if largest is None else largest,
         document.provenance,
     )
@@ -249,52 +251,29 @@ def _gate(gate: _Gate, names: tuple[str, ...], grid: Floats) -> Gate:
     return PivotGate(names, grid, logits, np.array([row.base_logit for row in pivots]))
 
 
-def _spread(spread: _Spread) -> Spread:
-    quantiles = {frozenset(s.experts): np.array(s.quantiles_years) for s in spread.subsets}
-    return Spread(spread.levels, quantiles)
+def _expert_of(table: ExpertTable, grid: Floats) -> _Expert:
+    same = np.array_equal(table.knots_years, grid)
+    return _Expert(table.bias_years, None if same else table.knots_years, table.source_sha256)
 
 
-def _document(tables: FusionTables) -> _Document:
-    experts = {
-        name: _Expert(
-            _numbers(table.bias_years),
-            None
-            if np.array_equal(table.knots_years, tables.age_grid)
-            else _numbers(table.knots_years),
-            table.source_sha256,
-        )
-        for name, table in tables.experts.items()
-    }
-    largest = tables.largest_raw_years
-    return _Document(
-        SCHEMA_VERSION,
-        _numbers(tables.age_grid),
-        experts,
-        _gate_document(tables.gate),
-        largest if np.isfinite(largest) else None,
-        None if tables.spread is None else _spread_document(tables.spread),
-        tables.provenance,
-    )
-
-
-def _gate_document(gate: Gate) -> _Gate:
+def _gate_of(gate: Gate) -> _Gate:
     if isinstance(gate, LinearGate):
         rows = zip(gate.names, gate.slopes.tolist(), gate.bias.tolist(), strict=True)
-        slopes = {
-            name: _LinearRow(dict(zip(gate.names, row, strict=True)), b) for name, row, b in rows
-        }
-        return _Gate("linear", linear=slopes)
+        linear = {n: _LinearRow(dict(zip(gate.names, row, strict=True)), b) for n, row, b in rows}
+        return _Gate("linear", linear=linear)
     pivots = zip(gate.names, gate.logit, gate.base_logit.tolist(), strict=True)
-    return _Gate("pivot", {name: _PivotRow(_numbers(row), base) for name, row, base in pivots})
+    return _Gate("pivot", {name: _PivotRow(logit, base) for name, logit, base in pivots})
 
 
-def _spread_document(spread: Spread) -> _Spread:
-    subsets = tuple(
-        _Subset(tuple(sorted(names)), tuple(map(_numbers, quantiles)))
+def _spread_of(spread: Spread) -> _Spread:
+    subsets = (
+        _Subset(tuple(sorted(names)), tuple(quantiles))
         for names, quantiles in spread.quantiles_years.items()
     )
-    return _Spread(spread.levels, subsets)
+    return _Spread(spread.levels, tuple(subsets))
 
 
-def _numbers(values: Floats) -> _Numbers:
-    return tuple(values.tolist())
+def _without_none(value: Any) -> Any:  # noqa: ANN401 - anything that becomes JSON
+    if isinstance(value, Mapping):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    return value

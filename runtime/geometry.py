@@ -1,8 +1,8 @@
-"""From a picture and a box to the pixels an expert looks at: crop, resize, pad.
+"""Geometry of an expert's input: crops, resizes and pads a box of a picture.
 
-This is the one part of an expert's preprocessing that is not in its graph, because TensorRT has
-neither antialiased nor cubic Resize. What to do is data (`Geometry`, from the manifest). Pictures
-are uint8 RGB (H, W, 3) throughout.
+This is the only part of an expert's preprocessing outside its graph, because TensorRT has neither
+antialiased nor cubic Resize. The parameters are data (`Geometry`, from the manifest). Pictures are
+uint8 RGB (H, W, 3) throughout.
 """
 
 from __future__ import annotations
@@ -35,52 +35,51 @@ INTERPOLATIONS = (
 )
 
 MAX_CROP_MARGIN = 10.0
-"""What a manifest may ask for at most: the window is made in memory."""
+"""Limit on the margin, because the padded window is held in memory."""
 
 PAD_SQUARE_LEAST = 14
-"""Pixels that `pad_square` gives the shorter side at least, as Janus's image processor does."""
+"""Minimum of the shorter side in `pad_square`, in pixels, as in Janus's image processor."""
 
-MOST_ELONGATED = 32
-"""Times as long as broad: `center_crop` leaves the ends of a longer picture out beforehand."""
+MAX_ASPECT_RATIO = 32
+"""Limit on the aspect ratio: `center_crop` first cuts the ends off a longer picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How a crop is brought to the size of an expert's input."""
+    """Parameters that turn a box of a picture into an expert's input."""
 
     crop_margin: Annotated[float, within(0.0, MAX_CROP_MARGIN)] = 0.0
-    """Added around the box on each side, as a share of the box's width or height."""
+    """Margin on each side of the box, as a share of its width or height."""
     fit: Annotated[str, one_of(FITS)] = "stretch"
-    """`stretch` to the input's size; `center_crop`: scale to cover it, keep the middle;
-    `letterbox`: scale to lie within it, pad evenly; `pad_square`: scale the longest side to a
+    """`stretch` to the input's size; `center_crop`: scale to cover it, keep the center;
+    `letterbox`: scale to fit within it, pad evenly; `pad_square`: scale the longest side to a
     square input, pad evenly."""
     interpolation: Annotated[str, one_of(INTERPOLATIONS)] = "pillow_bilinear"
-    """Whose resize, exactly: OpenCV's (only `area` antialiases) or Pillow's (antialiased)."""
+    """OpenCV's resize (only `area` antialiases) or Pillow's (antialiased)."""
     pad_color: Color = (0, 0, 0)
-    """RGB of everything outside the picture and around the fitted crop."""
+    """Color outside the picture and around the fitted crop."""
     erase_face: bool = False
-    """The face within the crop is made black; for an expert that gets it as another input."""
+    """Whether the face within the crop is blackened, for experts with the face as another input."""
     min_side: Annotated[int, at_least(1)] = 1
     """In pixels; a crop with a shorter side counts as not visible."""
     min_visible_share: float = 0.0
-    """A crop in which a smaller share of all values is other than 0 counts as not visible."""
+    """A crop with a smaller share of nonzero values counts as not visible."""
 
 
 def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | None = None) -> Pixels:
-    """Cuts a box with its margin out of a picture.
+    """Crops a box with its margin out of a picture.
 
-    Without a box the whole picture is the crop and no margin is added. The box is cut to the
-    picture and rounded outwards to whole pixels; where its margin leaves the picture, the pad
-    color is put in.
+    Without a box, the whole picture is the crop and there is no margin. The box is clipped to the
+    picture and rounded outwards to whole pixels; its margin is padded outside the picture.
 
     Args:
         image: uint8 RGB (H, W, 3).
         box: x, y, width, height in pixels.
-        geometry: gives margin and pad color, and whether the face is erased.
-        face_box: what to erase; None means not known.
+        geometry: for the margin, the pad color, and whether the face is erased.
+        face_box: the face to erase; None means unknown.
 
     Returns:
-        uint8 RGB (h, w, 3), at least 1 pixel each way; a view where nothing had to be padded.
+        uint8 RGB (h, w, 3), at least 1×1; a view of the picture if nothing is padded.
 
     Raises:
         BoxError: the box is not finite, has no area or lies outside the picture.
@@ -101,7 +100,7 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
 
 
 def shows_enough(image: Pixels, geometry: Geometry) -> bool:
-    """Whether a crop, uint8 RGB (h, w, 3), is large and bright enough to count as visible."""
+    """Returns whether a crop, uint8 RGB (h, w, 3), is large and bright enough to be visible."""
     if min(image.shape[:2]) < geometry.min_side:
         return False
     least = geometry.min_visible_share
@@ -109,13 +108,13 @@ def shows_enough(image: Pixels, geometry: Geometry) -> bool:
 
 
 def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """Brings a crop to the size of an expert's input.
+    """Fits a crop into the size of an expert's input.
 
     Args:
         image: uint8 RGB (h, w, 3).
         height: of the input, in pixels.
         width: of the input, in pixels.
-        geometry: gives fit, interpolation and pad color.
+        geometry: for the fit, the interpolation and the pad color.
 
     Returns:
         uint8 RGB (height, width, 3), contiguous.
@@ -125,7 +124,7 @@ def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
 
 
 def black(height: int, width: int) -> Pixels:
-    """What an expert sees of something that is not in the picture: uint8 (height, width, 3)."""
+    """Returns the input for something not visible: zeros, uint8 (height, width, 3)."""
     return np.zeros((height, width, 3), np.uint8)
 
 
@@ -172,7 +171,7 @@ def _stretch(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixe
 
 
 def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    image = _without_ends(image)
+    image = _middle_of_strip(image)
     scale = max(height / image.shape[0], width / image.shape[1])
     scaled_height = max(round(image.shape[0] * scale), height)
     scaled_width = max(round(image.shape[1] * scale), width)
@@ -181,16 +180,16 @@ def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> 
     return scaled[top : top + height, left : left + width]
 
 
-def _without_ends(image: Pixels) -> Pixels:
-    """A strip's middle: scaled to cover an input, one of 1×65,535 pixels would fill the memory."""
+def _middle_of_strip(image: Pixels) -> Pixels:
+    """Returns the middle of a strip: one of 1×65,535 pixels, scaled, would exhaust the memory."""
     height, width = image.shape[:2]
-    longest = MOST_ELONGATED * min(height, width)
+    longest = MAX_ASPECT_RATIO * min(height, width)
     top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
     return image[top : top + longest, left : left + longest]
 
 
 def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """MiVOLO's own steps, with its rounding (WildChlamydia/MiVOLO, mivolo/data/misc.py)."""
+    """Letterbox with MiVOLO's rounding (WildChlamydia/MiVOLO, mivolo/data/misc.py)."""
     scale = min(height / image.shape[0], width / image.shape[1])
     inner_height = max(round(image.shape[0] * scale), 1)
     inner_width = max(round(image.shape[1] * scale), 1)
@@ -201,7 +200,7 @@ def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pi
 
 
 def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """The steps of transformers' Janus image processor, with its rounding."""
+    """Square padding with the rounding of transformers' Janus image processor."""
     side = max(height, width)
     scale = side / max(image.shape[:2])
     inner_height = max(round(image.shape[0] * scale), PAD_SQUARE_LEAST)
@@ -219,7 +218,7 @@ def _resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixel
 
 def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
     def resize(image: Pixels, height: int, width: int) -> Pixels:
-        import cv2  # a third of the time that `import runtime` may take
+        import cv2  # slow to import
 
         resized = cv2.resize(image, (width, height), interpolation=getattr(cv2, flag))
         return np.asarray(resized, np.uint8)

@@ -1,4 +1,4 @@
-"""From whatever the caller has to upright RGB pixels, with limits that hold before decoding."""
+"""Decodes pictures from any source to upright RGB pixels, with limits checked before decoding."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ from runtime.errors import ImageError, ImageTooLargeError, InputError
 if TYPE_CHECKING:
     from runtime.results import ImageSource
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""The only formats that are decoded: each further decoder is a further way in."""
+SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+"""Formats by file name suffix, in lower case."""
+FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
+"""The only formats that are decoded: every further decoder adds attack surface."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is refused before any pixel is decoded."""
+    """Limits on a picture, checked before any pixel is decoded."""
 
     max_bytes: int = 32 << 20
     """Encoded size."""
@@ -35,46 +37,46 @@ class ImageLimits:
     """Width times height."""
 
 
-_MOST_SCANS = 100
-"""Of a JPEG. Encoders make about ten; each costs a pass over all pixels, for a few bytes."""
-_MOST_SEGMENTS = 10_000
-"""Of a JPEG. Metadata of 32 MiB take 500; each costs Pillow some Python, for four bytes."""
+_MAX_SCANS = 100
+"""In a JPEG. Encoders write about ten; each takes a pass over all pixels, for a few bytes."""
+_MAX_SEGMENTS = 10_000
+"""In a JPEG. 32 MiB of metadata take 500; each runs Python code in Pillow, for four bytes."""
 _JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""Of those that a segment follows, and the end; the others may stand within a scan."""
+"""Markers followed by a segment, and the end; the others may stand within a scan."""
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-_LONGEST_PATH = 4096
+_MAX_PATH = 4096
 _SHARED_IMAGES = threading.Lock()
-"""Pillow decodes a caller's image on first use; two threads that do so at once get wrong pixels."""
+"""Pillow decodes an image on first use; two threads that do so at once get wrong pixels."""
 
 
 def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
-    """Reads a picture.
+    """Decodes a picture.
 
-    EXIF orientation is applied. Gray and palette pictures become RGB, transparency is laid on
-    white as viewers show it, CMYK and 16-bit PNG are reduced to 8-bit RGB, and of an animation
-    the first frame is taken. Color profiles are not applied, as in the experts' training.
+    EXIF orientation is applied. Gray and palette pictures become RGB, transparency is composited
+    over white, CMYK and 16-bit PNG are reduced to 8-bit RGB, and an animation yields its first
+    frame. Color profiles are not applied, as in the experts' training.
 
     Args:
         source: a path, encoded bytes, a binary file, a PIL image, or uint8 RGB (H, W, 3).
-        limits: what is refused.
+        limits: on its bytes and pixels.
 
     Returns:
         uint8 RGB (H, W, 3); the caller's own array if an array was given.
 
     Raises:
-        ImageError: not a picture that can be read.
-        ImageTooLargeError: over a limit.
+        ImageError: the source is not a readable picture.
+        ImageTooLargeError: a limit is exceeded.
     """
     if isinstance(source, np.ndarray):
         return _checked_array(source, limits)
     if isinstance(source, Image.Image):
-        with _faults_explained("The PIL image"), _SHARED_IMAGES:
+        with _as_input_errors("The PIL image"), _SHARED_IMAGES:
             return _pixels(source, limits)
-    with _faults_explained("What was given"):
+    with _as_input_errors("The source"):
         data = _encoded(source, limits)
         _check_segments(data)
     with (
-        _faults_explained(f"The picture of {len(data):,} bytes"),
+        _as_input_errors(f"The picture of {len(data):,} bytes"),
         Image.open(io.BytesIO(data), formats=FORMATS) as image,
     ):
         return _pixels(image, limits)
@@ -103,20 +105,20 @@ def _encoded(source: str | os.PathLike[str] | bytes | IO[bytes], limits: ImageLi
         )
     data = source.read(limits.max_bytes + 1)
     if not isinstance(data, bytes):
-        raise ImageError("The file object gives text. Open it in binary mode.")
+        raise ImageError("The file object yields text. Open it in binary mode.")
     _check_bytes(len(data), limits)
     return data
 
 
 def _file_bytes(path: Path, limits: ImageLimits) -> bytes:
-    if len(str(path)) > _LONGEST_PATH:
+    if len(str(path)) > _MAX_PATH:
         raise ImageError(
             f"A path of {len(str(path)):,} characters was given. Pass an encoded picture as bytes; "
             f"decode base64 first."
         )
     if not path.is_file():
         raise ImageError(f"There is no picture at {path}.")
-    # One byte more than allowed, whatever the file system says of its size.
+    # One byte more than allowed: the size that the file system reports may be wrong.
     with path.open("rb") as file:
         data = file.read(limits.max_bytes + 1)
     _check_bytes(len(data), limits)
@@ -132,10 +134,10 @@ def _check_bytes(size: int, limits: ImageLimits) -> None:
 
 
 def _check_segments(data: bytes) -> None:
-    """Refuses a JPEG that takes long to decode for its size.
+    """Rejects a JPEG that takes long to decode for its size.
 
-    Segments are passed over by their length, as decoders do, and what follows the picture (the
-    video of a motion photo, say) is not looked at: either may hold anything.
+    Segments are skipped by their length, as decoders do, and data after the picture (such as the
+    video of a motion photo) is ignored: either may hold anything.
     """
     if not data.startswith(b"\xff\xd8"):
         return
@@ -143,17 +145,17 @@ def _check_segments(data: bytes) -> None:
     while (mark := _JPEG_MARK.search(data, position)) and mark[0][1] != _END_OF_IMAGE:
         segments += 1
         scans += mark[0][1] == _START_OF_SCAN
-        if scans > _MOST_SCANS or segments > _MOST_SEGMENTS:
+        if scans > _MAX_SCANS or segments > _MAX_SEGMENTS:
             raise ImageError(
-                f"The JPEG has more than {_MOST_SCANS} scans or {_MOST_SEGMENTS:,} segments, which "
-                f"take too long to decode. Save it anew."
+                f"The JPEG has more than {_MAX_SCANS} scans or {_MAX_SEGMENTS:,} segments, which "
+                f"take too long to decode. Save it again."
             )
         position = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
 
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width * height == 0:
-        raise ImageError(f"The picture has {width}×{height} pixels: there is nothing to see.")
+        raise ImageError(f"The picture has {width}×{height} pixels. Send one that is not empty.")
     if width * height > limits.max_pixels:
         raise ImageTooLargeError(
             f"The picture has {width}×{height} pixels, more than {limits.max_pixels:,}. Send a "
@@ -162,12 +164,12 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
 
 
 @contextlib.contextmanager
-def _faults_explained(subject: str) -> Iterator[None]:
-    """Files and decoders raise whatever broken data makes them raise; callers see `InputError`."""
+def _as_input_errors(subject: str) -> Iterator[None]:
+    """Turns any error of a file or decoder into an `InputError`."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageTooLargeError(f"{subject} is refused: {error}") from error
+        raise ImageTooLargeError(f"{subject} is rejected: {error}") from error
     except InputError:
         raise
     except UnidentifiedImageError as error:
@@ -181,14 +183,14 @@ def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
     _check_pixels(image.width, image.height, limits)
     image.load()
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image  # it copies in any case
+    upright = ImageOps.exif_transpose(image) if turned else image  # it always copies
     return np.asarray(_rgb(upright))
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise ImageError(
-            f"A PIL image of mode {image.mode!r} has no defined white. Convert it to 'RGB' or 'L'."
+            f"A PIL image of mode {image.mode!r} has no defined range. Convert it to 'RGB' or 'L'."
         )
     if image.mode.startswith("I;16"):
         high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)

@@ -1,8 +1,8 @@
 """Reads parsed JSON into annotated dataclasses and collects every problem with its path.
 
 `read_dataclass` derives the expected document from the annotations of a dataclass: `str`, `int`,
-`float`, `bool`, `tuple`, `Mapping[str, …]`, `X | None`, `Any` and further dataclasses. Limits on a
-value stand beside its type: `Annotated[int, at_least(1)]`.
+`float`, `bool`, `tuple`, `NDArray[np.float64]` (N,), `Mapping[str, …]`, `X | None`, `Any` and other
+dataclasses. Limits on a value stand beside its type: `Annotated[int, at_least(1)]`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import (
-    TYPE_CHECKING,
     Annotated,
     Any,
     TypeVar,
@@ -26,11 +25,9 @@ from typing import (
     get_type_hints,
 )
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+import numpy as np
 
 T = TypeVar("T")
-D = TypeVar("D", bound="DataclassInstance")
 Check = Callable[[Any], str | None]
 """Returns what is wrong with a value of the right type; None if nothing is."""
 _NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
@@ -65,25 +62,28 @@ SHA256 = Annotated[str, _hex64]
 """A SHA-256 in lower-case hex."""
 
 
-def read_dataclass(cls: type[D], entry: JsonReader) -> D:
+def read_dataclass(cls: type[T], entry: JsonReader, default: T | None = None) -> T:
     """Reads a JSON object as a dataclass.
 
-    Fields without a default are required, unless they may be None; unknown keys are problems. A
-    dataclass may validate its fields together in a method `problems`, which yields pairs of a path
-    relative to the object ("" is the object itself) and what is wrong there. A pair is dropped if
-    there is a problem at or below its path already.
+    Missing keys take their value from `default`, or from the field's own default; a key without
+    either is required, unless it may be null. Unknown keys are problems. A dataclass may validate
+    its fields together in a method `problems`, which yields pairs of a path relative to the object
+    ("" is the object itself) and what is wrong there; a pair is dropped if there is a problem at or
+    below its path already.
 
     Returns:
         The object; meaningless if a problem was noted.
     """
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy takes no type[T] for hashable
     entry.only(tuple(hints))
     keys = entry.value if isinstance(entry.value, dict) else {}
     values: dict[str, Any] = {}
-    for field in fields(cls):
+    for field in fields(cls):  # type: ignore[arg-type]  # typing has no bound for dataclasses
         hint = hints[field.name]
         if field.name in keys:
             values[field.name] = _read(hint, entry.child(field.name))
+        elif default is not None:
+            values[field.name] = getattr(default, field.name)
         elif field.default is MISSING and field.default_factory is MISSING:
             optional = NoneType in get_args(hint)
             values[field.name] = None if optional else _read(hint, entry.child(field.name))
@@ -94,7 +94,7 @@ def read_dataclass(cls: type[D], entry: JsonReader) -> D:
 
 
 @functools.cache
-def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - mypy takes no dataclass for hashable
+def _hints(cls: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
     return get_type_hints(cls, include_extras=True)
 
 
@@ -106,12 +106,14 @@ def _read(kind: Any, entry: JsonReader) -> Any:  # noqa: ANN401 - any type, and 
     if origin in (Union, UnionType):
         (inner,) = set(arguments) - {NoneType}
         return None if entry.value is None else _read(inner, entry)
+    if origin is np.ndarray:
+        return np.array(entry.numbers())
     if origin is tuple:
         return _tuple(arguments, entry)
     if origin is Mapping:
         return {key: _read(arguments[1], value) for key, value in entry.items()}
-    if isinstance(kind, type) and is_dataclass(kind):
-        return read_dataclass(kind, entry)
+    if is_dataclass(kind):
+        return read_dataclass(kind, entry)  # type: ignore[arg-type]  # a class, no instance
     return entry.value if kind is Any else _SCALARS[kind](entry)
 
 
@@ -134,95 +136,95 @@ def _tuple(kinds: Sequence[Any], entry: JsonReader) -> tuple[Any, ...]:
 
 
 class JsonReader:
-    """One value of a JSON document and where it stands in it.
+    """One value of a JSON document and its path.
 
     A getter that finds another type notes a problem and returns an empty value of the right type,
     so that reading continues and all problems are reported at once.
     """
 
-    def __init__(self, value: object, place: str, problems: list[str]) -> None:
-        """Wraps a parsed value; `problems` is shared by all readers of a document."""
+    def __init__(self, value: object, path: str, problems: list[str]) -> None:
+        """Wraps a value at a path; `problems` is shared by all readers of a document."""
         self.value = value
-        self.place = place
+        self.path = path
         self.problems = problems
 
     def problem(self, text: str) -> None:
-        """Notes a problem at this place."""
-        problem = f"{self.place}: {text}" if self.place else text
+        """Notes a problem with this value."""
+        problem = f"{self.path}: {text}" if self.path else text
         if problem not in self.problems:
             self.problems.append(problem)
 
     def problem_below(self, path: str, text: str) -> None:
         """Notes a problem at a path within this value, unless there is one at or below it."""
-        place = ".".join(filter(None, (self.place, path)))
-        known = (f"{place}:", f"{place}.", f"{place}[") if place else ""
+        whole = ".".join(filter(None, (self.path, path)))
+        known = (f"{whole}:", f"{whole}.", f"{whole}[") if whole else ""
         if not any(problem.startswith(known) for problem in self.problems):
-            JsonReader(None, place, self.problems).problem(text)
+            JsonReader(None, whole, self.problems).problem(text)
 
     def only(self, known: Sequence[str]) -> None:
-        """Notes every key of this object that is not known."""
+        """Notes every unknown key of this object."""
         unknown = sorted(set(self._as(dict)) - set(known))
         if unknown:
             self.problem(f"unknown key {', '.join(unknown)}; known: {', '.join(known)}")
 
     def has(self, key: str) -> bool:
-        """Whether this object holds a key with a value other than null."""
+        """Returns whether this object holds a key with a value other than null."""
         return isinstance(self.value, dict) and self.value.get(key) is not None
 
     def child(self, key: str) -> JsonReader:
-        """The value of a key, which has to be there."""
-        place = f"{self.place}.{key}" if self.place else key
+        """Returns the value of a required key."""
+        path = f"{self.path}.{key}" if self.path else key
         values = self._as(dict)
         if key not in values:
             if isinstance(self.value, dict):
-                JsonReader(None, place, self.problems).problem("missing")
-            return _Absent(None, place, [])
-        return JsonReader(values[key], place, self.problems)
+                JsonReader(None, path, self.problems).problem("missing")
+            return _Absent(None, path, [])
+        return JsonReader(values[key], path, self.problems)
 
     def items(self) -> list[tuple[str, JsonReader]]:
-        """Keys and values of this object."""
+        """Returns the keys and values of this object."""
         return [(key, self.child(key)) for key in self._as(dict)]
 
     def elements(self) -> list[JsonReader]:
-        """Elements of this list."""
+        """Returns the elements of this list."""
         return [
-            JsonReader(value, f"{self.place}[{index}]", self.problems)
+            JsonReader(value, f"{self.path}[{index}]", self.problems)
             for index, value in enumerate(self._as(list))
         ]
 
     def string(self) -> str:
-        """This value as a string."""
+        """Returns this value as a string."""
         return str(self._as(str))
 
     def boolean(self) -> bool:
-        """This value as true or false."""
+        """Returns this value as a bool."""
         return bool(self._as(bool))
 
     def choice(self, choices: Sequence[str]) -> str:
-        """This value as one of a few strings."""
+        """Returns this value as one of a few strings."""
         text = self._as(str)
         if isinstance(self.value, str) and text not in choices:
             self.problem(f"must be one of {', '.join(choices)}, got {text!r}")
         return text if text in choices else choices[0]
 
     def whole_number(self) -> int:
-        """This value as a whole number."""
+        """Returns this value as a whole number."""
         if isinstance(self.value, int) and not isinstance(self.value, bool):
             return self.value
         self.problem(f"must be a whole number, got {shown(self.value)}")
         return 0
 
     def integer(self, *, low: int = 0) -> int:
-        """This value as a whole number of at least `low`."""
+        """Returns this value as a whole number of at least `low`."""
         if isinstance(self.value, bool) or not isinstance(self.value, int) or self.value < low:
             self.problem(f"must be a whole number of at least {low}, got {shown(self.value)}")
             return low
         return self.value
 
     def number(self) -> float:
-        """This value as a finite number."""
+        """Returns this value as a finite number."""
         if isinstance(self.value, int | float) and not isinstance(self.value, bool):
-            with contextlib.suppress(OverflowError):  # JSON's whole numbers know no limit
+            with contextlib.suppress(OverflowError):  # whole numbers in JSON are unbounded
                 number = float(self.value)
                 if math.isfinite(number):
                     return number
@@ -230,7 +232,7 @@ class JsonReader:
         return 0.0
 
     def numbers(self, *, count: int | None = None) -> list[float]:
-        """This value as a list of finite numbers, `count` of them if given."""
+        """Returns this value as a list of finite numbers, `count` of them if given."""
         numbers = [element.number() for element in self.elements()]
         if count is not None and isinstance(self.value, list) and len(numbers) != count:
             self.problem(f"must hold {count} numbers, got {len(numbers)}")
@@ -256,6 +258,6 @@ _SCALARS: Mapping[Any, Callable[[JsonReader], Any]] = {
 
 
 def shown(value: object) -> str:
-    """A value, short enough for a message."""
+    """Formats a value, shortened for a message."""
     text = reprlib.repr(value)
     return text if len(text) <= 40 else f"{text[:37]}…"

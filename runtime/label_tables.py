@@ -1,6 +1,6 @@
-"""What bulk labeling reads and writes: lists of photographs, and a table of ages.
+"""Input and output of bulk labeling: lists of photographs, and a table of ages.
 
-Nothing of a picture but its path, boxes and numbers is ever written.
+Only paths, boxes and numbers are written, never pixels.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from typing import Any
 
 from runtime.errors import AgeMoEError
 from runtime.files import replacing
+from runtime.images import SUFFIXES
 
 Value = str | int | float | None
 Row = Mapping[str, Value]
 """One line of the table, by column."""
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Of the files that are taken from a folder."""
 CSV, PARQUET = ".csv", ".parquet"
-_ROWS_TOGETHER = 8192
+_ROWS_PER_GROUP = 8192
 
 
 class LabelingError(AgeMoEError, RuntimeError):
-    """Bulk labeling cannot begin, go on or be finished."""
+    """Bulk labeling cannot start, resume or finish."""
 
 
 def photographs_in(sources: Sequence[str]) -> list[str]:
-    """The photographs that are meant, each once, in the order of the sources.
+    """Resolves sources to photographs, without duplicates, in the order of the sources.
 
     Args:
-        sources: folders, which are searched to the bottom; photographs; patterns such as
+        sources: folders, which are searched recursively; photographs; patterns such as
             `holiday/**/*.jpg`; and CSV or Parquet lists with a column `path`, relative to the
-            list's folder. What a folder or a pattern gives is sorted.
+            list's folder. The photographs of a folder or pattern are sorted.
 
     Raises:
-        LabelingError: a source holds no photograph, or a list cannot be read.
+        LabelingError: a source has no photographs, or a list cannot be read.
     """
     found: dict[str, None] = {}
     for source in sources:
@@ -55,10 +54,11 @@ def photographs_in(sources: Sequence[str]) -> list[str]:
 
 
 def table_columns(experts: Sequence[str]) -> dict[str, type]:
-    """Names and types of the table's columns; every value but `path` and `engine` may be missing.
+    """Returns the names and types of the table's columns.
 
-    `face` counts from 0 from left to right, `x` … `h` is its box in pixels of the upright picture,
-    `age_NAME` an expert's own reading; see docs/labeling.md.
+    Every value but `path` and `engine` may be missing. `face` counts from 0 from left to right,
+    `x` … `h` is its box in pixels of the upright picture, `age_NAME` an expert's raw prediction;
+    see docs/labeling.md.
     """
     numbers = ("x", "y", "w", "h", "score")
     ages = ("age", "low", "high", *(f"age_{name}" for name in experts))
@@ -75,31 +75,31 @@ def table_columns(experts: Sequence[str]) -> dict[str, type]:
 
 
 def check_output(output: Path) -> None:
-    """Finds out before any work whether a table can be written.
+    """Verifies, before any work, that a table can be written.
 
     Raises:
-        LabelingError: not a CSV or Parquet file, no folder for it, or pyarrow is missing.
+        LabelingError: the suffix is unknown, there is no such folder, or pyarrow is missing.
     """
     if output.suffix.lower() not in (CSV, PARQUET):
         raise LabelingError(f"A table is written as .csv or .parquet, got {output.name}.")
     if not output.parent.is_dir():
-        raise LabelingError(f"There is no folder {output.parent} for {output.name}. Make it.")
+        raise LabelingError(f"There is no folder {output.parent} for {output.name}. Create it.")
     if output.suffix.lower() == PARQUET:
         _pyarrow(output)
 
 
 def write_table(output: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
-    """Writes a table as CSV or Parquet, by its suffix, whole or not at all.
+    """Writes a table as CSV or Parquet, by its suffix, atomically.
 
     Args:
-        output: to be written; an old one is replaced.
-        rows: with at most the names in `columns`; a name that is missing is empty.
+        output: the file; an existing one is replaced.
+        rows: with names from `columns`; values of missing names are empty.
         columns: names and types, in this order.
     """
     write = _write_parquet if output.suffix.lower() == PARQUET else _write_csv
-    tidy = ({name: _tidy(row.get(name)) for name in columns} for row in rows)
+    escaped = ({name: _escaped(row.get(name)) for name in columns} for row in rows)
     with replacing(output) as temporary:
-        write(temporary, tidy, columns)
+        write(temporary, escaped, columns)
 
 
 def _photographs(source: str) -> Iterator[str]:
@@ -116,18 +116,18 @@ def _photographs(source: str) -> Iterator[str]:
 
 
 def _in_folder(folder: Path) -> Iterator[str]:
-    def refused(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise LabelingError(
-            f"{error.filename} cannot be searched ({error.strerror}). Let this process read it, "
-            f"or name the folders that are meant."
+            f"{error.filename} cannot be searched ({error.strerror}). Grant access to it, or "
+            f"name the folders to search."
         ) from error
 
-    for where, folders, files in os.walk(folder, onerror=refused):
+    for where, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         yield from (
             str(Path(where) / name)
             for name in sorted(files)
-            if Path(name).suffix.lower() in PHOTO_SUFFIXES
+            if Path(name).suffix.lower() in SUFFIXES
         )
 
 
@@ -153,7 +153,7 @@ def _parquet_paths(path: Path) -> list[str]:
     parquet = _pyarrow(path, "pyarrow.parquet")
     names = parquet.read_table(path, columns=["path"])["path"].to_pylist()
     if other := next((name for name in names if not isinstance(name, str | None)), None):
-        raise ValueError(f"it holds {other!r}, which is no text")
+        raise ValueError(f"it holds {other!r}, which is not text")
     return [name or "" for name in names]
 
 
@@ -167,10 +167,10 @@ def _pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it h
         ) from error
 
 
-def _tidy(value: Value) -> Value:
-    """File names may hold what tables cannot: it is written in hex.
+def _escaped(value: Value) -> Value:
+    """Escapes what file names may hold and tables cannot.
 
-    That is bytes that are no UTF-8, and carriage returns, at which readers of CSV begin a new row.
+    These are bytes that are not UTF-8, and carriage returns, at which CSV readers start a new row.
     """
     if isinstance(value, str):
         text = value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -191,5 +191,5 @@ def _write_parquet(path: Path, rows: Iterable[Row], columns: Mapping[str, type])
     schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
     pending = iter(rows)
     with parquet.ParquetWriter(path, schema) as writer:
-        while together := list(itertools.islice(pending, _ROWS_TOGETHER)):
-            writer.write_table(arrow.Table.from_pylist(together, schema))
+        while group := list(itertools.islice(pending, _ROWS_PER_GROUP)):
+            writer.write_table(arrow.Table.from_pylist(group, schema))

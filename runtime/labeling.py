@@ -1,7 +1,7 @@
-"""Bulk labeling: the ages of everybody in many photographs, as one table.
+"""Bulk labeling: the ages of all faces in many photographs, as one table.
 
-`LabelJob` says what to do and can be sent to other processes; `Labeler` does it; `label` keeps
-the journal and writes the table, whoever made the rows.
+A `LabelJob` describes the work and can be sent to other processes; a `Labeler` makes the rows;
+`label` keeps the journal and writes the table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runtime import manifest_file
 from runtime.agemoe import AgeMoE
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.detection import Detector
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, InputError
@@ -30,29 +30,29 @@ from runtime.label_tables import (
     table_columns,
     write_table,
 )
-from runtime.photographs import FoundFace, Predictor, faces_in, find_faces
+from runtime.photographs import FoundFace, Predictor, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog, ResumeLogError
 
 PHOTO, WHOLE = "photo", "whole"
 FACES = (PHOTO, WHOLE)
-"""`photo`: the faces are to be found in each picture; `whole`: each picture is a face."""
+"""`photo`: detect the faces in each picture; `whole`: each picture is a face."""
 NO_FACE = "no face found"
-"""In the column `error` of a photograph without faces, which is none."""
-TOGETHER = 8
-"""Photographs that are in memory, and then on the disk, at a time."""
+"""Value of the column `error` for a photograph without faces, which does not count as bad."""
+BATCH_SIZE = 8
+"""Photographs per batch."""
 
 Labeled = tuple[str, Sequence[Row]]
 """A photograph's path and its rows."""
 Stream = Callable[[Sequence[str]], Iterable[Sequence[Labeled]]]
-"""Labels photographs: takes paths, gives them back with their rows in batches, in any order."""
+"""Labels photographs: from paths to batches of paths with their rows, in any order."""
 Report = Callable[[int, int, int], None]
-"""Hears how many photographs are done, of how many, and how many of them by this run."""
+"""Progress callback: photographs finished, in total, and finished by this run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelJob:
-    """What decides on the rows of a table."""
+    """Everything that the rows of a table depend on, apart from the photographs."""
 
     engines: str = "engines"
     """The engines folder."""
@@ -61,12 +61,12 @@ class LabelJob:
     detector: str = "haar"
     """As in `detectors.detector_named`."""
     device: str = "auto"
-    """As in `AgeMoE`; it may change when a job goes on."""
+    """As in `AgeMoE`; a resumed job may use another one."""
     precision: str = "auto"
     """As in `AgeMoE`."""
 
     def __post_init__(self) -> None:
-        """Refuses what is no job."""
+        """Validates the options."""
         if self.faces not in FACES:
             raise ValueError(f"faces must be one of {', '.join(FACES)}, got {self.faces!r}.")
 
@@ -81,19 +81,19 @@ class LabelJob:
 
     @property
     def experts(self) -> tuple[str, ...]:
-        """Names of the experts, which are columns of the table."""
+        """Names of the experts, which become columns of the table."""
         return tuple(manifest_file.read_manifest(Path(self.engines)).experts)
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Labeler]:
-        """What does it, in this process."""
+        """Opens the engines and yields a labeler in this process."""
         detector = None if self.faces == WHOLE else detector_named(self.detector)
         engine = self.engine
         with AgeMoE(self.engines, device=self.device, precision=self.precision) as moe:
             yield Labeler(moe, engine, detector)
 
     def settings(self) -> dict[str, str]:
-        """What has to be the same when a job goes on."""
+        """Returns the settings that have to be the same when a job is resumed."""
         detector = "none" if self.faces == WHOLE else detector_named(self.detector).provenance
         return {
             "engine": self.engine,
@@ -105,7 +105,7 @@ class LabelJob:
 
 @dataclass(slots=True)
 class Summary:
-    """What is in a table that was written."""
+    """Totals of a table."""
 
     photographs: int = 0
     faces: int = 0
@@ -116,7 +116,7 @@ class Summary:
     """Why a photograph, or a face in it, has no age, by path."""
 
     def count(self, path: str, rows: Sequence[Row]) -> None:
-        """Takes in one photograph."""
+        """Adds one photograph."""
         self.photographs += 1
         self.faces += sum(row.get("age") is not None for row in rows)
         errors = [str(row["error"]) for row in rows if row.get("error") is not None]
@@ -124,17 +124,6 @@ class Summary:
             self.without_face += 1
         elif errors:
             self.bad[path] = "; ".join(dict.fromkeys(errors))
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A photograph that was looked at, or why that cannot be done."""
-
-    found: tuple[FoundFace | None, ...] = ()
-    """Its faces from left to right; None for a picture that is a face as a whole."""
-    faces: tuple[Face, ...] = ()
-    """The same, as `predict` takes them."""
-    error: str | None = None
 
 
 class Labeler:
@@ -147,11 +136,11 @@ class Labeler:
         detector: Detector | None,
         limits: ImageLimits | None = None,
     ) -> None:
-        """Takes what estimates ages.
+        """Stores its parts.
 
         Args:
             predictor: an `AgeMoE`.
-            engine: fingerprint that every row will carry.
+            engine: fingerprint, written into every row.
             detector: finds the faces; None means that each picture is a face.
             limits: on the pictures' bytes and pixels.
         """
@@ -161,19 +150,20 @@ class Labeler:
         self._limits = limits or ImageLimits()
 
     def label(self, paths: Sequence[str]) -> list[Labeled]:
-        """Photographs with their rows, in the same order."""
-        return self._read(paths, [self._look(path) for path in paths])
+        """Returns the photographs with their rows, in the same order."""
+        return self._labeled(paths, [self._scene(path) for path in paths])
 
     def stream(self, paths: Sequence[str]) -> Iterator[list[Labeled]]:
-        """Photographs with their rows, in the same order, some at a time.
+        """Yields batches of photographs with their rows, in the same order.
 
-        While the experts look at some, the next are decoded and searched on all cores.
+        While the experts predict one batch, the next is decoded and searched on all cores.
         """
         ahead: deque[tuple[Sequence[str], list[Future[Scene]]]] = deque()
         pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="agemoe-label")
         try:
-            for batch in _batches(paths):
-                ahead.append((batch, [pool.submit(self._look, path) for path in batch]))
+            for start in range(0, len(paths), BATCH_SIZE):
+                batch = paths[start : start + BATCH_SIZE]
+                ahead.append((batch, [pool.submit(self._scene, path) for path in batch]))
                 if len(ahead) > 1:
                     yield self._awaited(*ahead.popleft())
             while ahead:
@@ -182,21 +172,19 @@ class Labeler:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _awaited(self, paths: Sequence[str], scenes: Sequence[Future[Scene]]) -> list[Labeled]:
-        return self._read(paths, [scene.result() for scene in scenes])
+        return self._labeled(paths, [scene.result() for scene in scenes])
 
-    def _look(self, path: str) -> Scene:
+    def _scene(self, path: str) -> Scene:
         if self._detector is None:
             return Scene((None,), (Face(path),))
         try:
-            image = load_rgb(path, self._limits)
-            found = tuple(find_faces(image, self._detector))
+            return scene_in(load_rgb(path, self._limits), self._detector)
         except InputError as error:
             return Scene(error=str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a detector raises, the others go on
+        except Exception as error:  # noqa: BLE001 - a failing detector must not end the job
             return Scene(error=f"The detector failed ({type(error).__name__}: {error}).")
-        return Scene(found, tuple(faces_in(image, found)))
 
-    def _read(self, paths: Sequence[str], scenes: Sequence[Scene]) -> list[Labeled]:
+    def _labeled(self, paths: Sequence[str], scenes: Sequence[Scene]) -> list[Labeled]:
         faces = [face for scene in scenes for face in scene.faces]
         results = iter(self._predictor.predict(faces) if faces else [])
         return [
@@ -208,14 +196,13 @@ class Labeler:
         self, path: str, scene: Scene, results: Sequence[AgeEstimate | AgeMoEError]
     ) -> list[Row]:
         if not results:
-            error = NO_FACE if scene.error is None else scene.error
-            return [{"path": path, "error": error, "engine": self._engine}]
+            return [{"path": path, "error": scene.error or NO_FACE, "engine": self._engine}]
         return [
             {
                 "path": path,
                 "face": index,
-                **({} if found is None else _place(found)),
-                **_reading(result),
+                **({} if found is None else _position(found)),
+                **_ages(result),
                 "engine": self._engine,
             }
             for index, (found, result) in enumerate(zip(scene.found, results, strict=True))
@@ -231,19 +218,19 @@ def label(
     overwrite: bool = False,
     report: Report | None = None,
 ) -> Summary:
-    """Labels photographs and writes the table; goes on where it was once interrupted.
+    """Labels photographs and writes the table; resumes the job if it was interrupted.
 
     Args:
-        stream: makes the rows: `Labeler.stream`, or its like on many machines.
-        paths: the photographs, each once; the table is in this order.
-        output: .csv or .parquet; its journal lies beside it until it is written.
-        job: what the rows are made with.
-        overwrite: replace a table that is there.
-        report: hears of progress.
+        stream: makes the rows: `Labeler.stream`, or a stream of many machines.
+        paths: the photographs, without duplicates; the table has this order.
+        output: .csv or .parquet; the journal lies beside it until it is written.
+        job: what the rows depend on.
+        overwrite: replace an existing table.
+        report: progress callback.
 
     Raises:
-        LabelingError: the table is there already or cannot be written, or its journal is of
-            another job.
+        LabelingError: the table exists or cannot be written, or the journal belongs to another
+            job.
     """
     check_output(output)
     journal_path = journal_of(output)
@@ -259,8 +246,8 @@ def label(
         raise LabelingError(str(error)) from error
     except OSError as error:
         raise LabelingError(
-            f"{output} or its journal cannot be written ({error}). Make room, or choose another "
-            f"output. Where a journal was begun, the same command goes on from there."
+            f"{output} or its journal cannot be written ({error}). Free some space, or choose "
+            f"another output. If a journal exists, the same command resumes the job."
         ) from error
     return summary
 
@@ -271,7 +258,7 @@ def journal_of(output: Path) -> Path:
 
 
 def _fill(journal: ResumeLog, stream: Stream, paths: Sequence[str], report: Report | None) -> None:
-    """Has the photographs labeled that the journal does not hold."""
+    """Labels the photographs that the journal does not hold."""
     waiting = [path for path in paths if path not in journal]
     fresh = 0
     for batch in stream(waiting) if waiting else ():
@@ -288,16 +275,12 @@ def _counted(journal: ResumeLog, paths: Sequence[str], summary: Summary) -> Iter
         yield from rows
 
 
-def _batches(paths: Sequence[str]) -> Iterator[Sequence[str]]:
-    return (paths[start : start + TOGETHER] for start in range(0, len(paths), TOGETHER))
-
-
-def _place(found: FoundFace) -> dict[str, Value]:
+def _position(found: FoundFace) -> dict[str, Value]:
     numbers = dict(zip("xywh", found.box, strict=True), score=found.score, turn=found.turn)
     return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 
 
-def _reading(result: AgeEstimate | AgeMoEError) -> dict[str, Value]:
+def _ages(result: AgeEstimate | AgeMoEError) -> dict[str, Value]:
     if not isinstance(result, AgeEstimate):
         return {"error": str(result)}
     missing = "; ".join(f"{name}: {why}" for name, why in result.missing.items())

@@ -220,7 +220,7 @@ def _file_problem(path: Path, record: FileRecord, *, hashes: bool) -> str | None
             return "is missing"
         size = path.stat().st_size
         if size != record.size_bytes:
-            return f"has {size:,} bytes, the manifest says {record.size_bytes:,}"
+            return f"has {size:,} bytes, the manifest lists {record.size_bytes:,}"
         if hashes and sha256_of(path) != record.sha256:
             return "is not the file that was built (its SHA-256 differs from the manifest's)"
     except OSError as error:

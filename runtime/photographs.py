@@ -1,4 +1,4 @@
-"""Whole photographs: find the faces, give each its person, estimate all ages in one batch."""
+"""Whole photographs: finds the faces, assigns persons to them, predicts all ages in one batch."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FoundFace:
-    """Where a face is in a photograph."""
+    """The position of a face in a photograph."""
 
     box: Box
     """In pixels of the upright photograph (EXIF orientation applied)."""
     person_box: Box | None = None
     """The whole person; None if not found."""
     score: float | None = None
-    """How sure the detector is, on a scale of its own; None if it does not say."""
+    """Confidence of the detector, on a scale of its own; None if it has none."""
     turn: int = 0
-    """Quarter turns counter-clockwise, 0..3, that set the face upright."""
+    """Quarter turns counter-clockwise, 0..3, that turn the face upright."""
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoFace(FoundFace):
-    """A face in a photograph, and how old it looks."""
+    """A face in a photograph, with its age."""
 
     result: AgeEstimate | AgeMoEError = field(kw_only=True)
-    """The estimate, or why there is none."""
+    """The estimate, or the error instead of it."""
 
     @property
     def estimate(self) -> AgeEstimate | None:
@@ -47,28 +47,40 @@ class PhotoFace(FoundFace):
 
     @property
     def error(self) -> AgeMoEError | None:
-        """Why there is no estimate; None if there is one."""
+        """The error; None if there is an estimate."""
         return self.result if isinstance(self.result, AgeMoEError) else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings, lists and dicts, ready for JSON."""
-        said = {"error": str(self.error)} if self.estimate is None else self.estimate.to_dict()
+        """Returns numbers, strings, lists and dicts, ready for JSON."""
+        result = {"error": str(self.error)} if self.estimate is None else self.estimate.to_dict()
         return {
             "box": list(self.box),
             "person_box": None if self.person_box is None else list(self.person_box),
             "score": self.score,
             "turn": self.turn,
-            **said,
+            **result,
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The faces of one photograph."""
+
+    found: tuple[FoundFace | None, ...] = ()
+    """Their positions, from left to right; None for a picture that is a face as a whole."""
+    faces: tuple[Face, ...] = ()
+    """The same faces, as `predict` takes them."""
+    error: str | None = None
+    """Why the photograph cannot be used."""
+
+
 class Predictor(Protocol):
-    """What estimates ages: an `AgeMoE`, or whatever stands for one."""
+    """An `AgeMoE`, or a replacement for one."""
 
     def predict(
         self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
-        """One estimate, or error, for each face, in the same order."""
+        """Returns one estimate, or error, per face, in the same order."""
         ...
 
 
@@ -86,17 +98,18 @@ def predict_photo(
     Args:
         predictor: estimates the ages, all in one call.
         image: a path, encoded bytes, a binary file, a PIL image or uint8 RGB (H, W, 3).
-        detector: finds the faces; None takes OpenCV's Haar cascade. `GivenBoxes` are the caller's.
-        person_boxes: whole persons, besides those that the detector finds.
+        detector: finds the faces; None uses OpenCV's Haar cascade. Wrap your own boxes in
+            `GivenBoxes`.
+        person_boxes: whole persons, in addition to those that the detector finds.
         deadline_ms: from now, detection included.
         limits: on the picture's bytes and pixels.
 
     Returns:
-        The faces from left to right; none where none was found.
+        The faces from left to right; empty if there are none.
 
     Raises:
         InputError: the photograph cannot be read.
-        DeadlineError: the faces were not found in time.
+        DeadlineError: the deadline passed during detection.
     """
     deadline = Deadline.of(deadline_ms)
     pixels = load_rgb(image, limits or ImageLimits())
@@ -109,13 +122,21 @@ def predict_photo(
     return [with_result(face, result) for face, result in zip(found, results, strict=True)]
 
 
+def scene_in(
+    image: Pixels, detector: Detector | None = None, person_boxes: Sequence[Box] = ()
+) -> Scene:
+    """Finds the faces in a picture, uint8 RGB (H, W, 3), and prepares them for `predict`."""
+    found = find_faces(image, detector, person_boxes)
+    return Scene(tuple(found), tuple(faces_in(image, found)))
+
+
 def find_faces(
     image: Pixels, detector: Detector | None = None, person_boxes: Sequence[Box] = ()
 ) -> list[FoundFace]:
-    """Finds the faces in a picture, uint8 RGB (H, W, 3), and gives each the person it belongs to.
+    """Finds the faces in a picture, uint8 RGB (H, W, 3), and assigns each its person.
 
     Returns:
-        The faces from left to right, by the middle of their boxes.
+        The faces from left to right, by the center of their boxes.
     """
     found = (detector or default_detector()).detect(image)
     faces = sorted((d for d in found if d.kind == FACE), key=lambda d: _reading_order(d.box))
@@ -127,24 +148,22 @@ def find_faces(
 
 
 def faces_in(image: Pixels, found: Iterable[FoundFace]) -> list[Face]:
-    """What `predict` takes: each face upright, in the picture, uint8 RGB (H, W, 3), or its turn."""
+    """Returns the found faces as `predict` takes them: upright, in uint8 RGB (H, W, 3).
+
+    Faces of the same turn share one turned picture.
+    """
     height, width = image.shape[:2]
     found = list(found)
     views = {turn: turned_image(image, turn) for turn in {face.turn for face in found}}
-    return [
-        Face(
-            views[face.turn],
-            turned_box(face.box, face.turn, width, height),
-            None
-            if face.person_box is None
-            else turned_box(face.person_box, face.turn, width, height),
-        )
-        for face in found
-    ]
+
+    def turned(box: Box | None, turn: int) -> Box | None:
+        return None if box is None else turned_box(box, turn, width, height)
+
+    return [Face(views[f.turn], turned(f.box, f.turn), turned(f.person_box, f.turn)) for f in found]
 
 
 def with_result(found: FoundFace, result: AgeEstimate | AgeMoEError) -> PhotoFace:
-    """A found face together with what was said of it."""
+    """Returns a found face together with its result."""
     return PhotoFace(found.box, found.person_box, found.score, found.turn, result=result)
 
 

@@ -1,4 +1,4 @@
-"""From faces to the batches that the experts take: decode once, crop and fit once per geometry."""
+"""Prepares faces as batches for the experts: decodes each picture once, crops once per geometry."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PreparedFace:
-    """One face as the experts will see it."""
+    """The inputs of all experts for one face."""
 
     views: Mapping[InputSpec, Pixels]
     """By input: uint8 RGB (height, width, 3)."""
     visible: frozenset[InputSpec]
-    """Inputs that show something; the others are black."""
+    """Inputs in which something is visible; the others are black."""
 
 
 class Preparer:
-    """Brings faces into the form of a set of experts; inputs that are alike are made once."""
+    """Prepares faces for a set of experts; experts with equal input specs share a view."""
 
     def __init__(
         self, experts: Mapping[str, Expert], limits: ImageLimits, statistics: Statistics
     ) -> None:
-        """Takes the experts by name, the limits on pictures, and what hears how long it took."""
+        """Stores the experts by name, the limits on pictures, and where durations are recorded."""
         self._experts = experts
         self._specs = {spec for expert in experts.values() for spec in expert.inputs}
         self._limits = limits
@@ -47,34 +47,34 @@ class Preparer:
         """Decodes, crops and fits each face.
 
         A picture that several faces share, as the same object or the same path, is decoded once.
-        Pictures are decoded one after the other, so that no two are in memory together.
+        Pictures are decoded one after the other, so that only one is in memory at a time.
 
         Returns:
-            One entry per face; the error where a face cannot be used.
+            One entry per face; the error for a face that cannot be used.
         """
         prepared: dict[int, PreparedFace | InputError] = {}
-        for places in _by_picture([_as_face(face) for face in faces]):
+        for by_index in _by_picture([_as_face(face) for face in faces]):
             with self._statistics.timed("decode"):
-                image = self._decoded(next(iter(places.values())).image)
+                image = self._decoded(next(iter(by_index.values())).image)
             with self._statistics.timed("geometry"):
-                prepared |= {place: self._prepared(image, face) for place, face in places.items()}
-        return [prepared[place] for place in range(len(faces))]
+                prepared |= {index: self._prepared(image, face) for index, face in by_index.items()}
+        return [prepared[index] for index in range(len(faces))]
 
     def stacked(self, faces: Sequence[PreparedFace]) -> Views:
-        """Faces as one batch."""
+        """Stacks faces into one batch."""
         with self._statistics.timed("stack"):
             return {spec: np.stack([face.views[spec] for face in faces]) for spec in self._specs}
 
     def unseen(self, face: PreparedFace) -> dict[str, str]:
-        """Experts that see nothing of a face, and why."""
+        """Returns the experts for which nothing of a face is visible, with the reason."""
         return {
-            name: f"looks at the {' and '.join(spec.name for spec in expert.inputs)}, not seen here"
+            name: f"needs the {' and '.join(spec.name for spec in expert.inputs)}, not visible here"
             for name, expert in self._experts.items()
             if face.visible.isdisjoint(expert.inputs)
         }
 
     def black_face(self) -> PreparedFace:
-        """A face of which nothing is visible."""
+        """Returns a face of which nothing is visible."""
         return PreparedFace({s: black(s.height, s.width) for s in self._specs}, frozenset())
 
     def _decoded(self, source: ImageSource) -> Pixels | InputError:
@@ -104,18 +104,18 @@ class Preparer:
 
 
 def input_view(image: Pixels, boxes: Mapping[str, Box | None], spec: InputSpec) -> Pixels | None:
-    """What an input shows of a picture.
+    """Crops and fits a picture for an input.
 
     Args:
         image: uint8 RGB (H, W, 3).
-        boxes: by input name; None means the whole picture. What is not in it is not given.
+        boxes: by input name; None means the whole picture. Inputs without an entry are missing.
         spec: of the input.
 
     Returns:
-        uint8 RGB (height, width, 3); None where nothing is given or too little can be seen.
+        uint8 RGB (height, width, 3); None if the box is missing or too little is visible.
 
     Raises:
-        BoxError: a box is of no use.
+        BoxError: a box is invalid.
     """
     if spec.name not in boxes:
         return None
@@ -130,10 +130,10 @@ def _as_face(face: ImageSource | Face) -> Face:
 
 
 def _by_picture(faces: Sequence[Face]) -> Iterable[Mapping[int, Face]]:
-    """For each different picture, the faces in it by their place in the sequence."""
+    """Returns, for each distinct picture, the faces in it by their index in the sequence."""
     groups: dict[object, dict[int, Face]] = {}
-    for place, face in enumerate(faces):
+    for index, face in enumerate(faces):
         source = face.image
         key = os.fspath(source) if isinstance(source, str | os.PathLike) else id(source)
-        groups.setdefault(key, {})[place] = face
+        groups.setdefault(key, {})[index] = face
     return groups.values()

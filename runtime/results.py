@@ -1,4 +1,4 @@
-"""What goes in and what comes out: `Face`, `ExpertAge`, `AgeEstimate`."""
+"""Inputs and results of a prediction: `Face`, `ExpertAge`, `AgeEstimate`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Box = tuple[float, float, float, float]
 """x, y, width, height in pixels of the upright picture (EXIF orientation applied)."""
 
 INTERVAL_LEVEL = 0.9
-"""How much of the probability `low_years` … `high_years` holds."""
+"""Probability that the true age lies within `low_years` … `high_years`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,28 +34,28 @@ class Face:
     box: Box | None = None
     """The face; None means that the whole picture is the face."""
     person_box: Box | None = None
-    """The person's body, for experts that look at it; None means not visible."""
+    """The whole person, for experts that use it; None means not visible."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertAge:
-    """What one expert said of one face."""
+    """The prediction of one expert for one face."""
 
     age_years: float
-    """The expert's own reading."""
+    """The raw prediction."""
     corrected_years: float
-    """The reading after the expert's own bias was taken out."""
+    """The prediction corrected for the expert's own bias."""
     weight: float
     """The expert's share in the fused age; the shares of one estimate add up to 1."""
     answer_mass: float | None = None
-    """How probable it is that the expert answers with an age at all; None if it does not say."""
+    """Probability that the expert answers with an age at all; None if it has no such output."""
     gender_probs: tuple[float, float] | None = None
-    """Male, female, as the expert perceives them; not used in fusion; None if it does not say."""
+    """Male, female, as perceived by the expert; unused in fusion; None without such an output."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResidualQuantiles:
-    """How far true ages lie from the fused age, for the experts that spoke, at that age."""
+    """Distribution of (true age - fused age) at one age, for the experts that answered."""
 
     levels: tuple[float, ...]
     """Increasing, within (0, 1)."""
@@ -63,32 +63,32 @@ class ResidualQuantiles:
     """At each level: quantile of (true age - fused age); never decreasing."""
 
     def at(self, level: float) -> float:
-        """Residual in years at a level, linear between the tabulated ones."""
+        """Returns the residual in years at a level, interpolated linearly."""
         return _interpolate(level, self.levels, self.years)
 
     def level_of(self, residual_years: float) -> float:
-        """Probability that (true age - fused age) stays below a residual.
+        """Returns the probability that (true age - fused age) is below a residual.
 
-        Outside the table the outermost tabulated level is returned: nothing more certain than
-        what was measured is ever claimed.
+        Outside the table this is the outermost tabulated level: no more certainty is claimed than
+        was measured.
         """
         return _interpolate(residual_years, self.years, self.levels)
 
 
 @dataclass(frozen=True, slots=True)
 class AgeEstimate:
-    """The fused age of one face, with everything it was made of."""
+    """The fused age of one face and everything it derives from."""
 
     age_years: float
     """The fused age."""
     experts: Mapping[str, ExpertAge]
-    """What each expert that answered said, by its name."""
+    """Predictions of the experts that answered, by name."""
     missing: Mapping[str, str] = field(default_factory=dict)
-    """Why an expert did not answer, by its name; empty when all did."""
+    """Reason for each expert that did not answer, by name."""
     age_range: tuple[float, float] = (0.0, 100.0)
-    """First and last year of the age grid; no age or interval leaves it."""
+    """First and last year of the age grid; ages and intervals are clipped to it."""
     residuals: ResidualQuantiles | None = None
-    """What the interval is made of; None without calibration."""
+    """Source of the interval; None without calibration."""
 
     @property
     def low_years(self) -> float | None:
@@ -101,17 +101,17 @@ class AgeEstimate:
         return None if self.residuals is None else self.interval(INTERVAL_LEVEL)[1]
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Central interval that holds the true age with a given probability.
+        """Returns the central interval that holds the true age with a given probability.
 
         Args:
-            level: probability within (0, 1), at most what the tables reach.
+            level: probability within (0, 1), limited by the outermost levels of the tables.
 
         Returns:
             Lower and upper end in years.
 
         Raises:
-            NotCalibratedError: no tables exist for the experts that answered.
-            ValueError: the level is outside what was tabulated.
+            NotCalibratedError: there are no tables for the experts that answered.
+            ValueError: the level is outside the tables.
         """
         residuals = self._calibrated("An interval")
         tail = (1.0 - level) / 2.0
@@ -124,19 +124,19 @@ class AgeEstimate:
         )
 
     def probability_at_least(self, threshold_years: float) -> float:
-        """Probability that the true age is `threshold_years` or more.
+        """Returns the probability that the true age is `threshold_years` or more.
 
         Raises:
-            NotCalibratedError: no tables exist for the experts that answered.
+            NotCalibratedError: there are no tables for the experts that answered.
         """
         residuals = self._calibrated("A probability")
         return 1.0 - residuals.level_of(threshold_years - self.age_years)
 
     def to_dict(self, *, gender: bool = False) -> dict[str, Any]:
-        """Plain numbers, strings and dicts, ready for JSON.
+        """Returns numbers, strings and dicts, ready for JSON.
 
         Args:
-            gender: also tell the perceived gender, where an expert gives one.
+            gender: include the perceived gender, if an expert predicts one.
         """
         return {
             "age_years": self.age_years,
@@ -151,9 +151,9 @@ class AgeEstimate:
 
     def _calibrated(self, wanted: str) -> ResidualQuantiles:
         if self.residuals is None:
-            spoke = ", ".join(self.experts)
+            answered = ", ".join(self.experts)
             raise NotCalibratedError(
-                f"{wanted} needs residual quantiles for the experts that answered ({spoke}); "
+                f"{wanted} needs residual quantiles for the experts that answered ({answered}); "
                 f"fusion.json holds none. Fit them: python export/calibrate.py --help."
             )
         return self.residuals
@@ -163,16 +163,16 @@ class AgeEstimate:
 
 
 def _expert_dict(expert: ExpertAge, *, gender: bool) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "age_years": expert.age_years,
         "corrected_years": expert.corrected_years,
         "weight": expert.weight,
     }
     if expert.answer_mass is not None:
-        said["answer_mass"] = expert.answer_mass
+        values["answer_mass"] = expert.answer_mass
     if gender and expert.gender_probs is not None:
-        said["gender_probs"] = list(expert.gender_probs)
-    return said
+        values["gender_probs"] = list(expert.gender_probs)
+    return values
 
 
 def _interpolate(x: float, xs: tuple[float, ...], ys: tuple[float, ...]) -> float:

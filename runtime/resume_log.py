@@ -70,7 +70,7 @@ class ResumeLog:
             yield cls(path, file, _resumed(path, file, settings, restart=restart))
 
     def __contains__(self, key: str) -> bool:
-        """Whether an item is finished."""
+        """Returns whether an item is finished."""
         return key in self._offsets
 
     def __len__(self) -> int:

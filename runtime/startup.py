@@ -1,4 +1,4 @@
-"""What is looked at when an `AgeMoE` is opened: which experts, their tables, a first run."""
+"""Steps of opening an `AgeMoE`: choice of experts, fusion tables, warm-up."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from runtime.manifest import REBUILD, Expert
 
 CONCURRENCY = ("auto", *MODES)
 _PLACEHOLDERS = {
-    "demo": "demo experts, fitted on drawn faces; their ages of photographs mean nothing",
-    "random": "random weights, for measuring speed; their ages mean nothing",
+    "demo": "demo experts, fitted on drawn faces; their ages of photographs are meaningless",
+    "random": "random weights, for measuring speed; their ages are meaningless",
 }
 _TRIAL_SECONDS = 1.0
-"""What measuring how to run may cost at opening."""
+"""Limit on the time spent on measuring the modes."""
 _TRIALS = 9
 _CLEARLY_FASTER = 0.95
-"""A sequence is chosen only if it takes at most so much of the time of lanes: trials are noisy."""
+"""A sequence is chosen only below this ratio of its time to that of lanes: trials are noisy."""
 
 
 class PlaceholderWeightsWarning(UserWarning):
-    """Experts that are not for use: fitted on drawn faces, or not at all."""
+    """Experts have placeholder weights: fitted on drawn faces, or random."""
 
 
 def chosen_experts(
     available: Mapping[str, Expert], names: Sequence[str] | None
 ) -> dict[str, Expert]:
-    """The experts that were asked for; None means all.
+    """Returns the experts of the given names; None means all.
 
     Raises:
-        ValueError: one is not there, or none was asked for.
+        ValueError: a name is unknown, or there are none.
     """
     if names is None:
         return dict(available)
     unknown = [name for name in names if name not in available]
     if unknown or not names:
         raise ValueError(
-            f"experts={list(names)!r} was asked for; the engines folder holds "
+            f"experts={list(names)!r} was requested; the engines folder holds "
             f"{', '.join(available)}."
         )
     return {name: available[name] for name in names}
@@ -54,15 +54,15 @@ def chosen_experts(
 def read_calibration(
     folder: Path, fusion: str | os.PathLike[str] | None, sources: Mapping[str, str | None]
 ) -> FusionTables | None:
-    """The fusion tables, which have to be of these experts.
+    """Reads the fusion tables and verifies that they belong to these experts.
 
     Args:
         folder: the engines folder.
-        fusion: file within it. None, or the usual name where there is no such file: no tables.
+        fusion: file within it; None, or the default name without such a file, means no tables.
         sources: SHA-256 of each expert's weights.
 
     Raises:
-        FusionTableError: the file is not in order, or of other experts.
+        FusionTableError: the file is invalid, or belongs to other experts.
     """
     if fusion is None:
         return None
@@ -75,7 +75,7 @@ def read_calibration(
 
 
 def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:
-    """Says once that ages are not to be believed, where they are not."""
+    """Warns once per kind of placeholder weights."""
     for kind, meaning in _PLACEHOLDERS.items():
         names = [name for name, expert in experts.items() if expert.source.kind == kind]
         if names:
@@ -87,11 +87,11 @@ def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:
             )
 
 
-def rehearse(executor: Executor, views: Views) -> None:
-    """Shows every expert a face, so that broken graphs are found now and buffers are grown.
+def warm_up(executor: Executor, views: Views) -> None:
+    """Runs every expert once, to find broken graphs early and to grow buffers.
 
     Raises:
-        ContractError: an expert cannot answer.
+        ContractError: an expert fails.
     """
     try:
         missing = executor.run(views).missing
@@ -99,16 +99,16 @@ def rehearse(executor: Executor, views: Views) -> None:
         missing = error.missing
     if missing:
         reasons = "".join(f"\n- {name}: {reason}" for name, reason in missing.items())
-        raise ContractError(f"These experts cannot answer a black picture:{reasons}\n{REBUILD}")
+        raise ContractError(f"These experts fail on a black picture:{reasons}\n{REBUILD}")
 
 
 def fastest_mode(executor: Executor, views: Views) -> str:
-    """How this machine runs these experts faster: `lanes` or `sequence`.
+    """Measures which mode is faster on this machine: `lanes` or `sequence`.
 
-    Both are tried in turn within a second; where that is too short for two rounds, it is lanes.
+    Both are tried in turn for a second; if that is too short for two rounds, it is `lanes`.
 
     Args:
-        executor: warm.
+        executor: warmed up.
         views: the batch to measure with.
     """
     seconds: dict[str, list[float]] = {mode: [] for mode in MODES}

@@ -1,4 +1,4 @@
-"""What an `AgeMoE` has done so far, and where the time went."""
+"""Counts and durations of an `AgeMoE`."""
 
 from __future__ import annotations
 
@@ -14,76 +14,76 @@ from itertools import accumulate
 from runtime.backends import Times
 
 STAGES = ("decode", "geometry", "stack", "experts", "fuse")
-"""Of `AgeMoE.predict`, in this order; `experts` is all of them together."""
+"""Stages of `AgeMoE.predict`, in order; `experts` covers all experts together."""
 BUCKETS_SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
 )
-"""Durations that `Durations.at_most` counts up to."""
+"""Upper bounds of the buckets of `Durations.at_most`."""
 _RECENT = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """How long something took, each time it was done."""
+    """Durations of a repeated operation."""
 
     count: int
-    """How often, ever."""
+    """Number of repetitions."""
     total_seconds: float
-    """Altogether, ever."""
+    """Sum of all durations."""
     p50_seconds: float
-    """Of the latest 1,024; 0 where there are none."""
+    """Quantiles and maximum are of the latest 1,024; 0 if there are none."""
     p90_seconds: float
     p99_seconds: float
     max_seconds: float
     at_most: tuple[int, ...]
-    """How often, ever, it took at most each of `BUCKETS_SECONDS`."""
+    """Number of repetitions that took at most each of `BUCKETS_SECONDS`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertStats:
-    """What one expert has done."""
+    """Counts and durations of one expert."""
 
     answers: int
-    """Faces it answered for."""
+    """Faces with an answer."""
     late: int
-    """Faces it did not answer for in time."""
+    """Faces whose answer was late."""
     failed: int
-    """Faces it failed on."""
+    """Faces on which it failed."""
     queue: Durations
-    """By batch: between being enqueued and being started."""
+    """Per batch: from being enqueued to being started."""
     copy: Durations
-    """By batch: to the device and back."""
+    """Per batch: copies to the device and back."""
     execute: Durations
-    """By batch."""
+    """Per batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What an `AgeMoE` has done since it was opened."""
+    """Counts and durations since an `AgeMoE` was opened."""
 
     estimates: int
-    """Faces that got an age."""
+    """Faces with an age."""
     degraded: int
-    """Of these, faces for which an expert was missing."""
+    """Faces with an age for which an expert was missing."""
     refused: int
-    """Faces that got an error."""
+    """Faces with an error."""
     stages: Mapping[str, Durations]
     """By stage of `predict`, see `STAGES`."""
     experts: Mapping[str, ExpertStats]
 
 
 class Statistics:
-    """Collects what happens, from many threads."""
+    """Collects counts and durations; safe to use from many threads."""
 
     def __init__(self, experts: Iterable[str]) -> None:
-        """Takes the experts' names."""
+        """Starts at zero, for experts of these names."""
         self._names = tuple(experts)
         self._lock = threading.Lock()
         self.clear()
 
     def clear(self) -> None:
-        """Forgets what happened so far."""
+        """Resets everything to zero."""
         with self._lock:
             self._estimates = self._degraded = self._refused = 0
             self._stages = {stage: _Stopwatch() for stage in STAGES}
@@ -101,7 +101,7 @@ class Statistics:
                 self._stages[stage].add(seconds)
 
     def answered(self, expert: str, faces: int, times: Times) -> None:
-        """An expert has answered for a batch."""
+        """Counts the answer of an expert for a batch."""
         with self._lock:
             record = self._experts[expert]
             record.answers += faces
@@ -110,7 +110,7 @@ class Statistics:
             record.execute.add(times.execute)
 
     def missed(self, expert: str, faces: int, *, late: bool) -> None:
-        """An expert was late for a batch, or failed on it."""
+        """Counts a batch for which an expert was late, or on which it failed."""
         with self._lock:
             record = self._experts[expert]
             if late:
@@ -119,14 +119,14 @@ class Statistics:
                 record.failed += faces
 
     def predicted(self, *, estimates: int, degraded: int, refused: int) -> None:
-        """Faces were answered for."""
+        """Counts the results of a prediction."""
         with self._lock:
             self._estimates += estimates
             self._degraded += degraded
             self._refused += refused
 
     def snapshot(self) -> Stats:
-        """Everything so far."""
+        """Returns the counts and durations so far."""
         with self._lock:
             return Stats(
                 self._estimates,
@@ -138,7 +138,7 @@ class Statistics:
 
 
 class _Stopwatch:
-    """The sum of all durations, and the latest one by one."""
+    """The sum of all durations, and the latest ones individually."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,4 +1,4 @@
-"""What a build shows: progress on a terminal, plain lines in a log, tables at the end."""
+"""Console output of a build: progress on a terminal, plain lines in a log, tables at the end."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from export.build.plan import Planned
 from runtime.manifest import Artifact
 
 _LOG_WIDTH = 124
-"""Columns of a log, which has no terminal to ask."""
+"""Columns of a log, where no terminal gives a width."""
 _LOG_SECONDS = 30.0
-"""Between two lines about the same stage in a log."""
+"""Least time between two lines about the same stage in a log."""
 
 
 def make_console() -> Console:
-    """A console on standard output, wide enough for the tables."""
+    """Returns a console on standard output, wide enough for the tables."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _LOG_WIDTH
@@ -34,7 +34,7 @@ class BuildDisplay:
     """A spinner on a terminal, a line per stage anywhere else."""
 
     def __init__(self, console: Console) -> None:
-        """Takes where to write."""
+        """Writes to the given console."""
         self._console = console
         self._status: Status | None = None
         self._started = time.monotonic()
@@ -42,14 +42,14 @@ class BuildDisplay:
         self._shown = 0.0
 
     def stage(self, expert: str, what: str) -> None:
-        """A stage of an expert begins."""
+        """Shows that a stage of an expert begins."""
         self._stage = (expert, what)
         self._show(expert, what)
 
     def advance(self, share: float) -> None:
-        """How much of the stage is done, from 0 to 1."""
-        late = time.monotonic() - self._shown >= _LOG_SECONDS
-        if self._console.is_terminal or late:
+        """Shows the completed share of the stage, from 0 to 1; in a log only now and then."""
+        due = time.monotonic() - self._shown >= _LOG_SECONDS
+        if self._console.is_terminal or due:
             expert, what = self._stage
             self._show(expert, f"{what}, {share:.0%}")
 
@@ -67,7 +67,7 @@ class BuildDisplay:
         self._status.update(f"[bold]{expert}[/]: {what}")
 
     def __enter__(self) -> Self:
-        """The display itself."""
+        """Returns the display itself."""
         return self
 
     def __exit__(
@@ -76,13 +76,13 @@ class BuildDisplay:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends the spinner."""
+        """Stops the spinner."""
         if self._status is not None:
             self._status.stop()
 
 
 def built_table(rows: Sequence[BuiltRow]) -> Table:
-    """Expert, weights, files with sizes, parity in years, time."""
+    """Returns a table of experts, weights, files with sizes, parity in years and time."""
     table = Table(title="Engines", title_justify="left")
     for heading in ("expert", "weights", "file"):
         table.add_column(heading)
@@ -105,9 +105,9 @@ def built_table(rows: Sequence[BuiltRow]) -> Table:
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:
-    """File, size, what would be done and why."""
+    """Returns a table of files, sizes, and the planned action with its reason."""
     table = Table(title="Plan: nothing was built", title_justify="left")
-    for heading in ("expert", "file", "size", "what, and why"):
+    for heading in ("expert", "file", "size", "action"):
         table.add_column(heading, justify="right" if heading == "size" else "left")
     for row in planned:
         about = "≈ " if row.reason else ""
@@ -117,7 +117,7 @@ def plan_table(planned: Sequence[Planned]) -> Table:
 
 
 def shown_size(size_bytes: int) -> str:
-    """A size as a person reads it."""
+    """Formats a size for display."""
     return f"{size_bytes / 1e6:,.1f} MB"
 
 

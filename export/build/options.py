@@ -1,4 +1,4 @@
-"""Everything a build is told: the command line and experts.toml, checked in one place."""
+"""Options of a build: the command line and experts.toml, validated in one place."""
 
 from __future__ import annotations
 
@@ -8,38 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.build.tensorrt_target import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_target
-from export.config.settings import ARCHITECTURES, Settings, default_geometry, read_geometry
+from export.checkpoints.loading import HUB_PREFIX
+from export.config.architecture import ExpertConfig
+from export.config.settings import read_geometry
 from export.errors import OptionsError
+from export.experts.registry import ARCHITECTURES
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.errors import BackendError
-from runtime.geometry import Geometry
 from runtime.json_reader import JsonReader, shown
+from runtime.manifest import SOURCE_KINDS
 
-HERE = Path(__file__).resolve().parent.parent / "config"
-DEFAULT_EXPERTS = HERE / "experts.example.toml"
+_CONFIG = Path(__file__).resolve().parent.parent / "config"
+DEFAULT_EXPERTS = _CONFIG / "experts.example.toml"
 """The full-size experts with their usual settings, and the commented example."""
-DEMO_EXPERTS = HERE / "experts.demo.toml"
-WEIGHTS = ("checkpoint", "demo", "random")
-HUB_PREFIX = "hf://"
+DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
+WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
 _NAME = "must be lower-case letters, digits, '-' or '_'"
 
 
 @dataclass(frozen=True, slots=True)
-class ExpertConfig:
-    """One expert to build."""
-
-    name: str
-    architecture: str
-    """A key of `ARCHITECTURES`."""
-    checkpoint: str | None
-    """A path, absolute or from the current folder, or hf://owner/repo[/file]@revision."""
-    geometry: Geometry
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """One run of build_engines.py."""
+    """Options of one run of build_engines.py."""
 
     experts: tuple[ExpertConfig, ...]
     weights: str
@@ -47,28 +36,27 @@ class BuildOptions:
     output: Path
     fp16: bool = False
     bf16: bool = False
-    """Of all but Janus, for CPUs."""
+    """For CPUs, where an architecture has this variant."""
     int8: bool = False
     """For CPUs."""
     max_batch: int = 32
     force: bool = False
     partial: bool = False
-    """Only some experts were asked for: the others in the output folder stay as they are."""
+    """Other experts in the output folder are kept."""
     engines: EngineOptions | None = None
-    """How TensorRT engines are built; None leaves it at ONNX files."""
+    """Options of the TensorRT engines; None builds ONNX files only."""
     no_engines: str = ""
-    """Why there will be none."""
+    """The reason for building no engines."""
 
-    @property
-    def engine_precision(self) -> str:
-        """Of which ONNX file an expert's engine is built: FP16 where it was asked for."""
-        return "fp16" if self.fp16 else "fp32"
+    def engine_precision(self, architecture: str) -> str:
+        """Returns the precision of the ONNX file that an engine is built from."""
+        return "fp16" if self.fp16 and "fp16" in ARCHITECTURES[architecture].variants else "fp32"
 
     def precisions_of(self, config: ExpertConfig) -> tuple[str, ...]:
-        """What is built of one expert."""
-        bf16 = self.bf16 and has_bf16_variant(config)
-        forms = {"fp32": True, "fp16": self.fp16, "bf16": bf16, "int8": self.int8}
-        return tuple(precision for precision, wanted in forms.items() if wanted)
+        """Returns the precision variants to build of an expert."""
+        requested = {"fp32": True, "fp16": self.fp16, "bf16": self.bf16, "int8": self.int8}
+        variants = ARCHITECTURES[config.architecture].variants
+        return tuple(precision for precision in variants if requested[precision])
 
 
 def resolve_options(
@@ -87,7 +75,7 @@ def resolve_options(
     workspace_gib: float | None = None,
     optimization_level: int = 3,
 ) -> BuildOptions:
-    """Brings command line and experts.toml together.
+    """Combines the command line with experts.toml.
 
     Without `weights`: checkpoints if any was given, demo experts otherwise. Without a file and
     without `only`, the built-in experts that checkpoints were given for are built.
@@ -95,11 +83,11 @@ def resolve_options(
     Args:
         output: the engines folder.
         experts_file: experts.toml; None takes the built-in experts.
-        weights: `checkpoint`, `demo` or `random`.
-        checkpoints: like `vgg16=PATH`, going before the file's.
+        weights: one of `WEIGHTS`.
+        checkpoints: like `vgg16=PATH`; they override the file's.
         only: names of experts to build.
         fp16: build half precision too.
-        bf16: build all but Janus in bfloat16 too, for CPUs that multiply it.
+        bf16: build bfloat16 too, for CPUs.
         int8: build INT8 too, for CPUs.
         max_batch: largest batch of the engines.
         force: rebuild what is up to date.
@@ -108,53 +96,20 @@ def resolve_options(
         optimization_level: of TensorRT's builder.
 
     Raises:
-        OptionsError: listing everything that is wrong.
+        OptionsError: with every problem found.
     """
     problems: list[str] = []
-    given = _given_checkpoints(checkpoints, problems)
-    weights = weights or ("checkpoint" if given or experts_file else "demo")
-    default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
-    experts = read_experts(experts_file or default, problems)
-    if experts_file is None and weights == "checkpoint":
-        only = only or tuple(given)  # of the built-in experts, those there are weights for
-    problems += _unknown_names(experts, given, only) if experts else []
-    chosen = _chosen(experts, given, only, weights)
-    problems += _contradictions(weights, chosen, given, experts_file)
-    problems += _form_problems(chosen, bf16=bf16, int8=int8)
+    choice = _choose(experts_file, weights, checkpoints, only, problems)
+    problems += _variant_problems(choice.experts, bf16=bf16, int8=int8)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
     engines, no_engines = _engines(target, workspace_gib, optimization_level, problems)
     if problems:
         raise OptionsError(problems)
     return BuildOptions(
-        chosen,
-        weights,
-        output,
-        fp16,
-        bf16,
-        int8,
-        max_batch,
-        force,
-        partial=bool(only),
-        engines=engines,
-        no_engines=no_engines,
-    )
-
-
-def backend_of(config: ExpertConfig, precision: str) -> str:
-    """What a form of an expert is built for, before any engine: `onnx` or `openvino`.
-
-    OpenVINO computes products in INT8 whose operands were rounded beforehand, and in bfloat16;
-    ONNX Runtime gains next to nothing by the former and lacks the latter. Janus's products round
-    what comes in by themselves, as ONNX Runtime wants it.
-    """
-    static = precision == "int8" and config.architecture != "janus"
-    return "openvino" if static or precision == "bf16" else "onnx"
-
-
-def has_bf16_variant(config: ExpertConfig) -> bool:
-    """Whether an expert can be built in bfloat16: Janus is too large for what it takes."""
-    return config.architecture != "janus"
+        choice.experts, choice.weights, output, fp16, bf16, int8, max_batch, force,
+        choice.partial, engines, no_engines,
+    )  # fmt: skip
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
@@ -162,10 +117,10 @@ def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
 
     Args:
         path: the file. Relative checkpoints in it are taken from its folder.
-        problems: everything wrong is added here, with file and key.
+        problems: every problem is appended here, with file and key.
 
     Returns:
-        By name, what could be read.
+        The experts that could be read, by name.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -185,27 +140,50 @@ def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
 def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     if not name or set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
         entry.problem(_NAME)
-    architecture = entry.child("architecture").choice(tuple(ARCHITECTURES))
+    chosen = entry.child("architecture").choice(tuple(ARCHITECTURES))
+    architecture = ARCHITECTURES[chosen]
     checkpoint = entry.child("checkpoint").string() if entry.has("checkpoint") else None
     if checkpoint and not checkpoint.startswith(HUB_PREFIX):
         checkpoint = str(folder / checkpoint)
-    return ExpertConfig(
-        name=name,
-        architecture=architecture,
-        checkpoint=checkpoint,
-        geometry=(
-            read_geometry(entry.child("geometry"), architecture)
-            if entry.has("geometry")
-            else default_geometry(architecture)
-        ),
-        settings=_settings(entry, architecture),
-    )
+    geometry = architecture.geometry
+    if entry.has("geometry"):
+        geometry = read_geometry(entry.child("geometry"), geometry)
+    known = entry.has("architecture") and entry.child("architecture").value == chosen
+    # With an unknown architecture every key would be reported as unknown too.
+    settings = architecture.read_settings(entry if known else JsonReader({}, "", []))
+    return ExpertConfig(name, chosen, checkpoint, geometry, settings)
 
 
-def _settings(entry: JsonReader, architecture: str) -> Settings:
-    known = entry.has("architecture") and entry.child("architecture").value == architecture
-    # Of an unknown architecture every key would be unknown too, which helps nobody.
-    return ARCHITECTURES[architecture](entry if known else JsonReader({}, "", []))
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The experts to build and the kind of their weights."""
+
+    experts: tuple[ExpertConfig, ...]
+    weights: str
+    partial: bool
+
+
+def _choose(
+    experts_file: Path | None,
+    weights: str | None,
+    checkpoints: Sequence[str],
+    only: Sequence[str],
+    problems: list[str],
+) -> _Choice:
+    given = _given_checkpoints(checkpoints, problems)
+    weights = weights or ("checkpoint" if given or experts_file else "demo")
+    default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
+    experts = read_experts(experts_file or default, problems)
+    if experts_file is None and weights == "checkpoint":
+        only = only or tuple(given)
+    problems += _unknown_names(experts, given, only) if experts else []
+    chosen = []
+    for name, expert in experts.items():
+        if not only or name in only:
+            checkpoint = given.get(name, expert.checkpoint) if weights != "random" else None
+            chosen.append(replace(expert, checkpoint=checkpoint))
+    problems += _contradictions(weights, chosen, given, experts_file)
+    return _Choice(tuple(chosen), weights, partial=bool(only))
 
 
 def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, str]:
@@ -221,21 +199,10 @@ def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, s
     return given
 
 
-def _chosen(
-    experts: Mapping[str, ExpertConfig], given: Mapping[str, str], only: Sequence[str], weights: str
-) -> tuple[ExpertConfig, ...]:
-    chosen = [expert for name, expert in experts.items() if not only or name in only]
-    if weights == "random":
-        return tuple(replace(expert, checkpoint=None) for expert in chosen)
-    return tuple(
-        replace(expert, checkpoint=given.get(expert.name, expert.checkpoint)) for expert in chosen
-    )
-
-
 def _engines(
     wanted: str, workspace_gib: float | None, level: int, problems: list[str]
 ) -> tuple[EngineOptions | None, str]:
-    """How to build engines, or None and why not."""
+    """Returns the options of the engine build, or None and the reason for it."""
     if workspace_gib is not None and not workspace_gib > 0:
         problems.append(f"--workspace-gib: must be more than 0, got {workspace_gib:g}")
     if level not in OPTIMIZATION_LEVELS:
@@ -251,18 +218,23 @@ def _engines(
     return None, reason
 
 
-def _form_problems(chosen: Sequence[ExpertConfig], *, bf16: bool, int8: bool) -> list[str]:
-    """What stands against building the forms for CPUs, which are run to be proven."""
-    if bf16 and chosen and not any(map(has_bf16_variant, chosen)):
-        return ["--bf16: Janus has no such form, and no other expert was asked for"]
-    static = int8 and any(backend_of(config, "int8") == "openvino" for config in chosen)
+def _variant_problems(chosen: Sequence[ExpertConfig], *, bf16: bool, int8: bool) -> list[str]:
+    """Returns why variants for CPUs cannot be built here; each has to be run to verify it."""
+    backends = [ARCHITECTURES[config.architecture].variants for config in chosen]
+    for precision, requested in (("bf16", bf16), ("int8", int8)):
+        if requested and chosen and not any(precision in variants for variants in backends):
+            names = ", ".join(dict.fromkeys(config.architecture for config in chosen))
+            return [f"--{precision}: {names} has no such variant, and no other expert is built"]
+    static = int8 and any(variants.get("int8") == "openvino" for variants in backends)
     try:
         if bf16 and not has_bfloat16():
-            return ["--bf16: this CPU has no bfloat16 products, so that nothing could be proven"]
+            return ["--bf16: this CPU has no bfloat16 products, so it cannot be verified"]
         if static:
             import_openvino()
             if not has_exact_int8():
-                return ["--int8: on this CPU INT8 products overflow (no VNNI): nothing is proven"]
+                return [
+                    "--int8: INT8 products overflow on this CPU (no VNNI): it cannot be verified"
+                ]
     except BackendError as error:
         return [f"{'--bf16' if bf16 else '--int8'}: {error}"]
     return []
@@ -285,7 +257,7 @@ def _contradictions(
     given: Mapping[str, str],
     experts_file: Path | None,
 ) -> list[str]:
-    """What of the options cannot go together with the kind of weights."""
+    """Returns the options that contradict the kind of weights."""
     if weights == "checkpoint":
         return _checkpoint_problems(experts)
     problems = [f"--weights {weights}: contradicts --checkpoint"] if given else []
@@ -294,7 +266,7 @@ def _contradictions(
     problems += [
         f"experts.{expert.name}: a given ONNX file has no {weights} weights; leave it out"
         for expert in experts
-        if expert.architecture == "onnx"
+        if not ARCHITECTURES[expert.architecture].has_placeholders
     ]
     return problems
 

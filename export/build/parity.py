@@ -1,4 +1,4 @@
-"""The same faces through PyTorch and through what was built; the difference in years."""
+"""Parity of built files with PyTorch: differences in years on the verification faces."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.config.contract import Images, Readings
+from export.config.contract import Images, Outputs
 from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
 from export.graph.weights import has_data_file
 from export.variants.fp16 import LARGEST_HALF, tensor_types
 from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, Parity
 
+REVISION = 1
+"""To be raised with every change of the tolerances or of what is compared."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What a built file may differ from PyTorch by."""
+    """Largest allowed differences between a built file and PyTorch."""
 
     mean_years: float
     max_years: float
     probability: float
-    """Largest difference of any probability."""
+    """Of any probability."""
 
 
 TOLERANCES = {
     "fp32": Tolerance(mean_years=0.001, max_years=0.001, probability=1e-4),
     "fp16": Tolerance(mean_years=0.1, max_years=0.5, probability=0.02),
-    # What Janus's INT8 weights are worth only labeled faces can tell; the difference is reported.
+    # Only labeled faces can judge Janus's INT8 variant; the difference is reported, not limited.
     "int8": Tolerance(mean_years=math.inf, max_years=math.inf, probability=math.inf),
 }
 OPENVINO_TOLERANCE = Tolerance(mean_years=0.3, max_years=1.5, probability=0.1)
-"""Of forms on OpenVINO, which were made to stay within it on other faces."""
+"""Of variants for OpenVINO, whose conversion stays within tighter limits on other faces."""
 
 
 def check_parity(
-    path: Path, precision: str, images: Images, reference: Readings, exact: Path | None = None
+    path: Path, precision: str, images: Images, reference: Outputs, exact: Path | None = None
 ) -> Parity:
-    """Runs a built file on the verification faces and compares it with the reference.
+    """Compares an ONNX file with the reference on the verification faces.
 
     Args:
         path: of the ONNX file.
-        precision: whose tolerance holds.
+        precision: selects the tolerance.
         images: the verification faces.
-        reference: what PyTorch makes of them.
-        exact: the FP32 file a half-precision one was made from, to find where they part.
+        reference: PyTorch's outputs on them.
+        exact: the FP32 file of a half-precision one, to locate differences.
 
     Returns:
         The differences in years.
 
     Raises:
-        ParityError: they are over the tolerance, or a half-precision tensor overflows.
+        ParityError: they exceed the tolerance, or a half-precision tensor overflows.
     """
     names = list(reference)
     found = _outputs(path, names, images, frugal=precision == "fp16" and has_data_file(path))
@@ -65,20 +68,20 @@ def check_parity(
     parity, problem = _compared(found, reference, TOLERANCES[precision])
     if problem:
         where = ""
-        if exact is not None and not has_data_file(exact):  # else memory would not hold them all
-            where = f" They part at {_divergence(path, exact, images)}."
+        if exact is not None and not has_data_file(exact):  # else the tensors may not fit in memory
+            where = f" They diverge at {_divergence(path, exact, images)}."
         raise ParityError(f"{path.name} differs from PyTorch by {problem}.{where}")
     return parity
 
 
-ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Readings]
-"""From an expert's name, entry, artifact, engines folder and pictures to what the artifact says."""
+ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Outputs]
+"""From an expert's name, entry, artifact, engines folder and images to the artifact's outputs."""
 
 
 def runtime_outputs(
     name: str, expert: Expert, artifact: Artifact, folder: Path, images: Images
-) -> Readings:
-    """What an artifact says of pictures, run by the runtime itself; engines on the first GPU."""
+) -> Outputs:
+    """Runs an artifact on images with the runtime itself; engines on the first GPU."""
     from runtime.backends.fallback import DeviceRequest, open_devices
     from runtime.options import GpuOptions
 
@@ -86,46 +89,45 @@ def runtime_outputs(
     gpu = GpuOptions(slots=1, graphs=False)
     request = DeviceRequest(kind, 0, artifact.precision, hashes=True, threads=None, gpu=gpu)
     (device,) = open_devices({name: replace(expert, artifacts=(artifact,))}, folder, request)
-    answers = []
+    results = []
     try:
-        for views in _parts(images, expert.profile.largest):
+        for views in _batches(images, expert.profile.largest):
             batch = device.take({spec: views[spec.name] for spec in expert.inputs})
             try:
-                answers.append(batch.enqueue(name).result().outputs)
+                results.append(batch.enqueue(name).result().outputs)
             finally:
                 batch.release()
     finally:
         device.close()
-    return {output: np.concatenate([a[output] for a in answers]) for output in expert.outputs}
+    return {output: np.concatenate([r[output] for r in results]) for output in expert.outputs}
 
 
 def check_engine(
     name: str, expert: Expert, engine: Artifact, folder: Path, run: ArtifactRun = runtime_outputs
 ) -> Parity:
-    """Runs an engine on the verification faces and compares it with the FP32 ONNX file.
+    """Compares an engine with the FP32 ONNX file on the verification faces.
 
-    That file has proven to be what PyTorch computes, and is here also when PyTorch's weights are
-    not loaded because only the engine is built.
+    That file has been compared with PyTorch, and is available even where PyTorch's weights are not
+    loaded because only the engine is built.
 
     Args:
         name: of the expert.
         expert: with its ONNX files.
-        engine: built for the GPU that is here.
+        engine: built for this machine's GPU.
         folder: the engines folder.
-        run: the engine.
+        run: runs the engine.
 
     Returns:
         The differences in years.
 
     Raises:
-        ParityError: they are over the tolerance of the engine's precision.
+        ParityError: they exceed the tolerance of the engine's precision.
     """
-    forms = {(a.backend, a.precision): a for a in expert.artifacts}
-    single = forms["onnx", "fp32"]
+    fp32 = next(a for a in expert.artifacts if (a.backend, a.precision) == ("onnx", "fp32"))
     images = verification_images(
-        expert.inputs, few=single.parity is not None and single.parity.faces <= len(PROBES)
+        expert.inputs, few=fp32.parity is not None and fp32.parity.faces <= len(PROBES)
     )
-    path = folder / single.files[0].path
+    path = folder / fp32.files[0].path
     reference = _outputs(path, list(expert.outputs), images, frugal=has_data_file(path))
     found = run(name, expert, engine, folder, images)
     parity, problem = _compared(found, reference, TOLERANCES[engine.precision])
@@ -137,41 +139,41 @@ def check_engine(
 def check_openvino(
     name: str,
     expert: Expert,
-    form: Artifact,
+    variant: Artifact,
     folder: Path,
     images: Images,
-    reference: Readings,
+    reference: Outputs,
     run: ArtifactRun = runtime_outputs,
 ) -> Parity:
-    """Runs a form on the verification faces, on OpenVINO, and compares it with the reference.
+    """Compares a variant for OpenVINO with the reference on the verification faces.
 
     Args:
         name: of the expert.
         expert: its inputs and outputs.
-        form: for OpenVINO.
+        variant: for OpenVINO.
         folder: the engines folder.
         images: the verification faces.
-        reference: what PyTorch makes of them.
-        run: the form.
+        reference: PyTorch's outputs on them.
+        run: runs the variant.
 
     Returns:
         The differences in years.
 
     Raises:
-        ParityError: they are over the tolerance.
+        ParityError: they exceed the tolerance.
     """
-    found = run(name, expert, form, folder, images)
+    found = run(name, expert, variant, folder, images)
     parity, problem = _compared(found, reference, OPENVINO_TOLERANCE)
     if problem:
         raise ParityError(
-            f"The {form.precision} form of {name!r} differs from PyTorch by {problem}. It was left "
-            f"out; to spare the search next time, build {name!r} without --{form.precision}."
+            f"The {variant.precision} variant of {name!r} differs from PyTorch by {problem}. It "
+            f"was left out; to skip the search next time, build it without --{variant.precision}."
         )
     return parity
 
 
-def _compared(found: Readings, reference: Readings, tolerance: Tolerance) -> tuple[Parity, str]:
-    """The differences, and in words if they are over the tolerance; empty if they are within."""
+def _compared(found: Outputs, reference: Outputs, tolerance: Tolerance) -> tuple[Parity, str]:
+    """Returns the differences, and their description where they exceed the tolerance."""
     years = np.abs(found["age_years"] - reference["age_years"])
     probabilities = max(
         (float(np.abs(found[n] - reference[n]).max()) for n in reference if n != "age_years"),
@@ -191,14 +193,14 @@ def _compared(found: Readings, reference: Readings, tolerance: Tolerance) -> tup
     return parity, "" if within else problem
 
 
-def _parts(images: Images, largest: int) -> Iterator[Images]:
-    """The pictures in batches of odd sizes that an engine can take."""
+def _batches(images: Images, largest: int) -> Iterator[Images]:
+    """Yields the images in batches of odd sizes, at most `largest`."""
     for batch in in_batches(images):
         for start in range(0, min(map(len, batch.values())), largest):
             yield {name: array[start : start + largest] for name, array in batch.items()}
 
 
-def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> Readings:
+def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> Outputs:
     session = _session(path, frugal=frugal)
     batches = [session.run(names, dict(batch)) for batch in in_batches(images)]
     return {
@@ -208,10 +210,10 @@ def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> R
 
 
 def _check_range(half: Path, exact: Path, images: Images) -> None:
-    """Refuses a half-precision graph in which a tensor would overflow.
+    """Raises if a tensor of a half-precision graph would overflow.
 
-    ONNX Runtime computes FP16 through FP32 on a CPU and so hides overflow; the FP32 graph shows
-    how large each tensor really becomes.
+    On a CPU ONNX Runtime computes FP16 in FP32, which hides overflow; the FP32 graph shows the true
+    magnitude of each tensor.
     """
     halves = {name for name, kind in tensor_types(half).items() if kind == "fp16"}
     sizes = _sizes(exact, halves, images)
@@ -225,9 +227,9 @@ def _check_range(half: Path, exact: Path, images: Images) -> None:
 
 
 def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
-    """Largest sizes of some activations of an FP32 graph on a few faces, one at a time.
+    """Returns the largest magnitudes of some activations of an FP32 graph on a few faces.
 
-    They are taken within the graph, right after each activation, so that none has to be kept.
+    They are computed within the graph, right after each activation, so that none has to be kept.
     """
     model = onnx.load(str(path), load_external_data=False)
     nodes, names = [], []
@@ -254,7 +256,7 @@ def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
 
 
 def _divergence(half: Path, exact: Path, images: Images) -> str:
-    """Name of the first tensor that is off by more than a tenth of its own size."""
+    """Names the first tensor that differs by more than a tenth of its largest value."""
     wanted = _trace(exact, images)
     found = _trace(half, images)
     worst, worst_error = "the output", 0.0
@@ -264,14 +266,14 @@ def _divergence(half: Path, exact: Path, images: Images) -> str:
         scale = float(np.abs(value).max()) or 1.0
         error = float(np.abs(found[name].astype(np.float32) - value).max()) / scale
         if not error <= 0.1:
-            return f"{name!r} (off by {error:.2g} of its largest value)"
+            return f"{name!r} (by {error:.2g} of its largest value)"
         if error > worst_error:
             worst, worst_error = name, error
-    return f"{worst!r} most (off by {worst_error:.2g} of its largest value)"
+    return f"{worst!r} most (by {worst_error:.2g} of its largest value)"
 
 
 def _trace(path: Path, images: Images) -> Mapping[str, NDArray[Any]]:
-    """Every floating-point activation of a graph on a few faces, in the order of computing."""
+    """Returns every floating-point activation of a graph on a few faces, in execution order."""
     model = onnx.load(str(path))
     kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
     types = tensor_types(path)
@@ -291,10 +293,10 @@ def _probes(images: Images) -> Images:
 
 
 def _session(model: Path | bytes, folder: Path | None = None, *, frugal: bool = False) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    """A session on a file, or on a graph whose large weights lie in a folder.
+    """Opens a session on a file, or on a graph whose large weights are in a folder.
 
-    A frugal one leaves weights where they lie; ONNX Runtime would lay them out anew, and keep an
-    FP32 copy of all that are half precision.
+    A frugal session uses weights in place; otherwise ONNX Runtime repacks them and keeps an FP32
+    copy of every half-precision weight.
     """
     import onnxruntime
 
@@ -303,8 +305,8 @@ def _session(model: Path | bytes, folder: Path | None = None, *, frugal: bool = 
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.disable_prepacking", "1")
         options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        options.enable_mem_pattern = False  # or all that is ever needed is taken at once
-    options.log_severity_level = 3  # what the graph optimizer could not fold is no news
+        options.enable_mem_pattern = False  # else the peak is allocated at once
+    options.log_severity_level = 3  # not what the graph optimizer could not fold
     if folder is not None:
         key = "session.model_external_initializers_file_folder_path"
         options.add_session_config_entry(key, str(folder))

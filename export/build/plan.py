@@ -1,4 +1,4 @@
-"""What a build has to do, and why: nothing here builds anything."""
+"""The work that a build has to do and the reason for each file; nothing is built here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.build.demo_weights import demo_checkpoint_fits, demo_checkpoint_name
-from export.build.fingerprints import build_key, changed_since, engine_key, origin_key
-from export.build.options import BuildOptions, ExpertConfig
+from export.build.keys import build_key, changed_since, engine_key, origin_key
+from export.build.options import BuildOptions
 from export.build.publish import current_manifest
 from export.build.tensorrt_target import EngineTarget
 from export.checkpoints.loading import find_checkpoint, hash_checkpoint
+from export.config.architecture import ExpertConfig
+from export.experts.registry import ARCHITECTURES, count_parameters
 from runtime.manifest import (
     ENGINE_BACKENDS,
-    PRECISIONS,
     Artifact,
     BatchProfile,
     Expert,
@@ -25,54 +26,61 @@ from runtime.manifest import (
 
 _CHECKPOINTS = "checkpoints"
 """Folder within the engines folder that holds the demo experts' checkpoints."""
+_SIZES = {"fp32": 1.0, "fp16": 0.5, "bf16": 1.0, "int8": 0.25}
+"""Size of a file, as a share of the FP32 weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One expert with its weights found, and what is to be done about its graphs."""
+    """One expert with its weights located, and which of its graphs have to be built."""
 
     config: ExpertConfig
     checkpoint: Path | None
     """None for random weights."""
     source: Source
     keys: Mapping[str, Mapping[str, str]]
-    """Build key, by precision."""
+    """Build key of every variant the expert can have, by precision."""
     built: Expert | None
-    """What an earlier build left."""
+    """The expert as an earlier build left it."""
     kept: Mapping[str, Artifact]
-    """What of it is up to date, by precision."""
+    """Its graphs that are up to date, by precision."""
     reasons: Mapping[str, str]
-    """Why something has to be built, by precision; empty when all is up to date."""
+    """Reasons for building requested graphs, by precision; empty when all are up to date."""
+
+    def precisions(self, options: BuildOptions) -> list[str]:
+        """Returns the variants to write: those requested, and existing ones to be kept."""
+        wanted = (*options.precisions_of(self.config), *self.kept)
+        return [precision for precision in self.keys if precision in wanted]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineJob:
-    """What is to be done about the TensorRT engine of an expert whose ONNX files are there."""
+    """The TensorRT engine of an expert whose ONNX files are up to date."""
 
     source: Artifact
     """The ONNX file it is built from."""
     key: Mapping[str, str]
     kept: Artifact | None
-    """What is up to date."""
+    """The engine that is up to date."""
     reason: str
-    """Why it has to be built; empty when it is up to date."""
+    """The reason for building it; empty when it is up to date."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a build would do about one file, and why."""
+    """One file of a build."""
 
     expert: str
     path: str
     """Within the engines folder."""
     reason: str
-    """Empty when the file is up to date."""
+    """The reason for building it; empty when it is up to date."""
     size_bytes: int
-    """Estimated when the file is yet to be built."""
+    """Estimated for a file that is yet to be built."""
 
 
 def plan(options: BuildOptions) -> list[Planned]:
-    """What a build would do; nothing is written.
+    """Returns the files of a build; nothing is written.
 
     Raises:
         CheckpointError: a checkpoint cannot be found.
@@ -102,25 +110,27 @@ def make_job(
     options: BuildOptions,
     manifest: Manifest | None,
 ) -> Job:
-    """Compares what is wanted of an expert with what is there.
+    """Compares the requested graphs of an expert with those of an earlier build.
 
     Args:
         config: the expert.
         checkpoint: its weights; None for random ones.
         options: of the build.
-        manifest: of the engines folder; None when there is none.
+        manifest: of the earlier build.
     """
+    architecture = ARCHITECTURES[config.architecture]
     sha256 = hash_checkpoint(checkpoint) if checkpoint else None
-    kind = "onnx" if config.architecture == "onnx" else options.weights
+    kind = architecture.checkpoint_kind if options.weights == "checkpoint" else options.weights
     location = weights_location(config, options) or "seed 0"
-    keys = {precision: build_key(config, options, precision, sha256) for precision in PRECISIONS}
+    variants = architecture.variants
+    keys = {precision: build_key(config, options, precision, sha256) for precision in variants}
     built = manifest.experts.get(config.name) if manifest else None
     graphs = [a for a in built.artifacts if a.backend not in ENGINE_BACKENDS] if built else []
     artifacts = {graph.precision: graph for graph in graphs}
     kept: dict[str, Artifact] = {}
     reasons: dict[str, str] = {}
-    for precision in PRECISIONS:
-        reason = _reason(artifacts.get(precision), keys[precision], options)
+    for precision, key in keys.items():
+        reason = _reason(artifacts.get(precision), key, options)
         if not reason:
             kept[precision] = artifacts[precision]
         elif precision in options.precisions_of(config):
@@ -129,7 +139,7 @@ def make_job(
 
 
 def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
-    """Compares the engine that is wanted of an expert with what is there.
+    """Compares the requested engine of an expert with that of an earlier build.
 
     Args:
         expert: with its ONNX files up to date.
@@ -140,10 +150,10 @@ def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
     """
     if options.engines is None:
         return None
-    precision = options.engine_precision
-    by_form = {(a.backend, a.precision): a for a in expert.artifacts}
-    source = by_form["onnx", precision]
-    built = by_form.get((options.engines.target.backend, precision))
+    precision = options.engine_precision(expert.architecture)
+    artifacts = {(a.backend, a.precision): a for a in expert.artifacts}
+    source = artifacts["onnx", precision]
+    built = artifacts.get((options.engines.target.backend, precision))
     key = engine_key(source, expert.profile, options.engines)
     reason = _reason(built, key, options)
     return EngineJob(source, key, None if reason else built, reason)
@@ -152,12 +162,12 @@ def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
 def living_engines(
     built: Expert | None, graphs: Sequence[Artifact], profile: BatchProfile
 ) -> list[Artifact]:
-    """An earlier build's engines that were built from these very graphs.
+    """Returns the engines of an earlier build that were built from exactly these graphs.
 
     Args:
-        built: what the earlier build left.
-        graphs: as they are now.
-        profile: batch sizes as they are now.
+        built: the expert as the earlier build left it.
+        graphs: its present graphs.
+        profile: its present batch sizes.
     """
     keys = {graph.precision: origin_key(graph, profile) for graph in graphs}
     return [
@@ -170,24 +180,25 @@ def living_engines(
 
 
 def weights_location(config: ExpertConfig, options: BuildOptions) -> str | None:
-    """Path or hub id of an expert's weights; None for random ones."""
+    """Returns the path or hub id of an expert's weights; None for random ones."""
     if options.weights == "demo":
         return str(options.output / _CHECKPOINTS / demo_checkpoint_name(config))
     return config.checkpoint
 
 
 def file_name(expert: str, precision: str) -> str:
-    """Name of the file that holds an expert's graph."""
+    """Returns the name of the file with an expert's graph."""
     return f"{expert}.{precision}.{'xml' if precision == 'bf16' else 'onnx'}"
 
 
 def engine_name(expert: str, precision: str, target: EngineTarget) -> str:
-    """Name of an expert's engine."""
+    """Returns the name of an expert's engine."""
     return f"{expert}.{precision}.{target.tag}.engine"
 
 
 def _planned_engine(job: Job, options: BuildOptions, target: EngineTarget) -> Planned:
-    name, precision = job.config.name, options.engine_precision
+    name = job.config.name
+    precision = options.engine_precision(job.config.architecture)
     path = f"{name}/{engine_name(name, precision, target)}"
     source = job.kept.get(precision)
     engine = make_engine_job(job.built, options) if job.built and source else None
@@ -197,7 +208,7 @@ def _planned_engine(job: Job, options: BuildOptions, target: EngineTarget) -> Pl
 
 
 def _reason(artifact: Artifact | None, key: Mapping[str, str], options: BuildOptions) -> str:
-    """Why an artifact has to be built; empty when it is up to date."""
+    """Returns the reason for building an artifact; empty when it is up to date."""
     if artifact is None:
         return "not built yet"
     if options.force:
@@ -210,11 +221,9 @@ def _reason(artifact: Artifact | None, key: Mapping[str, str], options: BuildOpt
 
 
 def _estimate(job: Job, precision: str) -> int:
-    """Bytes of a file yet to be built: its weights, of 4, 2 or 1 bytes each."""
+    """Estimates the size in bytes of a file that is yet to be built, from its weights."""
     if job.checkpoint is not None and job.checkpoint.is_file():
         weights = job.checkpoint.stat().st_size
     else:
-        from export.experts.registry import count_parameters
-
         weights = 4 * count_parameters(job.config, job.checkpoint)
-    return weights // {"fp32": 1, "fp16": 2, "bf16": 1, "int8": 4}[precision]
+    return int(weights * _SIZES[precision])

@@ -1,4 +1,4 @@
-"""Whether a machine has the memory and the disk that a large expert needs, told beforehand."""
+"""Preflight check: enough memory and disk for a large expert."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 from export.errors import ExportError
 
 MEMORY_PER_WEIGHT = 1.25
-"""Most memory that is used while a large graph is written or run, per byte of FP32 weights."""
+"""Peak memory while a large graph is written or run, per byte of FP32 weights."""
 _SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 1.0, "int8": 0.3}
-"""Size of what is written, per byte of FP32 weights: some always stay in FP32."""
+"""Size of each variant, per byte of FP32 weights; some weights always stay in FP32."""
 _ALWAYS_BYTES = 1 << 30
-"""What PyTorch and ONNX Runtime take whatever the size."""
+"""Memory of PyTorch and ONNX Runtime themselves."""
 _GIB = 1 << 30
 
 
 def check_resources(name: str, parameters: int, precisions: Sequence[str], folder: Path) -> None:
-    """Refuses a build that would run out of memory or disk.
+    """Raises if a build would run out of memory or disk.
 
     Args:
         name: of the expert.
-        parameters: how many weights its graph has.
-        precisions: in which it will be written.
-        folder: where to; it exists.
+        parameters: number of weights of its graph.
+        precisions: variants to be written.
+        folder: of the engines; it exists.
 
     Raises:
-        ExportError: saying what is needed and what is there.
+        ExportError: with what is needed and what is available.
     """
     weights = 4 * parameters
     memory = int(weights * MEMORY_PER_WEIGHT) + _ALWAYS_BYTES
@@ -49,7 +49,7 @@ def check_resources(name: str, parameters: int, precisions: Sequence[str], folde
 
 
 def available_memory() -> int | None:
-    """Bytes of memory that can be had without swapping; None where the system does not say."""
+    """Returns the memory available without swapping in bytes, or None where it is unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -61,5 +61,5 @@ def available_memory() -> int | None:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that can still be written into a folder."""
+    """Returns the free disk space for a folder in bytes."""
     return shutil.disk_usage(folder).free

@@ -1,15 +1,15 @@
-"""Puts finished files into the engines folder so that no moment leaves it unusable.
+"""Publishes finished files in the engines folder, which stays usable at every moment.
 
-Files have fixed names and there may be many, so they cannot all be replaced at once; the manifest
-can. New files are therefore complete in a staging folder first. Then
+Many files with fixed names cannot be replaced atomically, but the manifest can. New files are
+therefore completed in a staging folder first. Then
 
-1. the manifest is replaced by one that points into staging: from here on the new files are in use,
+1. the manifest is replaced by one that points into staging: the new files are in use from here on,
 2. staged files are linked to their final names,
 3. the manifest is replaced by one that points to the final names,
 4. staging is removed.
 
-A process killed between any two of these leaves a manifest all of whose files are there and whole.
-`recover` finishes what it began.
+A process killed between any two of these steps leaves a manifest whose files are all complete.
+`recover` performs the remaining steps.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _LOCK = ".lock"
 
 @contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
-    """Keeps other builders out of an engines folder, which is made if it is not there.
+    """Locks an engines folder against other builds; a missing folder is created.
 
     Raises:
-        ExportError: another builder is at work in it.
+        ExportError: another build is running in it.
     """
     from filelock import FileLock, Timeout
 
@@ -46,14 +46,14 @@ def exclusively(folder: Path) -> Iterator[None]:
             yield
     except Timeout as error:
         raise ExportError(
-            f"Another build is at work in {folder}. Wait for it, or give another --output."
+            f"Another build is running in {folder}. Wait for it, or give another --output."
         ) from error
 
 
 def current_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder; None if there is none that can be read.
+    """Returns the manifest of a folder, or None if it is missing or damaged.
 
-    A damaged manifest is no obstacle: everything it would have vouched for is built again.
+    With a damaged manifest everything is built again.
     """
     try:
         return read_manifest(folder)
@@ -62,7 +62,7 @@ def current_manifest(folder: Path) -> Manifest | None:
 
 
 def recover(folder: Path) -> None:
-    """Finishes what a killed build had begun to publish and clears away what it left behind."""
+    """Completes the publication of a killed build and removes its leftover files."""
     manifest = current_manifest(folder)
     if manifest is not None and any(_staged_paths(manifest)):
         _settle(folder, manifest)
@@ -72,7 +72,7 @@ def recover(folder: Path) -> None:
 
 
 def staging_folder(folder: Path, expert: str) -> Path:
-    """An empty folder for an expert's new files."""
+    """Returns an empty folder for an expert's new files."""
     staging = folder / STAGING / expert
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -80,17 +80,17 @@ def staging_folder(folder: Path, expert: str) -> Path:
 
 
 def file_record(folder: Path, path: Path) -> FileRecord:
-    """Path within the folder, hash and size of a finished file."""
+    """Returns the path within the folder, hash and size of a finished file."""
     relative = path.relative_to(folder).as_posix()
     return FileRecord(relative, sha256_of(path), path.stat().st_size)
 
 
 def publish(folder: Path, manifest: Manifest) -> None:
-    """Makes a manifest, some of whose files are staged, the folder's own.
+    """Replaces the folder's manifest and moves staged files to their final names.
 
     Args:
         folder: the engines folder.
-        manifest: its artifacts' files are staged or already in place.
+        manifest: the new manifest; its files are staged or already in place.
     """
     write_manifest(folder, manifest)
     _settle(folder, manifest)
@@ -98,7 +98,7 @@ def publish(folder: Path, manifest: Manifest) -> None:
 
 
 def remove_strays(folder: Path, manifest: Manifest, former: Mapping[str, Expert]) -> None:
-    """Deletes files of a former manifest that the present one does not list."""
+    """Deletes files that a former manifest lists and the present one does not."""
     listed = {record.path for record in _records(manifest.experts)}
     for record in _records(former):
         path = folder / record.path

@@ -1,4 +1,4 @@
-"""An expert's original network: its FP32 graph, and what it says of the verification faces."""
+"""The reference model of an expert: its FP32 graph, and its outputs on the verification faces."""
 
 from __future__ import annotations
 
@@ -9,23 +9,25 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.build.options import ExpertConfig
-from export.config.contract import Images, Readings, Signature
+from export.config.architecture import ExpertConfig
+from export.config.contract import Images, Outputs, Signature
 from export.errors import ExportError
+from export.experts.registry import build_expert
+from export.faces.verification import verification_images
 
 LARGE_PARAMETERS = 1 << 28
-"""From 1 GiB of FP32 weights on, a network gets a process of its own."""
+"""Networks with more weights, 1 GiB in FP32, are exported in a process of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferenceModel:
-    """What remains of a network when its graph is written."""
+    """The signature, images and outputs that later steps need of a network."""
 
     signature: Signature
     images: Images
     """The verification faces, as the expert's inputs."""
-    reference: Readings
-    """What the network says of them."""
+    reference: Outputs
+    """The network's outputs on them."""
 
 
 def write_reference(
@@ -40,14 +42,11 @@ def write_reference(
         config: the expert.
         checkpoint: its weights; None for random ones.
         path: of the ONNX file.
-        stage: hears what is being done.
+        stage: callback, called with the name of each stage.
 
     Raises:
         ExportError: the weights do not fit, or the graph cannot be written.
     """
-    from export.experts.registry import build_expert
-    from export.faces.verification import verification_images
-
     stage("loading the weights")
     expert = build_expert(config, checkpoint)
     images = verification_images(expert.signature.inputs, few=expert.signature.few_faces)
@@ -61,13 +60,13 @@ def write_reference(
 def write_large_reference(
     config: ExpertConfig, checkpoint: Path | None, path: Path
 ) -> ReferenceModel:
-    """The same in a process of its own.
+    """Does the same as `write_reference` in a process of its own.
 
-    PyTorch's exporter leaves references to the weights behind; only the end of a process gives
-    such memory back for certain, before ONNX Runtime loads the same weights again.
+    PyTorch's exporter keeps references to the weights. Only the end of a process is certain to free
+    that memory before ONNX Runtime loads the same weights again.
 
     Raises:
-        ExportError: as `write_reference`, or the process was killed.
+        ExportError: as for `write_reference`, or the process was killed.
     """
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
@@ -76,5 +75,5 @@ def write_large_reference(
         except BrokenProcessPool as error:
             raise ExportError(
                 f"The process that held the weights of {config.name!r} was killed, most likely "
-                f"for want of memory. Close other programs, or build on a larger machine."
+                f"for lack of memory. Close other programs, or build on a larger machine."
             ) from error

@@ -1,8 +1,8 @@
-"""ONNX to a TensorRT engine: one path for TensorRT from 10.12 on and for TensorRT for RTX.
+"""TensorRT engines from ONNX files, for TensorRT from 10.12 on and for TensorRT for RTX.
 
-Networks are strongly typed: every tensor has the type that the ONNX file gives it, so that FP16 is
-decided there and can be counted here. TensorRT for RTX has the same API; a timing cache it does
-not need, and asking for one would make it want a GPU.
+Networks are strongly typed: every tensor has the type it has in the ONNX file, so precision is
+decided there and verified here. TensorRT for RTX has the same API, but needs no timing cache, and
+requires a GPU if it is given one.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ import onnx
 from export.build.tensorrt_target import EngineOptions
 from export.errors import ExportError, GraphError
 from export.variants.fp16 import tensor_types
-from runtime.backends.gpu.tensorrt_engine import import_tensorrt, started, tensorrt_log
+from runtime.backends.gpu.tensorrt_engine import construct, import_tensorrt, tensorrt_logger
 from runtime.files import write_whole
 from runtime.manifest import BatchProfile
 
+REVISION = 1
+"""To be raised with every change of how engines are built."""
 TIMING_CACHE = "timing.cache"
-"""In the engines folder: how fast TensorRT found its kernels, so that it need not measure again."""
+"""File in the engines folder with TensorRT's kernel timings, which later builds reuse."""
 SHARE_MARGIN = 0.1
-"""By how much less of a network than of its ONNX file's activations may be half precision. With
-NVIDIA's parser 11.4 the two shares are at most 0.023 apart for the four demo experts and for
-VGG16, ResNet50 and MiVOLO at full size; one that fell back to FP32 has a share of 0."""
+"""Largest shortfall of a network's half-precision share from that of its ONNX file's activations.
+With NVIDIA's parser 11.4 the two shares differ by at most 0.023 for the four demo experts and for
+VGG16, ResNet50 and MiVOLO at full size; a network that fell back to FP32 has a share of 0."""
 LEAST_HALF_WORK = 0.5
-"""Of an FP16 network's convolutions and matrix products. Of those experts', all but Janus's last
-product are half precision."""
+"""Least half-precision share of an FP16 network's convolutions and matrix products. In those
+experts all but Janus's last product are half precision."""
 _WORK = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _BYTES_PER_GIB = 1 << 30
 
 _log = logging.getLogger("agemoe")
 Advance = Callable[[float], None]
-"""Hears how much is done, from 0 to 1; it is called from another thread."""
+"""Callback that receives the completed share, from 0 to 1; called from another thread."""
 
 
 def build_engine(
@@ -51,33 +53,33 @@ def build_engine(
     timing_cache: Path,
     advance: Advance,
 ) -> float:
-    """Builds an engine and writes it; on Ctrl-C the building ends and nothing is written.
+    """Builds an engine and writes it; on Ctrl-C the build stops and nothing is written.
 
     Args:
         source: the ONNX file; its external data lies beside it.
         target: the engine to write.
-        precision: `fp16` has to be proven.
+        precision: of the ONNX file; `fp16` is verified in the network.
         profile: batch sizes of all inputs.
         options: of the builder.
         timing_cache: shared by all engines of a folder.
-        advance: hears how far it is.
+        advance: receives the progress.
 
     Returns:
-        Share of the network's floating-point activations that are half precision.
+        Share of the network's floating-point activations in half precision.
 
     Raises:
         BackendError: TensorRT does not start here.
-        GraphError: TensorRT cannot take the graph, or FP16 has become FP32.
-        ExportError: no engine came out.
+        GraphError: TensorRT does not support the graph, or FP16 has become FP32.
+        ExportError: TensorRT built no engine.
     """
     library = import_tensorrt(options.target.backend)
-    log = tensorrt_log(library)
-    builder = started(library.Builder, log)
+    log = tensorrt_logger(library)
+    builder = construct(library.Builder, log)
     strongly_typed = 1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(strongly_typed)
     parser = library.OnnxParser(network, log)  # holds the weights until the engine is built
     if not parser.parse_from_file(str(source)):
-        raise GraphError(f"TensorRT cannot take {source.name}:{_parser_errors(parser)}")
+        raise GraphError(f"TensorRT does not support {source.name}:{_parser_errors(parser)}")
     share = half_share(network, library)
     if precision == "fp16":
         check_half(source, network, library)
@@ -91,35 +93,35 @@ def build_engine(
 
 
 def half_share(network: Any, library: ModuleType) -> float:  # noqa: ANN401 - TensorRT has no types
-    """Share of a network's floating-point tensors, constants aside, that are half precision."""
+    """Returns the half-precision share of a network's floating-point tensors without constants."""
     return _share(dtype for kind, dtype in _computed(network, library) if kind != "CONSTANT")
 
 
 def check_half(source: Path, network: Any, library: ModuleType) -> None:  # noqa: ANN401
-    """Proves that a network made from an FP16 graph computes in half precision.
+    """Verifies that a network parsed from an FP16 graph computes in half precision.
 
     Args:
         source: the ONNX file.
-        network: what TensorRT's parser made of it.
+        network: the parsed network.
         library: `tensorrt` or `tensorrt_rtx`.
 
     Raises:
-        GraphError: it does not.
+        GraphError: too much of it is FP32.
     """
     found = half_share(network, library)
     work = _share(dtype for kind, dtype in _computed(network, library) if kind in _WORK)
     promised = promised_share(source)
     if found < promised - SHARE_MARGIN or work < LEAST_HALF_WORK:
         raise GraphError(
-            f"{source.name} was to be half precision and is not: of TensorRT's tensors {found:.0%} "
-            f"are, of its convolutions and matrix products {work:.0%}; the file promises "
-            f"{promised:.0%} and at least {LEAST_HALF_WORK:.0%} are wanted. Convert it again: "
+            f"{source.name} should be half precision and is not: {found:.0%} of TensorRT's tensors "
+            f"are, and {work:.0%} of its convolutions and matrix products; expected are "
+            f"{promised:.0%} as in the file and at least {LEAST_HALF_WORK:.0%}. Convert it again: "
             f"--force."
         )
 
 
 def promised_share(path: Path) -> float:
-    """Share of an ONNX file's floating-point activations that are half precision."""
+    """Returns the half-precision share of an ONNX file's floating-point activations."""
     types = tensor_types(path)
     graph = onnx.load(str(path), load_external_data=False).graph
     made = {name for n in graph.node if n.op_type != "Constant" for name in n.output}
@@ -128,18 +130,18 @@ def promised_share(path: Path) -> float:
 
 
 def _computed(network: Any, library: ModuleType) -> Iterator[tuple[str, str]]:  # noqa: ANN401
-    """Type of the layer and data type of every floating-point tensor that layers compute."""
+    """Yields layer type and data type of every floating-point tensor that layers compute."""
     floats = {library.DataType.FLOAT: "fp32", library.DataType.HALF: "fp16"}
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        for place in range(layer.num_outputs):
-            dtype = layer.get_output(place).dtype
+        for output in range(layer.num_outputs):
+            dtype = layer.get_output(output).dtype
             if dtype in floats:
                 yield layer.type.name, floats[dtype]
 
 
 def _share(dtypes: Iterator[str]) -> float:
-    """Share of half precision; all of it where there is nothing that could be."""
+    """Returns the share of half precision, 1 where there is no tensor."""
     counts = Counter(dtypes)
     return round(counts["fp16"] / counts.total(), 4) if counts else 1.0
 
@@ -164,9 +166,9 @@ def _config(
 ) -> Any:  # noqa: ANN401
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
-    config.clear_flag(library.BuilderFlag.TF32)  # FP32 is FP32, as its parity in years demands
+    config.clear_flag(library.BuilderFlag.TF32)  # too imprecise for the parity of FP32
     own_memory = getattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
-    if own_memory is not None:  # TensorRT for RTX: else its engines cannot become CUDA graphs
+    if own_memory is not None:  # TensorRT for RTX, whose engines need it for CUDA graphs
         config.set_flag(own_memory)
     if options.workspace_gib is not None:
         size_bytes = int(options.workspace_gib * _BYTES_PER_GIB)
@@ -189,13 +191,13 @@ def _plan(
     advance: Advance,
     library: ModuleType,
 ) -> Any:  # noqa: ANN401
-    """The serialized engine, built in a thread of its own so that this one hears Ctrl-C."""
+    """Returns the serialized engine, built in another thread so that this one receives Ctrl-C."""
     stopped = threading.Event()
     config.progress_monitor = _monitor(library, Phases(advance), stopped)
-    log = tensorrt_log(library)
+    log = tensorrt_logger(library)
 
     def serialized() -> tuple[Any, str]:
-        log.forget()
+        log.clear()
         return builder.build_serialized_network(network, config), log.errors()
 
     with ThreadPoolExecutor(1, thread_name_prefix="agemoe-builder") as pool:
@@ -214,7 +216,7 @@ def _plan(
 
 def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> Any:  # noqa: ANN401
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Passes on how far TensorRT is, and tells it when to stop."""
+        """Forwards TensorRT's progress, and cancels the build when `stopped` is set."""
 
         def __init__(self) -> None:
             library.IProgressMonitor.__init__(self)
@@ -233,41 +235,41 @@ def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> A
 
 
 class Phases:
-    """One number out of TensorRT's nested phases; a phase within another is one step of it."""
+    """Overall progress of TensorRT's nested phases; a phase within another is one step of it."""
 
     def __init__(self, advance: Advance) -> None:
-        """Takes whom to tell; it is told only of more than before."""
+        """Reports to a callback, and only when the share has grown."""
         self._advance = advance
         self._lock = threading.Lock()  # TensorRT's own threads call
         self._phases: dict[str, tuple[str | None, int]] = {}
         self._done: dict[str, int] = {}
-        self._told = 0.0
+        self._reported = 0.0
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase begins."""
+        """Begins a phase."""
         with self._lock:
             self._phases[name] = (parent, steps)
             self._done[name] = 0
 
     def step(self, name: str, step: int) -> None:
-        """A step of it, counted from 0, is done."""
+        """Completes a step of a phase, counted from 0."""
         with self._lock:
             self._done[name] = max(self._done.get(name, 0), step + 1)
-            self._tell()
+            self._report()
 
     def finish(self, name: str) -> None:
-        """A phase is over."""
+        """Ends a phase."""
         with self._lock:
             self._phases.pop(name, None)
             if not self._phases:
-                self._told = 1.0
+                self._reported = 1.0
                 self._advance(1.0)
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         roots = [name for name, (parent, _) in self._phases.items() if parent not in self._phases]
         share = max((self._share(name) for name in roots), default=0.0)
-        if share > self._told:
-            self._told = share
+        if share > self._reported:
+            self._reported = share
             self._advance(share)
 
     def _share(self, name: str) -> float:
@@ -277,7 +279,7 @@ class Phases:
 
 
 class _Timings:
-    """The timing cache of one engines folder, while one engine is built."""
+    """The timing cache of an engines folder during one build."""
 
     def __init__(self, path: Path, config: Any) -> None:  # noqa: ANN401
         self._path = path
@@ -285,7 +287,7 @@ class _Timings:
         written = path.read_bytes() if path.is_file() else b""
         cache = config.create_timing_cache(written)
         if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - theirs
-            _log.warning("%s is damaged or another TensorRT's: it is not used", path)
+            _log.warning("%s is damaged or belongs to another TensorRT; it is not used", path)
             config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
 
     def save(self) -> None:

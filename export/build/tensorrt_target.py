@@ -1,18 +1,18 @@
-"""Which TensorRT engines can be built with here, and how they are to be built."""
+"""The TensorRT that can build engines on this machine, and the options of an engine build."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.backends.gpu.cuda_library import CudaDevices, cuda_devices
+from runtime.backends.gpu.cuda_library import CudaDeviceList, cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.errors import BackendError
 
 TARGETS = ("auto", "onnx", "tensorrt", "rtx")
 OPTIMIZATION_LEVELS = range(6)
 _OLDEST = (10, 12)
-"""Of TensorRT: from here on strongly typed networks are all that is needed."""
+"""The first TensorRT in which strongly typed networks support everything needed here."""
 _INSTALL = "pip install 'agemoe-runtime[tensorrt]'"
 
 
@@ -24,20 +24,20 @@ class EngineTarget:
     """`tensorrt` or `tensorrt_rtx`."""
     version: str
     compute_capability: str | None
-    """Of the GPU the engines are for, `9.0`; None for TensorRT for RTX, which is for many."""
+    """Of the GPU the engines are for, like `9.0`; None for TensorRT for RTX, whose are portable."""
     can_run: bool
-    """Whether the engines can be run here too."""
+    """Whether the engines can also run on this machine."""
 
     @property
     def tag(self) -> str:
-        """What the names of engines say of it: `trt11.4-sm90` or `rtx1.7`."""
+        """Part of an engine's file name: `trt11.4-sm90` or `rtx1.7`."""
         version = ".".join(self.version.split(".")[:2])
         if self.compute_capability is None:
             return f"rtx{version}"
         return f"trt{version}-sm{self.compute_capability.replace('.', '')}"
 
     def __str__(self) -> str:
-        """As a person would call it."""
+        """Returns the product's name and version."""
         if self.compute_capability is None:
             return f"TensorRT for RTX {self.version}"
         return f"TensorRT {self.version} for compute capability {self.compute_capability}"
@@ -45,17 +45,17 @@ class EngineTarget:
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How engines are built."""
+    """Options of an engine build."""
 
     target: EngineTarget
     workspace_gib: float | None = None
-    """Memory that a layer may use while it runs; None leaves it to TensorRT."""
+    """Memory that a layer may use while it runs; None for TensorRT's default."""
     optimization_level: int = 3
-    """How long TensorRT looks for the fastest kernels, 0 to 5."""
+    """Effort of TensorRT's search for the fastest kernels, 0 to 5."""
 
     @property
     def flags(self) -> Mapping[str, str]:
-        """What the manifest says the builder was told."""
+        """The options as recorded in the manifest."""
         flags = {"optimization_level": str(self.optimization_level)}
         if self.workspace_gib is not None:
             flags["workspace_gib"] = f"{self.workspace_gib:g}"
@@ -63,19 +63,19 @@ class EngineOptions:
 
 
 def find_target(wanted: str) -> tuple[EngineTarget | None, str]:
-    """What engines can be built for on this machine.
+    """Finds the TensorRT that can build engines on this machine.
 
-    `auto` takes TensorRT where it is installed and there is a GPU, TensorRT for RTX where it is
-    the only one installed, and nothing otherwise.
+    `auto` takes TensorRT where it is installed and there is a GPU, TensorRT for RTX where only that
+    is installed, and nothing otherwise.
 
     Args:
         wanted: one of `TARGETS`.
 
     Returns:
-        The target, or None and why there is none.
+        The target, or None and the reason.
     """
     if wanted == "onnx":
-        return None, "as --target onnx asked for"
+        return None, "as requested by --target onnx"
     if wanted == "tensorrt":
         return _tensorrt()
     if wanted == "rtx":
@@ -114,8 +114,8 @@ def _rtx() -> tuple[EngineTarget | None, str]:
     return EngineTarget("tensorrt_rtx", version, None, can_run), ""
 
 
-def _runs_rtx(found: CudaDevices) -> bool:
-    """Whether the GPU is one that TensorRT for RTX's engines are for.
+def _runs_rtx(found: CudaDeviceList) -> bool:
+    """Returns whether engines of TensorRT for RTX support the GPU.
 
     Source: NVIDIA's TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines".
     """
@@ -126,7 +126,7 @@ def _runs_rtx(found: CudaDevices) -> bool:
 
 
 def _version_of(package: str) -> tuple[str, str]:
-    """Version of an installed package, or an empty one and why it cannot be imported."""
+    """Returns the version of a package, or an empty one and why it cannot be imported."""
     try:
         return str(import_tensorrt(package).__version__), ""
     except BackendError as error:

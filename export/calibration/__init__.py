@@ -1,1 +1,1 @@
-"""From labeled faces to fusion tables, and how good they are."""
+"""Fitting of fusion tables on labeled faces, and reports on their accuracy."""

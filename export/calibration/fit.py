@@ -1,10 +1,10 @@
-"""From labeled predictions to fusion tables, with honest errors of the whole procedure.
+"""Fusion tables from labeled predictions, with held-out errors of the whole procedure.
 
-The order: choose and fit each expert's bias, choose and fit the gate, then repeat all of that,
+Each expert's bias model and the gate's model are chosen and fitted, then all of that is repeated,
 choices included, with a tenth of the people held out at a time (nested cross-validation). The
-held-out faces give the figures of the report and the residuals that the intervals are made of;
-the tables themselves are fitted on all faces. Should the fused age do worse on the held-out faces
-than the best corrected expert alone, the tables fall back to that expert and say so.
+held-out faces give the figures of the report and the residuals for the intervals; the tables
+themselves are fitted on all faces. Where the fused age is worse on the held-out faces than the
+best corrected expert alone, the tables fall back to that expert, with a warning.
 """
 
 from __future__ import annotations
@@ -15,72 +15,68 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from export.calibration.bias import BiasForm, choose_bias, fit_bias
-from export.calibration.data import LabeledPredictions, LabelsError
-from export.calibration.folds import Folds, folds_of, people_count
-from export.calibration.gate import BEST, GateForm, fit_gate, preferred_gate
-from export.calibration.gate import FORMS as GATE_FORMS
-from export.calibration.spread import FEWEST_FACES, fit_spread, subsets_of
-from export.calibration.tables import AGE_GRID, corrected, thinned
-from runtime.fusion import ExpertTable, Floats, FusionTables, PivotGate
+from export.calibration.bias import BiasModel, choose_bias, fit_bias
+from export.calibration.folds import Folds, folds_of
+from export.calibration.gate import BEST, GATE_MODELS, GateModel, choose_gate, fit_gate
+from export.calibration.intervals import FEWEST_FACES, fit_spread, subsets_of
+from export.calibration.labeled_predictions import LabeledPredictions, LabelsError
+from export.calibration.tables import corrected, thinned
+from runtime.fusion import AGE_GRID, ExpertTable, Floats, FusionTables, PivotGate
 
 logger = logging.getLogger("agemoe")
 
 ENOUGH_FACES = 200
-"""Below, the fit is sane but its figures are vague, and a warning says so."""
+"""With fewer, the figures are imprecise, and a warning is logged."""
 _OUTER_FOLDS, _OUTER_FOLDS_MANY = 10, 5
 _MANY_FACES = 2000
 _INNER_FOLDS = 5
 _REPEATS = 2
-"""The gate is chosen on the average of so many splits: one alone is a matter of luck."""
+"""The gate is chosen on the average of several splits; one alone is too random."""
 _SAME_YEARS = 1e-4
-"""Errors nearer than this are equal: one expert alone differs from itself by rounding."""
+"""Smaller differences are rounding: one expert alone differs from itself by that much."""
 _CHOICE_FACES = 3000
-"""Forms are chosen on at most so many faces; more hardly change the choice."""
+"""Models are chosen on at most this many faces; more hardly change the choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What cross-validation chose."""
+    """The models chosen by cross-validation."""
 
-    bias: tuple[BiasForm, ...]
+    bias: tuple[BiasModel, ...]
     """By expert."""
-    gate: GateForm
-    """The gate that won."""
+    gate: GateModel
     gate_mae_years: Mapping[str, float]
-    """Held-out error of every gate that competed, by its name."""
+    """Held-out error of every gate model, by its name."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """What tables that never saw a face say of it, for all N faces."""
+    """Predictions for all N faces by tables that were fitted without them."""
 
     folds: Folds
-    """(N,) which tenth each face was held out with."""
+    """(N,) the fold in which each face was held out."""
     corrected_years: Floats
     """(N, E)"""
     fused_years: Mapping[frozenset[str], Floats]
-    """(N,) by the set of experts that answer."""
+    """(N,) by set of experts."""
 
     def errors_years(self, age_years: Floats) -> Floats:
-        """(1 + E,) mean absolute errors: fused, then each corrected expert."""
-        everyone = max(self.fused_years, key=len)
-        ages = np.column_stack([self.fused_years[everyone], self.corrected_years])
+        """Returns (1 + E,) mean absolute errors: fused, then each corrected expert."""
+        all_experts = max(self.fused_years, key=len)
+        ages = np.column_stack([self.fused_years[all_experts], self.corrected_years])
         return np.asarray(np.abs(ages - age_years[:, None]).mean(axis=0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Fusion tables and how well they do."""
+    """Fusion tables and their held-out predictions."""
 
     tables: FusionTables
     held_out: HeldOut
-    fell_back: bool
-    """Whether fusing did worse than the best expert, which then speaks alone."""
 
 
 def fit_fusion(faces: LabeledPredictions, seed: int = 0) -> Calibration:
-    """Fits everything; the same for the same faces in the same order and the same seed.
+    """Fits bias, gate and intervals; deterministic for the same faces, order and seed.
 
     Args:
         faces: at least `FEWEST_FACES` of them.
@@ -95,8 +91,8 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0) -> Calibration:
     fell_back = bool(errors[0] > errors[1:].min() + _SAME_YEARS)
     if fell_back:
         logger.warning(
-            "Fusing did worse on held-out faces (%.2f years) than the best corrected expert "
-            "(%.2f years): the tables fall back to that expert alone.",
+            "Fusing is worse on held-out faces (%.2f years) than the best corrected expert (%.2f "
+            "years): the tables fall back to that expert alone.",
             errors[0],
             errors[1:].min(),
         )
@@ -104,21 +100,21 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0) -> Calibration:
     spread = fit_spread(held_out.fused_years, faces.age_years)
     provenance = _provenance(faces, recipe, held_out, seed) | {"fell_back": fell_back}
     tables = replace(_fit(faces, recipe), spread=spread, provenance=provenance)
-    return Calibration(tables, held_out, fell_back)
+    return Calibration(tables, held_out)
 
 
 def _check_size(faces: LabeledPredictions) -> None:
-    people = people_count(faces.subjects, len(faces))
+    people = int(faces.people.max(initial=-1)) + 1
     if len(faces) < FEWEST_FACES or people < _OUTER_FOLDS:
         problem = (
             f"{len(faces)} faces of {people} people are too few: {FEWEST_FACES} faces of "
-            f"{_OUTER_FOLDS} people are the least, {ENOUGH_FACES} faces give useful figures"
+            f"{_OUTER_FOLDS} people are required, {ENOUGH_FACES} faces give useful figures"
         )
         raise LabelsError("The labeled data", [problem])
     if len(faces) < ENOUGH_FACES:
         logger.warning(
-            "Only %d labeled faces: the tables are drawn towards zero bias and the figures are "
-            "vague. %d faces or more are recommended.",
+            "Only %d labeled faces: the tables are shrunk toward zero bias and the figures are "
+            "imprecise. %d faces or more are recommended.",
             len(faces),
             ENOUGH_FACES,
         )
@@ -126,56 +122,53 @@ def _check_size(faces: LabeledPredictions) -> None:
 
 def _choose(faces: LabeledPredictions, seed: int) -> Recipe:
     some = faces.take(thinned(len(faces), _CHOICE_FACES, seed))
-    folds = folds_of(some.age_years, some.subjects, _INNER_FOLDS, seed)
-    bias = tuple(choose_bias(column, some.age_years, folds) for column in some.readings_years.T)
-    errors = np.mean(
-        [_gate_errors(some, bias, seed + repeat) for repeat in range(_REPEATS)], axis=0
-    )
-    means = errors.mean(axis=0)
-    named = {str(form): float(mean) for form, mean in zip(GATE_FORMS, means, strict=True)}
-    return Recipe(bias, preferred_gate(errors), named)
+    folds = folds_of(some.age_years, some.people, _INNER_FOLDS, seed)
+    bias = tuple(choose_bias(column, some.age_years, folds) for column in some.predictions_years.T)
+    repeats = [_gate_errors(some, bias, seed + repeat) for repeat in range(_REPEATS)]
+    errors = np.mean(repeats, axis=0)
+    means = zip(GATE_MODELS, errors.mean(axis=0).tolist(), strict=True)
+    return Recipe(bias, choose_gate(errors), {str(model): mean for model, mean in means})
 
 
-def _gate_errors(faces: LabeledPredictions, bias: tuple[BiasForm, ...], seed: int) -> Floats:
-    """(N, F) absolute errors of each form of gate on held-out faces."""
-    folds = folds_of(faces.age_years, faces.subjects, _INNER_FOLDS, seed)
-    errors = np.zeros((len(faces), len(GATE_FORMS)))
+def _gate_errors(faces: LabeledPredictions, bias: tuple[BiasModel, ...], seed: int) -> Floats:
+    """Returns (N, F) absolute errors of each gate model on held-out faces."""
+    folds = folds_of(faces.age_years, faces.people, _INNER_FOLDS, seed)
+    errors = np.zeros((len(faces), len(GATE_MODELS)))
     for fold in np.unique(folds):
         train, test = faces.take(folds != fold), faces.take(folds == fold)
         tables = _bias_tables(train, bias)
-        for index, form in enumerate(GATE_FORMS):
-            fusion = _fusion(train, tables, form)
-            fused = fusion.fuse(test.names, test.readings_years).age_years
-            errors[folds == fold, index] = np.abs(fused - test.age_years)
+        for index, model in enumerate(GATE_MODELS):
+            fused = _fusion(train, tables, model).fuse(test.names, test.predictions_years)
+            errors[folds == fold, index] = np.abs(fused.age_years - test.age_years)
     return errors
 
 
 def _fit(faces: LabeledPredictions, recipe: Recipe) -> FusionTables:
-    """Bias and gate tables, without intervals."""
+    """Fits bias and gate tables, without intervals."""
     return _fusion(faces, _bias_tables(faces, recipe.bias), recipe.gate)
 
 
-def _bias_tables(faces: LabeledPredictions, forms: tuple[BiasForm, ...]) -> Floats:
-    """(E, 101) years to add, by expert and reading."""
-    columns = zip(faces.readings_years.T, forms, strict=True)
-    return np.stack([fit_bias(column, faces.age_years, form) for column, form in columns])
+def _bias_tables(faces: LabeledPredictions, models: tuple[BiasModel, ...]) -> Floats:
+    """Returns (E, 101) years to add, by expert and raw prediction."""
+    columns = zip(faces.predictions_years.T, models, strict=True)
+    return np.stack([fit_bias(column, faces.age_years, model) for column, model in columns])
 
 
-def _fusion(faces: LabeledPredictions, bias_years: Floats, form: GateForm) -> FusionTables:
-    gate = fit_gate(corrected(faces.readings_years, bias_years), faces.age_years, form)
-    # Rounded, so that a difference in the last bit between machines does not show.
+def _fusion(faces: LabeledPredictions, bias_years: Floats, model: GateModel) -> FusionTables:
+    gate = fit_gate(corrected(faces.predictions_years, bias_years), faces.age_years, model)
+    # Rounded: machines differ in the last bits.
     bias, logits = np.round(bias_years, 4), np.round(gate.gate_logit, 5)
     bases = np.round(gate.base_logit, 5)
     tables = {n: ExpertTable(AGE_GRID, b) for n, b in zip(faces.names, bias, strict=True)}
     return FusionTables(AGE_GRID, tables, PivotGate(tuple(faces.names), AGE_GRID, logits, bases))
 
 
-def _hold_out(faces: LabeledPredictions, seed: int, gate: GateForm | None = None) -> HeldOut:
-    """Repeats choice and fit without each fold; with a gate given, that one is not chosen."""
+def _hold_out(faces: LabeledPredictions, seed: int, gate: GateModel | None = None) -> HeldOut:
+    """Repeats choice and fit without each fold; a gate model that is given is not chosen."""
     count = _OUTER_FOLDS if len(faces) <= _MANY_FACES else _OUTER_FOLDS_MANY
-    folds = folds_of(faces.age_years, faces.subjects, count, seed + 1)
+    folds = folds_of(faces.age_years, faces.people, count, seed + 1)
     fused = {names: np.zeros(len(faces)) for names in subsets_of(faces.names)}
-    corrected_years = np.zeros_like(faces.readings_years)
+    corrected_years = np.zeros_like(faces.predictions_years)
     for fold in np.unique(folds):
         held = folds == fold
         train, test = faces.take(~held), faces.take(held)
@@ -183,15 +176,15 @@ def _hold_out(faces: LabeledPredictions, seed: int, gate: GateForm | None = None
         tables = _fit(train, recipe if gate is None else replace(recipe, gate=gate))
         for names, ages in fused.items():
             ages[held] = fuse_subset(tables, test, names)
-        corrected_years[held] = tables.fuse(test.names, test.readings_years).corrected_years
+        corrected_years[held] = tables.fuse(test.names, test.predictions_years).corrected_years
     return HeldOut(folds, corrected_years, fused)
 
 
 def fuse_subset(tables: FusionTables, faces: LabeledPredictions, names: frozenset[str]) -> Floats:
-    """(N,) fused ages when only some experts answer."""
+    """Returns (N,) fused ages of some of the experts."""
     columns = [index for index, name in enumerate(faces.names) if name in names]
     chosen = [faces.names[index] for index in columns]
-    return tables.fuse(chosen, faces.readings_years[:, columns]).age_years
+    return tables.fuse(chosen, faces.predictions_years[:, columns]).age_years
 
 
 def _provenance(
@@ -200,10 +193,10 @@ def _provenance(
     ages, errors = faces.age_years, held_out.errors_years(faces.age_years)
     return {
         "faces": len(faces),
-        "people": people_count(faces.subjects, len(faces)),
+        "people": int(faces.people.max()) + 1,
         "age_range_years": [float(ages.min()), float(ages.max())],
         "seed": seed,
-        "bias": {n: str(form) for n, form in zip(faces.names, recipe.bias, strict=True)},
+        "bias": {n: str(model) for n, model in zip(faces.names, recipe.bias, strict=True)},
         "gate": str(recipe.gate),
         "gate_mae_years": {name: round(mae, 4) for name, mae in recipe.gate_mae_years.items()},
         "cross_validated_mae_years": {

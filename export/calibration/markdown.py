@@ -1,4 +1,4 @@
-"""The report as a page that a person reads without help: `report.md`."""
+"""The report as a self-explanatory page: `report.md`."""
 
 from __future__ import annotations
 
@@ -9,79 +9,86 @@ from export.calibration.report import ENOUGH_IN_GROUP
 
 Report = Mapping[str, Any]
 
+_BRACKETS = """\
+Square brackets hold 95 % confidence intervals: bootstrap over people for means, Wilson's score
+interval for shares."""
+
+_METHODS = """\
+**Raw** is an expert's own prediction, **corrected** the same after its bias was removed, **mean**
+the plain average of all experts, **fused** the age that the runtime returns. An error is the
+estimate minus the labeled age, in years. **MAE** is the mean of its absolute value, **median** the
+median of its absolute value, **bias** its mean (above 0: people are estimated too old), **RMSE**
+the root of its mean square, **CS@5** the share of faces estimated within 5 years."""
+
+_PARTS = f"""\
+**Spread of error** is the standard deviation of the fused error, **best expert** the corrected
+expert with the smallest MAE, **covered** the share of faces whose 90 % interval contains the
+labeled age. The interval is calibrated by estimated age, so it should cover 90 % in every row of
+the second table; by labeled age, coverage depends on how well faces of that age can be told apart.
+**Few** means fewer than {ENOUGH_IN_GROUP} faces."""
+
+_POLICY = """\
+A person passes who is estimated at or above the challenge age; all others are asked for proof of
+age. A **false positive** is a person below the age limit who passes, a **false negative** one at or
+above it who does not. The columns of ages near the limit count the people who are hardest to tell
+apart. Faces behind the four columns: """
+
 _NO_CERTIFICATION = (
     "These rates follow the definitions of NIST's Face Analysis Technology Evaluation, Age "
-    "Estimation and Verification (FATE AEV): a false positive is a person outside the allowed "
-    "ages who is estimated inside, a false negative a person inside who is estimated outside. "
-    "They describe these faces and no others. They are no NIST result and no certification."
+    "Estimation and Verification (FATE AEV). They describe these faces only; they are no result "
+    "of NIST and no certification."
 )
 
 
 def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence[str]) -> str:
-    """The report as Markdown.
-
-    Args:
-        report: as `calibration.report.report_of` makes it.
-        title: the first heading.
-        preface: paragraphs on where the figures come from.
-        files: pictures beside the page, by file name.
-    """
+    """Returns the report as Markdown, with a preface of paragraphs and links to plot files."""
+    plots = [
+        _image(files, "bias.png", "Bias correction of each expert by its raw prediction"),
+        _image(files, "gate.png", "Weight of each expert by age"),
+    ]
     parts = [
         f"# {title}",
         *preface,
         _headline(report),
+        _BRACKETS,
         "## Accuracy",
+        _METHODS,
         _accuracy(report),
-        _picture(files, "error_by_age.png", "Mean absolute error by age, before and after"),
+        _image(files, "error_by_age.png", "Mean absolute error by age, raw, corrected and fused"),
         "## By age",
-        _bands("Labeled age", report["age_bands"]),
-        _bands("Estimated age", report["estimated_age_bands"]),
-        *_groups(report["groups"]),
-        "## Fairness and stability",
+        _PARTS,
+        _sections("Labeled age", report["age_bands"]),
+        _sections("Estimated age", report["estimated_age_bands"]),
+        "## By group" if report["groups"] else "",
+        *(_sections(column, sections) for column, sections in report["groups"].items()),
+        "## Fairness",
         _fairness(report),
         *_missing(report["without"]),
-        *_policies(report["policy"]),
-        *_reliabilities(report["reliability"]),
-        _picture(files, "reliability.png", "Claimed against observed probability"),
-        *_tables(files),
-        "## How to read this page",
-        _GLOSSARY,
+        *(part for item in report["policy"].items() for part in _policy(*item)),
+        *(part for item in report["reliability"].items() for part in _reliability(*item)),
+        _image(files, "reliability.png", "Claimed against observed probability"),
+        "## The tables" if any(plots) else "",
+        *plots,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-_GLOSSARY = """\
-- **Error** is estimate minus labeled age, in years. **MAE** is the mean of its size, **median**
-  the middle one, **bias** its mean with its sign (above 0: people are estimated too old),
-  **RMSE** the root of its mean square, **CS@5** the share of faces within 5 years.
-- **Raw** is what an expert says, **corrected** the same after its own bias was taken out, **mean**
-  the plain average of all experts, **fused** what the runtime answers.
-- **Covered** is how often the 90 % interval holds the labeled age. It is promised by estimated
-  age; by labeled age it varies with how well the faces of an age can be told apart.
-- Square brackets hold 95 % intervals: bootstrap over people for means, Wilson for shares."""
-
-
 def _headline(report: Report) -> str:
-    best = report["gain"]["over"]
+    best, gain = report["gain"]["over"], report["gain"]
+    fused = f"{report['mae']['fused']:.2f} years mean absolute error"
     text = (
-        f"**{report['faces']} faces. Fused: {_years(report, 'fused')}. "
+        f"**{report['faces']} faces. Fused: {fused} "
+        f"{_interval(report['mae_interval']['fused'], 1, 2)}. "
         f"Best expert alone, corrected: {best}, {report['mae'][best]['corrected']:.2f} years; "
-        f"fusing gains {report['gain']['years']:+.3f} years "
-        f"{_interval(report['gain']['interval'], 1, 3)}.**"
+        f"fusing gains {gain['years']:+.3f} years {_interval(gain['interval'], 1, 3)}.**"
     )
     if "90" in report["coverage"]:
         width = report["interval_width_years"]["90"]
         text += (
-            f" **The 90 % interval holds {_percent(report['coverage']['90'])} of the true ages "
-            f"{_interval(report['coverage_interval']['90'], 100, 1)} and is {width:.1f} years "
-            "wide on average.**"
+            f" **The 90 % interval contains {_coverage(report, 1)} of the true ages and is "
+            f"{width:.1f} years wide on average.**"
         )
     return text
-
-
-def _years(report: Report, method: str) -> str:
-    found = _interval(report["mae_interval"][method], 1, 2)
-    return f"{report['mae'][method]:.2f} years mean absolute error {found}"
 
 
 def _accuracy(report: Report) -> str:
@@ -90,8 +97,7 @@ def _accuracy(report: Report) -> str:
     rows += [[f"mean of {kind}", *_row(report, ("mean", kind))] for kind in kinds]
     for kind in kinds:
         rows += [[f"{name}, {kind}", *_row(report, (name, kind))] for name in report["experts"]]
-    heads = ["", "MAE", "median", "bias", "RMSE", "CS@5"]
-    return _table(heads, rows)
+    return _table(["", "MAE", "median", "bias", "RMSE", "CS@5"], rows)
 
 
 def _row(report: Report, place: Sequence[str]) -> list[str]:
@@ -110,7 +116,7 @@ def _at(nested: Any, place: Sequence[str]) -> Any:  # noqa: ANN401 - JSON values
     return nested
 
 
-def _bands(head: str, sections: Report) -> str:
+def _sections(head: str, sections: Report) -> str:
     heads = [head, "faces", "fused MAE", "bias", "spread of error", "best expert", "covered (90 %)"]
     return _table(heads, [_section(name, section) for name, section in sections.items()])
 
@@ -119,10 +125,6 @@ def _section(name: str, section: Report) -> list[str]:
     errors = section["mae"]
     experts = [key for key in errors if key not in ("fused", "mean")]
     best = min(experts, key=lambda expert: errors[expert]["corrected"])
-    covered = "–"
-    if "90" in section["coverage"]:
-        limits = section["coverage_interval"]["90"]
-        covered = f"{_percent(section['coverage']['90'])} {_interval(limits, 100, 0)}"
     few = " (few)" if section["faces"] < ENOUGH_IN_GROUP else ""
     return [
         name,
@@ -131,31 +133,25 @@ def _section(name: str, section: Report) -> list[str]:
         f"{section['bias']['fused']:+.2f}",
         f"{section['spread']['fused']:.2f}",
         f"{errors[best]['corrected']:.2f} ({best})",
-        covered,
+        _coverage(section, 0) if "90" in section["coverage"] else "–",
     ]
 
 
-def _groups(groups: Report) -> list[str]:
-    if not groups:
-        return []
-    return ["## By group", *(_bands(column, sections) for column, sections in groups.items())]
+def _coverage(section: Report, digits: int) -> str:
+    limits = section["coverage_interval"]["90"]
+    return f"{_percent(section['coverage']['90'])} {_interval(limits, 100, digits)}"
 
 
 def _fairness(report: Report) -> str:
     gaps = {"age bands": report["fairness"]["age_bands"], **report["fairness"]["groups"]}
-    lines = []
+    lines = ["The gap is the difference between the largest and the smallest fused MAE.\n"]
     for name, gap in gaps.items():
         if gap is None:
             lines.append(f"- {name}: fewer than two parts with {ENOUGH_IN_GROUP} faces.")
         else:
             lines.append(
-                f"- {name}: the largest gap of the fused MAE is {gap['years']:.2f} years, between "
-                f"{gap['worst']} and {gap['best']}."
+                f"- {name}: {gap['years']:.2f} years, between {gap['worst']} and {gap['best']}."
             )
-    lines.append(
-        "- Stability: the spread of error in the tables above is the standard deviation of the "
-        "fused error within each part."
-    )
     return "\n".join(lines)
 
 
@@ -174,17 +170,12 @@ def _missing(without: Report) -> list[str]:
     return ["## When one expert is missing", table]
 
 
-def _policies(policies: Report) -> list[str]:
-    return [part for item in policies.items() for part in _policy(*item)]
-
-
 def _policy(threshold: str, rows: Sequence[Report]) -> list[str]:
     low, high = rows[0]["near_ages"]
-    last = float(threshold) - 1
     heads = [
         "challenge age",
         f"false positives: all under {threshold}",
-        f"… aged {low:g} to {last:g}",
+        f"… aged {low:g} to {float(threshold) - 1:g}",
         f"false negatives: all {threshold} or older",
         f"… aged {threshold} to {high:g}",
     ]
@@ -193,12 +184,29 @@ def _policy(threshold: str, rows: Sequence[Report]) -> list[str]:
     counts = ", ".join(f"{rows[0][key]['faces']}" for key in keys)
     return [
         f"## Policy: is this person {threshold} or older?",
-        (
-            f"Whoever is estimated at least as old as the challenge age passes; everybody else is "
-            f"asked for proof. Faces behind the four columns: {counts}."
-        ),
+        f"{_POLICY}{counts}.",
         _table(heads, cells),
         _NO_CERTIFICATION,
+    ]
+
+
+def _reliability(threshold: str, found: Report | None) -> list[str]:
+    if found is None:
+        return []
+    rows = [
+        [_percent(b["claimed"]), str(b["came_true"]["faces"]), _rate(b["came_true"])]
+        for b in found["bins"]
+    ]
+    claimed, observed = _percent(found["claimed_mean"]), _percent(found["came_true_mean"])
+    return [
+        f"## Reliability of `probability_at_least({threshold})`",
+        (
+            f"Faces are sorted into bins by the **claimed** probability of being {threshold} or "
+            "older; **came true** is the share that is. The mean claimed probability is "
+            f"{claimed}; {observed} came true. The Brier score, the mean squared difference (0 is "
+            f"perfect), is {found['brier']:.4f}."
+        ),
+        _table(["claimed", "faces", "came true"], rows),
     ]
 
 
@@ -208,35 +216,7 @@ def _rate(found: Report) -> str:
     return f"{_percent(found['rate'])} {_interval(found['interval'], 100, 1)}"
 
 
-def _reliabilities(found: Report) -> list[str]:
-    parts = []
-    for threshold, result in found.items():
-        if result is None:
-            continue
-        rows = [
-            [_percent(b["claimed"]), str(b["came_true"]["faces"]), _rate(b["came_true"])]
-            for b in result["bins"]
-        ]
-        parts += [
-            f"## Reliability of `probability_at_least({threshold})`",
-            (
-                f"Claimed on average {_percent(result['claimed_mean'])}, came true "
-                f"{_percent(result['came_true_mean'])}; Brier score {result['brier']:.4f}."
-            ),
-            _table(["claimed", "faces", "came true"], rows),
-        ]
-    return parts
-
-
-def _tables(files: Sequence[str]) -> list[str]:
-    shown = [
-        _picture(files, "bias.png", "What is added to each expert's reading"),
-        _picture(files, "gate.png", "Whom the gate believes, by age"),
-    ]
-    return ["## The tables", *shown] if any(shown) else []
-
-
-def _picture(files: Sequence[str], name: str, caption: str) -> str:
+def _image(files: Sequence[str], name: str, caption: str) -> str:
     return f"![{caption}]({name})" if name in files else ""
 
 

@@ -1,14 +1,16 @@
-"""The report's pictures: bias curves, gate weights, error by age, reliability."""
+"""The report's plots: bias curves, gate weights, error by age, reliability."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import softmax
 
-from runtime.fusion import Floats, FusionTables, PivotGate
+from runtime.fusion import FusionTables, PivotGate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,29 +19,22 @@ if TYPE_CHECKING:
 _INK, _FAINT, _FUSED = "#2b2b2b", "#b8b8b8", "#111111"
 _COLORS = ("#3b6fb6", "#d1742f", "#4c9a6a", "#9a5fb0", "#c2485f", "#7a6a53", "#3aa3a8", "#8a8f2e")
 _LABEL_GAP = 0.055
-"""Least distance between two labels, as a share of the axis."""
+"""Smallest distance between two labels, as a share of the axis."""
 
 
-def pictures(
-    tables: FusionTables, names: Sequence[str], report: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """PNG files by file name.
-
-    Args:
-        tables: the fusion tables.
-        names: the experts, in the order of their colors.
-        report: as `calibration.report.report_of` makes it.
-    """
-    found = {
+def plots(tables: FusionTables, report: Mapping[str, Any]) -> dict[str, bytes]:
+    """Returns the plots of fusion tables and their report as PNG files, by file name."""
+    names = report["experts"]
+    figures = {
         "bias.png": _bias(tables, names),
         "error_by_age.png": _error_by_age(names, report["age_bands"]),
     }
     if isinstance(tables.gate, PivotGate):
-        found["gate.png"] = _gate(tables.gate, names)
+        figures["gate.png"] = _gate(tables.gate, names)
     claimed = {t: r for t, r in report["reliability"].items() if r is not None}
     if claimed:
-        found["reliability.png"] = _reliability(claimed)
-    return {name: _png(figure) for name, figure in found.items()}
+        figures["reliability.png"] = _reliability(claimed)
+    return {name: _png(figure) for name, figure in figures.items()}
 
 
 def _figure(title: str, subtitle: str, x: str, y: str) -> tuple[Figure, Axes]:
@@ -61,14 +56,14 @@ def _figure(title: str, subtitle: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
     figure, axes = _figure(
-        "What is added to each expert's reading",
-        "Flat where no reading was ever seen",
-        "expert's own reading (years)",
+        "Bias correction of each expert",
+        "Flat beyond the outermost predictions of the data",
+        "raw prediction (years)",
         "correction (years)",
     )
     axes.axhline(0.0, color=_INK, linewidth=0.8)
     grid, ends = tables.age_grid, []
-    for name, color in zip(names, _cycle(names), strict=True):
+    for name, color in zip(names, cycle(_COLORS), strict=False):
         expert = tables.experts[name]
         table = np.interp(grid, expert.knots_years, expert.bias_years)
         axes.plot(grid, table, color=color, linewidth=2.2)
@@ -80,18 +75,16 @@ def _bias(tables: FusionTables, names: Sequence[str]) -> Figure:
 
 def _gate(gate: PivotGate, names: Sequence[str]) -> Figure:
     figure, axes = _figure(
-        "Whom the gate believes, by age",
+        "Weight of each expert by age",
         "Shares of the fused age; they add up to 100 %",
         "pivot age (years)",
         "weight (%)",
     )
     logits = gate.logit[[gate.names.index(name) for name in names]]
-    shares = np.exp(logits - logits.max(axis=0))
-    shares *= 100.0 / shares.sum(axis=0)
-    colors = _cycle(names)
+    shares = 100.0 * softmax(logits, axis=0)
+    colors = list(islice(cycle(_COLORS), len(names)))
     axes.stackplot(gate.age_grid, shares, colors=colors, alpha=0.88, linewidth=0.0)
-    tops = np.cumsum(shares, axis=0)
-    middles = tops[:, -1] - shares[:, -1] / 2.0
+    middles = np.cumsum(shares[:, -1]) - shares[:, -1] / 2.0
     axes.set_xlim(gate.age_grid[0], gate.age_grid[-1])
     axes.set_ylim(0.0, 100.0)
     _label_ends(axes, list(zip(middles.tolist(), names, colors, strict=True)))
@@ -100,14 +93,14 @@ def _gate(gate: PivotGate, names: Sequence[str]) -> Figure:
 
 def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(
-        "Mean absolute error by age, before and after",
-        "Dotted: an expert's own reading. Thin: corrected. Black: fused, with 95 % interval",
+        "Mean absolute error by age",
+        "Dotted: raw predictions. Thin: corrected. Black: fused, with its 95 % interval",
         "labeled age (years); below, the number of faces",
         "mean absolute error (years)",
     )
     at = np.arange(len(bands))
     ends = []
-    for name, color in zip(names, _cycle(names), strict=True):
+    for name, color in zip(names, cycle(_COLORS), strict=False):
         raw = [band["mae"][name]["raw"] for band in bands.values()]
         after = [band["mae"][name]["corrected"] for band in bands.values()]
         axes.plot(at, raw, color=color, linewidth=1.3, linestyle=":", marker="o", markersize=2.5)
@@ -128,13 +121,13 @@ def _error_by_age(names: Sequence[str], bands: Mapping[str, Any]) -> Figure:
 def _reliability(claimed: Mapping[str, Any]) -> Figure:
     figure, axes = _figure(
         "Does probability_at_least(t) come true?",
-        "On the diagonal it does; bars are 95 % intervals",
+        "On the diagonal it does. Bars are 95 % intervals",
         "claimed probability (%)",
         "share of faces that were t or older (%)",
     )
     axes.plot([0, 100], [0, 100], color=_FAINT, linewidth=1.2)
     ends = []
-    for (threshold, result), color in zip(claimed.items(), _cycle(list(claimed)), strict=True):
+    for (threshold, result), color in zip(claimed.items(), cycle(_COLORS), strict=False):
         bins = result["bins"]
         x = [100.0 * b["claimed"] for b in bins]
         y = [100.0 * b["came_true"]["rate"] for b in bins]
@@ -148,35 +141,22 @@ def _reliability(claimed: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _cycle(names: Sequence[str]) -> list[str]:
-    return [_COLORS[index % len(_COLORS)] for index in range(len(names))]
-
-
 def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Writes names right of the axes at the height of their lines, pushed apart to be legible."""
+    """Labels lines at the right of the axes, far enough apart to be legible."""
     low, high = axes.get_ylim()
     ordered = sorted(ends)
-    heights = _apart(np.array([(value - low) / (high - low) for value, _, _ in ordered]))
+    heights = np.array([(value - low) / (high - low) for value, _, _ in ordered])
+    gaps = _LABEL_GAP * np.arange(len(heights))
+    # Up until all gaps are kept, then down until the last label is within the axes.
+    heights = np.minimum(np.maximum.accumulate(heights - gaps) + gaps, 1.0 - gaps[::-1])
     for height, (_, name, color) in zip(heights, ordered, strict=True):
         axes.text(
             1.015, height, name, color=color, transform=axes.transAxes, va="center", fontsize=10.5
         )
 
 
-def _apart(heights: Floats) -> Floats:
-    """Rising heights moved up, then down, until none is nearer to the next than the gap."""
-    moved = heights.copy()
-    for index in range(1, len(moved)):
-        moved[index] = max(moved[index], moved[index - 1] + _LABEL_GAP)
-    overshoot = max(0.0, float(moved[-1]) - 1.0)
-    moved[-1] -= overshoot
-    for index in range(len(moved) - 2, -1, -1):
-        moved[index] = min(moved[index], moved[index + 1] - _LABEL_GAP)
-    return moved
-
-
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without the metadata the same figure gives the same bytes.
+    # Without the version of matplotlib in its metadata, a figure always gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

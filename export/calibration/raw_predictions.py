@@ -1,34 +1,40 @@
-"""The experts' readings of labeled faces: asked for once, kept, and picked up after a stop."""
+"""Raw predictions of the experts for labeled pictures; an interrupted run resumes from its log."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Protocol
 
-from export.calibration.data import MOST_GROUPS, LabelsError
-from export.calibration.faces import LabeledFace
+import numpy as np
+
+from export.calibration.labeled_predictions import (
+    MOST_GROUPS,
+    LabeledPredictions,
+    LabelsError,
+    reserved_problems,
+    write_predictions,
+)
+from export.calibration.labels import LabeledFace
 from runtime.errors import AgeMoEError
-from runtime.files import write_whole
 from runtime.results import AgeEstimate, Face
+from runtime.resume_log import ResumeLog
 
 logger = logging.getLogger("agemoe")
 
-CACHE_NAME = "readings.jsonl"
+LOG_NAME = "raw_predictions.jsonl"
 PREDICTIONS_NAME = "predictions.csv"
 _BATCH = 32
 _NAMED_FACES = 10
+_NO_GROUPS = frozenset({"id", "age", "subject"})
 
-Reading = dict[str, float] | str
-"""Years by expert, or why there are none."""
+Prediction = dict[str, float] | str
+"""Years by expert, or the reason why there are none."""
 
 
 class Predictor(Protocol):
-    """What is needed of `runtime.AgeMoE`."""
+    """The part of `runtime.AgeMoE` that is used here."""
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -39,126 +45,110 @@ class Predictor(Protocol):
         """SHA-256 of each expert's checkpoint, None when unknown."""
 
     def predict(self, faces: list[Face], /) -> Sequence[AgeEstimate | AgeMoEError]:
-        """One result per face, in order; an unusable picture is an error in its place."""
+        """Returns one result per face, in order; an error where a picture is unusable."""
 
 
-def write_predictions(
+def predict_faces(
     predictor: Predictor,
     faces: Sequence[LabeledFace],
     folder: Path,
     progress: Callable[[int, int], None] = lambda _done, _all: None,
     *,
     run_as: str = "",
-) -> Path:
-    """Asks the experts about every face and writes `predictions.csv`.
+) -> LabeledPredictions:
+    """Predicts the age of every face with every expert.
 
-    Readings are kept in `readings.jsonl` beside it as they come, so that a run that was stopped
-    goes on where it was, and one with the same experts and pictures asks nothing again. Faces
-    without a reading of every expert are left out, with a warning.
+    Predictions are logged in `raw_predictions.jsonl` as they come: an interrupted run resumes, and
+    a run with the same experts and pictures predicts nothing again. The result is also written to
+    `predictions.csv`. Faces without a prediction of every expert are left out, with a warning.
+    Every label of a picture is a group, unless it has too many values.
 
     Args:
         predictor: the experts.
-        faces: what to ask about.
-        folder: where the files go; it exists.
-        progress: told how many of how many faces are done.
-        run_as: device and precision; readings of another one are asked for again.
-
-    Returns:
-        The path of predictions.csv.
+        faces: the pictures.
+        folder: of the log and the CSV; it exists.
+        progress: called with the number of finished faces and of all faces.
+        run_as: device and precision; predictions of other ones are not reused.
 
     Raises:
-        LabelsError: no face could be read by all experts.
+        LabelsError: no face has a prediction of every expert, or a name is used twice.
     """
-    readings = _read_all(predictor, faces, folder / CACHE_NAME, progress, run_as)
-    failed = {n: reading for n, reading in readings.items() if isinstance(reading, str)}
+    labels = {label for face in faces for label in face.groups} - _NO_GROUPS
+    problems = reserved_problems(predictor.experts)
+    problems += [
+        f"the label {name!r} is also the name of an expert: rename the label"
+        for name in sorted(labels.intersection(predictor.experts))
+    ]
+    if problems:
+        raise LabelsError("The labeled data", problems)
+    predictions = _predict_missing(predictor, faces, folder / LOG_NAME, progress, run_as)
+    pairs = list(zip(faces, predictions, strict=True))
+    failed = [f"{face.name}: {found}" for face, found in pairs if isinstance(found, str)]
     if failed:
-        shown = "; ".join(f"{n}: {why}" for n, why in list(failed.items())[:_NAMED_FACES])
+        shown = "; ".join(failed[:_NAMED_FACES])
         logger.warning("%d of %d faces are left out: %s", len(failed), len(faces), shown)
-    if len(failed) == len(readings):
-        raise LabelsError("The labeled data", ["no face could be read by all experts"])
-    path = folder / PREDICTIONS_NAME
-    write_whole(path, _table(predictor.experts, faces, readings).encode())
-    return path
+    usable = [(face, found) for face, found in pairs if not isinstance(found, str)]
+    if not usable:
+        raise LabelsError("The labeled data", ["no face has a prediction of every expert"])
+    labeled = _labeled(predictor.experts, usable, sorted(labels))
+    write_predictions(folder / PREDICTIONS_NAME, [face.name for face, _ in usable], labeled)
+    return labeled
 
 
-def _read_all(
+def _predict_missing(
     predictor: Predictor,
     faces: Sequence[LabeledFace],
-    cache: Path,
+    path: Path,
     progress: Callable[[int, int], None],
     run_as: str,
-) -> dict[str, Reading]:
-    """The reading of each face, by its name."""
-    header = {
+) -> list[Prediction]:
+    """Returns the prediction of each face, from the log where it is there."""
+    settings = {
         "experts": list(predictor.experts),
         "sources": dict(predictor.sources),
         "run_as": run_as,
     }
-    known = _cached(cache, header)
-    stamps = {face.name: _stamp(face.path) for face in faces}
-    readings = {name: known[stamp] for name, stamp in stamps.items() if stamp in known}
-    waiting = [face for face in faces if face.name not in readings]
-    if not known:
-        write_whole(cache, f"{json.dumps(header)}\n".encode())
-    with cache.open("a", encoding="utf-8") as file:
-        for start in range(0, len(waiting), _BATCH):
-            progress(len(readings), len(faces))
-            batch = waiting[start : start + _BATCH]
+    keys = {face.name: _key(face.path) for face in faces}
+    with ResumeLog.open(path, settings, restart=True) as log:
+        missing = [face for face in faces if keys[face.name] not in log]
+        for start in range(0, len(missing), _BATCH):
+            progress(len(faces) - len(missing) + start, len(faces))
+            batch = missing[start : start + _BATCH]
             results = predictor.predict([Face(face.path) for face in batch])
-            for face, result in zip(batch, results, strict=True):
-                readings[face.name] = _reading(result)
-                _keep(file, stamps[face.name], readings[face.name])
-    progress(len(faces), len(faces))
-    return readings
+            found = zip(batch, results, strict=True)
+            log.add((keys[face.name], _prediction(result)) for face, result in found)
+        progress(len(faces), len(faces))
+        return [log[key] for key in keys.values()]
 
 
-def _stamp(path: Path) -> str:
-    """Changes when the picture does."""
+def _key(path: Path) -> str:
+    """Returns a key that changes with the picture."""
     found = path.stat()
     return f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}"
 
 
-def _reading(result: AgeEstimate | AgeMoEError) -> Reading:
+def _prediction(result: AgeEstimate | AgeMoEError) -> Prediction:
     if isinstance(result, AgeMoEError):
         return str(result)
     if result.missing:
-        return "; ".join(f"{name}: {why}" for name, why in result.missing.items())
+        return "; ".join(f"{name}: {reason}" for name, reason in result.missing.items())
     return {name: expert.age_years for name, expert in result.experts.items()}
 
 
-def _keep(file: IO[str], stamp: str, reading: Reading) -> None:
-    file.write(f"{json.dumps([stamp, reading])}\n")
-    file.flush()
-
-
-def _cached(cache: Path, header: Mapping[str, Any]) -> dict[str, Reading]:
-    """Readings by stamp; none when the file is of other experts. A torn last line is dropped."""
-    if not cache.exists():
-        return {}
-    lines = cache.read_text(encoding="utf-8").split("\n")
-    complete = lines[:-1]
-    if not complete or json.loads(complete[0]) != header:
-        return {}
-    if lines[-1]:
-        write_whole(cache, "".join(f"{line}\n" for line in complete).encode())
-    return dict(json.loads(line) for line in complete[1:])
-
-
-def _table(
-    experts: Sequence[str], faces: Sequence[LabeledFace], readings: Mapping[str, Reading]
-) -> str:
-    subjects = all(face.subject for face in faces)
-    columns = sorted({column for face in faces for column in face.groups})
-    groups = [c for c in columns if len({f.groups.get(c, "") for f in faces}) <= MOST_GROUPS]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["id", "age", *(["subject"] if subjects else []), *groups, *experts])
-    for face in faces:
-        reading = readings[face.name]
-        if isinstance(reading, str):
-            continue
-        who = [face.subject] if subjects else []
-        values = [face.groups.get(column, "") for column in groups]
-        years = [repr(reading[name]) for name in experts]
-        writer.writerow([face.name, f"{face.age_years:g}", *who, *values, *years])
-    return buffer.getvalue()
+def _labeled(
+    experts: tuple[str, ...],
+    usable: Sequence[tuple[LabeledFace, Mapping[str, float]]],
+    labels: Sequence[str],
+) -> LabeledPredictions:
+    subjects = [face.subject for face, _ in usable if face.subject]
+    groups = {
+        label: np.array([face.groups.get(label, "") for face, _ in usable], dtype=np.str_)
+        for label in labels
+    }
+    return LabeledPredictions(
+        np.array([face.age_years for face, _ in usable]),
+        experts,
+        np.array([[found[name] for name in experts] for _, found in usable]),
+        np.array(subjects, dtype=np.str_) if len(subjects) == len(usable) else None,
+        {label: column for label, column in groups.items() if len(set(column)) <= MOST_GROUPS},
+    )

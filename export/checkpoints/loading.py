@@ -1,4 +1,4 @@
-"""Checkpoints: found by path or hub id, fingerprinted, and loaded without executing pickle."""
+"""Checkpoints: found by path or hub id, hashed, and loaded without executing pickles."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.build.options import HUB_PREFIX
 from export.errors import CheckpointError
 from runtime.files import sha256_of
 
 if TYPE_CHECKING:
     import torch
 
+HUB_PREFIX = "hf://"
 _HUB_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 _CONTAINERS = (
     "state_dict_ema",
@@ -28,9 +28,9 @@ _CONTAINERS = (
     "model",
     "net",
 )
-"""Where training scripts keep the weights, the averaged ones (EMA) first, as timm does."""
+"""Keys under which training scripts store weights, averaged ones (EMA) first, as in timm."""
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "encoder.")
-"""What wrappers put before every key."""
+"""Prefixes that wrappers put before every key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +38,21 @@ class Checkpoint:
     """The content of a checkpoint."""
 
     state: Mapping[str, torch.Tensor]
-    """Weights by key, as they are named in the file; read when they are asked for."""
+    """Weights by their key in the file; safetensors are read on access."""
     metadata: Mapping[str, object]
-    """Whatever else stands beside the weights: plain values only."""
+    """Other entries of the file: plain values only."""
     path: Path
     """The file or the folder it came from."""
 
 
 def find_checkpoint(location: str) -> Path:
-    """Finds a checkpoint on this machine, fetching it from the hub if it is a hub id.
+    """Returns the path of a checkpoint, downloading it if the location is a hub id.
 
     Args:
         location: a file, a folder, or hf://owner/repo[/file]@revision.
 
     Raises:
-        CheckpointError: there is nothing there, or the hub cannot give it.
+        CheckpointError: nothing is at this path, or the download fails.
     """
     if location.startswith(HUB_PREFIX):
         return _from_hub(location)
@@ -63,7 +63,7 @@ def find_checkpoint(location: str) -> Path:
 
 
 def hash_checkpoint(path: Path) -> str:
-    """SHA-256 of a checkpoint's file, or of the names and hashes of a folder's files."""
+    """Returns the SHA-256 of a checkpoint file, or of the names and hashes of a folder's files."""
     if path.is_file():
         return sha256_of(path)
     digest = hashlib.sha256()
@@ -78,7 +78,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     A folder holds `model.safetensors` or `pytorch_model.bin`, or shards of either with an index.
 
     Raises:
-        CheckpointError: not a checkpoint, damaged, or in need of executing code to be read.
+        CheckpointError: it is no checkpoint, damaged, or cannot be read without executing code.
     """
     if path.is_dir():
         return _from_folder(path)
@@ -99,7 +99,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights without the prefixes that wrappers put before every key."""
+    """Removes the prefixes that wrappers put before every key."""
     plain = dict(state)
     stripped = True
     while stripped:
@@ -112,7 +112,7 @@ def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tenso
 
 
 class SafetensorsState(Mapping[str, "torch.Tensor"]):
-    """Weights of one or several safetensors files, each read when it is asked for."""
+    """Weights of one or several safetensors files, each read on access."""
 
     def __init__(self, paths: list[Path]) -> None:
         """Reads the names of all weights.
@@ -131,31 +131,31 @@ class SafetensorsState(Mapping[str, "torch.Tensor"]):
                 raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        """The weights of a key."""
+        """Reads the weights of a key."""
         with _opened(self._paths[key]) as file:
             tensor: torch.Tensor = file.get_tensor(key)
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        """The keys."""
+        """Iterates over the keys."""
         return iter(self._paths)
 
     def __len__(self) -> int:
-        """Number of keys."""
+        """Returns the number of keys."""
         return len(self._paths)
 
 
 def describe_mismatch(
     name: str, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> str | None:
-    """What keeps a state dict from being loaded strictly; None if nothing does.
+    """Describes why a state dict cannot be loaded strictly, or returns None if it can.
 
     Args:
         name: of the architecture, for the message.
-        state: the weights at hand.
-        wanted: the weights the architecture has.
+        state: the weights of the checkpoint.
+        wanted: the weights of the architecture.
     """
-    wrong = {
+    misshapen = {
         f"{key} is {tuple(state[key].shape)}, wanted {tuple(wanted[key].shape)}"
         for key in state.keys() & wanted.keys()
         if state[key].shape != wanted[key].shape
@@ -163,7 +163,7 @@ def describe_mismatch(
     lines = [
         _listed("missing", wanted.keys() - state.keys()),
         _listed("unexpected", state.keys() - wanted.keys()),
-        _listed("of another shape", wrong),
+        _listed("of another shape", misshapen),
     ]
     problems = [line for line in lines if line]
     return f"The checkpoint does not fit {name}:" + "".join(problems) if problems else None
@@ -183,7 +183,7 @@ def _opened(path: Path) -> Any:  # noqa: ANN401 - safetensors' handle has no pub
 
 
 def _is_safetensors(path: Path) -> bool:
-    """A safetensors file begins with the length of its JSON header, then the header itself."""
+    """Recognizes safetensors: eight bytes with the length of a JSON header, then the header."""
     with path.open("rb") as file:
         return file.read(9)[8:] == b"{"
 
@@ -206,13 +206,13 @@ def _from_folder(folder: Path) -> Checkpoint:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files an index lists, all of which have to be there."""
+    """Returns the files that an index lists, all of which have to exist."""
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
             f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}. "
-            f"Download it again, whole."
+            f"Download the whole folder again."
         )
     return [index.parent / name for name in names]
 
@@ -222,22 +222,22 @@ def _load_torch(path: Path) -> object:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old pickle protocols: they load, or are refused
+            warnings.simplefilter("ignore")  # about old pickle protocols, which load or raise
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} cannot be loaded without executing code from it, which is never done: "
+            f"{path} cannot be loaded without executing code from it, which is not allowed: "
             f"{_first_line(error)}. Save the weights alone: safetensors, or model.state_dict()."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint that can be read: {_first_line(error)}. Expected "
+            f"{path} is not a readable checkpoint: {_first_line(error)}. Expected "
             f"safetensors or a file written by torch.save."
         ) from error
 
 
 def _split(loaded: Mapping[str, object]) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Weights and what stands beside them, wherever a training script put the weights."""
+    """Separates the weights from other entries, in whichever container they are."""
     for container in _CONTAINERS:
         inner = loaded.get(container)
         if isinstance(inner, dict):
@@ -276,7 +276,7 @@ def parse_hub_id(location: str) -> tuple[str, str | None, str | None]:
     """Splits hf://owner/repo[/file]@revision into repository, file and revision.
 
     Raises:
-        CheckpointError: it is not of that form.
+        CheckpointError: the location has another format.
     """
     rest, _, revision = location.removeprefix(HUB_PREFIX).partition("@")
     parts = rest.split("/")

@@ -1,1 +1,1 @@
-"""What experts.toml can say, and the contract that every graph honors."""
+"""Configuration of experts, and the contract of their graphs."""

@@ -1,4 +1,4 @@
-"""What every expert is to the pipeline: a graph that can be written and a reference to trust."""
+"""The contract between experts and the pipeline: a graph to write and a reference to verify it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runtime.manifest import InputSpec
 
 Images = Mapping[str, NDArray[np.uint8]]
 """By input name: uint8 (N, H, W, 3), RGB."""
-Readings = dict[str, NDArray[np.float32]]
+Outputs = dict[str, NDArray[np.float32]]
 """By output name: float32 (N, …)."""
 
 
@@ -30,26 +30,26 @@ FP32_OPERATORS = (
     "Log",
     "Resize",
 )
-"""Usually kept in FP32 wherever they stand: squares, sums over many values and exponentials
-overflow or round badly, and none of them takes the time that FP16 is for."""
+"""Usually kept in FP32: squares, sums over many values and exponentials overflow or round badly,
+and none of them takes the time that FP16 would save."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What goes in and what comes out of an expert's graph."""
+    """Inputs and outputs of an expert's graph, and how to convert it."""
 
     inputs: tuple[InputSpec, ...]
     outputs: tuple[str, ...]
     age_grid: tuple[float, ...] | None = None
     """Ages of the columns of `age_probs`, in years."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What the manifest should remember of this architecture."""
+    """Facts about this expert for the manifest."""
     fp32_operators: tuple[str, ...] = FP32_OPERATORS
-    """Operators that FP16 leaves in FP32."""
+    """Operators that stay in FP32 in the FP16 variant."""
     fold_weights: bool = False
-    """Arithmetic on weights is done once, at export, however large they are."""
+    """Arithmetic on weights is folded at export, however large they are."""
     few_faces: bool = False
-    """A face costs seconds, so that parity is proven on a few of them only."""
+    """A face takes seconds, so parity is verified on a few faces only."""
 
 
 class BuiltExpert(Protocol):
@@ -57,13 +57,13 @@ class BuiltExpert(Protocol):
 
     @property
     def signature(self) -> Signature:
-        """What goes in and what comes out."""
+        """Inputs and outputs."""
         ...
 
     def write_onnx(self, path: Path) -> None:
-        """Writes the FP32 graph that honors the contract."""
+        """Writes the FP32 graph, which meets the contract."""
         ...
 
-    def reference(self, images: Images) -> Readings:
-        """What the graph has to compute, by other means."""
+    def reference(self, images: Images) -> Outputs:
+        """Computes by other means what the graph has to compute."""
         ...

@@ -1,1 +1,1 @@
-"""Demo experts: drawn faces of known age, and networks whose readouts are fitted on them."""
+"""The demo of `make demo`: drawn faces, a contact sheet and a table of their estimates."""

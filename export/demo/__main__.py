@@ -1,10 +1,10 @@
-"""`make demo`'s own part: faces to estimate, and the picture and table of what was said.
+"""Draws the faces of `make demo` and shows their estimates as a table and a contact sheet.
 
-python -m export.demo draw FOLDER      faces the demo experts have not seen, in three sets:
-                                       labeled/ to calibrate on, unseen/ to judge by, gallery/ to
-                                       look at, which ends with a photograph
+python -m export.demo draw FOLDER      draws faces unknown to the demo experts, in three sets:
+                                       labeled/ for calibration, unseen/ for evaluation, gallery/
+                                       (with one photograph) for the contact sheet
 python -m export.demo show FOLDER      reads FOLDER/estimates.jsonl and FOLDER/evaluation.json,
-                                       prints a table, writes the contact sheet
+                                       prints a table and writes the contact sheet
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from export.demo.sheet import Entry, contact_sheet, verdict_of
+from export.demo.sheet import Entry, contact_sheet, evaluation_summary
 from export.faces.drawn import DrawnFace, drawn_faces
 from runtime.files import replacing, write_json, write_whole
 
@@ -36,10 +36,16 @@ _PHOTOGRAPH_BOX = (150, 20, 330, 200)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one of the two steps."""
-    parser = argparse.ArgumentParser(prog="python -m export.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m export.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("step", choices=("draw", "show"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("demo.png"), help="the contact sheet")
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo.png"), help="contact sheet (default demo.png)"
+    )
     parsed = parser.parse_args(arguments)
     if parsed.step == "draw":
         _draw(parsed.folder)
@@ -61,7 +67,7 @@ def _draw(folder: Path) -> None:
 
 
 def _draw_set(folder: Path, faces: Iterable[DrawnFace]) -> dict[str, float]:
-    """Writes faces and labels.csv; returns the ages in years by file name."""
+    """Writes faces and labels.csv and returns the ages in years by file name."""
     folder.mkdir(parents=True, exist_ok=True)
     ages = {}
     for number, face in enumerate(faces, start=1):
@@ -77,18 +83,18 @@ def _show(folder: Path, output: Path) -> None:
     truth = json.loads((folder / _TRUTH).read_text(encoding="utf-8"))
     lines = (folder / _ESTIMATES).read_text(encoding="utf-8").splitlines()
     entries = [
-        Entry(Path(said["path"]), said, truth.get(Path(said["path"]).name))
-        for said in map(json.loads, lines)
+        Entry(Path(estimate["path"]), estimate, truth.get(Path(estimate["path"]).name))
+        for estimate in map(json.loads, lines)
     ]
     from export.build.console import make_console
     from export.demo.table import estimates_table
 
-    verdict = verdict_of(json.loads((folder / _EVALUATION).read_text(encoding="utf-8")))
+    summary = evaluation_summary(json.loads((folder / _EVALUATION).read_text(encoding="utf-8")))
     make_console().print(estimates_table(entries))
-    print(verdict)
+    print(summary)
     with replacing(output) as temporary:
-        contact_sheet(entries, verdict).save(temporary, "PNG", optimize=True)
-    print(f"The same as a picture: {output}")
+        contact_sheet(entries, summary).save(temporary, "PNG", optimize=True)
+    print(f"Wrote the contact sheet: {output}")
 
 
 if __name__ == "__main__":

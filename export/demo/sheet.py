@@ -1,4 +1,4 @@
-"""The contact sheet: each face with what was said of its age."""
+"""The contact sheet: each face with its estimate and the experts' predictions."""
 
 from __future__ import annotations
 
@@ -25,56 +25,56 @@ _EXPERT_COLORS = ("#d1495b", "#3066be", "#e2962b", "#7b4fa3", "#2a9d8f", "#6c757
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One picture and what the runtime said of it."""
+    """A picture and its estimate."""
 
     path: Path
-    said: Mapping[str, Any]
+    estimate: Mapping[str, Any]
     """A line of `python -m runtime predict --json`."""
     true_years: float | None
-    """None where nobody knows, or where it would mean nothing."""
+    """None for the photograph."""
 
 
 def expert_names(entries: Iterable[Entry]) -> list[str]:
-    """Names of the experts that said anything."""
-    return sorted({name for entry in entries for name in entry.said["experts"]})
+    """Returns the names of the experts with predictions."""
+    return sorted({name for entry in entries for name in entry.estimate["experts"]})
 
 
-def verdict_of(evaluation: Mapping[str, Any]) -> str:
-    """One line about a report of `export/evaluate.py --json`."""
+def evaluation_summary(evaluation: Mapping[str, Any]) -> str:
+    """Summarizes a report of `export/evaluate.py --json` in one line."""
     errors = evaluation["mae"]
     corrected = {name: errors[name]["corrected"] for name in evaluation["experts"]}
     best = min(corrected, key=lambda name: corrected[name])
     return (
-        f"On {evaluation['faces']} other drawn faces: mean error fused "
+        f"On {evaluation['faces']} unseen drawn faces: mean absolute error fused "
         f"{errors['fused']:.1f} years, best single expert {corrected[best]:.1f} ({best}); "
         f"the 90 % interval covers {evaluation['coverage']['90']:.0%}."
     )
 
 
-def contact_sheet(entries: Sequence[Entry], verdict: str) -> Image.Image:
-    """Draws all entries, with a legend above and a line below."""
+def contact_sheet(entries: Sequence[Entry], summary: str) -> Image.Image:
+    """Draws all entries, with a legend above and the summary below."""
     rows = -(-len(entries) // _COLUMNS)
     width = 2 * _MARGIN + _COLUMNS * _FACE + (_COLUMNS - 1) * _GAP
     height = _MARGIN + _HEADER + rows * (_TILE_HEIGHT + _GAP) + _FOOTER
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     colors = dict(zip(expert_names(entries), _EXPERT_COLORS, strict=False))
-    calibrated = any(entry.said["low_years"] is not None for entry in entries)
+    calibrated = any(entry.estimate["low_years"] is not None for entry in entries)
     _draw_header(draw, colors, "fused, on its 90 % interval" if calibrated else "fused")
     for index, entry in enumerate(entries):
         row, column = divmod(index, _COLUMNS)
         x = _MARGIN + column * (_FACE + _GAP)
         y = _MARGIN + _HEADER + row * (_TILE_HEIGHT + _GAP)
         _draw_tile(sheet, entry, colors, (x, y))
-    draw.text((_MARGIN, height - _FOOTER), verdict, _INK, _font(20))
+    draw.text((_MARGIN, height - _FOOTER), summary, _INK, _font(20))
     return sheet
 
 
 def _draw_header(draw: ImageDraw.ImageDraw, colors: Mapping[str, str], fused: str) -> None:
     draw.text((_MARGIN, _MARGIN - 8), "AgeMoE runtime: the demo", _INK, _font(38))
     caption = (
-        "Demo experts on drawn faces they have not seen, and on one photograph, of which they "
-        "know nothing."
+        "Demo experts on unseen drawn faces, and on one photograph, whose predicted ages are "
+        "meaningless."
     )
     draw.text((_MARGIN, _MARGIN + 42), caption, _FAINT, _font(20))
     x, y = float(_MARGIN), _MARGIN + 82.0
@@ -97,11 +97,11 @@ def _draw_tile(
     with Image.open(entry.path) as picture:
         face = picture.convert("RGB").resize((_FACE, _FACE), Image.Resampling.LANCZOS)
     sheet.paste(face, corner, _rounded_mask())
-    age = f"{entry.said['age_years']:.0f}"
+    age = f"{entry.estimate['age_years']:.0f}"
     draw.text((x, y + _FACE + 8), age, _INK, _font(40))
     after = x + draw.textlength(age, _font(40)) + 10
     draw.text((after, y + _FACE + 26), "years", _FAINT, _font(18))
-    truth = "a photograph" if entry.true_years is None else f"truth {entry.true_years:.0f}"
+    truth = "photograph" if entry.true_years is None else f"truth {entry.true_years:.0f}"
     color = _FAINT if entry.true_years is None else _TRUTH
     right = x + _FACE - draw.textlength(truth, _font(18))
     draw.text((right, y + _FACE + 26), truth, color, _font(18))
@@ -114,25 +114,27 @@ def _draw_chart(
     colors: Mapping[str, str],
     corner: tuple[int, int],
 ) -> None:
-    """An axis of ages: the interval as a band, the fused age on it, experts above, truth below."""
+    """Draws an age axis: interval as a band, fused age on it, experts above, truth below."""
     x, y = corner[0], corner[1] + 26
 
     def place(years: float) -> float:
         return x + min(max(years, 0.0), _LAST_AGE) / _LAST_AGE * _FACE
 
-    said = entry.said
-    if said["low_years"] is not None:
-        draw.rectangle((place(said["low_years"]), y - 7, place(said["high_years"]), y + 7), _BAND)
+    estimate = entry.estimate
+    if estimate["low_years"] is not None:
+        draw.rectangle(
+            (place(estimate["low_years"]), y - 7, place(estimate["high_years"]), y + 7), _BAND
+        )
     draw.line((x, y, x + _FACE, y), _AXIS, 2)
     for years in range(0, 101, 20):
         draw.line((place(years), y - 4, place(years), y + 4), _AXIS, 2)
         label = str(years)
         left = place(years) - draw.textlength(label, _font(13)) * years / _LAST_AGE
         draw.text((left, y + 16), label, _FAINT, _font(13))
-    for name, expert in said["experts"].items():
+    for name, expert in estimate["experts"].items():
         size = 4.0 + 5.0 * float(expert["weight"])
         _dot(draw, place(expert["corrected_years"]), y - 12, size, colors[name])
-    fused = place(said["age_years"])
+    fused = place(estimate["age_years"])
     draw.rectangle((fused - 2, y - 9, fused + 2, y + 9), _INK)
     if entry.true_years is not None:
         _diamond(draw, place(entry.true_years), y + 9, _TRUTH)

@@ -1,71 +1,70 @@
-"""What a teacher said of many faces, on disk: written as it comes, resumed where it stopped."""
+"""The teacher's answers on disk, written batch by batch; an interrupted run resumes."""
 
 from __future__ import annotations
 
-import json
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from export.errors import ExportError
-from runtime.files import write_json
+from runtime.resume_log import ResumeLog
 
-_KEY_FILE = "teacher.json"
+_LOG_FILE = "answered.jsonl"
 
 
+@dataclass(frozen=True, slots=True)
 class TeacherAnswers:
-    """Image tokens and age probabilities of every face.
+    """Image tokens and age probabilities of every face, and which faces are done."""
 
-    A face is answered when its probabilities are not all 0; they are written after its tokens.
-    A face that cannot be read has probabilities that are no numbers.
-    """
+    tokens: np.memmap[Any, np.dtype[np.float16]]
+    """(N, T, C)."""
+    age_probs: np.memmap[Any, np.dtype[np.float32]]
+    """(N, A)."""
+    log: ResumeLog
+    """By index of a face: whether it could be read."""
 
-    def __init__(self, folder: Path, key: str, shape: tuple[int, int, int], ages: int) -> None:
-        """Opens what is there, or makes empty files.
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls, folder: Path, settings: Mapping[str, Any], shape: tuple[int, int, int], ages: int
+    ) -> Iterator[TeacherAnswers]:
+        """Opens existing answers or creates empty files.
 
         Args:
-            folder: of the files.
-            key: fingerprint of the teacher, its question and the faces.
-            shape: of the tokens: faces, tokens, width.
-            ages: how many are told apart.
+            folder: folder of the files.
+            settings: fingerprints of the teacher, its question and the faces.
+            shape: shape (N, T, C) of the tokens.
+            ages: number A of ages.
 
         Raises:
-            ExportError: the folder holds answers of another teacher or to other faces, or the
-                disk is too small.
+            ExportError: the disk has too little space.
+            ResumeLogError: the answers in the folder come from other settings, or another
+                process is writing them.
         """
-        self._folder = folder
-        self.count = shape[0]
-        if (folder / _KEY_FILE).exists():
-            self._check(key)
-            mode = "r+"
-        else:
-            _check_disk(folder, 2 * int(np.prod(shape)))
-            mode = "w+"
-        made = mode == "w+"
-        self.tokens: NDArray[np.float16] = open_memmap(
-            folder / "tokens.npy", mode, np.float16 if made else None, shape if made else None
-        )
-        self.age_probs: NDArray[np.float32] = open_memmap(
-            folder / "age_probs.npy",
-            mode,
-            np.float32 if made else None,
-            (self.count, ages) if made else None,
-        )
-        if made:
-            write_json(folder / _KEY_FILE, {"key": key})
+        folder.mkdir(parents=True, exist_ok=True)
+        tokens, age_probs = folder / "tokens.npy", folder / "age_probs.npy"
+        with ResumeLog.open(folder / _LOG_FILE, settings) as log:
+            if not len(log):
+                _check_disk(folder, 2 * int(np.prod(shape)))
+                open_memmap(tokens, "w+", np.float16, shape)
+                open_memmap(age_probs, "w+", np.float32, (shape[0], ages))
+            yield cls(open_memmap(tokens, "r+"), open_memmap(age_probs, "r+"), log)
 
-    def waiting(self) -> NDArray[np.int64]:
-        """Faces that are not answered yet."""
-        return np.flatnonzero((self.age_probs == 0).all(axis=1))
+    def waiting(self) -> list[int]:
+        """Returns the faces without an answer."""
+        return [face for face in range(len(self.tokens)) if str(face) not in self.log]
 
     def usable(self) -> NDArray[np.int64]:
-        """Faces that were answered."""
-        sums = np.asarray(self.age_probs).sum(axis=1)
-        return np.flatnonzero(np.isfinite(sums) & (sums > 0))
+        """Returns the faces that could be read."""
+        faces = range(len(self.tokens))
+        return np.array([face for face in faces if self.log[str(face)]], np.int64)
 
     def keep(
         self,
@@ -73,28 +72,21 @@ class TeacherAnswers:
         tokens: NDArray[np.float16],
         age_probs: NDArray[np.float32],
     ) -> None:
-        """Writes answers: tokens (N, T, C), then probabilities (N, A)."""
+        """Writes answers: tokens (N, T, C) and probabilities (N, A)."""
         self.tokens[faces] = tokens
         self.age_probs[faces] = age_probs
 
-    def unreadable(self, faces: Sequence[int]) -> None:
-        """Notes faces that need not be asked for again."""
-        self.age_probs[faces] = np.nan
-
-    def _check(self, key: str) -> None:
-        found = json.loads((self._folder / _KEY_FILE).read_text(encoding="utf-8"))["key"]
-        if found != key:
-            raise ExportError(
-                f"{self._folder} holds the answers of another teacher, to another question or to "
-                f"other faces. Remove it, or give another --output."
-            )
+    def finish(self, faces: Mapping[int, bool]) -> None:
+        """Records faces as done, each with whether it could be read."""
+        for array in (self.tokens, self.age_probs):
+            array.flush()
+        self.log.add((str(face), readable) for face, readable in faces.items())
 
 
 def _check_disk(folder: Path, needed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ExportError(
             f"The teacher's answers need {needed / 2**30:.1f} GiB in {folder}, "
-            f"{free / 2**30:.1f} are free. Give fewer faces, or another --output."
+            f"{free / 2**30:.1f} GiB are free. Use fewer faces or another --output."
         )

@@ -1,9 +1,10 @@
-"""Teacher pass, training and the checkpoint of Janus's light head."""
+"""Teacher pass, training and checkpoint of Janus's light head."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -14,23 +15,22 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.build.fingerprints import fingerprint
-from export.build.options import ExpertConfig
 from export.checkpoints.loading import hash_checkpoint
-from export.config.settings import JanusSettings
+from export.config.architecture import ExpertConfig
+from export.config.fingerprints import fingerprint
 from export.distillation.teacher import TeacherAnswers
 from export.errors import ExportError
 from export.experts.janus.expert import JanusSource, janus_signature, janus_source
 from export.experts.janus.light_head import HEAD_PREFIX, LightHead
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import load_expert, parameter_shapes, source_key
 from runtime.errors import InputError
 from runtime.files import replacing, write_json
 from runtime.geometry import Pixels
-from runtime.images import ImageLimits, load_rgb
+from runtime.images import SUFFIXES, ImageLimits, load_rgb
 from runtime.manifest import InputSpec
 from runtime.preparation import input_view
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _FEWEST_FACES = 20
 _TEACHER_BATCH = 8
 _BATCH = 32
@@ -38,12 +38,12 @@ _LEARNING_RATE = 1e-3
 _TEACHER_FOLDER = "teacher"
 _COPIED = ("config.json", "preprocessor_config.json", "processor_config.json")
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Distillation:
-    """What is distilled, from what, and how."""
+    """Options of a distillation."""
 
     config: ExpertConfig
     """The teacher: Janus with the prompt head."""
@@ -52,99 +52,105 @@ class Distillation:
     faces: Path
     """A folder of pictures, one face each."""
     output: Path
-    """The new checkpoint's folder; what the teacher said is kept in it, too."""
+    """The new checkpoint's folder; it also keeps the teacher's answers."""
     epochs: int = 30
     held_back: float = 0.1
-    """Share of the faces that are not learned from."""
+    """Share of the faces that are used for evaluation only."""
     seed: int = 0
 
     @property
     def settings(self) -> JanusSettings:
-        """The teacher's."""
+        """Settings of the teacher."""
         return cast("JanusSettings", self.config.settings)
 
 
-def distil(task: Distillation, say: Say) -> dict[str, float]:
-    """Asks the teacher, trains the head, judges it on faces held back and writes a checkpoint.
+def distil(task: Distillation, progress: Progress) -> dict[str, float]:
+    """Runs the teacher, trains the head, evaluates it on held-back faces, writes a checkpoint.
 
     Args:
-        task: what to do.
-        say: hears of the progress.
+        task: the options.
+        progress: callback that receives progress messages.
 
     Returns:
-        The report, which is written too: numbers of faces, KL divergence in nats, differences in
-        years.
+        The report, which is also written: numbers of faces, KL divergence in nats, differences
+        in years.
 
     Raises:
-        ExportError: there are too few faces, too little disk, or answers of another teacher.
+        ExportError: there are too few faces or too little disk space.
+        ResumeLogError: the output folder holds answers of another teacher.
     """
     source = janus_source(task.settings, task.checkpoint)
-    answers = _ask_teacher(task, source, say)
-    usable = answers.usable()
-    if len(usable) < _FEWEST_FACES:
-        raise ExportError(
-            f"{task.faces} holds {len(usable)} pictures that can be read; distilling takes "
-            f"{_FEWEST_FACES} at the very least, and gets good with thousands."
-        )
-    shuffled = np.random.default_rng(task.seed).permutation(usable)
-    held = max(round(len(usable) * task.held_back), 1)
-    head = _train(task, answers, shuffled[held:], say)
-    report = {
-        "faces": len(usable),
-        "unreadable": answers.count - len(usable),
-        "held_back": held,
-        "epochs": task.epochs,
-        "seed": task.seed,
-        **_judge(head, answers, shuffled[:held]),
-    }
+    with _open_answers(task, source) as (answers, pictures):
+        _answer(task, source, answers, pictures, progress)
+        usable = answers.usable()
+        if len(usable) < _FEWEST_FACES:
+            raise ExportError(
+                f"{task.faces} holds {len(usable)} readable pictures. Distillation needs at least "
+                f"{_FEWEST_FACES}, and thousands for good results."
+            )
+        shuffled = np.random.default_rng(task.seed).permutation(usable)
+        held = max(round(len(usable) * task.held_back), 1)
+        head = _train(task, answers, shuffled[held:], progress)
+        report = {
+            "faces": len(usable),
+            "unreadable": len(pictures) - len(usable),
+            "held_back": held,
+            "epochs": task.epochs,
+            "seed": task.seed,
+            **_evaluate(head, answers, shuffled[:held]),
+        }
     _write(task, source, head, report)
     return report
 
 
-def _ask_teacher(task: Distillation, source: JanusSource, say: Say) -> TeacherAnswers:
-    pictures = sorted(p for p in task.faces.rglob("*") if p.suffix.lower() in _SUFFIXES)
+@contextlib.contextmanager
+def _open_answers(
+    task: Distillation, source: JanusSource
+) -> Iterator[tuple[TeacherAnswers, list[Path]]]:
+    pictures = sorted(p for p in task.faces.rglob("*") if p.suffix.lower() in SUFFIXES)
     names = [picture.relative_to(task.faces).as_posix() for picture in pictures]
-    sizes = [picture.stat().st_size for picture in pictures]
-    teacher = [hash_checkpoint(task.checkpoint), asdict(task.settings.question)]
-    key = fingerprint([*teacher, task.config.geometry.crop_margin, names, sizes])
+    settings = {
+        "teacher": hash_checkpoint(task.checkpoint),
+        "question": asdict(task.settings.question),
+        "crop margin": task.config.geometry.crop_margin,
+        "faces": fingerprint([names, [picture.stat().st_size for picture in pictures]]),
+    }
     vision = source.folder.vision
     first, last = task.settings.question.ages
-    answers = TeacherAnswers(
-        task.output / _TEACHER_FOLDER,
-        key,
-        (len(pictures), vision.tokens, vision.aligner_width),
-        last - first + 1,
-    )
-    if len(answers.waiting()):
-        spec = janus_signature(task.settings, source, task.config.geometry.crop_margin).inputs[0]
-        _answer(source, answers, pictures, spec, say)
-    return answers
+    shape = (len(pictures), vision.tokens, vision.aligner_width)
+    folder = task.output / _TEACHER_FOLDER
+    with TeacherAnswers.open(folder, settings, shape, last - first + 1) as answers:
+        yield answers, pictures
 
 
 def _answer(
+    task: Distillation,
     source: JanusSource,
     answers: TeacherAnswers,
     pictures: Sequence[Path],
-    spec: InputSpec,
-    say: Say,
+    progress: Progress,
 ) -> None:
-    """Asks the teacher of every face that is still waiting."""
+    """Runs the teacher on every face without an answer."""
+    waiting = answers.waiting()
+    if not waiting:
+        return
     if source.prompt is None:
         raise ValueError("The teacher has no prompt.")
+    spec = janus_signature(task.settings, source, task.config.geometry.crop_margin).inputs[0]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     expert = load_expert(source.folder, source.tensors, source.prompt).to(device)
-    waiting = answers.waiting()
     for start in range(0, len(waiting), _TEACHER_BATCH):
-        say(f"teacher: {answers.count - len(waiting) + start} of {answers.count} faces are done")
-        indices = waiting[start : start + _TEACHER_BATCH].tolist()
-        views = {index: _view(pictures[index], spec) for index in indices}
-        seen = {index: view for index, view in views.items() if view is not None}
-        answers.unreadable([index for index in indices if index not in seen])
-        if seen:
+        done = len(pictures) - len(waiting) + start
+        progress(f"teacher: {done} of {len(pictures)} faces are done")
+        views = {i: _view(pictures[i], spec) for i in waiting[start : start + _TEACHER_BATCH]}
+        readable = {index: view for index, view in views.items() if view is not None}
+        if readable:
             with torch.inference_mode():
-                tokens = expert.tokens(torch.from_numpy(np.stack([*seen.values()])).to(device))
+                batch = torch.from_numpy(np.stack([*readable.values()])).to(device)
+                tokens = expert.tokens(batch)
                 _, age_probs, _ = expert.answer(tokens)
-            answers.keep([*seen], tokens.half().cpu().numpy(), age_probs.cpu().numpy())
+            answers.keep([*readable], tokens.half().cpu().numpy(), age_probs.cpu().numpy())
+        answers.finish({index: index in readable for index in views})
 
 
 def _view(picture: Path, spec: InputSpec) -> Pixels | None:
@@ -155,7 +161,7 @@ def _view(picture: Path, spec: InputSpec) -> Pixels | None:
 
 
 def _train(
-    task: Distillation, answers: TeacherAnswers, indices: NDArray[np.int64], say: Say
+    task: Distillation, answers: TeacherAnswers, indices: NDArray[np.int64], progress: Progress
 ) -> LightHead:
     first, last = task.settings.question.ages
     with torch.random.fork_rng(devices=[]):
@@ -176,24 +182,24 @@ def _train(
             optimizer.step()
             schedule.step()
             total += float(divergence.detach()) * len(batch)
-        say(f"epoch {epoch + 1} of {task.epochs}: KL divergence {total / len(order):.4f} nats")
+        progress(f"epoch {epoch + 1} of {task.epochs}: KL divergence {total / len(order):.4f} nats")
     return head.eval()
 
 
 def _loaded(answers: TeacherAnswers, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-    """Tokens (N, T, C) and probabilities (N, A), float32."""
+    """Returns tokens (N, T, C) and probabilities (N, A), float32."""
     rows = np.sort(indices)  # in the order of the file
     tokens = torch.from_numpy(np.asarray(answers.tokens[rows], np.float32))
     return tokens, torch.from_numpy(np.asarray(answers.age_probs[rows]))
 
 
 def _divergence(head: LightHead, tokens: Tensor, age_probs: Tensor) -> Tensor:
-    """KL divergence of the head from its teacher, in nats, (N,)."""
+    """Returns the KL divergence of the head from its teacher in nats, (N,)."""
     log_probs = torch.log_softmax(head.logits(tokens), -1)
     return F.kl_div(log_probs, age_probs, reduction="none").sum(1)
 
 
-def _judge(
+def _evaluate(
     head: LightHead, answers: TeacherAnswers, indices: NDArray[np.int64]
 ) -> dict[str, float]:
     years, divergences = [], []
@@ -203,18 +209,18 @@ def _judge(
             found, _ = head(tokens)
             years.append((found - (age_probs * head.ages).sum(1)).abs())
             divergences.append(_divergence(head, tokens, age_probs))
-    apart = torch.cat(years)
+    differences = torch.cat(years)
     return {
         "kl_nats": float(torch.cat(divergences).mean()),
-        "mean_years": float(apart.mean()),
-        "max_years": float(apart.max()),
+        "mean_years": float(differences.mean()),
+        "max_years": float(differences.max()),
     }
 
 
 def _write(
     task: Distillation, source: JanusSource, head: LightHead, report: Mapping[str, float]
 ) -> None:
-    """Vision tower and aligner as they are in the teacher's checkpoint, and the head."""
+    """Writes the teacher's vision tower and aligner with the new head, and the report."""
     from safetensors.torch import save_file
 
     shapes = parameter_shapes(source.folder.vision, source.folder.language)

@@ -1,1 +1,1 @@
-"""Faces of known age and faces to verify on: drawn, photographed, noise."""
+"""Drawn faces of known age, verification faces and quantization faces."""

@@ -1,41 +1,30 @@
-"""Drawn faces whose age is known: what the demo experts are fitted on and shown.
+"""Drawn faces of known age, which the demo experts are fitted on and shown.
 
-Many gentle signs drive the age (proportions, hair, graying, lines, folds, sagging, spots); identity
-and the camera vary freely. The same seed is the same person at every age, in portrait and scene.
+Many gentle signs carry the age (proportions, graying and receding hair, lines, folds, sagging,
+spots); identity, clothes and camera vary freely. A seed is the same person at every age, in
+portraits and in scenes.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 
-from export.faces.hair import paint_hair_behind, paint_hair_front
-from export.faces.head import SIDES, paint_head, palette_of, shape_of
-from export.faces.scene import (
-    MAX_TILT_DEGREES,
-    Canvas,
-    blank_canvas,
-    mirrored,
-    paint_backdrop,
-    photograph,
-    placement,
-    spline,
-)
-from export.faces.traits import Color, Person, blend, mix, person_at
+from export.faces.canvas import Canvas, curve, ellipse, mix, outline, rise
+from export.faces.person import BROWN, GOLD, INK, RED, WARM, WHITE, Person
 
-MIN_AGE_YEARS, MAX_AGE_YEARS = 0.0, 100.0
-MIN_FACE_SIZE = 32
-MIN_SCENE_SIZE = 64
-HEAD_UNITS = 1.35
-"""An adult's head from crown to chin, in units of half a portrait."""
-CROWN_Y = -0.69
-SCENE_MARGIN_UNITS = 0.45
+REVISION = 1
+"""Bumped whenever these faces change."""
+MIN_FACE_SIZE, MIN_SCENE_SIZE = 32, 64
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnFace:
-    """A drawn face and the truth about it."""
+    """A drawn face and its true age."""
 
     image: NDArray[np.uint8]
     """The portrait, (size, size, 3), RGB."""
@@ -44,73 +33,22 @@ class DrawnFace:
 
 @dataclass(frozen=True, slots=True)
 class PersonScene:
-    """A person seen whole. Boxes are (x, y, width, height) in pixels, within the image."""
+    """A whole person in a scene. Boxes are (x, y, width, height) in pixels, within the image."""
 
     image: NDArray[np.uint8]
     """(height, width, 3), RGB."""
     face_box: tuple[int, int, int, int]
-    """Head with hair and collar: what `draw_face` shows."""
+    """Head with hair and collar, as `draw_face` shows it."""
     person_box: tuple[int, int, int, int]
 
 
 def sample_ages(count: int, *, seed: int) -> NDArray[np.float64]:
     """Returns `count` ages in years, one from each of `count` equal strata of 1..90, shuffled."""
     if count < 0:
-        raise ValueError(f"count must not be negative; got {count}. Ask for 0 ages or more.")
+        raise ValueError(f"count must not be negative; got {count}. Use 0 or more.")
     rng = np.random.default_rng([seed, 6])
     strata = (np.arange(count) + rng.random(count)) / max(count, 1)
     return rng.permutation(1 + 89 * strata)
-
-
-def draw_face(age_years: float, *, seed: int, size: int = 96) -> NDArray[np.uint8]:
-    """Returns a portrait, uint8 (size, size, 3), RGB: the person of this seed at this age."""
-    _check_age(age_years)
-    _check_size("size", size, MIN_FACE_SIZE)
-    person, rng = person_at(age_years, seed), np.random.default_rng([seed, 5])
-    canvas = blank_canvas(size, size, 2)
-    paint_backdrop(canvas, rng)
-    shift = rng.uniform(-0.04, 0.04, size=2)
-    tilt = float(np.clip(rng.normal(0, 4), -MAX_TILT_DEGREES, MAX_TILT_DEGREES))
-    middle = ((1 + float(shift[0])) * size / 2, (1.03 + float(shift[1])) * size / 2)
-    bust = placement(canvas, middle, rng.uniform(0.92, 1.06) * size / 2, tilt)
-    paint_hair_behind(bust, person)
-    _paint_bust(bust, person)
-    paint_head(bust, person)
-    paint_hair_front(bust, person)
-    return photograph(canvas, size, size, rng)
-
-
-def draw_person(age_years: float, *, seed: int, width: int, height: int) -> PersonScene:
-    """Returns the person of this seed at this age standing in a scene, with boxes."""
-    _check_age(age_years)
-    _check_size("width", width, MIN_SCENE_SIZE)
-    _check_size("height", height, MIN_SCENE_SIZE)
-    person, rng = person_at(age_years, seed), np.random.default_rng([seed, 7])
-    canvas = blank_canvas(width, height, 2)
-    body = _body_of(person)
-    tall, wide = body.feet_y + 1.0, 2 * (body.half_width + SCENE_MARGIN_UNITS)
-    unit = min(rng.uniform(0.86, 0.95) * height / tall, width / wide)
-    slack = (width - unit * wide) / 2
-    x = width / 2 + slack * rng.uniform(-0.6, 0.6) - body.lean / 2 * unit
-    y = height - (body.feet_y + 0.25) * unit * rng.uniform(1.0, 1.02)
-    paint_backdrop(canvas, rng)
-    _paint_floor(canvas, width, height, y + (body.feet_y - 0.5) * unit)
-    figure = placement(canvas, (x, y), unit)
-    head_at = (x + body.lean * unit, y + body.drop * unit)
-    tilt = float(np.clip(rng.normal(0, 3), -MAX_TILT_DEGREES, MAX_TILT_DEGREES))
-    head = placement(canvas, head_at, unit, tilt)
-    paint_hair_behind(head, person)
-    _paint_body(figure, person, body)
-    paint_head(head, person)
-    paint_hair_front(head, person)
-    face = (head_at[0] - unit, head_at[1] - unit, head_at[0] + unit, head_at[1] + unit)
-    reach, sole = body.half_width * unit, y + (body.feet_y + 0.2) * unit
-    whole = (min(x - reach, face[0]), face[1], max(x + reach, face[2]), sole)
-    return PersonScene(
-        photograph(canvas, width, height, rng),
-        _pixel_box(face, width, height),
-        _pixel_box(whole, width, height),
-    )
 
 
 def drawn_faces(count: int, *, seed: int, size: int = 96) -> Iterator[DrawnFace]:
@@ -120,174 +58,236 @@ def drawn_faces(count: int, *, seed: int, size: int = 96) -> Iterator[DrawnFace]
         yield DrawnFace(draw_face(age, seed=one, size=size), age)
 
 
-def _check_age(age_years: float) -> None:
-    if not MIN_AGE_YEARS <= age_years <= MAX_AGE_YEARS:
-        raise ValueError(
-            f"age_years must lie within {MIN_AGE_YEARS:g}..{MAX_AGE_YEARS:g}; got {age_years}. "
-            "Choose an age in years within that range."
-        )
+def draw_face(age_years: float, *, seed: int, size: int = 96) -> NDArray[np.uint8]:
+    """Returns a portrait, uint8 (size, size, 3), RGB, of the person of this seed at this age."""
+    _check_size("size", size, MIN_FACE_SIZE)
+    person, rng = Person(age_years, seed), np.random.default_rng([seed, 5])
+    canvas = Canvas.blank(size, size)
+    canvas.paint_backdrop(rng)
+    middle = (np.array([1, 1.03]) + rng.uniform(-0.04, 0.04, size=2)) * (size / 2)
+    _paint_person(canvas.placed(middle, rng.uniform(0.92, 1.06) * size / 2), person, rng)
+    return canvas.photograph(rng)
+
+
+def draw_person(age_years: float, *, seed: int, width: int, height: int) -> PersonScene:
+    """Returns the person of this seed at this age standing in a scene, with boxes."""
+    _check_size("width", width, MIN_SCENE_SIZE)
+    _check_size("height", height, MIN_SCENE_SIZE)
+    p, rng = Person(age_years, seed), np.random.default_rng([seed, 7])
+    canvas, reach, soles = Canvas.blank(width, height), p.shoulder + 0.5, p.feet_y + 0.2
+    unit = min(rng.uniform(0.86, 0.95) * height / (soles + 0.8), width / (2 * reach + 0.9))
+    x = width / 2 + (width / 2 - unit * (reach + 0.45)) * rng.uniform(-0.6, 0.6)
+    y = height - (soles + 0.05) * unit * rng.uniform(1.0, 1.02)
+    canvas.paint_backdrop(rng)
+    floor = y + (p.feet_y - 0.5) * unit
+    canvas.fill([(0, floor), (width, floor), (width, height), (0, height)], BROWN, 0.22)
+    _paint_person(canvas.placed((x, y), unit), p, rng)
+
+    def box(half: float, bottom: float) -> tuple[int, int, int, int]:
+        left, top = max(int(x - half * unit), 0), max(int(y - unit), 0)
+        right, low = int(np.ceil(x + half * unit)), int(np.ceil(y + bottom * unit))
+        return left, top, min(right, width) - left, min(low, height) - top
+
+    return PersonScene(canvas.photograph(rng), box(1.0, 1.0), box(reach, soles))
 
 
 def _check_size(name: str, value: int, least: int) -> None:
     if value < least:
         raise ValueError(
-            f"{name} must be at least {least} pixels for a face to be seen; got {value}. "
-            f"Ask for {name}={least} or more."
+            f"{name} must be at least {least} pixels; got {value}. Use {name}={least}."
         )
 
 
-def _pixel_box(
-    corners: tuple[float, float, float, float], width: int, height: int
-) -> tuple[int, int, int, int]:
-    left, top = max(int(corners[0]), 0), max(int(corners[1]), 0)
-    right, bottom = min(int(np.ceil(corners[2])), width), min(int(np.ceil(corners[3])), height)
-    return left, top, right - left, bottom - top
+# Below, `c` is a canvas with the middle of the face as its origin and `p` the person.
 
 
-@dataclass(frozen=True, slots=True)
-class _Body:
-    """Proportions of a standing body, in head units with the upright head at the origin."""
-
-    shoulder_y: float
-    shoulder_half: float
-    hip_y: float
-    hip_half: float
-    feet_y: float
-    lean: float
-    """How far the head is carried forward (to one side in the picture)."""
-    drop: float
-    half_width: float
-
-
-def _shoulders(person: Person) -> tuple[float, float]:
-    who, signs = person.identity, person.signs
-    adult = 1.0 if who.grows_beard else 0.82
-    half = blend(0.56, blend(0.68, adult, signs.adulthood), signs.growth)
-    return half, blend(0.72, 0.83, signs.growth) - 0.07 * signs.stoop
+def _paint_person(canvas: Canvas, p: Person, rng: Generator) -> None:
+    head = canvas.placed((0, 0), 1, float(np.clip(rng.normal(0, 4), -12, 12)))
+    _paint_hair_behind(head, p)
+    _paint_body(canvas, p)
+    _paint_head(head, p)
+    _paint_marks(head.clipped(p.face), p)
+    _paint_mouth(head, p)
+    for side in head.sides():
+        _paint_eye(side, p)
+        if p.age_years >= p.glasses_from:
+            _paint_lens(side, p)
+    _paint_hair(head.sides()[p.part], p)
 
 
-def _body_of(person: Person) -> _Body:
-    signs = person.signs
-    # Drawing manuals count 4 heads to a toddler's body and 7.5 to an adult's.
-    heads = blend(3.7, 7.5, signs.growth) - 0.4 * signs.stoop
-    feet = CROWN_Y + heads * HEAD_UNITS
-    half, shoulder = _shoulders(person)
-    hip = shoulder + (feet - shoulder) * 0.42
-    lean = person.identity.part_side * 0.45 * signs.stoop
-    return _Body(shoulder, half, hip, half * 0.74, feet, lean, 0.32 * signs.stoop, half + 0.5)
+def _paint_body(c: Canvas, p: Person) -> None:
+    y, half, hip, hip_y, feet = p.shoulder_y, p.shoulder, p.hip, p.hip_y, p.feet_y
+    waist, arm, dark = mix(y, hip_y, 0.5), 0.25 + 0.09 * p.growth, mix(p.shirt, INK, 0.12)
+    neck = mix(0.19, 0.2 + 0.06 * p.male * p.adult, p.growth)
+    c.fill(ellipse(0, feet + 0.08, hip * 1.9, 0.13), INK, 0.35, soft=0.05)
+    for side in c.sides():
+        leg = [(hip * 0.52, hip_y - 0.1), (hip * 0.55, feet)]
+        side.stroke(leg, (hip * 0.86, hip * 0.5), p.trousers)
+        side.fill(ellipse(hip * 0.65, feet + 0.02, hip * 0.4, 0.11), mix(p.shirt, INK, 0.7))
+    c.stroke([(0, 0.3), (0, y + 0.1)], (neck * 2, neck * 2), mix(p.skin, p.shade, 0.3))
+    c.fill(ellipse(0, p.chin - 0.02, neck, 0.14), p.shade, 0.8, soft=0.02)
+    shirt = outline([(0, y + 0.1), (0.2, y - 0.03), (half * 0.75, y + 0.06), (half, y + 0.3),
+                     (half * 0.88, waist), (hip, hip_y), (0, hip_y)])  # fmt: skip
+    c.fill(shirt, p.shirt)
+    cloth = c.clipped(shirt)
+    for at in np.arange(y + 0.2, hip_y, 0.2) if p.stripes else ():
+        cloth.stroke([(-2, at), (2, at)], (0.07, 0.07), mix(p.shirt, WHITE, 0.5))
+    for side in c.sides():
+        elbow, hand, top = (half + 0.12, waist), (half + 0.15, hip_y + 0.2), (half * 0.84, y + 0.24)
+        side.fill(ellipse(hand[0], hand[1] + 0.06, arm * 0.5, arm * 0.6), p.skin)
+        side.stroke([top, elbow, hand], (arm * 1.05, arm * 0.8), dark)
+        side.fill(ellipse(*top, arm * 0.53), dark)
+    collar = [(-0.22, y - 0.02), (-0.12, y + 0.08), (0.12, y + 0.08), (0.22, y - 0.02)]
+    c.stroke(collar, 0.06, mix(p.shirt, INK, 0.25))
 
 
-def _paint_neck(canvas: Canvas, person: Person, base_y: float) -> None:
-    colors, chin = palette_of(person), shape_of(person).chin_y
-    g, burly = person.signs.growth, person.identity.grows_beard * person.signs.adulthood
-    half = blend(0.19, 0.2 + 0.06 * burly, g)
-    neck = [(-half, 0.3), (half, 0.3), (half + 0.02, base_y), (0, base_y + 0.14),
-            (-half - 0.02, base_y)]  # fmt: skip
-    canvas.fill(neck, mix(colors.skin, colors.shade, 0.3))
-    canvas.ellipse((0, chin - 0.02), (half, 0.14), colors.shade, 0.8, soft=0.02,
-                   clip=canvas.mask(neck))  # fmt: skip
-    for y in (0.09, 0.15):
-        crease = [(-half * 0.7, chin + y), (0, chin + y + 0.02), (half * 0.7, chin + y)]
-        canvas.stroke(crease, 0.016, colors.line, 0.45 * person.signs.sagging)
+def _paint_head(c: Canvas, p: Person) -> None:
+    ear, ear_y, young = 0.11 + 0.035 * rise(p.age_years, 10, 100), p.eye_y + 0.08, 1 - p.growth
+    for side in c.sides():
+        side.fill(ellipse(p.cheek + 0.015, ear_y, 0.07, ear), mix(p.skin, p.shade, 0.35))
+        side.fill(ellipse(p.cheek + 0.015, ear_y + 0.01, 0.035, ear * 0.6), p.shade)
+        side.fill(ellipse(p.cheek + 0.03, ear_y + ear, 0.028), GOLD, p.earrings * p.adult)
+    c.fill(p.face, p.skin)
+    lit = c.clipped(p.face).sides()[p.light]
+    lit.fill(ellipse(-0.52, 0.2, 0.2, 0.62), p.shade, 0.5, soft=0.07)
+    lit.fill(ellipse(0.1, -0.32, 0.22, 0.1), p.glow, 0.5, soft=0.06)
+    for side in lit.sides():
+        cheek = ellipse(p.cheek * 0.64, 0.2 + 0.1 * young, 0.1 + 0.03 * young, 0.08 + 0.02 * young)
+        side.fill(cheek, p.blush, 0.28 + 0.32 * young, soft=0.03)
+        jowl = ellipse(0.27, 0.5 + 0.03 * p.sagging, 0.07, 0.09)
+        side.fill(jowl, p.shade, 0.55 * p.sagging, soft=0.03)
+    y, wide = p.nose_y, p.nose * (mix(0.045, 0.078, p.growth) + 0.012 * p.sagging)
+    tip = [(wide, y - 0.03), (wide * 0.8, y + 0.018), (0, y + 0.035)]
+    bridge = [(wide * 0.3, p.eye_y + 0.06), (wide * 0.75, y - 0.08), (wide * 0.9, y), (0, y)]
+    c.fill(curve(bridge, closed=True), p.shade, 0.45 * p.growth, soft=0.012)
+    c.stroke([*((-x, v) for x, v in tip[:2]), *tip[::-1]], 0.026, p.line, 0.8)
 
 
-def _paint_bust(canvas: Canvas, person: Person) -> None:
-    half, y = _shoulders(person)
-    _paint_neck(canvas, person, y)
-    shirt = [(0, y + 0.1), (0.2, y - 0.03), (half * 0.75, y + 0.06), (half, y + 0.26),
-             (half + 0.06, 1.9), (0, 1.9)]  # fmt: skip
-    _paint_garment(canvas, person, spline(mirrored(shirt), closed=True), y)
+def _paint_marks(c: Canvas, p: Person) -> None:
+    """Paints age spots, blotches and wrinkles."""
+    rng, x, nose, mouth = np.random.default_rng([p.seed, 4]), p.eye_x, p.nose_y, p.mouth_y
+    for rank, (u, v) in enumerate(rng.uniform((-0.42, -0.5), (0.42, 0.5), size=(12, 2))):
+        size, alpha = 0.018 + 0.002 * (rank * 7 % 12), 0.4 * rise(p.spots * 12, rank, rank + 2)
+        c.fill(ellipse(u, v, size, size * 0.8), p.line, alpha, soft=0.006)
+        c.fill(ellipse(-u, -v, 0.07, 0.045), p.shade, 0.38 * p.rough, soft=0.02)
+    for rank, y in enumerate((-0.30, -0.375, -0.235, -0.44)):
+        knots = np.array([(-1, 0.012), (-0.5, -0.008), (0, 0.0), (0.5, -0.008), (1, 0.012)])
+        alpha = 0.75 * rise(p.forehead * 4, rank * 0.7, rank * 0.7 + 2)
+        c.stroke(knots * (0.25 - 0.035 * rank, 1) + (0, y), 0.02, p.wrinkle, alpha)
+    corner, low = x + p.eye_rx + 0.025, p.eye_y + p.eye_ry * 1.15
+    lines = [
+        ([(0.095, nose - 0.01), (0.165, nose + 0.07), (0.185, mouth + 0.02)], 0.026, p.folds),
+        ([(0.15, mouth + 0.05), (0.165, mouth + 0.14)], 0.022, p.sagging / 2),
+        ([(x - 0.07, low + 0.01), (x, low + 0.055), (x + 0.07, low + 0.015)], 0.018, p.bags * 0.9),
+    ]
+    for rank, lift in enumerate((0.005, -0.045, 0.05)):
+        foot = [(corner, p.eye_y + lift / 2), (corner + 0.085, p.eye_y + lift * 2)]
+        lines.append((foot, 0.018, rise(p.crows_feet * 3, rank * 0.6, rank * 0.6 + 1.8)))
+    for side in c.sides():
+        bag = ellipse(x, low + 0.012, p.eye_rx * 0.9, 0.04)
+        side.fill(bag, p.shade, 0.6 * p.bags, soft=0.012)
+        for points, width, share in lines:
+            side.stroke(points, width, p.wrinkle, 0.75 * share)
 
 
-def _paint_garment(canvas: Canvas, person: Person, outline: NDArray[np.float64], y: float) -> None:
-    who = person.identity
-    deep, pale = mix(who.cloth, (40, 30, 50), 0.25), mix(who.cloth, (255, 255, 255), 0.55)
-    canvas.fill(outline, who.cloth)
-    neckline = [(-0.22, y - 0.02), (-0.12, y + 0.08), (0, y + 0.11), (0.12, y + 0.08),
-                (0.22, y - 0.02)]  # fmt: skip
-    if who.collar == "stripes":
-        clip = canvas.mask(outline)
-        for at in np.arange(y + 0.2, float(outline[:, 1].max()), 0.2):
-            stripe = [(-1.2, at), (1.2, at), (1.2, at + 0.07), (-1.2, at + 0.07)]
-            canvas.fill(stripe, pale, 0.9, clip=clip)
-    if who.collar == "shirt":
-        for side in SIDES:
-            flap = [(side * 0.25, y - 0.07), (0, y + 0.13), (side * 0.16, y + 0.24),
-                    (side * 0.3, y + 0.06)]  # fmt: skip
-            canvas.fill(flap, pale)
-        canvas.stroke([(0, y + 0.14), (0, y + 0.9)], 0.02, deep)
+def _paint_eye(c: Canvas, p: Person) -> None:
+    x, y, rx, ry, hood = p.eye_x, p.eye_y, p.eye_rx, p.eye_ry, p.hooding
+    top, iris = y - ry * (1 - 0.5 * hood), mix(0.088, 0.054, p.growth) * p.eye_size
+    lid = np.array([(x - rx, y + 0.012), (x - rx * 0.5, top + ry * 0.2), (x, top),
+                    (x + rx * 0.6, top + ry * (0.28 + 0.2 * hood)),
+                    (x + rx, y + 0.02 * hood)])  # fmt: skip
+    opening = np.concatenate([curve(lid), curve([lid[-1], (x, y + ry * 0.95), lid[0]])])
+    crease = lid - (0, 0.035 + 0.02 * hood)
+    c.stroke(crease, 0.014 + 0.012 * hood, p.line, 0.35 + 0.4 * hood)
+    eye = c.clipped(opening)
+    eye.fill(opening, mix(WHITE, WARM, p.rough))
+    eye.fill(ellipse(x, y + 0.004, iris), p.eyes)
+    eye.fill(ellipse(x, y + 0.004, iris * 0.55), INK)
+    eye.fill(ellipse(x - 0.015, y - 0.022, iris * 0.28), WHITE)
+    c.stroke(lid, 0.03 if p.male else 0.04, INK)
+    brow = y - ry - 0.09 + 0.015 * hood
+    arch = [(x - rx * 1.05, brow + 0.015), (x + rx * 0.3, brow - 0.022),
+            (x + rx * 1.3, brow + 0.022 + 0.02 * hood)]  # fmt: skip
+    weight = 0.042 * p.brow_weight * mix(0.6, 1, p.adult)
+    c.stroke(arch, weight, p.brow, mix(0.45, 0.95, p.hair))
+
+
+def _paint_lens(c: Canvas, p: Person) -> None:
+    x, y = p.eye_x * 1.06, p.eye_y + 0.01
+    rim, inside = ellipse(x, y, 0.152, 0.13), ellipse(x, y, 0.131, 0.11)
+    c.fill(rim, WHITE, 0.14)
+    c.fill(np.concatenate([rim, inside[::-1]]), p.frame)
+    c.stroke([(x + 0.145, y - 0.03), (p.cheek + 0.02, y - 0.02)], 0.03, p.frame)
+    c.stroke([(max(x - 0.152, 0.01) + 0.015, y - 0.01), (0, y - 0.035)], (0.03, 0.02), p.frame)
+
+
+def _paint_mouth(c: Canvas, p: Person) -> None:
+    y, chin, cheek, corner = p.mouth_y, p.chin, p.cheek, p.mouth_y - 0.012 - 0.045 * p.smile
+    if p.beard in ("full", "stubble"):
+        beard = [(0, y - 0.06), (0.13, y - 0.075), (0.21, y + 0.02), (cheek * 0.8, y - 0.12),
+                 (cheek * 0.97, 0.02), (cheek * 1.01, 0.16), (cheek * 0.86, 0.42), (0.19, chin),
+                 (0, chin + 0.05)]  # fmt: skip
+        c.fill(outline(beard), p.tone, p.adult * (0.95 if p.beard == "full" else 0.25), soft=0.006)
+    if p.beard == "mustache":
+        beard = [(0, y - 0.085), (0.08, y - 0.095), (0.19, corner), (0.08, y - 0.02), (0, y - 0.03)]
+        c.fill(outline(beard), p.tone, 0.95 * p.adult, soft=0.004)
+    wide = mix(0.095, 0.155, p.growth) * (0.9 + 0.2 * p.smile)
+    plump = mix(0.8, 1.0, p.growth) * (1 - 0.7 * p.thin_lips)
+    teeth = 0.05 * (p.teeth and p.age_years > 2)
+    low, line = y + teeth + 0.045 * plump, [(0, y + 0.012), (wide * 0.5, y), (wide, corner)]
+    c.fill(outline([(0, y + 0.005), (wide, corner), (wide * 0.5, low), (0, low)]), p.lip)
+    upper = [(0, y - 0.025 * plump), (0.04, y - 0.035 * plump), (wide, corner), (0, y + 0.015)]
+    c.fill(outline(upper), mix(p.lip, p.line, 0.2))
+    if teeth:
+        c.fill(outline([*line, (wide * 0.5, y + teeth), (0, y + teeth + 0.014)]), WHITE)
+    c.stroke([*((-x, v) for x, v in line[:0:-1]), *line], 0.022, mix(p.line, RED, 0.2))
+
+
+def _paint_hair_behind(c: Canvas, p: Person) -> None:
+    full = p.hair * (1 - 0.3 * p.thinning)
+    low = {"long": 0.98, "bob": 0.5}.get(p.style, 0.0) * full * (1 - 0.35 * p.gray)
+    wide = p.cheek + 0.04 + 0.07 * p.volume * full
+    if low > 0.15:
+        locks = [(0, -0.7), (wide * 0.7, -0.62), (wide, -0.2), (wide + 0.03, low * 0.6),
+                 (wide * 0.86, low), (0, low + 0.02)]  # fmt: skip
+        c.fill(outline(locks), p.hair_shade)
+    if p.style == "bun":
+        c.fill(ellipse(0, -0.74, 0.22 * full, 0.2 * full), p.hair_shade)
+        c.fill(ellipse(-0.02, -0.76, 0.18 * full, 0.15 * full), p.tone)
+    if p.style == "curly":
+        radius = 0.46 + (0.05 + 0.13 * p.volume) * full * (1 - p.receding)
+        c.fill(ellipse(0, -0.2, radius), p.hair_shade, rise(full, 0.2, 0.8))
+
+
+def _paint_hair(c: Canvas, p: Person) -> None:
+    full, wide, bare = p.hair * (1 - 0.4 * p.thinning), p.cheek, p.receding
+    volume = 0.015 + (0.03 + 0.07 * p.volume) * full * (1 - 0.7 * bare)
+    density = mix(0.4, 1.0, p.hair) * (1 - 0.3 * p.thinning) * (1 - rise(bare, 0.35, 0.95))
+    edge, top = wide + 0.02 + volume * 0.5, -0.61 - volume
+    crown = np.array([(edge, -0.1), (edge * 0.93, -0.36 - volume * 0.5), (0.29, top)])
+    crown = np.concatenate([crown * (-1, 1), [(0, top - 0.065)], crown[::-1]])
+    line = mix(-0.46, -0.40, p.growth) - 0.2 * bare + p.fringe * (1 - bare) * mix(2, 1, p.growth)
+    temple = np.array([(wide * 0.93, -0.1), (wide * 0.88, -0.25)])
+    front = np.column_stack([np.linspace(0.33, -0.33, 5), line])
+    cap = np.concatenate([crown, temple, front, temple[::-1] * (-1, 1)])
+    c.fill(curve(cap, closed=True), p.tone, min(density * 1.1, 1.0))
+    for side in c.sides():
+        if p.style in ("bob", "long") and p.hair > 0.3:
+            low = 0.34 * p.hair - 0.1 * p.gray
+            lock = [(0, top - 0.05), (0.3, top + 0.01), (edge + 0.01, -0.25), (edge + 0.05, 0.1),
+                    (wide + 0.02, low), (wide * 0.93, low - 0.12), (wide * 0.9, -0.16),
+                    (0.27, -0.38), (0, -0.56)]  # fmt: skip
+            side.fill(curve(lock, closed=True), p.tone)
+            side.stroke([(0.1, -0.6), (0.33, -0.44), (wide * 0.97, -0.12)], 0.05, p.shine, 0.5)
+        else:
+            tuft = [(0.97 * wide, 0.03), (edge, -0.1), (edge - 0.01, -0.33), (0.86 * wide, -0.42),
+                    (0.9 * wide, -0.2)]  # fmt: skip
+            side.fill(curve(tuft, closed=True), p.tone, min(0.25 + p.hair, 1.0))
+    if p.style != "curly":
+        c.stroke([(-0.32, -0.5), (-0.12, -0.6), (0.1, -0.6)], 0.06, p.shine, 0.6 * density * p.hair)
         return
-    canvas.stroke(neckline, 0.12 if who.collar == "hood" else 0.06, deep)
-    if who.collar == "hood":
-        for side in SIDES:
-            canvas.stroke([(side * 0.1, y + 0.12), (side * 0.11, y + 0.34)], 0.03, pale)
-
-
-def _paint_floor(canvas: Canvas, width: int, height: int, y: float) -> None:
-    floor = [(0, y), (width, y), (width, height), (0, height)]
-    canvas.fill(floor, (120, 92, 84), 0.22)
-
-
-def _paint_body(canvas: Canvas, person: Person, body: _Body) -> None:
-    skin = palette_of(person).skin
-    hip, feet = body.hip_half, body.feet_y
-    lean = body.lean * 0.7
-    canvas.ellipse((0, feet + 0.08), (hip * 1.9, 0.13), (50, 36, 50), 0.35, soft=0.05)
-    _paint_legs(canvas, person, body)
-    shoulder = body.shoulder_y + body.drop * 0.8
-    _paint_neck(placement(canvas, (body.lean, body.drop), 1), person, body.shoulder_y)
-    shirt = _shirt_outline(body, shoulder, lean)
-    _paint_garment(placement(canvas, (lean, 0), 1), person, shirt, shoulder)
-    for side in SIDES:
-        _paint_arm(canvas, person, body, side)
-    if person.signs.stoop > 0.55 and person.seed % 2:
-        _paint_cane(canvas, body, skin)
-
-
-def _shirt_outline(body: _Body, shoulder_y: float, lean: float) -> NDArray[np.float64]:
-    half, waist_y = body.shoulder_half, (shoulder_y + body.hip_y) / 2
-    top = [(0.2, shoulder_y - 0.03), (half * 0.68, shoulder_y + 0.05),
-           (half * 0.9, shoulder_y + 0.2), (half * 0.88 - lean * 0.3, waist_y)]  # fmt: skip
-    right = [*top, (body.hip_half * 1.04 - lean, body.hip_y)]
-    left = [*((-x, y) for x, y in top[:-1]), (-half * 0.88 - lean * 0.3, waist_y),
-            (-body.hip_half * 1.04 - lean, body.hip_y)]  # fmt: skip
-    return np.concatenate([spline(right, closed=False), spline(left, closed=False)[::-1]])
-
-
-def _paint_legs(canvas: Canvas, person: Person, body: _Body) -> None:
-    who, hip, feet = person.identity, body.hip_half, body.feet_y
-    skirt = who.skirt and who.hair_style != "afro"
-    tone = palette_of(person).skin if skirt else who.trousers
-    thick = hip * 0.86
-    for side in SIDES:
-        shoe = spline([(side * 0.12, feet - 0.1), (side * (hip * 0.55 + 0.28), feet - 0.04),
-                       (side * (hip * 0.55 + 0.3), feet + 0.1), (side * 0.12, feet + 0.1)],
-                      closed=True)  # fmt: skip
-        leg = [(side * hip * 0.52, body.hip_y), (side * hip * 0.56, (body.hip_y + feet) / 2),
-               (side * hip * 0.55, feet - 0.1)]  # fmt: skip
-        canvas.limb(leg, (thick, thick * (0.45 if skirt else 0.68)), tone)
-        canvas.fill(shoe, mix(who.cloth, (50, 40, 52), 0.7))
-    if skirt:
-        hem = body.hip_y + (feet - body.hip_y) * 0.5
-        cloth = [(-hip, body.hip_y - 0.3), (hip, body.hip_y - 0.3), (hip * 1.45, hem),
-                 (-hip * 1.45, hem)]  # fmt: skip
-        canvas.fill(cloth, who.trousers)
-
-
-def _paint_arm(canvas: Canvas, person: Person, body: _Body, side: float) -> None:
-    who, thick = person.identity, 0.25 + 0.09 * person.signs.growth
-    shoulder = (body.lean * 0.7 + side * (body.shoulder_half * 0.99 - thick / 2),
-                body.shoulder_y + body.drop * 0.8 + 0.06 + thick / 2)  # fmt: skip
-    hand = (side * (body.shoulder_half + 0.16), body.hip_y + 0.25)
-    elbow = (side * (body.shoulder_half + 0.14) + body.lean * 0.3, (shoulder[1] + hand[1]) / 2)
-    sleeve: Color = mix(who.cloth, (40, 30, 50), 0.12)
-    canvas.ellipse(hand, (thick * 0.5, thick * 0.56), palette_of(person).skin)
-    canvas.limb([shoulder, elbow, (hand[0], hand[1] - 0.12)], (thick, thick * 0.8), sleeve)
-
-
-def _paint_cane(canvas: Canvas, body: _Body, skin: Color) -> None:
-    side = 1.0 if body.lean >= 0 else -1.0
-    x, top = side * (body.shoulder_half + 0.2), body.hip_y + 0.18
-    wood: Color = (112, 74, 50)
-    canvas.limb([(x, top), (x + side * 0.1, body.feet_y + 0.05)], (0.1, 0.08), wood)
-    canvas.ellipse((x, top + 0.08), (0.17, 0.17), skin)
+    rng, ring, alpha = np.random.default_rng([p.seed, 8]), curve(crown)[2::5], full * density
+    for outward in (0.15 * p.volume * (1 - bare), 0.0, -0.1, -0.2):
+        for x, y in ring * (1 + outward) + rng.normal(0, 0.012, ring.shape):
+            color = mix(p.tone, p.hair_shade, rng.uniform(0, 0.6))
+            c.fill(ellipse(x, y, 0.04 + 0.05 * full), color, rise(alpha, 0.35, 0.55))

@@ -1,9 +1,9 @@
-"""The faces that INT8 ranges are measured on: drawn people, photographs, noise.
+"""Faces on which the INT8 ranges are measured: drawn people, photographs, noise.
 
-The people are drawn for this alone. The two photographs are those of the verification faces, cut
-and lit otherwise: no verification face is among these pictures, but what parity says of the two
-photographs is said of pictures of a known kind. Faces of one's own kind are better; `from_pictures`
-takes them.
+The people are drawn only for this purpose. The two photographs are those of the verification faces,
+cropped and lit differently: no verification face is used, but the parity measured on the two
+photographs concerns familiar pictures. Faces of the deployment's own kind give better ranges;
+`as_inputs` prepares them.
 """
 
 from __future__ import annotations
@@ -13,45 +13,37 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from export.config.contract import Images
-from export.faces.verification import PHOTOGRAPH_BOXES, mirrored, photograph
-from runtime.geometry import Pixels, black
+from export.faces.verification import PHOTOGRAPH_BOXES, Scene, as_inputs, mirrored, photograph
+from runtime.geometry import Pixels
 from runtime.manifest import InputSpec
-from runtime.preparation import input_view
 from runtime.results import Box
 
-Scene = tuple[Pixels, dict[str, Box | None]]
-"""A picture and what is given of it, by input; None means the whole picture."""
-
+REVISION = 1
+"""Bumped whenever these faces change."""
 FACES = 32
 _SEED = 50_000
-"""Verification faces have seeds from 1000 on, fitting faces are drawn by other rules."""
+"""Distinct from the seeds of verification faces (1000 onward) and fitting faces."""
 _WIDTH, _HEIGHT = 256, 512
 _CUTS = 6
-"""Of each photograph."""
+"""Crops of each photograph."""
 _SHIFT = 0.15
-"""Of a face's edges, as a share of its width and height."""
+"""Largest displacement of a face's edges, as a share of its width and height."""
 _NOISE = 2
 _NO_PERSON, _NO_FACE = 6, 7
-"""Of every eight people, the one whose body and the one whose face is not given."""
+"""Indices, modulo 8, of the people without a person box and without a face box."""
 
 
 def quantization_faces(inputs: Sequence[InputSpec], count: int = FACES) -> Images:
-    """Drawn people of all ages, photographs and noise as an expert's inputs, in varied light.
+    """Returns people of all ages, photographs and noise in varied light as an expert's inputs.
 
     Args:
-        inputs: of the expert.
-        count: of people.
+        inputs: input specifications of the expert.
+        count: number of drawn people.
 
     Returns:
         By input name: uint8 (count + 14, height, width, 3).
     """
-    return from_pictures(list(_scenes(count)), inputs)
-
-
-def from_pictures(scenes: Sequence[Scene], inputs: Sequence[InputSpec]) -> Images:
-    """What pictures are to an expert, by the runtime's own preparation; black where unseen."""
-    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
-    return {name: np.stack(views) for name, views in columns.items()}
+    return as_inputs(list(_scenes(count)), inputs)
 
 
 def _scenes(count: int) -> Iterator[Scene]:
@@ -93,11 +85,6 @@ def _shifted(box: Box, rng: np.random.Generator) -> Box:
 
 
 def _lit(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """The picture in other light: darker or brighter, flatter or harder."""
+    """Returns the picture with another brightness and contrast."""
     gain, gamma = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.25)
     return (np.clip((image / 255.0) ** gamma * gain, 0.0, 1.0) * 255.0).astype(np.uint8)
-
-
-def _view(scene: Scene, spec: InputSpec) -> Pixels:
-    view = input_view(*scene, spec)
-    return black(spec.height, spec.width) if view is None else view

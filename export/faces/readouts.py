@@ -8,28 +8,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 _LABEL_STD_YEARS = 4.0
-"""Width of the bell that stands for an age among the classes: neighbors count as nearly right."""
+"""Standard deviation of the Gaussian soft label around an age, over the classes."""
 
 
 class Standardizer:
-    """Brings features to zero mean and unit variance, and readouts back to raw features."""
+    """Standardizes features, and converts readouts of them to readouts of raw features."""
 
     def __init__(self, features: NDArray[np.float64]) -> None:
-        """Takes the features of the fitting faces, (N, F)."""
+        """Measures mean and scale of the fitting faces' features, (N, F)."""
         self.mean = features.mean(axis=0)
         std = features.std(axis=0)
-        # A ReLU that hardly ever fires would get a huge weight, and rule where it does.
+        # A ReLU that hardly ever fires would get a huge weight and dominate where it does fire.
         alive = std > 0.2 * np.median(std[std > 0])
         self._inverse = np.where(alive, 1.0 / np.where(alive, std, 1.0), 0.0)
 
     def __call__(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Standardized features, (N, F)."""
+        """Returns standardized features, (N, F)."""
         return np.asarray((features - self.mean) * self._inverse)
 
     def folded(
         self, weight: NDArray[np.float64], bias: NDArray[np.float64]
     ) -> tuple[Tensor, Tensor]:
-        """A readout of standardized features, (K, F) and (K,), as one of raw features."""
+        """Converts a readout of standardized features, (K, F) and (K,), to one of raw features."""
         raw = weight * self._inverse
         return torch.tensor(raw).float(), torch.tensor(bias - raw @ self.mean).float()
 
@@ -37,12 +37,12 @@ class Standardizer:
 def fit_regression(
     features: NDArray[np.float64], ages_years: NDArray[np.float64], penalty: float
 ) -> tuple[Tensor, Tensor]:
-    """Ridge regression.
+    """Fits a ridge regression.
 
     Args:
         features: (N, F).
         ages_years: (N,).
-        penalty: on the squared weights of standardized features.
+        penalty: L2 penalty on the weights of standardized features.
 
     Returns:
         Weight (1, F) and bias (1,), float32.
@@ -61,13 +61,13 @@ def fit_classes(
     age_grid: tuple[float, ...],
     penalty: float,
 ) -> tuple[Tensor, Tensor]:
-    """Softmax regression onto a bell around each age, by L-BFGS.
+    """Fits a softmax regression to Gaussian soft labels around each age, by L-BFGS.
 
     Args:
         features: (N, F).
         ages_years: (N,).
         age_grid: ages of the A classes, in years.
-        penalty: on the squared weights of standardized features.
+        penalty: L2 penalty on the weights of standardized features.
 
     Returns:
         Weight (A, F) and bias (A,), float32.

@@ -1,4 +1,4 @@
-"""The faces every built file has to prove itself on: photographs, drawn faces and noise."""
+"""Verification faces, on which every built file is compared: photographs, drawn faces, noise."""
 
 from __future__ import annotations
 
@@ -14,26 +14,31 @@ from runtime.manifest import InputSpec
 from runtime.preparation import input_view
 from runtime.results import Box
 
+Scene = tuple[Pixels, dict[str, Box | None]]
+"""A picture and its boxes by input; without a box the input is invisible, None is the whole."""
+
+REVISION = 1
+"""Bumped whenever these faces change."""
 PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
     "astronaut": ((160, 60, 130, 160), (20, 10, 440, 500)),
     "grace_hopper": ((165, 90, 180, 230), (20, 20, 480, 580)),
 }
-"""Face and person in the two photographs, both in the public domain, that installed packages hold
-(scikit-image's Eileen Collins, NASA; Matplotlib's Grace Hopper, US Navy)."""
+"""Face and person boxes in two public-domain photographs that installed packages contain
+(scikit-image: Eileen Collins, NASA; Matplotlib: Grace Hopper, US Navy)."""
 _DRAWN_AGES = (2.0, 9.0, 17.0, 24.0, 38.0, 52.0, 67.0, 84.0)
 _NOISE_IMAGES = 4
 BATCHES = (1, 3, 7, 9)
-"""Sizes in which the faces are run: one, and odd ones."""
+"""Batch sizes in which the faces are run: 1 and odd sizes."""
 PROBES = (0, 10, -1)
-"""A photograph, a drawn face and noise: what is looked at where all faces would take too long."""
+"""Indices of a photograph, a drawn face and noise, used where all faces would take too long."""
 
 
-def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> dict[str, Pixels]:
-    """The verification faces as an expert's inputs.
+def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> Images:
+    """Returns the verification faces as an expert's inputs.
 
     Args:
-        inputs: of the expert.
-        few: only the `PROBES`, for an expert that takes seconds for a face.
+        inputs: input specifications of the expert.
+        few: whether to return only the `PROBES`, for an expert that needs seconds per face.
 
     Returns:
         By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`, or 3.
@@ -41,12 +46,16 @@ def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> di
     scenes = list(_scenes())
     if few:
         scenes = [scenes[index] for index in PROBES]
-    columns = {spec.name: [_view(scene, spec) for scene in scenes] for spec in inputs}
-    return {name: np.stack(views) for name, views in columns.items()}
+    return as_inputs(scenes, inputs)
+
+
+def as_inputs(scenes: Sequence[Scene], inputs: Sequence[InputSpec]) -> Images:
+    """Prepares scenes as the runtime does, by input name; black where nothing is visible."""
+    return {spec.name: np.stack([_view(scene, spec) for scene in scenes]) for spec in inputs}
 
 
 def in_batches(images: Images) -> Iterator[Images]:
-    """The verification faces in batches of 1 and of odd sizes; the last may be smaller."""
+    """Yields the faces in batches of sizes `BATCHES`; the last may be smaller."""
     start, count = 0, min(map(len, images.values()))
     for size in BATCHES:
         if start < count:
@@ -54,8 +63,7 @@ def in_batches(images: Images) -> Iterator[Images]:
         start += size
 
 
-def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
-    """Pictures with the boxes in them; an input without a box is not visible."""
+def _scenes() -> Iterator[Scene]:
     for name, (face, person) in PHOTOGRAPH_BOXES.items():
         picture = photograph(name)
         height, width = picture.shape[:2]
@@ -70,7 +78,7 @@ def _scenes() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
         yield noise, {"face": None, "person": None}
 
 
-def _drawn() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
+def _drawn() -> Iterator[Scene]:
     from export.faces.drawn import draw_person
 
     for seed, age in enumerate(_DRAWN_AGES):
@@ -79,7 +87,7 @@ def _drawn() -> Iterator[tuple[Pixels, dict[str, Box | None]]]:
 
 
 def photograph(name: str) -> Pixels:
-    """One of the two photographs, by its key in `PHOTOGRAPH_BOXES`: uint8 RGB (H, W, 3)."""
+    """Returns the photograph of a key of `PHOTOGRAPH_BOXES`: uint8 (H, W, 3), RGB."""
     if name == "astronaut":
         from skimage.data import astronaut
 
@@ -91,11 +99,10 @@ def photograph(name: str) -> Pixels:
 
 
 def mirrored(box: Box, width: int) -> Box:
-    """A box in the mirror image of a picture, `width` pixels wide."""
+    """Returns a box as it lies in the mirror image of a picture `width` pixels wide."""
     return width - box[0] - box[2], box[1], box[2], box[3]
 
 
-def _view(scene: tuple[Pixels, dict[str, Box | None]], spec: InputSpec) -> Pixels:
-    image, boxes = scene
-    view = input_view(image, boxes, spec)
+def _view(scene: Scene, spec: InputSpec) -> Pixels:
+    view = input_view(*scene, spec)
     return black(spec.height, spec.width) if view is None else view

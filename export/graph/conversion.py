@@ -1,4 +1,4 @@
-"""From a module to an ONNX file that honors the contract, and the checks that prove it."""
+"""PyTorch modules to ONNX files."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ import onnx
 from export.config.contract import Signature
 from export.errors import GraphError
 from export.graph.shapes import fix_reshapes
-from export.graph.tensorrt_operators import tensorrt_problems
-from export.graph.weights import SMALLEST_OUTSIDE_BYTES, data_path, has_data_file
-from runtime.manifest import OUTPUT_RANKS
+from export.graph.weights import SMALLEST_OUTSIDE_BYTES, data_path, fits_in_graph, save_model
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 OPSET = 20
-"""Newest opset whose operators TensorRT 10.0 and later take."""
+"""Newest opset whose operators TensorRT 10.0 and later support."""
 BATCH = "batch"
-"""Name of the one dimension that is not constant."""
-LARGEST_INLINE_BYTES = 1 << 30
-"""Larger weights go into a file of their own: protobuf ends at 2 GiB."""
+"""Name of the only dynamic dimension."""
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 
 
 def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> None:
-    """Writes a module as ONNX with a dynamic batch and everything else constant.
+    """Writes a module as ONNX with a dynamic batch and all other dimensions constant.
 
     Args:
         module: takes uint8 (N, H, W, 3) per input, returns a tuple with a tensor per output.
-        signature: names and sizes.
-        path: of the file; large weights are put beside it, as `<name>.data`.
+        signature: names and sizes of inputs and outputs.
+        path: of the file; large weights go to an external data file beside it, `<name>.data`.
+
+    Raises:
+        GraphError: the exporter returned no program.
     """
     import torch
 
@@ -56,10 +57,12 @@ def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> Non
             verbose=False,
         )
     if program is None:
-        raise GraphError("torch.onnx.export gave no program.")
+        raise GraphError("torch.onnx.export returned no program.")
     if signature.fold_weights:
         _fold(program)
-    if sum(p.numel() * p.element_size() for p in module.parameters()) >= LARGEST_INLINE_BYTES:
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
+    if not fits_in_graph(sum(p.numel() * p.element_size() for p in module.parameters())):
         _stream(program, path)
         return
     model = program.model_proto
@@ -68,7 +71,7 @@ def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> Non
 
 
 def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
-    """Writes a large program: `model_proto` would hold all its weights a second time."""
+    """Writes a large program without `model_proto`, which would copy all its weights."""
     import onnx_ir
 
     onnx_ir.save(
@@ -77,7 +80,7 @@ def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
         external_data=data_path(path).name,
         size_threshold_bytes=SMALLEST_OUTSIDE_BYTES,
     )
-    # PyTorch's caches keep the program for good; its weights are let go of here.
+    # PyTorch's caches keep the program alive, so that its weights are released here.
     for value in program.model.graph.initializers.values():
         value.const_value = None
     program.exported_program = None
@@ -87,79 +90,17 @@ def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
 
 
 def _fold(program: torch.onnx.ONNXProgram) -> None:
-    """Does arithmetic on weights of any size; the exporter itself stops at small ones."""
+    """Folds arithmetic on weights of any size; the exporter itself folds small ones only."""
     from onnxscript import optimizer
 
-    everything = 1 << 62
+    any_size = 1 << 62
     with _quiet():
-        optimizer.optimize(program.model, input_size_limit=everything, output_size_limit=everything)
-
-
-def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a model, with its weights in a file beside it where they are large."""
-    if model.ByteSize() < LARGEST_INLINE_BYTES:
-        onnx.save(model, path)
-        return
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=True,
-        location=data_path(path).name,
-        size_threshold=SMALLEST_OUTSIDE_BYTES,
-    )
-
-
-def model_files(path: Path) -> list[Path]:
-    """The files of a saved model, the graph first."""
-    return [path, data_path(path)] if has_data_file(path) else [path]
-
-
-def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> None:
-    """Refuses a file that is no valid ONNX, breaks the contract, or that TensorRT cannot take.
-
-    Args:
-        path: of the file.
-        signature: what it promises.
-        tensorrt: whether TensorRT has to take it.
-
-    Raises:
-        GraphError: saying which, and naming the nodes.
-    """
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise GraphError(f"{path.name} is not valid ONNX: {error}") from error
-    model = onnx.load(str(path), load_external_data=False)
-    problems = _contract_problems(model, signature)
-    if tensorrt:
-        problems += tensorrt_problems(model)
-    if problems:
-        raise GraphError(f"{path.name}:" + "".join(f"\n- {problem}" for problem in problems))
-
-
-def _contract_problems(model: onnx.ModelProto, signature: Signature) -> list[str]:
-    uint8, float32 = onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT
-    wanted = [(spec.name, uint8, [BATCH, spec.height, spec.width, 3]) for spec in signature.inputs]
-    found = [_described(value) for value in model.graph.input]
-    problems = [] if found == wanted else [f"inputs are {found}, wanted {wanted}"]
-    columns = {"age_probs": len(signature.age_grid or ()), "gender_probs": 2}
-    wanted = [
-        (name, float32, [BATCH, columns[name]] if OUTPUT_RANKS[name] == 2 else [BATCH])
-        for name in signature.outputs
-    ]
-    found = [_described(value) for value in model.graph.output]
-    return problems if found == wanted else [*problems, f"outputs are {found}, wanted {wanted}"]
-
-
-def _described(value: onnx.ValueInfoProto) -> tuple[str, int, list[str | int]]:
-    tensor = value.type.tensor_type
-    shape = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
-    return value.name, tensor.elem_type, shape
+        optimizer.optimize(program.model, input_size_limit=any_size, output_size_limit=any_size)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's own progress and deprecation notices out of ours."""
+    """Silences the exporter's progress and deprecation notices."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

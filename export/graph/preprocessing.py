@@ -1,4 +1,4 @@
-"""The first nodes of every graph: from uint8 NHWC RGB to what a network was trained to see."""
+"""The first and last nodes of the graphs: normalization of pixels, age from the last layer."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from export.config.settings import AgeHead, Normalization
 
 
 class Normalize(nn.Module):
-    """uint8 (N, H, W, 3) RGB to float32 (N, 3, H, W), normalized.
+    """Normalization of uint8 (N, H, W, 3) RGB to float32 (N, 3, H, W).
 
-    The cast comes before anything else: TensorRT takes UINT8 only as a network's input.
+    The cast comes first: TensorRT supports UINT8 only as a network's input.
     """
 
     factor: Tensor
@@ -28,7 +28,7 @@ class Normalize(nn.Module):
         self._flipped = normalization.color_order == "BGR"
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Casts, lays out, orders and normalizes."""
+        """Casts, transposes, orders the channels and normalizes."""
         image = pixels.float().permute(0, 3, 1, 2)
         if self._flipped:
             image = torch.cat([image[:, 2:3], image[:, 1:2], image[:, 0:1]], dim=1)
@@ -36,12 +36,12 @@ class Normalize(nn.Module):
 
 
 class Readout(nn.Module):
-    """From a network's last layer to `age_years` (N,) and, with classes, `age_probs` (N, A)."""
+    """A network's last layer to `age_years` (N,) and, with classes, `age_probs` (N, A)."""
 
     ages: Tensor
 
     def __init__(self, head: AgeHead, *, probabilities: bool = False) -> None:
-        """Takes the head; `probabilities`: the last layer is a softmax already."""
+        """Creates the readout of a head; `probabilities`: the last layer is a softmax already."""
         super().__init__()
         self._head = head
         self._probabilities = probabilities
@@ -55,7 +55,7 @@ class Readout(nn.Module):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Names of what comes out."""
+        """Names of the outputs."""
         return ("age_years", "age_probs") if self._head.kind == "expectation" else ("age_years",)
 
     @property
@@ -64,7 +64,7 @@ class Readout(nn.Module):
         return self._head.age_grid if self._head.kind == "expectation" else None
 
     def forward(self, last: Tensor) -> tuple[Tensor, ...]:
-        """From (N, classes)."""
+        """Computes the outputs from the last layer (N, classes)."""
         if self._head.kind == "regression":
             return (last.reshape(-1) * self._head.years_per_unit + self._head.years_offset,)
         probabilities = last if self._probabilities else torch.softmax(last, dim=1)

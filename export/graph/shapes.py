@@ -1,7 +1,7 @@
-"""Takes the arithmetic on shapes out of a graph: only the batch varies, so -1 says it all.
+"""Removal of shape arithmetic: only the batch varies, so that -1 in a constant shape suffices.
 
 The exporter computes the target of every reshape from the input's shape. In TensorRT such
-arithmetic becomes layers of its own, and its inputs are uint8, which it takes only into a Cast.
+arithmetic becomes separate layers whose input is uint8, which only a Cast may read.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from onnx import numpy_helper
 
 
 def fix_reshapes(model: onnx.ModelProto) -> None:
-    """Gives every Reshape a constant target, in place, and removes what computed it.
+    """Gives every Reshape a constant target, in place, and removes the nodes that computed it.
 
-    A reshape is left alone where shape inference does not know its target but for the batch.
+    A Reshape is left unchanged if shape inference leaves more than its batch unknown.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
     shapes = _known_shapes(model)
@@ -33,7 +33,7 @@ def fix_reshapes(model: onnx.ModelProto) -> None:
 
 
 def remove_unused(model: onnx.ModelProto) -> None:
-    """Removes nodes and weights, in place, that no output depends on."""
+    """Removes, in place, the nodes and weights that no output depends on."""
     needed = {value.name for value in model.graph.output}
     kept = []
     for node in reversed(model.graph.node):
@@ -47,7 +47,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
 
 
 def _known_shapes(model: onnx.ModelProto) -> Mapping[str, list[int]]:
-    """By tensor: its shape with -1 for the batch, where nothing else of it is unknown."""
+    """Returns the shapes in which at most one dimension is unknown, as -1, by tensor."""
     known = {}
     for value in (*model.graph.value_info, *model.graph.output):
         axes = value.type.tensor_type.shape.dim

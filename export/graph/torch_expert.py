@@ -1,4 +1,4 @@
-"""An expert whose weights live in a PyTorch module."""
+"""Experts that are PyTorch modules."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from export.config.contract import Images, Readings, Signature
+from export.config.contract import Images, Outputs, Signature
 from export.graph.conversion import onnx_from_module
 
 
 class TorchExpert:
-    """A module that takes uint8 (N, H, W, 3) per input and returns one tensor per output."""
+    """A module that maps uint8 (N, H, W, 3) per input to one tensor per output."""
 
     def __init__(self, module: nn.Module, signature: Signature) -> None:
-        """Takes the module, which is put into evaluation mode."""
+        """Puts the module into evaluation mode."""
         self.module = module.eval().requires_grad_(requires_grad=False)
         self.signature = signature
 
@@ -23,7 +23,7 @@ class TorchExpert:
         """Writes the module as ONNX."""
         onnx_from_module(self.module, self.signature, path)
 
-    def reference(self, images: Images) -> Readings:
+    def reference(self, images: Images) -> Outputs:
         """Runs the module, one face at a time."""
         columns = [torch.from_numpy(images[spec.name]) for spec in self.signature.inputs]
         with torch.inference_mode():

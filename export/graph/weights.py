@@ -1,33 +1,89 @@
-"""Weights that lie beside a graph: read and written one at a time, however large the whole is."""
+"""Saved ONNX graphs and their weights: in the graph, or in an external data file beside it.
+
+External weights are read and written one at a time, so that memory does not grow with the model.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
+from typing import BinaryIO
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
+LARGEST_INLINE_BYTES = 1 << 30
+"""Larger weights go into a file of their own: protobuf ends at 2 GiB."""
 SMALLEST_OUTSIDE_BYTES = 1024
 """Smaller weights stay in the graph, where shape inference can read them."""
 
 
 def data_path(path: Path) -> Path:
-    """Where the weights of a graph lie if they are not in it."""
+    """Returns the path of a graph's external data file."""
     return path.with_name(f"{path.name}.data")
 
 
 def has_data_file(path: Path) -> bool:
-    """Whether a saved graph's weights lie beside it."""
+    """Returns whether a saved graph has an external data file."""
     return data_path(path).exists()
 
 
+def model_files(path: Path) -> list[Path]:
+    """Returns the files of a saved model, the graph first."""
+    return [path, data_path(path)] if has_data_file(path) else [path]
+
+
+def fits_in_graph(size_bytes: int) -> bool:
+    """Returns whether weights of this size are stored in the graph itself."""
+    return size_bytes < LARGEST_INLINE_BYTES
+
+
+def save_model(model: onnx.ModelProto, path: Path) -> None:
+    """Writes a model, with an external data file if it is large."""
+    outside = not fits_in_graph(model.ByteSize())
+    onnx.save(
+        model,
+        path,
+        save_as_external_data=outside,
+        location=data_path(path).name,
+        size_threshold=SMALLEST_OUTSIDE_BYTES,
+    )
+
+
+def save_with_weights(
+    model: onnx.ModelProto,
+    weights: Iterable[tuple[str, NDArray[np.generic]]],
+    path: Path,
+    *,
+    external: bool,
+) -> None:
+    """Writes a model with new weights.
+
+    Args:
+        model: the graph; its own weights are replaced.
+        weights: names and arrays; those of an external data file are read one at a time.
+        path: of the file to write.
+        external: whether weights go to an external data file.
+    """
+    if external:
+        with data_path(path).open("wb") as file:
+            stored = [_append(file, name, array) for name, array in weights]
+    else:
+        stored = [numpy_helper.from_array(array, name) for name, array in weights]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(stored)
+    if external:
+        onnx.save(model, path)
+    else:
+        save_model(model, path)
+
+
 def weight_array(tensor: TensorProto, folder: Path) -> NDArray[np.generic]:
-    """A weight, wherever it lies; the tensor itself is left as it is.
+    """Returns the values of a weight and leaves the tensor unchanged.
 
     Args:
         tensor: of a graph that was loaded without its external data.
@@ -36,53 +92,25 @@ def weight_array(tensor: TensorProto, folder: Path) -> NDArray[np.generic]:
     if not uses_external_data(tensor):
         return numpy_helper.to_array(tensor)
     info = ExternalDataInfo(tensor)
-    kind = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     count = math.prod(tensor.dims)
     offset = info.offset or 0
-    return np.fromfile(folder / info.location, kind, count, offset=offset).reshape(tensor.dims)
+    return np.fromfile(folder / info.location, dtype, count, offset=offset).reshape(tensor.dims)
 
 
-class WeightFile:
-    """A file beside a graph, to which weights are appended."""
-
-    def __init__(self, path: Path) -> None:
-        """Opens a new file.
-
-        Args:
-            path: of the graph; the weights go to `data_path` of it.
-        """
-        self._path = data_path(path)
-        self._file = self._path.open("wb")
-
-    def put(self, name: str, array: NDArray[np.generic]) -> TensorProto:
-        """Appends a weight, unless it is small.
-
-        Returns:
-            What stands for it in the graph.
-        """
-        if array.nbytes < SMALLEST_OUTSIDE_BYTES:
-            return numpy_helper.from_array(array, name)
-        tensor = TensorProto(
-            name=name,
-            dims=array.shape,
-            data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
-            data_location=TensorProto.EXTERNAL,
-        )
-        facts = {"location": self._path.name, "offset": self._file.tell(), "length": array.nbytes}
-        for key, value in facts.items():
-            tensor.external_data.add(key=key, value=str(value))
-        np.ascontiguousarray(array).tofile(self._file)
-        return tensor
-
-    def __enter__(self) -> Self:
-        """The file itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Closes the file."""
-        self._file.close()
+def _append(file: BinaryIO, name: str, array: NDArray[np.generic]) -> TensorProto:
+    """Appends a weight to an external data file, unless it is small; returns its tensor."""
+    if array.nbytes < SMALLEST_OUTSIDE_BYTES:
+        return numpy_helper.from_array(array, name)
+    tensor = TensorProto(
+        name=name,
+        dims=array.shape,
+        data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+        data_location=TensorProto.EXTERNAL,
+    )
+    location = Path(file.name).name
+    facts = {"location": location, "offset": file.tell(), "length": array.nbytes}
+    for key, value in facts.items():
+        tensor.external_data.add(key=key, value=str(value))
+    np.ascontiguousarray(array).tofile(file)
+    return tensor

@@ -1,1 +1,1 @@
-"""A model repository for Triton Inference Server."""
+"""Model repository for NVIDIA's Triton Inference Server."""

@@ -1,4 +1,4 @@
-"""`config.pbtxt` for Triton: the experts, the fusion, and the ensemble that joins them.
+"""Triton's `config.pbtxt` for the experts, the fusion, and the ensemble that connects them.
 
 Configurations are plain dictionaries with the field names of Triton's `ModelConfig` message, and
 `pbtxt` writes them in protobuf's text format.
@@ -12,46 +12,48 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from export.errors import OptionsError
-from runtime.manifest import Expert, InputSpec
+from runtime.manifest import Expert, InputSpec, output_shape
 
 ENSEMBLE, FUSION = "agemoe", "agemoe_fusion"
-"""Names of the two models beside the experts; clients call the first."""
+"""Names of the two models besides the experts; clients call the first."""
 
 Config = dict[str, Any]
 
 
 class Word(str):
-    """An enum value: written without quotes."""
+    """An enum value, written without quotes."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """How Triton runs the experts."""
+class Scheduling:
+    """Scheduling of the experts in Triton."""
 
     instances: int = 1
-    """Of each expert, on each GPU or on the CPU."""
+    """Instances of each expert, on each GPU or on the CPU."""
     queue_delay_us: int = 2000
-    """How long a request may wait for others to share its batch."""
+    """Maximum batching delay of a request in microseconds."""
 
     def __post_init__(self) -> None:
-        """Refuses what Triton would refuse later."""
+        """Validates the values."""
         if self.instances < 1 or self.queue_delay_us < 0:
             raise OptionsError(
                 [f"instances must be positive and the queue delay not negative, got {self}"]
             )
 
 
-def expert_config(name: str, expert: Expert, backend: str, kind: str, running: Running) -> Config:
-    """One expert's graph as a model.
+def expert_config(
+    name: str, expert: Expert, backend: str, kind: str, scheduling: Scheduling
+) -> Config:
+    """Returns the configuration of an expert's graph.
 
     Args:
-        name: of the expert and of the model.
+        name: name of the expert and of the model.
         expert: its manifest entry.
-        backend: Triton's word for what runs it, `onnxruntime` or `tensorrt`.
+        backend: Triton's backend, `onnxruntime` or `tensorrt`.
         kind: `KIND_GPU` or `KIND_CPU`.
-        running: instances and queue.
+        scheduling: instances and queue.
     """
     profile = expert.profile
     inputs = [_picture(spec.name, spec) for spec in expert.inputs]
@@ -63,9 +65,9 @@ def expert_config(name: str, expert: Expert, backend: str, kind: str, running: R
         "output": [_expert_output(output, expert) for output in expert.outputs],
         "dynamic_batching": {
             "preferred_batch_size": sorted({profile.best, profile.largest}),
-            "max_queue_delay_microseconds": running.queue_delay_us,
+            "max_queue_delay_microseconds": scheduling.queue_delay_us,
         },
-        "instance_group": [{"count": running.instances, "kind": Word(kind)}],
+        "instance_group": [{"count": scheduling.instances, "kind": Word(kind)}],
         "model_warmup": [
             {
                 "name": "black picture",
@@ -87,32 +89,32 @@ def expert_config(name: str, expert: Expert, backend: str, kind: str, running: R
 
 
 def fusion_config(experts: Mapping[str, Expert]) -> Config:
-    """`triton_model` as a model: the experts' readings in, the estimate out."""
+    """Returns the configuration of the fusion: predictions in, the estimate out."""
     specs = list(distinct_inputs(experts).values())
-    looks_at = {
+    inputs_of = {
         name: [specs.index(spec) for spec in expert.inputs] for name, expert in experts.items()
     }
-    readings = [_tensor(f"age_years.{name}", "TYPE_FP32", [1]) for name in experts]
+    predictions = [_tensor(f"age_years.{name}", "TYPE_FP32", [1]) for name in experts]
     return {
         "name": FUSION,
         "backend": "python",
         "max_batch_size": _largest(experts),
-        "input": [*readings, _visible(len(specs))],
+        "input": [*predictions, _visible(len(specs))],
         "output": _estimate_outputs(len(experts)),
         "instance_group": [{"count": 1, "kind": Word("KIND_CPU")}],
-        "parameters": [_parameter("experts", looks_at)],
+        "parameters": [_parameter("experts", inputs_of)],
     }
 
 
 def ensemble_config(experts: Mapping[str, Expert]) -> Config:
-    """All of it as one model: a picture per distinct input in, the estimate out.
+    """Returns the configuration of the whole: a picture per distinct input in, the estimate out.
 
-    The parameters say what a client has to know: how a crop becomes each input, and in which order
-    `expert_years`, `corrected_years` and `weights` name the experts.
+    The parameters describe to a client how a crop becomes each input, and the order of the experts
+    in `expert_years`, `corrected_years` and `weights`.
     """
     named = distinct_inputs(experts)
     name_of = {spec: name for name, spec in named.items()}
-    readings = {f"age_years.{name}": f"age_years.{name}" for name in experts}
+    predictions = {f"age_years.{name}": f"age_years.{name}" for name in experts}
     outputs = _estimate_outputs(len(experts))
     steps = [
         {
@@ -126,7 +128,7 @@ def ensemble_config(experts: Mapping[str, Expert]) -> Config:
     fusion = {
         "model_name": FUSION,
         "model_version": -1,
-        "input_map": _map({**readings, "visible": "visible"}),
+        "input_map": _map({**predictions, "visible": "visible"}),
         "output_map": _map({output["name"]: output["name"] for output in outputs}),
     }
     return {
@@ -147,9 +149,9 @@ def ensemble_config(experts: Mapping[str, Expert]) -> Config:
 
 
 def distinct_inputs(experts: Mapping[str, Expert]) -> dict[str, InputSpec]:
-    """The different inputs of all experts, named after what they show and who looks at them.
+    """Returns the distinct inputs of all experts, named after their content and the experts.
 
-    Experts that want the same picture share one: `face.resnet50.vgg16`.
+    Experts with equal inputs share one, such as `face.resnet50.vgg16`.
     """
     users: dict[InputSpec, list[str]] = {}
     for name, expert in experts.items():
@@ -159,7 +161,7 @@ def distinct_inputs(experts: Mapping[str, Expert]) -> dict[str, InputSpec]:
 
 
 def pbtxt(config: Mapping[str, Any], indent: str = "") -> str:
-    """A message in protobuf's text format."""
+    """Returns a message in protobuf's text format."""
     return "".join(f"{indent}{key}{_value(value, indent)}\n" for key, value in config.items())
 
 
@@ -190,15 +192,15 @@ def _picture(name: str, spec: InputSpec) -> Config:
 
 
 def _visible(inputs: int) -> Config:
-    """Which of the pictures show something, in the order of the ensemble's inputs."""
+    """Returns the flags of the visible pictures, in the order of the ensemble's inputs."""
     return _tensor("visible", "TYPE_BOOL", [inputs])
 
 
 def _expert_output(name: str, expert: Expert) -> Config:
-    columns = {"age_probs": len(expert.age_grid or ()), "gender_probs": 2}
-    if name in columns:
-        return _tensor(name, "TYPE_FP32", [columns[name]])
-    # The graph says (N,); Triton does not allow a tensor without dims and reshapes it to (N, 1).
+    _, *columns = output_shape(name, 0, expert.age_grid)
+    if columns:
+        return _tensor(name, "TYPE_FP32", columns)
+    # The graph has (N,); Triton does not allow a tensor without dims and reshapes it to (N, 1).
     return {**_tensor(name, "TYPE_FP32", [1]), "reshape": {"shape": []}}
 
 

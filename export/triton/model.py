@@ -1,7 +1,7 @@
-"""The fusion as a model of Triton's Python backend; `triton_repository` copies it as `model.py`.
+"""The fusion as a model of Triton's Python backend, copied into the repository.
 
-Triton runs it in a process of its own, with NumPy and the few files of `runtime` that lie beside
-it. It never sees a picture: the experts' readings go in, the estimate comes out.
+Triton runs it in a separate process with NumPy and the few files of `runtime` next to it. Its
+inputs are the experts' predictions, not pictures; its output is the estimate.
 """
 
 from __future__ import annotations
@@ -22,27 +22,29 @@ if TYPE_CHECKING:
 
 
 class TritonPythonModel:
-    """What Triton calls: `initialize` once, then `execute`."""
+    """Triton's interface: `initialize` once, then `execute`."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Reads the tables that lie beside this file.
+        """Reads the tables next to this file.
 
         Args:
-            args: Triton's; `model_config` is JSON, whose parameter `experts` says at which places
-                of `visible` each expert looks.
+            args: Triton's arguments; `model_config` is JSON whose parameter `experts` holds each
+                expert's indices into `visible`.
         """
         folder = Path(__file__).parent
-        sys.path.insert(0, str(folder))  # the files of runtime
+        sys.path.insert(0, str(folder))  # for the files of runtime
         from runtime.fusion import FusionTables
         from runtime.fusion_file import FILE_NAME, read_fusion
 
         parameters = json.loads(args["model_config"])["parameters"]
-        self._looks_at: dict[str, list[int]] = json.loads(parameters["experts"]["string_value"])
+        self._inputs_of: dict[str, list[int]] = json.loads(parameters["experts"]["string_value"])
         path = folder / FILE_NAME
-        self._tables = read_fusion(path) if path.exists() else FusionTables.identity(self._looks_at)
+        self._tables = (
+            read_fusion(path) if path.exists() else FusionTables.identity(self._inputs_of)
+        )
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Fuses each request's faces."""
+        """Fuses the faces of each request."""
         return [self._response(request) for request in requests]
 
     def _response(self, request: Any) -> Any:  # noqa: ANN401 - Triton's types exist only there
@@ -50,11 +52,11 @@ class TritonPythonModel:
             return np.asarray(pb_utils.get_input_tensor_by_name(request, name).as_numpy())
 
         visible = values("visible").astype(bool)
-        readings = [values(f"age_years.{name}").astype(np.float64) for name in self._looks_at]
-        ages = np.concatenate(readings, axis=1)
-        for column, places in enumerate(self._looks_at.values()):
-            ages[~visible[:, places].any(axis=1), column] = np.nan
-        outputs = fused_outputs(self._tables, tuple(self._looks_at), ages)
+        columns = [values(f"age_years.{name}").astype(np.float64) for name in self._inputs_of]
+        ages = np.concatenate(columns, axis=1)
+        for column, indices in enumerate(self._inputs_of.values()):
+            ages[~visible[:, indices].any(axis=1), column] = np.nan
+        outputs = fused_outputs(self._tables, tuple(self._inputs_of), ages)
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor(name, array) for name, array in outputs.items()]
         )
@@ -63,17 +65,17 @@ class TritonPythonModel:
 def fused_outputs(
     tables: FusionTables, names: Sequence[str], ages_years: Floats
 ) -> dict[str, Floats]:
-    """What the model answers.
+    """Returns the outputs of the model.
 
     Args:
-        tables: of all experts.
+        tables: calibration of all experts.
         names: the E experts, in the order of the columns.
-        ages_years: (N, E) readings; what is not finite did not answer.
+        ages_years: (N, E) raw predictions; a missing one is not finite.
 
     Returns:
         float64: `age_years`, `low_years` and `high_years` (N, 1), `expert_years`,
-        `corrected_years` and `weights` (N, E). NaN where there is nothing to say: all of a face
-        that no expert saw, the interval without calibration.
+        `corrected_years` and `weights` (N, E). Missing values are NaN: all ages of a face without
+        predictions, the interval without calibration.
     """
     ages = np.where(np.isfinite(ages_years), ages_years, np.nan)
     seen = np.isfinite(ages).any(axis=1)

@@ -1,15 +1,14 @@
-"""FP32 to bfloat16 for OpenVINO's CPU plugin, with islands of FP32 where ages need them.
+"""FP32 to bfloat16 for OpenVINO's CPU plugin; products that ages are sensitive to stay in FP32.
 
-bfloat16 has the exponent of FP32 and 8 bits of precision. What comes of it is not rounded weights
-but a mark on every node that has to stay in FP32; the file's weights are FP32 all the same.
+bfloat16 has the exponent of FP32 and 8 bits of precision. The file's weights remain FP32: nodes
+that have to stay in FP32 carry a mark, and the plugin computes the others in bfloat16.
 """
 
 from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,87 +17,67 @@ from numpy.typing import NDArray
 
 from export.config.contract import Images
 from export.errors import GraphError
-from export.graph.weights import has_data_file
-from runtime.backends.onnx import usable_cores
+from export.variants.search import Budget, Reduction, products_to_keep
 from runtime.backends.openvino_graph import bfloat16_share, compile_graph, import_openvino
+from runtime.cores import usable_cores
 from runtime.files import write_whole
 
-WITHIN_YEARS = (0.2, 1.0)
-"""Mean and largest difference on the calibration faces: two thirds of what others are allowed."""
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
+BUDGET = Budget(0.2, 1.0)
+"""Two thirds of the build's tolerance."""
 _RANKING_FACES = 16
 _READING_A_WEIGHT = 40
 """Multiplications in FP32 that take as long as reading a weight from memory, by the first dense
-layer of VGG16: 103 million weights in 27 ms on a CPU that multiplies 300 thousand million numbers a
+layer of VGG16: 103 million weights in 27 ms on a CPU that multiplies 300 billion numbers a
 second."""
 _MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic:f16"}
-"""What OpenVINO's own passes put on a node whose precision matters; the CPU plugin then leaves it
-in FP32 also where bfloat16 is asked for (intel_cpu/src/node.cpp)."""
+"""Set by OpenVINO's own passes on precision-sensitive nodes; the CPU plugin leaves these in FP32
+also where bfloat16 is requested (intel_cpu/src/node.cpp)."""
 _PRODUCTS = ("Convolution", "MatMul")
 
 
-@dataclass(frozen=True, slots=True)
-class Bf16Variant:
-    """What became of a graph's products with constant weights."""
+def bf16_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
+    """Writes a variant of an FP32 graph whose products with constant weights are bfloat16.
 
-    kept: tuple[str, ...]
-    """Names of those that stay in FP32."""
-    share: float
-    """Of all products, those that are computed in bfloat16."""
-
-
-def bf16_from_single(source: Path, target: Path, faces: Images) -> Bf16Variant:
-    """Writes a form of an FP32 graph whose products with constant weights are bfloat16.
-
-    In FP32 stays all else, attention included, and as many products as it takes for ages to stay
-    within `WITHIN_YEARS` on the faces. First those that gain most for the time they take: how far
-    each moves ages is measured by computing it alone in bfloat16.
+    Everything else stays in FP32, attention included, and as many products as it takes for ages
+    to stay within `BUDGET` on the faces.
 
     Args:
-        source: the FP32 graph, its weights within.
+        source: the FP32 graph, without external data.
         target: the file to write, `.xml`; its weights are written beside it, `.bin`.
         faces: to measure ages on, as the expert's inputs.
 
     Raises:
-        GraphError: no such form is near enough to FP32, or the weights lie beside the graph.
+        GraphError: no such variant is near enough to FP32, or OpenVINO cannot compile it.
     """
-    if has_data_file(source):
-        raise GraphError(
-            f"The weights of {source.name} lie beside it, as those of networks over 2 GiB do. They "
-            f"have no bf16 form; build it without --bf16."
-        )
-    mixer = Mixer(source, target, faces)
-    kept = _fewest(mixer, mixer.by_worth())
-    if kept is None:
-        raise GraphError(
-            f"{source.name} has no bf16 form within {WITHIN_YEARS[0]} years on average and "
-            f"{WITHIN_YEARS[1]} at most of FP32, or none that says the same every time. Build it "
-            f"without --bf16."
-        )
-    write_whole(target, mixer.marked(kept))
-    return Bf16Variant(kept, bfloat16_share(mixer.compiled(kept)))
+    graph = Bf16Graph(source, target, faces)
+    kept = products_to_keep(graph, BUDGET, _RANKING_FACES, source.name)
+    write_whole(target, graph.marked(kept))
+    return Reduction(kept, bfloat16_share(graph.compiled(kept)))
 
 
-class Mixer:
-    """One FP32 graph, and the forms of it that compute some products in bfloat16."""
+class Bf16Graph:
+    """An FP32 graph, and its variants that compute some products in bfloat16."""
 
+    precision = "bf16"
     products: Mapping[str, float]
-    """Those with constant weights, by name and in order: what each costs, in multiplications."""
 
     def __init__(self, source: Path, target: Path, faces: Images) -> None:
-        """Writes the graph as OpenVINO's own files, and measures its ages."""
+        """Writes the graph in OpenVINO's format and measures its ages."""
         self._openvino = import_openvino()
-        self._faces = faces
         self._shapes = {name: (1, *array.shape[1:]) for name, array in faces.items()}
         model = self._openvino.Core().read_model(str(source))
         self.products = _products(model)
-        _let_marks_last(model)
+        _preserve_marks(model)
         self._openvino.save_model(model, str(target), compress_to_fp16=False)
         self._text = target.read_bytes()
         self._weights = np.fromfile(target.with_suffix(".bin"), np.uint8)
-        self._ages = self.ages(self._compiled(self._text, bfloat16=False), faces)
+        self.faces = faces
+        self.ages_years = self.ages(self._compiled(self._text, bfloat16=False), faces)
 
     def marked(self, kept: Collection[str]) -> bytes:
-        """The graph with marks on all that stays in FP32: some products, and all that is none."""
+        """Returns the graph with marks on the products kept and on all nodes that are none."""
         root = ET.fromstring(self._text)  # noqa: S314 - OpenVINO has just written it
         for layer in root.iter("layer"):
             name = layer.get("name")
@@ -111,29 +90,21 @@ class Mixer:
         return ET.tostring(root)
 
     def compiled(self, kept: Collection[str]) -> Any:  # noqa: ANN401 - lazily imported type
-        """The form in which some products stay in FP32, ready to run."""
+        """Returns the variant that keeps some products in FP32, ready to run."""
         return self._compiled(self.marked(kept), bfloat16=True)
 
     def errors_years(self, kept: Collection[str]) -> NDArray[np.float64]:
-        """By how much that form differs on the faces, (N,); NaN where it contradicts itself."""
-        form = self.compiled(kept)
-        first, second = self.ages(form, self._faces), self.ages(form, self._faces)
-        return np.where(first == second, np.abs(first - self._ages), np.nan)
+        """Returns absolute differences from FP32, (N,); NaN where two runs differ."""
+        variant = self.compiled(kept)
+        first, second = self.ages(variant, self.faces), self.ages(variant, self.faces)
+        return np.where(first == second, np.abs(first - self.ages_years), np.nan)
 
-    def by_worth(self) -> list[str]:
-        """The products, that first which moves ages most for what it costs."""
-        count = len(self._ages)
-        some = np.linspace(0, count - 1, min(count, _RANKING_FACES)).astype(int)
-        faces = {name: array[some] for name, array in self._faces.items()}
-        moved = {}
-        for product in self.products:
-            others = [name for name in self.products if name != product]
-            ages = self.ages(self.compiled(others), faces)
-            moved[product] = float(np.square(ages - self._ages[some]).sum())
-        return sorted(self.products, key=lambda name: -moved[name] / self.products[name])
+    def ages_reducing(self, product: str, faces: Images) -> NDArray[np.float64]:
+        """Returns ages in years, (N,), with one product alone in bfloat16."""
+        return self.ages(self.compiled(self.products.keys() - {product}), faces)
 
     def ages(self, compiled: Any, faces: Images) -> NDArray[np.float64]:  # noqa: ANN401
-        """Years, (N,)."""
+        """Returns ages in years, (N,)."""
         request = compiled.create_infer_request()
         columns = zip(*faces.values(), strict=True)
         rows = [dict(zip(faces, (view[None] for view in face), strict=True)) for face in columns]
@@ -144,39 +115,23 @@ class Mixer:
         try:
             model = self._openvino.Core().read_model(text, weights)
             return compile_graph(model, self._shapes, usable_cores(), bfloat16=bfloat16)
-        except RuntimeError as error:  # which is what OpenVINO raises, whatever is wrong
+        except RuntimeError as error:  # raised by OpenVINO for every kind of failure
             raise GraphError(
-                f"OpenVINO cannot compile a bf16 form: {error} Build it without --bf16."
+                f"OpenVINO cannot compile a bf16 variant: {error} Build it without --bf16."
             ) from error
 
 
-def _fewest(mixer: Mixer, ordered: Sequence[str]) -> tuple[str, ...] | None:
-    """The fewest first products that have to stay in FP32; by bisection, then one by one."""
-    low, high = 0, len(ordered)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _near(mixer, ordered[:middle]) else (middle + 1, high)
-    while low < len(ordered) and not _near(mixer, ordered[:low]):
-        low += 1  # errors add up by chance, and not always to more
-    return tuple(ordered[:low]) if low < len(ordered) else None
-
-
-def _near(mixer: Mixer, kept: Collection[str]) -> bool:
-    errors = mixer.errors_years(kept)
-    return bool(errors.mean() <= WITHIN_YEARS[0] and errors.max() <= WITHIN_YEARS[1])
-
-
 def _products(model: Any) -> dict[str, float]:  # noqa: ANN401 - lazily imported type
-    """The products with constant weights, by name and in order: their costs for one face."""
+    """Returns the costs for one face of the products with constant weights, in graph order."""
     return {
         node.get_friendly_name(): _cost(node)
         for node in model.get_ordered_ops()
-        if node.get_type_name() in _PRODUCTS and _constant(node.input_value(1).get_node())
+        if node.get_type_name() in _PRODUCTS and _is_constant(node.input_value(1).get_node())
     }
 
 
 def _cost(node: Any) -> float:  # noqa: ANN401 - lazily imported type
-    """Multiplications, and the reading of weights as so many more."""
+    """Returns the multiplications of a product, with reading its weights expressed in them."""
     weights: int = math.prod(node.input_value(1).get_shape())
     lengths = [
         axis.get_length() if axis.is_static else 1 for axis in node.get_output_partial_shape(0)
@@ -185,23 +140,23 @@ def _cost(node: Any) -> float:  # noqa: ANN401 - lazily imported type
     return weights * (math.prod(lengths) / channels + _READING_A_WEIGHT)
 
 
-def _let_marks_last(model: Any) -> None:  # noqa: ANN401 - lazily imported type
-    """Rewrites what OpenVINO would replace by something else, which loses a mark.
+def _preserve_marks(model: Any) -> None:  # noqa: ANN401 - lazily imported type
+    """Rewrites, in place, the nodes that OpenVINO would replace by others without their marks.
 
-    A matrix product is fused with what follows; a Clamp to all the numbers there are keeps them
-    apart until marks are read. Newer forms of MaxPool and Softmax become the oldest ones.
+    A matrix product is fused with the node after it; a Clamp to the whole range of float32 keeps
+    them apart until marks are read. MaxPool and Softmax become the versions of opset 1.
     """
     opset = import_openvino().opset1
-    every = np.finfo(np.float32)
+    float32 = np.finfo(np.float32)
     for node in model.get_ordered_ops():
         readers = node.output(0).get_target_inputs() if node.get_output_size() else ()
-        if node.get_type_name() == "MatMul" and _constant(node.input_value(1).get_node()):
-            other = opset.clamp(node.output(0), float(every.min), float(every.max))
+        if node.get_type_name() == "MatMul" and _is_constant(node.input_value(1).get_node()):
+            other = opset.clamp(node.output(0), float(float32.min), float(float32.max))
         elif node.get_type_name() == "MaxPool":
             facts = node.get_attributes()
             lengths = [facts[key] for key in ("strides", "pads_begin", "pads_end", "kernel")]
-            how = facts["rounding_type"], facts["auto_pad"]
-            other = opset.max_pool(node.input_value(0), *lengths, *how)
+            modes = facts["rounding_type"], facts["auto_pad"]
+            other = opset.max_pool(node.input_value(0), *lengths, *modes)
         elif node.get_type_name() == "Softmax":
             rank = node.get_output_partial_shape(0).rank.get_length()
             other = opset.softmax(node.input_value(0), node.get_attributes()["axis"] % rank)
@@ -211,9 +166,9 @@ def _let_marks_last(model: Any) -> None:  # noqa: ANN401 - lazily imported type
             reader.replace_source_output(other.output(0))
 
 
-def _constant(node: Any) -> bool:  # noqa: ANN401 - lazily imported type
-    """Whether a node depends on no input."""
+def _is_constant(node: Any) -> bool:  # noqa: ANN401 - lazily imported type
+    """Returns whether a node depends on none of the graph's inputs."""
     if node.get_type_name() == "Constant":
         return True
     sources = [port.get_source_output().get_node() for port in node.inputs()]
-    return bool(sources) and all(map(_constant, sources))
+    return bool(sources) and all(map(_is_constant, sources))

@@ -1,29 +1,30 @@
-"""FP32 to dynamic INT8 for ONNX Runtime on CPUs: weights once, activations as they come.
+"""FP32 to dynamic INT8 for ONNX Runtime on CPUs: weights once, activations at run time.
 
-Every product with a constant matrix becomes what ONNX Runtime's own dynamic quantization makes of
-it, and fuses when it loads the file: DynamicQuantizeLinear, MatMulInteger and two multiplications.
-Weights are quantized one by one, so that memory does not grow with the model.
+Every product with a constant matrix is rewritten as ONNX Runtime's own dynamic quantization does,
+and fused when the file is loaded: DynamicQuantizeLinear, MatMulInteger and two multiplications.
+Weights are quantized one at a time, so that memory does not grow with the model.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from export.graph.conversion import save_model
-from export.graph.weights import WeightFile, has_data_file, weight_array
+from export.graph.weights import has_data_file, save_with_weights, weight_array
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 _LARGEST = 63
 """Weights take 7 of the 8 bits: x86 CPUs without VNNI add two products in 16 bits and saturate."""
 
 
-def int8_from_single(source: Path, target: Path) -> None:
-    """Writes a form of an FP32 graph whose MatMul weights are INT8, with a scale per column."""
+def int8_from_fp32(source: Path, target: Path) -> None:
+    """Writes a variant of an FP32 graph whose MatMul weights are INT8, with a scale per column."""
     model = onnx.load(str(source), load_external_data=False)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
@@ -36,23 +37,22 @@ def int8_from_single(source: Path, target: Path) -> None:
     del model.graph.node[:], model.graph.value_info[:]
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}
-    with ExitStack() as stack:
-        outside = has_data_file(source)
-        put = stack.enter_context(WeightFile(target)).put if outside else _inside
-        stored = []
-        for name, tensor in weights.items():
-            array = weight_array(tensor, source.parent)
-            if name in used:
-                stored.append(put(name, array))
-            if f"{name}.int8" in used:
-                integers, scales = _rounded(np.asarray(array, np.float32))
-                stored += [put(f"{name}.int8", integers), put(f"{name}.scales", scales)]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(stored)
-    if outside:
-        onnx.save(model, target)
-    else:
-        save_model(model, target)
+    stored = _stored(weights, used, source.parent)
+    save_with_weights(model, stored, target, external=has_data_file(source))
+
+
+def _stored(
+    weights: Mapping[str, TensorProto], used: set[str], folder: Path
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Yields the weights that the new graph reads, as they are or quantized."""
+    for name, tensor in weights.items():
+        array = weight_array(tensor, folder)
+        if name in used:
+            yield name, array
+        if f"{name}.int8" in used:
+            integers, scales = _quantized(np.asarray(array, np.float32))
+            yield f"{name}.int8", integers
+            yield f"{name}.scales", scales
 
 
 def _is_matrix(tensor: TensorProto | None) -> bool:
@@ -60,7 +60,7 @@ def _is_matrix(tensor: TensorProto | None) -> bool:
 
 
 def _integer_product(node: onnx.NodeProto, quantized: set[str]) -> list[onnx.NodeProto]:
-    """What replaces a product; its input is quantized once for all products it goes into."""
+    """Returns the replacement of a product; products of the same input share its quantization."""
     left, right = node.input
     out = node.output[0]
     rounded = [f"{left}.uint8", f"{left}.scale", f"{left}.zero"]
@@ -79,12 +79,8 @@ def _integer_product(node: onnx.NodeProto, quantized: set[str]) -> list[onnx.Nod
     ]
 
 
-def _rounded(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Integers (K, N) and what one of them is worth in each column, (N,)."""
+def _quantized(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns integers (K, N) and the scale of each column, (N,)."""
     largest = np.abs(weight).max(axis=0)
     scales = np.where(largest > 0, largest / _LARGEST, 1.0).astype(np.float32)
     return np.rint(weight / scales).astype(np.int8), scales
-
-
-def _inside(name: str, array: NDArray[np.generic]) -> TensorProto:
-    return numpy_helper.from_array(array, name)

@@ -1,13 +1,13 @@
-"""Devices behind one small protocol: a batch of uint8 views in, float32 arrays out, later.
+"""Devices behind one small protocol: a batch of uint8 views in, float32 arrays out, asynchronously.
 
-A `Device` runs some of the experts. It hands out a `Batch`, which carries the views there, once
-each; every expert is then started on it and returns a `Pending` at once. On the CPU an expert is a
-`Session` with a thread of its own; on a GPU it is a lane with a stream of its own.
+A `Device` runs some of the experts. `take` copies the views there, once each, and returns a
+`Batch`; every expert is then enqueued on it and returns a `Pending` at once. On the CPU an expert
+is a `Session` with its own thread; on a GPU it is a lane with its own stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -20,17 +20,17 @@ from runtime.manifest import Artifact, Expert, InputSpec
 Views = Mapping[InputSpec, NDArray[np.uint8]]
 """By input: uint8 (N, height, width, 3), RGB, the same N for all."""
 Inputs = Mapping[str, NDArray[np.uint8]]
-"""One expert's views, by the name of its input."""
+"""One expert's views, by input name."""
 Outputs = Mapping[str, NDArray[np.float32]]
 """By output name: float32 with first dimension N."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Where the time of one answer went, in seconds."""
+    """Durations of the stages of one answer, in seconds."""
 
     queue: float = 0.0
-    """Between being enqueued and being started."""
+    """From being enqueued to being started."""
     copy: float = 0.0
     """To the device and back."""
     execute: float = 0.0
@@ -38,34 +38,34 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one expert said of one batch."""
+    """One expert's outputs for one batch."""
 
     outputs: Outputs
     times: Times = Times()
 
 
 class Pending(Protocol):
-    """An answer under way; `concurrent.futures.Future` is one."""
+    """An answer in progress; `concurrent.futures.Future` is one."""
 
     def result(self, timeout: float | None = None) -> Answer:
-        """Waits for the answer.
+        """Waits for the answer and returns it.
 
         Raises:
-            TimeoutError: it is not there after `timeout` seconds.
+            TimeoutError: it is not complete after `timeout` seconds.
         """
         ...
 
     def cancel(self) -> bool:
-        """Gives the answer up: what has not started will not be computed."""
+        """Cancels the computation if it has not started; returns True if it was cancelled."""
         ...
 
 
 class Session(Protocol):
-    """One expert on the CPU, ready to run."""
+    """One loaded expert on the CPU."""
 
     @property
     def backend(self) -> str:
-        """What it runs on, for example `onnx-cpu`."""
+        """Name of the backend, for example `onnx-cpu`; see `backend_kind`."""
         ...
 
     def enqueue(self, inputs: Inputs) -> Pending:
@@ -73,12 +73,12 @@ class Session(Protocol):
 
         Args:
             inputs: all of the expert's inputs; at most the profile's largest batch. They must not
-                be changed until the answer is there.
+                be changed until the answer is complete.
         """
         ...
 
     def close(self) -> None:
-        """Frees everything; harmless when repeated."""
+        """Frees everything; idempotent."""
         ...
 
 
@@ -90,35 +90,50 @@ class Batch(Protocol):
         ...
 
     def release(self) -> None:
-        """Gives the batch's place on the device back, at the latest when what was started ends."""
+        """Releases the batch's slot, which becomes free when the work in it has ended."""
         ...
 
 
 class Device(Protocol):
-    """Where some of the experts run."""
+    """Hardware that runs some of the experts."""
 
     @property
     def backends(self) -> Mapping[str, str]:
-        """What each of its experts runs on, by name."""
+        """Backend of each of its experts, by name."""
         ...
 
     def take(self, views: Views, timeout: float | None = None) -> Batch:
-        """Finds a place for a batch and starts to bring it there.
+        """Reserves a slot for a batch and starts copying the views there.
 
         Args:
             views: at most the smallest `largest` of the experts' profiles; they must not be
-                changed until every answer is there.
-            timeout: in seconds; None waits as long as it takes.
+                changed until every answer is complete.
+            timeout: in seconds; None waits indefinitely.
 
         Raises:
-            TimeoutError: no place became free in time.
+            TimeoutError: no slot became free in time.
         """
         ...
 
     def close(self) -> None:
-        """Waits for what is under way and frees everything; harmless when repeated."""
+        """Waits for the work in progress and frees everything; idempotent."""
         ...
 
 
+def backend_kind(backend: str) -> str:
+    """Returns the kind of a backend, `cpu`, `cuda` or `tensorrt`, from its name.
+
+    Names begin with library and processor, `onnx-cpu` or `tensorrt_rtx`; details may follow.
+    """
+    if "-cpu" in backend:
+        return "cpu"
+    return "cuda" if backend.startswith("onnx") else "tensorrt"
+
+
+def all_on_cpu(backends: Iterable[str]) -> bool:
+    """Returns True if none of the named backends uses a GPU."""
+    return all(backend_kind(backend) == "cpu" for backend in backends)
+
+
 SessionFactory = Callable[[str, Expert, Artifact, Path], Session]
-"""From an expert's name, entry, chosen artifact and the engines folder to a session."""
+"""Opens an expert, given its name, manifest entry, artifact and the engines folder."""

@@ -1,4 +1,4 @@
-"""Experts on the CPU: each has a thread of its own, and the views stay where they are."""
+"""Experts on the CPU: each has its own thread, and nothing is copied."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runtime.manifest import Expert
 
 @dataclass(frozen=True, slots=True)
 class CpuBatch:
-    """Views that are where they are needed already."""
+    """Views in host memory."""
 
     sessions: Mapping[str, Session]
     experts: Mapping[str, Expert]
@@ -24,29 +24,29 @@ class CpuBatch:
         return self.sessions[expert].enqueue(inputs)
 
     def release(self) -> None:
-        """Nothing was taken."""
+        """Does nothing: the batch holds no slot."""
 
 
 class CpuDevice:
-    """The CPU, with room for any number of batches."""
+    """The CPU, for any number of batches at a time."""
 
     def __init__(self, experts: Mapping[str, Expert], sessions: Mapping[str, Session]) -> None:
-        """Takes over the sessions of some experts, by name."""
+        """Takes ownership of the experts' sessions, by name."""
         self._experts = experts
         self._sessions = sessions
 
     @property
     def backends(self) -> dict[str, str]:
-        """What each expert runs on, by its name."""
+        """Backend of each expert, by name."""
         return {name: session.backend for name, session in self._sessions.items()}
 
     def take(self, views: Views, timeout: float | None = None) -> CpuBatch:
-        """A batch; there is always room."""
+        """Returns a batch of the views, without waiting."""
         del timeout
         return CpuBatch(self._sessions, self._experts, views)
 
     def close(self) -> None:
         """Closes every session."""
-        with contextlib.ExitStack() as stack:  # one that cannot be closed must not stop the others
+        with contextlib.ExitStack() as stack:  # a session that fails to close must not stop others
             for session in self._sessions.values():
                 stack.callback(session.close)

@@ -1,4 +1,4 @@
-"""Which backend runs each expert on this machine: TensorRT, ONNX Runtime on CUDA, or the CPU."""
+"""Choice of each expert's backend: TensorRT, ONNX Runtime on CUDA, or the CPU."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import Device, Session, SessionFactory
 from runtime.backends.cpu import CpuDevice
-from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem, usable_cores
+from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
+from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
 from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
 from runtime.options import GpuOptions
 
-if TYPE_CHECKING:  # what only a GPU needs is imported when there is one
+if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
     from runtime.backends.gpu.cuda import Cuda
-    from runtime.backends.gpu.slots import CudaExpert
+    from runtime.backends.gpu.lane import CudaExpert
 
 _log = logging.getLogger("agemoe")
 
@@ -30,16 +31,16 @@ _FALLBACK_ORDER: Mapping[str, Sequence[str]] = {
     "cuda": ("tensorrt", "cuda"),
     "cpu": ("cpu",),
 }
-"""By kind of device: what is tried, in this order."""
+"""By kind of device: the backends to try, in this order."""
 
 
 class FallbackWarning(UserWarning):
-    """An expert runs on less than this machine or its engines promise."""
+    """An expert runs on a slower backend than this machine and its engines allow."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """Where and how the experts run; the defaults are those of `AgeMoE`."""
+    """Device for the experts, and its options."""
 
     kind: str
     """`auto`, `cpu`, `cuda` or `tensorrt`."""
@@ -53,20 +54,20 @@ class DeviceRequest:
     gpu: GpuOptions
 
     def __post_init__(self) -> None:
-        """Validates the request.
+        """Validates the options.
 
         Raises:
-            ValueError: an option is out of range.
+            ValueError: one is out of range.
         """
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
 
 def parse_device(device: str) -> tuple[str, int]:
-    """Kind and ordinal of a device: `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt`, `tensorrt:1`.
+    """Splits `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1` into kind and ordinal.
 
     Raises:
-        BackendError: there is no such device.
+        BackendError: the text names no device.
     """
     kind, colon, ordinal = device.partition(":")
     numbered = kind in ("cuda", "tensorrt") and ordinal.isdecimal()
@@ -89,15 +90,15 @@ def open_devices(
     Args:
         experts: by name.
         folder: the engines folder.
-        request: where they shall run.
-        sessions: opens an expert on the CPU, instead of ONNX Runtime and OpenVINO.
+        request: the device and its options.
+        sessions: opens an expert on the CPU; by default on ONNX Runtime or OpenVINO.
 
     Returns:
         Devices that together hold all experts.
 
     Raises:
-        EngineFileError: a file is not the one that was built.
-        EngineMismatchError: an engine was built for something else, and the policy is `error`.
+        EngineFileError: a file is missing or has changed.
+        EngineMismatchError: an engine does not fit this machine, and the policy is `error`.
         BackendError: an expert cannot run as requested.
     """
     with contextlib.ExitStack() as opened:
@@ -110,7 +111,7 @@ def open_devices(
 
 
 class _Opener:
-    """Opens experts one by one; what it opened is closed by its stack if a later one fails."""
+    """Opens experts one by one; `opened` closes all of them if a later one fails."""
 
     def __init__(
         self,
@@ -128,47 +129,47 @@ class _Opener:
         self._on_cpu: dict[str, Session] = {}
 
     def open(self, name: str, expert: Expert) -> None:
-        """Opens an expert on the first rung that carries it."""
+        """Opens an expert on the first backend that can run it."""
         problems: dict[str, BackendError] = {}
-        for rung in _FALLBACK_ORDER[self._request.kind]:
+        for kind in _FALLBACK_ORDER[self._request.kind]:
             try:
-                artifact = choose_artifact(name, expert, rung, self._request.precision)
-                self._open_on(rung, name, expert, artifact)
+                artifact = choose_artifact(name, expert, kind, self._request.precision)
+                self._open_on(kind, name, expert, artifact)
             except EngineMismatchError as error:
                 if self._request.gpu.on_mismatch == "error":
                     raise
-                problems[rung] = error
+                problems[kind] = error
             except BackendError as error:
-                problems[rung] = error
+                problems[kind] = error
             else:
-                _warn_of_fallback(name, rung, _kept_from(expert, problems))
-                self._tell_of_precision(name, artifact)
+                _warn_of_fallback(name, kind, _unexpected(expert, problems))
+                self._log_other_precision(name, artifact)
                 return
-        reasons = _kept_from(expert, problems) if self._request.kind == "auto" else problems
+        reasons = _unexpected(expert, problems) if self._request.kind == "auto" else problems
         if len(reasons) < 2:
             raise problems[_FALLBACK_ORDER[self._request.kind][-1]]
         raise BackendError(
             f"Expert {name!r} cannot run on device={self._request.kind!r}:"
-            + "".join(f"\n- {BACKEND_NAMES[rung]}: {error}" for rung, error in reasons.items())
+            + "".join(f"\n- {BACKEND_NAMES[kind]}: {error}" for kind, error in reasons.items())
         )
 
     def devices(self, experts: Mapping[str, Expert]) -> list[Device]:
-        """What was opened, by device."""
+        """Returns the devices that hold the opened experts."""
         devices: list[Device] = []
         if self._on_cpu:
             devices.append(CpuDevice({n: experts[n] for n in self._on_cpu}, self._on_cpu))
         if self._on_gpu:
-            from runtime.backends.gpu.slots import CudaDevice
+            from runtime.backends.gpu.device import CudaDevice
 
             inputs = {name: experts[name].inputs for name in self._on_gpu}
             largest = min(experts[name].profile.largest for name in self._on_gpu)
-            lanes = self._request.gpu.slots
-            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, lanes=lanes))
+            slots = self._request.gpu.slots
+            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, slots=slots))
         elif self._cuda is not None and not isinstance(self._cuda, BackendError):
             self._cuda.close()
         return devices
 
-    def _tell_of_precision(self, name: str, artifact: Artifact) -> None:
+    def _log_other_precision(self, name: str, artifact: Artifact) -> None:
         if self._request.precision not in ("auto", artifact.precision):
             _log.warning(
                 "expert %r runs in %s, not in %s",
@@ -177,35 +178,35 @@ class _Opener:
                 self._request.precision,
             )
 
-    def _open_on(self, rung: str, name: str, expert: Expert, artifact: Artifact) -> None:
-        if rung == "cpu":
+    def _open_on(self, kind: str, name: str, expert: Expert, artifact: Artifact) -> None:
+        if kind == "cpu":
             verify_files(self._folder, name, artifact, hashes=self._request.hashes)
             session = self._open_session(name, expert, artifact, self._folder)
             self._on_cpu[name] = session
             self._opened.callback(session.close)
             return
-        if rung == "cuda" and (problem := cuda_provider_problem()):
+        if kind == "cuda" and (problem := cuda_provider_problem()):
             raise BackendError(problem)
         cuda = self._gpu()
         verify_files(self._folder, name, artifact, hashes=self._request.hashes)
-        carried: CudaExpert
-        if rung == "tensorrt":
+        opened: CudaExpert
+        if kind == "tensorrt":
             from runtime.backends.gpu.tensorrt import TensorRTExpert
 
             graphs = self._request.gpu.graphs
-            carried = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
+            opened = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
         else:
             from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
 
             limit = self._request.gpu.memory_limit_bytes
-            carried = OnnxCudaExpert(
+            opened = OnnxCudaExpert(
                 name, expert, artifact, self._folder, cuda, memory_limit_bytes=limit
             )
-        self._on_gpu[name] = carried
-        self._opened.callback(carried.close)
+        self._on_gpu[name] = opened
+        self._opened.callback(opened.close)
 
     def _gpu(self) -> Cuda:
-        """The GPU, opened when it is needed first."""
+        """Returns the GPU, opened on first use."""
         from runtime.backends.gpu.cuda_library import open_cuda
 
         if self._cuda is None:
@@ -219,20 +220,20 @@ class _Opener:
         return self._cuda
 
 
-def _kept_from(expert: Expert, problems: Mapping[str, BackendError]) -> dict[str, BackendError]:
-    """Of the rungs that did not carry an expert, those one would expect to."""
+def _unexpected(expert: Expert, problems: Mapping[str, BackendError]) -> dict[str, BackendError]:
+    """Returns the problems of backends that the expert's files and the installation promise."""
     expected = {
         "tensorrt": any(artifact.backend in ENGINE_BACKENDS for artifact in expert.artifacts),
         "cuda": cuda_provider_problem() is None,
         "cpu": True,
     }
-    return {rung: error for rung, error in problems.items() if expected[rung]}
+    return {kind: error for kind, error in problems.items() if expected[kind]}
 
 
-def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError]) -> None:
-    if kept_from:
-        wanted = next(iter(kept_from))
-        reasons = " ".join(str(error) for error in kept_from.values())
+def _warn_of_fallback(name: str, used: str, problems: Mapping[str, BackendError]) -> None:
+    if problems:
+        wanted = next(iter(problems))
+        reasons = " ".join(str(error) for error in problems.values())
         warnings.warn(
             f"Expert {name!r} runs on {BACKEND_NAMES[used]} instead of {BACKEND_NAMES[wanted]}: "
             f"{reasons}",
@@ -242,10 +243,10 @@ def _warn_of_fallback(name: str, used: str, kept_from: Mapping[str, BackendError
 
 
 def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
-    """Opens experts on ONNX Runtime's CPU provider, or on OpenVINO what was built for it.
+    """Returns a factory for the CPU: OpenVINO for its own artifacts, else ONNX Runtime.
 
-    They run side by side on all the cores and without spinning, so that the one that takes longest
-    finds the cores of those that are done.
+    Experts run side by side on all cores and without spinning, so that the slowest one can use the
+    cores of those that have finished.
     """
     cores = request.threads or usable_cores()
 

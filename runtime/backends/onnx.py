@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.backends import Answer, Inputs, Outputs
-from runtime.backends.single_face import FaceLane
+from runtime.backends import Inputs, Outputs
+from runtime.backends.contract import check_inputs, check_outputs
+from runtime.backends.single_face import SingleFaceSession
 from runtime.errors import BackendError, ContractError
-from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
+from runtime.manifest import REBUILD, Artifact, Expert
 
 
-def usable_cores() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-class OnnxCpuSession:
-    """One expert on ONNX Runtime's CPU provider, one face at a time: see `FaceLane`."""
+class OnnxCpuSession(SingleFaceSession):
+    """One expert on ONNX Runtime's CPU provider."""
 
     backend = "onnx-cpu"
 
@@ -42,19 +35,11 @@ class OnnxCpuSession:
             BackendError: ONNX Runtime is not installed.
             ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
         """
+        super().__init__(name)
         graph = folder / artifact.files[0].path
         self._session = _load(name, graph, threads)
         self._outputs = expert.outputs
         check_contract(name, expert, self._session)
-        self._lane = FaceLane(name, self._infer)
-
-    def enqueue(self, inputs: Inputs) -> Future[Answer]:
-        """Starts a batch on this expert's thread."""
-        return self._lane.enqueue(inputs)
-
-    def close(self) -> None:
-        """Ends the thread when what it has accepted is done."""
-        self._lane.close()
 
     def _infer(self, inputs: Inputs) -> Outputs:
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
@@ -64,7 +49,7 @@ def _load(name: str, graph: Path, threads: int) -> Any:  # noqa: ANN401 - lazily
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Experts run side by side: a thread that spins while it waits takes a core from another one.
+    # Experts run side by side: a waiting thread that spins takes a core from another expert.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
@@ -75,12 +60,12 @@ def _load(name: str, graph: Path, threads: int) -> Any:  # noqa: ANN401 - lazily
 
 
 def import_onnxruntime() -> ModuleType:
-    """ONNX Runtime, imported when it is needed first.
+    """Imports ONNX Runtime, with its telemetry off.
 
     Raises:
         BackendError: it is not installed.
     """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels keep an id of the machine
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels store a machine ID
     try:
         import onnxruntime
     except ImportError as error:
@@ -92,7 +77,7 @@ def import_onnxruntime() -> ModuleType:
 
 
 def cuda_provider_problem() -> str | None:
-    """Why ONNX Runtime cannot be asked for CUDA; None if it can."""
+    """Returns the reason why ONNX Runtime has no CUDA provider, or None if it has one."""
     try:
         onnxruntime = import_onnxruntime()
     except BackendError as error:
@@ -106,25 +91,12 @@ def cuda_provider_problem() -> str | None:
 
 
 def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
-    """Compares a session's inputs and outputs with the manifest.
+    """Compares a session's inputs and outputs with the manifest; more outputs are allowed.
 
     Raises:
         ContractError: they differ.
     """
     inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
+    check_inputs(name, expert, inputs, "tensor(uint8)")
     outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}
-    wanted_inputs = {
-        spec.name: ("tensor(uint8)", (spec.height, spec.width, 3)) for spec in expert.inputs
-    }
-    wanted_outputs = {output: ("tensor(float)", OUTPUT_RANKS[output]) for output in expert.outputs}
-    extra = set(outputs) - set(wanted_outputs)
-    outputs = {key: value for key, value in outputs.items() if key not in extra}
-    for kind, found, wanted in (
-        ("inputs", inputs, wanted_inputs),
-        ("outputs", outputs, wanted_outputs),
-    ):
-        if found != wanted:
-            raise ContractError(
-                f"The graph of expert {name!r} has {kind} {found}, its manifest entry promises "
-                f"{wanted}. {REBUILD} --only {name}"
-            )
+    check_outputs(name, expert, outputs, "tensor(float)")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from runtime.backends import Answer, Inputs, Outputs
+from runtime.backends import Inputs, Outputs
+from runtime.backends.contract import check_inputs, check_outputs
 from runtime.backends.openvino_graph import (
     bfloat16_share,
     compile_graph,
@@ -15,59 +14,45 @@ from runtime.backends.openvino_graph import (
     has_exact_int8,
     import_openvino,
 )
-from runtime.backends.single_face import FaceLane
+from runtime.backends.single_face import SingleFaceSession
 from runtime.errors import BackendError, ContractError
-from runtime.manifest import OUTPUT_RANKS, REBUILD, Artifact, Expert
+from runtime.manifest import REBUILD, Artifact, Expert
 
 _SHARE_TOLERANCE = 0.01
 
 
-class OpenVinoSession:
-    """One expert on OpenVINO's CPU plugin, one face at a time: see `FaceLane`."""
+class OpenVinoSession(SingleFaceSession):
+    """One expert on OpenVINO's CPU plugin."""
 
     def __init__(
-        self,
-        name: str,
-        expert: Expert,
-        artifact: Artifact,
-        folder: Path,
-        *,
-        threads: int,
+        self, name: str, expert: Expert, artifact: Artifact, folder: Path, *, threads: int
     ) -> None:
         """Compiles the graph and checks its inputs and outputs against the contract.
 
         Args:
             name: of the expert.
             expert: its manifest entry.
-            artifact: to load; where its precision is bf16, what its graph does not keep in FP32
-                is computed so.
+            artifact: to load; in bf16, everything that its graph does not keep in FP32 is computed
+                in bfloat16.
             folder: the engines folder.
             threads: cores this expert may use at a time.
 
         Raises:
             BackendError: OpenVINO is not installed, or the CPU lacks what the precision needs.
-            ContractError: OpenVINO cannot load the graph, or it breaks the contract; or more is
-                computed in bfloat16 than was when it was built.
+            ContractError: OpenVINO cannot load the graph, or it breaks the contract, or computes
+                more in bfloat16 than the build measured.
         """
+        super().__init__(name)
         bfloat16 = artifact.precision == "bf16"
         self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
         graph = folder / artifact.files[0].path
         _check_cpu(name, artifact.precision)
         compiled = _compiled(name, expert, graph, threads, bfloat16=bfloat16)
-        _check_outputs(name, expert, compiled)
+        check_outputs(name, expert, _outputs(compiled), "f32")
         if bfloat16:
             _check_share(name, artifact, bfloat16_share(compiled))
         self._request = compiled.create_infer_request()
         self._outputs = expert.outputs
-        self._lane = FaceLane(name, self._infer)
-
-    def enqueue(self, inputs: Inputs) -> Future[Answer]:
-        """Starts a batch on this expert's thread."""
-        return self._lane.enqueue(inputs)
-
-    def close(self) -> None:
-        """Ends the thread when what it has accepted is done."""
-        self._lane.close()
 
     def _infer(self, inputs: Inputs) -> Outputs:
         answer = self._request.infer(inputs)
@@ -75,7 +60,7 @@ class OpenVinoSession:
 
 
 def _check_cpu(name: str, precision: str) -> None:
-    """Refuses what this CPU computes otherwise than that which compared it with FP32."""
+    """Raises `BackendError` if this CPU computes a precision differently from the build's CPU."""
     import_openvino()
     if precision == "bf16" and not has_bfloat16():
         raise BackendError(
@@ -94,52 +79,39 @@ def _compiled(name: str, expert: Expert, graph: Path, threads: int, *, bfloat16:
     shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in expert.inputs}
     try:
         model = openvino.Core().read_model(str(graph))
-        _check_inputs(name, shapes, model)
+        check_inputs(name, expert, _inputs(model), "u8")
         return compile_graph(model, shapes, threads, bfloat16=bfloat16)
-    except RuntimeError as error:  # which is what OpenVINO raises, whatever is wrong
+    except RuntimeError as error:  # OpenVINO raises it for every fault
         raise ContractError(
             f"OpenVINO cannot load {graph} of expert {name!r}: {error} {REBUILD} --only {name}"
         ) from error
 
 
-def _check_inputs(name: str, shapes: Mapping[str, tuple[int, ...]], model: Any) -> None:  # noqa: ANN401
-    found = {
+def _inputs(model: Any) -> dict[str, object]:  # noqa: ANN401
+    return {
         port.get_any_name(): (
             port.get_element_type().get_type_name(),
             tuple(_length(axis) for axis in list(port.get_partial_shape())[1:]),
         )
         for port in model.inputs
     }
-    _compare(name, "inputs", found, {key: ("u8", shape[1:]) for key, shape in shapes.items()})
 
 
-def _check_outputs(name: str, expert: Expert, compiled: Any) -> None:  # noqa: ANN401
-    found = {
-        output: (port.get_element_type().get_type_name(), len(port.get_partial_shape()))
+def _outputs(compiled: Any) -> dict[str, object]:  # noqa: ANN401
+    return {
+        name: (port.get_element_type().get_type_name(), len(port.get_partial_shape()))
         for port in compiled.outputs
-        for output in expert.outputs
-        if output in port.get_names()  # of which an optimized graph's outputs may have several
+        for name in port.get_names()  # the outputs of an optimized graph may have several
     }
-    _compare(name, "outputs", found, {key: ("f32", OUTPUT_RANKS[key]) for key in expert.outputs})
 
 
 def _check_share(name: str, artifact: Artifact, found: float) -> None:
-    """Refuses what lies further from FP32 than what was compared with it."""
+    """Raises `ContractError` if more is computed in bfloat16 than when parity was measured."""
     if found > artifact.reduced_share + _SHARE_TOLERANCE:
         raise ContractError(
             f"OpenVINO {import_openvino().__version__} computes {found:.0%} of the products of "
-            f"expert {name!r} in bfloat16; when it was built it were {artifact.reduced_share:.0%}, "
-            f"and its parity holds for those. {REBUILD} --only {name} --bf16 --force"
-        )
-
-
-def _compare(
-    name: str, kind: str, found: Mapping[str, object], wanted: Mapping[str, object]
-) -> None:
-    if found != wanted:
-        raise ContractError(
-            f"The graph of expert {name!r} has {kind} {found}, its manifest entry promises "
-            f"{wanted}. {REBUILD} --only {name}"
+            f"expert {name!r} in bfloat16; the build measured {artifact.reduced_share:.0%}, and "
+            f"the expert's parity holds only for that. {REBUILD} --only {name} --bf16 --force"
         )
 
 

@@ -1,4 +1,4 @@
-"""Graphs on OpenVINO's CPU plugin, compiled for one face at a time."""
+"""Compilation of graphs by OpenVINO's CPU plugin, and the precisions that the CPU supports."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 
 
 def import_openvino() -> ModuleType:
-    """OpenVINO, imported when it is needed first.
+    """Imports OpenVINO, with its telemetry off.
 
     Raises:
         BackendError: it is not installed.
     """
-    # Its import would tell its makers of itself through this package; without it, it does not.
+    # OpenVINO reports its use through this package; it does not where the package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         openvino = importlib.import_module("openvino")
     except ImportError as error:
         raise BackendError(
-            f"OpenVINO cannot be imported ({error}), which runs bf16 and most of INT8. Install "
+            f"OpenVINO cannot be imported ({error}); it runs bf16 and most of INT8. Install "
             f"agemoe-runtime[openvino], or choose another precision."
         ) from error
     with _FIRST_ARRAY:
-        # The first look at a tensor as an array sets up OpenVINO's bindings (2026.4). Two threads
-        # that do it at once, as experts do, wait for one another for ever.
+        # The first access to a tensor as an array sets up OpenVINO's bindings (2026.4). Two threads
+        # that do so at the same time, as experts would, deadlock.
         np.asarray(openvino.Tensor(np.zeros(1, np.uint8)).data)
     return openvino
 
 
 def has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 numbers.
+    """Returns True if this CPU multiplies bfloat16 numbers.
 
     Raises:
         BackendError: OpenVINO is not installed.
@@ -52,9 +52,9 @@ def has_bfloat16() -> bool:
 
 @cache
 def has_exact_int8() -> bool:
-    """Whether this CPU adds products of INT8 numbers as they are; tried with the largest.
+    """Returns True if this CPU adds INT8 products exactly; tested with the largest ones.
 
-    x86 CPUs without VNNI add two of them in 16 bits, where they are cut to 32,767.
+    x86 CPUs without VNNI add two of them in 16 bits, where the sum saturates at 32,767.
 
     Raises:
         BackendError: OpenVINO is not installed.
@@ -79,19 +79,19 @@ def compile_graph(
     *,
     bfloat16: bool,
 ) -> Any:  # noqa: ANN401
-    """Compiles a model for inputs of given shapes, which it takes on.
+    """Compiles a model for inputs of given shapes; reshapes the model in place.
 
     Args:
         model: an `openvino.Model`.
         shapes: by input name.
         threads: cores it may use at a time.
-        bfloat16: what is not marked to stay in FP32 is computed in bfloat16.
+        bfloat16: compute in bfloat16 everything that is not marked to stay in FP32.
 
     Returns:
         An `openvino.CompiledModel`.
 
     Raises:
-        RuntimeError: OpenVINO's own, whatever is wrong.
+        RuntimeError: OpenVINO cannot compile the model.
     """
     openvino = import_openvino()
     options: dict[str, object] = {
@@ -101,14 +101,14 @@ def compile_graph(
         "ENABLE_CPU_PINNING": False,  # experts run side by side and share the cores
     }
     if bfloat16:
-        # Of attention in small graphs, 2026.4's fused kernels say something else every time.
+        # In small graphs, the fused attention kernels of 2026.4 are not deterministic.
         options["SNIPPETS_MODE"] = "DISABLE"
     model.reshape({name: openvino.PartialShape(shape) for name, shape in shapes.items()})
     return openvino.Core().compile_model(model, "CPU", options)
 
 
 def bfloat16_share(compiled: Any) -> float:  # noqa: ANN401 - lazily imported type
-    """Of a compiled model's products, those that are computed in bfloat16."""
+    """Returns the share of a compiled model's products that are computed in bfloat16."""
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kinds = [
         fact["runtimePrecision"].value for fact in facts if fact["layerType"].value in _PRODUCTS

@@ -1,9 +1,9 @@
-"""A thread that shows an expert one face at a time."""
+"""Base of the experts on the CPU: one thread that runs one face at a time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -11,30 +11,35 @@ import numpy as np
 from runtime.backends import Answer, Inputs, Outputs, Times
 
 
-class FaceLane:
-    """What experts on the CPU have in common.
+class SingleFaceSession(ABC):
+    """One expert on the CPU.
 
-    Convolutions gain next to nothing from a batch on a CPU, and so an answer cannot depend on the
-    company a face arrived in.
+    Convolutions gain next to nothing from a batch on a CPU, and face by face a result cannot depend
+    on the other faces of its batch.
     """
 
-    def __init__(self, name: str, infer: Callable[[Inputs], Outputs]) -> None:
-        """Starts no thread before there is work.
+    backend: str
+    """Name of the backend, for example `onnx-cpu`."""
+
+    def __init__(self, name: str) -> None:
+        """Prepares the thread, which starts with the first batch.
 
         Args:
             name: of the expert.
-            infer: what it says of a batch of one face.
         """
-        self._infer = infer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:
-        """Starts a batch on this lane's thread."""
+        """Starts a batch on this expert's thread and returns at once."""
         return self._thread.submit(self._answer, inputs, time.perf_counter())
 
     def close(self) -> None:
-        """Ends the thread when what it has accepted is done."""
+        """Finishes the batches accepted so far and ends the thread."""
         self._thread.shutdown(wait=True)
+
+    @abstractmethod
+    def _infer(self, inputs: Inputs) -> Outputs:
+        """Runs the expert on a batch of one face."""
 
     def _answer(self, inputs: Inputs, enqueued: float) -> Answer:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Which form of an expert each step of the ladder runs."""
+"""Choice of an expert's artifact, and so of its precision, for each kind of backend."""
 
 from __future__ import annotations
 
@@ -12,42 +12,44 @@ BACKEND_NAMES = {
     "cuda": "ONNX Runtime on CUDA",
     "cpu": "the CPU",
 }
-_RUNS: Mapping[str, Sequence[str]] = {
+"""By kind of backend: its name in messages."""
+_LOADS: Mapping[str, Sequence[str]] = {
     "tensorrt": ENGINE_BACKENDS,
     "cuda": ("onnx",),
     "cpu": ("onnx", "openvino"),
 }
-"""By rung: the backends of what it can run."""
+"""By kind of backend: `Artifact.backend` of the artifacts that it can load."""
 _PREFERENCES: Mapping[str, Sequence[str]] = {
     "tensorrt": ("fp16", "fp32"),
     "cuda": ("fp16", "fp32"),
     "cpu": ("fp32", "fp16"),  # CPUs compute FP16 graphs through FP32, so FP32 is faster
 }
-_FOR_SOME = ("bf16", "int8")
-"""Precisions for CPUs, which not every expert has a form in."""
+_CPU_ONLY = ("bf16", "int8")
+"""Precisions for CPUs; not every expert has a variant in them."""
 
 
-def choose_artifact(name: str, expert: Expert, rung: str, precision: str) -> Artifact:
-    """The artifact of an expert to run.
+def choose_artifact(name: str, expert: Expert, kind: str, precision: str) -> Artifact:
+    """Returns the artifact of an expert to run.
 
     Args:
         name: of the expert.
         expert: its manifest entry.
-        rung: `tensorrt`, `cuda` or `cpu`.
+        kind: of backend: `tensorrt`, `cuda` or `cpu`.
         precision: `auto`, exactly the one wanted, or `bf16` or `int8` where it was built and the
-            rung's own preference elsewhere.
+            backend's own preference elsewhere.
 
     Raises:
-        BackendError: there is none of the precision wanted.
+        BackendError: there is no artifact of this precision.
     """
-    native = {a.precision: a for a in expert.artifacts if a.backend in _RUNS[rung]}
-    wanted = _PREFERENCES[rung] if precision == "auto" else (precision,)
-    if precision in _FOR_SOME:
-        wanted = (precision, *_PREFERENCES[rung]) if rung == "cpu" else _PREFERENCES[rung]
+    native = {a.precision: a for a in expert.artifacts if a.backend in _LOADS[kind]}
+    wanted = _PREFERENCES[kind] if precision == "auto" else (precision,)
+    if precision in _CPU_ONLY:
+        wanted = (precision, *_PREFERENCES[kind]) if kind == "cpu" else _PREFERENCES[kind]
     for candidate in wanted:
         if candidate in native:
             return native[candidate]
+    built = f"was built in {', '.join(native)}" if native else "has no file"
     raise BackendError(
-        f"precision={precision!r} was requested; expert {name!r} was built in "
-        f"{', '.join(native) or 'none'} for {BACKEND_NAMES[rung]}. {REBUILD} --only {name}"
+        f"precision={precision!r} was requested; expert {name!r} {built} for "
+        f"{BACKEND_NAMES[kind]}. {REBUILD} --only {name}"
     )

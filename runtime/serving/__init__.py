@@ -1,6 +1,6 @@
-"""Serving: faces from many callers, over HTTP, on one machine or many.
+"""Micro-batching and the HTTP service, on one machine or on a Ray cluster.
 
-Nothing of this is imported by the rest of the runtime. The HTTP service needs the extra `serve`.
+The rest of the runtime does not import this package. The service needs the extra `serve`.
 """
 
 from runtime.serving.batching import Batcher, QueueFullError

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import AgeMoEError
 from runtime.serving import problems
-from runtime.serving.authentication import admission
-from runtime.serving.decoding import read_request
+from runtime.serving.authentication import access_dependencies
 from runtime.serving.generation import PAGE, Generation
 from runtime.serving.metrics import Metrics
 from runtime.serving.problems import ClientGoneError, NotReadyError, Problem, problem_of
+from runtime.serving.request_body import read_request
 from runtime.serving.schemas import (
     AgesAnswer,
     ExpertsAnswer,
@@ -35,7 +35,7 @@ from runtime.serving.settings import Settings
 
 T = TypeVar("T")
 
-_HEADERS = {
+_SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -43,23 +43,23 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_TEXT: dict[int | str, dict[str, Any]] = {
+_PLAIN_TEXT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 _UNROUTED = "other"
-"""What requests are counted under that no route takes: their paths are anybody's."""
-_ABOUT = """Ages of faces, by a mixture of experts.
+"""Route label of requests that match no route, whose paths are arbitrary."""
+_DESCRIPTION = """Age estimation from faces by a mixture of experts.
 
-Send pictures to `/v1/ages`. Whatever goes wrong is told as RFC 9457 problem details. Pictures are
-held in memory while they are answered, and are neither stored nor logged."""
+Send pictures to `/v1/ages`. Errors are RFC 9457 problem details. Pictures are kept in memory while
+they are processed, and are neither stored nor logged."""
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Builds the service; the engines are opened when it starts and closed when it ends.
+    """Builds the application, which opens the engines on startup and closes them on shutdown.
 
     Raises:
-        KeyFileError: the file of API keys is not in order.
-        ValueError: there is no such detector.
+        KeyFileError: the file of API keys cannot be used.
+        ValueError: the detector is unknown.
         BackendError: the detector's model cannot be used.
     """
     service = Service(settings)
@@ -75,21 +75,21 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="AgeMoE",
         version="1",
-        description=_ABOUT,
+        description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's own pages load their scripts from elsewhere
+        docs_url=None,  # FastAPI's own pages load scripts from other hosts
         redoc_url=None,
-        redirect_slashes=False,  # behind a proxy that speaks TLS it would lead out of it
+        redirect_slashes=False,  # behind a TLS proxy a redirect would lead to plain HTTP
     )
     app.state.service = service
     app.add_exception_handler(AgeMoEError, _on_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_error)
-    user, admin = admission(service)
+    user, admin = access_dependencies(service)
     _add_ages(app, service, user)
     _add_operations(app, service, user, admin)
     _add_page(app)
-    app.add_middleware(_Observed, metrics=service.metrics)
+    app.add_middleware(_Instrumentation, metrics=service.metrics)
     return app
 
 
@@ -97,7 +97,7 @@ def _add_ages(app: FastAPI, service: Service, user: Any) -> None:  # noqa: ANN40
     @app.post(
         "/v1/ages",
         summary="Estimate ages",
-        responses=_told(AgesAnswer, 400, 401, 408, 409, 413, 415, 422, 500, 503, 504),
+        responses=_responses(AgesAnswer, 400, 401, 408, 409, 413, 415, 422, 500, 503, 504),
         dependencies=[user],
         openapi_extra={"requestBody": request_body()},
     )
@@ -106,14 +106,14 @@ def _add_ages(app: FastAPI, service: Service, user: Any) -> None:  # noqa: ANN40
             times_ms: dict[str, float] = {}
             with service.metrics.timed("total", times_ms):
                 with service.metrics.timed("receive", times_ms):
-                    asked = await read_request(request, service.settings.limits)
-                said = await _unless_gone(request, service.ages(asked, times_ms))
-            return JSONResponse(said)
+                    parsed = await read_request(request, service.settings.limits)
+                answer = await _cancel_on_disconnect(request, service.ages(parsed, times_ms))
+            return JSONResponse(answer)
 
     @app.get(
         "/v1/experts",
         summary="The engines in use",
-        responses=_told(ExpertsAnswer, 401, 503),
+        responses=_responses(ExpertsAnswer, 401, 503),
         dependencies=[user],
     )
     async def experts() -> Response:
@@ -121,14 +121,16 @@ def _add_ages(app: FastAPI, service: Service, user: Any) -> None:  # noqa: ANN40
 
 
 def _add_operations(app: FastAPI, service: Service, user: Any, admin: Any) -> None:  # noqa: ANN401
-    @app.get("/health/live", summary="Whether the process runs", responses=_told(StatusAnswer))
+    @app.get(
+        "/health/live", summary="Liveness: the process runs", responses=_responses(StatusAnswer)
+    )
     async def live() -> Response:
         return JSONResponse({"status": "live"})
 
     @app.get(
         "/health/ready",
-        summary="Whether the engines answer",
-        responses=_told(StatusAnswer, 503),
+        summary="Readiness: the engines work",
+        responses=_responses(StatusAnswer, 503),
     )
     async def ready() -> Response:
         try:
@@ -139,8 +141,8 @@ def _add_operations(app: FastAPI, service: Service, user: Any, admin: Any) -> No
 
     @app.get(
         "/metrics",
-        summary="Prometheus' text format",
-        responses=_told(None, 401) | _TEXT,
+        summary="Metrics in Prometheus' text format",
+        responses=_responses(None, 401) | _PLAIN_TEXT,
         response_class=Response,
         dependencies=[user],
     )
@@ -150,8 +152,8 @@ def _add_operations(app: FastAPI, service: Service, user: Any, admin: Any) -> No
 
     @app.post(
         "/v1/reload",
-        summary="Open the engines folder anew",
-        responses=_told(StatusAnswer, 401, 403, 409, 503),
+        summary="Reload the engines folder",
+        responses=_responses(StatusAnswer, 401, 403, 409, 503),
         dependencies=[admin],
     )
     async def reload() -> Response:
@@ -168,72 +170,67 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _status(status: str, generation: Generation, service: Service) -> dict[str, Any]:
-    return {
-        "status": status,
-        "version": generation.version,
-        "last_reload": service.last_reload,
-    }
+    version = generation.version
+    return {"status": status, "version": version, "last_reload": service.last_reload}
 
 
-def _told(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
-    """The answers of a route, for the OpenAPI document."""
+def _responses(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401
+    """Returns the responses of a route for the OpenAPI document."""
     problem = {"schema": {"$ref": f"#/components/schemas/{ProblemAnswer.__name__}"}}
-    told: dict[int | str, dict[str, Any]] = {200: {"model": model}}
+    responses: dict[int | str, dict[str, Any]] = {200: {"model": model}}
     for status in statuses:
-        told[status] = {
+        responses[status] = {
             "description": Problem(status, "", "").to_dict()["title"],
             "content": {problems.MEDIA_TYPE: problem},
         }
-    return told
+    return responses
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Does the work unless the client leaves, which is noticed while it waits.
+async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Returns the result of the work, or cancels it when the client disconnects.
 
     Raises:
-        ClientGoneError: it left; what was not begun is not done.
+        ClientGoneError: the client disconnected; work that had not started is dropped.
     """
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request))
+    disconnected = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ClientGoneError("The client left before it was answered.")
+            raise ClientGoneError("The client disconnected before the response.")
         return task.result()
     finally:
-        for each in (task, gone):
+        for each in (task, disconnected):
             each.cancel()
             with suppress(asyncio.CancelledError, AgeMoEError):
                 await each
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return _answered(request, problem_of(error))
+    return _problem_response(request, problem_of(error))
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         return await _on_error(request, error)
     problem = problems.problem_of_status(error.status_code, error.detail, error.headers)
-    return _answered(request, problem)
+    return _problem_response(request, problem)
 
 
-def _answered(request: Request, problem: Problem) -> Response:
-    request.app.state.service.metrics.refused.labels(problem.slug).inc()
-    return JSONResponse(
-        problem.to_dict(), problem.status, dict(problem.headers), problems.MEDIA_TYPE
-    )
+def _problem_response(request: Request, problem: Problem) -> Response:
+    request.app.state.service.metrics.problems.labels(problem.slug).inc()
+    return problem.response()
 
 
-class _Observed:
-    """Counts and times every request, and puts the security headers on every answer.
+class _Instrumentation:
+    """Middleware that counts and times requests and adds the security headers to responses.
 
-    HEAD is answered as GET; the server leaves the body out.
+    HEAD is handled as GET; the server omits the body.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -246,9 +243,9 @@ class _Observed:
             return
         started, status = time.perf_counter(), 500
         scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
-        headers = _HEADERS | {"Cache-Control": _caching(scope["path"])}
+        headers = _SECURITY_HEADERS | {"Cache-Control": _cache_control(scope["path"])}
 
-        async def observed(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -256,12 +253,12 @@ class _Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed)
+            await self._app(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", _UNROUTED)
-            self._metrics.answered(route, status, time.perf_counter() - started)
+            self._metrics.record_request(route, status, time.perf_counter() - started)
 
 
-def _caching(path: str) -> str:
-    """Answers are nowhere kept; the page is, and asked for anew whether it has changed."""
+def _cache_control(path: str) -> str:
+    """Returns the header: responses are never cached, and the page is revalidated."""
     return "no-cache" if path == "/" or path.startswith("/page/") else "no-store"

@@ -1,4 +1,4 @@
-"""Who may come in: FastAPI dependencies that ask for an API key, where there are keys."""
+"""FastAPI dependencies that check API keys."""
 
 from __future__ import annotations
 
@@ -15,41 +15,43 @@ _BEARER = HTTPBearer(auto_error=False, description="An API key.")
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
 
 
-def admission(service: Service) -> tuple[Any, Any]:
-    """Dependencies for users and for admins.
+def access_dependencies(service: Service) -> tuple[Any, Any]:
+    """Returns the dependencies of user routes and of admin routes.
 
-    Without a file of keys everybody is let in, and nobody as an admin.
+    Without a key file, user routes are open and admin routes closed.
     """
     if service.keys is None:
-        return Depends(_anybody), Depends(_nobody)
+        return Depends(_allow), Depends(_forbid)
 
     async def user(credentials: _Credentials) -> Key:
-        return _known(service.keys or (), credentials)
+        return _authenticate(service.keys or (), credentials)
 
     async def admin(credentials: _Credentials) -> Key:
-        key = _known(service.keys or (), credentials)
+        key = _authenticate(service.keys or (), credentials)
         if key.role != "admin":
-            raise ForbiddenError(f"The key {key.name!r} is a user's; this takes an admin's.")
+            raise ForbiddenError(f"The key {key.name!r} has the role user; admin is required.")
         return key
 
     return Depends(user), Depends(admin)
 
 
-def _known(keys: tuple[Key, ...], credentials: HTTPAuthorizationCredentials | None) -> Key:
+def _authenticate(keys: tuple[Key, ...], credentials: HTTPAuthorizationCredentials | None) -> Key:
     if credentials is None:
-        raise UnauthorizedError("An API key is needed: send the header Authorization: Bearer KEY.")
+        raise UnauthorizedError(
+            "An API key is required: send the header Authorization: Bearer KEY."
+        )
     key = find_key(keys, credentials.credentials)
     if key is None:
-        raise UnauthorizedError("This API key is not known here.")
+        raise UnauthorizedError("This API key is unknown.")
     return key
 
 
-async def _anybody() -> None:
+async def _allow() -> None:
     pass
 
 
-async def _nobody() -> None:
+async def _forbid() -> None:
     raise ForbiddenError(
-        "Nobody can do this over HTTP: the service runs without keys. Start it with --keys, or "
+        "The service runs without keys and accepts no reload over HTTP. Start it with --keys, or "
         "send it SIGHUP."
     )

@@ -1,7 +1,8 @@
-"""`Batcher`: faces from many callers become batches; the answers stay those of a serial run."""
+"""`Batcher`: micro-batches of faces from concurrent callers, with the results of a serial run."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
@@ -11,50 +12,47 @@ from concurrent.futures import Future
 from typing import Protocol, Self
 
 from runtime.deadline import Deadline
-from runtime.errors import AgeMoEError, ClosedError, DeadlineError
+from runtime.errors import AgeMoEError, ClosedError, DeadlineError, PredictionError
 from runtime.results import AgeEstimate, Face
 from runtime.serving.request_queue import (
-    Request,
+    QueuedFace,
     RunTimes,
-    Taken,
+    Selection,
     TooLateError,
-    take,
-    without_cancelled,
+    drop_cancelled,
+    select_batch,
 )
 
 log = logging.getLogger("agemoe")
 
-_SHORTEST_MS = 0.001
-"""A deadline that has just passed: still one that `predict` takes."""
-
 
 class QueueFullError(AgeMoEError):
-    """As many faces wait as may; this one was refused at once."""
+    """The queue is full; the face was rejected at once."""
 
     def __init__(self, limit: int) -> None:
         """Composes the message from the queue's limit."""
         super().__init__(
-            f"The queue is full: {limit} faces may wait at a time. Try again in a moment."
+            f"The queue is full: at most {limit} faces may wait. Try again in a moment."
         )
 
 
 class Predict(Protocol):
-    """`AgeMoE.predict` for a list."""
+    """The signature of `AgeMoE.predict` for a list."""
 
     def __call__(
-        self, faces: list[Face], /, *, deadline_ms: float | None = None
+        self, faces: list[Face], /, *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
-        """One entry per face, in order; an error is returned, not raised, for a bad face."""
+        """Returns one entry per face, in order; errors of single faces are returned, not raised."""
 
 
 class Batcher:
-    """Gathers faces into batches and gives each caller its own answer.
+    """Combines faces from concurrent callers into batches and returns each caller's own result.
 
-    First come, first served. A batch is run when it is full, or when a face has waited for
-    `max_wait_ms` or a tenth of its time, whichever is less. `predict` knows one deadline for all of
-    a batch, the earliest; so faces go together only where none loses more than a tenth of its time
-    by that, and a face without a deadline never goes with one that has a deadline. A face whose
-    answer is bound to come late, by how long batches took lately, is not computed: `TooLateError`.
+    Faces are served in order of arrival. A batch runs as soon as it is full, or when a face has
+    waited for `max_wait_ms` or a tenth of its time, whichever is less. A batch has one deadline,
+    the earliest of its faces; so faces share a batch only if none loses more than a tenth of its
+    time, and faces with and without a deadline never share one. A face that, judging by recent
+    batches, would miss its deadline is not computed: `TooLateError`.
     """
 
     def __init__(
@@ -67,16 +65,16 @@ class Batcher:
         workers: int = 2,
         on_batch: Callable[[int, float], None] | None = None,
     ) -> None:
-        """Starts the workers.
+        """Starts the worker threads.
 
         Args:
-            predict: `AgeMoE.predict`, or what behaves like it from several threads.
-            max_batch: faces in one batch, at most.
-            max_wait_ms: how long a face waits for company, at most.
-            queue_limit: faces that wait, at most; more are refused at once.
-            workers: batches that are under way at a time.
-            on_batch: told every batch's size and how many seconds its oldest face has waited; what
-                it raises is logged.
+            predict: `AgeMoE.predict`, or a thread-safe function with its behavior.
+            max_batch: maximum number of faces in a batch.
+            max_wait_ms: maximum batching delay.
+            queue_limit: maximum number of waiting faces; more are rejected at once.
+            workers: number of batches that run concurrently.
+            on_batch: callback with each batch's size and the seconds its oldest face has waited;
+                its exceptions are logged.
 
         Raises:
             ValueError: an option is out of range.
@@ -91,7 +89,7 @@ class Batcher:
         self._max_wait_seconds = max_wait_ms / 1000.0
         self._queue_limit = queue_limit
         self._on_batch = on_batch or (lambda _size, _waited: None)
-        self._waiting: list[Request] = []
+        self._waiting: list[QueuedFace] = []
         self._times = RunTimes()
         self._closed = False
         self._changed = threading.Condition()
@@ -104,22 +102,24 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """How many faces wait."""
+        """Number of faces in the queue."""
         return len(self._waiting)
 
-    def submit(self, face: Face, *, deadline_ms: float | None = None) -> Future[AgeEstimate]:
-        """Queues one face and returns at once.
+    def submit(
+        self, face: Face, *, deadline_ms: float | Deadline | None = None
+    ) -> Future[AgeEstimate]:
+        """Queues one face and returns immediately.
 
         Args:
-            face: as in `AgeMoE.predict`; an array must not be changed until the answer is there.
-            deadline_ms: from now; see `Batcher`.
+            face: as in `AgeMoE.predict`; an array must not be modified until the result is ready.
+            deadline_ms: from now, or a deadline that has already started.
 
         Returns:
-            A future with the estimate or the error of `AgeMoE.predict`, `TooLateError` included.
-            Cancelling it works until its batch is run.
+            A future with the estimate, or the error of `AgeMoE.predict` or `TooLateError`. It can
+            be cancelled until its batch runs.
 
         Raises:
-            QueueFullError: too many are waiting.
+            QueueFullError: too many faces are waiting.
             ClosedError: after `close`.
             ValueError: the deadline is not positive.
         """
@@ -127,25 +127,25 @@ class Batcher:
         return future
 
     def submit_all(
-        self, faces: Sequence[Face], *, deadline_ms: float | None = None
+        self, faces: Sequence[Face], *, deadline_ms: float | Deadline | None = None
     ) -> list[Future[AgeEstimate]]:
-        """Queues several faces, all of them or none; else like `submit`."""
+        """Queues either all faces or none; otherwise like `submit`."""
         deadline = Deadline.of(deadline_ms)
         arrived = time.monotonic()
-        requests = [Request(face, arrived, deadline) for face in faces]
+        queued = [QueuedFace(face, arrived, deadline) for face in faces]
         with self._changed:
             if self._closed:
                 raise ClosedError("This Batcher was closed. Open a new one.")
-            if len(self._waiting) + len(requests) > self._queue_limit:
-                self._waiting = without_cancelled(self._waiting)
-            if len(self._waiting) + len(requests) > self._queue_limit:
+            if len(self._waiting) + len(queued) > self._queue_limit:
+                self._waiting = drop_cancelled(self._waiting)
+            if len(self._waiting) + len(queued) > self._queue_limit:
                 raise QueueFullError(self._queue_limit)
-            self._waiting += requests
+            self._waiting += queued
             self._changed.notify_all()
-        return [request.future for request in requests]
+        return [entry.future for entry in queued]
 
     def close(self) -> None:
-        """Accepts nothing more and waits until everything accepted is answered."""
+        """Rejects new faces and waits for the accepted ones."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -153,94 +153,108 @@ class Batcher:
             worker.join()
 
     def __enter__(self) -> Self:
-        """The Batcher itself."""
+        """Returns the Batcher itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Closes it."""
+        """Closes the Batcher."""
         self.close()
 
     def _work(self) -> None:
-        while taken := self._next():
-            for request in taken.late:
-                request.future.set_exception(self._too_late(request))
-            if taken.batch:
-                self._tell(taken.batch)
-                self._answer(taken.batch)
+        while selection := self._next_selection():
+            for queued in selection.late:
+                if queued.deadline is not None:
+                    error = TooLateError(queued.deadline, self._times.expected(1))
+                    queued.future.set_exception(error)
+            if selection.batch:
+                self._notify(selection.batch)
+                self._run(selection.batch)
 
-    def _tell(self, batch: list[Request]) -> None:
+    def _notify(self, batch: list[QueuedFace]) -> None:
         try:
             self._on_batch(len(batch), time.monotonic() - batch[0].arrived)
-        except Exception:  # whoever looks on must not cost anybody his answer
-            log.exception("on_batch of the Batcher failed")
+        except Exception:  # a failing callback must not fail the batch
+            log.exception("the Batcher's on_batch callback failed")
 
-    def _next(self) -> Taken | None:
-        """Waits for a batch; None when closed and everything is done."""
+    def _next_selection(self) -> Selection | None:
+        """Waits for the next selection; returns None once closed and drained."""
         with self._changed:
             while self._waiting or not self._closed:
-                pause = self._pause()
+                pause = self._seconds_to_dispatch()
                 if pause is None or pause > 0.0:
                     self._changed.wait(pause)
                     continue
-                taken = take(self._waiting, time.monotonic(), self._max_batch, self._times)
-                self._waiting = taken.left
-                if taken.late:
-                    self._times.refused()
-                return taken
+                now = time.monotonic()
+                selection = select_batch(self._waiting, now, self._max_batch, self._times)
+                self._waiting = selection.remaining
+                if selection.late:
+                    self._times.record_rejection()
+                return selection
         return None
 
-    def _pause(self) -> float | None:
-        """Seconds to wait for more faces; None for the first one."""
+    def _seconds_to_dispatch(self) -> float | None:
+        """Returns how long to wait for more faces; None while the queue is empty."""
         if not self._waiting:
             return None
         if self._closed or len(self._waiting) >= self._max_batch:
             return 0.0
-        patience = min(request.patient_until(self._max_wait_seconds) for request in self._waiting)
-        return patience - time.monotonic()
+        dispatch = min(queued.dispatch_time(self._max_wait_seconds) for queued in self._waiting)
+        return dispatch - time.monotonic()
 
-    def _too_late(self, request: Request) -> TooLateError:
-        budget_ms = 0.0 if request.deadline is None else request.deadline.budget_ms
-        return TooLateError(budget_ms, time.monotonic() - request.arrived, self._times.hoped(1))
-
-    def _answer(self, batch: list[Request]) -> None:
+    def _run(self, batch: list[QueuedFace]) -> None:
         started = time.monotonic()
+        deadline = min(batch, key=lambda queued: queued.due).deadline
         try:
-            due = min(request.due for request in batch)
-            left_ms = None if due == math.inf else max((due - started) * 1000.0, _SHORTEST_MS)
-            results = self._predict([request.face for request in batch], deadline_ms=left_ms)
-            answers = list(zip(batch, results, strict=True))
+            results = self._predict([queued.face for queued in batch], deadline_ms=deadline)
+            pairs = list(zip(batch, results, strict=True))
         except DeadlineError as error:
-            _fail(batch, error)
-        except BaseException as error:  # noqa: BLE001 - it belongs to the callers, all of them
-            self._answer_singly(batch, error)
+            for queued in batch:
+                _resolve(queued, error, deadline)
+        except BaseException as error:  # noqa: BLE001 - forwarded to the callers
+            self._run_singly(batch, error)
         else:
-            self._note_time(batch, results, time.monotonic() - started)
-            for request, result in answers:
-                _settle(request, result)
+            self._record_time(batch, results, time.monotonic() - started)
+            for queued, result in pairs:
+                _resolve(queued, result, deadline)
 
-    def _answer_singly(self, batch: list[Request], error: BaseException) -> None:
-        """A fault of one face must not spoil its neighbors, who have nothing to do with it."""
+    def _run_singly(self, batch: list[QueuedFace], error: BaseException) -> None:
+        """Runs the faces of a failed batch one by one, so that only the faulty one fails."""
         if len(batch) == 1:
-            _fail(batch, error)
+            batch[0].future.set_exception(error)
             return
-        for request in batch:
-            self._answer([request])
+        for queued in batch:
+            self._run([queued])
 
-    def _note_time(
-        self, batch: list[Request], results: Sequence[AgeEstimate | AgeMoEError], seconds: float
+    def _record_time(
+        self, batch: list[QueuedFace], results: Sequence[AgeEstimate | AgeMoEError], seconds: float
     ) -> None:
         if any(isinstance(result, AgeEstimate) for result in results):
             with self._changed:
-                self._times.ran(len(batch), seconds)
+                self._times.record(len(batch), seconds)
 
 
-def _fail(batch: list[Request], error: BaseException) -> None:
-    for request in batch:
-        request.future.set_exception(error)
-
-
-def _settle(request: Request, result: AgeEstimate | AgeMoEError) -> None:
+def _resolve(
+    queued: QueuedFace, result: AgeEstimate | AgeMoEError, batch_deadline: Deadline | None
+) -> None:
+    result = _with_own_deadline(result, batch_deadline, queued.deadline)
     if isinstance(result, AgeEstimate):
-        request.future.set_result(result)
+        queued.future.set_result(result)
     else:
-        request.future.set_exception(result)
+        queued.future.set_exception(result)
+
+
+def _with_own_deadline(
+    result: AgeEstimate | AgeMoEError, batch: Deadline | None, own: Deadline | None
+) -> AgeEstimate | AgeMoEError:
+    """Replaces the batch's deadline by the caller's own in the reasons for missing experts."""
+    if batch is None or own is None or not isinstance(result, (AgeEstimate, PredictionError)):
+        return result
+    missing = {
+        name: own.reason if reason == batch.reason else reason
+        for name, reason in result.missing.items()
+    }
+    if missing == result.missing:
+        return result
+    if isinstance(result, AgeEstimate):
+        return dataclasses.replace(result, missing=missing)
+    return (DeadlineError if isinstance(result, DeadlineError) else PredictionError)(missing)

@@ -1,4 +1,4 @@
-"""`python -m runtime serve`: the HTTP service as one process."""
+"""`python -m runtime serve`: the HTTP service in one process."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from runtime.errors import AgeMoEError
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[type[int] | type[float], str]]
-_NOTICE = "when told to stop: serve on so long, not ready, until a load balancer has seen it"
+_NOTICE = "on SIGTERM, keep serving this long while reporting not ready, for load balancers"
 _LIMITS: _Options = {
-    "body_bytes": (int, "of a request"),
-    "image_bytes": (int, "of a picture"),
-    "pixels": (int, "of all pictures of a request together"),
-    "images": (int, "of a request"),
-    "faces": (int, "of a request, and given persons"),
-    "requests": (int, "for ages, under way at a time"),
-    "connections": (int, "open at a time"),
-    "header_seconds": (float, "until a request's head is there"),
-    "body_seconds": (float, "until a request's body is there, and until its answer is taken"),
+    "body_bytes": (int, "maximum bytes of a request"),
+    "image_bytes": (int, "maximum bytes of an encoded picture"),
+    "pixels": (int, "maximum total pixels of a request's pictures"),
+    "images": (int, "maximum pictures of a request"),
+    "faces": (int, "maximum faces, and given persons, of a request"),
+    "requests": (int, "maximum concurrent requests for ages"),
+    "connections": (int, "maximum open connections"),
+    "header_seconds": (float, "time limit for a request's head"),
+    "body_seconds": (float, "time limit for a request's body, and for receiving its response"),
 }
 _BATCHING: _Options = {
-    "max_batch": (int, "faces in a batch; else 8 on a GPU and 1 on the CPU"),
-    "max_wait_ms": (float, "that a face waits for company"),
-    "queue_limit": (int, "faces that wait; more are refused"),
-    "workers": (int, "batches under way at a time"),
+    "max_batch": (int, "maximum faces per batch; by default 8 on a GPU and 1 on a CPU"),
+    "max_wait_ms": (float, "maximum batching delay"),
+    "queue_limit": (int, "maximum waiting faces; more are rejected"),
+    "workers": (int, "concurrent batches"),
 }
 _LAST_PORT = 65535
-_EXTRA = "The service needs more than is installed ({}). Install agemoe-runtime[serve]."
+_EXTRA = "The service needs packages that are not installed ({}). Install agemoe-runtime[serve]."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the service until it is told to stop; returns the exit status."""
+    """Parses the arguments and runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m runtime serve", description=__doc__)
     add_arguments(parser)
     return serve(parser.parse_args(arguments))
 
 
 def serve(parsed: argparse.Namespace) -> int:
-    """Does what was parsed of `add_arguments`; returns the exit status."""
+    """Serves, or makes a key, as parsed from `add_arguments`; returns the exit status."""
     if parsed.new_key is not None:
         return _print_new_key(parsed.new_key, "admin" if parsed.admin else "user")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
-        _refuse_open_house(parsed)
-        from runtime.serving.server import Stopping, run
+        _require_access_control(parsed)
+        from runtime.serving.server import Shutdown, run
 
-        stopping = Stopping(parsed.notice_seconds, parsed.drain_seconds)
-        return run(_settings(parsed), parsed.host, parsed.port, stopping)
+        shutdown = Shutdown(parsed.notice_seconds, parsed.drain_seconds)
+        return run(_settings(parsed), parsed.host, parsed.port, shutdown)
     except ImportError as error:
         return _failed(_EXTRA.format(error))
     except (AgeMoEError, ValueError) as error:
@@ -64,23 +64,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), help="the engines folder")
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=_port, default=8000, help="0 takes a free one")
+    add("--port", type=_port, default=8000, help="port to listen on; 0 selects a free one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    add("--detector", default="haar", help="haar, or yunet:MODEL[#sha256=HEX]")
-    add(
-        "--keys", type=Path, help="file of API keys; makes everything but / and /health ask for one"
-    )
-    add("--without-keys", action="store_true", help="serve everybody who reaches --host")
+    add("--detector", default="haar", help="face detector: haar, or yunet:MODEL[#sha256=HEX]")
+    add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
+    add("--without-keys", action="store_true", help="accept requests from any host without a key")
     add(
         "--new-key",
         type=_name,
         metavar="NAME",
-        help="make a key, print it and its line for --keys, and end",
+        help="make a key, print it and its line for --keys, and exit",
     )
-    add("--admin", action="store_true", help="with --new-key: one that may also reload")
+    add("--admin", action="store_true", help="with --new-key: a key that also permits reloading")
     add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
-    add("--drain-seconds", type=float, default=30.0, help="for what is under way when told to stop")
+    add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
 
@@ -88,12 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > _LAST_PORT:
         raise argparse.ArgumentTypeError(f"expected a port within 0..{_LAST_PORT}, got {text!r}")
-    return int(text)  # the system would take a larger one for another
+    return int(text)  # the system would wrap a larger one around
 
 
 def _name(text: str) -> str:
     if text.split() != [text] or "#" in text:
-        raise argparse.ArgumentTypeError(f"expected a word without # for the file, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a word without #, got {text!r}")
     return text
 
 
@@ -106,13 +104,14 @@ def _add_section(
 ) -> None:
     section = parser.add_argument_group(group)
     for name, (kind, text) in options.items():
+        default = getattr(defaults, name)
         section.add_argument(
             f"{prefix}{name.replace('_', '-')}",
             dest=f"{group}.{name}",
             type=kind,
-            default=getattr(defaults, name),
+            default=default,
             metavar="N",
-            help=f"{text} (%(default)s)",
+            help=text if default is None else f"{text} (%(default)s)",
         )
 
 
@@ -129,11 +128,11 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     )
 
 
-def _refuse_open_house(parsed: argparse.Namespace) -> None:
+def _require_access_control(parsed: argparse.Namespace) -> None:
     if parsed.keys is None and not parsed.without_keys and not _is_loopback(parsed.host):
         raise ValueError(
-            f"--host {parsed.host} can be reached from elsewhere and there are no API keys. Give "
-            f"--keys FILE, or --without-keys if something before the service checks who comes."
+            f"--host {parsed.host} accepts connections from other machines, and there are no API "
+            f"keys. Give --keys FILE, or --without-keys behind a proxy that controls access."
         )
 
 
@@ -150,7 +149,7 @@ def _print_new_key(name: str, role: str) -> int:
     from runtime.serving.keys import new_key
 
     secret, key = new_key(name, role)
-    sys.stdout.write(f"key, shown only now: {secret}\nline for --keys: {key.line()}\n")
+    sys.stdout.write(f"key, shown only once: {secret}\nline for --keys: {key.line()}\n")
     return 0
 
 

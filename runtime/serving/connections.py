@@ -1,4 +1,4 @@
-"""uvicorn's HTTP/1.1 connection, with limits on how long a client may keep it waiting."""
+"""uvicorn's HTTP/1.1 connection with time limits on the client."""
 
 from __future__ import annotations
 
@@ -12,69 +12,69 @@ from runtime.serving.settings import Limits
 
 
 class Connection(H11Protocol):
-    """Ends itself where its client does not do his part in time.
+    """A connection that closes itself when its client sends or receives too slowly.
 
-    uvicorn itself waits for ever for a request's head, for the rest of a body that nobody reads
-    and for an answer to be taken, so that a few hundred such clients use up all connections. The
-    body of a request that is being read is the application's affair.
+    uvicorn itself waits without a limit for a request's head, for the rest of an unread body and
+    for the client to receive a response, so a few hundred such clients would occupy all
+    connections. Bodies that are read have a time limit in `request_body`.
     """
 
     limits: ClassVar[Limits]
-    _sending: asyncio.TimerHandle | None = None
-    _taking: asyncio.TimerHandle | None = None
+    _receive_timer: asyncio.TimerHandle | None = None
+    _send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts waiting for the first request."""
+        """Starts the timer for the first request."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # `pause_writing` comes with the first byte
-        self._wait_for_more()
+        self._start_receive_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Goes on waiting, or stops when the head is complete."""
+        """Stops the timer once the head is complete."""
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
-            self._wait_for_more()
-        elif not self._unread():
-            _stop(self._sending)
+            self._start_receive_timer()
+        elif not self._body_is_unread():
+            _cancel(self._receive_timer)
 
     def on_response_complete(self) -> None:
-        """Waits for the rest of a request that was answered before it was read."""
+        """Starts the timer for the rest of a body that was not read before the response."""
         super().on_response_complete()
-        if self._unread():
-            self._wait_for_more()
+        if self._body_is_unread():
+            self._start_receive_timer()
 
     def pause_writing(self) -> None:
-        """Starts waiting for the client to take what was answered."""
+        """Starts the timer for the client to receive the response."""
         super().pause_writing()
-        self._taking = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
+        self._send_timer = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has taken it."""
+        """Stops the timer for the response."""
         super().resume_writing()
-        _stop(self._taking)
+        _cancel(self._send_timer)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops waiting."""
-        _stop(self._sending)
-        _stop(self._taking)
+        """Stops both timers."""
+        _cancel(self._receive_timer)
+        _cancel(self._send_timer)
         super().connection_lost(exc)
 
-    def _unread(self) -> bool:
-        """Whether the client sends what nobody reads any more."""
-        answered = self.cycle is not None and self.cycle.response_complete
-        return answered and self.conn.their_state is h11.SEND_BODY
+    def _body_is_unread(self) -> bool:
+        """Returns whether the response is complete while the client still sends its body."""
+        responded = self.cycle is not None and self.cycle.response_complete
+        return responded and self.conn.their_state is h11.SEND_BODY
 
-    def _wait_for_more(self) -> None:
-        if self._sending is None or self._sending.cancelled():
+    def _start_receive_timer(self) -> None:
+        if self._receive_timer is None or self._receive_timer.cancelled():
             seconds = self.limits.header_seconds
-            self._sending = self.loop.call_later(seconds, self.transport.close)
+            self._receive_timer = self.loop.call_later(seconds, self.transport.close)
 
 
 def connection_class(limits: Limits) -> type[Connection]:
-    """A connection with these limits, for uvicorn to make."""
+    """Returns a connection class with these limits, for uvicorn to instantiate."""
     return type("LimitedConnection", (Connection,), {"limits": limits})
 
 
-def _stop(timer: asyncio.TimerHandle | None) -> None:
+def _cancel(timer: asyncio.TimerHandle | None) -> None:
     if timer is not None:
         timer.cancel()

@@ -1,8 +1,7 @@
-"""One version of the engines at work: opened, rehearsed, batching, and closed when nobody is in."""
+"""A generation of engines: opened, verified by a canary request, used, and closed when unused."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import threading
@@ -15,13 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from runtime import fusion_file
 from runtime.active_calls import ActiveCalls
 from runtime.agemoe import AgeMoE
 from runtime.errors import ContractError, DeadlineError, PredictionError
 from runtime.images import ImageLimits, load_rgb
-from runtime.manifest_file import FILE_NAME as MANIFEST
-from runtime.manifest_file import read_manifest
+from runtime.manifest import PLACEHOLDER_KINDS
+from runtime.manifest_file import engines_fingerprint, read_manifest
 from runtime.results import AgeEstimate, Face
 from runtime.serving.batching import Batcher
 from runtime.serving.gpu_memory import GpuGauge
@@ -29,45 +27,43 @@ from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
 
-PLACEHOLDERS = ("demo", "random")
-"""Kinds of experts whose ages mean nothing."""
 PAGE = Path(str(files("runtime.serving"))) / "page"
-CANARY = PAGE / "examples" / "woman.jpg"
-CANARY_SECONDS = 15.0
-"""An answer that is younger says that the engines still work."""
+CANARY_IMAGE = PAGE / "examples" / "woman.jpg"
+CANARY_INTERVAL_SECONDS = 15.0
+"""No canary request is made if an estimate succeeded this recently."""
 _GPU_BATCH = 8
-_TYPICAL_SECONDS = 1.0
+_MEDIANS_INTERVAL_SECONDS = 1.0
 _VERSION_CHARACTERS = 12
 
 
 class Generation:
-    """An `AgeMoE` with the batcher before it."""
+    """An `AgeMoE` and its `Batcher`, from one version of the engines folder."""
 
     def __init__(self, settings: Settings, on_batch: Callable[[int, float], None]) -> None:
-        """Opens the engines, which verifies and warms them, and lets them answer for a face.
+        """Opens, verifies and warms up the engines, then makes a canary request.
 
         Args:
-            settings: which engines, and how.
+            settings: of the service.
             on_batch: as for `Batcher`.
 
         Raises:
-            AgeMoEError: the engines are not in order or do not answer.
+            AgeMoEError: the engines cannot be used or the canary request failed.
             ValueError: an option is out of range.
         """
-        self.version = _version_of(settings.engines)
+        self.version = engines_fingerprint(settings.engines)[:_VERSION_CHARACTERS]
         self.opened = datetime.now(UTC).isoformat(timespec="seconds")
         self._manifest = read_manifest(settings.engines)
-        self.moe = _opened(settings)
-        self._answered = -math.inf
-        self._typical: tuple[float, dict[str, float]] = (-math.inf, {})
+        self.moe = _open_engines(settings)
+        self._last_success = -math.inf
+        self._medians: tuple[float, dict[str, float]] = (-math.inf, {})
         self._checking = threading.Lock()
-        self._gate = ActiveCalls()
+        self._calls = ActiveCalls()
         try:
             self.check()
             self.gpu = GpuGauge(settings.device, self.moe.backends.values())
             self.batcher = Batcher(
                 self.moe.predict,
-                max_batch=settings.batching.max_batch or self._best_batch(),
+                max_batch=settings.batching.max_batch or self._default_max_batch(),
                 max_wait_ms=settings.batching.max_wait_ms,
                 queue_limit=settings.batching.queue_limit,
                 workers=settings.batching.workers,
@@ -78,60 +74,60 @@ class Generation:
             raise
 
     @property
-    def stand_ins(self) -> dict[str, str]:
-        """Experts whose ages mean nothing, and of which kind they are."""
+    def placeholders(self) -> dict[str, str]:
+        """Experts with placeholder weights, and the kind of each."""
         kinds = {name: self._manifest.experts[name].source.kind for name in self.moe.experts}
-        return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDERS}
+        return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDER_KINDS}
 
     @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Keeps the engines open for one request.
+    def in_use(self) -> Iterator[None]:
+        """Keeps the engines open for the duration of a request.
 
         Raises:
-            ClosedError: others have taken their place.
+            ClosedError: the engines have been replaced.
         """
-        with self._gate.call():
+        with self._calls.call():
             yield
 
-    def note_results(self, results: Sequence[AgeEstimate | BaseException]) -> None:
-        """Learns from answers: one says that the engines work, a failure that they may not."""
+    def record_results(self, results: Sequence[AgeEstimate | BaseException]) -> None:
+        """Updates the health from results: an estimate proves it, a failure prompts a check."""
         if any(isinstance(result, AgeEstimate) for result in results):
-            self._answered = time.monotonic()
-        elif any(_engines_fault(result) for result in results):
-            self._answered = -math.inf
+            self._last_success = time.monotonic()
+        elif any(_is_engine_failure(result) for result in results):
+            self._last_success = -math.inf
 
-    def typical_ms(self) -> dict[str, float]:
-        """Median of each expert's latest batches, looked up once a second: it takes sorting."""
-        looked_up, typical = self._typical
-        if time.monotonic() - looked_up > _TYPICAL_SECONDS:
+    def median_ms(self) -> dict[str, float]:
+        """Returns the median of each expert's latest batches, computed at most once a second."""
+        computed, medians = self._medians
+        if time.monotonic() - computed > _MEDIANS_INTERVAL_SECONDS:
             experts = self.moe.stats().experts
-            typical = {name: stats.execute.p50_seconds * 1000.0 for name, stats in experts.items()}
-            self._typical = time.monotonic(), typical
-        return typical
+            medians = {name: stats.execute.p50_seconds * 1000.0 for name, stats in experts.items()}
+            self._medians = time.monotonic(), medians
+        return medians
 
     def check(self) -> None:
-        """Makes sure that the engines answer, by an answer of late or by a face for them.
+        """Verifies that the engines work, from a recent estimate or by a canary request.
 
         Raises:
             AgeMoEError: they do not.
         """
         with self._checking:
-            if time.monotonic() - self._answered > CANARY_SECONDS:
-                _answer_canary(self.moe)
-                self._answered = time.monotonic()
+            if time.monotonic() - self._last_success > CANARY_INTERVAL_SECONDS:
+                _request_canary(self.moe)
+                self._last_success = time.monotonic()
 
     def describe(self) -> list[dict[str, Any]]:
-        """The experts, ready for JSON."""
+        """Returns a description of each expert, ready for JSON."""
         return [self._describe(name, backend) for name, backend in self.moe.backends.items()]
 
     def close(self) -> None:
-        """Waits until nobody is in, finishes what was accepted, frees everything."""
-        self._gate.close()
+        """Waits for the requests in progress, then frees everything."""
+        self._calls.close()
         self.batcher.close()
         self.gpu.close()
         self.moe.close()
 
-    def _best_batch(self) -> int:
+    def _default_max_batch(self) -> int:
         return 1 if self.gpu.read() is None else _GPU_BATCH
 
     def _describe(self, name: str, backend: str) -> dict[str, Any]:
@@ -146,8 +142,8 @@ class Generation:
         }
 
 
-def _opened(settings: Settings) -> AgeMoE:
-    """Opens the engines; what they warn of goes to the log."""
+def _open_engines(settings: Settings) -> AgeMoE:
+    """Opens the engines; their warnings are logged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         moe = AgeMoE(
@@ -161,31 +157,23 @@ def _opened(settings: Settings) -> AgeMoE:
     return moe
 
 
-def _answer_canary(moe: AgeMoE) -> None:
-    pixels = load_rgb(CANARY, ImageLimits())
+def _request_canary(moe: AgeMoE) -> None:
+    """Estimates the age of the canary image and validates the result."""
+    pixels = load_rgb(CANARY_IMAGE, ImageLimits())
     height, width = pixels.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     estimate = moe.predict(Face(pixels, whole, whole))
-    if estimate.missing or not _sound(estimate):
+    if estimate.missing or not _is_plausible(estimate):
         raise ContractError(
-            f"The engines do not answer for a drawn face as they should: {estimate.to_dict()}. "
+            f"The engines failed the canary request, a drawn face: {estimate.to_dict()}. "
             f"Rebuild them: python export/build_engines.py"
         )
 
 
-def _sound(estimate: AgeEstimate) -> bool:
+def _is_plausible(estimate: AgeEstimate) -> bool:
     low, high = estimate.age_range
     return math.isfinite(estimate.age_years) and low <= estimate.age_years <= high
 
 
-def _engines_fault(result: object) -> bool:
+def _is_engine_failure(result: object) -> bool:
     return isinstance(result, PredictionError) and not isinstance(result, DeadlineError)
-
-
-def _version_of(engines: Path) -> str:
-    """A name for what is in the folder: it changes with any file of it."""
-    digest = hashlib.sha256()
-    for name in (MANIFEST, fusion_file.FILE_NAME):
-        path = engines / name
-        digest.update(path.read_bytes() if path.exists() else b"")
-    return digest.hexdigest()[:_VERSION_CHARACTERS]

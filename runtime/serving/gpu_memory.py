@@ -1,4 +1,4 @@
-"""How full the GPU is that the engines run on."""
+"""Memory use of the GPU that runs the engines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from runtime.backends import all_on_cpu
 from runtime.backends.fallback import parse_device
 from runtime.errors import BackendError
 
@@ -15,31 +16,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of a GPU, over all processes."""
+    """Memory of a GPU, summed over all processes."""
 
     used_bytes: int
     total_bytes: int
 
 
 class GpuGauge:
-    """Reads the memory of the GPU that the engines run on."""
+    """Reads the memory use of the GPU that runs the engines."""
 
     def __init__(self, device: str, backends: Iterable[str]) -> None:
-        """Opens the GPU, unless everything runs on the CPU.
+        """Opens the GPU, unless all experts run on the CPU.
 
         Args:
             device: as for `AgeMoE`.
             backends: of the experts.
         """
         self._cuda: Cuda | None = None
-        if not all("cpu" in backend.lower() for backend in backends):
+        if not all_on_cpu(backends):
             from runtime.backends.gpu.cuda_library import open_cuda
 
             _, ordinal = parse_device(device)
             self._cuda = open_cuda(ordinal)
 
     def read(self) -> Memory | None:
-        """What is used and what there is; None where there is no GPU, or it does not say."""
+        """Returns the used and total memory; None without a GPU or if the query fails."""
         if self._cuda is None:
             return None
         try:
@@ -47,11 +48,11 @@ class GpuGauge:
                 free = self._cuda.free_bytes()
         except BackendError:
             return None
-        total = self._cuda.facts.total_bytes
+        total = self._cuda.properties.total_bytes
         return Memory(total - free, total)
 
     def close(self) -> None:
-        """Lets go of the GPU."""
+        """Releases the GPU."""
         if self._cuda is not None:
             self._cuda.close()
             self._cuda = None

@@ -1,11 +1,11 @@
-"""API keys: a file of names, roles and SHA-256 digests; the keys themselves are nowhere.
+"""The file of API keys: names, roles and SHA-256 digests; the keys themselves are not stored.
 
-One key per line, `#` begins a comment:
+One key per line; `#` starts a comment:
 
     phone-app   user    9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
     operations  admin   60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752
 
-Keys are random and long (`new_key`), which is what makes one round of SHA-256 enough.
+One round of SHA-256 is sufficient because keys are long and random (`new_key`).
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _DIGEST_CHARACTERS = 64
 
 
 class KeyFileError(AgeMoEError, ValueError):
-    """The file of API keys is not in order."""
+    """The file of API keys cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Who may come in, and as what."""
+    """An API key's name, role and digest."""
 
     name: str
     role: str
-    """`user`, or `admin` who may also reload."""
+    """`user`, or `admin`, which also permits reloading."""
     digest: str
     """SHA-256 of the key, in lower-case hex."""
 
     def line(self) -> str:
-        """As it stands in the file."""
+        """Returns the key's line in the file."""
         return f"{self.name}\t{self.role}\t{self.digest}"
 
 
 def new_key(name: str, role: str) -> tuple[str, Key]:
-    """A new random key, and what is kept of it."""
+    """Returns a new random key and its entry for the file."""
     secret = secrets.token_urlsafe(_KEY_BYTES)
     return secret, Key(name, role, _digest(secret))
 
@@ -53,7 +53,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     """Reads a file of keys.
 
     Raises:
-        KeyFileError: it is unreadable, holds no key, or has lines that are none.
+        KeyFileError: it is unreadable, holds no key, or has malformed lines.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -62,19 +62,19 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     problems: list[str] = []
     keys = tuple(_keys_of(lines, problems))
     if not keys and not problems:
-        problems.append("it holds no key")
+        problems.append("no key found")
     if problems:
         listed = "".join(f"\n- {problem}" for problem in problems)
         raise KeyFileError(
-            f"The key file {path} is not in order:{listed}\n"
-            f"A line is: name, user or admin, SHA-256 of the key in hex. Make one: "
+            f"The key file {path} cannot be used:{listed}\n"
+            f"A line holds a name, the role user or admin, and the key's SHA-256 in hex. Make one: "
             f"python -m runtime serve --new-key NAME"
         )
     return keys
 
 
 def find_key(keys: Sequence[Key], secret: str) -> Key | None:
-    """The key that was presented; every one is compared, each in constant time."""
+    """Returns the entry of a key, or None; all entries are compared, each in constant time."""
     digest = _digest(secret)
     found = None
     for key in keys:
@@ -90,7 +90,7 @@ def _keys_of(lines: Sequence[str], problems: list[str]) -> Iterator[Key]:
             continue
         key = Key(*words) if len(words) == len(("name", "role", "digest")) else None
         if key is None or key.role not in ROLES or not _is_digest(key.digest):
-            problems.append(f"line {number} is no key")
+            problems.append(f"line {number} is not a key")
         else:
             yield key
 

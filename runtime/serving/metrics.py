@@ -1,10 +1,11 @@
-"""What Prometheus is told."""
+"""Prometheus metrics."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import (
@@ -23,71 +24,56 @@ _FACES = (1, 2, 4, 8, 16, 32, 64)
 
 
 class Metrics:
-    """Counts and times what the service does; `current` gives the engines in use."""
+    """Counters and histograms of a service."""
 
     def __init__(self, current: Callable[[], Generation | None]) -> None:
-        """Makes a registry of its own, so that two services in a process do not meet."""
+        """Creates a registry of its own, so that several services can share a process.
+
+        Args:
+            current: returns the engines in use.
+        """
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "agemoe_requests",
-            "Answered, by route and status.",
-            ("route", "status"),
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        timer = partial(Histogram, buckets=BUCKETS_SECONDS, registry=registry)
+        self.requests = counter(
+            "agemoe_requests", "Responses, by route and status.", ("route", "status")
         )
-        self._request_seconds = Histogram(
-            "agemoe_request_seconds",
-            "From head to answer.",
-            ("route",),
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
+        self._request_seconds = timer(
+            "agemoe_request_seconds", "Time from a request's head to its response.", ("route",)
         )
-        self._stage_seconds = Histogram(
-            "agemoe_stage_seconds",
-            "Of requests for ages, by stage.",
-            ("stage",),
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
+        self._stage_seconds = timer(
+            "agemoe_stage_seconds", "Time of requests for ages, by stage.", ("stage",)
+        )
+        self._queue_seconds = timer(
+            "agemoe_queue_seconds", "Waiting time of each batch's oldest face."
         )
         self._batch_faces = Histogram(
-            "agemoe_batch_faces", "Faces in a batch.", buckets=_FACES, registry=registry
+            "agemoe_batch_faces", "Faces per batch.", buckets=_FACES, registry=registry
         )
-        self._queue_seconds = Histogram(
-            "agemoe_queue_seconds",
-            "Wait of each batch's oldest face.",
-            buckets=BUCKETS_SECONDS,
-            registry=registry,
+        self.concurrent_requests = Gauge(
+            "agemoe_requests_under_way", "Concurrent requests for ages.", registry=registry
         )
-        self.under_way = Gauge(
-            "agemoe_requests_under_way", "Requests for ages under way.", registry=registry
-        )
-        self.refused = Counter(
-            "agemoe_refused",
-            "Problems in answers, by their type.",
-            ("problem",),
-            registry=registry,
-        )
-        self.reloads = Counter(
-            "agemoe_reloads", "Taken or refused.", ("outcome",), registry=registry
-        )
+        self.problems = counter("agemoe_refused", "Problem responses, by type.", ("problem",))
+        self.reloads = counter("agemoe_reloads", "Reloads, by outcome.", ("outcome",))
         registry.register(_EngineCollector(current))
 
     def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def on_batch(self, faces: int, waited_seconds: float) -> None:
-        """A batch is about to be computed."""
+        """Records a batch that is about to run."""
         self._batch_faces.observe(faces)
         self._queue_seconds.observe(waited_seconds)
 
-    def answered(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+    def record_request(self, route: str, status: int, seconds: float) -> None:
+        """Records a response."""
         self.requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
     @contextmanager
     def timed(self, stage: str, times_ms: dict[str, float]) -> Iterator[None]:
-        """Times a stage, for the metrics and for the answer."""
+        """Times a stage for the metrics and the response."""
         started = time.perf_counter()
         try:
             yield
@@ -95,13 +81,13 @@ class Metrics:
             self.observe(stage, time.perf_counter() - started, times_ms)
 
     def observe(self, stage: str, seconds: float, times_ms: dict[str, float]) -> None:
-        """Notes how long a stage took, for the metrics and for the answer."""
+        """Records the duration of a stage for the metrics and the response."""
         self._stage_seconds.labels(stage).observe(seconds)
         times_ms[stage] = seconds * 1000.0
 
 
 class _EngineCollector(Collector):
-    """What the engines in use say of themselves; it starts again with every reload."""
+    """Statistics of the engines in use; a reload resets them."""
 
     def __init__(self, current: Callable[[], Generation | None]) -> None:
         self._current = current
@@ -117,25 +103,25 @@ class _EngineCollector(Collector):
             "agemoe_engines", "The engines in use.", {"version": generation.version}
         )
         yield GaugeMetricFamily(
-            "agemoe_queue_faces", "Faces that wait.", generation.batcher.waiting
+            "agemoe_queue_faces", "Faces in the queue.", generation.batcher.waiting
         )
-        yield from _of_stats(generation.moe.stats())
-        yield from _of_gpu(generation)
+        yield from _stats_metrics(generation.moe.stats())
+        yield from _gpu_metrics(generation)
 
 
-def _of_stats(stats: Stats) -> Iterator[Metric]:
+def _stats_metrics(stats: Stats) -> Iterator[Metric]:
     faces = CounterMetricFamily("agemoe_faces", "Faces, by outcome.", labels=("outcome",))
     for outcome in ("estimates", "degraded", "refused"):
         faces.add_metric((outcome,), getattr(stats, outcome))
     yield faces
-    answers = CounterMetricFamily(
+    by_expert = CounterMetricFamily(
         "agemoe_expert_faces", "Faces, by expert and outcome.", labels=("expert", "outcome")
     )
     for name, expert in stats.experts.items():
         for outcome in ("answers", "late", "failed"):
-            answers.add_metric((name, outcome), getattr(expert, outcome))
-    yield answers
-    yield from _of_durations(
+            by_expert.add_metric((name, outcome), getattr(expert, outcome))
+    yield by_expert
+    yield from _duration_metric(
         "agemoe_predict_seconds",
         "stage",
         {(name,): duration for name, duration in stats.stages.items()},
@@ -145,13 +131,13 @@ def _of_stats(stats: Stats) -> Iterator[Metric]:
         for name, expert in stats.experts.items()
         for part in ("queue", "copy", "execute")
     }
-    yield from _of_durations("agemoe_expert_seconds", "expert part", parts)
+    yield from _duration_metric("agemoe_expert_seconds", "expert part", parts)
 
 
-def _of_durations(
+def _duration_metric(
     name: str, labels: str, durations: Mapping[tuple[str, ...], Durations]
 ) -> Iterator[Metric]:
-    family = HistogramMetricFamily(name, "Of each batch.", labels=labels.split())
+    family = HistogramMetricFamily(name, "Time of each batch.", labels=labels.split())
     for values, duration in durations.items():
         bounds = [str(bound) for bound in BUCKETS_SECONDS]
         buckets = [*zip(bounds, duration.at_most, strict=True), ("+Inf", duration.count)]
@@ -159,11 +145,11 @@ def _of_durations(
     yield family
 
 
-def _of_gpu(generation: Generation) -> Iterator[Metric]:
+def _gpu_metrics(generation: Generation) -> Iterator[Metric]:
     memory = generation.gpu.read()
     if memory is not None:
         family = GaugeMetricFamily(
-            "agemoe_gpu_memory_bytes", "Of the GPU, over all processes.", labels=("kind",)
+            "agemoe_gpu_memory_bytes", "GPU memory, over all processes.", labels=("kind",)
         )
         family.add_metric(("used",), memory.used_bytes)
         family.add_metric(("total",), memory.total_bytes)

@@ -1,4 +1,4 @@
-"""One picture on its way: decoded, its faces found, their ages said."""
+"""Processing of one picture: decoding, face detection, and conversion of the results to JSON."""
 
 from __future__ import annotations
 
@@ -13,69 +13,71 @@ from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
 from runtime.photographs import FoundFace, faces_in, find_faces
 from runtime.results import AgeEstimate, Face
-from runtime.serving.decoding import Photo
 from runtime.serving.problems import problem_of
+from runtime.serving.request_body import Photo
 
-Answer = dict[str, Any]
+JsonObject = dict[str, Any]
 
-
-LOOKING = ("decode", "detect")
-"""The stages of `look`."""
+STAGES = ("decode", "detect")
+"""Timed stages of `decode_and_detect`."""
 
 
 @dataclass(slots=True)
-class Looked:
-    """A picture, the faces in it and, in the end, what was said of each."""
+class Predictions:
+    """A picture, its faces and, after the prediction, their results."""
 
     width: int | None = None
     height: int | None = None
     found: list[FoundFace | None] = field(default_factory=list)
-    """Where the faces are; None for a picture that is a face."""
+    """Positions of the faces; None if the whole picture is one face."""
     faces: list[Face] = field(default_factory=list)
     results: Sequence[AgeEstimate | BaseException] = ()
     error: AgeMoEError | None = None
-    """Why the picture cannot be used; None if it can."""
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOOKING, 0.0))
-    """By stage of `look`."""
+    """The error of a picture that cannot be used; None otherwise."""
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    """Duration of each stage of `decode_and_detect`."""
 
     @property
     def pixels(self) -> int:
-        """How many the picture has; 0 if it was not decoded."""
+        """Number of pixels; 0 if the picture was not decoded."""
         return (self.width or 0) * (self.height or 0)
 
 
-def look(photo: Photo, limits: ImageLimits, detector: Detector | None) -> Looked:
-    """Decodes a picture and finds its faces.
+def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | None) -> Predictions:
+    """Decodes a picture and detects its faces; errors are recorded, not raised.
 
     Args:
-        photo: as it was sent.
-        limits: what is refused.
-        detector: for pictures without boxes; None takes such a picture for a face.
+        photo: the encoded picture and its boxes.
+        limits: on the picture's bytes and pixels.
+        detector: for pictures without boxes; None takes such a picture as one face.
     """
-    looked, started = Looked(), time.perf_counter()
+    predictions, started = Predictions(), time.perf_counter()
     try:
         pixels = load_rgb(photo.data, limits)
-        looked.height, looked.width = pixels.shape[:2]
-        looked.seconds["decode"] = time.perf_counter() - started
-        _find(looked, pixels, photo, detector)
+        predictions.height, predictions.width = pixels.shape[:2]
+        predictions.seconds["decode"] = time.perf_counter() - started
+        _detect(predictions, pixels, photo, detector)
     except AgeMoEError as error:
-        looked.error = error
-    looked.seconds["detect"] = time.perf_counter() - started - looked.seconds["decode"]
-    return looked
+        predictions.error = error
+    elapsed = time.perf_counter() - started
+    predictions.seconds["detect"] = elapsed - predictions.seconds["decode"]
+    return predictions
 
 
-def _find(looked: Looked, pixels: Pixels, photo: Photo, detector: Detector | None) -> None:
+def _detect(
+    predictions: Predictions, pixels: Pixels, photo: Photo, detector: Detector | None
+) -> None:
     if photo.boxes is None and detector is None:
         body = photo.person_boxes[0] if photo.person_boxes else None
-        looked.found, looked.faces = [None], [Face(pixels, None, body)]
+        predictions.found, predictions.faces = [None], [Face(pixels, None, body)]
         return
     finder = detector if photo.boxes is None else GivenBoxes(photo.boxes)
     found = find_faces(pixels, finder, photo.person_boxes)
-    looked.found, looked.faces = list(found), faces_in(pixels, found)
+    predictions.found, predictions.faces = list(found), faces_in(pixels, found)
 
 
-def sole_problem(photos: Sequence[Looked]) -> BaseException | None:
-    """The error of a request that is about one thing only, which then is the request's."""
+def sole_error(photos: Sequence[Predictions]) -> BaseException | None:
+    """Returns the error of a request's only picture or only face, which fails the request."""
     if len(photos) != 1:
         return None
     (photo,) = photos
@@ -85,10 +87,10 @@ def sole_problem(photos: Sequence[Looked]) -> BaseException | None:
     return None if isinstance(result, AgeEstimate) else result
 
 
-def useful(
+def require_probability(
     result: AgeEstimate | BaseException, threshold: float | None
 ) -> AgeEstimate | BaseException:
-    """The result, or why it cannot say what was asked for: the probability of an age."""
+    """Returns the result, or the error if the requested probability is not available."""
     if threshold is None or not isinstance(result, AgeEstimate):
         return result
     try:
@@ -98,25 +100,25 @@ def useful(
     return result
 
 
-def image_answer(photo: Looked, threshold: float | None) -> Answer:
-    """What is said of a picture, ready for JSON."""
+def photo_json(photo: Predictions, threshold: float | None) -> JsonObject:
+    """Returns the results of a picture, ready for JSON."""
     return {
         "width": photo.width,
         "height": photo.height,
         "faces": [
-            _face_answer(found, result, threshold)
+            _face_json(found, result, threshold)
             for found, result in zip(photo.found, photo.results, strict=True)
         ],
         "problem": None if photo.error is None else problem_of(photo.error).to_dict(),
     }
 
 
-def _face_answer(
+def _face_json(
     found: FoundFace | None, result: AgeEstimate | BaseException, threshold: float | None
-) -> Answer:
+) -> JsonObject:
     estimate = problem = None
     if isinstance(result, AgeEstimate):
-        estimate = _estimate_answer(result, threshold)
+        estimate = _estimate_json(result, threshold)
     else:
         problem = problem_of(result).to_dict()
     return {
@@ -128,9 +130,9 @@ def _face_answer(
     }
 
 
-def _estimate_answer(estimate: AgeEstimate, threshold: float | None) -> Answer:
-    said = estimate.to_dict()
+def _estimate_json(estimate: AgeEstimate, threshold: float | None) -> JsonObject:
+    fields = estimate.to_dict()
     if threshold is not None:
         probability = estimate.probability_at_least(threshold)
-        said["at_least"] = {"threshold": threshold, "probability": probability}
-    return said
+        fields["at_least"] = {"threshold": threshold, "probability": probability}
+    return fields

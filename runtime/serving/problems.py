@@ -1,4 +1,4 @@
-"""What goes wrong, as RFC 9457 problem details in the library's own words."""
+"""RFC 9457 problem details, with the library's error messages as their `detail`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import http
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from starlette.responses import JSONResponse
 
 from runtime.errors import (
     AgeMoEError,
@@ -24,11 +26,11 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:agemoe:problem:"
 _RETRY = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
-"""Where the rest of a request was not read, the connection cannot carry another one."""
+"""For responses sent before the body was read: the connection cannot be reused."""
 
 
 class ServiceError(AgeMoEError):
-    """A request that the service itself turns down."""
+    """A request that the service itself rejects."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "service"
@@ -36,86 +38,78 @@ class ServiceError(AgeMoEError):
 
 
 class MalformedError(ServiceError):
-    """The body cannot be taken apart."""
+    """The body cannot be parsed."""
 
     status, slug = 400, "malformed"
 
 
 class InvalidError(ServiceError):
-    """The body can be taken apart and does not say what it has to."""
+    """The body can be parsed, but its content is invalid."""
 
     status, slug = 422, "invalid"
 
 
 class TooManyError(ServiceError):
-    """More pictures or faces than one request may have."""
+    """More pictures or faces than a request may have."""
 
     status, slug = 422, "too-many"
 
 
 class UnauthorizedError(ServiceError):
-    """No key, or an unknown one."""
+    """The API key is missing or unknown."""
 
-    status, slug = 401, "unauthorized"
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer", **_CLOSE}
+    status, slug, headers = 401, "unauthorized", {"WWW-Authenticate": "Bearer", **_CLOSE}
 
 
 class ForbiddenError(ServiceError):
-    """The key is not one for this."""
+    """The API key does not permit this operation."""
 
-    status, slug = 403, "forbidden"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 403, "forbidden", _CLOSE
 
 
 class BodySlowError(ServiceError):
     """The body did not arrive in time."""
 
-    status, slug = 408, "body-slow"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 408, "body-slow", _CLOSE
 
 
 class BodyTooLargeError(ServiceError):
-    """The body is over its limit."""
+    """The body exceeds its limit."""
 
-    status, slug = 413, "body-too-large"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 413, "body-too-large", _CLOSE
 
 
 class MediaTypeError(ServiceError):
-    """The body is of a type nobody here reads."""
+    """The body's media type or encoding is not supported."""
 
-    status, slug = 415, "media-type"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 415, "media-type", _CLOSE
 
 
 class ReloadError(ServiceError):
-    """The new engines are not taken; the old ones go on."""
+    """The new engines were rejected; the old ones keep serving."""
 
     status, slug = 409, "reload"
 
 
 class BusyError(ServiceError):
-    """As many requests are under way as may be."""
+    """The limit on concurrent requests is reached."""
 
-    status, slug = 503, "busy"
-    headers: ClassVar[Mapping[str, str]] = {**_RETRY, **_CLOSE}
+    status, slug, headers = 503, "busy", {**_RETRY, **_CLOSE}
 
 
 class NotReadyError(ServiceError):
-    """The service cannot answer now."""
+    """The service is not ready."""
 
-    status, slug = 503, "not-ready"
-    headers: ClassVar[Mapping[str, str]] = _RETRY
+    status, slug, headers = 503, "not-ready", _RETRY
 
 
 class ClientGoneError(ServiceError):
-    """Nobody waits for the answer any more."""
+    """The client closed the connection before the response."""
 
-    status, slug = 499, "client-gone"
-    headers: ClassVar[Mapping[str, str]] = _CLOSE
+    status, slug, headers = 499, "client-gone", _CLOSE
 
 
-_OF_THE_LIBRARY: tuple[tuple[type[AgeMoEError], int, str], ...] = (
+_LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (ImageTooLargeError, 413, "image-too-large"),
     (ImageError, 422, "image"),
     (BoxError, 422, "box"),
@@ -127,12 +121,12 @@ _OF_THE_LIBRARY: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (ClosedError, 503, "not-ready"),
     (AgeMoEError, 500, "engines"),
 )
-"""Status and name of what the library raises; the first that fits."""
+"""Status and slug of the library's errors; the first match counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An RFC 9457 problem."""
+    """RFC 9457 problem details."""
 
     status: int
     slug: str
@@ -140,7 +134,7 @@ class Problem:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Its members, ready for JSON."""
+        """Returns the members, ready for JSON."""
         return {
             "type": f"{TYPE_PREFIX}{self.slug}",
             "title": _title(self.status),
@@ -148,29 +142,33 @@ class Problem:
             "detail": self.detail,
         }
 
+    def response(self) -> JSONResponse:
+        """Returns the HTTP response."""
+        return JSONResponse(self.to_dict(), self.status, dict(self.headers), MEDIA_TYPE)
+
 
 def problem_of(error: BaseException) -> Problem:
-    """What is said of an error: of our own its words, of others only that there was one."""
+    """Returns the problem for an error; details of unexpected errors are not exposed."""
     if isinstance(error, ServiceError):
         return Problem(error.status, error.slug, str(error), error.headers)
-    for kind, status, slug in _OF_THE_LIBRARY:
+    for kind, status, slug in _LIBRARY_ERRORS:
         if isinstance(error, kind):
             return Problem(status, slug, str(error), _RETRY if status == 503 else {})
-    return Problem(500, "unexpected", "Something unexpected happened; the service's log says what.")
+    return Problem(500, "unexpected", "An unexpected error occurred; see the log of the service.")
 
 
 def problem_of_status(status: int, detail: str, headers: Mapping[str, str] | None) -> Problem:
-    """What is said where only an HTTP status is known: no such page, no such method."""
+    """Returns the problem for an HTTP status of the framework, such as 404 or 405."""
     headers = headers or {}
     if status == http.HTTPStatus.NOT_FOUND:
-        detail = "There is nothing at this path. See /openapi.json for what there is."
+        detail = "There is no resource at this path. See /openapi.json for the paths."
     elif status == http.HTTPStatus.METHOD_NOT_ALLOWED:
-        detail = f"This path takes {headers.get('Allow', 'other methods')}. See /openapi.json."
+        detail = f"This path supports {headers.get('Allow', 'other methods')}. See /openapi.json."
     return Problem(status, _title(status).lower().replace(" ", "-"), detail, headers)
 
 
 def _title(status: int) -> str:
     try:
         return http.HTTPStatus(status).phrase
-    except ValueError:  # 499 is nginx's, not the standard's
+    except ValueError:  # 499 comes from nginx, not from the standard
         return "Client Closed Request"

@@ -1,10 +1,9 @@
-"""The HTTP service on many machines: one copy of the application per replica, on Ray Serve.
+"""The HTTP service on a Ray Serve cluster, as two deployments.
 
-Two deployments. `Ages` is the application of `runtime.serving.app` as it is, with an `AgeMoE` of
-its own, in as many replicas as are needed. `Front` takes requests from Ray's proxies and hands
-each, whole, to a replica; where that is lost on the way, to another one. An estimate changes
-nothing, so it may be asked for twice, and a request that was accepted is answered although the
-machine it was on is gone.
+Each replica of `AgeService` runs the application of `runtime.serving.app` with an `AgeMoE` of its
+own. `Ingress` receives requests from Ray's proxies and forwards each, whole, to a replica. It
+retries with another replica if that one is lost: estimates have no side effects, so repeating one
+is safe, and an accepted request survives the loss of a machine.
 
     serve deploy deploy/serve_config.yaml
 """
@@ -23,21 +22,19 @@ from ray.exceptions import ObjectLostError, RayActorError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message
 
-from runtime.serving import problems
 from runtime.serving.app import create_app
 from runtime.serving.problems import (
-    BodySlowError,
-    BodyTooLargeError,
     BusyError,
     ForbiddenError,
     NotReadyError,
     ServiceError,
     problem_of,
 )
+from runtime.serving.request_body import read_body
 from runtime.serving.service import Service
 from runtime.serving.settings import Batching, Limits, Settings
 
@@ -46,7 +43,7 @@ log = logging.getLogger("agemoe")
 RELOAD = "/v1/reload"
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
-"""Before the second attempt; doubled each time, for Ray to notice that a replica is gone."""
+"""Before the second attempt; doubled each time, until Ray notices that a replica is lost."""
 _ARGUMENTS = (
     *("engines", "device", "precision", "detector", "keys", "without_keys"),
     *("limits", "batching", "revision"),
@@ -56,8 +53,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """A request, whole."""
+class ForwardedRequest:
+    """A complete HTTP request."""
 
     method: str
     path: str
@@ -67,152 +64,133 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A response, whole."""
+class ForwardedResponse:
+    """A complete HTTP response."""
 
     status: int
     headers: Headers
     body: bytes
 
 
-class Ages:
-    """A replica: the application, asked without a socket."""
+class AgeService:
+    """A replica: the application, called without a socket."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens the engines, verifies and warms them; only then does the replica get requests."""
+        """Opens, verifies and warms up the engines; Ray sends requests only afterwards."""
         self._app = create_app(settings)
         self._service: Service = self._app.state.service
         self._service.open()
 
-    async def answer(self, sent: Sent) -> Answered:
-        """Answers a request."""
-        return await asked(self._app, sent)
+    async def handle(self, request: ForwardedRequest) -> ForwardedResponse:
+        """Returns the application's response to a request."""
+        return await call_app(self._app, request)
 
     async def check_health(self) -> None:
-        """Lets Ray replace the replica if its engines do not answer for a face."""
+        """Raises an error, upon which Ray replaces the replica, if the engines do not work."""
         await run_in_threadpool(self._service.check_ready)
 
     def __del__(self) -> None:
-        """Finishes what was accepted and frees the engines."""
+        """Completes the accepted requests and frees the engines."""
         self._service.close()
 
 
-class Front:
-    """Hands requests to replicas, and again to others where one is lost."""
+class Ingress:
+    """Forwards requests to replicas; retries with another replica if one is lost."""
 
-    def __init__(self, ages: DeploymentHandle[Ages], settings: Settings) -> None:
-        """Takes the replicas, and the settings for their limits on bodies."""
-        self._ages = ages
+    def __init__(self, replicas: DeploymentHandle[AgeService], settings: Settings) -> None:
+        """Takes the replicas and the settings with the limits on bodies."""
+        self._replicas = replicas
         self._limits = settings.limits
 
     async def __call__(self, request: Request) -> Response:
-        """Answers a request, whatever happens."""
+        """Returns the response of a replica, or a problem."""
         try:
-            return _response(await self._answered(await self._whole(request)))
+            return _response(await self._forward(await self._receive(request)))
         except ServiceError as error:
-            problem = problem_of(error)
-            return JSONResponse(
-                problem.to_dict(), problem.status, dict(problem.headers), problems.MEDIA_TYPE
-            )
+            return problem_of(error).response()
 
-    async def _whole(self, request: Request) -> Sent:
+    async def _receive(self, request: Request) -> ForwardedRequest:
         if request.url.path == RELOAD:
             raise ForbiddenError(
-                "This would reload one replica of many. Deploy the new engines: serve deploy."
+                "A reload would reach only one replica. Deploy the new engines: serve deploy."
             )
-        try:
-            async with asyncio.timeout(self._limits.body_seconds):
-                body = await self._body(request)
-        except TimeoutError:
-            raise BodySlowError(
-                f"The body was not there within {self._limits.body_seconds:g} s."
-            ) from None
-        except ClientDisconnect as error:
-            raise NotReadyError("The client left before its request was there.") from error
+        body = await read_body(request, self._limits)
         query = request.url.query.encode("ascii")
-        return Sent(request.method, request.url.path, query, request.headers.raw, body)
+        return ForwardedRequest(request.method, request.url.path, query, request.headers.raw, body)
 
-    async def _body(self, request: Request) -> bytes:
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._limits.body_bytes:
-                raise BodyTooLargeError(
-                    f"The body is larger than {self._limits.body_bytes:,} bytes, the most allowed."
-                )
-        return bytes(body)
-
-    async def _answered(self, sent: Sent) -> Answered:
+    async def _forward(self, request: ForwardedRequest) -> ForwardedResponse:
         pause_seconds = _FIRST_PAUSE_SECONDS
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                answered: Answered = await self._ages.answer.remote(sent)
+                response: ForwardedResponse = await self._replicas.handle.remote(request)
             except (RayActorError, ObjectLostError) as error:
                 log.warning("attempt %d of %d: a replica was lost (%s)", attempt, _ATTEMPTS, error)
                 await asyncio.sleep(pause_seconds)
                 pause_seconds *= 2.0
             except BackPressureError as error:
-                raise BusyError(
-                    "All replicas have as much to do as they may. Try again."
-                ) from error
+                raise BusyError("All replicas are busy. Try again in a moment.") from error
             except DeploymentUnavailableError as error:
-                raise NotReadyError("No replica can be started; see serve status.") from error
+                raise NotReadyError("No replica can be started. See serve status.") from error
             else:
-                return answered
-        raise NotReadyError(f"{_ATTEMPTS} replicas were lost over this request. Try again.")
+                return response
+        raise NotReadyError(f"{_ATTEMPTS} replicas were lost during this request. Try again.")
 
 
-async def asked(app: ASGIApp, sent: Sent) -> Answered:
-    """Asks an ASGI application in this process.
+async def call_app(app: ASGIApp, request: ForwardedRequest) -> ForwardedResponse:
+    """Calls an ASGI application in this process.
 
     Args:
-        app: which is running.
-        sent: the request.
+        app: the application, started.
+        request: the request.
 
     Returns:
-        What it answered; status 500 without a body where it gave up.
+        Its response; status 500 without a body if it sent none.
     """
     finished = asyncio.Event()
-    incoming: list[Message] = [{"type": "http.request", "body": sent.body, "more_body": False}]
+    incoming: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
     outgoing: list[Message] = []
 
     async def receive() -> Message:
         if incoming:
             return incoming.pop()
-        await finished.wait()  # the client stays: one that leaves cancels this call
+        await finished.wait()  # a client that disconnects cancels this call
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         outgoing.append(message)
 
     try:
-        await app(_scope(sent), receive, send)
+        await app(_scope(request), receive, send)
     finally:
         finished.set()
     starts = [message for message in outgoing if message["type"] == "http.response.start"]
     body = b"".join(message.get("body", b"") for message in outgoing)
     if not starts:
-        return Answered(500, [], b"")
-    return Answered(starts[0]["status"], list(starts[0].get("headers", [])), body)
+        return ForwardedResponse(500, [], b"")
+    return ForwardedResponse(starts[0]["status"], list(starts[0].get("headers", [])), body)
 
 
 def build(arguments: Mapping[str, Any]) -> serve.Application:
-    """What `serve deploy` and `serve run` start.
+    """Builds the application that `serve deploy` and `serve run` start.
 
     Args:
         arguments: `engines`, `device`, `precision`, `detector` and `keys` as for
-            `python -m runtime serve`; `without_keys: true` where there are none on purpose;
-            `limits` and `batching`, mappings with the names of `settings`; `revision`, anything,
+            `python -m runtime serve`; `without_keys: true` to serve without keys; `limits` and
+            `batching`, mappings with the fields of `Limits` and `Batching`; `revision`, any value,
             whose change replaces all replicas.
 
     Raises:
-        ValueError: an argument is not known, or it is not said who may come in.
-        TypeError: a limit or an option of batching is not known.
+        ValueError: an argument is unknown, or access control is not configured.
+        TypeError: a limit or a batching option is unknown.
     """
     if unknown := set(arguments) - set(_ARGUMENTS):
-        raise ValueError(f"{', '.join(sorted(unknown))}: not known. There are {_ARGUMENTS}.")
+        raise ValueError(
+            f"Unknown arguments: {', '.join(sorted(unknown))}. Known: {', '.join(_ARGUMENTS)}."
+        )
     if not arguments.get("keys") and not arguments.get("without_keys"):
-        raise ValueError("Give keys: FILE, or without_keys: true if something else checks them.")
+        raise ValueError(
+            "Give keys: FILE, or without_keys: true behind a proxy that controls access."
+        )
     settings = Settings(
         engines=Path(arguments.get("engines", "engines")),
         device=arguments.get("device", "auto"),
@@ -222,29 +200,29 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         limits=Limits(**arguments.get("limits", {})),
         batching=Batching(**arguments.get("batching", {})),
     )
-    ages = serve.deployment()(Ages).bind(settings)
-    application: serve.Application = serve.deployment()(Front).bind(ages, settings)
+    replicas = serve.deployment()(AgeService).bind(settings)
+    application: serve.Application = serve.deployment()(Ingress).bind(replicas, settings)
     return application
 
 
-def _scope(sent: Sent) -> dict[str, Any]:
+def _scope(request: ForwardedRequest) -> dict[str, Any]:
     return {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": sent.method,
+        "method": request.method,
         "scheme": "http",
-        "path": sent.path,
-        "raw_path": sent.path.encode(),
+        "path": request.path,
+        "raw_path": request.path.encode(),
         "root_path": "",
-        "query_string": sent.query,
-        "headers": sent.headers,
+        "query_string": request.query,
+        "headers": request.headers,
         "client": None,
         "server": None,
     }
 
 
-def _response(answered: Answered) -> Response:
-    response = Response(answered.body, answered.status)
-    response.raw_headers = answered.headers
+def _response(forwarded: ForwardedResponse) -> Response:
+    response = Response(forwarded.body, forwarded.status)
+    response.raw_headers = forwarded.headers
     return response

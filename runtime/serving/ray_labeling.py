@@ -1,7 +1,7 @@
-"""Bulk labeling on a Ray cluster: the same rows as in one process, and the same journal.
+"""Bulk labeling on a Ray cluster, with the rows and the journal of a single process.
 
-Ray Data hands photographs to workers, one `AgeMoE` each, and starts anew elsewhere what a lost
-node had in hand. Rows come back to this process, which keeps the journal and writes the table.
+Ray Data distributes photographs to workers, one `AgeMoE` each, and repeats the work of a lost node
+elsewhere. Rows return to this process, which keeps the journal and writes the table.
 """
 
 from __future__ import annotations
@@ -25,101 +25,103 @@ from runtime.agemoe import AgeMoE
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, EngineFileError
 from runtime.label_tables import LabelingError
-from runtime.labeling import TOGETHER, WHOLE, Labeled, Labeler, LabelJob, Stream
+from runtime.labeling import BATCH_SIZE, WHOLE, Labeled, Labeler, LabelJob, Stream
 
-_MOST_BLOCKS = 4096
-"""Pieces of work that Ray keeps account of, at most."""
+_MAX_BLOCKS = 4096
+"""Maximum number of blocks that Ray tracks."""
 _RESTARTS = 10
-"""How often a lost worker is begun anew: Ray would do so for ever, also where its work is what ends
-it. Attempts are not counted: until a lost node is given up, many fail at once."""
-_KNOCK_SECONDS = 10.0
+"""Maximum restarts of a lost worker; Ray's default is unlimited, even if its work crashes it. The
+number of task attempts stays unlimited: many fail at once until Ray gives up a lost node."""
+_CONNECT_SECONDS = 10.0
 _COLUMN = "photographs"
 
 Block = dict[str, "np.ndarray[Any, Any]"]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What each worker takes of its node."""
+class WorkerResources:
+    """The resources of each worker."""
 
     cpus: int = 1
     gpus: float = 0.0
-    """0.5 puts two workers on a GPU."""
+    """0.5 runs two workers per GPU."""
 
 
 class RemoteLabeler:
-    """What a worker does: text in, text out, because paths may be no UTF-8 and rows differ."""
+    """A worker. It exchanges JSON text, because paths may not be UTF-8 and rows vary in form."""
 
-    def __init__(self, job: LabelJob, share: Share, folder: str, engine: str) -> None:
-        """Opens the engines, or keeps why that cannot be done for whoever asks.
+    def __init__(self, job: LabelJob, resources: WorkerResources, folder: str, engine: str) -> None:
+        """Opens the engines, or keeps the error to return it with the first block.
 
-        An error that is raised in a worker would reach the user inside Ray's account of it.
+        An error raised here would reach the user wrapped in Ray's own message.
 
         Args:
-            job: what to do.
-            share: of the node; experts use so many cores and no more.
-            folder: what relative paths are relative to.
-            engine: fingerprint that the engines have to have here as well.
+            job: the labeling job.
+            resources: of the worker; experts use exactly this many cores.
+            folder: the folder that relative paths start from.
+            engine: required fingerprint of the engines on this node.
         """
         self._labeler: Labeler | str
         try:
             os.chdir(folder)
-            self._labeler = _opened(job, share, engine)
+            self._labeler = _open_labeler(job, resources, engine)
         except (OSError, AgeMoEError) as error:
             self._labeler = (
-                f"Node {ray.util.get_node_ip_address()} cannot take part: {error}\n"
-                f"Every node needs the same engines, the photographs, and the folder in which the "
-                f"command was given, under the same paths."
+                f"Node {ray.util.get_node_ip_address()} cannot be used: {error}\n"
+                f"Every node needs the same engines, the photographs and the working directory "
+                f"of the command, under the same paths."
             )
 
     def __call__(self, block: Block) -> Block:
-        """Labels the photographs of a block, or says why this node cannot."""
-        said: Sequence[Labeled] | list[str]
+        """Labels the photographs of a block, or returns this node's error."""
+        entries: Sequence[Labeled] | list[str]
         if isinstance(self._labeler, str):
-            said = [self._labeler]
+            entries = [self._labeler]
         else:
-            said = self._labeler.label([json.loads(text) for text in block[_COLUMN]])
-        return {_COLUMN: np.array([json.dumps(entry) for entry in said], object)}
+            entries = self._labeler.label([json.loads(text) for text in block[_COLUMN]])
+        return {_COLUMN: np.array([json.dumps(entry) for entry in entries], object)}
 
 
 @contextlib.contextmanager
-def ray_stream(job: LabelJob, address: str, share: Share | None = None) -> Iterator[Stream]:
-    """Labels on a cluster, until the context ends.
+def ray_stream(
+    job: LabelJob, address: str, resources: WorkerResources | None = None
+) -> Iterator[Stream]:
+    """Connects to a cluster and labels on it, until the context ends.
 
     Args:
-        job: what to do; the engines and the photographs have to be found under the same paths on
-            every node, and agemoe-runtime be installed there.
-        address: of the cluster of which this machine is a node, `auto` or `HOST:6379`; or `local`
-            for one of this machine alone that lives as long as this process.
-        share: of each worker; None takes a GPU where the cluster has one and `job.device` does not
-            rule it out, and else a core.
+        job: the labeling job; every node needs agemoe-runtime, and the engines and photographs
+            under the same paths.
+        address: of the cluster that this machine is a node of, `auto` or `HOST:6379`; or `local`
+            for a cluster of this machine alone, which lives as long as this process.
+        resources: of each worker; None takes a GPU if the cluster has one and `job.device`
+            permits it, else a core.
 
     Yields:
-        A stream for `label`. Batches come in the order in which they are done.
+        A stream for `label`. Batches arrive in order of completion.
 
     Raises:
-        LabelingError: the cluster cannot be reached, or no worker can do the job.
+        LabelingError: the cluster cannot be reached, or the workers cannot complete the job.
     """
     engine = job.engine
     with _connected(address):
-        taken = share or _share(job)
-        yield lambda paths: _labeled(job, taken, engine, paths)
+        chosen = resources or _default_resources(job)
+        yield lambda paths: _label_blocks(job, chosen, engine, paths)
 
 
-def _opened(job: LabelJob, share: Share, engine: str) -> Labeler:
-    """What labels, for as long as its worker lives."""
+def _open_labeler(job: LabelJob, resources: WorkerResources, engine: str) -> Labeler:
+    """Opens the labeler of a worker, which is never closed."""
     found = job.engine
     if found != engine:
         raise EngineFileError(
-            f"{job.engines} holds engines {found} there, where the job began {engine}."
+            f"{job.engines} holds engines {found} there, but the job started with {engine}."
         )
-    # One core gains nothing from experts at the same time, and loses by their changing over.
+    # On one core, running experts concurrently only adds the cost of switching between them.
     moe = AgeMoE(
         job.engines,
         device=job.device,
         precision=job.precision,
-        threads=share.cpus,
-        concurrency="sequence" if share.cpus == 1 and not share.gpus else "auto",
+        threads=resources.cpus,
+        concurrency="sequence" if resources.cpus == 1 and not resources.gpus else "auto",
     )
     return Labeler(moe, engine, None if job.faces == WHOLE else detector_named(job.detector))
 
@@ -127,12 +129,12 @@ def _opened(job: LabelJob, share: Share, engine: str) -> Labeler:
 @contextlib.contextmanager
 def _connected(address: str) -> Iterator[None]:
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, configure_logging=False)
-    except (OSError, RayError, ValueError, RuntimeError) as error:  # the last: other versions
+    except (OSError, RayError, ValueError, RuntimeError) as error:  # the last: another Ray version
         raise LabelingError(
-            f"No Ray cluster can be joined at {address} ({error}). Start one with ray start --head "
-            f"in this environment, or use --ray local."
+            f"Cannot connect to a Ray cluster at {address} ({error}). Start one with ray start "
+            f"--head in this environment, or use --ray local."
         ) from error
     try:
         yield
@@ -140,59 +142,59 @@ def _connected(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Finds out within seconds that nobody is there; Ray itself tries for many minutes."""
+def _check_reachable(address: str) -> None:
+    """Fails within seconds if the address does not respond; Ray retries for many minutes."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_KNOCK_SECONDS).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
-def _share(job: LabelJob) -> Share:
+def _default_resources(job: LabelJob) -> WorkerResources:
     on_gpu = job.device != "cpu" and ray.cluster_resources().get("GPU", 0.0) > 0
-    return Share(gpus=1.0) if on_gpu else Share()
+    return WorkerResources(gpus=1.0) if on_gpu else WorkerResources()
 
 
-def _labeled(
-    job: LabelJob, share: Share, engine: str, paths: Sequence[str]
+def _label_blocks(
+    job: LabelJob, resources: WorkerResources, engine: str, paths: Sequence[str]
 ) -> Iterator[list[Labeled]]:
-    ray.data.DataContext.get_current().enable_progress_bars = False  # `label` reports itself
+    ray.data.DataContext.get_current().enable_progress_bars = False  # `label` has its own
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    blocks = min(-(-len(paths) // TOGETHER), _MOST_BLOCKS)
+    blocks = min(-(-len(paths) // BATCH_SIZE), _MAX_BLOCKS)
     photographs = ray.data.from_items(
         [{_COLUMN: json.dumps(path)} for path in paths], override_num_blocks=blocks
     )
     done = photographs.map_batches(
         RemoteLabeler,
-        fn_constructor_args=(job, share, str(Path.cwd()), engine),
-        batch_size=TOGETHER,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_most_workers(share)),
-        num_cpus=share.cpus,
-        num_gpus=share.gpus,
+        fn_constructor_args=(job, resources, str(Path.cwd()), engine),
+        batch_size=BATCH_SIZE,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=_max_workers(resources)),
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
         max_restarts=_RESTARTS,
     )
     try:
         for block in done.iter_batches(batch_size=None, prefetch_batches=0):
-            said = [json.loads(text) for text in block[_COLUMN]]
-            if refusals := [entry for entry in said if isinstance(entry, str)]:
-                raise _stopped(refusals[0])
-            yield [(path, rows) for path, rows in said]
+            entries = [json.loads(text) for text in block[_COLUMN]]
+            if errors := [entry for entry in entries if isinstance(entry, str)]:
+                raise _stopped(errors[0])
+            yield [(path, rows) for path, rows in entries]
     except RayActorError as error:
         raise _stopped(
-            f"a worker was lost {_RESTARTS + 1} times, for want of memory perhaps, or because a "
-            f"photograph ends the process ({error})."
+            f"a worker was lost {_RESTARTS + 1} times, possibly because it ran out of memory or a "
+            f"photograph crashes the process ({error})."
         ) from error
     except RayError as error:
         raise _stopped(str(error).strip()) from error
 
 
-def _most_workers(share: Share) -> int:
-    """As many as the cluster can hold now."""
-    resources = ray.cluster_resources()
-    places = resources.get("CPU", 0.0) / share.cpus
-    if share.gpus:
-        places = min(places, resources.get("GPU", 0.0) / share.gpus)
-    return max(int(places), 1)
+def _max_workers(resources: WorkerResources) -> int:
+    """Returns the number of workers that the cluster's resources allow."""
+    cluster = ray.cluster_resources()
+    workers = cluster.get("CPU", 0.0) / resources.cpus
+    if resources.gpus:
+        workers = min(workers, cluster.get("GPU", 0.0) / resources.gpus)
+    return max(int(workers), 1)
 
 
-def _stopped(why: str) -> LabelingError:
-    return LabelingError(f"Labeling on Ray stopped: {why}\nThe same command goes on from here.")
+def _stopped(reason: str) -> LabelingError:
+    return LabelingError(f"Labeling on Ray stopped: {reason}\nRun the same command to resume.")

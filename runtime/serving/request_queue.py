@@ -1,8 +1,9 @@
-"""What waits for a prediction, which of it goes together, and what comes too late."""
+"""The waiting faces, the selection of the next micro-batch, and the detection of late requests."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -11,133 +12,138 @@ from runtime.deadline import Deadline
 from runtime.errors import DeadlineError
 from runtime.results import AgeEstimate, Face
 
-SHARED_BUDGET = 0.1
-"""How much of its time a request gives up, at most, to wait for others, and to go with one whose
-deadline is earlier."""
-_SLOWER = 0.2
-_HOPE = 0.9
+SHARED_FRACTION = 0.1
+"""Largest fraction of its time that a request gives up to wait for others or to share a batch with
+an earlier deadline."""
+_SLOWER_WEIGHT = 0.2
+_REJECTION_FACTOR = 0.9
 
 
 class TooLateError(DeadlineError):
-    """An answer would have come after the deadline, so none was computed."""
+    """The estimate would have missed its deadline, so it was not computed."""
 
-    def __init__(self, budget_ms: float, passed_seconds: float, run_seconds: float = 0.0) -> None:
-        """Composes the message from what was given, what has passed and what a run takes."""
+    def __init__(self, deadline: Deadline, run_seconds: float = 0.0) -> None:
+        """Composes the message from the caller's deadline and the expected duration of a run."""
         self.missing = {}
-        takes = f", an answer takes {run_seconds * 1000:.0f} ms" if run_seconds else ""
+        passed_ms = deadline.budget_ms + (time.monotonic() - deadline.at_seconds) * 1000.0
+        takes = f", an estimate takes {run_seconds * 1000:.0f} ms" if run_seconds else ""
         RuntimeError.__init__(
             self,
-            f"The deadline of {budget_ms:g} ms cannot be kept: {passed_seconds * 1000:.0f} ms have "
+            f"The deadline of {deadline.budget_ms:g} ms cannot be met: {passed_ms:.0f} ms have "
             f"passed{takes}. Allow more time, or send less at a time.",
         )
 
 
 @dataclass(slots=True, eq=False)
-class Request:
-    """One face that waits for its age."""
+class QueuedFace:
+    """A face in the queue, with the future its caller holds."""
 
     face: Face
     arrived: float
-    """In seconds on the monotonic clock, as all times here."""
+    """In seconds on the monotonic clock, like all times in this module."""
     deadline: Deadline | None = None
     future: Future[AgeEstimate] = field(default_factory=Future)
 
     @property
     def due(self) -> float:
-        """When an answer is of no use any more."""
+        """Time of the deadline; infinity without one."""
         return math.inf if self.deadline is None else self.deadline.at_seconds
 
     @property
-    def earliest_due(self) -> float:
-        """The earliest deadline of another request that this one can share."""
-        if self.deadline is None:
-            return math.inf
-        return self.due - _to_share(self.deadline)
+    def earliest_shared_due(self) -> float:
+        """Earliest deadline of a batch that this face may join."""
+        return math.inf if self.deadline is None else self.due - self._shared_seconds
 
-    def patient_until(self, longest_seconds: float) -> float:
-        """When it has waited long enough for company."""
-        if self.deadline is None:
-            return self.arrived + longest_seconds
-        return self.arrived + min(longest_seconds, _to_share(self.deadline))
+    def dispatch_time(self, max_wait_seconds: float) -> float:
+        """Returns the time until which this face may wait for a batch to fill."""
+        return self.arrived + min(max_wait_seconds, self._shared_seconds)
 
-
-def _to_share(deadline: Deadline) -> float:
-    """Seconds of its time that a request gives up for others."""
-    return SHARED_BUDGET * deadline.budget_ms / 1000.0
+    @property
+    def _shared_seconds(self) -> float:
+        return SHARED_FRACTION * (self.due - self.arrived)
 
 
 class RunTimes:
-    """How quickly batches were answered lately, by their size: what can be hoped for at best.
+    """Optimistic estimates of how long a batch of each size takes.
 
-    A quicker run counts at once and a slower one by a fifth, so that a single slow run turns
-    nobody away. Every refusal lowers the hope a little, so that sooner or later one is tried.
+    A faster run replaces the estimate and a slower one moves it by a fifth, so that a single slow
+    run does not cause rejections. Each rejection lowers the estimates, so that eventually a request
+    is tried again.
     """
 
     def __init__(self) -> None:
-        """Starts without experience: everything is hoped to be done in no time."""
+        """Starts without measurements: every batch is expected to take no time."""
         self._seconds: dict[int, float] = {}
 
-    def hoped(self, faces: int) -> float:
-        """Seconds for a batch, from the largest known one that is not larger; else 0."""
+    def expected(self, faces: int) -> float:
+        """Returns the seconds expected from the largest measured size up to `faces`, or 0."""
         known = max((size for size in self._seconds if size <= faces), default=None)
         return 0.0 if known is None else self._seconds[known]
 
-    def ran(self, faces: int, seconds: float) -> None:
-        """A batch was answered."""
+    def record(self, faces: int, seconds: float) -> None:
+        """Updates the estimate with the duration of a completed batch."""
         before = self._seconds.get(faces, seconds)
-        self._seconds[faces] = min(seconds, before + _SLOWER * (seconds - before))
+        self._seconds[faces] = min(seconds, before + _SLOWER_WEIGHT * (seconds - before))
 
-    def refused(self) -> None:
-        """A request was turned away because of what is known here."""
-        self._seconds = {size: _HOPE * seconds for size, seconds in self._seconds.items()}
+    def record_rejection(self) -> None:
+        """Lowers all estimates after one of them caused a rejection."""
+        self._seconds = {
+            size: _REJECTION_FACTOR * seconds for size, seconds in self._seconds.items()
+        }
 
 
 @dataclass(slots=True)
-class Taken:
-    """What leaves the queue together."""
+class Selection:
+    """The queue, divided."""
 
-    batch: list[Request] = field(default_factory=list)
-    """To be computed, first come first."""
-    late: list[Request] = field(default_factory=list)
-    """Not to be computed any more."""
-    left: list[Request] = field(default_factory=list)
-    """What stays, in order."""
+    batch: list[QueuedFace] = field(default_factory=list)
+    """The next batch, in order of arrival."""
+    late: list[QueuedFace] = field(default_factory=list)
+    """Faces that would miss their deadline."""
+    remaining: list[QueuedFace] = field(default_factory=list)
+    """Faces that stay in the queue, in order of arrival."""
 
 
-def take(waiting: Iterable[Request], now: float, largest: int, times: RunTimes) -> Taken:
-    """Divides the queue into the next batch, what is too late and what stays.
+def select_batch(
+    waiting: Iterable[QueuedFace], now: float, max_batch: int, times: RunTimes
+) -> Selection:
+    """Divides the queue into the next batch, late faces and remaining faces.
 
-    The oldest request that can still be answered leads the batch; others join it in their order
-    where nobody loses more than `SHARED_BUDGET` of his time, and while the larger batch is hoped
-    to be done in time. Requests with and without a deadline never meet. Cancelled ones vanish.
+    The oldest face that can still meet its deadline starts the batch. Others join in order of
+    arrival if no face of the batch loses more than `SHARED_FRACTION` of its time and the larger
+    batch is expected to finish in time. Faces with and without a deadline never share a batch.
+    Cancelled faces are dropped.
     """
-    taken = Taken()
-    due, earliest = math.inf, -math.inf
-    for request in without_cancelled(waiting):
-        joint_due, joint_earliest = min(due, request.due), max(earliest, request.earliest_due)
-        size = len(taken.batch) + 1
-        if request.due - now < times.hoped(1) or request.due <= now:
-            _claim(request, taken.late)
+    selection = Selection()
+    due, earliest_shared = math.inf, -math.inf
+    for queued in drop_cancelled(waiting):
+        joint_due = min(due, queued.due)
+        joint_earliest = max(earliest_shared, queued.earliest_shared_due)
+        size = len(selection.batch) + 1
+        if queued.due - now < times.expected(1) or queued.due <= now:
+            _claim(queued, selection.late)
         elif (
-            size <= largest and joint_due >= joint_earliest and joint_due - now >= times.hoped(size)
+            size <= max_batch
+            and joint_due >= joint_earliest
+            and joint_due - now >= times.expected(size)
         ):
-            if _claim(request, taken.batch):
-                due, earliest = joint_due, joint_earliest
+            if _claim(queued, selection.batch):
+                due, earliest_shared = joint_due, joint_earliest
         else:
-            taken.left.append(request)
-    return taken
+            selection.remaining.append(queued)
+    return selection
 
 
-def without_cancelled(waiting: Iterable[Request]) -> list[Request]:
-    """Those that are still wanted; whoever waits for one of the others is told."""
+def drop_cancelled(waiting: Iterable[QueuedFace]) -> list[QueuedFace]:
+    """Returns the faces that were not cancelled; waiters on the other futures are notified."""
     return [
-        r for r in waiting if not r.future.cancelled() or r.future.set_running_or_notify_cancel()
+        q for q in waiting if not q.future.cancelled() or q.future.set_running_or_notify_cancel()
     ]
 
 
-def _claim(request: Request, group: list[Request]) -> bool:
-    """Adds a request to a group unless it was cancelled this very moment."""
-    claimed = request.future.set_running_or_notify_cancel()
+def _claim(queued: QueuedFace, group: list[QueuedFace]) -> bool:
+    """Adds a face to a group unless it has been cancelled in the meantime."""
+    claimed = queued.future.set_running_or_notify_cancel()
     if claimed:
-        group.append(request)
+        group.append(queued)
     return claimed

@@ -1,4 +1,4 @@
-"""What is said over HTTP, both ways; the OpenAPI document is made of this."""
+"""Schemas of requests and responses, from which the OpenAPI document is generated."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pydantic import (
 )
 
 _TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
-LONGEST_DEADLINE_MS = 600_000.0
+MAX_DEADLINE_MS = 600_000.0
 
 
 def _decoded(value: object) -> bytes:
     if not isinstance(value, str):
-        raise ValueError("expected a string of base64")  # noqa: TRY004 - pydantic wants this one
+        raise ValueError("expected a base64 string")  # noqa: TRY004 - pydantic expects ValueError
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -49,25 +49,25 @@ BoxList = Annotated[
 
 
 class Options(BaseModel):
-    """What can be asked for beside the pictures."""
+    """Options of a request for ages."""
 
     model_config = ConfigDict(extra="forbid")
 
     boxes: list[BoxList | None] | None = Field(
-        None, description="The faces of each picture; null where they are to be found."
+        None, description="The faces of each picture; null detects them."
     )
     person_boxes: list[BoxList | None] | None = Field(
         None, description="Whole persons in each picture; matched to the faces by overlap."
     )
     detect: bool = Field(
         default=True,
-        description="Find the faces of pictures without boxes; false: the picture is a face.",
+        description="Detect faces in pictures without boxes; false: such a picture is one face.",
     )
     deadline_ms: FiniteFloat | None = Field(
-        None, ge=1, le=LONGEST_DEADLINE_MS, description="From when the request has arrived."
+        None, ge=1, le=MAX_DEADLINE_MS, description="From the arrival of the whole request."
     )
     threshold: FiniteFloat | None = Field(
-        None, ge=0, le=150, description="Also give the probability of being so many years or more."
+        None, ge=0, le=150, description="Also return the probability of at least this age."
     )
 
 
@@ -83,49 +83,49 @@ class ProblemAnswer(BaseModel):
     type: str = Field(examples=["urn:agemoe:problem:image"])
     title: str
     status: int
-    detail: str = Field(description="What is wrong, what was found, and what to do.")
+    detail: str = Field(description="The problem, what was found, and the remedy.")
 
 
 class ExpertAnswer(BaseModel):
-    """What one expert said of one face."""
+    """One expert's prediction for one face."""
 
-    age_years: float = Field(description="The expert's own reading.")
-    corrected_years: float = Field(description="Without the expert's own bias.")
-    weight: float = Field(description="Share in the fused age.")
+    age_years: float = Field(description="The expert's raw prediction.")
+    corrected_years: float = Field(description="The prediction after bias correction.")
+    weight: float = Field(description="Weight in the fused age.")
     answer_mass: float | None = None
 
 
 class AtLeastAnswer(BaseModel):
-    """A probability that was asked for."""
+    """The probability of being at least `threshold` years old."""
 
     threshold: float
     probability: float
 
 
 class EstimateAnswer(BaseModel):
-    """An age."""
+    """The fused age of a face."""
 
     age_years: float
     low_years: float | None = Field(description="Lower end of the interval; null if uncalibrated.")
     high_years: float | None
-    interval_level: float | None = Field(description="How probable the interval is; 0.9.")
+    interval_level: float | None = Field(description="Coverage of the interval; 0.9.")
     experts: dict[str, ExpertAnswer]
-    missing: dict[str, str] = Field(description="Experts that did not answer, and why.")
+    missing: dict[str, str] = Field(description="Experts without a prediction, with the reasons.")
     at_least: AtLeastAnswer | None = None
 
 
 class FaceAnswer(BaseModel):
-    """A face: either `estimate` or `problem` is there."""
+    """A face with either `estimate` or `problem`."""
 
     box: list[float] | None = Field(description="null: the whole picture is the face.")
     person_box: list[float] | None
-    score: float | None = Field(description="Of the detector, on its own scale.")
+    score: float | None = Field(description="Confidence of the detector, on its own scale.")
     estimate: EstimateAnswer | None
     problem: ProblemAnswer | None
 
 
 class ImageAnswer(BaseModel):
-    """A picture; `problem` where it cannot be used. Faces are in order from left to right."""
+    """A picture with its faces from left to right, or a `problem` if it cannot be used."""
 
     width: int | None = Field(description="Of the upright picture, in pixels.")
     height: int | None
@@ -134,17 +134,18 @@ class ImageAnswer(BaseModel):
 
 
 class AgesAnswer(BaseModel):
-    """One entry per picture, in their order."""
+    """One entry per picture, in the order of the request."""
 
     images: list[ImageAnswer]
-    version: str = Field(description="Which engines answered: changes with every reload of others.")
+    version: str = Field(description="Version of the engines that served the request.")
     calibrated: bool
     stand_ins: dict[str, str] = Field(
-        description="Experts whose ages mean nothing (`demo`, `random`); empty in production."
+        description="Experts with placeholder weights (`demo`, `random`), whose ages of real "
+        "photographs are meaningless; empty in production."
     )
-    times_ms: dict[str, float] = Field(description="Of this request, by stage.")
+    times_ms: dict[str, float] = Field(description="Time of this request, by stage.")
     experts_ms: dict[str, float] = Field(
-        description="Median of each expert's latest batches, over all callers."
+        description="Median time of each expert's latest batches, over all callers."
     )
 
 
@@ -153,7 +154,7 @@ class ExpertDescription(BaseModel):
 
     name: str
     architecture: str
-    source: str = Field(description="`checkpoint`, `onnx`, or a stand-in: `demo`, `random`.")
+    source: str = Field(description="`checkpoint`, `onnx`; placeholders: `demo`, `random`.")
     source_sha256: str | None
     backend: str
     inputs: list[str]
@@ -163,7 +164,7 @@ class ExpertsAnswer(BaseModel):
     """The engines in use."""
 
     version: str
-    opened: str = Field(description="UTC, ISO 8601.")
+    opened: str = Field(description="Time of loading: UTC, ISO 8601.")
     calibrated: bool
     concurrency: str
     stand_ins: dict[str, str]
@@ -173,15 +174,15 @@ class ExpertsAnswer(BaseModel):
 
 
 class StatusAnswer(BaseModel):
-    """How the service is."""
+    """State of the service."""
 
     status: str
     version: str | None = None
-    last_reload: str | None = Field(None, description="How the latest reload went.")
+    last_reload: str | None = Field(None, description="Outcome of the latest reload.")
 
 
 def request_body() -> dict[str, Any]:
-    """The two forms of a request for ages, for the OpenAPI document."""
+    """Returns the OpenAPI description of a request for ages, as JSON and as a form."""
     as_json = AgesRequest.model_json_schema()
     options = Options.model_json_schema()["properties"]
     files = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
@@ -197,7 +198,7 @@ def request_body() -> dict[str, Any]:
         "content": {
             "application/json": {
                 "schema": as_json,
-                "examples": {"one_face": {"summary": "One face, its box known", "value": example}},
+                "examples": {"one_face": {"summary": "One face with its box", "value": example}},
             },
             "multipart/form-data": {"schema": as_form},
         },

@@ -1,4 +1,4 @@
-"""uvicorn around the application: signals, drain, limits on connections."""
+"""The uvicorn server: signals, graceful shutdown, limits on connections."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ log = logging.getLogger("agemoe")
 
 
 @dataclass(frozen=True, slots=True)
-class Stopping:
-    """How the service ends when it is told to."""
+class Shutdown:
+    """Options of a graceful shutdown."""
 
     notice_seconds: float = 0.0
-    """It serves on so long, not ready, until a load balancer has seen that and sends no more."""
+    """Keep serving this long while reporting not ready, for load balancers to stop sending."""
     drain_seconds: float = 30.0
-    """For what is under way then."""
+    """Time for requests in progress to finish."""
 
 
 class Server(uvicorn.Server):
     """A server that stops gracefully on SIGTERM and SIGINT, and reloads on SIGHUP."""
 
     def __init__(self, config: uvicorn.Config, service: Service, notice_seconds: float) -> None:
-        """Takes the service that reloads, and the notice that is given before the end."""
+        """Takes the service to reload and the notice period before a shutdown."""
         super().__init__(config)
         self.service = service
         self._notice_seconds = notice_seconds
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Listens to the signals; unlike uvicorn, a stop that was asked for is a success."""
+        """Handles the signals; unlike in uvicorn, a requested shutdown is a success."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,32 +61,32 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves on for the notice, then takes no new connection and ends."""
+        """Serves for the notice period, then closes the sockets and shuts down."""
         self.service.draining = True
         await asyncio.sleep(self._notice_seconds)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Gives notice, finishes what is under way, ends; a second SIGINT hurries."""
+        """Starts the shutdown; a second SIGINT skips the drain."""
         self.service.draining = True
         super().handle_exit(sig, frame)
 
     def _reload(self, _number: int, _frame: FrameType | None) -> None:
         def reload() -> None:
-            with suppress(ServiceError):  # it is in the log, where the sender of a signal looks
+            with suppress(ServiceError):  # logged by the service
                 self.service.reload(wait=True)
 
         threading.Thread(target=reload, name="agemoe-reload", daemon=True).start()
 
 
-def make_server(settings: Settings, host: str, port: int, stopping: Stopping) -> Server:
-    """Builds the server, which is not started.
+def make_server(settings: Settings, host: str, port: int, shutdown: Shutdown) -> Server:
+    """Builds the server without starting it.
 
     Args:
         settings: of the service.
         host: address to listen on.
-        port: to listen on; 0 takes a free one.
-        stopping: how it ends.
+        port: to listen on; 0 selects a free one.
+        shutdown: options of the shutdown.
     """
     app = create_app(settings)
     config = uvicorn.Config(
@@ -100,19 +100,19 @@ def make_server(settings: Settings, host: str, port: int, stopping: Stopping) ->
         log_config=None,
         server_header=False,
         limit_concurrency=settings.limits.connections,
-        timeout_graceful_shutdown=int(stopping.drain_seconds),
+        timeout_graceful_shutdown=int(shutdown.drain_seconds),
     )
-    return Server(config, app.state.service, stopping.notice_seconds)
+    return Server(config, app.state.service, shutdown.notice_seconds)
 
 
-def run(settings: Settings, host: str, port: int, stopping: Stopping) -> int:
-    """Serves until told to stop; returns the exit status.
+def run(settings: Settings, host: str, port: int, shutdown: Shutdown) -> int:
+    """Serves until a signal ends the process; returns the exit status.
 
     Raises:
-        AgeMoEError: the engines, the keys or the detector are not in order.
-        ValueError: there is no such detector.
+        AgeMoEError: the engines, the keys or the detector cannot be used.
+        ValueError: the detector is unknown.
     """
-    server = make_server(settings, host, port, stopping)
-    server.service.open()  # here a problem is a message; within uvicorn it were a traceback
+    server = make_server(settings, host, port, shutdown)
+    server.service.open()  # uvicorn would report an error as a traceback
     server.run()
     return 0 if server.started else 1

@@ -1,4 +1,4 @@
-"""The engines in use, their replacement by new ones, and the way from pictures to ages."""
+"""The service: the engines in use, their reload, and the processing of requests for ages."""
 
 from __future__ import annotations
 
@@ -9,63 +9,68 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
-from typing import Any
 
-from runtime.backends.onnx import usable_cores
+from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detectors import detector_named
 from runtime.errors import ClosedError
 from runtime.images import ImageLimits
-from runtime.serving.decoding import Asked
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
-from runtime.serving.prediction import LOOKING, Looked, image_answer, look, sole_problem, useful
+from runtime.serving.prediction import (
+    STAGES,
+    JsonObject,
+    Predictions,
+    decode_and_detect,
+    photo_json,
+    require_probability,
+    sole_error,
+)
 from runtime.serving.problems import BusyError, NotReadyError, ReloadError, TooManyError
+from runtime.serving.request_body import ParsedRequest
 from runtime.serving.request_queue import TooLateError
 from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
 
-Answer = dict[str, Any]
-
 
 class Service:
-    """One set of engines and everything that stands before it."""
+    """The engines in use and everything that a request passes through before them."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens nothing yet: see `open`.
+        """Reads the keys and the detector; `open` opens the engines.
 
         Raises:
-            KeyFileError: the file of API keys is not in order.
-            ValueError: there is no such detector.
+            KeyFileError: the file of API keys cannot be used.
+            ValueError: the detector is unknown.
             BackendError: the detector's model cannot be used.
         """
         self.settings = settings
         self.keys = _keys_for(settings)
-        """Who may come in; None lets everybody in."""
+        """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
         self.draining = False
-        """Whether the service is about to stop, and says so when asked whether it is ready."""
+        """True while the service is shutting down and reports itself as not ready."""
         self.last_reload: str | None = None
         self._detector = detector_named(settings.detector)
         self._current: Generation | None = None
         self._reloading = threading.Lock()
         self._retiring: list[threading.Thread] = []
         self._photo_pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-photo")
-        self._under_way = 0
+        self._concurrent_requests = 0
 
     def open(self) -> None:
-        """Opens the engines, if they are not open.
+        """Opens the engines unless they are open.
 
         Raises:
-            AgeMoEError: they are not in order or do not answer.
+            AgeMoEError: the engines cannot be used or the canary request failed.
         """
         if self._current is None:
             self._current = Generation(self.settings, self.metrics.on_batch)
 
     def close(self) -> None:
-        """Finishes what was accepted and frees everything."""
+        """Completes the accepted requests and frees everything."""
         with self._reloading:
             generation, self._current = self._current, None
             if generation is not None:
@@ -75,51 +80,48 @@ class Service:
             self._photo_pool.shutdown()
 
     def reload(self, *, wait: bool = False) -> Generation:
-        """Opens the engines folder anew, and changes over if what is there answers.
+        """Reopens the engines folder and the file of API keys, and switches to their content.
 
-        The file of API keys is read anew too.
-
-        Requests under way finish on the old engines, which are closed after the last of them.
-        Both sets are in memory meanwhile.
+        Requests in progress finish on the old engines, which are closed after the last of them.
+        Both generations are in memory meanwhile. On any failure the old engines keep serving.
 
         Args:
-            wait: for another reload that is under way, instead of being refused.
+            wait: wait for a concurrent reload instead of raising an error.
 
         Raises:
-            ReloadError: the new ones are not in order, or another reload is under way; the old
-                ones go on.
+            ReloadError: the new engines or keys cannot be used, or another reload is in progress.
         """
         if not self._reloading.acquire(blocking=wait):
-            raise ReloadError("Another reload is under way. Wait for it.")
+            raise ReloadError("Another reload is in progress. Try again when it is done.")
         try:
             old = self.current()
-            new = self._opened_anew(old)
+            new = self._open_replacement(old)
             self._current = new
             self._retire(old)
         finally:
             self._reloading.release()
-        self._note_reload("taken", f"version {new.version} took the place of {old.version}")
+        self._record_reload("taken", f"version {new.version} replaced {old.version}")
         return new
 
     def current(self) -> Generation:
-        """The engines in use.
+        """Returns the engines in use.
 
         Raises:
-            NotReadyError: there are none, before `open` and after `close`.
+            NotReadyError: before `open` and after `close`.
         """
         if self._current is None:
             raise NotReadyError("The engines are not open. Try again in a moment.")
         return self._current
 
-    def describe(self) -> Answer:
-        """The engines in use, and the limits, ready for JSON."""
+    def describe(self) -> JsonObject:
+        """Returns a description of the engines in use and the limits, ready for JSON."""
         generation, limits = self.current(), self.settings.limits
         return {
             "version": generation.version,
             "opened": generation.opened,
             "calibrated": generation.moe.calibrated,
             "concurrency": generation.moe.concurrency,
-            "stand_ins": generation.stand_ins,
+            "stand_ins": generation.placeholders,
             "experts": generation.describe(),
             "detector": self._detector.provenance,
             "limits": asdict(limits),
@@ -127,121 +129,116 @@ class Service:
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Counts a request for ages; for the event loop's thread only.
+        """Counts a concurrent request for ages; must be called on the event loop's thread.
 
         Raises:
-            BusyError: as many as may be are under way.
+            BusyError: the limit is reached.
         """
         limit = self.settings.limits.requests
-        if self._under_way >= limit:
-            raise BusyError(f"{limit} requests are under way, the most there may be. Try again.")
-        self._under_way += 1
-        self.metrics.under_way.set(self._under_way)
+        if self._concurrent_requests >= limit:
+            raise BusyError(f"{limit} requests are in progress, the limit. Try again in a moment.")
+        self._concurrent_requests += 1
+        self.metrics.concurrent_requests.set(self._concurrent_requests)
         try:
             yield
         finally:
-            self._under_way -= 1
-            self.metrics.under_way.set(self._under_way)
+            self._concurrent_requests -= 1
+            self.metrics.concurrent_requests.set(self._concurrent_requests)
 
     def check_ready(self) -> Generation:
-        """The engines in use, after making sure that they answer.
+        """Returns the engines in use after verifying that they work.
 
         Raises:
-            AgeMoEError: they do not, or the service is about to stop.
+            AgeMoEError: they do not, or the service is shutting down.
         """
         if self.draining:
-            raise NotReadyError("The service is about to stop.")
+            raise NotReadyError("The service is shutting down.")
         generation = self.current()
         generation.check()
         return generation
 
-    async def ages(self, asked: Asked, times_ms: dict[str, float]) -> Answer:
-        """Finds the faces, has their ages estimated and says so.
+    async def ages(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
+        """Detects the faces, estimates their ages and returns the response.
 
         Args:
-            asked: the pictures and options.
-            times_ms: by stage; filled.
+            request: the pictures and options.
+            times_ms: receives the duration of each stage.
 
         Raises:
-            AgeMoEError: nothing can be answered at all, or the one picture or face there is.
+            AgeMoEError: the whole request failed, or its only picture or only face did.
         """
-        deadline = Deadline.of(asked.deadline_ms)
         with ExitStack() as stack:
-            generation = self._enter(stack)
-            async with _in_time(deadline):
-                photos = await self._looked(asked)
-            for stage in LOOKING:
+            generation = self._hold_engines(stack)
+            async with _time_limit(request.deadline):
+                photos = await self._process(request)
+            for stage in STAGES:
                 seconds = sum(photo.seconds[stage] for photo in photos)
                 self.metrics.observe(stage, seconds, times_ms)
             with self.metrics.timed("estimate", times_ms):
-                await self._estimate(generation, photos, deadline, asked.threshold)
-            if (problem := sole_problem(photos)) is not None:
-                raise problem
+                await self._estimate(generation, photos, request)
+            if (error := sole_error(photos)) is not None:
+                raise error
             return {
-                "images": [image_answer(photo, asked.threshold) for photo in photos],
+                "images": [photo_json(photo, request.threshold) for photo in photos],
                 "version": generation.version,
                 "calibrated": generation.moe.calibrated,
-                "stand_ins": generation.stand_ins,
+                "stand_ins": generation.placeholders,
                 "times_ms": times_ms,
-                "experts_ms": generation.typical_ms(),
+                "experts_ms": generation.median_ms(),
             }
 
-    def _enter(self, stack: ExitStack) -> Generation:
-        """The engines in use, kept open until the stack is left, even if others come."""
+    def _hold_engines(self, stack: ExitStack) -> Generation:
+        """Returns the engines in use, kept open until the stack is closed, also after a reload."""
         while True:
             generation = self.current()
-            with suppress(ClosedError):  # others came this very moment
-                stack.enter_context(generation.entered())
+            with suppress(ClosedError):  # replaced in the meantime
+                stack.enter_context(generation.in_use())
                 return generation
 
-    async def _looked(self, asked: Asked) -> list[Looked]:
-        """Decodes the pictures one by one, as long as there is room for their pixels."""
-        loop, detector = asyncio.get_running_loop(), self._detector if asked.detect else None
-        photos: list[Looked] = []
-        room = self.settings.limits.pixels
-        for photo in asked.photos:
-            limits = ImageLimits(self.settings.limits.image_bytes, room)
-            looked = await loop.run_in_executor(self._photo_pool, look, photo, limits, detector)
-            room -= looked.pixels
-            photos.append(looked)
+    async def _process(self, request: ParsedRequest) -> list[Predictions]:
+        """Decodes the pictures one by one, up to the limit on their total pixels."""
+        loop, detector = asyncio.get_running_loop(), self._detector if request.detect else None
+        photos: list[Predictions] = []
+        pixels_left = self.settings.limits.pixels
+        for photo in request.photos:
+            limits = ImageLimits(self.settings.limits.image_bytes, pixels_left)
+            processed = await loop.run_in_executor(
+                self._photo_pool, decode_and_detect, photo, limits, detector
+            )
+            pixels_left -= processed.pixels
+            photos.append(processed)
         faces = sum(len(photo.faces) for photo in photos)
         if faces > self.settings.limits.faces:
             raise TooManyError(
                 f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
-                f"fewer at a time, or the boxes of those that matter."
+                f"fewer at a time, or only the boxes of the faces of interest."
             )
         return photos
 
     async def _estimate(
-        self,
-        generation: Generation,
-        photos: Sequence[Looked],
-        deadline: Deadline | None,
-        threshold: float | None,
+        self, generation: Generation, photos: Sequence[Predictions], request: ParsedRequest
     ) -> None:
-        left_ms = None
-        if deadline is not None:
-            if deadline.passed:
-                raise _too_late(deadline)
-            left_ms = deadline.remaining_seconds() * 1000.0
+        deadline = request.deadline
+        if deadline is not None and deadline.passed:
+            raise TooLateError(deadline)
         faces = [face for photo in photos for face in photo.faces]
-        futures = generation.batcher.submit_all(faces, deadline_ms=left_ms)
+        futures = generation.batcher.submit_all(faces, deadline_ms=deadline)
         results = iter(
             await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         )
         for photo in photos:
-            answers = [next(results) for _ in photo.faces]
-            generation.note_results(answers)
-            photo.results = [useful(answer, threshold) for answer in answers]
+            own = [next(results) for _ in photo.faces]
+            generation.record_results(own)
+            photo.results = [require_probability(result, request.threshold) for result in own]
 
-    def _opened_anew(self, old: Generation) -> Generation:
+    def _open_replacement(self, old: Generation) -> Generation:
         try:
             keys = _keys_for(self.settings)
             new = Generation(self.settings, self.metrics.on_batch)
-        except Exception as error:  # whatever ails the new ones, the old ones are well
-            self._note_reload("refused", f"version {old.version} goes on", str(error))
+        except Exception as error:  # on any failure the old engines keep serving
+            self._record_reload("refused", f"version {old.version} keeps serving", str(error))
             raise ReloadError(
-                f"The new engines are not taken, version {old.version} goes on: {error}"
+                f"The reload failed, version {old.version} keeps serving: {error}"
             ) from error
         self.keys = keys
         return new
@@ -251,10 +248,10 @@ class Service:
         thread.start()
         self._retiring = [t for t in self._retiring if t.is_alive()] + [thread]
 
-    def _note_reload(self, outcome: str, text: str, reason: str = "") -> None:
+    def _record_reload(self, outcome: str, text: str, reason: str = "") -> None:
         self.last_reload = f"{outcome}: {text}"
         self.metrics.reloads.labels(outcome).inc()
-        if reason:  # it may name files, which is for the log only: anybody may ask for health
+        if reason:  # it may name files, so it is logged only: health is public
             log.error("reload %s: %s", self.last_reload, reason)
         else:
             log.info("reload %s", self.last_reload)
@@ -265,8 +262,8 @@ def _keys_for(settings: Settings) -> tuple[Key, ...] | None:
 
 
 @asynccontextmanager
-async def _in_time(deadline: Deadline | None) -> AsyncIterator[None]:
-    """Gives up what is under way when the deadline passes; what was not begun is not done."""
+async def _time_limit(deadline: Deadline | None) -> AsyncIterator[None]:
+    """Cancels the block when the deadline passes; work that has not started is dropped."""
     if deadline is None:
         yield
         return
@@ -274,8 +271,4 @@ async def _in_time(deadline: Deadline | None) -> AsyncIterator[None]:
         async with asyncio.timeout(deadline.remaining_seconds()):
             yield
     except TimeoutError:
-        raise _too_late(deadline) from None
-
-
-def _too_late(deadline: Deadline) -> TooLateError:
-    return TooLateError(deadline.budget_ms, deadline.budget_ms / 1000.0)
+        raise TooLateError(deadline) from None

@@ -1,4 +1,4 @@
-"""What a service is told when it starts, and what it refuses."""
+"""Settings of the service and their validation."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is refused. All of them hold by default."""
+    """Limits on requests and connections; all of them apply by default."""
 
     body_bytes: int = 48 << 20
-    """Of one request."""
+    """Per request."""
     image_bytes: int = 32 << 20
-    """Of one encoded picture."""
+    """Per encoded picture."""
     pixels: int = 50_000_000
-    """Width times height, of all pictures of one request together: decoded, each takes 3 bytes."""
+    """Width times height, summed over the pictures of a request; decoded, a pixel takes 3 bytes."""
     images: int = 16
-    """In one request."""
+    """Per request."""
     faces: int = 64
-    """In one request, given or found; and as many persons may be given."""
+    """Per request, given or detected; also the limit on given persons."""
     requests: int = 32
-    """For ages, under way at a time; each may hold a body and its pictures in memory."""
+    """Concurrent requests for ages; each may hold a body and its pictures in memory."""
     connections: int = 512
-    """Open at a time."""
+    """Open connections."""
     header_seconds: float = 10.0
-    """Until a request's head is there, or the rest of one that was answered before it was read."""
+    """For a request's head, and for the rest of a body that the service does not read."""
     body_seconds: float = 30.0
-    """Until a request's body is there, and until its answer is taken."""
+    """For a request's body, and for the client to receive the response."""
 
     def __post_init__(self) -> None:
-        """Refuses what would refuse everything."""
+        """Validates that every limit is positive."""
         wrong = [name for name, value in asdict(self).items() if not value > 0]
         if wrong:
             raise ValueError(f"Limits must be positive; these are not: {', '.join(wrong)}.")
@@ -38,11 +38,11 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How faces become batches, see `runtime.serving.batching.Batcher`."""
+    """Options of `runtime.serving.batching.Batcher`."""
 
     max_batch: int | None = None
-    """None: 8 where an expert runs on a GPU; 1 on the CPU, where a batch takes as long as its faces
-    one after the other, and is answered only when the last of them is."""
+    """None: 8 if an expert runs on a GPU, else 1: on a CPU a batch takes as long as its faces one
+    after the other, and its results are ready only when the last face is."""
     max_wait_ms: float = 2.0
     queue_limit: int = 256
     workers: int = 2
@@ -50,7 +50,7 @@ class Batching:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that a service is told when it starts."""
+    """All settings of a service."""
 
     engines: Path = Path("engines")
     device: str = "auto"
@@ -58,17 +58,16 @@ class Settings:
     precision: str = "auto"
     """As for `AgeMoE`."""
     detector: str = "haar"
-    """Finds the faces of a photograph: see `runtime.detectors.detector_named`."""
+    """As for `runtime.detectors.detector_named`."""
     keys: Path | None = None
-    """File of API keys; None lets everybody in and nobody reload over HTTP."""
+    """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
-        """Refuses limits that contradict one another."""
+        """Validates that the faces of one request fit into the queue."""
         if self.limits.faces > self.batching.queue_limit:
             raise ValueError(
-                f"A request may have {self.limits.faces} faces, but only "
-                f"{self.batching.queue_limit} may wait. Raise the queue's limit, or lower the "
-                f"faces'."
+                f"A request may have {self.limits.faces} faces, but the queue holds only "
+                f"{self.batching.queue_limit}. Raise the queue limit, or lower the limit on faces."
             )

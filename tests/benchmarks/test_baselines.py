@@ -1,4 +1,4 @@
-"""What stands beside ours in `latency.py --baseline` is the same network, run as its authors do."""
+"""The baselines of `latency.py --baseline` are the same networks, run as their authors do."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from benchmarks.baseline_pytorch import PyTorchExperts, _janus, _published_volo
-from benchmarks.pictures import faces
-from benchmarks.subjects import Ours, onnx_only
-from export.config.settings import JanusSettings
+from benchmarks.breakdown import timed_model
+from benchmarks.environment import onnx_only
+from benchmarks.options import input_faces
 from export.experts.janus.prompt import PromptOptions
+from export.experts.janus.settings import JanusSettings
 from export.experts.mivolo.module import AgeScale, MiVoloSpec, random_mivolo
 from export.experts.mivolo.network import VARIANTS
 from runtime import AgeMoE, BackendError, ImageLimits
@@ -43,37 +44,37 @@ def expert(location: str, kind: str = "checkpoint") -> Expert:
     )
 
 
-def test_a_cnn_from_its_checkpoint(tmp_path: Path) -> None:
+def test_cnn_has_the_weights_of_its_checkpoint(tmp_path: Path) -> None:
     module = small_module()
     checkpoint = write_checkpoint(tmp_path / "r.safetensors", module)
     toml = experts_toml(tmp_path, resnet50=checkpoint.name)
     experts = {"resnet50": expert(str(checkpoint))}
     baseline = PyTorchExperts(tmp_path, experts, device="cpu", threads=1, experts_file=toml)
-    batch = faces(2)
-    lap = baseline.on(batch)()
+    batch = input_faces(2)
+    measured = baseline.timed(batch)()
     prepared = Preparer(experts, ImageLimits(), Statistics(experts)).prepare(batch)
     views = [next(iter(f.views.values())) for f in prepared if isinstance(f, PreparedFace)]
     with torch.inference_mode():
         years = module(torch.from_numpy(np.stack(views)))[0]
-    assert lap.ages["resnet50"] == pytest.approx(years.tolist(), abs=1e-4)
+    assert measured.ages["resnet50"] == pytest.approx(years.tolist(), abs=1e-4)
     assert baseline.described() == {"resnet50": "timm's resnet50, the same weights (r.safetensors)"}
 
 
-def test_weights_that_are_not_here_are_stood_in_for(tmp_path: Path) -> None:
+def test_missing_weights_are_replaced_by_random_ones(tmp_path: Path) -> None:
     toml = experts_toml(tmp_path, resnet50="absent.pth")
     experts = {"resnet50": expert("absent.pth")}
     baseline = PyTorchExperts(tmp_path, experts, device="cpu", threads=1, experts_file=toml)
-    assert "random weights stand in: absent.pth is not here" in str(baseline.described())
+    assert "random weights, because absent.pth does not exist" in str(baseline.described())
 
 
-def test_a_given_onnx_file_has_no_baseline(tmp_path: Path) -> None:
+def test_expert_given_as_onnx_has_no_baseline(tmp_path: Path) -> None:
     experts = {"x": expert("x.onnx", kind="onnx")}
     with pytest.raises(ValueError, match="Name the others with --experts"):
         PyTorchExperts(tmp_path, experts, device="cpu", threads=1)
 
 
 @pytest.mark.parametrize("with_person", [True, False])
-def test_the_published_mivolo_is_ours(*, with_person: bool) -> None:
+def test_published_mivolo_equals_the_exported_one(*, with_person: bool) -> None:
     spec = MiVoloSpec(VARIANTS["demo"], AgeScale(0.0, 100.0, 50.0), 64, with_person=with_person)
     module = random_mivolo(spec)
     generator = torch.Generator().manual_seed(0)
@@ -88,21 +89,21 @@ def test_the_published_mivolo_is_ours(*, with_person: bool) -> None:
     torch.testing.assert_close(theirs, ours, rtol=0.0, atol=1e-3)
 
 
-def test_janus_writes_three_tokens() -> None:
+def test_janus_generates_text() -> None:
     settings = JanusSettings("prompt", PromptOptions(), "tiny")
-    answer, stand_in = _janus(settings, None, torch.device("cpu"))
+    generate, note = _janus(settings, None, torch.device("cpu"))
     with torch.inference_mode():
-        assert answer(torch.zeros((2, 48, 48, 3), dtype=torch.uint8)) is None
-    assert stand_in == ""
+        assert generate(torch.zeros((2, 48, 48, 3), dtype=torch.uint8)) is None
+    assert note == ""
 
 
-def test_a_light_janus_is_stood_in_for() -> None:
+def test_light_janus_is_replaced_by_a_full_one() -> None:
     settings = JanusSettings("light", PromptOptions(), "tiny")
-    _, stand_in = _janus(settings, None, torch.device("cpu"))
-    assert stand_in == "random weights stand in for a light head"
+    _, note = _janus(settings, None, torch.device("cpu"))
+    assert note == "random weights instead of a light head"
 
 
-def test_the_same_engines_without_tensorrt(tmp_path: Path) -> None:
+def test_onnx_only_leaves_out_tensorrt(tmp_path: Path) -> None:
     engines = write_engines(tmp_path / "engines", {"a": Tiny()})
     manifest = read_manifest(engines)
     graph = manifest.experts["a"].artifacts[0]
@@ -113,8 +114,8 @@ def test_the_same_engines_without_tensorrt(tmp_path: Path) -> None:
     with onnx_only(engines) as folder:
         assert [a.backend for a in read_manifest(folder).experts["a"].artifacts] == ["onnx"]
         with AgeMoE(folder, device="cpu") as moe:
-            lap = Ours(moe, "sequence", faces(2))()
-    assert len(lap.ages["a"]) == 2
+            measured = timed_model(moe, "sequence", input_faces(2))()
+    assert len(measured.ages["a"]) == 2
     assert not folder.exists()
     only = replace(both, artifacts=(engine,))
     write_manifest(engines, replace(manifest, experts={"a": only}))

@@ -1,4 +1,4 @@
-"""`python benchmarks/latency.py` on tiny engines: what it writes, prints and decides."""
+"""`python benchmarks/latency.py` on tiny engines: report, output, comparison."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import comparing, latency
-from benchmarks.pictures import drawn_face
+from benchmarks import comparison, latency, reports
+from benchmarks.options import REFUSED, drawn_face
 from benchmarks.plots import _apart
 from runtime import AgeMoE, Face, ImageLimits, preparation
 from runtime.geometry import Geometry
@@ -43,8 +43,8 @@ def report(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_report_says_what_ran_where(report: dict[str, Any]) -> None:
-    assert report["schema_version"] == comparing.SCHEMA_VERSION
+def test_report_describes_machine_and_experts(report: dict[str, Any]) -> None:
+    assert report["schema_version"] == comparison.SCHEMA_VERSION
     assert report["benchmark"] == "latency"
     assert report["machine"]["cores"] >= 1
     assert report["machine"]["versions"]["onnxruntime"]
@@ -54,7 +54,7 @@ def test_the_report_says_what_ran_where(report: dict[str, Any]) -> None:
     assert report["settings"]["concurrency"] in ("lanes", "sequence")
 
 
-def test_the_report_holds_every_batch_and_way(report: dict[str, Any]) -> None:
+def test_report_holds_every_batch_and_configuration(report: dict[str, Any]) -> None:
     assert tuple(report["batches"]) == BATCHES
     for size, batch in report["batches"].items():
         assert batch["faces"] == int(size)
@@ -66,7 +66,7 @@ def test_the_report_holds_every_batch_and_way(report: dict[str, Any]) -> None:
         assert batch["answers"]["lanes against sequence"] == {"a": 0.0, "b": 0.0}
 
 
-def test_the_report_tells_of_a_fresh_process(report: dict[str, Any]) -> None:
+def test_report_holds_cold_starts(report: dict[str, Any]) -> None:
     seconds = report["opening"]["median_seconds"]
     assert set(seconds) == {"import", "open", "first_answer", "second_answer", "whole"}
     parts = seconds["import"] + seconds["open"] + seconds["first_answer"]
@@ -75,21 +75,19 @@ def test_the_report_tells_of_a_fresh_process(report: dict[str, Any]) -> None:
     assert report["gpu_bytes"] is None or report["gpu_bytes"] >= 0
 
 
-def test_the_picture_is_a_png(folder: Path, report: dict[str, Any]) -> None:
+def test_plot_is_a_png(folder: Path, report: dict[str, Any]) -> None:
     assert report
     assert (folder / "now.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_printed(report: dict[str, Any]) -> None:
-    from benchmarks import text
-
-    printed = text.latency(report)
-    for said in ("own overhead:", "overlap", "batch of 3", "onnx-cpu", "fresh process", "p99"):
-        assert said in printed
+def test_printed_report(report: dict[str, Any]) -> None:
+    printed = reports.latency(report)
+    for part in ("own overhead:", "overlap", "batch of 3", "onnx-cpu", "fresh process", "p99"):
+        assert part in printed
 
 
 def rewritten(path: Path, report: dict[str, Any], factor: float, rounds: int = 40) -> Path:
-    """The report as it would be had everything taken `factor` times as long."""
+    """Writes the report with all durations multiplied by `factor`."""
     copy = json.loads(json.dumps(report))
     for batch in copy["batches"].values():
         for name, seconds in batch["samples_seconds"].items():
@@ -103,19 +101,19 @@ def rewritten(path: Path, report: dict[str, Any], factor: float, rounds: int = 4
 
 
 @pytest.mark.parametrize(("factor", "slower", "faster"), [(1.0, 0, 0), (1.4, 8, 0), (0.6, 0, 8)])
-def test_comparing(
+def test_comparison(
     tmp_path: Path, report: dict[str, Any], factor: float, slower: int, faster: int
 ) -> None:
-    base = comparing.read_report(rewritten(tmp_path / "base.json", report, 1.0))
-    new = comparing.read_report(rewritten(tmp_path / "new.json", report, factor))
-    found = comparing.compare(base, new)
+    base = comparison.read_report(rewritten(tmp_path / "base.json", report, 1.0))
+    new = comparison.read_report(rewritten(tmp_path / "new.json", report, factor))
+    found = comparison.compare(base, new)
     assert set(found.changes) >= {"batch 1, lanes", "batch 3, sequence", "batch 1, sequence/a"}
     assert len(found.changes) == 8
     assert (len(found.slower), len(found.faster)) == (slower, faster)
     assert found.notes == []
 
 
-def test_a_slower_run_has_an_exit_status(
+def test_a_slower_run_has_its_own_exit_status(
     tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = rewritten(tmp_path / "base.json", report, 1.0)
@@ -125,28 +123,28 @@ def test_a_slower_run_has_an_exit_status(
         assert latency.main(["--compare", str(base)]) == status
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path, report: dict[str, Any]) -> None:
+def test_incomparable_reports_are_refused(tmp_path: Path, report: dict[str, Any]) -> None:
     other = {**report, "machine": {**report["machine"], "processor": "Abacus"}}
     with pytest.raises(ValueError, match="processor: 'Abacus' then"):
-        comparing.compare(other, report)
+        comparison.compare(other, report)
     with pytest.raises(ValueError, match="no batch size in common"):
-        comparing.compare({**report, "batches": {}}, report)
+        comparison.compare({**report, "batches": {}}, report)
     (tmp_path / "old.json").write_text('{"benchmark": "latency", "schema_version": 0}')
     with pytest.raises(ValueError, match="schema version 0, this is 1"):
-        comparing.read_report(tmp_path / "old.json")
+        comparison.read_report(tmp_path / "old.json")
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match=r"not written by latency\.py"):
-        comparing.read_report(tmp_path / "x.json")
+        comparison.read_report(tmp_path / "x.json")
 
 
-def test_other_engines_are_noted(report: dict[str, Any]) -> None:
+def test_different_engine_files_are_noted(report: dict[str, Any]) -> None:
     experts = {**report["experts"], "a": {**report["experts"]["a"], "sha256": "0" * 64}}
-    found = comparing.compare({**report, "experts": experts}, report)
+    found = comparison.compare({**report, "experts": experts}, report)
     assert any("a's file: 000000000000 then" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
         (["--engines", "nowhere"], "manifest.json"),
         (["--engines", "{engines}", "--experts", "c"], "holds a, b"),
@@ -157,14 +155,14 @@ def test_other_engines_are_noted(report: dict[str, Any]) -> None:
     ],
 )
 def test_refusals(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
     filled = [argument.format(engines=folder / "engines") for argument in arguments]
-    assert latency.main([*filled, "--seconds", "0.1"]) == latency.REFUSED
-    assert said in capsys.readouterr().err
+    assert latency.main([*filled, "--seconds", "0.1"]) == REFUSED
+    assert reason in capsys.readouterr().err
 
 
-def test_labels_of_lines_that_end_alike_lie_apart() -> None:
+def test_labels_do_not_overlap() -> None:
     found = _apart({"a": 400.0, "b": 404.0, "c": 100.0}, 30.0)
     assert found == {"c": 100.0, "a": 400.0, "b": 430.0}
     assert _apart({"a": 1.0, "b": 1.0, "c": 1.5}, 1.0) == {"a": 1.0, "b": 2.0, "c": 3.0}
@@ -177,7 +175,7 @@ def tiny(folder: Path) -> Iterator[AgeMoE]:
 
 
 def _kept(picture: bytes, folder: Path, kind: str) -> Any:
-    """The same picture as callers may have it."""
+    """Returns the same picture in another form that `predict` accepts."""
     if kind == "bytes":
         return picture
     path = folder / "picture.jpg"
@@ -189,7 +187,7 @@ def _kept(picture: bytes, folder: Path, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["bytes", "str", "path", "pil", "array"])
-def test_many_faces_of_one_picture_decode_it_once(
+def test_a_picture_with_many_faces_is_decoded_once(
     tiny: AgeMoE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     decoded: list[object] = []
@@ -202,7 +200,7 @@ def test_many_faces_of_one_picture_decode_it_once(
     encoded: Any = drawn_face(0).image
     picture = _kept(encoded, tmp_path, kind)
     boxes = [(10.0 * n, 5.0 * n, 60.0 + n, 80.0) for n in range(32)]
-    pictures = [_kept(encoded, tmp_path, kind) for _ in boxes]  # the same path, told 32 times
+    pictures = [_kept(encoded, tmp_path, kind) for _ in boxes]  # the same path, 32 times
     if kind not in ("str", "path"):
         pictures = [picture] * len(boxes)  # the same object
     before = tiny.stats().stages["experts"].count

@@ -1,8 +1,7 @@
-"""Made-up experts for the calibration tests: wrong in different ways, like real ones."""
+"""Simulated experts for the calibration tests, each with a different systematic error."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.calibration.data import LabeledPredictions
+from export.calibration.labeled_predictions import LabeledPredictions, write_predictions
 from runtime.fusion import Floats
 
 NAMES = ("early", "late", "flat")
 
 
 def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabeledPredictions:
-    """Faces of ages 2 to 85: one expert is good with the young, one with the old, one saturates."""
+    """Faces of ages 2 to 85; one expert is good at young ages, one at old ages, one saturates."""
     rng = np.random.default_rng(seed)
     ages = np.round(rng.uniform(2.0, 85.0, count))
     noise = rng.normal(size=(count, 3))
-    readings = np.stack(
+    years = np.stack(
         [
             1.1 * ages + 2.0 + noise[:, 0] * (1.0 + 0.15 * ages),
             0.9 * ages - 3.0 + noise[:, 1] * (10.0 - 0.08 * ages),
@@ -32,13 +31,13 @@ def made_up(count: int, seed: int = 0, per_person: int = 1) -> LabeledPrediction
     people = np.char.add("person", (np.arange(count) // per_person).astype(np.str_))
     sides = np.where(rng.random(count) < 0.5, "left", "right")
     return LabeledPredictions(
-        ages, NAMES, readings, people if per_person > 1 else None, {"side": sides}
+        ages, NAMES, years, people if per_person > 1 else None, {"side": sides}
     )
 
 
 @contextmanager
 def fewer_splits() -> Iterator[None]:
-    """Cross-validation with a tenth of the fits: the tests are about the way, not the figures."""
+    """Cross-validation with a tenth of the fits, for tests that do not depend on its figures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.calibration.fit._OUTER_FOLDS", 5)
         patch.setattr("export.calibration.fit._INNER_FOLDS", 2)
@@ -47,13 +46,8 @@ def fewer_splits() -> Iterator[None]:
 
 
 def write_csv(path: Path, faces: LabeledPredictions) -> Path:
-    """Writes faces as `--predictions` wants them."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["id", "age", *faces.groups, *faces.names])
-        for index, age in enumerate(faces.age_years):
-            groups = [values[index] for values in faces.groups.values()]
-            writer.writerow([f"face{index}", age, *groups, *faces.readings_years[index]])
+    """Writes faces in the format of `--predictions`."""
+    write_predictions(path, [f"face{index}" for index in range(len(faces))], faces)
     return path
 
 

@@ -1,4 +1,4 @@
-"""TensorRT's builder side as the real API has it, small: what it refuses, this refuses too.
+"""A small fake of TensorRT's builder API, with the same restrictions as the real one.
 
 A "plan" is the ONNX file's bytes with the batch sizes before them; one layer stands for each node.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import onnx
 
 from export.variants.fp16 import tensor_types
-from runtime.backends.gpu.cuda import DeviceFacts
-from runtime.backends.gpu.cuda_library import CudaDevices
+from runtime.backends.gpu.cuda import DeviceProperties
+from runtime.backends.gpu.cuda_library import CudaDeviceList
 
 STEPS = 20
-"""Of the one phase in which a fake engine is built."""
+"""Number of steps in the one phase of a fake build."""
 CACHE_MARK = b"timings of "
 
 
@@ -145,7 +145,7 @@ class TimingCache:
 
 
 class Config:
-    """Asserts that only what TensorRT 11 still has is set."""
+    """A builder configuration with only the settings that TensorRT 11 still has."""
 
     __slots__ = (
         "_cache",
@@ -195,13 +195,13 @@ class Config:
 
 class Builder:
     built: list[Config]
-    """By all builders of one fake module."""
+    """Configurations of the builds of one fake module."""
     pause: threading.Event
-    """Waited for before the second step."""
+    """Awaited before the second step."""
     fails: str
-    """What is logged instead of building."""
+    """Error that is logged instead of building; empty to build."""
     starts: bool
-    """Whether one can be made."""
+    """Whether a builder can be created."""
 
     def __init__(self, logger: ILogger) -> None:
         assert isinstance(logger, ILogger)
@@ -246,7 +246,7 @@ class Builder:
 
 
 def fake_tensorrt(version: str = "11.4.0.106", name: str = "tensorrt") -> Any:
-    """A module to be found as `tensorrt` or `tensorrt_rtx`."""
+    """Returns a module that replaces `tensorrt` or `tensorrt_rtx`."""
     library: Any = ModuleType(name)
     library.__version__ = version
     for thing in (
@@ -268,6 +268,6 @@ def fake_tensorrt(version: str = "11.4.0.106", name: str = "tensorrt") -> Any:
     return library
 
 
-def gpu(capability: str = "9.0") -> CudaDevices:
-    """A machine with one GPU."""
-    return CudaDevices((DeviceFacts(0, "H100", capability, 80 << 30, "13.0"),), None)
+def gpu(capability: str = "9.0") -> CudaDeviceList:
+    """Returns a machine with one GPU."""
+    return CudaDeviceList((DeviceProperties(0, "H100", capability, 80 << 30, "13.0"),), None)

@@ -1,4 +1,4 @@
-"""A tiny Janus, two tokenizers and transformers' own model as the reference."""
+"""A tiny Janus, two tokenizers, and transformers' Janus as the reference model."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 BOS = "<bos>"
 SPECIALS = [BOS, "<image_placeholder>", "<begin_of_image>", "<end_of_image>"]
-ASKED = PromptOptions(prompt="User: {image}\nAge?\n\nBot:", system_prompt=False)
+OPTIONS = PromptOptions(prompt="User: {image}\nAge?\n\nBot:", system_prompt=False)
 Model = Any
-"""transformers' own Janus."""
+"""transformers' Janus."""
 NORMALIZATION = Normalization(mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.3))
 
 
 def write_tokenizer(folder: Path, *, merged: bool) -> JanusTokenizer:
-    """Byte-level BPE: digits one by one as DeepSeek's, or pairs and a space glued to them."""
+    """Writes byte-level BPE: single digits as DeepSeek's, or pairs merged with a space."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     pairs = [(str(tens), str(ones)) for tens in range(1, 10) for ones in range(10)]
-    glued = [("Ġ", a + b) for a, b in pairs] + [("Ġ", str(digit)) for digit in range(10)]
-    merges = [*pairs, *glued] if merged else []
+    spaced = [("Ġ", a + b) for a, b in pairs] + [("Ġ", str(digit)) for digit in range(10)]
+    merges = [*pairs, *spaced] if merged else []
     spellings = [*alphabet, *(a + b for a, b in merges)]
     tokenizer = Tokenizer(models.BPE({t: i for i, t in enumerate(spellings)}, merges))
     bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=merged)
@@ -56,7 +56,7 @@ def write_tokenizer(folder: Path, *, merged: bool) -> JanusTokenizer:
 
 
 def settings(checkpoint: RandomJanus, layout: Layout = "transformers") -> JanusFolder:
-    """Settings of a random checkpoint."""
+    """Returns the settings of a random checkpoint."""
     vision = checkpoint.vision
     return JanusFolder(
         layout=layout,
@@ -68,32 +68,32 @@ def settings(checkpoint: RandomJanus, layout: Layout = "transformers") -> JanusF
     )
 
 
-def tiny_prompt(tokenizer: JanusTokenizer, asked: PromptOptions = ASKED) -> AgePrompt:
-    """A short question to the tiny Janus."""
-    return build_prompt(tokenizer, asked, ImageTokens(RandomJanus("tiny").vision.tokens))
+def tiny_prompt(tokenizer: JanusTokenizer, options: PromptOptions = OPTIONS) -> AgePrompt:
+    """Returns a short prompt for the tiny Janus."""
+    return build_prompt(tokenizer, options, ImageTokens(RandomJanus("tiny").vision.tokens))
 
 
 def tiny_expert(prompt: AgePrompt, seed: int = 0) -> JanusAgeExpert:
-    """The tiny random Janus with an age head."""
+    """Returns the tiny random Janus with the prompt head."""
     checkpoint = RandomJanus("tiny", seed)
     return load_expert(settings(checkpoint), checkpoint, prompt)
 
 
 def faces(count: int, size: int = 48, seed: int = 1) -> torch.Tensor:
-    """Noise, uint8 (N, H, W, 3)."""
+    """Returns noise, uint8 (N, H, W, 3)."""
     generator = np.random.default_rng(seed)
     return torch.from_numpy(generator.integers(0, 256, (count, size, size, 3), np.uint8))
 
 
 def transformers_config(checkpoint: RandomJanus) -> dict[str, Any]:
-    """What transformers itself needs to know, one entry more than we do."""
+    """Returns config.json with the one entry more that transformers requires."""
     return {**configuration(checkpoint), "image_token_id": 257}
 
 
 def official_layout(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    """The same weights under the official repository's names, with fused q, k, v."""
+    """Renames weights as in the official repository, with fused q, k, v."""
     tower = "vision_model.vision_tower."
-    told = {
+    prefixes = {
         "model.vision_model.embeddings.patch_embedding.": f"{tower}patch_embed.proj.",
         "model.vision_model.post_layernorm.": f"{tower}norm.",
         "model.aligner.fc1.": "aligner.layers.0.",
@@ -104,7 +104,7 @@ def official_layout(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[st
     official = {
         new + key.removeprefix(old): tensor
         for key, tensor in tensors.items()
-        for old, new in told.items()
+        for old, new in prefixes.items()
         if key.startswith(old)
     }
     positions = tensors["model.vision_model.embeddings.position_embedding.weight"]
@@ -123,7 +123,7 @@ def official_layout(tensors: Mapping[str, torch.Tensor], layers: int) -> dict[st
 
 
 def reference_model(checkpoint: RandomJanus) -> Model:
-    """transformers' own Janus with the same weights; untied, which is not its default."""
+    """Returns transformers' Janus with the same weights; untied, which is not its default."""
     from transformers import JanusConfig, JanusForConditionalGeneration
 
     small = {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1}
@@ -142,25 +142,25 @@ def reference_model(checkpoint: RandomJanus) -> Model:
 def brute_force(
     model: Model, prompt: AgePrompt, pixels: torch.Tensor, *, strict: bool
 ) -> NDArray[np.float64]:
-    """P(age), (N, A): every answer in a sequence of its own, own products and sets.
+    """Returns P(age), (N, A), from a separate sequence per answer.
 
-    Answers of one length run side by side in a batch.
+    Answers of the same length form a batch.
     """
     model.model.config.image_token_id = prompt.image_id
     answers = prompt.age_token_ids
-    chances = np.empty((len(pixels), len(answers)))
-    goes_on = list(prompt.goes_on_ids)
+    probabilities = np.empty((len(pixels), len(answers)))
+    digits = list(prompt.digit_ids)
     for length in {len(answer) for answer in answers}:
         group = [answer for answer in answers if len(answer) == length]
         logits = _answer_logits(model, prompt, pixels, group)
         after = torch.softmax(logits.double(), -1).numpy()  # (N, answers, 1 + length, V)
-        for place, answer in enumerate(group):
-            chance = np.prod([after[:, place, i, token] for i, token in enumerate(answer)], 0)
+        for row, answer in enumerate(group):
+            probability = np.prod([after[:, row, i, token] for i, token in enumerate(answer)], 0)
             longer = any(o[:length] == answer and o != answer for o in answers)
             if strict or longer:
-                chance = chance * np.delete(after[:, place, -1], goes_on, 1).sum(1)
-            chances[:, answers.index(answer)] = chance
-    return chances
+                probability = probability * np.delete(after[:, row, -1], digits, 1).sum(1)
+            probabilities[:, answers.index(answer)] = probability
+    return probabilities
 
 
 def _answer_logits(
@@ -169,24 +169,24 @@ def _answer_logits(
     pixels: torch.Tensor,
     answers: list[tuple[int, ...]],
 ) -> torch.Tensor:
-    """Logits from the last prompt token on, (N, answers, 1 + length, V)."""
+    """Returns the logits from the last prompt token on, (N, answers, 1 + length, V)."""
     image = (prompt.image_id,) * prompt.image_tokens
-    asked = (*prompt.before_ids, *image, *prompt.after_ids)
-    ids = torch.tensor([asked + answer for answer in answers]).repeat(len(pixels), 1)
+    prompt_ids = (*prompt.before_ids, *image, *prompt.after_ids)
+    ids = torch.tensor([prompt_ids + answer for answer in answers]).repeat(len(pixels), 1)
     keep = 1 + len(answers[0])
     with torch.no_grad():
-        pictures = pixels.repeat_interleave(len(answers), 0)
-        logits: torch.Tensor = model(ids, pictures, logits_to_keep=keep).logits
+        images = pixels.repeat_interleave(len(answers), 0)
+        logits: torch.Tensor = model(ids, images, logits_to_keep=keep).logits
     return logits.reshape(len(pixels), len(answers), keep, -1)
 
 
 def export_onnx(module: torch.nn.Module, outputs: Sequence[str], path: Path) -> Path:
-    """The module as ONNX with a dynamic batch."""
+    """Writes a module as ONNX with a dynamic batch."""
     onnx_from_module(module, signature(outputs), path)
     return path
 
 
 def signature(outputs: Sequence[str], size: int = 48) -> Signature:
-    """What goes into the tiny Janus and what comes out."""
+    """Returns the inputs and outputs of the tiny Janus."""
     face = InputSpec("face", size, size, Geometry(fit="pad_square"))
     return Signature((face,), tuple(outputs), tuple(map(float, range(101))))

@@ -1,4 +1,4 @@
-"""Shrunk and full MiVOLOs with random weights, pictures for them, and their ONNX files."""
+"""Small and full-size MiVOLOs with random weights, images for them, and their ONNX files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.config.settings import LETTERBOX
 from export.experts.mivolo.expert import mivolo_signature
 from export.experts.mivolo.module import AgeScale, MiVoloExpert, MiVoloSpec
 from export.experts.mivolo.network import VARIANTS
+from export.experts.mivolo.settings import LETTERBOX
 from export.graph.conversion import onnx_from_module
 from tests.export.reference_mivolo import raw_outputs
 
@@ -24,8 +24,8 @@ def spec(variant: str = "demo", input_size: int = 64, **options: bool) -> MiVolo
     return MiVoloSpec(VARIANTS[variant], IMDB, input_size, **options)
 
 
-def pictures(expert: MiVoloExpert, count: int, seed: int = 0) -> list[Tensor]:
-    """Noise of different brightness per picture, the last person black: uint8 (N, H, W, 3) each."""
+def noise_images(expert: MiVoloExpert, count: int, seed: int = 0) -> list[Tensor]:
+    """Returns noise of varied brightness, the last person black: uint8 (N, H, W, 3) each."""
     generator = torch.Generator().manual_seed(seed)
     size = expert.spec.input_size
     images = []
@@ -38,7 +38,7 @@ def pictures(expert: MiVoloExpert, count: int, seed: int = 0) -> list[Tensor]:
 
 
 def reference(expert: MiVoloExpert, images: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Years (N,) and the probabilities of two genders (N, 2), in float64, by other means."""
+    """Returns years (N,) and gender probabilities (N, 2) of the reference, in float64."""
     state, shape = expert.network.state_dict(), expert.spec.shape
     raw = raw_outputs(state, shape.num_heads, images[0], images[1] if len(images) > 1 else None)
     return raw[:, -1] * 94 + 48, raw[:, :2].softmax(-1)

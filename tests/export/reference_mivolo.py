@@ -1,7 +1,6 @@
-"""MiVOLO's arithmetic written a second time, with PyTorch's own `fold` and `unfold`.
+"""A second implementation of MiVOLO, with PyTorch's own `fold` and `unfold`.
 
-Plain functions over a state dict: nothing is shared with `export.experts`, so that agreement
-means something.
+Plain functions over a state dict; to be independent they share nothing with `export.experts`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ STD = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
 
 
 class Weights:
-    """A state dict seen from one prefix, in float64."""
+    """The entries of a state dict under a prefix, in float64."""
 
     def __init__(self, state: Mapping[str, Tensor], prefix: str = "") -> None:
         self.state, self.prefix = state, prefix
@@ -32,7 +31,7 @@ class Weights:
         return Weights(self.state, f"{self.prefix}{name}.")
 
     def numbered(self) -> list[Weights]:
-        """The children 0, 1, 2, … under this prefix."""
+        """Returns the children 0, 1, 2, … under this prefix."""
         start = len(self.prefix)
         names = {k[start:].split(".")[0] for k in self.state if k.startswith(self.prefix)}
         return [self.at(n) for n in sorted(names, key=int)]
@@ -41,7 +40,7 @@ class Weights:
 def raw_outputs(
     state: Mapping[str, Tensor], heads: Sequence[int], face: Tensor, person: Tensor | None
 ) -> Tensor:
-    """Images uint8 (N, H, W, 3) RGB → the network's columns, float64 (N, 1 or 3)."""
+    """Maps images uint8 (N, H, W, 3) RGB to raw outputs, float64 (N, 1 or 3)."""
     w = Weights(state)
     x = patch_embed(w.at("patch_embed"), face, person).permute(0, 2, 3, 1)
     stages = iter(heads)
@@ -106,13 +105,13 @@ def cross_attention(w: Weights, face: Tensor, person: Tensor) -> Tensor:
 
 
 def relative_logits(w: Weights, q: Tensor, side: int) -> Tensor:
-    """One query position at a time: its vector against those of all row and column offsets."""
+    """Computes the logits of one query position at a time, from all row and column offsets."""
     logits = q.new_empty(len(q), side * side, side * side)
     for row in range(side):
         for column in range(side):
-            here = q[:, :, row * side + column]
-            rows = here @ w["height_rel"][side - 1 - row : 2 * side - 1 - row].T
-            columns = here @ w["width_rel"][side - 1 - column : 2 * side - 1 - column].T
+            query = q[:, :, row * side + column]
+            rows = query @ w["height_rel"][side - 1 - row : 2 * side - 1 - row].T
+            columns = query @ w["width_rel"][side - 1 - column : 2 * side - 1 - column].T
             logits[:, row * side + column] = (rows[:, :, None] + columns[:, None, :]).flatten(1)
     return logits
 
@@ -139,8 +138,8 @@ def self_attention(w: Weights, x: Tensor, heads: int) -> Tensor:
 
 
 def class_attention(w: Weights, x: Tensor, heads: int) -> Tensor:
-    everything = linear(w.at("q"), x[:, :1]), *linear(w.at("kv"), x).chunk(2, -1)
-    q, k, v = (split_heads(part, heads) for part in everything)
+    projected = linear(w.at("q"), x[:, :1]), *linear(w.at("kv"), x).chunk(2, -1)
+    q, k, v = (split_heads(part, heads) for part in projected)
     mixed = F.scaled_dot_product_attention(q, k, v)
     return linear(w.at("proj"), mixed.transpose(1, 2).flatten(2))
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from export.config.settings import AgeHead, CnnSettings, Normalization
-from export.experts.cnn import CnnExpert, cnn_module, settle
+from export.config.settings import AgeHead, Normalization
+from export.experts.cnn.network import CnnExpert, cnn_module, settle
+from export.experts.cnn.settings import CnnSettings
 from export.faces.verification import verification_images
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
@@ -40,7 +41,7 @@ def write_checkpoint(path: Path, module: CnnExpert) -> Path:
 
 
 def experts_toml(folder: Path, **checkpoints: str) -> Path:
-    """experts.toml with small experts named after their architecture."""
+    """Writes experts.toml with small experts named after their architecture."""
     tables = []
     for name, checkpoint in checkpoints.items():
         tables.append(

@@ -4,15 +4,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from export import calibrate, evaluate
-from export.calibration.data import LabelsError, read_predictions
-from export.calibration.faces import LabeledFace
-from export.calibration.raw_predictions import CACHE_NAME, write_predictions
+from export.calibration.labeled_predictions import LabelsError, read_predictions
+from export.calibration.labels import LabeledFace
+from export.calibration.raw_predictions import LOG_NAME, PREDICTIONS_NAME, predict_faces
 from runtime.errors import AgeMoEError, ImageError
 from runtime.fusion_file import read_fusion
 from runtime.results import AgeEstimate, ExpertAge, Face
@@ -35,7 +36,7 @@ def new_faces(folder: Path) -> str:
     return str(write_csv(folder / "new.csv", made_up(200, seed=9)))
 
 
-def test_calibrate_writes_tables_report_and_pictures(calibrated: Path) -> None:
+def test_calibrate_writes_tables_report_and_plots(calibrated: Path) -> None:
     assert {path.name for path in calibrated.iterdir()} == {
         "fusion.json",
         "report.md",
@@ -57,7 +58,7 @@ def test_calibrate_writes_tables_report_and_pictures(calibrated: Path) -> None:
     assert report["provenance"] == dict(tables.provenance)
 
 
-def test_evaluate_prints_the_promised_json_and_nothing_else(
+def test_evaluate_prints_the_documented_json_and_nothing_else(
     calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--predictions", new_faces(tmp_path), "--fusion", str(calibrated / "fusion.json")]
@@ -80,7 +81,7 @@ def test_evaluate_writes_a_report_and_compares(
     assert not (tmp_path / "report" / "fusion.json").exists()
 
 
-def test_evaluate_can_leave_an_expert_out(
+def test_evaluate_can_omit_an_expert(
     calibrated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--predictions", new_faces(tmp_path), "--fusion", str(calibrated / "fusion.json")]
@@ -88,11 +89,11 @@ def test_evaluate_can_leave_an_expert_out(
     report = json.loads(capsys.readouterr().out)
     assert report["experts"] == ["early", "flat"]
     assert report["coverage"]["90"] > 0.8
-    assert evaluate.main([*options, "--experts", "early", "nobody"]) == 2
-    assert "no expert 'nobody'; it has" in capsys.readouterr().err
+    assert evaluate.main([*options, "--experts", "early", "absent"]) == 2
+    assert "no expert 'absent'; it has" in capsys.readouterr().err
 
 
-def test_bad_data_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_writes_no_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "bad.csv"
     table.write_text("age,a\n20,3\n-4,x\n", encoding="utf-8")
     options = ["--predictions", str(table), "--output", str(tmp_path / "out")]
@@ -114,12 +115,12 @@ def test_scripts_run_from_the_root(script: str) -> None:
 
 
 class FakeMoE:
-    """Says 10 and 20 of every picture; refuses empty ones; counts what it was asked."""
+    """Predicts 10 and 20 for every picture, except empty ones; counts the faces it gets."""
 
     experts = ("a", "b")
 
     def __init__(self, sha256: str = "1") -> None:
-        self.asked = 0
+        self.calls = 0
         self.sha256 = sha256
 
     @property
@@ -127,7 +128,7 @@ class FakeMoE:
         return {"a": self.sha256, "b": None}
 
     def predict(self, faces: list[Face]) -> list[AgeEstimate | AgeMoEError]:
-        self.asked += len(faces)
+        self.calls += len(faces)
         return [self._one(face) for face in faces]
 
     def _one(self, face: Face) -> AgeEstimate | AgeMoEError:
@@ -145,49 +146,60 @@ def labeled(folder: Path, **contents: bytes) -> list[LabeledFace]:
     faces = []
     for name, content in contents.items():
         (folder / name).write_bytes(content)
-        faces.append(LabeledFace(folder / name, name, 30.0, f"who {name}", {"sex": "f"}))
+        faces.append(LabeledFace(folder / name, name, 30.0, f"subject {name}", {"sex": "f"}))
     return faces
 
 
-def test_pictures_become_predictions_and_bad_ones_are_left_out(
+def test_unusable_pictures_are_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     faces = labeled(tmp_path, one=b"x", empty=b"", two=b"y", slow=b"late")
-    path = write_predictions(FakeMoE(), faces, tmp_path)
-    read = read_predictions(path, ["a", "b"], ["sex"], varied=False)
-    assert read.readings_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
-    assert read.subjects is not None
-    assert read.subjects.tolist() == ["who one", "who two"]
+    found = predict_faces(FakeMoE(), faces, tmp_path)
+    read = read_predictions(tmp_path / PREDICTIONS_NAME, ["a", "b"], ["sex"], varied=False)
+    for result in (found, read):
+        assert result.age_years.tolist() == [30.0, 30.0]
+        assert result.predictions_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
+        assert result.subjects is not None
+        assert result.subjects.tolist() == ["subject one", "subject two"]
+        assert result.groups["sex"].tolist() == ["f", "f"]
     assert "2 of 4 faces are left out: empty: empty; slow: b: late" in caplog.text
 
 
-def test_a_stopped_run_goes_on_and_a_finished_one_asks_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_and_a_finished_one_predicts_nothing(tmp_path: Path) -> None:
     faces = labeled(tmp_path, one=b"x", two=b"y", three=b"z")
-    write_predictions(FakeMoE(), faces[:2], tmp_path)
-    cache = tmp_path / CACHE_NAME
-    cache.write_bytes(cache.read_bytes()[:-7])  # as a crash in the middle of a line leaves it
-    again = FakeMoE()
-    write_predictions(again, faces, tmp_path)
-    assert again.asked == 2
+    predict_faces(FakeMoE(), faces[:2], tmp_path)
+    log = tmp_path / LOG_NAME
+    log.write_bytes(log.read_bytes()[:-7])  # a crash in the middle of a line
+    second = FakeMoE()
+    predict_faces(second, faces, tmp_path)
+    assert second.calls == 2
     third = FakeMoE()
-    write_predictions(third, faces, tmp_path)
-    assert third.asked == 0
+    predict_faces(third, faces, tmp_path)
+    assert third.calls == 0
 
 
-def test_other_checkpoints_or_changed_pictures_are_asked_again(tmp_path: Path) -> None:
+def test_other_checkpoints_and_changed_pictures_are_predicted_again(tmp_path: Path) -> None:
     faces = labeled(tmp_path, one=b"x", two=b"y")
-    write_predictions(FakeMoE(), faces, tmp_path)
+    predict_faces(FakeMoE(), faces, tmp_path)
     rebuilt = FakeMoE("2")
-    write_predictions(rebuilt, faces, tmp_path)
-    assert rebuilt.asked == 2
+    predict_faces(rebuilt, faces, tmp_path)
+    assert rebuilt.calls == 2
     (tmp_path / "one").write_bytes(b"longer")
     changed = FakeMoE("2")
-    write_predictions(changed, faces, tmp_path)
-    assert changed.asked == 1
+    predict_faces(changed, faces, tmp_path)
+    assert changed.calls == 1
 
 
-def test_when_no_picture_can_be_read_nothing_is_written(tmp_path: Path) -> None:
+def test_no_usable_picture_is_an_error(tmp_path: Path) -> None:
     faces = labeled(tmp_path, empty=b"")
-    with pytest.raises(LabelsError, match="no face could be read"):
-        write_predictions(FakeMoE(), faces, tmp_path)
-    assert not (tmp_path / "predictions.csv").exists()
+    with pytest.raises(LabelsError, match="no face has a prediction of every expert"):
+        predict_faces(FakeMoE(), faces, tmp_path)
+    assert not (tmp_path / PREDICTIONS_NAME).exists()
+
+
+def test_a_label_named_like_an_expert_is_refused_before_any_prediction(tmp_path: Path) -> None:
+    faces = [replace(face, groups={"b": "1"}) for face in labeled(tmp_path, one=b"x")]
+    moe = FakeMoE()
+    with pytest.raises(LabelsError, match="the label 'b' is also the name of an expert"):
+        predict_faces(moe, faces, tmp_path)
+    assert moe.calls == 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.calibration.data import LabelsError, read_predictions
-from export.calibration.faces import read_faces
+from export.calibration.labeled_predictions import LabelsError, read_predictions
+from export.calibration.labels import read_faces
 
 
 def problems_of(path: Path, *experts: str, groups: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -21,7 +21,7 @@ def table(folder: Path, text: str) -> Path:
     return path
 
 
-def test_reads_ages_readings_subjects_and_groups(tmp_path: Path) -> None:
+def test_reads_ages_predictions_subjects_and_groups(tmp_path: Path) -> None:
     path = table(
         tmp_path,
         "id,age,a,b,subject,group_sex,city,note\n"
@@ -31,17 +31,17 @@ def test_reads_ages_readings_subjects_and_groups(tmp_path: Path) -> None:
     faces = read_predictions(path, ["b", "a"], ["city"])
     assert faces.names == ("b", "a")
     assert faces.age_years.tolist() == [20.0, 70.0]
-    assert faces.readings_years.tolist() == [[19.0, 21.5], [75.0, 60.0]]
+    assert faces.predictions_years.tolist() == [[19.0, 21.5], [75.0, 60.0]]
     assert faces.subjects is not None
     assert faces.subjects.tolist() == ["ann", "bob"]
     assert {name: values.tolist() for name, values in faces.groups.items()} == {
         "group_sex": ["f", "m"],
         "city": ["Bonn", "Ulm"],
     }
-    assert faces.take(np.array([1])).readings_years.tolist() == [[75.0, 60.0]]
+    assert faces.take(np.array([1])).predictions_years.tolist() == [[75.0, 60.0]]
 
 
-def test_all_problems_of_the_rows_come_at_once_with_their_numbers(tmp_path: Path) -> None:
+def test_all_problems_of_rows_are_reported_at_once_with_row_numbers(tmp_path: Path) -> None:
     path = table(
         tmp_path,
         "id,age,a,b,c,subject\nx,-1,1,7,,s\nx,20,nan,7,,\nz,121,3,7,,s\nw,,4,7,,s\n",
@@ -51,12 +51,12 @@ def test_all_problems_of_the_rows_come_at_once_with_their_numbers(tmp_path: Path
     assert "age: no finite number in row 5; the first is ''" in text
     assert "a: no finite number in row 3; the first is 'nan'" in text
     assert "b: is 7 for every face" in text
-    assert "c: holds no number at all" in text
-    assert "id 'x' comes 2 times, in rows 2, 3" in text
+    assert "c: no finite number in rows 2, 3, 4, 5" in text
+    assert "id: not unique in rows 2, 3; the first is 'x'" in text
     assert "subject: empty in row 3" in text
 
 
-def test_all_problems_of_the_header_come_at_once(tmp_path: Path) -> None:
+def test_all_problems_of_the_header_are_reported_at_once(tmp_path: Path) -> None:
     path = table(tmp_path, "id,years,a,a\n")
     text = "\n".join(problems_of(path, "a", "b", "b", "mean", groups=("sex",)))
     for expected in (
@@ -64,26 +64,26 @@ def test_all_problems_of_the_header_come_at_once(tmp_path: Path) -> None:
         "column 'b' is missing",
         "column 'sex' is missing",
         "column 'a' comes twice",
-        "expert 'b' was asked for twice",
+        "expert 'b' was requested twice",
         "an expert cannot be called 'mean'",
         "only a header",
     ):
         assert expected in text
 
 
-def test_long_lists_of_rows_are_cut(tmp_path: Path) -> None:
+def test_long_lists_of_rows_are_truncated(tmp_path: Path) -> None:
     rows = "".join(f"200,{n}\n" for n in range(40))
     (problem,) = problems_of(table(tmp_path, f"age,a\n{rows}"), "a")
-    assert problem.endswith("12, 13 and 28 more")
+    assert "12, 13 and 28 more; the first is '200'" in problem
 
 
-def test_a_group_with_too_many_values_is_refused(tmp_path: Path) -> None:
+def test_a_group_with_too_many_values_is_an_error(tmp_path: Path) -> None:
     rows = "".join(f"20,{n},{n}\n" for n in range(300))
     (problem,) = problems_of(table(tmp_path, f"age,a,name\n{rows}"), "a", groups=("name",))
     assert "300 different values" in problem
 
 
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     (problem,) = problems_of(tmp_path / "none.csv", "a")
     assert "cannot be read" in problem
 
@@ -113,7 +113,7 @@ def pictures(folder: Path, *names: str) -> Path:
         ("07381A80.jpg", 80.0, "07381", {}),
     ],
 )
-def test_layouts_of_folders_are_recognized(
+def test_layouts_of_folders_are_detected(
     tmp_path: Path, name: str, age: float, subject: str | None, groups: dict[str, str]
 ) -> None:
     pictures(tmp_path, name, "readme.txt")
@@ -122,16 +122,16 @@ def test_layouts_of_folders_are_recognized(
     assert face.path == tmp_path / name
 
 
-def test_pictures_of_another_name_are_all_reported(tmp_path: Path) -> None:
+def test_all_pictures_with_other_names_are_reported(tmp_path: Path) -> None:
     pictures(tmp_path, "001A02.JPG", "002A200.JPG", "holiday.jpg")
     with pytest.raises(LabelsError) as caught:
         read_faces(tmp_path)
     assert len(caught.value.problems) == 2
     assert "'200' is no number within 0..120" in str(caught.value)
-    assert "holiday.jpg: is not named as fgnet" in str(caught.value)
+    assert "holiday.jpg: is not a name of the layout fgnet" in str(caught.value)
 
 
-def test_a_folder_without_labels_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_labels_is_an_error_with_a_cure(tmp_path: Path) -> None:
     with pytest.raises(LabelsError, match=r"there are none\. Give a CSV"):
         read_faces(tmp_path)
     pictures(tmp_path, "holiday.jpg")
@@ -148,7 +148,7 @@ def test_caf_lists_are_read(tmp_path: Path) -> None:
     assert (second.name, second.groups) == ("a/2.jpg", {"gender": "female"})
 
 
-def test_problems_of_a_caf_list_come_with_lines(tmp_path: Path) -> None:
+def test_problems_of_a_caf_list_are_reported_with_line_numbers(tmp_path: Path) -> None:
     source = tmp_path / "caf.txt"
     source.write_text("17 gone.jpg 34 1\n18 short\n", encoding="utf-8")
     with pytest.raises(LabelsError) as caught:
@@ -157,12 +157,20 @@ def test_problems_of_a_caf_list_come_with_lines(tmp_path: Path) -> None:
     assert "line 2: is not `id filename age gender`" in str(caught.value)
 
 
-def test_any_csv_is_read_by_its_own_column_names(tmp_path: Path) -> None:
+def test_a_csv_is_read_by_its_own_column_names(tmp_path: Path) -> None:
     pictures(tmp_path, "1.jpg")
     source = tmp_path / "faces.csv"
-    source.write_text("Datei,Alter,who,ort\n1.jpg,12,eve,Ulm\n", encoding="utf-8")
+    source.write_text("Datei,Alter,who,ort\n\n1.jpg,12, eve ,Ulm\n", encoding="utf-8")
     columns = {"image": "Datei", "age": "Alter", "subject": "who"}
     (face,) = read_faces(source, "auto", columns)
     assert (face.age_years, face.subject, face.groups) == (12.0, "eve", {"ort": "Ulm"})
     with pytest.raises(LabelsError, match="column 'image' is missing; found Datei, Alter"):
+        read_faces(source)
+
+
+def test_a_picture_listed_twice_is_an_error(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.jpg")
+    source = tmp_path / "faces.csv"
+    source.write_text("image,age\n1.jpg,12\n1.jpg,13\n", encoding="utf-8")
+    with pytest.raises(LabelsError, match=r"picture '1\.jpg' is listed twice"):
         read_faces(source)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from export import calibrate, evaluate
-from export.calibration.raw_predictions import CACHE_NAME, PREDICTIONS_NAME
+from export.calibration.raw_predictions import LOG_NAME, PREDICTIONS_NAME
 from runtime import AgeEstimate, AgeMoE, FusionTableError
 from runtime.fusion_file import FILE_NAME
 from tests.export.calibration_examples import fewer_splits
@@ -19,7 +19,7 @@ FACES = 90
 
 
 def labeled_pictures(folder: Path, count: int, seed: int) -> Path:
-    """Gray pictures as bright as the person is old, give or take, named as UTKFace names them."""
+    """Gray pictures in UTKFace's layout; brightness is the age, with noise."""
     folder.mkdir()
     rng = np.random.default_rng(seed)
     for number, age in enumerate(rng.integers(5, 80, count)):
@@ -29,20 +29,27 @@ def labeled_pictures(folder: Path, count: int, seed: int) -> Path:
     return folder
 
 
-def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engines = tmp_path / "engines"
+def engines_and_command(folder: Path, experts: dict[str, Tiny]) -> tuple[Path, list[str]]:
+    """Builds engines and labeled pictures; returns the folder and the arguments to calibrate."""
+    engines = folder / "engines"
     engines.mkdir()
-    tiny = {"a": Tiny(slope=100.0, offset=10.0), "b": Tiny(slope=60.0)}
-    write_engines(engines, tiny)
-    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
-    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    write_engines(engines, experts)
+    faces = labeled_pictures(folder / "faces", FACES, seed=1)
+    options = ["--engines", str(engines), "--output", str(engines), "--bootstrap", "100"]
+    return engines, ["--faces", str(faces), *options]
+
+
+def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines, command = engines_and_command(
+        tmp_path, {"a": Tiny(slope=100.0, offset=10.0), "b": Tiny(slope=60.0)}
+    )
     with fewer_splits():
-        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
-    assert (engines / CACHE_NAME).exists()
+        assert calibrate.main(command) == 0
+    assert (engines / LOG_NAME).exists()
     with AgeMoE(engines, fusion=None) as plain, AgeMoE(engines) as moe:
         assert moe.calibrated
         assert not plain.calibrated
-        face = Image.new("RGB", (16, 16), (102, 102, 102))  # 40 years, say the tiny faces
+        face = Image.new("RGB", (16, 16), (102, 102, 102))  # 40 years
         estimate, raw = moe.predict(face), plain.predict(face)
     assert isinstance(estimate, AgeEstimate)
     assert raw.low_years is None
@@ -51,44 +58,36 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert estimate.low_years < 40 < (estimate.high_years or 0)
     assert estimate.probability_at_least(18) > 0.9
     others = labeled_pictures(tmp_path / "others", 40, seed=2)
-    judge = ["--faces", str(others), "--engines", str(engines), "--bootstrap", "100", "--json"]
-    assert evaluate.main([*judge, "--fusion", str(engines / FILE_NAME)]) == 0
+    options = ["--faces", str(others), "--engines", str(engines), "--bootstrap", "100", "--json"]
+    assert evaluate.main([*options, "--fusion", str(engines / FILE_NAME)]) == 0
     assert '"fused"' in capsys.readouterr().out
 
 
-def test_readings_of_another_precision_are_asked_for_again(
+def test_predictions_of_another_precision_are_not_reused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    engines = tmp_path / "engines"
-    engines.mkdir()
-    write_engines(engines, {"a": Tiny(precisions=("fp32", "fp16"))})  # one says a year more
-    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
-    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
-    read = {}
+    # fp16 predicts a year more
+    engines, command = engines_and_command(tmp_path, {"a": Tiny(precisions=("fp32", "fp16"))})
+    predicted = {}
     with fewer_splits():
         for precision in ("fp32", "fp16"):
-            asked = [*command, "--bootstrap", "100", "--precision", precision]
-            assert calibrate.main(asked) == 0, caplog.text
+            assert calibrate.main([*command, "--precision", precision]) == 0, caplog.text
             lines = (engines / PREDICTIONS_NAME).read_text().splitlines()[1:]
-            read[precision] = np.array([float(line.split(",")[-1]) for line in lines])
-    np.testing.assert_allclose(read["fp16"] - read["fp32"], HALF_OFFSET_YEARS, atol=0.1)
+            predicted[precision] = np.array([float(line.split(",")[-1]) for line in lines])
+    np.testing.assert_allclose(predicted["fp16"] - predicted["fp32"], HALF_OFFSET_YEARS, atol=0.1)
 
 
-def test_tables_of_other_checkpoints_are_refused_but_do_not_stop_recalibration(
+def test_tables_of_other_checkpoints_are_refused_but_do_not_prevent_recalibration(
     tmp_path: Path,
 ) -> None:
-    engines = tmp_path / "engines"
-    engines.mkdir()
-    write_engines(engines, {"a": Tiny(), "b": Tiny(slope=60.0)})
-    faces = labeled_pictures(tmp_path / "faces", FACES, seed=1)
-    command = ["--faces", str(faces), "--engines", str(engines), "--output", str(engines)]
+    engines, command = engines_and_command(tmp_path, {"a": Tiny(), "b": Tiny(slope=60.0)})
     with fewer_splits():
-        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+        assert calibrate.main(command) == 0
         tables = (engines / FILE_NAME).read_text()
         assert SHA in tables
         (engines / FILE_NAME).write_text(tables.replace(SHA, "cd" * 32))
         with pytest.raises(FusionTableError, match="was calibrated for another checkpoint"):
             AgeMoE(engines)
-        assert calibrate.main([*command, "--bootstrap", "100"]) == 0
+        assert calibrate.main(command) == 0
     with AgeMoE(engines) as moe:
         assert moe.calibrated

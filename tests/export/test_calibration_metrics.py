@@ -5,9 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.calibration.compare import comparison
+from export.calibration import report as report_module
+from export.calibration.comparison import comparison
 from export.calibration.markdown import markdown
-from export.calibration.metrics import Resamples, error_figures, largest_gap, rate, reliability
+from export.calibration.metrics import Bootstrap, error_figures, rate, reliability
 from export.calibration.report import ReportOptions, report_of
 from export.calibration.scores import Scores, scores_of_tables
 from runtime.fusion import FusionTables, Spread
@@ -31,8 +32,8 @@ def scores(count: int = 300, **options: bool) -> Scores:
 
 def test_figures_of_known_errors() -> None:
     errors = np.array([[-6.0], [0.0], [2.0], [8.0]])
-    resamples = Resamples.draw(4, None, 200, seed=0)
-    found = error_figures(errors, np.ones(4, dtype=bool), resamples)
+    bootstrap = Bootstrap(np.arange(4), 200, seed=0)
+    found = error_figures(errors, np.ones(4, dtype=bool), bootstrap)
     assert found["mae"] == pytest.approx(4.0)
     assert found["median"] == pytest.approx(4.0)
     assert found["bias"] == pytest.approx(1.0)
@@ -44,50 +45,50 @@ def test_figures_of_known_errors() -> None:
 
 def test_bootstrap_interval_has_the_width_theory_gives() -> None:
     values = np.random.default_rng(0).normal(5.0, 2.0, (900, 1))
-    resamples = Resamples.draw(900, None, 1000, seed=1)
-    low, high = resamples.mean_intervals(values, np.ones(900, dtype=bool))[0]
+    bootstrap = Bootstrap(np.arange(900), 1000, seed=1)
+    low, high = bootstrap.mean_intervals(values, np.ones(900, dtype=bool))[0]
     assert high - low == pytest.approx(2 * 1.96 * 2.0 / 30.0, rel=0.15)
 
 
 def test_repeated_pictures_of_a_person_do_not_narrow_the_interval() -> None:
-    people = np.random.default_rng(0).normal(0.0, 1.0, 100)
-    values = np.repeat(people, 10)[:, None]
-    subjects = np.repeat(np.arange(100), 10).astype(np.str_)
+    values = np.repeat(np.random.default_rng(0).normal(0.0, 1.0, 100), 10)[:, None]
     rows = np.ones(1000, dtype=bool)
     widths = [
-        float(np.ptp(Resamples.draw(1000, who, 500, seed=1).mean_intervals(values, rows)))
-        for who in (None, subjects)
+        float(np.ptp(Bootstrap(people, 500, seed=1).mean_intervals(values, rows)))
+        for people in (np.arange(1000), np.repeat(np.arange(100), 10))
     ]
     assert widths[1] > 2.0 * widths[0]
 
 
-def test_rate_of_none_and_of_some() -> None:
+def test_rates_have_wilson_intervals() -> None:
     assert rate(np.zeros(0, dtype=bool)) == {"rate": None, "interval": None, "faces": 0}
     found = rate(np.zeros(20, dtype=bool))
     assert found["rate"] == 0.0
     # Wilson's interval for 0 of 20: 0 to z² / (n + z²).
-    assert found["interval"] == pytest.approx([0.0, 1.96**2 / (20 + 1.96**2)])
+    assert found["interval"] == pytest.approx([0.0, 1.96**2 / (20 + 1.96**2)], rel=1e-4)
 
 
-def test_reliability_bins_count_what_came_true() -> None:
+def test_reliability_bins_hold_observed_shares() -> None:
     probability = np.array([0.05, 0.05, 0.95, 1.0])
     bins = reliability(probability, np.array([False, True, True, True]))
     assert [b["claimed"] for b in bins] == pytest.approx([0.05, 0.975])
     assert [b["came_true"]["rate"] for b in bins] == [0.5, 1.0]  # type: ignore[index]
 
 
-def test_largest_gap_names_both_ends() -> None:
-    assert largest_gap({"a": 3.0, "b": 7.5, "c": 5.0}) == {"years": 4.5, "worst": "b", "best": "a"}
-    assert largest_gap({"a": 3.0}) is None
+def test_gap_is_between_the_worst_and_best_part_of_sufficient_size() -> None:
+    faces = {"a": (3.0, 30), "b": (7.5, 30), "c": (5.0, 30), "few": (9.0, 29)}
+    parts = {name: {"mae": {"fused": mae}, "faces": n} for name, (mae, n) in faces.items()}
+    assert report_module._gap(parts) == {"years": 4.5, "worst": "b", "best": "a"}
+    assert report_module._gap({"a": parts["a"]}) is None
 
 
-def test_report_has_the_promised_keys_and_true_figures() -> None:
-    judged = scores()
-    report = report_of(judged, ReportOptions(resamples=100))
-    faces = judged.faces
-    errors = np.abs(judged.fused_years - faces.age_years)
+def test_report_has_the_documented_keys_and_correct_figures() -> None:
+    scored = scores()
+    report = report_of(scored, ReportOptions(resamples=100))
+    faces = scored.faces
+    errors = np.abs(scored.fused_years - faces.age_years)
     assert report["mae"]["fused"] == pytest.approx(errors.mean())
-    first = np.abs(faces.readings_years[:, 0] - faces.age_years).mean()
+    first = np.abs(faces.predictions_years[:, 0] - faces.age_years).mean()
     assert report["mae"]["early"]["raw"] == pytest.approx(first)
     assert report["mae"]["early"]["corrected"] == pytest.approx(first)
     assert report["coverage"]["90"] == pytest.approx((errors <= 10.0).mean(), abs=0.02)
@@ -99,39 +100,39 @@ def test_report_has_the_promised_keys_and_true_figures() -> None:
     assert set(report["without"]) == set(NAMES)
 
 
-def test_policy_counts_who_passes_and_who_is_asked() -> None:
-    judged = scores()
+def test_policy_rates_are_shares_of_people_who_pass_or_are_challenged() -> None:
+    scored = scores()
     options = ReportOptions((18.0,), (18.0, 25.0), resamples=100)
-    at_18, at_25 = report_of(judged, options)["policy"]["18"]
-    under = judged.faces.age_years < 18
+    at_18, at_25 = report_of(scored, options)["policy"]["18"]
+    under = scored.faces.age_years < 18
     assert at_25["challenge_age"] == 25.0
-    passing = (judged.fused_years[under] >= 25).mean()
+    passing = (scored.fused_years[under] >= 25).mean()
     assert at_25["false_positive"]["rate"] == pytest.approx(passing)
-    asked = (judged.fused_years[~under] < 25).mean()
-    assert at_25["false_negative"]["rate"] == pytest.approx(asked)
+    challenged = (scored.fused_years[~under] < 25).mean()
+    assert at_25["false_negative"]["rate"] == pytest.approx(challenged)
     assert at_25["false_positive"]["rate"] <= at_18["false_positive"]["rate"]
     assert at_25["false_negative"]["rate"] >= at_18["false_negative"]["rate"]
 
 
-def test_without_a_spread_no_interval_is_claimed() -> None:
+def test_without_a_spread_no_interval_is_reported() -> None:
     report = report_of(scores(spread=False), ReportOptions(resamples=100))
     assert report["coverage"] == {}
     assert report["reliability"] == {"18": None}
     assert "of the true ages" not in markdown(report, "Evaluation", [], [])
 
 
-def test_groups_without_faces_under_the_threshold_are_said_so() -> None:
+def test_rates_without_faces_are_reported_as_such() -> None:
     faces = made_up(100)
     old = replace(faces, age_years=faces.age_years.clip(40.0))
     report = report_of(scores_of_tables(old, flat_tables()), ReportOptions(resamples=100))
     assert "no such faces" in markdown(report, "Evaluation", [], [])
 
 
-def test_comparison_tells_better_tables_from_worse_ones() -> None:
+def test_comparison_detects_the_better_tables() -> None:
     faces = made_up(400)
     centered = scores_of_tables(faces, flat_tables(2.0))
-    off = scores_of_tables(faces, flat_tables(25.0))
-    found = comparison(centered, off, ReportOptions(resamples=200))
+    shifted = scores_of_tables(faces, flat_tables(25.0))
+    found = comparison(centered, shifted, ReportOptions(resamples=200))
     assert found["difference"] == pytest.approx(found["mae"] - found["other_mae"])
     assert found["difference_interval"][1] < 0.0
     assert set(found["parts"]) == {"labeled age", "estimated age", "side"}

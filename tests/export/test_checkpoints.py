@@ -27,7 +27,7 @@ def same(found: Any, wanted: dict[str, torch.Tensor] = STATE) -> bool:
     return set(found) == set(wanted) and all(torch.equal(found[k], wanted[k]) for k in wanted)
 
 
-def test_safetensors_whatever_it_is_called(tmp_path: Path) -> None:
+def test_safetensors_with_any_file_name(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     save_file(STATE, path)
     assert same(load_checkpoint(path).state)
@@ -49,7 +49,7 @@ def test_containers_and_their_metadata(tmp_path: Path, container: str) -> None:
 
 
 @pytest.mark.parametrize("ema", ["state_dict_ema", "model_ema", "ema"])
-def test_averaged_weights_go_first(tmp_path: Path, ema: str) -> None:
+def test_averaged_weights_take_precedence(tmp_path: Path, ema: str) -> None:
     other = {key: value + 1 for key, value in STATE.items()}
     torch.save({"state_dict": other, "model": other, ema: STATE}, tmp_path / "w.pth")
     assert same(load_checkpoint(tmp_path / "w.pth").state)
@@ -58,12 +58,12 @@ def test_averaged_weights_go_first(tmp_path: Path, ema: str) -> None:
 @pytest.mark.parametrize(
     "prefix", ["module.", "backbone.", "module.model.", "_orig_mod.module.", "net.backbone."]
 )
-def test_prefixes_are_taken_off(prefix: str) -> None:
+def test_prefixes_are_removed(prefix: str) -> None:
     wrapped = {prefix + key: value for key, value in STATE.items()}
     assert same(without_prefixes(wrapped))
 
 
-def test_a_prefix_of_some_keys_only_stays() -> None:
+def test_a_prefix_of_only_some_keys_is_kept() -> None:
     mixed = {"backbone.a": torch.ones(1), "head": torch.ones(1)}
     assert same(without_prefixes(mixed), mixed)
 
@@ -86,7 +86,7 @@ def test_pickle_is_never_executed(tmp_path: Path, writer: Any) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is no checkpoint at all", b"\0" * 64])
-def test_files_that_are_no_checkpoints(tmp_path: Path, content: bytes) -> None:
+def test_files_that_are_not_checkpoints(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError):
@@ -112,7 +112,7 @@ def test_a_file_without_weights_names_its_keys(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "w.pth")
 
 
-def test_shards_and_a_missing_one(tmp_path: Path) -> None:
+def test_sharded_checkpoints_and_a_missing_shard(tmp_path: Path) -> None:
     index = {"weight_map": {"a.weight": "1.safetensors", "b": "2.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     save_file({"a.weight": STATE["a.weight"]}, tmp_path / "1.safetensors")
@@ -129,7 +129,7 @@ def test_folders(tmp_path: Path) -> None:
     assert same(load_checkpoint(tmp_path).state)
 
 
-def test_hash_follows_content_not_place(tmp_path: Path) -> None:
+def test_hash_depends_on_content_not_location(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         save_file(STATE, tmp_path / folder / "model.safetensors")
@@ -139,7 +139,7 @@ def test_hash_follows_content_not_place(tmp_path: Path) -> None:
     assert hash_checkpoint(x) != hash_checkpoint(y)
 
 
-def test_mismatch_lists_every_kind_and_shortens() -> None:
+def test_mismatch_lists_every_kind_of_key_abbreviated() -> None:
     wanted = {f"k{i}": torch.ones(1) for i in range(20)} | {"shape": torch.ones(2)}
     text = describe_mismatch("vgg16", {"shape": torch.ones(3), "odd": torch.ones(1)}, wanted)
     assert text is not None
@@ -189,7 +189,7 @@ def test_hub_files_and_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert calls == [("o/r", "w.pth", "v1"), ("o/r", "None")]
 
 
-def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def fails(*_: object, **__: object) -> str:

@@ -8,9 +8,10 @@ import timm
 import torch
 import torchvision
 
-from export.config.settings import AgeHead, CnnSettings, Normalization
+from export.config.settings import AgeHead, Normalization
 from export.errors import CheckpointError
-from export.experts.cnn import cnn_module, load_cnn, settle
+from export.experts.cnn.network import cnn_module, load_cnn, settle
+from export.experts.cnn.settings import CnnSettings
 from export.graph.preprocessing import Normalize, Readout
 from tests.export.small import SIDE, small_module, small_settings
 
@@ -18,7 +19,7 @@ FULL = CnnSettings(224, 224, Normalization(), AgeHead(), width_factor=1.0)
 
 
 @pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
-def test_full_size_networks_are_timm_s(architecture: str) -> None:
+def test_full_size_networks_match_those_of_timm(architecture: str) -> None:
     with torch.device("meta"):
         ours = cnn_module(architecture, FULL).network.state_dict()
         theirs = timm.create_model(architecture, num_classes=101).state_dict()
@@ -28,9 +29,7 @@ def test_full_size_networks_are_timm_s(architecture: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
 @pytest.mark.parametrize("source", ["timm", "torchvision"])
-def test_full_size_networks_compute_what_the_source_computes(
-    architecture: str, source: str
-) -> None:
+def test_full_size_networks_match_the_outputs_of_the_source(architecture: str, source: str) -> None:
     torch.manual_seed(0)
     if source == "timm":
         original = timm.create_model(architecture, num_classes=101).eval()
@@ -43,7 +42,7 @@ def test_full_size_networks_compute_what_the_source_computes(
         torch.testing.assert_close(module.network(pixels), original(pixels), atol=1e-4, rtol=1e-4)
 
 
-def test_torchvision_s_vgg_keys_are_recognized() -> None:
+def test_keys_of_torchvision_vgg_are_recognized() -> None:
     with torch.device("meta"):
         theirs = torchvision.models.vgg16(num_classes=101).state_dict()
         module = cnn_module("vgg16", FULL)
@@ -66,7 +65,7 @@ def test_counters_of_batches_may_be_missing() -> None:
     load_cnn(module, "resnet50", {k: v for k, v in state.items() if "num_batches" not in k})
 
 
-def test_a_checkpoint_of_another_network_is_refused_with_all_its_keys() -> None:
+def test_a_checkpoint_of_another_network_is_rejected_with_all_mismatches() -> None:
     module = small_module("resnet50")
     state = dict(module.network.state_dict())
     state["fc.weight"] = torch.zeros(7, 3)
@@ -93,7 +92,7 @@ def test_random_weights_do_not_touch_the_global_seed() -> None:
     )
 
 
-def test_settled_networks_tell_faces_apart() -> None:
+def test_settled_networks_distinguish_faces() -> None:
     module = cnn_module("resnet50", small_settings())
     generator = torch.Generator().manual_seed(0)
     faces = torch.randint(0, 256, (16, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)

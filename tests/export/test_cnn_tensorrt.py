@@ -1,4 +1,4 @@
-"""NVIDIA's own parser and builder on what the pipeline makes of the CNNs."""
+"""NVIDIA's own parser and builder on the graphs of the CNNs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from export.experts.cnn import cnn_expert
-from export.variants.fp16 import half_from_single
+from export.experts.cnn.network import cnn_expert
+from export.variants.fp16 import fp16_from_fp32
 from runtime.geometry import Geometry
 from tests.export.small import small_module, small_settings
 from tests.trt_cpu import trt_report
@@ -20,7 +20,7 @@ def test_both_precisions_are_parsed_and_built(tmp_path: Path, architecture: str)
     expert = cnn_expert(small_module(architecture), small_settings(), Geometry())
     single, half = tmp_path / "e.fp32.onnx", tmp_path / "e.fp16.onnx"
     expert.write_onnx(single)
-    half_from_single(single, half)
+    fp16_from_fp32(single, half)
     exact, rounded = trt_report(single), trt_report(half)
     for report in (exact, rounded):
         assert report.errors == ()

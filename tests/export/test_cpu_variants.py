@@ -1,4 +1,4 @@
-"""`--bf16` and `--int8` through the whole pipeline, and into the runtime, on OpenVINO."""
+"""`--bf16` and `--int8` through the whole pipeline and the runtime, on OpenVINO."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from export import build_engines
-from export.build import fingerprints, parity
+from export.build import parity
 from export.build.options import BuildOptions, resolve_options
 from export.build.parity import OPENVINO_TOLERANCE, Tolerance
 from export.build.pipeline import build
 from export.build.plan import plan
+from export.config.fingerprints import tool_versions
 from export.errors import OptionsError
 from runtime import AgeMoE, BackendError
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8
@@ -38,22 +39,22 @@ def _options(folder: Path, **changes: object) -> BuildOptions:
     )
 
 
-def _forms(folder: Path) -> dict[str, Artifact]:
+def _variants(folder: Path) -> dict[str, Artifact]:
     artifacts = read_manifest(folder / "engines").experts["vgg16"].artifacts
     return {artifact.precision: artifact for artifact in artifacts}
 
 
-def _check_form(folder: Path, form: Artifact, backend: str) -> None:
-    assert form.backend == "openvino"
-    assert 0.0 < form.reduced_share <= 1.0
-    assert form.parity is not None
-    assert 0.0 < form.parity.mean_years <= OPENVINO_TOLERANCE.mean_years
-    assert form.parity.max_years <= OPENVINO_TOLERANCE.max_years
+def _check_variant(folder: Path, variant: Artifact, backend: str) -> None:
+    assert variant.backend == "openvino"
+    assert 0.0 < variant.reduced_share <= 1.0
+    assert variant.parity is not None
+    assert 0.0 < variant.parity.mean_years <= OPENVINO_TOLERANCE.mean_years
+    assert variant.parity.max_years <= OPENVINO_TOLERANCE.max_years
     face = np.random.default_rng(0).integers(0, 256, (80, 70, 3), np.uint8)
-    with AgeMoE(folder / "engines", device="cpu", precision=form.precision) as moe:
+    with AgeMoE(folder / "engines", device="cpu", precision=variant.precision) as moe:
         assert moe.backends == {"vgg16": backend}
         found = moe.predict(face).age_years
-    with AgeMoE(folder / "engines") as moe:  # in FP32, although there is another form
+    with AgeMoE(folder / "engines") as moe:  # FP32, although another variant exists
         assert moe.backends == {"vgg16": "onnx-cpu"}
         assert found == pytest.approx(moe.predict(face).age_years, abs=1.5)
 
@@ -61,13 +62,13 @@ def _check_form(folder: Path, form: Artifact, backend: str) -> None:
 @needs_vnni
 def test_int8_from_a_checkpoint_to_an_age(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(_options(tmp_path, int8=True), Quiet())
-    form = _forms(tmp_path)["int8"]
-    assert [file.path for file in form.files] == ["vgg16/vgg16.int8.onnx"]
-    _check_form(tmp_path, form, "openvino-cpu")
+    variant = _variants(tmp_path)["int8"]
+    assert [file.path for file in variant.files] == ["vgg16/vgg16.int8.onnx"]
+    _check_variant(tmp_path, variant, "openvino-cpu")
     assert names_built(build(_options(tmp_path, int8=True), Quiet())) == []
 
-    versions = {**fingerprints.tool_versions(), "openvino": "2031.1"}
-    monkeypatch.setattr(fingerprints, "tool_versions", lambda: versions)
+    versions = {**tool_versions(), "openvino": "2031.1"}
+    monkeypatch.setattr("export.build.keys.tool_versions", lambda: versions)
     reasons = {planned.path: planned.reason for planned in plan(_options(tmp_path, int8=True))}
     assert reasons == {
         "vgg16/vgg16.fp32.onnx": "",
@@ -78,42 +79,42 @@ def test_int8_from_a_checkpoint_to_an_age(tmp_path: Path, monkeypatch: pytest.Mo
 @needs_bfloat16
 def test_bf16_from_a_checkpoint_to_an_age(tmp_path: Path) -> None:
     build(_options(tmp_path, bf16=True), Quiet())
-    form = _forms(tmp_path)["bf16"]
-    names = [file.path for file in form.files]
+    variant = _variants(tmp_path)["bf16"]
+    names = [file.path for file in variant.files]
     assert names == ["vgg16/vgg16.bf16.xml", "vgg16/vgg16.bf16.bin"]
-    _check_form(tmp_path, form, "openvino-cpu-bf16")
+    _check_variant(tmp_path, variant, "openvino-cpu-bf16")
     assert names_built(build(_options(tmp_path, bf16=True), Quiet())) == []
 
 
 @needs_vnni
-def test_a_form_out_of_tolerance_is_not_published(
+def test_a_variant_out_of_tolerance_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(_options(tmp_path), Quiet())
     monkeypatch.setattr(parity, "OPENVINO_TOLERANCE", Tolerance(0.0, 0.0, 0.0))
     (row,) = build(_options(tmp_path, fp16=True, int8=True), Quiet())
-    (why,) = row.refused
-    assert re.search(r"int8 form of 'vgg16' differs .* without --int8", why)
-    assert set(_forms(tmp_path)) == {"fp32", "fp16"}  # the others are there
+    (reason,) = row.refused
+    assert re.search(r"int8 variant of 'vgg16' differs .* without --int8", reason)
+    assert set(_variants(tmp_path)) == {"fp32", "fp16"}  # the others are there
     names = {path.name for path in (tmp_path / "engines" / "vgg16").iterdir()}
     assert names == {"vgg16.fp32.onnx", "vgg16.fp16.onnx"}
 
 
 @needs_vnni
-def test_a_refused_form_is_an_error_of_the_command(
+def test_a_refused_variant_is_an_error_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _options(tmp_path)
     monkeypatch.setattr(parity, "OPENVINO_TOLERANCE", Tolerance(0.0, 0.0, 0.0))
     where = ["--experts", str(tmp_path / "experts.toml"), "--output", str(tmp_path / "engines")]
     assert build_engines.main([*where, "--int8"]) == 1
-    told = capsys.readouterr()
-    assert "vgg16.fp32.onnx" in told.out
-    assert "error: The int8 form of 'vgg16' differs" in told.err
+    captured = capsys.readouterr()
+    assert "vgg16.fp32.onnx" in captured.out
+    assert "error: The int8 variant of 'vgg16' differs" in captured.err
 
 
 @needs_vnni
-def test_openvino_is_asked_for_before_anything_is_built(
+def test_a_missing_openvino_is_reported_before_building(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(_options(tmp_path, int8=True), Quiet())
@@ -129,19 +130,23 @@ def test_openvino_is_asked_for_before_anything_is_built(
         assert moe.backends == {"vgg16": "onnx-cpu"}
 
 
-def test_bf16_of_janus_alone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OptionsError, match="--bf16: Janus has no such form"):
+def test_bf16_of_janus_alone_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="--bf16: janus has no such variant"):
         resolve_options(output=tmp_path, only=["janus"], weights="demo", bf16=True)
 
 
-def test_a_cpu_without_bfloat16_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_bfloat16_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("export.build.options.has_bfloat16", lambda: False)
     with pytest.raises(OptionsError, match="--bf16: this CPU has no bfloat16 products"):
         _options(tmp_path, bf16=True)
 
 
-def test_a_cpu_without_vnni_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_vnni_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("export.build.options.has_exact_int8", lambda: False)
-    with pytest.raises(OptionsError, match="--int8: on this CPU INT8 products overflow"):
+    with pytest.raises(OptionsError, match="--int8: INT8 products overflow on this CPU"):
         _options(tmp_path, int8=True)
-    resolve_options(output=tmp_path, only=["janus"], weights="demo", int8=True)  # in 7 bits
+    resolve_options(
+        output=tmp_path, only=["janus"], weights="demo", int8=True
+    )  # 7-bit weights need no VNNI

@@ -1,4 +1,4 @@
-"""The demo experts: fitted, exported and opened like any others; better than guessing."""
+"""The demo experts are fitted, exported and loaded like others, and beat guessing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import export.experts.demo
+import export.build.demo_weights
 from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
 from export.build.pipeline import build
 from export.demo import __main__ as demo
-from export.demo.sheet import Entry, contact_sheet, verdict_of
+from export.demo.sheet import Entry, contact_sheet, evaluation_summary
 from export.faces.drawn import drawn_faces
 from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
 from tests.export.test_pipeline import Quiet
@@ -23,7 +23,7 @@ UNSEEN_SEED = 99
 
 
 def errors_years(engines: Path, count: int) -> dict[str, np.ndarray]:
-    """Signed errors on drawn faces not seen: each expert's, `fused`, and of guessing the mean."""
+    """Returns signed errors on unseen faces: of each expert, `fused`, and the mean as `guess`."""
     faces = list(drawn_faces(count, seed=UNSEEN_SEED, size=192))
     truth = np.array([face.age_years for face in faces])
     with pytest.warns(PlaceholderWeightsWarning, match="demo experts"):
@@ -47,20 +47,20 @@ def assert_better_than_guessing(errors: dict[str, np.ndarray], share: float) -> 
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Demo experts of the CNNs, fitted on few faces."""
+    """Returns an engines folder of CNN demo experts fitted on few faces."""
     output = tmp_path_factory.mktemp("demo") / "engines"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(export.experts.demo, "FITTING_FACES", 300)
-        export.experts.demo._fitting_faces.cache_clear()
+        patched.setattr(export.build.demo_weights, "FITTING_FACES", 300)
+        export.build.demo_weights.fitting_faces.cache_clear()
         build(resolve_options(output=output, only=["vgg16", "resnet50"]), Quiet())
-        export.experts.demo._fitting_faces.cache_clear()
+        export.build.demo_weights.fitting_faces.cache_clear()
     return output
 
 
-def test_few_faces_suffice_to_beat_guessing(engines: Path) -> None:
+def test_experts_fitted_on_few_faces_beat_guessing(engines: Path) -> None:
     errors = errors_years(engines, 60)
     assert_better_than_guessing(errors, 0.85)
-    assert np.corrcoef(errors["vgg16"], errors["resnet50"])[0, 1] < 0.9  # they err differently
+    assert np.corrcoef(errors["vgg16"], errors["resnet50"])[0, 1] < 0.9  # their errors differ
 
 
 def test_checkpoints_are_ordinary_and_recognized(engines: Path, tmp_path: Path) -> None:
@@ -92,14 +92,15 @@ EVALUATION = {
 }
 
 
-def test_the_verdict_compares_with_the_best_expert() -> None:
-    assert verdict_of(EVALUATION) == (
-        "On 300 other drawn faces: mean error fused 8.0 years, best single expert 10.0 (a); "
+def test_the_summary_compares_with_the_best_expert() -> None:
+    assert evaluation_summary(EVALUATION) == (
+        "On 300 unseen drawn faces: mean absolute error fused 8.0 years, "
+        "best single expert 10.0 (a); "
         "the 90 % interval covers 90%."
     )
 
 
-def said(path: Path, age: float, truth: float | None) -> Entry:
+def entry_of(path: Path, age: float, truth: float | None) -> Entry:
     expert = {"age_years": age + 2, "corrected_years": age + 1, "weight": 1.0}
     return Entry(
         path,
@@ -108,15 +109,18 @@ def said(path: Path, age: float, truth: float | None) -> Entry:
     )
 
 
-def test_the_sheet_and_its_errors(tmp_path: Path) -> None:
+def test_the_contact_sheet_is_drawn(tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "teal").save(tmp_path / "face.png")
-    entries = [said(tmp_path / "face.png", 30.0, 33.0), said(tmp_path / "face.png", 99.0, None)]
-    sheet = contact_sheet(entries, verdict_of(EVALUATION))
+    entries = [
+        entry_of(tmp_path / "face.png", 30.0, 33.0),
+        entry_of(tmp_path / "face.png", 99.0, None),
+    ]
+    sheet = contact_sheet(entries, evaluation_summary(EVALUATION))
     assert sheet.width > 1000
     assert len(sheet.getcolors(1 << 20) or []) > 50
 
 
-def test_the_demo_s_own_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_draw_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, output = tmp_path / "demo", tmp_path / "demo.png"
     assert demo.main(["draw", str(folder)]) == 0
     pictures = sorted((folder / "gallery").glob("*.png"))
@@ -127,7 +131,7 @@ def test_the_demo_s_own_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     truth = json.loads((folder / "truth.json").read_text())
     assert set(truth) == {p.name for p in pictures} - {"photograph.png"}
     lines: Sequence[str] = [
-        json.dumps({"path": str(p), **said(p, 50.0, None).said}) for p in pictures
+        json.dumps({"path": str(p), **entry_of(p, 50.0, None).estimate}) for p in pictures
     ]
     (folder / "estimates.jsonl").write_text("\n".join(lines))
     (folder / "evaluation.json").write_text(json.dumps(EVALUATION))

@@ -1,4 +1,4 @@
-"""The drawn faces: deterministic, ageing gently, and honest about their boxes."""
+"""Drawn faces: deterministic, gently aging, with correct boxes."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 
 @pytest.mark.parametrize("size", [32, 96, 131])
-def test_face_is_rgb_of_the_asked_size(size: int) -> None:
+def test_face_is_rgb_of_the_requested_size(size: int) -> None:
     face = draw_face(30, seed=1, size=size)
     assert face.shape == (size, size, 3)
     assert face.dtype == np.uint8
@@ -46,7 +46,7 @@ def test_seeds_are_different_people() -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_a_life_changes_the_face_and_a_month_hardly_does(seed: int) -> None:
+def test_a_face_changes_over_decades_but_hardly_within_a_month(seed: int) -> None:
     young, month_later, old = (draw_face(age, seed=seed) for age in (5, 5 + 1 / 12, 70))
     assert difference(young, old) > 6
     assert difference(young, month_later) < 0.6
@@ -61,7 +61,7 @@ def test_each_decade_moves_further_from_childhood() -> None:
     assert distances == sorted(distances)
 
 
-def test_brightness_does_not_give_the_age_away() -> None:
+def test_brightness_does_not_reveal_the_age() -> None:
     ages = sample_ages(300, seed=2)
     brightness = [draw_face(age, seed=seed).mean() for seed, age in enumerate(ages)]
     assert abs(np.corrcoef(brightness, ages)[0, 1]) < 0.35
@@ -103,21 +103,21 @@ def test_toddlers_have_larger_heads_for_their_bodies() -> None:
     assert share(1.5) > 1.5 * share(30)
 
 
-def test_drawn_faces_tell_the_truth() -> None:
+def test_drawn_faces_carry_their_sampled_ages() -> None:
     faces = list(drawn_faces(5, seed=8, size=48))
     assert [face.age_years for face in faces] == sample_ages(5, seed=8).tolist()
     assert {face.image.shape for face in faces} == {(48, 48, 3)}
 
 
 @pytest.mark.parametrize("age", [-0.1, 100.1, float("nan")])
-def test_impossible_age_is_refused(age: float) -> None:
-    with pytest.raises(ValueError, match=r"within 0\.\.100; got .* Choose an age"):
+def test_impossible_age_is_rejected(age: float) -> None:
+    with pytest.raises(ValueError, match=r"within 0\.\.100; got .* Give it in years"):
         draw_face(age, seed=1)
-    with pytest.raises(ValueError, match=r"within 0\.\.100; got .* Choose an age"):
+    with pytest.raises(ValueError, match=r"within 0\.\.100; got .* Give it in years"):
         draw_person(age, seed=1, width=100, height=200)
 
 
-def test_too_small_pictures_are_refused() -> None:
+def test_too_small_pictures_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"size must be at least 32 pixels.*got 31.*size=32"):
         draw_face(30, seed=1, size=31)
     with pytest.raises(ValueError, match=r"height must be at least 64 pixels.*got 63"):

@@ -1,3 +1,5 @@
+"""FP16 variants: the type of every tensor, and the parity that shows when it is wrong."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,10 +15,10 @@ from onnx.reference import ReferenceEvaluator
 from export.build.parity import check_parity
 from export.config.contract import FP32_OPERATORS
 from export.errors import GraphError, ParityError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.faces.verification import BATCHES, verification_images
-from export.graph.conversion import check_graph
-from export.variants.fp16 import half_from_single, half_share, tensor_types
+from export.graph.checks import check_graph
+from export.variants.fp16 import fp16_from_fp32, fp16_share, tensor_types
 from runtime.geometry import Geometry
 from tests.export.small import small_module, small_settings
 from tests.export.test_conversion import CAST, graph, node
@@ -27,39 +29,39 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("built")
     expert = cnn_expert(small_module(request.param), small_settings(), Geometry())
     expert.write_onnx(folder / "e.fp32.onnx")
-    half_from_single(folder / "e.fp32.onnx", folder / "e.fp16.onnx")
+    fp16_from_fp32(folder / "e.fp32.onnx", folder / "e.fp16.onnx")
     images = verification_images(expert.signature.inputs)
     return folder, expert.signature, images, expert.reference(images)
 
 
-def test_both_precisions_pass_parity_and_the_contract(built: Any) -> None:
+def test_both_precisions_pass_parity_and_the_checks(built: Any) -> None:
     folder, signature, images, reference = built
-    single, half = folder / "e.fp32.onnx", folder / "e.fp16.onnx"
-    for path in (single, half):
+    fp32, fp16 = folder / "e.fp32.onnx", folder / "e.fp16.onnx"
+    for path in (fp32, fp16):
         check_graph(path, signature)
-    exact = check_parity(single, "fp32", images, reference)
-    rounded = check_parity(half, "fp16", images, reference, single)
+    exact = check_parity(fp32, "fp32", images, reference)
+    rounded = check_parity(fp16, "fp16", images, reference, fp32)
     assert exact.faces == rounded.faces == sum(BATCHES)
     assert exact.max_years <= 1e-3
     assert 0.0 < rounded.mean_years <= 0.1
-    assert half.stat().st_size < 0.6 * single.stat().st_size
+    assert fp16.stat().st_size < 0.6 * fp32.stat().st_size
 
 
-def test_half_really_is_half(built: Any) -> None:
+def test_layers_are_fp16_and_sensitive_operators_fp32(built: Any) -> None:
     folder, *_ = built
-    assert half_share(folder / "e.fp32.onnx") == 0.0
-    assert half_share(folder / "e.fp16.onnx") > 0.6
+    assert fp16_share(folder / "e.fp32.onnx") == 0.0
+    assert fp16_share(folder / "e.fp16.onnx") > 0.6
     model = onnx.load(folder / "e.fp16.onnx")
     types = tensor_types(folder / "e.fp16.onnx")
-    for made in model.graph.node:
-        if made.op_type == "Conv":
-            assert {types[name] for name in (*made.input, *made.output)} == {"fp16"}
-        if made.op_type in FP32_OPERATORS:
-            assert types[made.output[0]] == "fp32"
+    for found in model.graph.node:
+        if found.op_type == "Conv":
+            assert {types[name] for name in (*found.input, *found.output)} == {"fp16"}
+        if found.op_type in FP32_OPERATORS:
+            assert types[found.output[0]] == "fp32"
 
 
-def test_true_half_arithmetic_stays_close(built: Any) -> None:
-    """ONNX Runtime's CPU computes half through single; the reference evaluator does not."""
+def test_true_fp16_arithmetic_stays_close(built: Any) -> None:
+    """ONNX Runtime's CPU provider computes FP16 in FP32; the reference evaluator does not."""
     folder, _, images, reference = built
     faces = {name: array[:2] for name, array in images.items()}
     (years,) = ReferenceEvaluator(str(folder / "e.fp16.onnx")).run(["age_years"], faces)
@@ -67,14 +69,14 @@ def test_true_half_arithmetic_stays_close(built: Any) -> None:
 
 
 def convert(tmp_path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
-    onnx.save(model, tmp_path / "single.onnx")
-    half_from_single(tmp_path / "single.onnx", tmp_path / "half.onnx")
-    onnx.checker.check_model(str(tmp_path / "half.onnx"), full_check=True)
-    return onnx.load(tmp_path / "half.onnx")
+    onnx.save(model, tmp_path / "fp32.onnx")
+    fp16_from_fp32(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx")
+    onnx.checker.check_model(str(tmp_path / "fp16.onnx"), full_check=True)
+    return onnx.load(tmp_path / "fp16.onnx")
 
 
 def layered(between: list[onnx.NodeProto], constants: dict[str, Any]) -> onnx.ModelProto:
-    """pixels → a layer with weights → what is between → a layer with weights → age."""
+    """Builds pixels → a layer with weights → nodes between → a layer with weights → age."""
     rng = np.random.default_rng(0)
     first, last = between[0].input[0], between[-1].output[0]
     nodes = [
@@ -95,7 +97,7 @@ def layered(between: list[onnx.NodeProto], constants: dict[str, Any]) -> onnx.Mo
 
 
 def norm() -> list[onnx.NodeProto]:
-    """A root-mean-square norm written out, as exporters write it."""
+    """Returns a root-mean-square norm as exporters write it."""
     return [
         helper.make_node("Pow", ["h", "two"], ["squares"], "n_pow"),
         helper.make_node("ReduceMean", ["squares", "last"], ["mean"], "n_mean"),
@@ -108,39 +110,39 @@ def norm() -> list[onnx.NodeProto]:
 NORM = {"two": np.float32(2), "last": np.array([-1]), "eps": np.float32(1e-6)}
 
 
-def test_nothing_inside_an_island_passes_through_half(tmp_path: Path) -> None:
+def test_nothing_inside_an_fp32_region_passes_through_fp16(tmp_path: Path) -> None:
     model = convert(tmp_path, layered(norm(), NORM))
-    types = tensor_types(tmp_path / "half.onnx")
+    types = tensor_types(tmp_path / "fp16.onnx")
     assert {types[name] for name in ("squares", "mean", "safe", "rms", "normed")} == {"fp32"}
     casts = [n for n in model.graph.node if n.op_type == "Cast"]
     kinds = {n.output[0]: n.attribute[0].i for n in casts}
     for cast in casts:
         detour = kinds.get(cast.input[0]) == TensorProto.FLOAT16
         assert not (detour and kinds[cast.output[0]] == TensorProto.FLOAT)
-    # 255² · 16 / 16 overflows half precision; through the island it does not.
+    # 255² · 16 / 16 overflows FP16, but not in the FP32 region.
     faces = np.full((2, 4, 4, 3), 255, np.uint8)
     found = next(iter(ReferenceEvaluator(model).run(None, {"face": faces})))
-    exact = ort.InferenceSession(str(tmp_path / "single.onnx")).run(None, {"face": faces})[0]
+    exact = ort.InferenceSession(str(tmp_path / "fp32.onnx")).run(None, {"face": faces})[0]
     np.testing.assert_allclose(found, exact, rtol=2e-2)
 
 
 @pytest.mark.parametrize(("constant", "kind"), [(1e-9, "fp32"), (1e6, "fp32"), (2.0, "fp16")])
-def test_constants_that_half_cannot_hold_keep_their_node_single(
+def test_nodes_with_constants_that_fp16_cannot_represent_stay_in_fp32(
     tmp_path: Path, constant: float, kind: str
 ) -> None:
     between = [helper.make_node("Add", ["h", "c"], ["shifted"], "shift")]
     convert(tmp_path, layered(between, {"c": np.float32(constant)}))
-    assert tensor_types(tmp_path / "half.onnx")["shifted"] == kind
+    assert tensor_types(tmp_path / "fp16.onnx")["shifted"] == kind
 
 
-def test_nodes_before_the_first_and_after_the_last_layer_stay_single(tmp_path: Path) -> None:
+def test_nodes_before_the_first_and_after_the_last_layer_stay_in_fp32(tmp_path: Path) -> None:
     convert(tmp_path, layered([helper.make_node("Relu", ["h"], ["r"], "relu")], {}))
-    types = tensor_types(tmp_path / "half.onnx")
+    types = tensor_types(tmp_path / "fp16.onnx")
     assert types["pixels"] == types["rows"] == types["age_years"] == "fp32"
     assert types["r"] == "fp16"
 
 
-def test_a_cast_in_the_middle_and_a_constant_node_follow(tmp_path: Path) -> None:
+def test_inner_casts_and_constants_become_fp16(tmp_path: Path) -> None:
     between = [
         helper.make_node("Cast", ["h"], ["whole"], "down", to=TensorProto.INT32),
         helper.make_node("Cast", ["whole"], ["back"], "up", to=TensorProto.FLOAT),
@@ -154,14 +156,14 @@ def test_a_cast_in_the_middle_and_a_constant_node_follow(tmp_path: Path) -> None
         helper.make_node("Mul", ["back", "half_of_it"], ["scaled"], "scale"),
     ]
     model = convert(tmp_path, layered(between, {}))
-    assert tensor_types(tmp_path / "half.onnx")["scaled"] == "fp16"
+    assert tensor_types(tmp_path / "fp16.onnx")["scaled"] == "fp16"
     faces = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)
-    exact = ort.InferenceSession(str(tmp_path / "single.onnx")).run(None, {"face": faces})[0]
+    exact = ort.InferenceSession(str(tmp_path / "fp32.onnx")).run(None, {"face": faces})[0]
     found = ort.InferenceSession(model.SerializeToString()).run(None, {"face": faces})[0]
     np.testing.assert_allclose(found, exact, atol=0.5)
 
 
-def test_subgraphs_are_refused(tmp_path: Path) -> None:
+def test_subgraphs_are_rejected(tmp_path: Path) -> None:
     branch = helper.make_graph(
         [helper.make_node("Identity", ["pixels"], ["o"], "i")],
         "b",
@@ -176,9 +178,9 @@ def test_subgraphs_are_refused(tmp_path: Path) -> None:
         ],
         {"axes": np.array([1, 2, 3]), "c": np.array(True)},
     )
-    onnx.save(model, tmp_path / "single.onnx")
+    onnx.save(model, tmp_path / "fp32.onnx")
     with pytest.raises(GraphError, match="has subgraphs"):
-        half_from_single(tmp_path / "single.onnx", tmp_path / "half.onnx")
+        fp16_from_fp32(tmp_path / "fp32.onnx", tmp_path / "fp16.onnx")
 
 
 def test_a_wrong_file_fails_parity_in_years(built: Any) -> None:
@@ -195,7 +197,7 @@ def test_swapped_probabilities_fail_parity(built: Any) -> None:
         check_parity(folder / "e.fp32.onnx", "fp32", images, wrong)
 
 
-def test_divergence_is_located(built: Any, tmp_path: Path) -> None:
+def test_the_first_divergent_tensor_is_named(built: Any, tmp_path: Path) -> None:
     folder, _, images, reference = built
     model = onnx.load(folder / "e.fp16.onnx")
     conv = [n for n in model.graph.node if n.op_type == "Conv"][5]
@@ -204,12 +206,12 @@ def test_divergence_is_located(built: Any, tmp_path: Path) -> None:
             broken = onnx.numpy_helper.to_array(tensor) * np.float16(0.1)
             tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
     onnx.save(model, tmp_path / "broken.onnx")
-    with pytest.raises(ParityError, match="They part at") as caught:
+    with pytest.raises(ParityError, match="They diverge at") as caught:
         check_parity(tmp_path / "broken.onnx", "fp16", images, reference, folder / "e.fp32.onnx")
     assert conv.output[0] in str(caught.value)
 
 
-def test_overflow_is_found_although_the_cpu_hides_it(tmp_path: Path) -> None:
+def test_overflow_is_found_although_the_cpu_provider_hides_it(tmp_path: Path) -> None:
     between = [
         helper.make_node("Mul", ["h", "large"], ["huge"], "grow"),
         helper.make_node("Mul", ["huge", "small"], ["tame"], "shrink"),
@@ -218,7 +220,7 @@ def test_overflow_is_found_although_the_cpu_hides_it(tmp_path: Path) -> None:
     convert(tmp_path, model)
     rng = np.random.default_rng(0)
     images = {"face": rng.integers(200, 256, (sum(BATCHES), 4, 4, 3), np.uint8)}
-    single = tmp_path / "single.onnx"
-    years = ort.InferenceSession(str(single)).run(None, images)[0]
+    fp32 = tmp_path / "fp32.onnx"
+    years = ort.InferenceSession(str(fp32)).run(None, images)[0]
     with pytest.raises(ParityError, match=r"half-precision tensors overflow, the first is 'huge'"):
-        check_parity(tmp_path / "half.onnx", "fp16", images, {"age_years": years}, single)
+        check_parity(tmp_path / "fp16.onnx", "fp16", images, {"age_years": years}, fp32)

@@ -1,4 +1,4 @@
-"""Static INT8: what is rounded and what is not, and that ages stay what they were."""
+"""Static INT8 variants: which tensors are quantized, and that ages stay within the budget."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from onnx.parser import parse_model
 
 from export.config.contract import Images
 from export.errors import GraphError
-from export.experts.cnn import cnn_expert
+from export.experts.cnn.network import cnn_expert
 from export.faces.quantization import quantization_faces
 from export.faces.verification import verification_images
-from export.graph.conversion import check_graph
+from export.graph.checks import check_graph
 from export.variants.int8_static import (
-    WITHIN_YEARS,
-    Quantizer,
-    _step,
+    BUDGET,
+    Int8Graph,
+    _scale_and_zero,
     activation_ranges,
-    int8_from_single,
+    int8_from_fp32,
 )
+from export.variants.search import estimate_sensitivities
 from runtime.backends.openvino_graph import has_exact_int8
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
@@ -34,8 +35,8 @@ INPUTS = (InputSpec("face", SIDE, SIDE, Geometry()),)
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("single") / "resnet50.fp32.onnx"
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("source") / "resnet50.fp32.onnx"
     cnn_expert(small_module(), small_settings(), Geometry()).write_onnx(path)
     return path
 
@@ -46,8 +47,8 @@ def faces() -> Images:
 
 
 @pytest.fixture(scope="module")
-def quantizer(single: Path, faces: Images) -> Quantizer:
-    return Quantizer(onnx.load(str(single)), faces)
+def graph(source: Path, faces: Images) -> Int8Graph:
+    return Int8Graph(onnx.load(str(source)), faces)
 
 
 def _ages(model: onnx.ModelProto, images: Images) -> NDArray[np.float32]:
@@ -79,16 +80,16 @@ def _chain() -> onnx.ModelProto:
     return model
 
 
-def test_first_and_last_products_stay(quantizer: Quantizer, single: Path) -> None:
-    convolutions = [n for n in onnx.load(str(single)).graph.node if n.op_type == "Conv"]
-    assert quantizer.products == tuple(node.name for node in convolutions[1:])
+def test_first_and_last_products_stay_in_fp32(graph: Int8Graph, source: Path) -> None:
+    convolutions = [n for n in onnx.load(str(source)).graph.node if n.op_type == "Conv"]
+    assert list(graph.products) == [node.name for node in convolutions[1:]]
 
 
-def test_weights_become_int8_with_a_scale_per_channel(quantizer: Quantizer) -> None:
-    model = quantizer.model()
+def test_weights_become_int8_with_a_scale_per_channel(graph: Int8Graph) -> None:
+    model = graph.variant()
     weights = {t.name: t for t in model.graph.initializer}
     makers = {node.output[0]: node for node in model.graph.node}
-    convolutions = [n for n in model.graph.node if n.name in quantizer.products]
+    convolutions = [n for n in model.graph.node if n.name in graph.products]
     for node in convolutions:
         integers, scales, _ = (weights[name] for name in makers[node.input[1]].input)
         assert integers.data_type == onnx.TensorProto.INT8
@@ -98,31 +99,33 @@ def test_weights_become_int8_with_a_scale_per_channel(quantizer: Quantizer) -> N
     assert set(weights) <= read
 
 
-def test_an_activation_is_rounded_once(quantizer: Quantizer) -> None:
-    model = quantizer.model()
-    rounded = Counter(n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear")
-    assert max(rounded.values()) == 1
+def test_an_activation_is_quantized_once(graph: Int8Graph) -> None:
+    model = graph.variant()
+    quantized = Counter(n.input[0] for n in model.graph.node if n.op_type == "QuantizeLinear")
+    assert max(quantized.values()) == 1
 
 
-def test_what_is_kept_is_as_it_was(quantizer: Quantizer, single: Path, faces: Images) -> None:
-    model = quantizer.model(keep=quantizer.products)
+def test_with_all_products_kept_nothing_is_quantized(
+    graph: Int8Graph, source: Path, faces: Images
+) -> None:
+    model = graph.variant(graph.products)
     assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
-    exact = _ages(onnx.load(str(single)), faces)
+    exact = _ages(onnx.load(str(source)), faces)
     np.testing.assert_allclose(_ages(model, faces), exact, atol=1e-3)
 
 
-def test_ranges_hold_every_value_of_every_face() -> None:
+def test_ranges_cover_all_values_of_all_faces() -> None:
     faces = {"x": np.array([[-3.0] * 8, [5.0] * 8], np.float32)}
     ranges = activation_ranges(_chain(), ["x"], faces)  # type: ignore[arg-type]
     assert ranges == {"x": (-3.0, 5.0)}
 
 
-def test_integers_are_the_nearest_ones() -> None:
+def test_weights_are_rounded_to_the_nearest_integer() -> None:
     rng = np.random.default_rng(1)
     faces = {"x": rng.normal(size=(16, 8)).astype(np.float32)}
-    quantizer = Quantizer(_chain(), faces)  # type: ignore[arg-type]
-    assert quantizer.products == ("node1",)
-    model = quantizer.model()
+    graph = Int8Graph(_chain(), faces)  # type: ignore[arg-type]
+    assert list(graph.products) == ["node1"]
+    model = graph.variant()
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
     exact = {t.name: onnx.numpy_helper.to_array(t) for t in _chain().graph.initializer}["b"]
     real = weights["q.weight.integers"] * weights["q.weight.scales"]
@@ -148,13 +151,13 @@ def _ending_in_a_dense_layer() -> onnx.ModelProto:
 
 
 @pytest.mark.skipif(not has_exact_int8(), reason="this CPU has no VNNI")
-def test_the_last_bias_makes_up_for_what_rounding_shifts_on_average() -> None:
+def test_the_last_bias_is_corrected_for_the_mean_error() -> None:
     faces = {"x": np.random.default_rng(3).normal(size=(16, 8)).astype(np.float32)}
     exact = _ending_in_a_dense_layer()
-    quantizer = Quantizer(exact, faces)  # type: ignore[arg-type]
+    graph = Int8Graph(exact, faces)  # type: ignore[arg-type]
     wanted = _ages(exact, faces)  # type: ignore[arg-type]
-    shifted = _ages(quantizer._rounded(quantizer.products), faces)  # type: ignore[arg-type]
-    found = _ages(quantizer.model(), faces)  # type: ignore[arg-type]
+    shifted = _ages(graph.quantized(graph.products), faces)  # type: ignore[arg-type]
+    found = _ages(graph.variant(), faces)  # type: ignore[arg-type]
     assert abs(shifted.mean() - wanted.mean()) > 1e-3
     assert found.mean() == pytest.approx(wanted.mean(), abs=1e-4)
     assert np.abs(found - wanted).max() > 1e-3  # each still differs
@@ -163,50 +166,50 @@ def test_the_last_bias_makes_up_for_what_rounding_shifts_on_average() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "at_zero"), [(2.0, 5.1, 0), (-5.1, -2.0, 255), (-1.0, 4.1, 50), (0.0, 0.0, 0)]
 )
-def test_zero_is_one_of_the_steps(low: float, high: float, at_zero: int) -> None:
-    scale, zero = _step(low, high)
+def test_zero_is_represented_exactly(low: float, high: float, at_zero: int) -> None:
+    scale, zero = _scale_and_zero(low, high)
     assert zero == at_zero
     assert scale * (255 - zero) >= high - scale / 2
     assert scale * -zero <= low + scale / 2
 
 
-def test_the_most_sensitive_products_stay(
-    single: Path, faces: Images, quantizer: Quantizer, tmp_path: Path
+def test_the_most_sensitive_products_stay_in_fp32(
+    source: Path, faces: Images, graph: Int8Graph, tmp_path: Path
 ) -> None:
     target = tmp_path / "resnet50.int8.onnx"
-    form = int8_from_single(single, target, faces)
-    kept = form.kept
-    assert kept == tuple(quantizer.by_sensitivity()[: len(kept)])
-    assert len(kept) < len(quantizer.products)
-    assert 0.0 < form.share < 1.0
-    errors = quantizer.errors_years(onnx.load(str(target)))
-    assert errors.mean() <= WITHIN_YEARS[0]
-    assert errors.max() <= WITHIN_YEARS[1]
+    variant = int8_from_fp32(source, target, faces)
+    moved = estimate_sensitivities(graph, 8)
+    ranked = sorted(moved, key=lambda name: -moved[name])
+    assert variant.kept == tuple(ranked[: len(variant.kept)])
+    assert len(variant.kept) < len(ranked)
+    assert 0.0 < variant.share < 1.0
+    errors = np.abs(_ages(onnx.load(str(target)), faces) - graph.ages_years)
+    assert BUDGET.allows(errors)
 
 
-def test_the_file_honors_the_contract_and_is_always_the_same(
-    single: Path, faces: Images, tmp_path: Path
+def test_the_file_matches_the_signature_and_is_reproducible(
+    source: Path, faces: Images, tmp_path: Path
 ) -> None:
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
     for target in (first, second):
-        int8_from_single(single, target, faces)
+        int8_from_fp32(source, target, faces)
     assert first.read_bytes() == second.read_bytes()
     signature = cnn_expert(small_module(), small_settings(), Geometry()).signature
     check_graph(first, signature, tensorrt=False)
 
 
-def test_refuses_a_graph_without_inner_products(tmp_path: Path) -> None:
+def test_a_graph_without_inner_products_is_rejected(tmp_path: Path) -> None:
     source = tmp_path / "one.onnx"
     model = _tiny("p = MatMul(x, a) age_years = ReduceSum<keepdims=0>(p, one)")
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.eye(8, dtype=np.float32), "a"))
     onnx.save(model, source)
     with pytest.raises(GraphError, match="no product with constant weights between"):
-        int8_from_single(source, tmp_path / "int8.onnx", {"x": np.ones((1, 8), np.uint8)})
+        int8_from_fp32(source, tmp_path / "int8.onnx", {"x": np.ones((1, 8), np.uint8)})
 
 
-def test_no_face_is_a_verification_face() -> None:
+def test_quantization_and_verification_faces_are_disjoint() -> None:
     used = quantization_faces(INPUTS)["face"]
-    judged = verification_images(INPUTS)["face"]
+    verified = verification_images(INPUTS)["face"]
     assert used.shape == (46, SIDE, SIDE, 3)
-    shared = {face.tobytes() for face in used} & {face.tobytes() for face in judged}
-    assert shared <= {bytes(judged[0].size)}  # where nothing is seen, every face is black
+    shared = {face.tobytes() for face in used} & {face.tobytes() for face in verified}
+    assert shared <= {bytes(verified[0].size)}  # missing faces are black in both

@@ -1,4 +1,4 @@
-"""Janus through the whole pipeline: demo, random, light; what manifest and runtime say of it."""
+"""Janus through the whole pipeline, from checkpoint folders to manifest and runtime."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from export.build.options import DEMO_EXPERTS, ExpertConfig, read_experts, resolve_options
+from export.build.demo_weights import write_demo_checkpoint
+from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
 from export.build.pipeline import build
+from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
-from export.experts.demo import write_demo_checkpoint
 from export.experts.janus.placeholder import write_configuration, write_tokenizer
 from export.experts.janus.weights import RandomJanus
 from export.experts.registry import build_expert, count_parameters
 from export.faces.drawn import drawn_faces
-from export.graph import conversion
+from export.graph import weights
 from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
@@ -36,7 +37,7 @@ system_prompt = false
 
 
 def janus_config() -> ExpertConfig:
-    """Of the demo."""
+    """The configuration of the demo."""
     return read_experts(DEMO_EXPERTS, [])["janus"]
 
 
@@ -53,7 +54,7 @@ def checkpoint(
     """A demo Janus fitted on few faces."""
     folder = tmp_path_factory.mktemp("checkpoint") / "janus"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("export.experts.demo._fitting_faces", lambda: faces)
+        patched.setattr("export.build.demo_weights.fitting_faces", lambda: faces)
         write_demo_checkpoint(janus_config(), folder)
     return folder
 
@@ -68,21 +69,21 @@ def _build(
     return read_manifest(folder / "engines").experts["janus"]
 
 
-def test_the_demo_s_answers_mean_something(
+def test_the_demo_predicts_better_than_the_mean_age(
     checkpoint: Path, faces: tuple[np.ndarray, np.ndarray]
 ) -> None:
     expert = build_expert(janus_config(), checkpoint)
     unseen = list(drawn_faces(100, seed=99, size=96))
     found = expert.reference({"face": np.stack([face.image for face in unseen])})
     truth = np.array([face.age_years for face in unseen])
-    guess = np.abs(truth - faces[1].mean()).mean()
-    assert np.abs(found["age_years"] - truth).mean() < 0.75 * guess
+    error_of_the_mean = np.abs(truth - faces[1].mean()).mean()
+    assert np.abs(found["age_years"] - truth).mean() < 0.75 * error_of_the_mean
     noise = np.random.default_rng(5).integers(0, 256, (20, 96, 96, 3), np.uint8)
     on_noise = expert.reference({"face": noise})["answer_mass"]
     assert np.median(on_noise) < 0.7 * np.median(found["answer_mass"])
 
 
-def test_from_a_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
+def test_from_a_checkpoint_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
     expert = _build(tmp_path, checkpoint, fp16=True, more="geometry.crop_margin = 0.2")
     assert expert.outputs == ("age_years", "age_probs", "answer_mass")
     assert expert.source.kind == "checkpoint"
@@ -103,10 +104,10 @@ def test_from_a_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
     assert estimate.to_dict()["experts"]["janus"]["answer_mass"] == mass
 
 
-def test_large_weights_lie_beside_and_are_vouched_for(
+def test_external_data_files_are_in_the_manifest(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
+    monkeypatch.setattr(weights, "LARGEST_INLINE_BYTES", 1)
     expert = _build(tmp_path, checkpoint, fp16=True)
     for artifact in expert.artifacts:
         graph, data = (record.path for record in artifact.files)
@@ -117,7 +118,7 @@ def test_large_weights_lie_beside_and_are_vouched_for(
         assert isinstance(moe.predict(np.zeros((96, 96, 3), np.uint8)), AgeEstimate)
 
 
-def test_few_faces_prove_an_expert_that_takes_seconds(
+def test_parity_of_a_slow_expert_is_measured_on_few_faces(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("export.experts.janus.expert._LARGE_PARAMETERS", 1)
@@ -139,7 +140,7 @@ def test_random_weights_need_no_files(tmp_path: Path, caplog: pytest.LogCaptureF
         assert "'janus' runs in fp32, not in int8" in caplog.text
 
 
-def test_parameters_are_counted_without_making_them() -> None:
+def test_parameters_are_counted_without_allocating_them() -> None:
     config = read_experts(DEMO_EXPERTS, [])["janus"]
     drawn = RandomJanus("demo")
     embeddings = drawn["model.language_model.embed_tokens.weight"].numel()
@@ -147,29 +148,31 @@ def test_parameters_are_counted_without_making_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lacking", "said"),
+    ("missing", "message"),
     [
         ("model.safetensors", "holds no model.safetensors"),
         ("tokenizer.json", "has no tokenizer.json"),
         ("preprocessor_config.json", "neither preprocessor_config.json"),
     ],
 )
-def test_a_folder_must_be_whole(tmp_path: Path, lacking: str, said: str) -> None:
+def test_a_folder_with_a_missing_file_is_rejected(
+    tmp_path: Path, missing: str, message: str
+) -> None:
     drawn, config = RandomJanus("demo"), janus_config()
     write_configuration(tmp_path, drawn)
-    write_tokenizer(tmp_path, config.settings.question)  # type: ignore[union-attr]
+    write_tokenizer(tmp_path, config.settings.question)
     save_file(dict(drawn), tmp_path / "model.safetensors")
-    (tmp_path / lacking).unlink()
-    with pytest.raises(CheckpointError, match=said):
+    (tmp_path / missing).unlink()
+    with pytest.raises(CheckpointError, match=message):
         build_expert(config, tmp_path)
 
 
-def test_a_file_alone_is_no_janus(checkpoint: Path) -> None:
+def test_a_single_file_is_rejected(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="needs the whole folder"):
         build_expert(janus_config(), checkpoint / "model.safetensors")
 
 
-def test_shards_in_pytorch_s_own_format(checkpoint: Path, tmp_path: Path) -> None:
+def test_sharded_pytorch_files(checkpoint: Path, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "sharded")
     state = load_file(tmp_path / "sharded" / "model.safetensors")
     (tmp_path / "sharded" / "model.safetensors").unlink()
@@ -188,13 +191,13 @@ def test_shards_in_pytorch_s_own_format(checkpoint: Path, tmp_path: Path) -> Non
         build_expert(config, tmp_path / "sharded")
 
 
-def test_int8_is_smaller_and_taken_when_asked_for(
+def test_int8_is_smaller_and_used_on_request(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expert = _build(tmp_path, checkpoint, int8=True)
-    single, int8 = expert.artifacts
+    fp32, int8 = expert.artifacts
     assert int8.precision == "int8"
-    assert int8.files[0].size_bytes < 0.5 * single.files[0].size_bytes
+    assert int8.files[0].size_bytes < 0.5 * fp32.files[0].size_bytes
     assert int8.parity is not None
     assert 0.0 < int8.parity.mean_years < 5.0
     face = np.full((96, 96, 3), 90, np.uint8)
@@ -205,7 +208,7 @@ def test_int8_is_smaller_and_taken_when_asked_for(
             assert isinstance(estimate, AgeEstimate)
             ages.append(estimate.age_years)
     assert 0.0 < abs(ages[0] - ages[1]) < 10.0
-    monkeypatch.setattr(conversion, "LARGEST_INLINE_BYTES", 1)
-    (tmp_path / "outside").mkdir()
-    streamed = _build(tmp_path / "outside", checkpoint, int8=True).artifacts[1]
+    monkeypatch.setattr(weights, "LARGEST_INLINE_BYTES", 1)
+    (tmp_path / "external").mkdir()
+    streamed = _build(tmp_path / "external", checkpoint, int8=True).artifacts[1]
     assert streamed.parity == int8.parity

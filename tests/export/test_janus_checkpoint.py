@@ -1,4 +1,4 @@
-"""Both layouts of a Janus checkpoint, its processor files, and what is refused."""
+"""Both layouts of a Janus checkpoint, its processor files, and rejected folders."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def _folder(folder: Path, config: dict[str, Any], **files: dict[str, Any]) -> Pa
 def test_both_layouts_give_the_same_expert(prompt: AgePrompt) -> None:
     checkpoint = RandomJanus("tiny")
     official = official_layout(checkpoint, checkpoint.vision.layers)
-    theirs = load_expert(settings(checkpoint, "official"), official, prompt).state_dict()
-    ours = tiny_expert(prompt).state_dict()
-    assert theirs.keys() == ours.keys()
-    assert all(torch.equal(theirs[name], ours[name]) for name in ours)
+    found = load_expert(settings(checkpoint, "official"), official, prompt).state_dict()
+    expected = tiny_expert(prompt).state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_half_precision_weights_become_float32(prompt: AgePrompt) -> None:
@@ -58,7 +58,7 @@ def test_half_precision_weights_become_float32(prompt: AgePrompt) -> None:
     assert {p.dtype for p in expert.parameters()} == {torch.float32}
 
 
-def test_pixels_are_normalized_as_the_processor_does(prompt: AgePrompt) -> None:
+def test_pixels_are_normalized_as_by_the_processor(prompt: AgePrompt) -> None:
     face = faces(2)
     wide = face.double().permute(0, 3, 1, 2) / 255.0
     mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.5, 0.25, 0.3])
@@ -88,7 +88,7 @@ def test_settings_of_the_official_layout(tmp_path: Path) -> None:
     assert found.recipe.pad_color == (127, 102, 76)
 
 
-def test_every_problem_of_the_settings_is_named(tmp_path: Path) -> None:
+def test_all_unsupported_settings_are_listed(tmp_path: Path) -> None:
     config = transformers_config(RandomJanus("tiny"))
     config["text_config"] |= {"hidden_act": "gelu", "rope_scaling": {"type": "yarn"}}
     images = {"image_mean": [0.5] * 3, "size": {"height": 64, "width": 64}}
@@ -97,30 +97,30 @@ def test_every_problem_of_the_settings_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError) as caught:
         read_folder(tmp_path)
-    for said in (
+    for message in (
         "image tokens of the processor: found 576, expected 9",
         "image size of the processor: found 64, expected 48",
         "rope type: found 'yarn'",
         "language hidden_act: found 'gelu'",
         "image_std is missing",
     ):
-        assert said in str(caught.value)
+        assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "message"),
     [
         ({}, "no config.json"),
-        ({"config": {"model_type": "llava"}}, "says model_type 'llava'"),
+        ({"config": {"model_type": "llava"}}, "has model_type 'llava'"),
         ({"config": {"model_type": "janus"}}, "neither preprocessor_config.json nor"),
     ],
 )
-def test_other_folders_are_refused(
-    tmp_path: Path, files: dict[str, dict[str, Any]], said: str
+def test_other_folders_are_rejected(
+    tmp_path: Path, files: dict[str, dict[str, Any]], message: str
 ) -> None:
     for name, content in files.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=said):
+    with pytest.raises(CheckpointError, match=message):
         read_folder(tmp_path)
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json"):
         JanusTokenizer(tmp_path)
@@ -133,14 +133,14 @@ def test_missing_keys_are_listed(prompt: AgePrompt) -> None:
         load_expert(settings(RandomJanus("tiny")), tensors, prompt)
 
 
-def test_tied_weights_are_refused(prompt: AgePrompt) -> None:
+def test_tied_weights_are_rejected(prompt: AgePrompt) -> None:
     tensors = dict(RandomJanus("tiny"))
     tensors["lm_head.weight"] = tensors["model.language_model.embed_tokens.weight"]
     with pytest.raises(CheckpointError, match="equals the token embeddings"):
         load_expert(settings(RandomJanus("tiny")), tensors, prompt)
 
 
-def test_weights_of_another_size_are_refused(prompt: AgePrompt) -> None:
+def test_weights_of_another_size_are_rejected(prompt: AgePrompt) -> None:
     tensors = dict(RandomJanus("tiny"))
     tensors["model.language_model.norm.weight"] = torch.zeros(7)
     with pytest.raises(CheckpointError, match=r"norm.weight has shape \(7,\).*\(64,\)"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from export.errors import CheckpointError
 from export.experts.janus.light_head import LightAgeExpert, LightHead, load_light_expert
 from export.experts.janus.weights import SHAPES, RandomJanus
-from export.graph.conversion import check_graph
+from export.graph.checks import check_graph
 from tests.export.janus_fixtures import (
     export_onnx,
     faces,
@@ -42,21 +42,23 @@ def test_size_for_the_published_model() -> None:
     assert 2.3e6 < sum(p.numel() for p in head.parameters()) < 2.5e6
 
 
-def test_tokens_are_those_of_transformers() -> None:
+def test_tokens_equal_those_of_transformers() -> None:
     expert, face = _expert(_head()), faces(2)
     with torch.no_grad():
-        theirs = reference_model(RandomJanus("tiny")).model.get_image_features(expert.pixels(face))
-        torch.testing.assert_close(expert.tokens(face), theirs.pooler_output, rtol=0, atol=1e-5)
+        expected = reference_model(RandomJanus("tiny")).model.get_image_features(
+            expert.pixels(face)
+        )
+        torch.testing.assert_close(expert.tokens(face), expected.pooler_output, rtol=0, atol=1e-5)
 
 
-def test_head_travels_by_safetensors(tmp_path: Path) -> None:
+def test_the_head_is_read_from_safetensors(tmp_path: Path) -> None:
     save_file(_head().state_dict(), tmp_path / "light.safetensors")
     checkpoint = RandomJanus("tiny")
     head = load_file(tmp_path / "light.safetensors")
     loaded = load_light_expert(settings(checkpoint), checkpoint, head, AGES)
     with torch.no_grad():
-        for ours, theirs in zip(loaded(faces(2)), _expert(_head())(faces(2)), strict=True):
-            assert torch.equal(ours, theirs)
+        for found, expected in zip(loaded(faces(2)), _expert(_head())(faces(2)), strict=True):
+            assert torch.equal(found, expected)
 
 
 def test_probabilities_and_expectation() -> None:
@@ -79,7 +81,7 @@ def test_onnx_runtime_agrees_with_torch(tmp_path: Path, batch: int) -> None:
             np.testing.assert_allclose(ours, expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
-def test_a_head_for_other_ages_is_refused() -> None:
+def test_a_head_for_other_ages_is_rejected() -> None:
     head = LightHead(WIDTH, range(18, 80)).state_dict()
     checkpoint = RandomJanus("tiny")
     with pytest.raises(CheckpointError, match=r"does not fit 101 ages.*fc2.bias is \(62,\)"):

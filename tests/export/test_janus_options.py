@@ -1,4 +1,4 @@
-"""Janus in experts.toml, and whether a machine has room for it."""
+"""Janus in experts.toml, and the preflight checks of memory and disk."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 import export.build.preflight
-from export.build.options import DEFAULT_EXPERTS, ExpertConfig, read_experts
+from export.build.options import DEFAULT_EXPERTS, read_experts
 from export.build.preflight import check_resources
-from export.config.settings import JanusSettings
+from export.config.architecture import ExpertConfig
 from export.errors import ExportError
 from export.experts.janus.prompt import PromptOptions
+from export.experts.janus.settings import JanusSettings
 
 PARAMETERS_7B = 6_900_000_000
 
@@ -23,27 +24,29 @@ def _read(folder: Path, text: str) -> tuple[dict[str, ExpertConfig], list[str]]:
     return read_experts(path, problems), problems
 
 
-def test_the_example_says_the_defaults(tmp_path: Path) -> None:
+def test_the_example_has_the_defaults(tmp_path: Path) -> None:
     plain, problems = _read(tmp_path, "")
     assert not problems
     assert plain["janus"].settings == JanusSettings("prompt", PromptOptions(), "1B")
     assert read_experts(DEFAULT_EXPERTS, problems)["janus"].settings == plain["janus"].settings
 
 
-def test_everything_can_be_asked(tmp_path: Path) -> None:
+def test_every_key_is_read(tmp_path: Path) -> None:
     experts, problems = _read(
         tmp_path,
         'prompt = "{image} Age?"\nanswer_prefix = ""\nsystem_prompt = false\nages = "18..80"\n'
         'termination = "all"\nsize = "7B"\ngeometry.crop_margin = 0.4\n',
     )
     assert not problems
-    asked = PromptOptions("{image} Age?", "", system_prompt=False, ages=(18, 80), termination="all")
-    assert experts["janus"].settings == JanusSettings("prompt", asked, "7B")
+    expected = PromptOptions(
+        "{image} Age?", "", system_prompt=False, ages=(18, 80), termination="all"
+    )
+    assert experts["janus"].settings == JanusSettings("prompt", expected, "7B")
     assert experts["janus"].geometry.crop_margin == 0.4
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('prompt = "Age?"', "janus.prompt: must hold {image} exactly once"),
         ("ages = [0, 2.5, 4]", "janus.ages: must be whole years"),
@@ -55,13 +58,13 @@ def test_everything_can_be_asked(tmp_path: Path) -> None:
         ("geometry.pad_color = [0, 0, 0]", "janus.geometry.pad_color: comes from the"),
     ],
 )
-def test_what_contradicts_is_a_problem(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_keys_are_reported(tmp_path: Path, text: str, message: str) -> None:
     _, problems = _read(tmp_path, text)
     assert len(problems) == 1
-    assert said in problems[0]
+    assert message in problems[0]
 
 
-def test_too_little_memory_or_disk_is_said_beforehand(
+def test_too_little_memory_or_disk_fails_before_the_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export.build.preflight, "available_memory", lambda: 20 << 30)

@@ -1,4 +1,4 @@
-"""How Janus fits a picture: resize the longer side, pad to a square; exact to the pixel."""
+"""Resizing and padding of Janus's images, exact to the pixel."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ SIZES = [
 ]
 
 
-def _picture(height: int, width: int) -> NDArray[np.uint8]:
+def _image(height: int, width: int) -> NDArray[np.uint8]:
     generator = np.random.default_rng(height * 5000 + width)
     rows, columns = np.mgrid[:height, :width]
     smooth = 127 + 90 * np.sin(rows / 9.0) * np.cos(columns / 13.0)
     noisy = smooth[..., None] + generator.normal(0, 60, (height, width, 3))
-    picture: NDArray[np.uint8] = np.clip(noisy, 0, 255).astype(np.uint8)
-    return picture
+    image: NDArray[np.uint8] = np.clip(noisy, 0, 255).astype(np.uint8)
+    return image
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_pad_square_is_that_of_transformers(height: int, width: int) -> None:
-    image = _picture(height, width)
+def test_pad_square_equals_that_of_transformers(height: int, width: int) -> None:
+    image = _image(height, width)
     mean = [0.48, 0.5, 0.41]
     processor = JanusImageProcessorPil(image_mean=mean, do_rescale=False, do_normalize=False)
     (expected,) = processor(Image.fromarray(image))["pixel_values"]
     geometry = Geometry(0.0, "pad_square", "pillow_bicubic", (122, 127, 104))
-    ours = fit(image, 384, 384, geometry)
-    assert ours.shape == (384, 384, 3)
-    np.testing.assert_array_equal(ours, np.asarray(expected).transpose(1, 2, 0))
+    found = fit(image, 384, 384, geometry)
+    assert found.shape == (384, 384, 3)
+    np.testing.assert_array_equal(found, np.asarray(expected).transpose(1, 2, 0))

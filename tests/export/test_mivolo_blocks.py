@@ -1,4 +1,4 @@
-"""Each replaced operator against the original, over sizes."""
+"""Each rewritten operator against timm's and PyTorch's, over sizes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def outlook(side: int, heads: int = 2, dim: int = 8) -> OutlookAttention:
 
 
 def same_weights(ours: nn.Module, theirs: nn.Module) -> None:
-    """Random values for both, biases included, under the same names."""
+    """Gives both modules the same random values, biases included."""
     for parameter in ours.parameters():
         nn.init.normal_(parameter)
     theirs.load_state_dict(ours.state_dict(), strict=True)
@@ -42,30 +42,30 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_windows_are_gathered_as_by_unfold(side: int, batch: int) -> None:
+def test_windows_equal_those_of_unfold(side: int, batch: int) -> None:
     x = torch.randn(batch, side, side, 8)
-    wanted = F.unfold(x.permute(0, 3, 1, 2), 3, padding=1, stride=2)
-    wanted = wanted.reshape(batch, 2, 4, 9, -1).permute(0, 4, 1, 3, 2)
-    assert torch.equal(outlook(side).unfold(x.reshape(-1, 8)), wanted)
+    expected = F.unfold(x.permute(0, 3, 1, 2), 3, padding=1, stride=2)
+    expected = expected.reshape(batch, 2, 4, 9, -1).permute(0, 4, 1, 3, 2)
+    assert torch.equal(outlook(side).unfold(x.reshape(-1, 8)), expected)
 
 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_windows_are_added_up_as_by_fold(side: int, batch: int) -> None:
+def test_summed_windows_equal_those_of_fold(side: int, batch: int) -> None:
     windows = torch.randn(batch, side**2 // 4, 2, 9, 4)
     columns = windows.permute(0, 2, 4, 3, 1).reshape(batch, 8 * 9, -1)
-    wanted = F.fold(columns, (side, side), 3, padding=1, stride=2).permute(0, 2, 3, 1)
-    assert_close(outlook(side).fold(windows).reshape(wanted.shape), wanted)
+    expected = F.fold(columns, (side, side), 3, padding=1, stride=2).permute(0, 2, 3, 1)
+    assert_close(outlook(side).fold(windows).reshape(expected.shape), expected)
 
 
 @pytest.mark.parametrize("side", [1, 3, 7, 27])
-def test_odd_sides_are_refused(side: int) -> None:
+def test_odd_sides_are_rejected(side: int) -> None:
     with pytest.raises(ValueError, match=f"even sides only, got {side}"):
         window_matrix(side)
 
 
 @pytest.mark.parametrize("side", SIDES)
-def test_outlook_attention_is_timms(side: int) -> None:
+def test_outlook_attention_equals_that_of_timm(side: int) -> None:
     ours, theirs = outlook(side), volo.OutlookAttention(8, 2, stride=2)
     same_weights(ours, theirs)
     x = torch.randn(2, side, side, 8)
@@ -73,7 +73,7 @@ def test_outlook_attention_is_timms(side: int) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 3), (4, 6)])
-def test_self_attention_is_timms(height: int, width: int) -> None:
+def test_self_attention_equals_that_of_timm(height: int, width: int) -> None:
     ours, theirs = SelfAttention(8, 2, height * width), volo.Attention(8, 2)
     same_weights(ours, theirs)
     x = torch.randn(2, height, width, 8)
@@ -81,7 +81,7 @@ def test_self_attention_is_timms(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 5, 16])
-def test_class_attention_is_timms(tokens: int) -> None:
+def test_class_attention_equals_that_of_timm(tokens: int) -> None:
     ours, theirs = ClassAttention(8, 2, tokens), volo.ClassAttention(8, 2)
     same_weights(ours, theirs)
     x = torch.randn(2, 1 + tokens, 8)
@@ -89,7 +89,7 @@ def test_class_attention_is_timms(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 5, 14, 28])
-def test_relative_position_is_timms(side: int) -> None:
+def test_relative_position_equals_that_of_timm(side: int) -> None:
     ours, theirs = RelativePosition(16, side), PosEmbedRel((side, side), 16, scale=1.0)
     same_weights(ours, theirs)
     q = torch.randn(2, side * side, 16)

@@ -1,4 +1,4 @@
-"""Both published formats, and what is said about files that are neither."""
+"""Both published checkpoint formats, and the errors for other files."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from export.experts.mivolo.module import (
     spec_from_checkpoint,
 )
 from export.experts.mivolo.network import VARIANTS
-from tests.export.mivolo_fixtures import IMDB, pictures, spec
+from tests.export.mivolo_fixtures import IMDB, noise_images, spec
 
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
 V2_SCALE = {"min_age": 0, "max_age": 122, "avg_age": 61.0}
 
 
-def state_of(wanted: MiVoloSpec) -> dict[str, Tensor]:
-    return dict(random_mivolo(wanted, seed=7).network.state_dict())
+def state_of(spec: MiVoloSpec) -> dict[str, Tensor]:
+    return dict(random_mivolo(spec, seed=7).network.state_dict())
 
 
-def assert_same(expert: MiVoloExpert, original: MiVoloExpert) -> None:
-    images = pictures(original, 2)
+def assert_same(expert: MiVoloExpert, expected: MiVoloExpert) -> None:
+    images = noise_images(expected, 2)
     with torch.inference_mode():
-        assert torch.equal(expert(*images)[0], original(*images)[0])
+        assert torch.equal(expert(*images)[0], expected(*images)[0])
 
 
 @pytest.mark.parametrize("with_gender", [True, False])
 @pytest.mark.parametrize("with_person", [True, False])
 def test_pth_tar(*, with_person: bool, with_gender: bool) -> None:
-    wanted = spec(with_person=with_person, with_gender=with_gender)
-    original = random_mivolo(wanted, seed=7)
-    state = original.network.state_dict() | {"fds.running_mean": torch.zeros(3)}
+    expected = spec(with_person=with_person, with_gender=with_gender)
+    published = random_mivolo(expected, seed=7)
+    state = published.network.state_dict() | {"fds.running_mean": torch.zeros(3)}
     metadata = SCALE | {"no_gender": not with_gender, "with_persons_model": with_person}
     found = spec_from_checkpoint(state, metadata)
-    assert found == wanted
-    assert_same(build_mivolo(found, state), original)
+    assert found == expected
+    assert_same(build_mivolo(found, state), published)
 
 
 def test_v2() -> None:
-    wanted = MiVoloSpec(VARIANTS["demo"], AgeScale(0, 122, 61), 96)
-    original = random_mivolo(wanted, seed=7)
-    state = {f"mivolo.model.{k}": t for k, t in original.network.state_dict().items()}
+    expected = MiVoloSpec(VARIANTS["demo"], AgeScale(0, 122, 61), 96)
+    published = random_mivolo(expected, seed=7)
+    state = {f"mivolo.model.{k}": t for k, t in published.network.state_dict().items()}
     config = V2_SCALE | {"in_chans": 6, "input_size": 96, "num_classes": 3, "only_age": False}
     found = spec_from_checkpoint(state, config)
-    assert found == wanted
-    assert_same(build_mivolo(found, state), original)
+    assert found == expected
+    assert_same(build_mivolo(found, state), published)
 
 
 def test_prefix_of_distributed_training_and_half_weights() -> None:
@@ -67,26 +67,26 @@ def test_prefix_of_distributed_training_and_half_weights() -> None:
     [({}, 290), ({"with_gender": False}, 290), ({"with_person": False}, 260)],
 )
 def test_d1_has_the_published_entries(options: dict[str, bool], entries: int) -> None:
-    wanted = spec("d1", 224, **options)
+    expected = spec("d1", 224, **options)
     with torch.device("meta"):
-        state = MiVoloExpert(wanted).network.state_dict()
+        state = MiVoloExpert(expected).network.state_dict()
     assert len(state) == entries
-    assert spec_from_checkpoint(state, SCALE) == wanted
+    assert spec_from_checkpoint(state, SCALE) == expected
 
 
 @pytest.mark.parametrize("variant", ["d1", "d2", "d3", "d4", "d5", "demo"])
 def test_every_variant_is_recognized(variant: str) -> None:
-    wanted = spec(variant, 224)
+    expected = spec(variant, 224)
     with torch.device("meta"):
-        state = MiVoloExpert(wanted).network.state_dict()
-    assert spec_from_checkpoint(state, SCALE) == wanted
+        state = MiVoloExpert(expected).network.state_dict()
+    assert spec_from_checkpoint(state, SCALE) == expected
 
 
 def test_age_scale_is_never_assumed() -> None:
     state = state_of(spec())
-    with pytest.raises(CheckpointError, match=r"say min_age, max_age, avg_age.*age_scale"):
+    with pytest.raises(CheckpointError, match=r"lacks min_age, max_age, avg_age.*age_scale"):
         spec_from_checkpoint(state, {})
-    with pytest.raises(CheckpointError, match="does not say avg_age"):
+    with pytest.raises(CheckpointError, match="lacks avg_age"):
         spec_from_checkpoint(state, {"min_age": 1, "max_age": 95, "avg_age": None})
     assert spec_from_checkpoint(state, {}, (1, 95, 48)).ages == IMDB
     assert spec_from_checkpoint(state, SCALE, (1, 95, 48)).ages == IMDB
@@ -95,15 +95,15 @@ def test_age_scale_is_never_assumed() -> None:
 @pytest.mark.parametrize(
     ("metadata", "scale", "message"),
     [
-        (SCALE, (0, 122, 61), "age_scale says .* the checkpoint says"),
+        (SCALE, (0, 122, 61), "age_scale is .* the checkpoint has"),
         (SCALE | {"max_age": 1}, None, "min_age < max_age, got 1 and 1"),
-        (SCALE | {"max_age": "old"}, None, "max_age is 'old', which is no number"),
-        (SCALE | {"no_gender": True}, None, "no_gender: the metadata says True"),
+        (SCALE | {"max_age": "old"}, None, "max_age is 'old', not a number"),
+        (SCALE | {"no_gender": True}, None, "no_gender: the metadata has True"),
         (SCALE | {"with_persons_model": False}, None, "with_persons_model"),
-        (SCALE | {"input_size": 384}, None, "input_size: the metadata says 384, .* 64"),
+        (SCALE | {"input_size": 384}, None, "input_size: the metadata has 384, .* 64"),
     ],
 )
-def test_contradictions(
+def test_contradictions_are_rejected(
     metadata: dict[str, object], scale: tuple[float, float, float] | None, message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
@@ -111,7 +111,7 @@ def test_contradictions(
 
 
 @pytest.mark.parametrize("state", [{}, {"conv1.weight": torch.zeros(64, 3, 7, 7)}])
-def test_another_architecture(state: dict[str, Tensor]) -> None:
+def test_another_architecture_is_rejected(state: dict[str, Tensor]) -> None:
     with pytest.raises(CheckpointError, match=r"not a MiVOLO checkpoint: .*pos_embed"):
         spec_from_checkpoint(state, SCALE)
 
@@ -124,7 +124,7 @@ def test_an_unknown_size_lists_the_known_ones() -> None:
         spec_from_checkpoint(state, SCALE)
 
 
-def test_wrong_tensors_are_listed_shortly() -> None:
+def test_wrong_tensors_are_listed_up_to_a_limit() -> None:
     state = state_of(spec())
     missing = [state.pop(name) for name in sorted(state)[:9]]
     state |= {"extra.weight": missing[0], "norm.bias": torch.zeros(7)}
@@ -139,6 +139,6 @@ def test_wrong_tensors_are_listed_shortly() -> None:
 
 
 @pytest.mark.parametrize("size", [0, -16, 100, 225])
-def test_input_sizes_that_do_not_divide(size: int) -> None:
+def test_indivisible_input_sizes_are_rejected(size: int) -> None:
     with pytest.raises(CheckpointError, match=f"multiple of 16 pixels, got {size}"):
         spec(input_size=size)

@@ -1,4 +1,4 @@
-"""The whole network against the arithmetic of `reference_mivolo`, in PyTorch and as ONNX."""
+"""The whole network against `reference_mivolo`, in PyTorch and as ONNX."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from export.experts.mivolo.module import MiVoloExpert, MiVoloSpec, random_mivolo
-from tests.export.mivolo_fixtures import pictures, reference, run_onnx, spec, write_onnx
+from tests.export.mivolo_fixtures import noise_images, reference, run_onnx, spec, write_onnx
 
 TOLERANCE_YEARS = 1e-3
 BATCHES = [1, 3, 8]
 
-SHRUNK = [
+SMALL = [
     pytest.param(spec(), id="face+person+gender"),
     pytest.param(spec(input_size=96, with_person=False, with_gender=False), id="face-96"),
 ]
@@ -36,7 +36,7 @@ FULL = [
 def check(expert: MiVoloExpert, path: Path) -> None:
     write_onnx(expert, path)
     for batch in BATCHES:
-        images = pictures(expert, batch, seed=batch)
+        images = noise_images(expert, batch, seed=batch)
         years, genders = reference(expert, images)
         outputs = run_onnx(path, expert, images)
         np.testing.assert_allclose(outputs[0], years, atol=TOLERANCE_YEARS, rtol=0)
@@ -46,46 +46,46 @@ def check(expert: MiVoloExpert, path: Path) -> None:
 
 
 def assert_simple(path: Path) -> None:
-    """Nothing of what makes TensorRT compute shapes, and nothing that it refuses."""
+    """Asserts that no operator needs shape arithmetic or is unsupported by TensorRT."""
     found = Counter(node.op_type for node in onnx.load(path).graph.node)
-    unwelcome = {"Col2Im", "Shape", "Slice", "Split", "Squeeze", "Unsqueeze", "Pad", "Expand"}
-    assert not unwelcome & found.keys(), found
+    excluded = {"Col2Im", "Shape", "Slice", "Split", "Squeeze", "Unsqueeze", "Pad", "Expand"}
+    assert not excluded & found.keys(), found
 
 
-@pytest.mark.parametrize("wanted", SHRUNK)
-def test_shrunk_onnx_is_exact(wanted: MiVoloSpec, tmp_path: Path) -> None:
-    check(random_mivolo(wanted, seed=1), tmp_path / "mivolo.onnx")
+@pytest.mark.parametrize("variant", SMALL)
+def test_small_onnx_is_exact(variant: MiVoloSpec, tmp_path: Path) -> None:
+    check(random_mivolo(variant, seed=1), tmp_path / "mivolo.onnx")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wanted", FULL)
-def test_full_onnx_is_exact(wanted: MiVoloSpec, tmp_path: Path) -> None:
-    check(random_mivolo(wanted, seed=1), tmp_path / "mivolo.onnx")
+@pytest.mark.parametrize("variant", FULL)
+def test_full_onnx_is_exact(variant: MiVoloSpec, tmp_path: Path) -> None:
+    check(random_mivolo(variant, seed=1), tmp_path / "mivolo.onnx")
 
 
-@pytest.mark.parametrize("wanted", OTHERS)
+@pytest.mark.parametrize("variant", OTHERS)
 @pytest.mark.parametrize("batch", BATCHES)
-def test_other_modes_and_sizes_are_exact(wanted: MiVoloSpec, batch: int) -> None:
-    expert = random_mivolo(wanted, seed=2)
-    images = pictures(expert, batch)
+def test_other_modes_and_sizes_are_exact(variant: MiVoloSpec, batch: int) -> None:
+    expert = random_mivolo(variant, seed=2)
+    images = noise_images(expert, batch)
     with torch.inference_mode():
         found = expert(*images)
-    for output, truth in zip(found, reference(expert, images), strict=False):
-        np.testing.assert_allclose(output, truth, atol=TOLERANCE_YEARS, rtol=0)
+    for output, expected in zip(found, reference(expert, images), strict=False):
+        np.testing.assert_allclose(output, expected, atol=TOLERANCE_YEARS, rtol=0)
 
 
-def test_person_matters_and_black_is_an_image() -> None:
+def test_the_person_has_an_influence() -> None:
     expert = random_mivolo(spec())
-    face, person = pictures(expert, 2)
+    face, person = noise_images(expert, 2)
     with torch.inference_mode():
         with_person, without = expert(face, person)[0], expert(face, torch.zeros_like(person))[0]
     assert with_person[0] != without[0]
-    assert with_person[1] == without[1], "the last person of `pictures` is black"
+    assert with_person[1] == without[1], "the last person of `noise_images` is black"
 
 
 def test_random_weights_are_deterministic_and_varied() -> None:
     first, again, other = (random_mivolo(spec(), seed) for seed in (4, 4, 5))
-    images = pictures(first, 3)
+    images = noise_images(first, 3)
     with torch.inference_mode():
         assert torch.equal(first(*images)[0], again(*images)[0])
         assert not torch.equal(first(*images)[0], other(*images)[0])
@@ -94,12 +94,12 @@ def test_random_weights_are_deterministic_and_varied() -> None:
 
 
 @pytest.mark.parametrize("size", [48, 80])
-def test_another_image_size_is_refused(size: int) -> None:
+def test_another_image_size_is_rejected(size: int) -> None:
     images = [torch.zeros(1, size, size, 3, dtype=torch.uint8)] * 2
     with pytest.raises(ValueError, match=r"face and person of shape \(N, 64, 64, 3\)"):
         random_mivolo(spec())(*images)
 
 
-def test_a_missing_person_is_refused() -> None:
+def test_a_missing_person_is_rejected() -> None:
     with pytest.raises(ValueError, match="face and person"):
         random_mivolo(spec())(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))

@@ -1,4 +1,4 @@
-"""MiVOLO through experts.toml, its checkpoints' files and the pipeline, and into the runtime."""
+"""MiVOLO from experts.toml and checkpoint files through the pipeline to the runtime."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.build.options import BuildOptions, ExpertConfig, read_experts
+from export.build.options import BuildOptions, read_experts
 from export.build.pipeline import build
-from export.config.settings import LETTERBOX, MiVoloSettings
+from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
 from export.experts.mivolo.module import MiVoloSpec, random_mivolo
+from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
 from export.experts.registry import build_expert, count_parameters
 from runtime import AgeMoE, Face
 from runtime.geometry import Geometry
 from runtime.manifest_file import read_manifest
 from tests.export.mivolo_fixtures import spec
+from tests.export.test_pipeline import Quiet
 
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
 V2_CONFIG = {
@@ -34,16 +36,6 @@ V2_CONFIG = {
     "only_age": False,
     "with_persons_model": True,
 }
-
-
-class Silent:
-    """Hears of a build's progress and says nothing."""
-
-    def stage(self, expert: str, what: str) -> None:
-        pass
-
-    def advance(self, share: float) -> None:
-        pass
 
 
 def configured(folder: Path, text: str) -> tuple[ExpertConfig, list[str]]:
@@ -69,7 +61,7 @@ def state_of(wanted: MiVoloSpec) -> dict[str, Tensor]:
 
 
 def pth_tar(folder: Path, wanted: MiVoloSpec, **metadata: object) -> Path:
-    """A training checkpoint, whose averaged weights are the ones to take."""
+    """Writes a training checkpoint in which only the averaged weights are valid."""
     path = folder / "model.pth.tar"
     averaged = state_of(wanted)
     raw = {name: torch.zeros_like(tensor) for name, tensor in averaged.items()}
@@ -89,14 +81,14 @@ def years(path: Path | None, wanted: ExpertConfig) -> NDArray[np.float32]:
     return build_expert(wanted, path).reference(images)["age_years"]
 
 
-def test_toml_says_nothing_by_default(tmp_path: Path) -> None:
+def test_all_keys_are_optional(tmp_path: Path) -> None:
     found, problems = configured(tmp_path, "")
     assert not problems
     assert found.settings == MiVoloSettings(None, None, None, None)
     assert found.geometry == Geometry(fit="letterbox", interpolation="opencv_bilinear")
 
 
-def test_toml_says_everything(tmp_path: Path) -> None:
+def test_all_keys_are_read(tmp_path: Path) -> None:
     found, problems = configured(
         tmp_path,
         "variant = 'd2'\ninput_size = 384\ninputs = ['face']\nage_scale = [21, 60, 40.5]\n"
@@ -118,35 +110,35 @@ def test_toml_says_everything(tmp_path: Path) -> None:
         ("head = 'regression'", "unknown key head"),
     ],
 )
-def test_toml_problems(text: str, problem: str, tmp_path: Path) -> None:
+def test_invalid_keys_are_reported(text: str, problem: str, tmp_path: Path) -> None:
     _, problems = configured(tmp_path, text)
     with pytest.raises(ValueError, match=problem):
         raise ValueError("\n".join(problems))
 
 
-def test_pth_tar_takes_the_averaged_weights(tmp_path: Path) -> None:
+def test_averaged_weights_of_a_pth_tar_are_used(tmp_path: Path) -> None:
     expert = build_expert(config(), pth_tar(tmp_path, spec(), **SCALE))
     assert [(i.name, i.height) for i in expert.signature.inputs] == [("face", 64), ("person", 64)]
     assert expert.signature.details == {
         "variant": "demo",
         "age_scale": {"min_years": 1, "max_years": 95, "avg_years": 48},
     }
-    original = random_mivolo(spec(), seed=7)
+    published = random_mivolo(spec(), seed=7)
     images = [torch.full((1, 64, 64, 3), 99, dtype=torch.uint8)] * 2
     with torch.inference_mode():
-        wanted = original(*images)[0]
-    np.testing.assert_array_equal(years(tmp_path / "model.pth.tar", config()), wanted)
+        expected = published(*images)[0]
+    np.testing.assert_array_equal(years(tmp_path / "model.pth.tar", config()), expected)
 
 
-def test_v2_folder_is_the_same_network_on_its_own_scale(tmp_path: Path) -> None:
+def test_a_v2_folder_is_the_same_network_on_another_scale(tmp_path: Path) -> None:
     tar = years(pth_tar(tmp_path, spec(), **SCALE), config())
     folder = years(v2_folder(tmp_path), config())
     np.testing.assert_allclose((folder - 61) / 122, (tar - 48) / 94, rtol=1e-5)
 
 
-def test_safetensors_need_the_scale(tmp_path: Path) -> None:
+def test_bare_safetensors_need_age_scale(tmp_path: Path) -> None:
     save_file(state_of(spec()), tmp_path / "demo.safetensors")
-    with pytest.raises(CheckpointError, match="does not say min_age, max_age, avg_age"):
+    with pytest.raises(CheckpointError, match="lacks min_age, max_age, avg_age"):
         build_expert(config(), tmp_path / "demo.safetensors")
     given = config(age_scale=(1, 95, 48))
     expected = years(pth_tar(tmp_path, spec(), **SCALE), config())
@@ -156,12 +148,12 @@ def test_safetensors_need_the_scale(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
-        (config(inputs=("face", "person")), "inputs: experts.toml says face, person, the .* face"),
-        (config(input_size=224), "input_size: experts.toml says 224, the checkpoint's is 64"),
-        (config(variant="d1"), "variant: experts.toml says d1, the checkpoint's is demo"),
+        (config(inputs=("face", "person")), "inputs: experts.toml has face, person, the .* face"),
+        (config(input_size=224), "input_size: experts.toml has 224, the checkpoint 64"),
+        (config(variant="d1"), "variant: experts.toml has d1, the checkpoint demo"),
     ],
 )
-def test_the_checkpoint_is_not_what_toml_says(
+def test_a_checkpoint_that_contradicts_experts_toml_is_rejected(
     wanted: ExpertConfig, message: str, tmp_path: Path
 ) -> None:
     path = pth_tar(tmp_path, spec(with_person=False), **SCALE)
@@ -169,13 +161,13 @@ def test_the_checkpoint_is_not_what_toml_says(
         build_expert(wanted, path)
 
 
-def test_a_broken_config_is_told(tmp_path: Path) -> None:
+def test_an_invalid_config_json_is_rejected(tmp_path: Path) -> None:
     v2_folder(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
         build_expert(config(), tmp_path)
     v2_folder(tmp_path, input_size=384)
-    with pytest.raises(CheckpointError, match="input_size: the metadata says 384"):
+    with pytest.raises(CheckpointError, match="input_size: the metadata has 384"):
         build_expert(config(), tmp_path)
 
 
@@ -192,27 +184,27 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "alone", "mivolo", None, LETTERBOX, MiVoloSettings("demo", 64, ("face",), None)
         ),
     )
-    build(BuildOptions(wanted, "random", folder, fp16=True), Silent())
+    build(BuildOptions(wanted, "random", folder, fp16=True), Quiet())
     return folder
 
 
-def test_the_pipeline_proves_and_describes_it(engines: Path) -> None:
+def test_the_manifest_has_crops_details_and_parity(engines: Path) -> None:
     expert = read_manifest(engines).experts["mivolo"]
     face, person = (spec.geometry for spec in expert.inputs)
     assert face == LETTERBOX
     assert (person.erase_face, person.min_side, person.min_visible_share) == (True, 50, 0.4)
     assert expert.outputs == ("age_years", "gender_probs")
     assert expert.details["age_scale"] == {"min_years": 1, "max_years": 95, "avg_years": 48}
-    single, half = expert.artifacts
-    assert single.parity is not None
-    assert half.parity is not None
-    assert single.parity.max_years <= 0.001
-    assert half.parity.mean_years <= 0.1
-    assert half.reduced_share > 0.9
+    fp32, fp16 = expert.artifacts
+    assert fp32.parity is not None
+    assert fp16.parity is not None
+    assert fp32.parity.max_years <= 0.001
+    assert fp16.parity.mean_years <= 0.1
+    assert fp16.reduced_share > 0.9
 
 
 @pytest.mark.filterwarnings("ignore::runtime.startup.PlaceholderWeightsWarning")
-def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> None:
+def test_the_runtime_uses_both_crops_and_returns_gender(engines: Path) -> None:
     image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
     face, person = (30, 10, 40, 40), (0, 0, 100, 200)
     with AgeMoE(engines, device="cpu", precision="fp32") as moe:
@@ -221,7 +213,7 @@ def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> N
         only_person = moe.predict(Face(image, None, person))
     assert both.experts["mivolo"].age_years != alone.experts["mivolo"].age_years
     assert both.experts["alone"].age_years == alone.experts["alone"].age_years
-    assert only_person.missing == {"alone": "looks at the face, not seen here"}
+    assert only_person.missing == {"alone": "needs the face, not visible here"}
     genders = both.experts["mivolo"].gender_probs
     assert genders is not None
     assert sum(genders) == pytest.approx(1, abs=1e-6)
@@ -230,7 +222,7 @@ def test_the_runtime_shows_it_both_and_passes_gender_through(engines: Path) -> N
 
 
 @pytest.mark.filterwarnings("ignore::runtime.startup.PlaceholderWeightsWarning")
-def test_a_person_too_small_counts_as_none(engines: Path) -> None:
+def test_a_person_too_small_counts_as_missing(engines: Path) -> None:
     image = np.random.default_rng(0).integers(1, 256, (200, 100, 3), np.uint8)
     face = (30, 10, 40, 40)
     with AgeMoE(engines, device="cpu", precision="fp32") as moe:

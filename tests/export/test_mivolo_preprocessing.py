@@ -1,8 +1,8 @@
-"""What MiVOLO sees, against the reference's steps followed with OpenCV's own functions.
+"""MiVOLO's crops against the authors' steps, written with OpenCV.
 
 The steps: WildChlamydia/MiVOLO, `class_letterbox` in mivolo/data/misc.py and `crop_object` in
 mivolo/structures.py. There a person narrower than 50 pixels, or with fewer than 0.4 of all values
-other than 0, is no person; a face within the person is black; a face is cut out as it is.
+nonzero, counts as missing; a face within the person is black; a face is cropped unchanged.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from export.config.settings import LETTERBOX
 from export.experts.mivolo.expert import mivolo_signature
 from export.experts.mivolo.module import random_mivolo
+from export.experts.mivolo.settings import LETTERBOX
 from runtime.geometry import fit
 from runtime.manifest import InputSpec
 from runtime.preparation import input_view
@@ -55,7 +55,7 @@ def letterboxed(image: Image, side: int) -> Image:
     if (height, width) == (side, side):
         return image
     ratio = min(side / height, side / width)
-    # The reference fails where a side rounds to 0; a pixel of it is kept.
+    # The authors' code fails where a side rounds to 0; here one pixel is kept.
     inner = max(round(width * ratio), 1), max(round(height * ratio), 1)
     if (width, height) != inner:
         image = np.asarray(cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -74,9 +74,9 @@ def person_crop(image: Image, person: Corners, face: Corners | None) -> Image | 
     if min(cut.shape[:2]) < 50:
         return None
     if face is not None:
-        ours = cv2.rectangle(np.zeros(image.shape[:2], np.uint8), face[:2],
+        mask = cv2.rectangle(np.zeros(image.shape[:2], np.uint8), face[:2],
                              (face[2] - 1, face[3] - 1), 1, cv2.FILLED)  # fmt: skip
-        cut[ours[top:bottom, left:right] == 1] = 0
+        cut[mask[top:bottom, left:right] == 1] = 0
     return None if np.count_nonzero(cut) / cut.size < 0.4 else cut
 
 
@@ -106,7 +106,7 @@ def test_letterbox_of_any_size(height: int, width: int, side: int) -> None:
 
 
 @pytest.mark.parametrize("corners", [(10, 20, 40, 60), (0, 0, 1, 1), (199, 0, 200, 150)])
-def test_a_face_is_cut_out_as_it_is(corners: Corners) -> None:
+def test_a_face_is_cropped_unchanged(corners: Corners) -> None:
     image = noise(150, 200)
     left, top, right, bottom = corners
     found = view(image, FACE, face=corners, person=(0, 0, 200, 150))
@@ -127,7 +127,7 @@ def test_a_face_is_cut_out_as_it_is(corners: Corners) -> None:
         pytest.param((20, 10, 70, 150), None, id="50-pixels"),
     ],
 )
-def test_the_own_face_is_black_in_the_person(person: Corners, face: Corners | None) -> None:
+def test_the_face_is_black_in_the_person(person: Corners, face: Corners | None) -> None:
     image = noise(150, 200)
     cut = person_crop(image, person, face)
     assert cut is not None
@@ -145,7 +145,7 @@ def test_the_own_face_is_black_in_the_person(person: Corners, face: Corners | No
         pytest.param((0, 0, 100, 100), None, 0, id="black"),
     ],
 )
-def test_too_little_of_a_person_is_none(
+def test_too_little_of_a_person_counts_as_missing(
     person: Corners, face: Corners | None, brightness: int
 ) -> None:
     image = noise(150, 200) * np.uint8(brightness)
@@ -153,21 +153,21 @@ def test_too_little_of_a_person_is_none(
     assert view(image, PERSON, person=person, **({} if face is None else {"face": face})) is None
 
 
-def test_the_smallest_share_still_counts() -> None:
+def test_the_smallest_share_is_accepted() -> None:
     image = noise(100, 100)
     boxes = {"person": (0, 0, 100, 100), "face": (0, 0, 100, 60)}
     assert person_crop(image, *boxes.values()) is not None
     assert view(image, PERSON, **boxes) is not None
 
 
-def test_the_picture_itself_is_left_alone() -> None:
+def test_the_image_is_not_modified() -> None:
     image = noise(150, 200)
     before = image.copy()
     view(image, PERSON, person=(0, 0, 200, 150), face=(50, 50, 90, 90))
     np.testing.assert_array_equal(image, before)
 
 
-def test_what_is_not_given_is_not_seen() -> None:
+def test_without_a_box_there_is_no_view() -> None:
     image = noise(150, 200)
     assert view(image, PERSON, face=(0, 0, 50, 50)) is None
     assert view(image, FACE, person=(0, 0, 200, 150)) is None

@@ -1,4 +1,4 @@
-"""NVIDIA's own parser and builder: what they take, and what they make of the pipeline's files."""
+"""NVIDIA's own parser and builder on the pipeline's files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.build.options import BuildOptions, ExpertConfig
+from export.build.options import BuildOptions
 from export.build.pipeline import build
-from export.config.settings import LETTERBOX, MiVoloSettings
+from export.config.architecture import ExpertConfig
+from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
+from tests.export.test_pipeline import Quiet
 from tests.trt_cpu import trt_report
 
 pytestmark = pytest.mark.tensorrt
@@ -20,24 +22,14 @@ MOST_INT64_LAYERS = 50
 MEBIBYTE = 1 << 20
 
 
-class Silent:
-    """Hears of a build's progress and says nothing."""
-
-    def stage(self, expert: str, what: str) -> None:
-        pass
-
-    def advance(self, share: float) -> None:
-        pass
-
-
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What the pipeline made of random weights."""
+    """The pipeline's files for random weights."""
 
-    single: Path
-    half: Path
+    fp32: Path
+    fp16: Path
     least_bytes: int
-    """Of a serialized plan in FP32."""
+    """Smallest size of a serialized plan in FP32."""
 
 
 @pytest.fixture(
@@ -52,13 +44,13 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp(variant)
     settings = MiVoloSettings(variant, input_size, None, None)
     config = ExpertConfig("mivolo", "mivolo", None, LETTERBOX, settings)
-    build(BuildOptions((config,), "random", folder, fp16=True), Silent())
-    single, half = (folder / f"mivolo/mivolo.{kind}.onnx" for kind in ("fp32", "fp16"))
-    return Built(single, half, least_bytes)
+    build(BuildOptions((config,), "random", folder, fp16=True), Quiet())
+    fp32, fp16 = (folder / f"mivolo/mivolo.{kind}.onnx" for kind in ("fp32", "fp16"))
+    return Built(fp32, fp16, least_bytes)
 
 
 def test_fp32_is_parsed_and_built(built: Built) -> None:
-    report = trt_report(built.single)
+    report = trt_report(built.fp32)
     assert report.errors == ()
     assert report.layers < MOST_LAYERS
     assert report.int64_layers < MOST_INT64_LAYERS
@@ -66,8 +58,8 @@ def test_fp32_is_parsed_and_built(built: Built) -> None:
     assert report.plan_bytes > built.least_bytes
 
 
-def test_fp16_really_is_half(built: Built) -> None:
-    report = trt_report(built.half)
+def test_fp16_layers_are_half_precision(built: Built) -> None:
+    report = trt_report(built.fp16)
     assert report.errors == ()
     assert report.layers < MOST_LAYERS
     assert report.int64_layers < MOST_INT64_LAYERS
@@ -75,8 +67,8 @@ def test_fp16_really_is_half(built: Built) -> None:
     assert report.plan_bytes > 0.5 * built.least_bytes
 
 
-def test_the_parser_refuses_fold(tmp_path: Path) -> None:
-    """The check can fail: the operator that MiVOLO's own code exports to."""
+def test_the_parser_rejects_fold(tmp_path: Path) -> None:
+    """The operator that MiVOLO's own code exports to shows that the check can fail."""
     shape = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Col2Im", ["x", "size", "block"], ["y"], name="fold")],

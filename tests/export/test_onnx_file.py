@@ -11,19 +11,20 @@ import torch
 from torch import nn
 
 from export.build.parity import check_parity
-from export.config.settings import AgeHead, Normalization, OnnxSettings
+from export.config.settings import AgeHead, Normalization
 from export.errors import GraphError
-from export.experts.onnx_file import external_expert
+from export.experts.onnx_file.settings import OnnxSettings
+from export.experts.onnx_file.wrapper import external_expert
 from export.faces.verification import verification_images
-from export.graph.conversion import check_graph
-from export.variants.fp16 import half_from_single
+from export.graph.checks import check_graph
+from export.variants.fp16 import fp16_from_fp32
 from runtime.geometry import Geometry
 
 SIDE = 32
 
 
 class Network(nn.Module):
-    """A float network as other projects publish them."""
+    """A float network as published by other projects."""
 
     def __init__(self, outputs: int, layout: str, *, flat: bool, softmax: bool) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ HEADS = {
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("head", HEADS)
-def test_wrapped_files_say_what_the_originals_say(tmp_path: Path, layout: str, head: str) -> None:
+def test_wrapped_files_match_the_given_ones(tmp_path: Path, layout: str, head: str) -> None:
     torch.manual_seed(0)
     outputs, shape, age_head = HEADS[head]
     network = Network(outputs, layout, **{"flat": False, "softmax": False, **shape})
@@ -94,40 +95,42 @@ def test_wrapped_files_say_what_the_originals_say(tmp_path: Path, layout: str, h
     check_graph(path, expert.signature)
     images = verification_images(expert.signature.inputs)
     check_parity(path, "fp32", images, expert.reference(images))  # batches 1, 3, 7, 9
-    # The reference itself, by another way: the PyTorch network on pixels normalized by hand.
+    # The reference is verified in turn by the PyTorch network on pixels normalized here.
     bgr = images["face"][..., ::-1].astype(np.float32)
     mean, std = (np.array(v, np.float32) for v in (normalization.mean, normalization.std))
     pixels = (bgr - mean) / std
     image = torch.from_numpy(pixels if layout == "NHWC" else pixels.transpose(0, 3, 1, 2))
     with torch.inference_mode():
-        said = network(image.contiguous()).reshape(len(pixels), -1)
+        last = network(image.contiguous()).reshape(len(pixels), -1)
     if age_head.kind == "regression":
-        wanted = said[:, 0] * age_head.years_per_unit + age_head.years_offset
+        wanted = last[:, 0] * age_head.years_per_unit + age_head.years_offset
     else:
-        said = said if head == "probabilities" else torch.softmax(said, dim=1)
-        wanted = said @ torch.tensor(age_head.age_grid)
+        last = last if head == "probabilities" else torch.softmax(last, dim=1)
+        wanted = last @ torch.tensor(age_head.age_grid)
     found = ort.InferenceSession(str(path)).run(["age_years"], dict(images))[0]
     np.testing.assert_allclose(found, wanted.numpy(), atol=2e-3)
 
 
-def test_a_wrapped_file_has_a_half_form(tmp_path: Path) -> None:
+def test_a_wrapped_file_has_an_fp16_variant(tmp_path: Path) -> None:
     torch.manual_seed(0)
     given = write(tmp_path / "given.onnx", Network(101, "NCHW", flat=False, softmax=False))
     expert = external_expert(given, settings(), Geometry())
     single, half = tmp_path / "e.fp32.onnx", tmp_path / "e.fp16.onnx"
     expert.write_onnx(single)
-    half_from_single(single, half)
+    fp16_from_fp32(single, half)
     images = verification_images(expert.signature.inputs)
     check_parity(half, "fp16", images, expert.reference(images), single)
 
 
-def test_the_graph_holds_what_the_settings_say(tmp_path: Path) -> None:
+def test_the_graph_has_the_constants_of_the_settings(tmp_path: Path) -> None:
     given = write(tmp_path / "given.onnx", Network(3, "NCHW", flat=False, softmax=False))
     with pytest.raises(GraphError, match="Check `layout` and `input_size`"):
         external_expert(given, settings(height=48), Geometry())
     with pytest.raises(GraphError, match="Check `layout` and `input_size`"):
         external_expert(given, settings(layout="NHWC"), Geometry())
-    with pytest.raises(GraphError, match=r"has outputs fc1; say with `output`.*got 'age'"):
+    with pytest.raises(
+        GraphError, match=r"has outputs fc1; name the one with the age in `output`.*got 'age'"
+    ):
         external_expert(given, settings(output="age"), Geometry())
     expert = external_expert(given, settings(output="fc1"), Geometry())
     images = verification_images(expert.signature.inputs)
@@ -139,11 +142,11 @@ def test_the_graph_holds_what_the_settings_say(tmp_path: Path) -> None:
 def test_files_that_are_not_onnx(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "given.onnx"
     path.write_bytes(content)
-    with pytest.raises(GraphError, match="is no valid ONNX file"):
+    with pytest.raises(GraphError, match="is not a valid ONNX file"):
         external_expert(path, settings(), Geometry())
 
 
-def test_two_inputs_are_refused(tmp_path: Path) -> None:
+def test_two_inputs_are_rejected(tmp_path: Path) -> None:
     path = write(tmp_path / "given.onnx", Network(1, "NCHW", flat=False, softmax=False))
     model = onnx.load(path)
     second = onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, [1])

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
-from export.config.settings import WHOLE_YEARS, CnnSettings, OnnxSettings
+from export.config.settings import WHOLE_YEARS
 from export.errors import OptionsError
+from export.experts.cnn.settings import CnnSettings
+from export.experts.onnx_file.settings import OnnxSettings
 
 
 def read(tmp_path: Path, text: str) -> tuple[dict[str, object], list[str]]:
@@ -17,7 +19,7 @@ def read(tmp_path: Path, text: str) -> tuple[dict[str, object], list[str]]:
 
 
 @pytest.mark.parametrize("path", [DEFAULT_EXPERTS, DEMO_EXPERTS])
-def test_shipped_files_have_no_problems(path: Path) -> None:
+def test_shipped_files_are_valid(path: Path) -> None:
     problems: list[str] = []
     experts = read_experts(path, problems)
     assert not problems
@@ -59,7 +61,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         pad_color = [0, 0, 256]
         [experts.b]
         architecture = "alexnet"
-        unheard = 1
+        unknown = 1
         [experts.c]
         architecture = "resnet50"
         head = "regression"
@@ -87,7 +89,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         "experts.D.probabilities: needs head = 'expectation'",
     ):
         assert expected in text
-    assert "unheard" not in text  # of an unknown architecture only that is said
+    assert "unknown key unknown" not in text  # an unknown architecture is the only problem
     assert all(problem.startswith(str(tmp_path / "experts.toml")) for problem in problems)
 
 
@@ -119,7 +121,7 @@ def test_without_checkpoints_demo_experts_are_built(tmp_path: Path) -> None:
     assert all(expert.checkpoint is None for expert in options.experts)
 
 
-def test_a_checkpoint_on_the_command_line_takes_the_built_in_experts(tmp_path: Path) -> None:
+def test_a_checkpoint_on_the_command_line_selects_the_built_in_experts(tmp_path: Path) -> None:
     weights = tmp_path / "vgg16.safetensors"
     weights.touch()
     options = resolve_options(
@@ -131,12 +133,12 @@ def test_a_checkpoint_on_the_command_line_takes_the_built_in_experts(tmp_path: P
     assert options.partial
 
 
-def test_of_the_built_in_experts_those_with_checkpoints_are_built(tmp_path: Path) -> None:
+def test_only_built_in_experts_with_checkpoints_are_built(tmp_path: Path) -> None:
     weights = tmp_path / "vgg16.safetensors"
     weights.touch()
     options = resolve_options(output=tmp_path, checkpoints=[f"vgg16={weights}"])
     assert [expert.name for expert in options.experts] == ["vgg16"]
-    assert options.partial  # what was built before stays
+    assert options.partial  # experts of earlier builds are kept
 
 
 def test_an_unreadable_file_is_the_only_problem(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_an_unreadable_file_is_the_only_problem(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 1
 
 
-def test_relative_checkpoints_are_taken_from_the_file_s_folder(tmp_path: Path) -> None:
+def test_relative_checkpoints_start_at_the_folder_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "w.pth").touch()
     experts, _ = read(tmp_path, "[experts.a]\narchitecture = 'vgg16'\ncheckpoint = 'w.pth'")
     assert experts["a"].checkpoint == str(tmp_path / "w.pth")  # type: ignore[attr-defined]
@@ -162,14 +164,14 @@ def test_contradictions_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(OptionsError) as caught:
         resolve_options(
             output=tmp_path,
-            checkpoints=["vgg16", "nobody=x", "resnet50=/nowhere.pth", "resnet50=again"],
+            checkpoints=["vgg16", "unknown=x", "resnet50=/nowhere.pth", "resnet50=again"],
             only=["vgg61"],
             max_batch=0,
         )
     text = str(caught.value)
     for expected in (
         "--checkpoint: must be like vgg16=PATH, got 'vgg16'",
-        "--checkpoint nobody: no such expert",
+        "--checkpoint unknown: no such expert",
         "--checkpoint resnet50: given twice",
         "--only vgg61: no such expert; there are vgg16",
         "--max-batch: must be at least 1, got 0",

@@ -59,7 +59,7 @@ def names_built(rows: Sequence[BuiltRow]) -> list[str]:
 
 @pytest.fixture
 def engines(sources: Path, tmp_path: Path, built_once: Path) -> Path:
-    """A private copy of engines built once."""
+    """A private copy of engines that are built only once."""
     del sources
     import shutil
 
@@ -108,7 +108,7 @@ def test_a_second_run_builds_nothing(sources: Path, engines: Path) -> None:
     assert (engines / "manifest.json").read_bytes() == before
 
 
-def test_without_fp16_what_is_up_to_date_stays(sources: Path, engines: Path) -> None:
+def test_without_fp16_an_up_to_date_fp16_file_is_kept(sources: Path, engines: Path) -> None:
     assert names_built(build(options(sources, engines), Quiet())) == []
     assert len(read_manifest(engines).experts["vgg16"].artifacts) == 2
 
@@ -124,12 +124,12 @@ def test_only_what_changed_is_built_again(sources: Path, engines: Path, tmp_path
     assert {p.reason for p in plan(larger)} == {"changed: options"}
     build(larger, Quiet())
     manifest = read_manifest(engines)
-    assert set(manifest.experts) == {"vgg16", "resnet50"}  # --only forgets nobody
+    assert set(manifest.experts) == {"vgg16", "resnet50"}  # --only keeps the others
     assert manifest.experts["resnet50"].profile.largest == 4
 
 
 @pytest.mark.parametrize("harm", ["truncate", "remove", "alter"])
-def test_damaged_files_are_found(sources: Path, engines: Path, harm: str) -> None:
+def test_damaged_files_are_detected(sources: Path, engines: Path, harm: str) -> None:
     path = engines / "resnet50" / "resnet50.fp16.onnx"
     data = path.read_bytes()
     path.unlink()
@@ -154,7 +154,7 @@ def test_force_builds_everything(sources: Path, engines: Path) -> None:
     assert names_built(build(forced, Quiet())) == ["vgg16"]
 
 
-def test_experts_that_are_no_longer_wanted_go(engines: Path, tmp_path: Path) -> None:
+def test_experts_that_are_not_requested_are_removed(engines: Path, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "v.safetensors", small_module("vgg16"))
     alone = resolve_options(
         output=engines, experts_file=experts_toml(tmp_path, vgg16="v.safetensors"), fp16=True
@@ -164,7 +164,7 @@ def test_experts_that_are_no_longer_wanted_go(engines: Path, tmp_path: Path) -> 
     assert not (engines / "resnet50").exists()
 
 
-def test_a_failing_expert_leaves_what_was_there(engines: Path, tmp_path: Path) -> None:
+def test_a_failed_build_leaves_earlier_engines_untouched(engines: Path, tmp_path: Path) -> None:
     before = read_manifest(engines)
     write_checkpoint(tmp_path / "v.safetensors", small_module("resnet50"))  # not a VGG
     wrong = resolve_options(
@@ -177,7 +177,7 @@ def test_a_failing_expert_leaves_what_was_there(engines: Path, tmp_path: Path) -
         assert set(moe.experts) == {"vgg16", "resnet50"}
 
 
-def test_a_damaged_manifest_is_no_obstacle(sources: Path, engines: Path) -> None:
+def test_a_damaged_manifest_is_rebuilt(sources: Path, engines: Path) -> None:
     (engines / "manifest.json").write_text("{")
     assert len(names_built(build(options(sources, engines, only=["vgg16"]), Quiet()))) == 1
     assert set(read_manifest(engines).experts) == {"vgg16"}
@@ -198,7 +198,7 @@ def test_the_command_line_plans_without_building(sources: Path, tmp_path: Path) 
     assert not output.exists()
 
 
-def test_the_command_line_says_all_that_is_wrong() -> None:
+def test_the_command_line_reports_every_problem() -> None:
     done = run("--only", "alexnet", "--max-batch", "0")
     assert done.returncode == 1
     assert "2 problems with the options" in done.stderr
@@ -207,7 +207,7 @@ def test_the_command_line_says_all_that_is_wrong() -> None:
 
 
 @pytest.mark.slow
-def test_killed_for_real_and_run_again(sources: Path, tmp_path: Path) -> None:
+def test_a_rerun_completes_a_killed_build(sources: Path, tmp_path: Path) -> None:
     output = tmp_path / "engines"
     experts = str(sources / "experts.toml")
     command = [sys.executable, "export/build_engines.py", "--experts", experts, "--fp16"]

@@ -1,4 +1,4 @@
-"""Whatever moment a build is killed at, the engines folder is usable and a rerun completes."""
+"""The engines folder stays usable when a build is killed at any moment; a rerun completes it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runtime.manifest_file import read_manifest
 
 
 def staged(folder: Path, name: str, content: str) -> Expert:
-    """An expert of two files that lie in staging."""
+    """Returns an expert whose two files are staged."""
     staging = publish.staging_folder(folder, name)
     files = []
     for suffix in (".fp32.onnx", ".fp32.onnx.data"):
@@ -44,7 +44,7 @@ def manifest_of(**experts: Expert) -> Manifest:
 
 
 def contents(folder: Path) -> str:
-    """What a reader finds: every file of the manifest verified, and what is in the first."""
+    """Verifies every file of the manifest and returns the content of the first."""
     manifest = read_manifest(folder)
     for name, expert in manifest.experts.items():
         for artifact in expert.artifacts:
@@ -73,7 +73,7 @@ class Killed(BaseException):
 
 
 def killing(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Lets some changes of the file system happen, then ends the process, as far as a test can."""
+    """Permits a number of file system changes, then simulates the end of the process."""
     left = [after]
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,21 +122,21 @@ def test_killed_at_any_moment(
                 finished = True
         seen.append(contents(folder))
         publish.recover(folder)
-        assert contents(folder) == seen[-1]  # recovery changes no answer …
-        assert not (folder / publish.STAGING).exists()  # … and clears everything away
+        assert contents(folder) == seen[-1]  # recovery changes no content …
+        assert not (folder / publish.STAGING).exists()  # … and removes everything else
         assert not list(folder.rglob("*.tmp"))
         if finished:
             break
         moment += 1
     assert moment > 10
-    assert seen == sorted(seen, reverse=True)  # old …, then new …: one switch
+    assert seen == sorted(seen, reverse=True)  # old, then new: a single switch
     assert {"old", "new"} == set(seen)
 
 
-def test_two_builders_are_kept_apart(tmp_path: Path) -> None:
+def test_concurrent_builds_are_rejected(tmp_path: Path) -> None:
     with (
         publish.exclusively(tmp_path),
-        pytest.raises(ExportError, match="Another build is at work"),
+        pytest.raises(ExportError, match="Another build is running"),
         publish.exclusively(tmp_path),
     ):
         pass
@@ -144,7 +144,7 @@ def test_two_builders_are_kept_apart(tmp_path: Path) -> None:
         pass
 
 
-def test_files_no_manifest_lists_any_more_are_removed(folder: Path) -> None:
+def test_files_that_no_manifest_lists_are_removed(folder: Path) -> None:
     former = read_manifest(folder)
     (folder / "a" / "notes.txt").write_text("mine")
     both = manifest_of(a=former.experts["a"], b=staged(folder, "b", "other"))

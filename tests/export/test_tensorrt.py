@@ -1,4 +1,4 @@
-"""Engines as a step of the build, on a fake builder with the real API's rules."""
+"""The engine step of a build, with a fake builder that has the real API's restrictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from export.build.pipeline import build
 from export.build.plan import plan
 from export.build.tensorrt import build_engine
 from export.build.tensorrt_target import EngineOptions, EngineTarget
-from export.config.contract import Images, Readings
+from export.config.contract import Images, Outputs
 from export.errors import ExportError, GraphError, ParityError
 from export.faces.verification import verification_images
 from runtime.errors import BackendError
@@ -33,19 +33,21 @@ from tests.export.fake_builder import CACHE_MARK, STEPS, MemoryPoolType, fake_te
 from tests.export.small import experts_toml, small_module, write_checkpoint
 from tests.export.test_pipeline import Quiet, names_built
 from tests.gpu.simulator import simulated_gpu
-from tests.gpu.small_experts import stock
+from tests.gpu.small_experts import build_experts
 
 Options = Callable[..., BuildOptions]
 
 
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """TensorRT is installed and there is a GPU, on which engines say what their ONNX files say."""
+    """Simulates TensorRT and a GPU whose engines give the outputs of their ONNX files."""
     library = fake_tensorrt()
     monkeypatch.setitem(sys.modules, "tensorrt", library)
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
     monkeypatch.setattr("export.build.tensorrt_target.cuda_devices", gpu)
-    monkeypatch.setattr(parity, "check_engine", functools.partial(parity.check_engine, run=said))
+    monkeypatch.setattr(
+        parity, "check_engine", functools.partial(parity.check_engine, run=onnx_outputs)
+    )
     monkeypatch.setattr(parity, "verification_images", drawn)
     return library
 
@@ -56,13 +58,13 @@ def drawn(inputs: tuple[InputSpec, ...], *, few: bool) -> Images:
     return verification_images(inputs, few=few)
 
 
-def said(
+def onnx_outputs(
     name: str, expert: Expert, engine: Artifact, folder: Path, images: Images, off: float = 0.0
-) -> Readings:
+) -> Outputs:
     assert file_intact(folder, engine.files[0])
     twin = folder / name / f"{name}.{engine.precision}.onnx"
-    readings = parity._outputs(twin, list(expert.outputs), images, frugal=False)
-    return readings | {"age_years": readings["age_years"] + np.float32(off)}
+    outputs = parity._outputs(twin, list(expert.outputs), images, frugal=False)
+    return outputs | {"age_years": outputs["age_years"] + np.float32(off)}
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def built_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def options(built_once: Path, tmp_path: Path) -> Options:
-    """Options for a private copy."""
+    """Returns a factory of options for a private copy."""
     shutil.copytree(built_once, tmp_path, dirs_exist_ok=True)
 
     def made(target: str = "tensorrt", **changes: Any) -> BuildOptions:
@@ -156,7 +158,7 @@ def test_only_the_engine_is_built_again(
     ]
 
 
-def test_an_engine_of_another_graph_is_never_kept(
+def test_an_engine_of_another_graph_is_removed(
     options: Options, tensorrt: Any, tmp_path: Path
 ) -> None:
     build(options(), Quiet())
@@ -187,11 +189,11 @@ def test_without_fp16_the_engine_is_fp32(options: Options, tensorrt: Any) -> Non
     assert len(tensorrt.Builder.built) == 2
 
 
-def test_an_engine_that_says_otherwise_is_not_sealed(
+def test_an_engine_that_differs_is_not_published(
     options: Options, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     del tensorrt
-    wrong = functools.partial(said, off=2.0)
+    wrong = functools.partial(onnx_outputs, off=2.0)
     real = parity.check_engine.func  # type: ignore[attr-defined]
     monkeypatch.setattr(parity, "check_engine", functools.partial(real, run=wrong))
     with pytest.raises(ParityError, match=r"engine of 'vgg16' differs from .* by [12]\.\d+ years"):
@@ -223,7 +225,7 @@ def check_nothing_written_and_rerun(options: Options, tensorrt: Any, before: Man
     assert names_built(build(options(), Quiet())) == ["vgg16"]
 
 
-@pytest.mark.slow  # a real signal, which ends a worker of xdist if it comes at a bad moment
+@pytest.mark.slow  # a real signal, which can end a worker of xdist
 def test_interrupted_nothing_is_written_and_a_rerun_completes(
     options: Options, tensorrt: Any
 ) -> None:
@@ -231,7 +233,7 @@ def test_interrupted_nothing_is_written_and_a_rerun_completes(
     before = read_manifest(options().output)
     tensorrt.Builder.pause.clear()
 
-    class Impatient(Quiet):
+    class Interrupting(Quiet):
         def advance(self, share: float) -> None:
             main = threading.main_thread().ident
             assert main is not None
@@ -240,11 +242,11 @@ def test_interrupted_nothing_is_written_and_a_rerun_completes(
                 signal.pthread_kill(main, signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        build(options(), Impatient())
+        build(options(), Interrupting())
     check_nothing_written_and_rerun(options, tensorrt, before)
 
 
-def test_a_build_that_is_given_up_stops_and_writes_nothing(
+def test_a_canceled_build_stops_and_writes_nothing(
     options: Options, tensorrt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = read_manifest(options().output)
@@ -263,14 +265,14 @@ def test_a_build_that_is_given_up_stops_and_writes_nothing(
     check_nothing_written_and_rerun(options, tensorrt, before)
 
 
-def test_a_tensorrt_that_does_not_start_says_why(options: Options, tensorrt: Any) -> None:
+def test_a_tensorrt_that_does_not_start_reports_the_reason(options: Options, tensorrt: Any) -> None:
     tensorrt.Builder.starts = False
     with pytest.raises(BackendError, match=r"does not start .* error: 35\. .*newer NVIDIA driver"):
         build(options(), Quiet())
 
 
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt_rtx"])
-def test_only_engines_for_rtx_have_to_be_told_that_they_will_be_recorded(
+def test_only_rtx_engines_are_built_for_cuda_graphs(
     built_once: Path, tensorrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     del tensorrt
@@ -289,7 +291,7 @@ def test_only_engines_for_rtx_have_to_be_told_that_they_will_be_recorded(
     assert config.flags == ({"REQUIRE_USER_ALLOCATION"} if name == "tensorrt_rtx" else set())
 
 
-def test_what_the_builder_says_is_in_the_error(options: Options, tensorrt: Any) -> None:
+def test_the_error_contains_the_log_of_the_builder(options: Options, tensorrt: Any) -> None:
     tensorrt.Builder.fails = "no kernel for this"
     with pytest.raises(ExportError, match=r"no engine from vgg16.fp16.onnx: no kernel for this"):
         build(options(), Quiet())
@@ -308,17 +310,19 @@ def engine_of(path: Path, precision: str, tmp_path: Path) -> float:
     )
 
 
-def test_single_precision_sold_as_half_is_refused(
+def test_an_fp32_graph_declared_as_fp16_is_rejected(
     built_once: Path, tensorrt: Any, tmp_path: Path
 ) -> None:
     folder = built_once / "engines" / "vgg16"
     assert engine_of(folder / "vgg16.fp16.onnx", "fp16", tmp_path) > 0.6
-    with pytest.raises(GraphError, match=r"half precision and is not: .* 0% are, .*products 0%"):
+    with pytest.raises(
+        GraphError, match=r"half precision and is not: 0% of .* are, and 0% of its conv"
+    ):
         engine_of(folder / "vgg16.fp32.onnx", "fp16", tmp_path)
     assert len(tensorrt.Builder.built) == 1
 
 
-def test_what_the_parser_refuses_is_named(tensorrt: Any, tmp_path: Path) -> None:
+def test_an_unsupported_node_is_named(tensorrt: Any, tmp_path: Path) -> None:
     del tensorrt
     shape = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
@@ -333,14 +337,14 @@ def test_what_the_parser_refuses_is_named(tensorrt: Any, tmp_path: Path) -> None
 
 
 def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
-    """On the simulated GPU, whose engines take fewer faces at a time than there are."""
+    """Uses the simulated GPU, whose engines take smaller batches than the given one."""
     with simulated_gpu() as simulated:
-        shelf = stock(simulated, tmp_path)
-        expert = shelf.experts["beta"]
-        views = shelf.views(20)
+        built = build_experts(simulated, tmp_path)
+        expert = built.experts["beta"]
+        views = built.views(20)
         images = {spec.name: views[spec] for spec in expert.inputs}
-        found = parity.runtime_outputs("beta", expert, shelf.engine("beta"), tmp_path, images)
-        expected = shelf.expected("beta", views)
+        found = parity.runtime_outputs("beta", expert, built.engine("beta"), tmp_path, images)
+        expected = built.expected("beta", views)
     assert set(found) == set(expert.outputs)
     for name, values in found.items():
         np.testing.assert_allclose(values, expected[name], atol=1e-4)

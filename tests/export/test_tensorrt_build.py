@@ -1,4 +1,4 @@
-"""The real command line on NVIDIA's real parser and builder, without a GPU: engines for RTX."""
+"""The command line with NVIDIA's real parser and builder, without a GPU: engines for RTX."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.tensorrt
 ROOT = Path(export.build_engines.__file__).resolve().parent.parent
 BUILD = (sys.executable, "export/build_engines.py")
 RANDOM = ("--experts", "export/config/experts.demo.toml", "--weights", "random")
-"""The demo experts' networks without the time to fit them."""
+"""Builds the demo experts' networks without fitting them."""
 DIRECTLY = """
 import sys
 from pathlib import Path
@@ -72,10 +72,10 @@ def engines(folder: Path) -> dict[str, Artifact]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All four networks, with engines, since TensorRT for RTX is the only TensorRT there."""
+    """All four networks with engines: only TensorRT for RTX is installed."""
     output = tmp_path_factory.mktemp("built") / "engines"
-    said = build(output, *RANDOM, "--fp16")
-    assert "Engines: TensorRT for RTX 1.7.1." in said
+    output_text = build(output, *RANDOM, "--fp16")
+    assert "Engines: TensorRT for RTX 1.7.1." in output_text
     return output
 
 
@@ -90,47 +90,49 @@ def test_every_expert_has_an_engine_in_half_precision(built: Path) -> None:
         assert engine.parity is None  # there is no GPU to run it on
         assert engine.binding is not None
         assert (engine.binding.tensorrt, engine.binding.compute_capability) == ("1.7.1", None)
-    assert not (built / "timing.cache").exists()  # it would make this TensorRT ask for a GPU
+    assert not (built / "timing.cache").exists()  # TensorRT for RTX would require a GPU for it
 
 
 def test_a_second_run_reuses_everything(built: Path) -> None:
     before = (built / "manifest.json").read_bytes()
-    said = build(built, *RANDOM, "--fp16", "--target", "rtx")
-    assert "Everything was up to date" in said
-    assert "not run" in said
+    output_text = build(built, *RANDOM, "--fp16", "--target", "rtx")
+    assert "Everything was up to date" in output_text
+    assert "not run" in output_text
     assert (built / "manifest.json").read_bytes() == before
 
 
 def test_fp32_engines_beside_fp16_ones(built: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(built, tmp_path / "engines")
     build(copy, *RANDOM, "--target", "rtx", "--optimization-level", "1")
-    forms = [
+    variants = [
         (artifact.backend, artifact.precision, artifact.reduced_share > 0)
         for artifact in read_manifest(copy).experts["mivolo"].artifacts
     ]
-    assert forms[2:] == [("tensorrt_rtx", "fp16", True), ("tensorrt_rtx", "fp32", False)]
+    assert variants[2:] == [("tensorrt_rtx", "fp16", True), ("tensorrt_rtx", "fp32", False)]
 
 
 def test_without_a_gpu_tensorrt_itself_builds_nothing(built: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(built, tmp_path / "engines")
-    said = build(copy, *RANDOM, "--fp16", packages=["tensorrt", "tensorrt_rtx"])
-    assert "ONNX files only: TensorRT 11.4.0.106 is installed, but builds engines only" in said
-    assert set(engines(copy)) == {"vgg16", "resnet50", "mivolo", "janus"}  # they still fit
-    asked = run([*BUILD, "--target", "tensorrt", "--output", str(copy)], "tensorrt")
-    assert asked.returncode == 1
-    assert "--target tensorrt: TensorRT 11.4.0.106 is installed, but" in asked.stderr
+    output_text = build(copy, *RANDOM, "--fp16", packages=["tensorrt", "tensorrt_rtx"])
+    assert (
+        "ONNX files only: TensorRT 11.4.0.106 is installed, but builds engines only" in output_text
+    )
+    assert set(engines(copy)) == {"vgg16", "resnet50", "mivolo", "janus"}  # they are still valid
+    requested = run([*BUILD, "--target", "tensorrt", "--output", str(copy)], "tensorrt")
+    assert requested.returncode == 1
+    assert "--target tensorrt: TensorRT 11.4.0.106 is installed, but" in requested.stderr
 
 
-def test_fp32_sold_as_fp16_fails_the_proof(built: Path, tmp_path: Path) -> None:
+def test_an_fp32_graph_declared_as_fp16_is_rejected(built: Path, tmp_path: Path) -> None:
     honest = directly(built / "mivolo/mivolo.fp16.onnx", "fp16", tmp_path)
     assert float(honest.stdout.split()[-1]) > 0.9, honest.stderr
     for name in ("vgg16", "janus"):
         done = directly(built / f"{name}/{name}.fp32.onnx", "fp16", tmp_path)
-        assert "was to be half precision and is not: of TensorRT's tensors 0% are" in done.stderr
+        assert "should be half precision and is not: 0% of TensorRT's tensors are" in done.stderr
 
 
-def test_the_timing_cache_of_tensorrt_is_written_whole(built: Path, tmp_path: Path) -> None:
-    """Not what RTX would use, but the calls are the real ones; a damaged cache is no obstacle."""
+def test_the_timing_cache_of_tensorrt_is_written_completely(built: Path, tmp_path: Path) -> None:
+    """Uses real calls, although RTX needs no cache; a damaged cache is replaced."""
     source = built / "vgg16/vgg16.fp16.onnx"
     for content in (None, b"garbage" * 9):
         if content:
@@ -141,7 +143,7 @@ def test_the_timing_cache_of_tensorrt_is_written_whole(built: Path, tmp_path: Pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["timing.cache", "x.engine"]
 
 
-def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
+def test_an_unsupported_node_is_named(tmp_path: Path) -> None:
     import onnx
 
     shape = onnx.helper.make_tensor_value_info
@@ -159,7 +161,7 @@ def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     onnx.save(model, tmp_path / "fold.onnx")
     done = directly(tmp_path / "fold.onnx", "fp32", tmp_path)
-    assert "TensorRT cannot take fold.onnx:" in done.stderr
+    assert "TensorRT does not support fold.onnx:" in done.stderr
     assert "node 'fold' (Col2Im): UNSUPPORTED_NODE" in done.stderr
     assert not (tmp_path / "x.engine").exists()
 
@@ -180,7 +182,7 @@ def test_interrupted_while_an_engine_is_built(built: Path, tmp_path: Path) -> No
         rest = process.stdout.read()
         process.wait(60)
     assert process.returncode == 130, rest
-    assert "Interrupted. What was published before is whole" in rest
+    assert "Interrupted. Everything published so far is complete" in rest
     after = engines(copy)
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"vgg16", "resnet50"}

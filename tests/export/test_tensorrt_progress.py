@@ -1,4 +1,4 @@
-"""What TensorRT tells of its phases, as one number, and where it is shown."""
+"""Progress of TensorRT's nested phases as one number, and its display."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from export.build.console import BuildDisplay
 from export.build.tensorrt import Phases
 
 
-def test_phases_become_one_number_that_only_grows() -> None:
-    heard: list[float] = []
-    phases = Phases(heard.append)
+def test_overall_progress_only_grows() -> None:
+    received: list[float] = []
+    phases = Phases(received.append)
     phases.start("building", None, 2)
     phases.start("optimizing", "building", 4)
     for step in range(4):
@@ -26,15 +26,15 @@ def test_phases_become_one_number_that_only_grows() -> None:
     phases.step("timing", 0)
     phases.finish("timing")
     phases.finish("building")
-    assert heard == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0]
+    assert received == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 1.0]
 
 
-def test_a_log_hears_of_progress_seldom() -> None:
-    heard = io.StringIO()
-    display = BuildDisplay(Console(file=heard))
+def test_progress_is_logged_rarely() -> None:
+    received = io.StringIO()
+    display = BuildDisplay(Console(file=received))
     display.stage("mivolo", "building")
     display.advance(0.2)
     display._shown -= 60.0  # as if a minute had passed
     display.advance(0.5)
-    lines = [line.partition("] ")[2] for line in heard.getvalue().splitlines()]
+    lines = [line.partition("] ")[2] for line in received.getvalue().splitlines()]
     assert lines == ["mivolo: building", "mivolo: building, 50%"]

@@ -1,4 +1,4 @@
-"""Which engines can be built here: what is installed, which GPU there is, what was asked for."""
+"""Selection of the TensorRT target by installed packages, GPU and options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from export.build.options import resolve_options
 from export.build.tensorrt_target import find_target
 from export.errors import OptionsError
-from runtime.backends.gpu.cuda_library import CudaDevices
+from runtime.backends.gpu.cuda_library import CudaDeviceList
 from tests.export.fake_builder import fake_tensorrt, gpu
 
-NO_GPU = CudaDevices((), "The NVIDIA driver finds no device.")
+NO_GPU = CudaDeviceList((), "The NVIDIA driver finds no device.")
 
 
 @pytest.mark.parametrize(
@@ -27,11 +27,11 @@ NO_GPU = CudaDevices((), "The NVIDIA driver finds no device.")
         (None, None, gpu(), None, r"pip install 'agemoe-runtime[tensorrt]'"),
     ],
 )
-def test_auto_takes_what_is_there(
+def test_auto_selects_what_is_available(
     monkeypatch: pytest.MonkeyPatch,
     tensorrt_version: str | None,
     rtx_version: str | None,
-    devices: CudaDevices,
+    devices: CudaDeviceList,
     backend: str | None,
     tag: str,
 ) -> None:
@@ -58,7 +58,7 @@ def test_rtx_engines_run_on_rtx_gpus(
     assert target.can_run == can_run
 
 
-def test_all_that_is_wrong_with_the_options(
+def test_every_problem_with_the_engine_options_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)

@@ -1,4 +1,4 @@
-"""The model repository for Triton: what it says, and what it computes."""
+"""The model repository for Triton: its configurations and its results."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError
 from export.triton.config import distinct_inputs
-from export.triton_repository import main, write_repository
+from export.triton.repository import write_repository
+from export.triton_repository import main
 from runtime import AgeEstimate, AgeMoE, Face
 from runtime.errors import BackendError, EngineFileError
 from runtime.fusion import Spread
@@ -42,8 +43,8 @@ TINY = {
     "padded": Tiny(slope=90.0, side=6, geometry=Geometry(fit="letterbox")),
 }
 NAMES = sorted(TINY)
-"""In the manifest's order, which is that of the columns."""
-SAYS = ("age_years", "low_years", "high_years")
+"""In the manifest's order, which is the order of the columns."""
+PER_FACE = ("age_years", "low_years", "high_years")
 PER_EXPERT = ("expert_years", "corrected_years", "weights")
 
 
@@ -65,7 +66,7 @@ def python_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def calibrate(engines: Path) -> None:
-    """Tables that correct, weigh and spread differently for every expert and set of them."""
+    """Writes tables that differ between experts and between sets of experts."""
     rng = np.random.default_rng(3)
     experts = {
         name: Row(rng.normal(0, 5, 101), rng.normal(0, 1, 101), float(rng.normal()), SHA)
@@ -89,12 +90,12 @@ def pictures() -> list[Face]:
         Face(image(), box=(3, 4, 12, 16)),
         Face(image(), box=(3, 4, 12, 16), person_box=(0, 0, 25, 39)),
         Face(image(), person_box=(0, 0, 25, 39)),
-        Face(white, box=(0, 0, 9, 9), person_box=(0, 0, 20, 20)),  # `body` says NaN
+        Face(white, box=(0, 0, 9, 9), person_box=(0, 0, 20, 20)),  # `body` predicts NaN
     ]
 
 
 def requests(engines: Path, faces: list[Face]) -> triton.Arrays:
-    """What a client sends for these faces."""
+    """Returns the inputs that a client sends for these faces."""
     views: dict[str, list[Any]] = {}
     visible = []
     for face in faces:
@@ -111,7 +112,7 @@ def requests(engines: Path, faces: list[Face]) -> triton.Arrays:
 
 
 @pytest.mark.parametrize("calibrated", [True, False])
-def test_the_ensemble_says_exactly_what_agemoe_says(
+def test_the_ensemble_equals_agemoe_exactly(
     engines: Path, tmp_path: Path, calibrated: bool
 ) -> None:
     if calibrated:
@@ -120,54 +121,52 @@ def test_the_ensemble_says_exactly_what_agemoe_says(
     faces = pictures()
     with AgeMoE(engines, device="cpu", precision="fp32") as moe:
         wanted = moe.predict(faces)
-    said = triton.run_ensemble(tmp_path / "models", "agemoe", requests(engines, faces))
+    outputs = triton.run_ensemble(tmp_path / "models", "agemoe", requests(engines, faces))
     for row, estimate in enumerate(wanted):
         assert isinstance(estimate, AgeEstimate)
-        of_face = {name: array[row] for name, array in said.items()}
-        for name in SAYS:
+        of_face = {name: array[row] for name, array in outputs.items()}
+        for name in PER_FACE:
             expected = getattr(estimate, name)
             np.testing.assert_array_equal(of_face[name], [np.nan if expected is None else expected])
         for column, name in enumerate(NAMES):
             _compare_expert(estimate, name, {key: of_face[key][column] for key in PER_EXPERT})
-    assert np.isfinite(said["low_years"]).any() == calibrated
+    assert np.isfinite(outputs["low_years"]).any() == calibrated
 
 
-def _compare_expert(estimate: AgeEstimate, name: str, said: dict[str, float]) -> None:
+def _compare_expert(estimate: AgeEstimate, name: str, outputs: dict[str, float]) -> None:
     if name in estimate.missing:
-        assert np.isnan(said["expert_years"])
-        assert np.isnan(said["corrected_years"])
-        assert said["weights"] == 0.0
+        assert np.isnan(outputs["expert_years"])
+        assert np.isnan(outputs["corrected_years"])
+        assert outputs["weights"] == 0.0
         return
     expert = estimate.experts[name]
-    assert said["expert_years"] == expert.age_years
-    assert said["corrected_years"] == expert.corrected_years
-    assert said["weights"] == expert.weight
+    assert outputs["expert_years"] == expert.age_years
+    assert outputs["corrected_years"] == expert.corrected_years
+    assert outputs["weights"] == expert.weight
 
 
-def test_a_face_that_nobody_saw_is_not_a_number_and_spoils_nothing(
-    engines: Path, repository: Path
-) -> None:
+def test_an_unseen_face_is_nan_and_does_not_affect_others(engines: Path, repository: Path) -> None:
     inputs = requests(engines, pictures()[:2])
     both = triton.run_ensemble(repository, "agemoe", inputs)
     inputs["visible"][0] = False
-    said = triton.run_ensemble(repository, "agemoe", inputs)
-    assert np.isnan(said["age_years"][0]).all()
-    assert not said["weights"][0].any()
-    np.testing.assert_array_equal(said["age_years"][1], both["age_years"][1])
+    outputs = triton.run_ensemble(repository, "agemoe", inputs)
+    assert np.isnan(outputs["age_years"][0]).all()
+    assert not outputs["weights"][0].any()
+    np.testing.assert_array_equal(outputs["age_years"][1], both["age_years"][1])
 
 
-def test_every_tensor_is_the_graph_s_own(repository: Path) -> None:
+def test_tensors_match_the_graphs(repository: Path) -> None:
     for name, config in triton.models(repository):
         if config.get("backend") != "onnxruntime":
             continue
         graph = onnx.load(repository / name / "1" / "model.onnx").graph
         for tensors, declared in ((graph.input, "input"), (graph.output, "output")):
             assert [t.name for t in tensors] == [t["name"] for t in config[declared]]
-            for tensor, told in zip(tensors, config[declared], strict=True):
+            for tensor, entry in zip(tensors, config[declared], strict=True):
                 kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.type.tensor_type.elem_type)
-                assert kind == triton.NUMPY[told["data_type"]]
+                assert kind == triton.NUMPY[entry["data_type"]]
                 rank = len(tensor.type.tensor_type.shape.dim)
-                assert rank == (1 if "reshape" in told else 1 + len(told["dims"]))
+                assert rank == (1 if "reshape" in entry else 1 + len(entry["dims"]))
 
 
 def test_batching_follows_the_profiles(repository: Path) -> None:
@@ -180,29 +179,29 @@ def test_batching_follows_the_profiles(repository: Path) -> None:
     assert configs["full"]["output"][1]["dims"] == [str(len(GRID))]
 
 
-def test_experts_that_want_the_same_picture_share_it(repository: Path) -> None:
+def test_experts_with_equal_inputs_share_a_picture(repository: Path) -> None:
     config = dict(triton.models(repository))["agemoe"]
     names = [tensor["name"] for tensor in config["input"]]
     assert names == ["person.body.full", "face.full.plain", "face.padded", "visible"]
-    told = triton.parameters(config)
-    assert told["experts"] == NAMES
-    assert told["face.padded"]["geometry"]["fit"] == "letterbox"
+    parameters = triton.parameters(config)
+    assert parameters["experts"] == NAMES
+    assert parameters["face.padded"]["geometry"]["fit"] == "letterbox"
 
 
-def test_each_model_is_warmed_with_what_it_takes(repository: Path) -> None:
+def test_each_model_is_warmed_up_with_its_inputs(repository: Path) -> None:
     for name in TINY:
         config = dict(triton.models(repository))[name]
         (warmup,) = config["model_warmup"]
-        given = {entry["key"]: entry["value"] for entry in warmup["inputs"]}
+        sent = {entry["key"]: entry["value"] for entry in warmup["inputs"]}
         assert {t["name"]: t["dims"] for t in config["input"]} == {
-            key: value["dims"] for key, value in given.items()
+            key: value["dims"] for key, value in sent.items()
         }
 
 
-def test_the_fusion_needs_nothing_but_numpy(repository: Path, tmp_path: Path) -> None:
-    """The copied files alone, in a process that finds neither the checkout nor Pillow."""
+def test_the_fusion_needs_only_numpy(repository: Path, tmp_path: Path) -> None:
+    """Runs the copied files in a process without the checkout and without Pillow."""
     folder = repository / "agemoe_fusion"
-    looks_at = triton.parameters(triton.read_config(folder / "config.pbtxt"))["experts"]
+    inputs_of = triton.parameters(triton.read_config(folder / "config.pbtxt"))["experts"]
     script = f"""
 import json, sys, types
 for name in ("PIL", "cv2", "onnxruntime"):
@@ -211,7 +210,7 @@ fake = types.ModuleType("triton_python_backend_utils")
 sys.modules[fake.__name__] = fake
 sys.path.insert(0, {str(folder / "1")!r})
 import model
-config = {{"parameters": {{"experts": {{"string_value": {json.dumps(looks_at)!r}}}}}}}
+config = {{"parameters": {{"experts": {{"string_value": {json.dumps(inputs_of)!r}}}}}}}
 fusion = model.TritonPythonModel()
 fusion.initialize({{"model_config": json.dumps(config)}})
 import numpy as np
@@ -233,7 +232,7 @@ print(outputs["age_years"][0, 0], sys.modules["runtime"].__file__)
     assert where.startswith(str(folder))
 
 
-def test_on_a_gpu_half_precision_is_taken(engines: Path, tmp_path: Path) -> None:
+def test_half_precision_is_chosen_on_a_gpu(engines: Path, tmp_path: Path) -> None:
     models = write_repository(engines, tmp_path / "models")
     assert {name: model.artifact.precision for name, model in models.items()} == {
         **dict.fromkeys(TINY, "fp32"),
@@ -243,7 +242,7 @@ def test_on_a_gpu_half_precision_is_taken(engines: Path, tmp_path: Path) -> None
     assert all(configs[name]["instance_group"][0]["kind"] == "KIND_GPU" for name in TINY)
 
 
-def test_what_was_not_built_is_refused_and_leaves_nothing(engines: Path, tmp_path: Path) -> None:
+def test_a_failed_export_leaves_no_files(engines: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="TensorRT"):
         write_repository(engines, tmp_path / "models", device="tensorrt")
     (engines / "plain" / "plain.fp32.onnx").write_bytes(b"damaged")
@@ -252,21 +251,21 @@ def test_what_was_not_built_is_refused_and_leaves_nothing(engines: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["engines"]
 
 
-def test_an_expert_may_not_take_the_ensemble_s_name(tmp_path: Path) -> None:
+def test_an_expert_may_not_have_the_ensemble_s_name(tmp_path: Path) -> None:
     engines = write_engines(tmp_path / "engines", {"agemoe": Tiny()})
     with pytest.raises(ExportError, match="Rename"):
         write_repository(engines, tmp_path / "models")
 
 
-def test_the_command_says_what_to_start(
+def test_the_command_prints_the_models_and_the_next_step(
     engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["--engines", str(engines), "--output", str(tmp_path / "models"), "--device", "cpu"]
     assert main(line) == 0
-    said = capsys.readouterr().out
-    assert "full: onnx fp32, KIND_CPU" in said
-    assert f"tritonserver --model-repository={tmp_path / 'models'}" in said
+    printed = capsys.readouterr().out
+    assert "full: onnx fp32, KIND_CPU" in printed
+    assert f"tritonserver --model-repository={tmp_path / 'models'}" in printed
     assert main([*line, "--instances", "0"]) == 1
     assert "instances must be positive" in capsys.readouterr().err
     assert main(line) == 1
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err

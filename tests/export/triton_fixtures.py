@@ -1,4 +1,4 @@
-"""Triton without Triton: its configuration's schema, its Python backend, its ensemble scheduler."""
+"""A substitute for Triton: configuration schema, Python backend and ensemble scheduler."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ NUMPY = {
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.pbtxt, read by protobuf's own parser; unknown fields and enum values fail."""
+    """Reads a config.pbtxt with protobuf's parser; unknown fields and enum values fail."""
     message = text_format.Parse(path.read_text(encoding="utf-8"), _model_config()())
     config = json_format.MessageToDict(message, preserving_proto_field_name=True)
     assert isinstance(config, dict)
@@ -63,12 +63,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def parameters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON values of a configuration's parameters."""
+    """Returns the decoded parameters of a configuration."""
     return {p["key"]: json.loads(p["value"]["string_value"]) for p in config["parameters"]}
 
 
 def pairs(entries: list[dict[str, str]]) -> dict[str, str]:
-    """A map field."""
+    """Returns a map field as a dictionary."""
     return {entry["key"]: entry["value"] for entry in entries}
 
 
@@ -122,7 +122,7 @@ class FakeResponse:
 
 
 def fake_backend() -> ModuleType:
-    """What Triton gives its Python models as `triton_python_backend_utils`."""
+    """Returns a substitute for the module `triton_python_backend_utils`."""
     module = ModuleType("triton_python_backend_utils")
     found = {
         "Tensor": FakeTensor,
@@ -134,7 +134,7 @@ def fake_backend() -> ModuleType:
 
 
 def open_python_model(folder: Path) -> Any:
-    """A model of the Python backend, initialized as Triton does it."""
+    """Returns a model of the Python backend, initialized as Triton does."""
     spec = importlib.util.spec_from_file_location("model_under_test", folder / "1" / "model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -148,7 +148,7 @@ def open_python_model(folder: Path) -> Any:
 
 
 def run_model(repository: Path, name: str, inputs: Arrays) -> Arrays:
-    """One model of a repository, checked against its configuration on the way in and out."""
+    """Runs a model of a repository; checks inputs and outputs against its configuration."""
     folder = repository / name
     config = read_config(folder / "config.pbtxt")
     _check(config["input"], inputs)
@@ -170,14 +170,14 @@ def run_model(repository: Path, name: str, inputs: Arrays) -> Arrays:
 
 
 def run_ensemble(repository: Path, name: str, inputs: Arrays) -> Arrays:
-    """The steps of an ensemble, in their order."""
+    """Runs the steps of an ensemble in order."""
     config = read_config(repository / name / "config.pbtxt")
     _check(config["input"], inputs)
     tensors = dict(inputs)
     for step in config["ensemble_scheduling"]["step"]:
-        given = {key: tensors[value] for key, value in pairs(step["input_map"]).items()}
-        answered = run_model(repository, step["model_name"], given)
-        tensors |= {value: answered[key] for key, value in pairs(step["output_map"]).items()}
+        inputs_of_step = {key: tensors[value] for key, value in pairs(step["input_map"]).items()}
+        results = run_model(repository, step["model_name"], inputs_of_step)
+        tensors |= {value: results[key] for key, value in pairs(step["output_map"]).items()}
     outputs = {output["name"]: tensors[output["name"]] for output in config["output"]}
     _check(config["output"], outputs)
     return outputs
@@ -191,6 +191,6 @@ def _check(declared: list[dict[str, Any]], arrays: Arrays) -> None:
 
 
 def models(repository: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every model of a repository and its configuration."""
+    """Yields the name and configuration of every model of a repository."""
     for path in sorted(repository.glob("*/config.pbtxt")):
         yield path.parent.name, read_config(path)

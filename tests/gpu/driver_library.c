@@ -1,21 +1,21 @@
-/* A `libcuda.so.1` that knows nothing itself: driver_library.py answers every call.
+/* A `libcuda.so.1` that forwards every call to driver_library.py.
 
-   The compiler's command line gives FUNCTIONS, each as X(name, name of its symbol). All their
-   arguments are integers or pointers, so that all can be passed on as six words. */
+   The compiler's command line defines FUNCTIONS, each as X(name, symbol). All arguments are
+   integers or pointers, so every call fits into six words. */
 #include <stdint.h>
 #include <string.h>
 
 typedef uintptr_t word;
-typedef int (*answer_t)(const char *name, word, word, word, word, word, word);
+typedef int (*callback_t)(const char *name, word, word, word, word, word, word);
 
-static answer_t answer;
+static callback_t callback;
 
-void answer_with(answer_t whose) { answer = whose; }
+void set_callback(callback_t function) { callback = function; }
 
 #define X(name, symbol)                                                                            \
     int symbol(word a, word b, word c, word d, word e, word f)                                     \
     {                                                                                              \
-        return answer(#name, a, b, c, d, e, f);                                                    \
+        return callback(#name, a, b, c, d, e, f);                                                    \
     }
 FUNCTIONS
 #undef X
@@ -26,7 +26,7 @@ static const struct { const char *name, *symbol; void *function; } known[] = {
 #undef X
 };
 
-/* How cuda-python finds every function; of those not known it says so when they are called. */
+/* cuda-python looks up every function here; unknown ones fail when they are called. */
 int cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status)
 {
     (void)version, (void)flags;

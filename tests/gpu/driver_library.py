@@ -1,11 +1,10 @@
-"""NVIDIA's own cuda-python on the simulated device: a `libcuda.so.1` that asks the simulator.
+"""NVIDIA's cuda-python on the simulated device: a `libcuda.so.1` that calls the simulator.
 
     python -m pytest tests/gpu/test_cuda.py -p tests.gpu.driver_library
 
-As a plugin of pytest it puts the real `cuda.bindings.driver` where `simulated_gpu` would put its
-fake, so that every test shows how the real one takes our arguments and gives its answers. How C
-passes them is read from NVIDIA's cuda.h. The driver stays loaded, so that the process has to be one
-of its own.
+As a pytest plugin it makes `simulated_gpu` use the real `cuda.bindings.driver` instead of the fake,
+so that every test also covers how the real one passes arguments and results. Their C types are read
+from NVIDIA's cuda.h. The driver stays loaded, so this needs a separate process.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ _RESULTS: dict[str, Any] = {
     "int *": ctypes.c_int32,
     "CUdevice *": ctypes.c_int32,
 }
-"""Where a result goes, if that is not a pointer to 64 bits."""
-_ANSWER = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, *[ctypes.c_size_t] * 6)
+"""By the type of an output parameter: what it points to, if not to 64 bits."""
+_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, *[ctypes.c_size_t] * 6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +45,13 @@ class Prototype:
     """A function of cuda.h."""
 
     symbol: str
-    """What it is called in the library."""
+    """Name in the library."""
     types: tuple[str, ...]
-    """Of its arguments, in C."""
+    """C types of the arguments."""
 
 
 def prototypes(names: tuple[str, ...]) -> dict[str, Prototype]:
-    """Those functions as NVIDIA declares them."""
+    """Returns the functions' prototypes, from NVIDIA's header."""
     header = cuda_header().read_text(encoding="latin-1")
 
     def declared(name: str) -> Prototype:
@@ -67,14 +66,14 @@ def prototypes(names: tuple[str, ...]) -> dict[str, Prototype]:
 
 
 def cuda_header() -> Path:
-    """cuda.h of the nvidia-cuda-runtime wheel, which PyTorch brings."""
+    """Returns cuda.h of the nvidia-cuda-runtime wheel, a dependency of PyTorch."""
     spec = importlib.util.find_spec("nvidia.cu13")
     assert spec is not None
     return Path(next(iter(spec.submodule_search_locations or ()))) / "include" / "cuda.h"
 
 
 class DriverLibrary:
-    """The loaded library, and the simulated device that it asks."""
+    """The loaded library and the simulated device that it calls."""
 
     def __init__(self) -> None:
         simulated = functions(SimulatedDriver(0, devices=1, memory_bytes=1, capability=(9, 0)))
@@ -87,53 +86,53 @@ class DriverLibrary:
                 ERROR_TEXTS, (result.name, TEXTS.get(result.name, result.name)), strict=True
             )
         }
-        self._answer = _ANSWER(self._answered)
+        self._callback = _CALLBACK(self._called)
         self._library = _loaded(self._prototypes)
-        self._library.answer_with(self._answer)
-        real.cuDriverGetVersion()  # the bindings look for it now, and never again
+        self._library.set_callback(self._callback)
+        real.cuDriverGetVersion()  # the bindings look it up once
 
     def bindings(self, gpu: SimulatedDriver) -> ModuleType:
-        """The real `cuda.bindings.driver`, from now on on this device."""
+        """Returns the real `cuda.bindings.driver`, connected to this device."""
         self._gpu = gpu
         return real
 
-    def _answered(self, name: bytes, *words: int) -> int:
+    def _called(self, name: bytes, *words: int) -> int:
         try:
-            self._answer_to(name.decode(), words)
+            self._call(name.decode(), words)
         except CudaFailure as failure:
             return int(getattr(real.CUresult, failure.name))
         except RuleBrokenError:  # the simulator raises it again at its end
             return int(real.CUresult.CUDA_ERROR_UNKNOWN)
         return 0
 
-    def _answer_to(self, name: str, words: tuple[int, ...]) -> None:
-        given, results = [], []
+    def _call(self, name: str, words: tuple[int, ...]) -> None:
+        arguments, outputs = [], []
         for kind, word in zip(self._prototypes[name].types, words, strict=False):
             if kind.endswith("*") and kind not in ("void *", "const void *"):
-                results.append((kind, word))
+                outputs.append((kind, word))
             else:
                 narrow = kind in _IN_32_BITS
-                given.append(ctypes.c_int32(word).value if narrow else word)
-        found = self._asked(name, given)
+                arguments.append(ctypes.c_int32(word).value if narrow else word)
+        found = self._result(name, arguments)
         values = found if isinstance(found, tuple) else (found,)
-        for (kind, place), value in zip(results, values, strict=False):
-            if isinstance(value, bytes):  # a text, of which C writes no more than its end
-                ctypes.memmove(place, value, value.index(b"\0") + 1)
+        for (kind, address), value in zip(outputs, values, strict=False):
+            if isinstance(value, bytes):  # C writes a text up to its terminator
+                ctypes.memmove(address, value, value.index(b"\0") + 1)
             else:
-                _RESULTS.get(kind, ctypes.c_uint64).from_address(place).value = value
+                _RESULTS.get(kind, ctypes.c_uint64).from_address(address).value = value
 
-    def _asked(self, name: str, given: list[int]) -> object:
+    def _result(self, name: str, arguments: list[int]) -> object:
         if name in ERROR_TEXTS:
-            if (name, given[0]) not in self._texts:
+            if (name, arguments[0]) not in self._texts:
                 raise CudaFailure("CUDA_ERROR_INVALID_VALUE")
-            return ctypes.addressof(self._texts[name, given[0]])
+            return ctypes.addressof(self._texts[name, arguments[0]])
         if self._gpu is None:
             raise CudaFailure("CUDA_ERROR_NOT_INITIALIZED")
-        return self._gpu.call(name, functions(self._gpu)[name], *given)
+        return self._gpu.call(name, functions(self._gpu)[name], *arguments)
 
 
 def _loaded(known: dict[str, Prototype]) -> ctypes.CDLL:
-    """Under its own name, it is what everybody finds who asks for libcuda.so.1."""
+    """Compiles and loads the library; later look-ups of libcuda.so.1 find it by its soname."""
     listed = " ".join(f"X({name}, {prototype.symbol})" for name, prototype in known.items())
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libcuda.so.1"

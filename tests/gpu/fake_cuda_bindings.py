@@ -1,8 +1,8 @@
 """`cuda.bindings.driver` on the simulated device, returning `(CUresult, …)` tuples as it does.
 
-Enforces: only functions that the real module has and that are simulated exist here, their
-arguments are counted, enumerations are passed where the real one wants them, and its own result
-codes, handle types and constants are used. A function that fails returns None for its outputs.
+Enforces: only simulated functions that the real module also has exist; the number of arguments is
+checked; enumerations are passed where the real one requires them. Result codes, handle types and
+constants are the real ones. A function that fails returns None for its outputs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TEXTS = {
     "CUDA_ERROR_ILLEGAL_ADDRESS": "an illegal memory access was encountered",
     "CUDA_ERROR_LAUNCH_FAILED": "unspecified launch failure",
 }
-"""What the driver says of the commoner errors; of others the simulator repeats the name."""
+"""The driver's texts of common errors; for others the simulator uses the name."""
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
     "cuCtxGetCurrent": ("CUcontext",),
@@ -43,7 +43,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "cuStreamCreate": ("CUstream",),
     "cuStreamEndCapture": ("CUgraph",),
 }
-"""Types of what a function puts out, where it is no plain number or text."""
+"""Types of a function's outputs, if they are not plain numbers or text."""
 
 _ENUMERATIONS = {"cuDeviceGetAttribute": (0, "CUdevice_attribute")}
 _ENUMERATIONS["cuStreamBeginCapture"] = (1, "CUstreamCaptureMode")
@@ -57,7 +57,7 @@ _NO_OUTPUT = """
 
 
 def functions(gpu: SimulatedDriver) -> dict[str, Callable[..., Any]]:
-    """What is simulated, by CUDA's name; raises `CudaFailure`."""
+    """Returns the simulated functions by CUDA's name; they raise `CudaFailure`."""
     major, minor = gpu.capability
     attributes = {75: major, 76: minor}
     return {
@@ -100,7 +100,7 @@ def functions(gpu: SimulatedDriver) -> dict[str, Callable[..., Any]]:
 
 
 def _text(text: str, length: int) -> bytes:
-    """A text as the real bindings hand it out: with all of a buffer that was blank before."""
+    """Returns a text as the real bindings do: the whole buffer, which was blank before."""
     return (text.encode() + b"\0").ljust(length)
 
 
@@ -129,7 +129,7 @@ class FakeDriver(ModuleType):
         if name in _ENUMERATIONS:
             position, enumeration = _ENUMERATIONS[name]
             if not isinstance(args[position], getattr(real, enumeration)):
-                raise TypeError(f"{name} wants a {enumeration}, got {args[position]!r}")
+                raise TypeError(f"{name} requires a {enumeration}, got {args[position]!r}")
         try:
             value = self._gpu.call(name, self._functions[name], *map(int, args))
         except CudaFailure as failure:

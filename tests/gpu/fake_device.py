@@ -1,9 +1,9 @@
-"""The simulated device: how calls come in, time passes and things fail; devices and contexts.
+"""The simulated device: dispatch of calls, time, injected failures, devices and contexts.
 
-Enforces: a context is current in the calling thread (else CUDA_ERROR_INVALID_CONTEXT), nothing
-that could wait or allocates is called by a thread that captures (the capture is spoilt), and after
-a sticky error every call fails with it, though what it frees is freed. `calls` counts every call
-by CUDA's name, so that a test can forbid some.
+Enforces: a context is current in the calling thread (else CUDA_ERROR_INVALID_CONTEXT), a
+capturing thread calls nothing that waits or allocates (else the capture is invalidated), and after
+a sticky error every call fails with it, although resources are still freed. `calls` counts every
+call by CUDA's name, so that a test can forbid some.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from runtime.backends.gpu.cuda import LOST
+from runtime.backends.gpu.cuda import LOST_DEVICE_ERRORS
 from tests.gpu.fake_memory import Memory
 from tests.gpu.fake_streams import CudaFailure, RuleBrokenError, Streams, Work
 
@@ -24,11 +24,11 @@ _CONTEXTS = 0xC0DE0000
 _WITHOUT_CONTEXT = ("cuInit", "cuDriver", "cuDevice", "cuCtxPush", "cuCtxPop", "cuCtxGetCurrent")
 _FREES = ("cuMemFree", "cuStreamDestroy", "cuEventDestroy", "cuGraphDestroy", "cuGraphExecDestroy")
 _UNSAFE_IN_CAPTURE = ("cuMemAlloc", "cuMemHostAlloc", "cuMemFree", "cuEventQuery", "cuMemGetInfo")
-_PATIENCE_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 
 
 class SimulatedDevice:
-    """Contexts, time and failures; not thread-safe but through `call`."""
+    """Contexts, time and failures; only `call` is thread-safe."""
 
     def __init__(
         self, seed: int, *, devices: int, memory_bytes: int, capability: tuple[int, int]
@@ -49,15 +49,15 @@ class SimulatedDevice:
         self._crashes: dict[str, str] = {}
         self._initialized = False
 
-    # How every call comes in.
+    # Dispatch of calls.
 
     def call(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """One call of the driver, by CUDA's name."""
+        """Runs one call of the driver, by CUDA's name."""
         with self.lock:
             self.calls[name] += 1
             if not self.threaded:
                 self.advance()
-            self._fail_if_told(name)
+            self._fail_on_demand(name)
             self._check_state(name, function, args)
             return function(*args)
 
@@ -83,24 +83,24 @@ class SimulatedDevice:
                 raise CudaFailure("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
     def fault(self, text: str) -> None:
-        """Remembers a broken rule and raises it; the simulator raises it again at its end."""
+        """Records a violation and raises it; the simulator raises it again at the end."""
         self.faults.append(text)
         raise RuleBrokenError(text)
 
-    # Failures on demand.
+    # Injected failures.
 
     def fail_at(self, call: str, nth: int, error: str) -> None:
         self._failures[call, self.calls[call] + nth] = error
 
     def fails_now(self, call: str) -> str | None:
-        """Counts a call that is not the driver's own; the error it was told to end with."""
+        """Counts a call outside the driver; returns its injected error."""
         with self.lock:
             self.calls[call] += 1
             return self._failures.pop((call, self.calls[call]), None)
 
-    def _fail_if_told(self, name: str) -> None:
+    def _fail_on_demand(self, name: str) -> None:
         error = self._failures.pop((name, self.calls[name]), None)
-        if error in LOST:
+        if error in LOST_DEVICE_ERRORS:
             self.lose(error)
         elif error:
             raise CudaFailure(error)
@@ -115,7 +115,7 @@ class SimulatedDevice:
                 raise CudaFailure(error)
 
     def lose(self, error: str) -> None:
-        """From now on every call fails."""
+        """Loses the device: every later call fails."""
         self.lost = error
         for stream in self.streams.by_handle.values():
             stream.queue.clear()
@@ -123,11 +123,11 @@ class SimulatedDevice:
     # Time.
 
     def advance(self) -> None:
-        """Lets the device go on by chance."""
+        """Runs a random amount of work."""
         self._survive(self.streams.advance)
 
     def step(self) -> bool:
-        """Lets the device do one thing; False where there is none to do."""
+        """Runs one piece of work; returns False if there is none."""
         with self.lock:
             return self._survive(self.streams.step) is not False
 
@@ -136,25 +136,25 @@ class SimulatedDevice:
             return run()
         except CudaFailure as error:
             self.lose(error.name)
-        except Exception as error:  # noqa: BLE001 - whatever a kernel does, the host goes on
+        except Exception as error:  # noqa: BLE001 - a failing kernel does not stop the host
             self.faults.append(str(error))
             self.lose("CUDA_ERROR_LAUNCH_FAILED")
         return True
 
     def run_until(self, finished: Callable[[], bool], what: str) -> None:
-        """The host waits; with a thread of the device's own, for that."""
-        patience = time.monotonic() + _PATIENCE_SECONDS
+        """Blocks the host; runs the device's work itself if the device has no thread."""
+        limit = time.monotonic() + _TIMEOUT_SECONDS
         while not finished() and not self.lost:
             if self.threaded:
-                self._wait_a_moment()
+                self._pause()
             elif not self.step():
                 self.fault(f"{what} would wait forever")
-            if time.monotonic() > patience:
-                self.fault(f"{what} waited {_PATIENCE_SECONDS:g} s")
+            if time.monotonic() > limit:
+                self.fault(f"{what} waited {_TIMEOUT_SECONDS:g} s")
         if self.lost:
             raise CudaFailure(self.lost)
 
-    def _wait_a_moment(self) -> None:
+    def _pause(self) -> None:
         self.lock.release()
         try:
             time.sleep(0.0002)
@@ -162,11 +162,11 @@ class SimulatedDevice:
             self.lock.acquire()
 
     def work_forever(self, stop: threading.Event, seed: int) -> None:
-        """The device's own thread."""
-        chance = random.Random(seed)
+        """Runs the device's thread."""
+        rng = random.Random(seed)
         while not stop.is_set():
-            if not self.step() or chance.random() < 0.3:
-                time.sleep(chance.uniform(0.0, 0.0005))
+            if not self.step() or rng.random() < 0.3:
+                time.sleep(rng.uniform(0.0, 0.0005))
 
     # Devices and contexts.
 
@@ -196,11 +196,11 @@ class SimulatedDevice:
 
     @property
     def current_contexts(self) -> list[int]:
-        """This thread's stack, the current one last."""
+        """This thread's context stack, the current one last."""
         return list(self._stack())
 
     def current_context(self) -> int:
-        """Of this thread; 0 without one."""
+        """Returns this thread's current context, or 0."""
         stack = self._stack()
         return stack[-1] if stack and self._retained[stack[-1] - _CONTEXTS] else 0
 

@@ -1,11 +1,10 @@
-"""What the CUDA driver does with memory, streams, events and graphs, without its spelling.
+"""The CUDA driver's memory, streams, events and graphs, without its naming.
 
-Enforces, besides what `fake_device`, `fake_streams` and `fake_memory` do: nothing goes to the
-default stream nor to one that waits for it, events without time are not asked for it, recordings
-are their thread's own, copies stay within live allocations, what is freed is not in use, a
-capturing stream is neither waited for nor asked (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), a captured
-event is not asked for, work outside a capture is not waited for inside, and a graph uses only live
-memory.
+Enforces, in addition to `fake_device`, `fake_streams` and `fake_memory`: neither the default stream
+nor a stream that synchronizes with it is used, events without timing are not read, captures are
+thread-local, copies stay within live allocations, resources in use are not freed, a stream that
+captures is neither synchronized nor queried (CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED), a captured
+event is not queried, a capture does not wait for work outside it, and graphs use live memory only.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ _THREAD_LOCAL = 1
 class SimulatedDriver(SimulatedDevice):
     """Memory, streams, events and graphs of one simulated device."""
 
-    def __init__(self, seed: int, **facts: Any) -> None:
-        super().__init__(seed, **facts)
+    def __init__(self, seed: int, **device: Any) -> None:
+        super().__init__(seed, **device)
         self._events: dict[int, Event] = {}
         self._graphs: dict[int, tuple[Work, ...]] = {}
         self._graph_execs: dict[int, tuple[Work, ...]] = {}
@@ -97,7 +96,7 @@ class SimulatedDriver(SimulatedDevice):
 
     def create_stream(self, flags: int) -> int:
         if flags != _NON_BLOCKING:
-            self.fault("a stream that waits for the default one")
+            self.fault("a stream that synchronizes with the default one")
         handle = self.handle()
         self.streams.by_handle[handle] = Stream(handle)
         return handle
@@ -116,7 +115,7 @@ class SimulatedDriver(SimulatedDevice):
         del self.streams.by_handle[handle]
 
     def enqueue(self, handle: int, work: Work) -> None:
-        """To a stream, or to what it records."""
+        """Appends work to a stream or to its capture."""
         stream = self.stream(handle)
         if stream.capture:
             stream.capture.work.append(work)
@@ -128,24 +127,24 @@ class SimulatedDriver(SimulatedDevice):
 
     def synchronize(self, handle: int) -> None:
         stream = self.stream(handle)
-        self._spoil(stream)
+        self._invalidate_capture(stream)
         self.run_until(lambda: not stream.queue, "synchronizing a stream")
 
     def query_stream(self, handle: int) -> None:
         stream = self.stream(handle)
-        self._spoil(stream)
+        self._invalidate_capture(stream)
         if stream.queue:
             raise CudaFailure("CUDA_ERROR_NOT_READY")
 
-    def _spoil(self, stream: Stream) -> None:
+    def _invalidate_capture(self, stream: Stream) -> None:
         if stream.capture:
             stream.capture.broken = True
             raise CudaFailure("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
 
-    def forbid_recording(self) -> None:
-        """What waits for the whole device finds out whether a stream of it records."""
+    def forbid_capture(self) -> None:
+        """Fails a synchronization of the whole device if a stream captures."""
         for stream in self.streams.by_handle.values():
-            self._spoil(stream)
+            self._invalidate_capture(stream)
 
     def create_event(self, flags: int) -> int:
         handle = self.handle()
@@ -160,7 +159,7 @@ class SimulatedDriver(SimulatedDevice):
     def destroy_event(self, handle: int) -> None:
         event = self.event(handle)
         if event.mark and not event.mark.done and not event.captured and not self.lost:
-            self.fault("destroying an event that is still to be reached")
+            self.fault("destroying an event that is still pending")
         del self._events[handle]
 
     def record(self, handle: int, stream: int) -> None:
@@ -206,7 +205,7 @@ class SimulatedDriver(SimulatedDevice):
     def begin_capture(self, handle: int, mode: int) -> None:
         stream = self.stream(handle)
         if mode != _THREAD_LOCAL:
-            self.fault("a recording that what other threads allocate would spoil")
+            self.fault("a capture that allocations of other threads would invalidate")
         if stream.capture:
             raise CudaFailure("CUDA_ERROR_ILLEGAL_STATE")
         stream.capture = Capture(threading.get_ident())
@@ -261,7 +260,7 @@ class SimulatedDriver(SimulatedDevice):
         del self._graph_execs[graph_exec]
 
     def leaks(self) -> list[str]:
-        """What was not freed, in words."""
+        """Describes the resources that were not freed."""
         counts = {
             "stream": len(self.streams.by_handle),
             "event": len(self._events),

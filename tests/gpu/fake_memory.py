@@ -1,8 +1,8 @@
 """Memory of the simulated device and pinned memory of the host.
 
-Enforces: an address is live only between its allocation and its free (none is ever given out
-twice), a range lies within one allocation, and there is no more memory than the device has. Fresh
-and freed memory holds 0xFF bytes, which read as NaN in float32, so what nobody wrote is seen.
+Enforces: an address is valid only between its allocation and its release (none is reused), a range
+lies within one allocation, and the device's memory is limited. New and freed memory holds 0xFF
+bytes, NaN in float32, so that reads of uninitialized memory show.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Block:
     """One allocation."""
 
     kind: str
-    """`device`, `pinned`, or `tensorrt` for what a context allocated itself."""
+    """`device`, `pinned`, or `tensorrt` for memory that a context allocated itself."""
     address: int
     array: NDArray[np.uint8]
     live: bool = True
@@ -38,7 +38,7 @@ class Block:
 
 
 class Memory:
-    """All allocations there ever were."""
+    """All allocations, including freed ones."""
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = total_bytes
@@ -66,7 +66,7 @@ class Memory:
         return address
 
     def block(self, address: int, kind: str) -> Block:
-        """The live allocation that begins here."""
+        """Returns the live allocation that begins at an address."""
         block = self.blocks.get(address)
         if block is None or not block.live or block.kind != kind:
             raise CudaFailure("CUDA_ERROR_INVALID_VALUE")
@@ -77,7 +77,7 @@ class Memory:
         block.array[:] = POISON
 
     def view(self, address: int, size: int, kind: str) -> NDArray[np.uint8] | None:
-        """The bytes of a range; None where it is not within one live allocation of that kind."""
+        """Returns the bytes of a range, or None if no live allocation of the kind contains it."""
         for block in self.blocks.values():
             start, end = block.span
             if block.kind.replace("tensorrt", "device") == kind and start <= address < end:

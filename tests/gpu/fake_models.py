@@ -1,7 +1,7 @@
-"""ONNX models as kernels: what the fake TensorRT and the fake CUDA provider compute with.
+"""ONNX models as the kernels of the fake TensorRT and the fake CUDA provider.
 
-ONNX Runtime's CPU provider, one thread, one row of the batch at a time, so that the answer for a
-row is the same bytes in whatever batch it came.
+They run on ONNX Runtime's CPU provider with one thread, one row of the batch at a time, so that the
+output for a row does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Model:
     """One graph, loaded once per process."""
 
     def __init__(self, graph: bytes | str) -> None:
-        """Loads it, from its bytes or, with external data, from its path."""
+        """Loads the graph from its bytes or, with external data, from its path."""
         key = hashlib.sha256(graph).hexdigest() if isinstance(graph, bytes) else graph
         if key not in _sessions:
             options = onnxruntime.SessionOptions()
@@ -45,12 +45,12 @@ class Model:
         self.outputs = {value.name: value for value in self._session.get_outputs()}
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        """Of an input or output."""
+        """Returns the dtype of an input or output."""
         dtype: np.dtype[Any] = np.dtype(DTYPES[(self.inputs | self.outputs)[name].type])
         return dtype
 
     def shape(self, name: str, batch: int = -1) -> tuple[int, ...]:
-        """Of an input or output; -1 stands for the batch."""
+        """Returns the shape of an input or output; -1 stands for the batch."""
         declared = (self.inputs | self.outputs)[name].shape
         return batch, *(dim if isinstance(dim, int) else -1 for dim in declared[1:])
 
@@ -59,11 +59,11 @@ class Model:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows = range(len(next(iter(inputs.values()))))
-        answers = [
+        results = [
             self._session.run(None, {name: array[i : i + 1] for name, array in inputs.items()})
             for i in rows
         ]
-        columns = zip(*answers, strict=True)
+        columns = zip(*results, strict=True)
         return {
             name: np.concatenate(column) for name, column in zip(self.outputs, columns, strict=True)
         }
@@ -77,26 +77,26 @@ def execution(
     batch: int,
     exclusive: Sequence[Span] = (),
 ) -> Work:
-    """A model's run as work for a stream.
+    """Returns the run of a model as work for a stream.
 
     Args:
-        gpu: where the memory is.
+        gpu: that owns the memory.
         label: of the work.
         model: to run.
         addresses: of the device memory of all inputs and outputs.
         batch: rows.
-        exclusive: what no other work may use at the same time.
+        exclusive: spans that no other work may use at the same time.
 
     Raises:
-        RuleBrokenError: an address is not of live memory that is large enough.
+        RuleBrokenError: an address does not point to live memory of sufficient size.
     """
     views = {name: _view(gpu, label, model, name, addresses[name], batch) for name in addresses}
 
     def run() -> None:
-        answers = model.run({name: views[name].copy() for name in model.inputs})
+        outputs = model.run({name: views[name].copy() for name in model.inputs})
         for name in model.outputs:
             if name in views:
-                views[name][...] = answers[name].reshape(views[name].shape)
+                views[name][...] = outputs[name].reshape(views[name].shape)
 
     def spans(names: Mapping[str, Any]) -> tuple[Span, ...]:
         used = [name for name in names if name in addresses]

@@ -1,11 +1,11 @@
-"""ONNX Runtime with a CUDA provider on the simulated device; all else is the real package.
+"""ONNX Runtime with a CUDA provider on the simulated device; everything else is the real package.
 
-Enforces: options of the provider are of the known ones, a session has a stream of its own
-(`user_compute_stream`), inputs and outputs are bound to device memory that is live and large
-enough, and every input is bound. A session that is made waits for the whole device, which fails and
-spoils the recording while any stream records. A run waits for its stream unless its RunOptions say
-`disable_synchronize_execution_providers`; such waits are counted as `onnxruntime synchronize`.
-Where the provider does not load, the session falls back to the CPU without a word, as the real one.
+Enforces: the provider's options are known ones, a session has its own stream
+(`user_compute_stream`), inputs and outputs are bound to live device memory of sufficient size, and
+every input is bound. Creating a session synchronizes the device, which fails and invalidates the
+capture while any stream captures. A run synchronizes its stream unless its RunOptions contain
+`disable_synchronize_execution_providers`; such waits are counted as `onnxruntime synchronize`. If
+the provider does not load, the session falls back to the CPU silently, like the real one.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _NO_WAIT = "disable_synchronize_execution_providers"
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Where a tensor is."""
+    """Shape and address of a bound tensor."""
 
     shape: tuple[int, ...]
     address: int
 
 
 class IOBinding:
-    """Addresses of inputs and outputs on the device."""
+    """Bindings of inputs and outputs to device memory."""
 
     def __init__(self, gpu: SimulatedDriver, model: Model) -> None:
         self._gpu = gpu
@@ -79,15 +79,9 @@ class IOBinding:
         self._bind(name, self._model.outputs, device_type, device_id, element_type)
         self.bound[name] = Bound(tuple(shape), int(buffer_ptr))
 
-    def clear_binding_inputs(self) -> None:
-        self.bound = {n: b for n, b in self.bound.items() if n not in self._model.inputs}
-
-    def clear_binding_outputs(self) -> None:
-        self.bound = {n: b for n, b in self.bound.items() if n not in self._model.outputs}
-
     def _bind(self, name: str, known: Any, kind: str, device: int, element_type: Any) -> None:
         if name not in known:
-            raise RuntimeError(f"there is no {name} among {sorted(known)}")
+            raise RuntimeError(f"no {name} among {sorted(known)}")
         if kind != "cuda" or device != 0:
             self._gpu.fault(f"{name} is bound to {kind}:{device}: each run would copy it")
         if np.dtype(element_type) != self._model.dtype(name):
@@ -108,7 +102,7 @@ class CudaSession:
         self._stream = int(self._options.get("user_compute_stream", "0"))
         self._name = Path(graph).stem.split(".")[0] if isinstance(graph, str) else "onnx"
         with gpu.lock:
-            gpu.forbid_recording()
+            gpu.forbid_capture()
             handle = gpu.handle()
             gpu.stream(self._stream)
         self._token = (handle, handle + 1)
@@ -128,9 +122,6 @@ class CudaSession:
     def io_binding(self) -> IOBinding:
         return IOBinding(self._gpu, self._model)
 
-    def end_profiling(self) -> str:
-        return ""
-
     def run_with_iobinding(self, iobinding: IOBinding, run_options: Any = None) -> None:
         with self._gpu.lock:
             if error := self._gpu.lost or self._gpu.fails_now("run_with_iobinding"):
@@ -144,11 +135,11 @@ class CudaSession:
 
     def _work(self, iobinding: IOBinding) -> Any:
         bound = iobinding.bound
-        (batch,) = {place.shape[0] for place in bound.values()}
-        for name, place in bound.items():
-            if place.shape != self._model.shape(name, batch):
-                raise RuntimeError(f"Got invalid dimensions for {name}: {place.shape}")
-        addresses = {name: place.address for name, place in bound.items()}
+        (batch,) = {tensor.shape[0] for tensor in bound.values()}
+        for name, tensor in bound.items():
+            if tensor.shape != self._model.shape(name, batch):
+                raise RuntimeError(f"Got invalid dimensions for {name}: {tensor.shape}")
+        addresses = {name: tensor.address for name, tensor in bound.items()}
         label = f"execute {self._name}"
         return execution(self._gpu, label, self._model, addresses, batch, (self._token,))
 
@@ -174,11 +165,8 @@ class FakeOnnxRuntime(ModuleType):
     def get_available_providers(self) -> list[str]:
         return [CUDA, CPU]
 
-    def get_device(self) -> str:
-        return "GPU"
-
     def preload_dlls(self, **_options: Any) -> None:
-        """Finds nothing to load."""
+        """Does nothing."""
 
     def InferenceSession(  # noqa: N802 - ONNX Runtime's name
         self,
@@ -188,7 +176,7 @@ class FakeOnnxRuntime(ModuleType):
         provider_options: Sequence[dict[str, Any]] | None = None,
         **options: Any,
     ) -> Any:
-        """A session of the CUDA provider where that is asked for and loads."""
+        """Returns a session of the CUDA provider if it is requested and loads."""
         chosen: dict[str, Any] = dict(
             p if isinstance(p, tuple) else (p, {}) for p in providers or [CPU]
         )

@@ -13,21 +13,21 @@ Profile = Mapping[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]
 _MAGIC = b"simulated TensorRT plan\n"
 
 
-def plan_bytes(graph: bytes, *, profile: tuple[int, int, int] | Profile, **facts: Any) -> bytes:
-    """A plan: magic, length of the header, header, graph."""
+def plan_bytes(graph: bytes, *, profile: tuple[int, int, int] | Profile, **fields: Any) -> bytes:
+    """Returns a plan: magic, length of the header, header, graph."""
     if not isinstance(profile, Mapping):
         model, batches = Model(graph), profile
         profile = {
             name: tuple(model.shape(name, batch) for batch in batches)  # type: ignore[misc]
             for name in model.inputs
         }
-    header = facts | {"profile": profile, "sha256": hashlib.sha256(graph).hexdigest()}
+    header = fields | {"profile": profile, "sha256": hashlib.sha256(graph).hexdigest()}
     encoded = json.dumps(header).encode()
     return _MAGIC + len(encoded).to_bytes(8, "little") + encoded + graph
 
 
 def parts(plan: bytes) -> tuple[dict[str, Any], bytes]:
-    """Header and graph."""
+    """Returns header and graph."""
     if not plan.startswith(_MAGIC):
         raise ValueError("not a plan")
     start = len(_MAGIC) + 8

@@ -1,9 +1,9 @@
 """`pycuda.driver` on the simulated device: its classes, its exceptions, its context stack.
 
-Enforces: PyCUDA's own stack of contexts per thread; a stream, event or allocation belongs to the
-context object under which it was made, and one that goes away in another thread with that context
-not current is not cleaned up (PyCUDA warns, here it is a broken rule); an error carries its text
-only, its name is known to the driver's library alone.
+Enforces: PyCUDA's own stack of contexts per thread. A stream, event or allocation belongs to the
+context object under which it was created; one destroyed in another thread while that context is not
+current is not cleaned up (PyCUDA warns, here it is a broken rule). An error has only a text; its
+name is known only to the driver's library.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.gpu.fake_streams import CudaFailure
 
 
 class Calls:
-    """Calls the driver and raises PyCUDA's exceptions; knows the context stack of every thread."""
+    """Calls the driver and raises PyCUDA's exceptions; holds every thread's context stack."""
 
     def __init__(self, gpu: SimulatedDriver) -> None:
         self.gpu = gpu
@@ -44,7 +44,7 @@ class Calls:
             raise exception(name, failure) from None
 
     def done(self, name: str, handle: int) -> bool:
-        """A query."""
+        """Queries a handle; returns True if its work is done."""
         try:
             self.gpu.call(name, self._functions[name], handle)
         except CudaFailure as failure:
@@ -59,9 +59,6 @@ class Calls:
             self._thread.stack = []
         return self._thread.stack  # type: ignore[no-any-return]
 
-    def top(self) -> Context | None:
-        return self.stack[-1] if self.stack else None
-
     def current(self) -> Context:
         if not self.stack:
             raise CudaLogicError(
@@ -72,7 +69,7 @@ class Calls:
 
 
 class Context:
-    """A primary context that was retained."""
+    """A retained primary context."""
 
     def __init__(self, calls: Calls, device: int) -> None:
         self._calls = calls
@@ -88,7 +85,7 @@ class Context:
         self._calls.stack.append(self)
 
     def detach(self) -> None:
-        """Releases the context only where it is current or was made."""
+        """Releases the context, but only if it is current or in the thread that created it."""
         if not self._valid:
             raise CudaLogicError("context::detach failed: invalid device context")
         stack = self._calls.stack
@@ -101,7 +98,7 @@ class Context:
             self._calls("cuCtxPushCurrent", stack[-1].handle)
 
     def clean_up(self, kind: str, name: str, *args: Any) -> None:
-        """What a destructor does."""
+        """Does the work of a destructor."""
         if not self._valid:
             return
         switch = not self._calls.stack or self._calls.stack[-1] is not self
@@ -112,7 +109,7 @@ class Context:
             self.push()
         try:
             self._calls(name, *args)
-        except Error:  # PyCUDA writes a line to stderr and goes on
+        except Error:  # PyCUDA writes a line to stderr and continues
             pass
         finally:
             if switch:
@@ -148,7 +145,7 @@ class Device:
 
 
 class _Owned:
-    """Something of a context, gone with its last reference."""
+    """An object of a context, destroyed with its last reference."""
 
     destroy: str
 
@@ -182,10 +179,6 @@ class Stream(_Owned):
         self._calls("cuStreamSynchronize", self._handle)
 
     @compiled
-    def is_done(self) -> bool:
-        return self._calls.done("cuStreamQuery", self._handle)
-
-    @compiled
     def wait_for_event(self, event: Event) -> None:
         self._calls("cuStreamWaitEvent", self._handle, event._handle, 0)
 
@@ -206,12 +199,8 @@ class Event(_Owned):
         return self._calls.done("cuEventQuery", self._handle)
 
     @compiled
-    def time_since(self, start: Event) -> float:
-        return float(self._calls("cuEventElapsedTime", start._handle, self._handle))
-
-    @compiled
     def time_till(self, end: Event) -> float:
-        return float(end.time_since(self))
+        return float(self._calls("cuEventElapsedTime", self._handle, end._handle))
 
 
 class _Allocation(_Owned):
@@ -255,7 +244,6 @@ class FakePyCuda(ModuleType):
     MemoryError = CudaMemoryError
     RuntimeError = CudaRuntimeError
     host_alloc_flags = SimpleNamespace(PORTABLE=1, DEVICEMAP=2, WRITECOMBINED=4)
-    event_flags = SimpleNamespace(DEFAULT=0, BLOCKING_SYNC=1, DISABLE_TIMING=2)
 
     def __init__(self, gpu: SimulatedDriver) -> None:
         super().__init__("pycuda.driver")
@@ -263,7 +251,7 @@ class FakePyCuda(ModuleType):
         self.package = ModuleType("pycuda")
         self.package.driver = self  # type: ignore[attr-defined]
         self.Device = _Devices(calls)
-        self.Context = SimpleNamespace(pop=lambda: pop(calls), get_current=calls.top)
+        self.Context = SimpleNamespace(pop=lambda: pop(calls))
         self.Stream = lambda flags=0: Stream(calls, flags)
         self.Event = lambda flags=0: Event(calls, flags)
 
@@ -302,7 +290,7 @@ class FakePyCuda(ModuleType):
 
 
 class _Devices:
-    """The class `Device`: called, it gives one."""
+    """The class `Device`."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls

@@ -1,4 +1,4 @@
-"""How PyCUDA fails: its exceptions carry a text, and the driver's library knows the names."""
+"""PyCUDA's exceptions, which contain only a text, and the driver's library with the names."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def exception(name: str, failure: CudaFailure) -> Error:
 
 
 def compiled(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method whose exceptions, as those of C++, keep none of its arguments alive."""
+    """Wraps a method so that its exceptions, like those of C++, keep no argument alive."""
 
     def call(*args: Any, **options: Any) -> Any:
         try:
@@ -61,7 +61,7 @@ def compiled(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def driver_library() -> SimpleNamespace:
-    """`ctypes.CDLL("libcuda.so.1")`, of which PyCUDA's user asks an error's name."""
+    """Returns a fake of `ctypes.CDLL("libcuda.so.1")`, with the names and texts of errors."""
     names = {int(result): result.name for result in real.CUresult}
 
     def name(code: int, target: Any) -> int:

@@ -1,13 +1,12 @@
 """Streams of the simulated device: queues that run late and in any interleaving.
 
-Enforces: work runs in the order of its own stream and after the events that the stream waits for,
-and in no other order; two pieces of work of different streams that touch the same memory, one of
-them writing, must be ordered by events (or the first be over), else it is a race; pinned memory
-must not change between an upload's enqueueing and its running; pinned memory that a download will
-fill holds 0xFF until it did.
+Enforces: work is ordered only by its own stream and by the events that the stream waits for. Two
+pieces of work of different streams that access the same memory, one of them writing, race unless
+ordered by events or the first is done. Pinned memory must not change between enqueuing and running
+an upload; the target of a download holds 0xFF until it has run.
 
-Order is known by vector clocks: every piece of work carries, by stream, how much of that stream
-has to be over before it can run.
+Vector clocks track the order: every piece of work holds, by stream, the number of pieces of that
+stream that must be done before it can run.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ Span = tuple[int, int]
 """Addresses, the first and the one after the last."""
 
 
-class CudaFailure(Exception):  # noqa: N818 - no error of the tests
-    """What a CUDA function returns when it fails."""
+class CudaFailure(Exception):  # noqa: N818 - not an error of the tests
+    """The error code that a CUDA function returns."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -34,7 +33,7 @@ class CudaFailure(Exception):  # noqa: N818 - no error of the tests
 
 
 class RuleBrokenError(AssertionError):
-    """Something that CUDA or TensorRT forbids, though hardware might not notice."""
+    """A violation of CUDA's or TensorRT's rules, even one that hardware might not notice."""
 
 
 @dataclass(eq=False, slots=True)
@@ -46,19 +45,19 @@ class Work:
     reads: tuple[Span, ...] = ()
     writes: tuple[Span, ...] = ()
     after: Work | None = None
-    """What another stream has to have done first."""
+    """Work of another stream that must be done first."""
     source: NDArray[np.uint8] | None = None
-    """Pinned memory that is read."""
+    """Pinned memory to read."""
     target: NDArray[np.uint8] | None = None
-    """Pinned memory that is filled."""
+    """Pinned memory to write."""
     parts: tuple[Work, ...] = ()
-    """Of a graph."""
+    """Work of a graph."""
     done: bool = False
     clock: dict[int, int] = field(default_factory=dict)
     _seal: int | None = None
 
     def commit(self) -> None:
-        """Poisons what will be filled and remembers what will be read."""
+        """Poisons the target and stores a checksum of the source."""
         for part in self.parts:
             part.commit()
         if self.target is not None:
@@ -83,7 +82,7 @@ class Work:
 
 
 def graph_work(label: str, parts: Iterable[Work], token: Span) -> Work:
-    """A graph as one piece of work; `token` keeps it from running beside itself."""
+    """Returns a graph as one piece of work; `token` prevents concurrent runs of it."""
     parts = tuple(parts)
     return Work(
         label,
@@ -100,7 +99,7 @@ def _overlap(these: Iterable[Span], those: Iterable[Span]) -> bool:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """A mark; the work that reaches it, and when."""
+    """An event, the work that records it, and its time."""
 
     handle: int
     mark: Work | None = None
@@ -111,7 +110,7 @@ class Event:
 
 @dataclass(eq=False, slots=True)
 class Capture:
-    """A recording under way."""
+    """A capture in progress."""
 
     thread: int
     work: list[Work] = field(default_factory=list)
@@ -130,23 +129,23 @@ class Stream:
 
 
 class Streams:
-    """All queues, and the chance that decides which goes on."""
+    """All queues, and the random choice of the next one to run."""
 
     def __init__(self, seed: int) -> None:
         self.by_handle: dict[int, Stream] = {}
         self.held: set[str] = set()
-        """Texts: work whose label contains one does not start."""
+        """Work whose label contains one of these texts does not start."""
         self.before: Callable[[Work], None] = lambda _work: None
-        """Called with work that is about to run."""
+        """Called with each piece of work before it runs."""
         self.seconds = 0.0
-        """The device's own clock."""
+        """The device's clock."""
         self._random = random.Random(seed)
 
     def pending(self) -> Iterator[Work]:
         return (work for stream in self.by_handle.values() for work in stream.queue)
 
     def enqueue(self, stream: Stream, work: Work) -> None:
-        """Appends work; raises `RuleBrokenError` when it races with what is under way."""
+        """Appends work; raises `RuleBrokenError` if it races with pending work."""
         if work.after is not None:
             for handle, count in work.after.clock.items():
                 stream.clock[handle] = max(stream.clock.get(handle, 0), count)
@@ -161,12 +160,12 @@ class Streams:
         stream.queue.append(work)
 
     def advance(self) -> None:
-        """Lets the device do a little, or nothing."""
+        """Runs a random number of pieces of work, possibly none."""
         for _ in range(self._random.choice((0, 0, 1, 1, 2, 4))):
             self.step()
 
     def step(self) -> bool:
-        """Does one piece of work of a stream chosen by chance; False where none can go on."""
+        """Runs one piece of work of a random stream; returns False if none can run."""
         ready = [stream for stream in self.by_handle.values() if self._ready(stream)]
         if not ready:
             return False

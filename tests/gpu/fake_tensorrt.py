@@ -1,14 +1,17 @@
-"""`tensorrt` and `tensorrt_rtx`, their runtime side, on the simulated device.
+"""The runtime part of `tensorrt` and `tensorrt_rtx` on the simulated device.
 
-Enforces: a plan of another version or compute
-capability, or a truncated one, gives None and a line in the log; a shape outside the profile gives
-False; running with an input or output that has no shape or address gives False, as does running a
-USER_MANAGED context without enough device memory; the first run after a change of shape may not be
-captured (False, and the capture is spoilt); two runs of one context, or of two that share device
-memory or auxiliary streams, are ordered by events or else race; addresses are aligned, live and
-large enough; nothing is called without a current context; a context does not go away while it runs;
-a context of TensorRT for RTX that compiles its kernels in the background is not captured. A Runtime
-that cannot be made is a null pointer, of which pybind11 makes a TypeError.
+Enforces:
+- a plan of another version or compute capability, or a truncated one, returns None and is logged;
+- a shape outside the profile returns False, as does running without all shapes and addresses, or
+  a USER_MANAGED context without enough device memory;
+- the first run after a change of shape cannot be captured (False, and the capture is invalidated);
+- two runs of one context, or of two that share device memory or auxiliary streams, race unless
+  ordered by events;
+- addresses are aligned, live and large enough, and a CUDA context is current;
+- a context is not destroyed while it runs;
+- a context of TensorRT for RTX that compiles kernels in the background is not captured.
+
+A Runtime that cannot be created is a null pointer, for which pybind11 raises a TypeError.
 """
 
 from __future__ import annotations
@@ -34,14 +37,13 @@ from tests.gpu.fake_tensorrt_types import (
     RuntimeConfig,
     Severity,
     TensorIOMode,
-    TensorLocation,
 )
 
 _ALIGNMENT = 256
 
 
 class Runtime:
-    """Makes engines of plans."""
+    """Creates engines from plans."""
 
     def __init__(self, gpu: SimulatedDriver, version: str, logger: ILogger) -> None:
         if not getattr(logger, "_initialized", False):
@@ -53,8 +55,6 @@ class Runtime:
         self._version = version
         self.logger = logger
         self.engine_host_code_allowed = False
-        self.error_recorder = None
-        self.max_threads = 1
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Engine | None:
         plan = bytes(serialized_engine)
@@ -65,7 +65,7 @@ class Runtime:
             self.logger.log(Severity.ERROR, f"IRuntime::deserializeCudaEngine: {problem}")
             return None
         header, graph = parts(plan)
-        return Engine(self._gpu, self.logger, header, Model(graph), self._version)
+        return Engine(self._gpu, self.logger, header, Model(graph))
 
     def _problem(self, plan: bytes) -> str | None:
         try:
@@ -88,17 +88,10 @@ def _need_context(gpu: SimulatedDriver) -> None:
 
 
 class Engine:
-    """Shared by its execution contexts."""
-
-    num_optimization_profiles = 1
+    """An engine, shared by its execution contexts."""
 
     def __init__(
-        self,
-        gpu: SimulatedDriver,
-        logger: ILogger,
-        header: dict[str, Any],
-        model: Model,
-        version: str,
+        self, gpu: SimulatedDriver, logger: ILogger, header: dict[str, Any], model: Model
     ) -> None:
         self.gpu = gpu
         self.logger = logger
@@ -108,23 +101,15 @@ class Engine:
         self.profile: dict[str, list[list[int]]] = header["profile"]
         self.num_aux_streams: int = header["aux_streams"]
         self.device_memory_size_v2: int = header["device_memory_bytes"]
-        if version.startswith("10."):
-            self.device_memory_size = self.device_memory_size_v2
         self._names = [*model.inputs, *model.outputs]
 
     @property
     def num_io_tensors(self) -> int:
         return len(self._names)
 
-    @property
-    def num_layers(self) -> int:
-        return 1
-
     def get_tensor_name(self, index: int) -> str:
         name: str = self._names[index]
         return name
-
-    __getitem__ = get_tensor_name
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
         if name not in self._names:
@@ -134,9 +119,6 @@ class Engine:
     def get_tensor_dtype(self, name: str) -> DataType:
         return DATA_TYPES[(self.model.inputs | self.model.outputs)[name].type]
 
-    def get_tensor_location(self, _name: str) -> TensorLocation:
-        return TensorLocation.DEVICE
-
     def get_tensor_shape(self, name: str) -> Dims:
         return Dims(self.model.shape(name))
 
@@ -144,9 +126,6 @@ class Engine:
         if profile_index != 0:
             raise IndexError(profile_index)
         return [Dims(shape) for shape in self.profile[name]]
-
-    def get_device_memory_size_for_profile_v2(self, _profile_index: int) -> int:
-        return self.device_memory_size_v2
 
     def create_runtime_config(self) -> RuntimeConfig:
         return RuntimeConfig()
@@ -179,12 +158,10 @@ class Context:
 
     def __init__(self, engine: Engine, memory: Span | None, *, lazy: bool) -> None:
         self.engine = engine
-        self.name = ""
-        self.active_optimization_profile = 0
         self._gpu = engine.gpu
         self._memory = memory
         self._lazy = lazy
-        """Whether kernels for its shapes come some time after they were needed first."""
+        """True if kernels for its shapes are compiled in the background."""
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._aux_streams: list[int] = []
@@ -193,10 +170,6 @@ class Context:
             handle = self._gpu.handle()
         self._token = (handle, handle + 1)
         self._finalizer = weakref.finalize(self, _end_context, self._gpu, self._token, memory)
-
-    @property
-    def all_binding_shapes_specified(self) -> bool:
-        return not self.infer_shapes()
 
     def set_device_memory(self, memory: int, size: int) -> None:
         if size < self.engine.device_memory_size_v2:
@@ -211,14 +184,6 @@ class Context:
             for handle in aux_streams:
                 self._gpu.stream(int(handle))
         self._aux_streams = [int(handle) for handle in aux_streams]
-
-    def update_device_memory_size_for_shapes(self) -> int:
-        return self.engine.device_memory_size_v2
-
-    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        with self._gpu.lock:
-            self._gpu.stream(int(stream_handle))
-        return profile_index == 0
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
         wanted = tuple(int(dim) for dim in shape)
@@ -248,14 +213,11 @@ class Context:
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if self.engine.get_tensor_mode(name) is TensorIOMode.NONE:
-            return self._error(f"setTensorAddress: there is no tensor {name}")
+            return self._error(f"setTensorAddress: no tensor {name}")
         if memory % _ALIGNMENT:
             return self._error(f"setTensorAddress: {memory:#x} is not aligned to {_ALIGNMENT}")
         self._addresses[name] = int(memory)
         return True
-
-    def get_tensor_address(self, name: str) -> int:
-        return self._addresses.get(name, 0)
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         _need_context(self._gpu)
@@ -286,7 +248,7 @@ class Context:
         if self._memory is None:
             return "no device memory"
         if capture and self._lazy:
-            self._gpu.fault("a graph would keep the kernels that are to be replaced")
+            self._gpu.fault("a graph would keep kernels that are about to be replaced")
         if capture and self._changed:
             capture.broken = True
             return "the first run after a change of shape cannot be captured"
@@ -317,7 +279,7 @@ class FakeTensorRt(ModuleType):
             )
         self.__version__ = version
         self.Runtime = lambda logger: Runtime(gpu, version, logger)
-        for kind in (ILogger, Logger, Dims, DataType, TensorIOMode, TensorLocation):
+        for kind in (ILogger, Logger, Dims, DataType, TensorIOMode):
             setattr(self, kind.__name__, kind)
         self.ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
         self.ICudaEngine = Engine

@@ -1,7 +1,7 @@
-"""Names of the fake `tensorrt` that do nothing by themselves: enumerations, loggers, shapes.
+"""Simple types of the fake `tensorrt`: enumerations, loggers, shapes.
 
-Enforces: a logger's constructor was called (pybind11 refuses it otherwise), and a shape has a
-length and items and no more, so that code does not compare it with a tuple.
+Enforces: a logger's constructor was called (else pybind11 rejects it), and a shape has only a
+length and items, so that comparing it with a tuple fails.
 """
 
 from __future__ import annotations
@@ -34,11 +34,6 @@ class TensorIOMode(enum.Enum):
     OUTPUT = 2
 
 
-class TensorLocation(enum.Enum):
-    DEVICE = 0
-    HOST = 1
-
-
 class ExecutionContextAllocationStrategy(enum.Enum):
     STATIC = 0
     ON_PROFILE_CHANGE = 1
@@ -46,7 +41,7 @@ class ExecutionContextAllocationStrategy(enum.Enum):
 
 
 class DynamicShapesKernelSpecializationStrategy(enum.Enum):
-    """Of TensorRT for RTX only."""
+    """An enumeration of TensorRT for RTX only."""
 
     LAZY = 0
     EAGER = 1
@@ -54,7 +49,7 @@ class DynamicShapesKernelSpecializationStrategy(enum.Enum):
 
 
 class RuntimeConfig:
-    """How an execution context is to be made."""
+    """Configuration of an execution context."""
 
     def __init__(
         self,
@@ -84,7 +79,7 @@ DATA_TYPES = {
 
 
 class ILogger:
-    """Base of loggers; a subclass that does not call its constructor is refused, as by pybind11."""
+    """Base of loggers; a subclass that does not call its constructor is rejected."""
 
     Severity = Severity
     INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
@@ -97,7 +92,7 @@ class ILogger:
 
 
 class Logger(ILogger):
-    """Keeps what it was told, which the real one prints."""
+    """Stores the messages, which the real one prints."""
 
     def __init__(self, min_severity: enum.IntEnum = Severity.WARNING) -> None:
         super().__init__()
@@ -110,9 +105,7 @@ class Logger(ILogger):
 
 
 class Dims:
-    """A shape: it has a length and items, and no more, as the real one."""
-
-    MAX_DIMS = 8
+    """A shape with only a length and items, like the real one."""
 
     def __init__(self, shape: Any = ()) -> None:
         self._shape = tuple(shape)

@@ -1,14 +1,14 @@
-"""A GPU that is none: CUDA, TensorRT and ONNX Runtime's CUDA provider, computed on the CPU.
+"""A simulated GPU: CUDA, TensorRT and ONNX Runtime's CUDA provider, computed on the CPU.
 
     with simulated_gpu(seed=7) as gpu:
         plan = gpu.plan("vgg16.onnx", profile=(1, 4, 8), name="vgg16")
-        …                           # what the runtime does with `tensorrt` and `cuda.bindings`
+        …                           # the runtime uses `tensorrt` and `cuda.bindings`
         assert gpu.leaks() == []
 
-Everything is real but the hardware: work is queued in streams, runs late and in an order that the
-seed decides, copies bytes, and computes with ONNX Runtime, one row of a batch at a time. What CUDA
-forbids but does not always notice ends the test: see the modules `fake_…` for the rules that each
-enforces. A rule broken raises `RuleBrokenError` where it is broken and again at the end.
+Only the hardware is simulated: work is queued in streams, runs late and in an order that depends on
+the seed, copies bytes, and computes with ONNX Runtime, one row of a batch at a time. Violations of
+CUDA's rules, even those that CUDA does not always detect, end the test; the modules `fake_…` list
+the rules that each enforces. A violation raises `RuleBrokenError` at once and again at the end.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from tests.gpu.fake_tensorrt import FakeTensorRt
 __all__ = ["RuleBrokenError", "SimulatedGpu", "simulated_gpu"]
 
 cuda_python: Callable[[SimulatedDriver], ModuleType] = FakeDriver
-"""Makes `cuda.bindings.driver`; `driver_library` puts the real one here."""
+"""Creates `cuda.bindings.driver`; `driver_library` replaces it by the real one."""
 
 
 class SimulatedGpu(SimulatedDriver):
-    """What a test does with the simulated device."""
+    """The simulated device, with the controls for tests."""
 
     tensorrt = "11.4.0.106"
-    """Version of the fake TensorRT, and of plans that are not told another one."""
+    """Version of the fake TensorRT, and of plans by default."""
     rtx = "1.7.1.116"
     """Version of the fake TensorRT for RTX."""
 
@@ -59,17 +59,17 @@ class SimulatedGpu(SimulatedDriver):
         aux_streams: int = 0,
         for_rtx: bool = False,
     ) -> bytes:
-        """A serialized engine that the fake TensorRT runs.
+        """Returns a serialized engine for the fake TensorRT.
 
         Args:
             model: an ONNX file or its bytes, without external data.
-            profile: smallest, best and largest batch, or for each input the three shapes.
-            name: shown in the labels of its work.
-            version: of the TensorRT that built it; the simulated one's unless given.
-            compute_capability: of the GPU it was built on; the simulated one's unless given.
-            device_memory_bytes: of activations, that every execution context needs.
-            aux_streams: how many more streams it says it uses.
-            for_rtx: whether it is one of TensorRT for RTX, which is for many GPUs.
+            profile: smallest, optimal and largest batch, or these three shapes by input.
+            name: in the labels of its work.
+            version: of the TensorRT that built it; by default the simulated one.
+            compute_capability: of the GPU it was built on; by default the simulated one.
+            device_memory_bytes: activation memory of every execution context.
+            aux_streams: number of auxiliary streams.
+            for_rtx: built by TensorRT for RTX, for several kinds of GPU.
         """
         capability = compute_capability or "{}.{}".format(*self.capability)
         return plan_bytes(
@@ -83,17 +83,17 @@ class SimulatedGpu(SimulatedDriver):
         )
 
     def fail(self, call: str, *, nth: int = 1, error: str = "CUDA_ERROR_UNKNOWN") -> None:
-        """Lets the nth call from now fail, by CUDA's name: `cuMemcpyHtoDAsync`.
+        """Makes the nth call from now fail, by CUDA's name: `cuMemcpyHtoDAsync`.
 
-        Sticky errors also lose the device. Of the libraries: `execute_async_v3` (returns False),
+        Sticky errors also lose the device. Calls of libraries: `execute_async_v3` (returns False),
         `deserialize_cuda_engine` and `create_execution_context` (None), `createInferRuntime`,
-        `run_with_iobinding` and `InferenceSession` (raise, saying `error`).
+        `run_with_iobinding` and `InferenceSession` (raise `error`).
         """
         with self.lock:
             self.fail_at(call, nth, error)
 
     def crash(self, label: str, error: str = "CUDA_ERROR_ILLEGAL_ADDRESS") -> None:
-        """Loses the device when the first work whose label contains a text runs.
+        """Loses the device when the first work whose label contains the text runs.
 
         Labels: `upload`, `download`, `record …`, `wait for …`, `execute NAME`, `graph of …`.
         """
@@ -101,23 +101,23 @@ class SimulatedGpu(SimulatedDriver):
             self.crash_at(label, error)
 
     def hold(self, label: str = "") -> None:
-        """Streams stop before work whose label contains a text; before any, without one."""
+        """Holds work whose label contains the text; without one, all work."""
         with self.lock:
             self.streams.held.add(label)
 
     def go(self, label: str | None = None) -> None:
-        """Takes one hold back, or all."""
+        """Ends one hold, or all."""
         with self.lock:
             self.streams.held -= self.streams.held if label is None else {label}
 
     def drain(self) -> None:
-        """Runs all that can run."""
+        """Runs all work that can run."""
         while self.step():
             pass
 
     @property
     def waiting(self) -> list[str]:
-        """Labels of all the work that has not run."""
+        """Labels of all pending work."""
         with self.lock:
             return [work.label for work in self.streams.pending()]
 
@@ -135,21 +135,21 @@ def simulated_gpu(
     rtx: bool = False,
     onnx_cuda: bool = True,
 ) -> Iterator[SimulatedGpu]:
-    """Puts the fakes in place of the real modules.
+    """Replaces the real modules by the fakes.
 
     Args:
-        seed: decides when and in which order streams go on.
-        library: `cuda-python` or `pycuda`; the other one is not installed. Or `both`, or `none`.
-        devices: how many GPUs there are; 0 is a driver without one.
-        threaded: streams go on in a thread of their own instead of whenever the host calls.
+        seed: determines when and in which order work runs.
+        library: the installed one, `cuda-python`, `pycuda`, `both` or `none`.
+        devices: number of GPUs; 0 means a driver without a GPU.
+        threaded: run work in a separate thread, not only during calls of the host.
         memory_bytes: of the device.
         compute_capability: of the device.
-        tensorrt: version of the fake TensorRT; None where it is not installed.
-        rtx: whether TensorRT for RTX is installed.
-        onnx_cuda: whether ONNX Runtime's CUDA provider loads; it falls back silently if not.
+        tensorrt: version of the fake TensorRT; None if it is not installed.
+        rtx: TensorRT for RTX is installed.
+        onnx_cuda: ONNX Runtime's CUDA provider loads; otherwise it falls back silently.
 
     Raises:
-        RuleBrokenError: at the end, if a rule was broken on the way and nobody heard.
+        RuleBrokenError: at the end, if any rule was violated.
     """
     gpu = SimulatedGpu(
         seed, devices=devices, memory_bytes=memory_bytes, capability=compute_capability
@@ -183,7 +183,7 @@ def _modules(
 
 @contextlib.contextmanager
 def _installed(modules: Mapping[str, ModuleType | None]) -> Iterator[None]:
-    """Modules in place of the real ones; None where importing is to fail."""
+    """Replaces modules; None makes their import fail."""
     before = {name: sys.modules.get(name) for name in modules}
     parents = {name: _parent(name) for name in modules}
     attributes = {name: vars(parent).get(_leaf(name)) for name, parent in parents.items() if parent}
@@ -231,7 +231,7 @@ def _leaf(name: str) -> str:
 
 @contextlib.contextmanager
 def _driver_texts() -> Iterator[None]:
-    """PyCUDA says an error's text only; its name is asked of the driver's own library."""
+    """Replaces the driver's library, in which `cuda_pycuda` looks up the names of errors."""
     load = ctypes.CDLL
     ctypes.CDLL = lambda name, *args, **options: (  # type: ignore[assignment, misc]
         driver_library() if name == "libcuda.so.1" else load(name, *args, **options)

@@ -1,4 +1,4 @@
-"""Kilobyte experts for the simulated GPU, as graphs and as engines, and what they should say."""
+"""Kilobyte experts for the simulated GPU, as graphs and engines, and their expected outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from runtime.backends import Batch, Outputs, Views
 from runtime.backends.gpu.cuda import Cuda
 from runtime.backends.gpu.cuda_library import open_cuda
+from runtime.backends.gpu.device import CudaDevice
+from runtime.backends.gpu.lane import CudaExpert
 from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
-from runtime.backends.gpu.slots import CudaDevice, CudaExpert
 from runtime.backends.gpu.tensorrt import TensorRTExpert
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.files import sha256_of
@@ -27,19 +28,24 @@ from tests.gpu.simulator import SimulatedGpu, simulated_gpu
 from tests.runtime.tiny_engines import GRID, Tiny, write_engines
 
 LARGEST = 6
-"""No power of two, so that the largest bucket is not one either."""
+"""Not a power of two, so that the largest bucket is not one either."""
 ALL_OUTPUTS = ("age_years", "age_probs", "gender_probs", "answer_mass")
 THREE = {
     "alpha": Tiny(largest=LARGEST),
     "beta": Tiny(slope=40, offset=9, inputs=("face", "person"), outputs=ALL_OUTPUTS, largest=8),
     "gamma": Tiny(slope=70, offset=3, side=6, largest=LARGEST),
 }
-"""Two share the face, one of them sees a person too, one has a size of its own."""
+"""Two share the face input, one of them also has a person input, one has another size."""
+NAMES = tuple(THREE)
+MIXED = {"alpha": "tensorrt", "beta": "onnx", "gamma": "tensorrt"}
+"""Backends of the three experts."""
+ALLOCATING = ("cuMemAlloc", "cuMemHostAlloc", "cuEventCreate", "cuStreamCreate")
+"""Calls of CUDA that allocate."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
-    """An engines folder."""
+class BuiltExperts:
+    """An engines folder with its experts."""
 
     folder: Path
     experts: Mapping[str, Expert]
@@ -51,7 +57,7 @@ class Shelf:
         return next(a for a in self.experts[name].artifacts if a.backend == "onnx")
 
     def views(self, count: int, seed: int = 0) -> Views:
-        """Noise for all inputs of all experts."""
+        """Returns noise for all inputs of all experts."""
         rng = np.random.default_rng(seed)
         specs = dict.fromkeys(spec for expert in self.experts.values() for spec in expert.inputs)
         return {
@@ -59,7 +65,7 @@ class Shelf:
         }
 
     def expected(self, name: str, views: Views) -> Outputs:
-        """What an expert says on the CPU, face by face."""
+        """Returns an expert's outputs on the CPU, face by face."""
         expert = self.experts[name]
         session = OnnxCpuSession(name, expert, self.graph(name), self.folder, threads=1)
         try:
@@ -69,20 +75,22 @@ class Shelf:
             session.close()
 
 
-def stock(
+def build_experts(
     gpu: SimulatedGpu, folder: Path, tinies: Mapping[str, Tiny] = THREE, **plan: Any
-) -> Shelf:
-    """Writes experts with a graph and an engine each.
+) -> BuiltExperts:
+    """Writes an engines folder of experts with a graph and an engine each.
 
     Args:
-        gpu: plans are for it.
-        folder: to write into.
+        gpu: for which the engines are built.
+        folder: to write to.
         tinies: the experts.
-        plan: what `SimulatedGpu.plan` shall do otherwise.
+        plan: options of `SimulatedGpu.plan`.
     """
     write_engines(folder, tinies)
     experts = read_manifest(folder).experts
-    return Shelf(folder, {n: _with_engine(gpu, folder, n, e, plan) for n, e in experts.items()})
+    return BuiltExperts(
+        folder, {n: _with_engine(gpu, folder, n, e, plan) for n, e in experts.items()}
+    )
 
 
 def _with_engine(
@@ -98,12 +106,12 @@ def _with_engine(
     version, capability = (gpu.rtx, None) if rtx else (gpu.tensorrt, "9.0")
     binding = EngineBinding(version, capability, sha256_of(graph), {})
     backend = "tensorrt_rtx" if rtx else "tensorrt"
-    made = replace(artifact, backend=backend, files=(_record(folder, engine),), binding=binding)
-    return replace(expert, artifacts=(replace(artifact, files=(_record(folder, graph),)), made))
+    built = replace(artifact, backend=backend, files=(_record(folder, engine),), binding=binding)
+    return replace(expert, artifacts=(replace(artifact, files=(_record(folder, graph),)), built))
 
 
 def _fix_widths(path: Path) -> None:
-    """TensorRT knows how wide `age_probs` is; these graphs leave it open."""
+    """Fixes the width of `age_probs`, which TensorRT knows but these graphs leave open."""
     model = onnx.load(path)
     for output in model.graph.output:
         if output.name == "age_probs":
@@ -115,36 +123,55 @@ def _record(folder: Path, path: Path) -> FileRecord:
     return FileRecord(path.relative_to(folder).as_posix(), sha256_of(path), path.stat().st_size)
 
 
+@contextlib.contextmanager
+def experts_on(
+    folder: Path,
+    tinies: Mapping[str, Tiny] = THREE,
+    *,
+    plan: Mapping[str, Any] | None = None,
+    **machine: Any,
+) -> Iterator[tuple[SimulatedGpu, BuiltExperts, Cuda]]:
+    """Simulates a machine, builds experts for it and opens its GPU, which must not leak."""
+    with simulated_gpu(**machine) as gpu:
+        built = build_experts(gpu, folder, tinies, **(plan or {}))
+        cuda = open_cuda(0)
+        try:
+            yield gpu, built, cuda
+        finally:
+            cuda.close()
+        assert gpu.leaks() == []
+
+
 def open_expert(
-    shelf: Shelf, name: str, cuda: Cuda, backend: str = "tensorrt", *, graphs: bool = False
+    built: BuiltExperts, name: str, cuda: Cuda, backend: str = "tensorrt", *, graphs: bool = False
 ) -> TensorRTExpert | OnnxCudaExpert:
-    """One expert on a backend: `tensorrt` or `onnx`."""
-    expert, folder = shelf.experts[name], shelf.folder
+    """Opens one expert on a backend: `tensorrt` or `onnx`."""
+    expert, folder = built.experts[name], built.folder
     if backend == "tensorrt":
-        return TensorRTExpert(name, expert, shelf.engine(name), folder, cuda, graphs=graphs)
+        return TensorRTExpert(name, expert, built.engine(name), folder, cuda, graphs=graphs)
     limit = 1 << 20
-    return OnnxCudaExpert(name, expert, shelf.graph(name), folder, cuda, memory_limit_bytes=limit)
+    return OnnxCudaExpert(name, expert, built.graph(name), folder, cuda, memory_limit_bytes=limit)
 
 
 def open_device(
-    shelf: Shelf,
+    built: BuiltExperts,
     backends: Mapping[str, str] | str = "tensorrt",
     *,
-    lanes: int = 2,
+    slots: int = 2,
     graphs: bool = False,
 ) -> CudaDevice:
-    """All experts of a shelf on the GPU; `backends` is one for all or one for each."""
-    chosen = dict.fromkeys(shelf.experts, backends) if isinstance(backends, str) else backends
-    inputs = {name: expert.inputs for name, expert in shelf.experts.items()}
-    largest = min(expert.profile.largest for expert in shelf.experts.values())
+    """Opens all experts on the GPU; `backends` is one for all, or one for each."""
+    chosen = dict.fromkeys(built.experts, backends) if isinstance(backends, str) else backends
+    inputs = {name: expert.inputs for name, expert in built.experts.items()}
+    largest = min(expert.profile.largest for expert in built.experts.values())
     opened: dict[str, CudaExpert] = {}
     with contextlib.ExitStack() as stack:
         cuda = open_cuda(0)
         stack.callback(cuda.close)
-        for name in shelf.experts:
-            opened[name] = open_expert(shelf, name, cuda, chosen[name], graphs=graphs)
+        for name in built.experts:
+            opened[name] = open_expert(built, name, cuda, chosen[name], graphs=graphs)
             stack.callback(opened[name].close)
-        device = CudaDevice(cuda, opened, inputs, largest, lanes=lanes)
+        device = CudaDevice(cuda, opened, inputs, largest, slots=slots)
         stack.pop_all()
     return device
 
@@ -157,32 +184,34 @@ def device_on(
     seed: int = 0,
     library: str = "cuda-python",
     threaded: bool = False,
-    lanes: int = 2,
+    slots: int = 2,
     graphs: bool = False,
     **plan: Any,
-) -> Iterator[tuple[SimulatedGpu, Shelf, CudaDevice]]:
-    """A simulated GPU with experts; at the end all must have been freed."""
+) -> Iterator[tuple[SimulatedGpu, BuiltExperts, CudaDevice]]:
+    """Opens experts on a simulated GPU and verifies at the end that everything was freed."""
     with simulated_gpu(seed, library=library, threaded=threaded) as gpu:
-        shelf = stock(gpu, folder, **plan)
-        device = open_device(shelf, backends, lanes=lanes, graphs=graphs)
+        built = build_experts(gpu, folder, **plan)
+        device = open_device(built, backends, slots=slots, graphs=graphs)
         try:
-            yield gpu, shelf, device
+            yield gpu, built, device
         finally:
             gpu.go()
             device.close()
         assert gpu.leaks() == []
 
 
-def answers(batch: Batch, names: Sequence[str], timeout: float | None = 20.0) -> dict[str, Outputs]:
-    """Starts experts together and waits for them."""
+def outputs_of(
+    batch: Batch, names: Sequence[str], timeout: float | None = 20.0
+) -> dict[str, Outputs]:
+    """Starts experts together and returns their outputs."""
     pending = {name: batch.enqueue(name) for name in names}
     return {name: started.result(timeout).outputs for name, started in pending.items()}
 
 
-def assert_right(shelf: Shelf, views: Views, found: Mapping[str, Outputs]) -> None:
-    """The answers are, byte for byte, those of a serial run on the CPU."""
+def assert_exact(built: BuiltExperts, views: Views, found: Mapping[str, Outputs]) -> None:
+    """Asserts that outputs equal those of a serial run on the CPU, byte for byte."""
     for name, outputs in found.items():
-        expected = shelf.expected(name, views)
+        expected = built.expected(name, views)
         assert outputs.keys() == expected.keys()
         for key, array in outputs.items():
             _assert_same(array, np.asarray(expected[key]))
@@ -195,18 +224,18 @@ def _assert_same(found: NDArray[Any], expected: NDArray[Any]) -> None:
 
 
 def error_of(call: Callable[[], object]) -> Exception:
-    """What a call raises."""
+    """Returns the exception that a call raises."""
     try:
         call()
-    except Exception as error:  # noqa: BLE001 - the test looks at it
+    except Exception as error:  # noqa: BLE001 - returned to the test
         return error
     raise AssertionError("nothing was raised")
 
 
-def until(happened: Callable[[], bool]) -> None:
-    """Waits for what another thread does."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Waits until a condition holds that another thread brings about."""
     for _ in range(20_000):
-        if happened():
+        if condition():
             return
         time.sleep(0.001)
-    raise AssertionError("it did not happen")
+    raise AssertionError("the condition did not become true")

@@ -1,4 +1,4 @@
-"""`AgeMoE` on a simulated GPU: each expert gets the right backend, and answers stay the same."""
+"""`AgeMoE` on a simulated GPU: each expert uses the right backend, with the same estimates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from runtime.backends.gpu.tensorrt import TensorRTLane
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
 from tests.gpu.simulator import SimulatedGpu, simulated_gpu
-from tests.gpu.small_experts import THREE, stock
+from tests.gpu.small_experts import THREE, build_experts
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 GRAY = np.full((9, 9, 3), 90, np.uint8)
@@ -49,12 +49,12 @@ def engines(
     folder: Path, *, without_engine: Sequence[str] = (), plan: Mapping[str, Any] | None = None,
     **machine: Any,
 ) -> Iterator[tuple[SimulatedGpu, Path]]:  # fmt: skip
-    """An engines folder built for a machine, and that machine."""
+    """Simulates a machine and builds an engines folder for it."""
     with simulated_gpu(**machine) as gpu:
-        shelf = stock(gpu, folder, THREE, **(plan or {}))
+        built = build_experts(gpu, folder, THREE, **(plan or {}))
         experts = {
             name: without(e, "tensorrt") if name in without_engine else e
-            for name, e in shelf.experts.items()
+            for name, e in built.experts.items()
         }
         write_manifest(folder, replace(read_manifest(folder), experts=experts))
         yield gpu, folder
@@ -68,7 +68,7 @@ def on_cpu(folder: Path, pictures: Sequence[NDArray[np.uint8]]) -> list[Any]:
 
 @pytest.mark.parametrize("library", ["cuda-python", "pycuda"])
 @pytest.mark.parametrize("device", ["auto", "cuda", "cuda:0", "tensorrt"])
-def test_tensorrt_comes_first_and_says_what_the_cpu_says(
+def test_tensorrt_is_preferred_and_equals_the_cpu(
     tmp_path: Path, library: str, device: str
 ) -> None:
     with engines(tmp_path, library=library) as (_, folder):
@@ -86,11 +86,11 @@ def test_an_expert_without_an_engine_runs_on_onnx_cuda(tmp_path: Path) -> None:
             assert moe.backends["beta"].startswith("onnx-cuda")
             assert moe.backends["alpha"].startswith("tensorrt")
             assert moe.predict(faces()) == serial
-        with pytest.raises(BackendError, match="'beta' was built in none for TensorRT"):
+        with pytest.raises(BackendError, match="'beta' has no file for TensorRT"):
             AgeMoE(folder, device="tensorrt")
 
 
-def test_the_second_gpu_is_used_when_asked_for(tmp_path: Path) -> None:
+def test_the_second_gpu_is_used_on_request(tmp_path: Path) -> None:
     with engines(tmp_path, devices=2) as (_, folder), AgeMoE(folder, device="cuda:1") as moe:
         assert isinstance(moe.predict(GRAY), AgeEstimate)
     with (
@@ -110,17 +110,17 @@ def test_the_second_gpu_is_used_when_asked_for(tmp_path: Path) -> None:
     ],
     ids=["no GPU", "no CUDA library", "no TensorRT", "a provider that does not load"],
 )
-def test_auto_steps_down_and_says_so_for_each_expert(
+def test_auto_falls_back_with_a_warning_per_expert(
     tmp_path: Path, machine: dict[str, Any], used: str, reason: str
 ) -> None:
     with engines(tmp_path):
-        pass  # built where everything was there
+        pass  # built on a machine with everything
     with simulated_gpu(**machine) as gpu:
         with pytest.warns(FallbackWarning) as caught, AgeMoE(tmp_path) as moe:
             assert all(backend.startswith(used) for backend in moe.backends.values())
-        told = [str(w.message) for w in caught if w.category is FallbackWarning]
-        assert [text.split("'")[1] for text in told] == list(THREE)
-        assert all("instead of TensorRT: " in text and reason in text for text in told)
+        messages = [str(w.message) for w in caught if w.category is FallbackWarning]
+        assert [text.split("'")[1] for text in messages] == list(THREE)
+        assert all("instead of TensorRT: " in text and reason in text for text in messages)
         with pytest.raises(BackendError, match=reason if used == "onnx-cpu" else "import"):
             AgeMoE(tmp_path, device="cuda" if used == "onnx-cpu" else "tensorrt")
         assert gpu.leaks() == []
@@ -133,7 +133,7 @@ def test_auto_steps_down_and_says_so_for_each_expert(
         ("deserialize_cuda_engine", "Error Code 1: Cuda Runtime: driver version is insufficient"),
     ],
 )
-def test_a_tensorrt_that_does_not_start_is_stepped_over_and_its_reason_told(
+def test_a_tensorrt_that_does_not_start_causes_a_fallback(
     tmp_path: Path, call: str, old: str
 ) -> None:
     with engines(tmp_path) as (gpu, folder):
@@ -147,15 +147,15 @@ def test_a_tensorrt_that_does_not_start_is_stepped_over_and_its_reason_told(
             AgeMoE(folder, device="tensorrt")
 
 
-def test_a_tensorrt_whose_libraries_are_missing_is_stepped_over(
+def test_missing_tensorrt_libraries_cause_a_fallback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = importlib.import_module
+    import_module = importlib.import_module
 
     def load(name: str) -> object:
         if name == "tensorrt":
             raise OSError("libnvinfer.so.11: cannot open shared object file")
-        return whole(name)
+        return import_module(name)
 
     with engines(tmp_path) as (_, folder):
         monkeypatch.setattr(importlib, "import_module", load)
@@ -164,7 +164,7 @@ def test_a_tensorrt_whose_libraries_are_missing_is_stepped_over(
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_engines_of_tensorrt_for_rtx_run_their_final_kernels_from_the_start(
+def test_rtx_engines_run_their_final_kernels_from_the_start(
     tmp_path: Path, *, graphs: bool
 ) -> None:
     with engines(tmp_path, plan={"for_rtx": True}, tensorrt=None, rtx=True) as (gpu, folder):
@@ -176,33 +176,35 @@ def test_engines_of_tensorrt_for_rtx_run_their_final_kernels_from_the_start(
 
 
 @pytest.mark.parametrize(
-    ("machine", "says"),
+    ("machine", "message"),
     [
-        ({"tensorrt": "10.16.1.11"}, r"built with TensorRT 11\.4\.0\.106, here is 10\.16"),
+        ({"tensorrt": "10.16.1.11"}, r"built with TensorRT 11\.4\.0\.106, installed is 10\.16"),
         ({"compute_capability": (8, 6)}, r"for compute capability 9\.0, .* has 8\.6"),
     ],
 )
-def test_an_engine_for_something_else_is_an_error_or_on_request_passed_over(
-    tmp_path: Path, machine: dict[str, Any], says: str
+def test_a_mismatched_engine_is_an_error_or_optionally_a_fallback(
+    tmp_path: Path, machine: dict[str, Any], message: str
 ) -> None:
     with engines(tmp_path):
         pass
     with simulated_gpu(**machine) as gpu:
         for device in ("auto", "cuda", "tensorrt"):
-            with pytest.raises(EngineMismatchError, match=f"{says}.*Rebuild: python export/build"):
+            with pytest.raises(
+                EngineMismatchError, match=f"{message}.*Rebuild: python export/build"
+            ):
                 AgeMoE(tmp_path, device=device)
         with (
-            pytest.warns(FallbackWarning, match=says),
+            pytest.warns(FallbackWarning, match=message),
             AgeMoE(tmp_path, gpu=GpuOptions(on_mismatch="fallback")) as moe,
         ):
             assert all(backend.startswith("onnx-cuda") for backend in moe.backends.values())
-        with pytest.raises(EngineMismatchError, match=says):
+        with pytest.raises(EngineMismatchError, match=message):
             AgeMoE(tmp_path, device="tensorrt", gpu=GpuOptions(on_mismatch="fallback"))
         assert gpu.leaks() == []
 
 
 @pytest.mark.parametrize("graphs", [True, False])
-def test_many_callers_get_the_answers_of_a_serial_run(tmp_path: Path, *, graphs: bool) -> None:
+def test_concurrent_calls_equal_a_serial_run(tmp_path: Path, *, graphs: bool) -> None:
     with engines(tmp_path, without_engine=["gamma"], threaded=True) as (_, folder):
         pictures = faces()
         serial = on_cpu(folder, pictures)
@@ -221,7 +223,7 @@ def test_many_callers_get_the_answers_of_a_serial_run(tmp_path: Path, *, graphs:
                 assert all(callers.map(caller, range(4)))
 
 
-def test_a_deadline_leaves_the_late_expert_out_and_its_lane_comes_back(tmp_path: Path) -> None:
+def test_a_late_expert_is_left_out_and_its_slot_is_reused(tmp_path: Path) -> None:
     with (
         engines(tmp_path) as (gpu, folder),
         AgeMoE(folder, gpu=GpuOptions(graphs=False, slots=1)) as moe,
@@ -230,14 +232,14 @@ def test_a_deadline_leaves_the_late_expert_out_and_its_lane_comes_back(tmp_path:
         gpu.hold("execute beta")
         late = moe.predict(GRAY, deadline_ms=300)
         assert late.missing == {"beta": "deadline of 300 ms passed"}
-        with pytest.raises(DeadlineError):  # the only lane is still taken
+        with pytest.raises(DeadlineError):  # the only slot is still in use
             moe.predict(GRAY, deadline_ms=50)
         gpu.go()
         assert moe.predict(GRAY) == whole
         assert moe.stats().experts["beta"].late == 2
 
 
-def test_a_lost_gpu_is_a_clear_error_and_what_runs_on_the_cpu_goes_on(tmp_path: Path) -> None:
+def test_after_the_loss_of_the_gpu_experts_on_the_cpu_continue(tmp_path: Path) -> None:
     with engines(tmp_path, onnx_cuda=False, without_engine=["gamma"]) as (gpu, folder):
         with pytest.warns(FallbackWarning, match="'gamma' runs on the CPU"):
             moe = AgeMoE(folder, gpu=GpuOptions(graphs=False))
@@ -250,7 +252,7 @@ def test_a_lost_gpu_is_a_clear_error_and_what_runs_on_the_cpu_goes_on(tmp_path: 
             assert "The device is lost to this process" in estimate.missing["beta"]
 
 
-def test_a_lost_gpu_that_had_all_experts_is_an_error(tmp_path: Path) -> None:
+def test_the_loss_of_the_gpu_with_all_experts_is_an_error(tmp_path: Path) -> None:
     with engines(tmp_path) as (gpu, folder), AgeMoE(folder, gpu=GpuOptions(graphs=False)) as moe:
         gpu.crash("execute alpha")
         for _ in range(3):
@@ -258,7 +260,7 @@ def test_a_lost_gpu_that_had_all_experts_is_an_error(tmp_path: Path) -> None:
                 moe.predict(GRAY)
 
 
-def test_a_failure_while_opening_frees_what_was_opened(tmp_path: Path) -> None:
+def test_a_failure_while_opening_frees_everything(tmp_path: Path) -> None:
     with engines(tmp_path) as (gpu, folder):
         gpu.fail("cuMemAlloc", nth=3, error="CUDA_ERROR_OUT_OF_MEMORY")
         with pytest.raises(BackendError, match="CUDA_ERROR_OUT_OF_MEMORY"):
@@ -266,7 +268,7 @@ def test_a_failure_while_opening_frees_what_was_opened(tmp_path: Path) -> None:
         assert gpu.leaks() == []
 
 
-def test_several_at_a_time_share_a_gpu(tmp_path: Path) -> None:
+def test_several_instances_share_a_gpu(tmp_path: Path) -> None:
     with engines(tmp_path) as (_, folder):
         serial = on_cpu(folder, faces(3))
         with AgeMoE(folder) as one, AgeMoE(folder) as two:
@@ -275,25 +277,25 @@ def test_several_at_a_time_share_a_gpu(tmp_path: Path) -> None:
             assert two.predict(faces(3)) == serial
 
 
-def test_one_that_is_opened_while_another_records_spoils_nothing(
+def test_opening_one_during_a_capture_of_another_is_safe(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening a session of ONNX Runtime waits for the whole device, which no recording survives."""
+    """Opening a session of ONNX Runtime synchronizes the device, which invalidates a capture."""
     with (
         engines(tmp_path, without_engine=["gamma"]) as (gpu, folder),
         ThreadPoolExecutor(1) as other,
     ):
         opened: list[Future[AgeMoE]] = []
-        plain = TensorRTLane._plain
+        enqueue = TensorRTLane._enqueue_directly
 
         def meanwhile(lane: TensorRTLane, bucket: int) -> None:
-            recording = any(stream.capture for stream in gpu.streams.by_handle.values())
-            if recording and not opened:
+            capturing = any(stream.capture for stream in gpu.streams.by_handle.values())
+            if capturing and not opened:
                 opened.append(other.submit(AgeMoE, folder, gpu=GpuOptions(graphs=False)))
-                wait(opened, timeout=0.3)  # it has to wait, and may not go on before
-            plain(lane, bucket)
+                wait(opened, timeout=0.3)  # it must wait for the capture
+            enqueue(lane, bucket)
 
-        monkeypatch.setattr(TensorRTLane, "_plain", meanwhile)
+        monkeypatch.setattr(TensorRTLane, "_enqueue_directly", meanwhile)
         with AgeMoE(folder) as one, opened[0].result() as two:
             assert one.backends["alpha"] == "tensorrt"
             assert two.predict(faces(3)) == one.predict(faces(3))

@@ -1,4 +1,4 @@
-"""What our code and our fakes use of cuda-python and TensorRT exists in the real ones."""
+"""Every name of cuda-python and TensorRT that the code and the fakes use exists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from runtime.backends.gpu import cuda_python
-from runtime.backends.gpu.cuda import LOST
+from runtime.backends.gpu.cuda import LOST_DEVICE_ERRORS
 from tests.gpu import fake_tensorrt, fake_tensorrt_types
 from tests.gpu.fake_cuda_bindings import OUTPUTS, TEXTS, functions
 from tests.gpu.fake_driver import SimulatedDriver
@@ -26,7 +26,7 @@ USERS = {
     "export/build/tensorrt_target.py": OWNERS,
     "export/build/tensorrt.py": OWNERS | PARSER_ERROR,
 }
-"""Files that use TensorRT, and what its objects are called in them."""
+"""Files that use TensorRT, with the variable names of its objects."""
 RTX_NAMES = {
     "BuilderFlag.REQUIRE_USER_ALLOCATION",
     "DynamicShapesKernelSpecializationStrategy.EAGER",
@@ -34,12 +34,12 @@ RTX_NAMES = {
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
     "IRuntimeConfig.set_execution_context_allocation_strategy",
 }
-"""What our code uses where it finds TensorRT for RTX."""
+"""Names that the code uses only with TensorRT for RTX."""
 real: Any = importlib.import_module("cuda.bindings.driver")
 
 
 def python_names() -> set[str]:
-    """Names of the driver module in cuda_python.py: attributes, and functions given as text."""
+    """Returns the driver's names in cuda_python.py: attributes, and functions as strings."""
     tree = ast.parse(Path(cuda_python.__file__).read_text())
     attributes = {
         node.attr
@@ -54,39 +54,43 @@ def simulated() -> dict[str, Any]:
     return functions(SimulatedDriver(0, devices=1, memory_bytes=1, capability=(9, 0)))
 
 
-def test_cuda_python_has_every_name_we_use() -> None:
+def test_cuda_python_has_every_name_used() -> None:
     names = python_names()
     assert {"cuMemcpyHtoDAsync", "cuGraphLaunch", "CU_MEMHOSTALLOC_PORTABLE"} <= names
     assert [name for name in sorted(names) if not hasattr(real, name)] == []
 
 
-def test_cuda_python_has_every_enumeration_value_we_use() -> None:
+def test_cuda_python_has_every_enumeration_value_used() -> None:
     text = Path(cuda_python.__file__).read_text()
     used = re.findall(r"\b(CU[a-z]\w+)\.(CU_\w+|CUDA_\w+)", text)
     assert len(used) >= 5
     assert [(kind, value) for kind, value in used if not hasattr(getattr(real, kind), value)] == []
 
 
-def test_every_error_we_know_is_one_of_cudas() -> None:
-    assert [name for name in sorted(LOST | TEXTS.keys()) if not hasattr(real.CUresult, name)] == []
+def test_every_error_name_exists_in_cuda() -> None:
+    assert [
+        name
+        for name in sorted(LOST_DEVICE_ERRORS | TEXTS.keys())
+        if not hasattr(real.CUresult, name)
+    ] == []
 
 
 @pytest.mark.parametrize("name", sorted(simulated()))
-def test_simulated_functions_take_what_the_real_ones_take(name: str) -> None:
+def test_simulated_functions_have_the_real_number_of_arguments(name: str) -> None:
     signature = (getattr(real, name).__doc__ or "").splitlines()[0]
     (inside,) = re.fullmatch(rf"{name}\((.*)\)", signature).groups()  # type: ignore[union-attr]
     wanted = len([argument for argument in inside.split(",") if argument])
     assert len(inspect.signature(simulated()[name]).parameters) == wanted
 
 
-def test_simulated_handles_are_of_real_types() -> None:
+def test_simulated_handles_have_real_types() -> None:
     assert OUTPUTS.keys() <= simulated().keys()
     for kinds in OUTPUTS.values():
         assert [int(getattr(real, kind)(7)) for kind in kinds] == [7] * len(kinds)
 
 
 def tensorrt_names() -> set[str]:
-    """What we use; the fakes' own names, so that these promise nothing either."""
+    """Returns the names that the code uses and those that the fakes define."""
     names: set[str] = set()
     for place, owners in USERS.items():
         names |= used_names(ROOT / place, owners)
@@ -97,14 +101,13 @@ def tensorrt_names() -> set[str]:
         "Logger": fake_tensorrt_types.Logger,
         "ILogger": fake_tensorrt_types.ILogger,
         "Dims": fake_tensorrt_types.Dims,
-        "TensorLocation": fake_tensorrt_types.TensorLocation,
     }
     for kind, fake in faked.items():
         names |= {f"{kind}.{name}" for name in vars(fake) if not name.startswith("_")}
     return names
 
 
-def test_the_names_are_found() -> None:
+def test_names_are_found_in_the_source() -> None:
     assert {
         "ExecutionContextAllocationStrategy.USER_MANAGED",
         "IExecutionContext.execute_async_v3",
@@ -119,21 +122,21 @@ def test_the_names_are_found() -> None:
 
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("wheel", WHEELS)
-def test_tensorrt_has_every_name_we_use(wheel: str) -> None:
+def test_tensorrt_has_every_name_used(wheel: str) -> None:
     names = tensorrt_names() | (RTX_NAMES if wheel == RTX else set())
     assert missing_names(wheel, names) == []
 
 
 @pytest.mark.tensorrt
 @pytest.mark.parametrize("wheel", WHEELS)
-def test_a_name_that_is_not_there_is_found_out(wheel: str) -> None:
+def test_a_missing_name_is_detected(wheel: str) -> None:
     gone = {"BuilderFlag.FP16", "IExecutionContext.execute_async_v2"}
     expected = gone - {"BuilderFlag.FP16"} if "==10." in wheel else gone
     assert set(missing_names(wheel, gone)) == expected
 
 
 @pytest.mark.tensorrt
-def test_what_is_taken_for_a_mark_of_tensorrt_for_rtx_is_one() -> None:
-    marks = {"BuilderFlag.REQUIRE_USER_ALLOCATION", "DynamicShapesKernelSpecializationStrategy"}
+def test_the_name_that_identifies_tensorrt_for_rtx_is_unique_to_it() -> None:
+    names = {"BuilderFlag.REQUIRE_USER_ALLOCATION", "DynamicShapesKernelSpecializationStrategy"}
     for wheel in WHEELS:
-        assert set(missing_names(wheel, marks)) == (set() if wheel == RTX else marks)
+        assert set(missing_names(wheel, names)) == (set() if wheel == RTX else names)

@@ -21,7 +21,7 @@ SIZE = 1000
 
 @pytest.fixture(params=LIBRARIES)
 def gpu(request: pytest.FixtureRequest) -> Iterator[SimulatedGpu]:
-    """A device whose every resource has to be given back."""
+    """A device that must not leak."""
     with simulated_gpu(seed=1, library=request.param) as simulated:
         yield simulated
         assert simulated.leaks() == []
@@ -38,13 +38,13 @@ def cuda(gpu: SimulatedGpu) -> Iterator[Cuda]:
 
 def wait(cuda: Cuda, event: Event) -> None:
     for _ in range(10_000):
-        if cuda.reached(event):
+        if cuda.query(event):
             return
     pytest.fail("the event is never reached")
 
 
-def there_and_back(cuda: Cuda, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bytes:
-    """Up in one stream, down in another."""
+def round_trip(cuda: Cuda, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> bytes:
+    """Uploads in one stream and downloads in another."""
     up, down, uploaded, done = cuda.stream(), cuda.stream(), cuda.event(), cuda.event()
     source, target = cuda.host_memory(data.size), cuda.host_memory(data.size)
     memory = cuda.device_memory(data.size)
@@ -63,19 +63,19 @@ def there_and_back(cuda: Cuda, data: np.ndarray[tuple[int], np.dtype[np.uint8]])
 @pytest.mark.parametrize("library", LIBRARIES)
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 3000))
-def test_bytes_come_back_as_they_went(library: str, seed: int, size: int) -> None:
+def test_a_round_trip_preserves_the_bytes(library: str, seed: int, size: int) -> None:
     data = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
     with simulated_gpu(seed, library=library) as gpu:
         cuda = open_cuda(0)
         with cuda.current():
-            assert there_and_back(cuda, data) == data.tobytes()
+            assert round_trip(cuda, data) == data.tobytes()
         cuda.close()
         assert gpu.leaks() == []
         assert gpu.calls["cuStreamSynchronize"] == 0
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-def test_with_a_device_that_goes_on_by_itself(library: str) -> None:
+def test_a_device_with_its_own_thread(library: str) -> None:
     with simulated_gpu(library=library, threaded=True):
         cuda = open_cuda(0)
         with cuda.current():
@@ -101,13 +101,13 @@ def test_only_the_first_bytes_are_copied(gpu: SimulatedGpu, cuda: Cuda) -> None:
     cuda.free(stream, memory, source, target)
 
 
-def test_an_event_is_reached_when_the_stream_comes_to_it(gpu: SimulatedGpu, cuda: Cuda) -> None:
+def test_an_event_is_complete_when_the_stream_reaches_it(gpu: SimulatedGpu, cuda: Cuda) -> None:
     stream, start, end = cuda.stream(), cuda.event(), cuda.event()
-    assert cuda.reached(start)
+    assert cuda.query(start)
     gpu.hold()
     cuda.record(start, stream)
     cuda.record(end, stream)
-    assert not cuda.reached(start)
+    assert not cuda.query(start)
     with pytest.raises(CudaError, match="NOT_READY"):
         cuda.elapsed_seconds(start, end)
     gpu.go()
@@ -116,34 +116,34 @@ def test_an_event_is_reached_when_the_stream_comes_to_it(gpu: SimulatedGpu, cuda
     cuda.free(stream, start, end)
 
 
-def test_facts(gpu: SimulatedGpu, cuda: Cuda) -> None:
-    facts = cuda.facts
-    assert (facts.ordinal, facts.name, facts.driver) == (0, "Simulated GPU 0", "13.0")
-    assert facts.compute_capability == "9.0"
+def test_device_properties(gpu: SimulatedGpu, cuda: Cuda) -> None:
+    device = cuda.properties
+    assert (device.ordinal, device.name, device.driver) == (0, "Simulated GPU 0", "13.0")
+    assert device.compute_capability == "9.0"
     memory = cuda.device_memory(SIZE)
-    assert cuda.free_bytes() == facts.total_bytes - SIZE
+    assert cuda.free_bytes() == device.total_bytes - SIZE
     cuda.free(memory)
     assert gpu.calls["cuDevicePrimaryCtxRetain"] == 1
 
 
-def test_the_former_context_is_current_again(gpu: SimulatedGpu) -> None:
+def test_the_former_context_is_restored(gpu: SimulatedGpu) -> None:
     cuda = open_cuda(0)
-    torchs = gpu.retain(0)
-    gpu.push(torchs)
+    other = gpu.retain(0)
+    gpu.push(other)
     with pytest.raises(KeyError), cuda.current():  # noqa: PT012 - nothing else raises it
         outer = gpu.current_context()
         with cuda.current():
             assert gpu.current_context() == outer
         assert gpu.current_context() == outer != 0
         raise KeyError
-    assert gpu.current_contexts == [torchs]
+    assert gpu.current_contexts == [other]
     cuda.close()
-    assert gpu.current_contexts == [torchs]
+    assert gpu.current_contexts == [other]
     gpu.pop()
     gpu.release(0)
 
 
-def test_a_thread_without_the_context_is_refused(cuda: Cuda) -> None:
+def test_a_thread_without_the_context_is_rejected(cuda: Cuda) -> None:
     errors: list[CudaError] = []
 
     def use() -> None:
@@ -159,14 +159,14 @@ def test_a_thread_without_the_context_is_refused(cuda: Cuda) -> None:
     assert not errors[0].lost
 
 
-def test_an_error_says_what_was_done_and_what_cuda_says(gpu: SimulatedGpu, cuda: Cuda) -> None:
+def test_an_error_names_the_operation_and_the_cuda_error(gpu: SimulatedGpu, cuda: Cuda) -> None:
     gpu.fail("cuMemAlloc", error="CUDA_ERROR_OUT_OF_MEMORY")
     with pytest.raises(CudaError) as caught:
         cuda.device_memory(123_456)
-    said = "allocating 123,456 bytes of device memory: CUDA_ERROR_OUT_OF_MEMORY (out of memory"
-    assert said in str(caught.value)
+    message = "allocating 123,456 bytes of device memory: CUDA_ERROR_OUT_OF_MEMORY (out of memory"
+    assert message in str(caught.value)
     assert not caught.value.lost
-    assert there_and_back(cuda, np.arange(9, dtype=np.uint8)) == bytes(range(9))
+    assert round_trip(cuda, np.arange(9, dtype=np.uint8)) == bytes(range(9))
 
 
 CALLS: dict[str, Callable[[Cuda, Stream, Event], object]] = {
@@ -177,13 +177,13 @@ CALLS: dict[str, Callable[[Cuda, Stream, Event], object]] = {
     "cuMemGetInfo": lambda cuda, _s, _e: cuda.free_bytes(),
     "cuEventRecord": lambda cuda, s, e: cuda.record(e, s),
     "cuStreamWaitEvent": lambda cuda, s, e: cuda.wait_for(e, s),
-    "cuEventQuery": lambda cuda, _s, e: cuda.reached(e),
+    "cuEventQuery": lambda cuda, _s, e: cuda.query(e),
     "cuStreamSynchronize": lambda cuda, s, _e: cuda.synchronize(s),
 }
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_every_call_is_checked_and_a_lost_device_is_told(
+def test_every_call_is_checked_and_reports_a_lost_device(
     gpu: SimulatedGpu, cuda: Cuda, call: str
 ) -> None:
     stream, event = cuda.stream(), cuda.event()
@@ -200,7 +200,7 @@ def test_every_call_is_checked_and_a_lost_device_is_told(
 
 
 def _free_on_a_lost_device(cuda: Cuda, stream: Stream, event: Event) -> None:
-    """PyCUDA's destructors tell nobody; either way everything is given back."""
+    """Frees everything; PyCUDA's destructors report no error."""
     if cuda.library == "pycuda":
         cuda.free(stream, event)
         return
@@ -210,7 +210,7 @@ def _free_on_a_lost_device(cuda: Cuda, stream: Stream, event: Event) -> None:
 
 
 @pytest.mark.parametrize("from_thread", [False, True])
-def test_closing_lets_the_context_go_once(gpu: SimulatedGpu, *, from_thread: bool) -> None:
+def test_closing_releases_the_context_once(gpu: SimulatedGpu, *, from_thread: bool) -> None:
     cuda = open_cuda(0)
     with cuda.current():
         pass
@@ -235,7 +235,7 @@ def python_cuda() -> Iterator[tuple[SimulatedGpu, Cuda, Stream]]:
         assert gpu.leaks() == []
 
 
-def test_a_graph_does_again_what_was_recorded(
+def test_a_graph_replays_the_captured_work(
     python_cuda: tuple[SimulatedGpu, Cuda, Stream],
 ) -> None:
     _gpu, cuda, stream = python_cuda
@@ -256,7 +256,7 @@ def test_a_graph_does_again_what_was_recorded(
     cuda.free(graph, memory, host)
 
 
-def test_a_spoilt_capture_leaves_the_stream_usable(
+def test_an_invalidated_capture_leaves_the_stream_usable(
     python_cuda: tuple[SimulatedGpu, Cuda, Stream],
 ) -> None:
     _gpu, cuda, stream = python_cuda
@@ -278,7 +278,7 @@ def test_a_graph_that_cannot_be_instantiated_is_freed(
         cuda.end_capture(stream)
 
 
-def test_freeing_goes_on_after_an_error(python_cuda: tuple[SimulatedGpu, Cuda, Stream]) -> None:
+def test_freeing_continues_after_an_error(python_cuda: tuple[SimulatedGpu, Cuda, Stream]) -> None:
     _gpu, cuda, _stream = python_cuda
     event, memory = cuda.event(), cuda.device_memory(SIZE)
     cuda.free(memory)
@@ -286,7 +286,7 @@ def test_freeing_goes_on_after_an_error(python_cuda: tuple[SimulatedGpu, Cuda, S
         cuda.free(memory, event)
 
 
-def test_on_a_lost_device_everything_is_freed_all_the_same() -> None:
+def test_on_a_lost_device_everything_is_freed() -> None:
     with simulated_gpu() as gpu:
         cuda = open_cuda(0)
         with cuda.current():
@@ -297,7 +297,7 @@ def test_on_a_lost_device_everything_is_freed_all_the_same() -> None:
             pinned, memory = cuda.host_memory(SIZE), cuda.device_memory(SIZE)
             gpu.fail("cuEventQuery", error="CUDA_ERROR_ILLEGAL_ADDRESS")
             with pytest.raises(CudaError):
-                cuda.reached(event)
+                cuda.query(event)
             with pytest.raises(CudaError, match="freeing a graph"):
                 cuda.free(graph, pinned, memory, event, stream)
         cuda.close()

@@ -1,4 +1,4 @@
-"""Which CUDA library is taken, and what is said when there is none, no driver or no device."""
+"""Choice of the CUDA library, and errors without a library, driver or device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from runtime.backends.gpu.cuda_library import LIBRARIES, cuda_devices, open_cuda
 from runtime.errors import BackendError
 from tests.gpu.simulator import simulated_gpu
-from tests.gpu.small_experts import open_device, stock
+from tests.gpu.small_experts import build_experts, open_device
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "library"),
+    ("installed", "requested", "library"),
     [
         ("both", None, "cuda-python"),
         ("both", "pycuda", "pycuda"),
@@ -22,31 +22,31 @@ from tests.gpu.small_experts import open_device, stock
         ("cuda-python", "cuda-python", "cuda-python"),
     ],
 )
-def test_the_library_that_is_there(installed: str, asked: str | None, library: str) -> None:
+def test_the_library_that_is_installed(installed: str, requested: str | None, library: str) -> None:
     with simulated_gpu(library=installed):
-        cuda = open_cuda(0, asked)
+        cuda = open_cuda(0, requested)
         assert cuda.library == library
         cuda.close()
 
 
 @pytest.mark.parametrize(
-    ("installed", "asked", "said"),
+    ("installed", "requested", "message"),
     [
         ("none", None, r"cuda-python: .*pycuda: .*agemoe-runtime\[tensorrt\]"),
         ("pycuda", "cuda-python", r"cuda-python: .*Install"),
         ("both", "cupy", "no CUDA library 'cupy'. Choose one of cuda-python, pycuda"),
     ],
 )
-def test_no_library(installed: str, asked: str | None, said: str) -> None:
+def test_no_library(installed: str, requested: str | None, message: str) -> None:
     with simulated_gpu(library=installed):
-        with pytest.raises(BackendError, match=said):
-            open_cuda(0, asked)
-        assert said[:5] in (cuda_devices(asked).reason or "")
+        with pytest.raises(BackendError, match=message):
+            open_cuda(0, requested)
+        assert message[:5] in (cuda_devices(requested).reason or "")
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize(("devices", "ordinal"), [(0, 0), (2, 2), (2, -1)])
-def test_no_such_device(library: str, devices: int, ordinal: int) -> None:
+def test_a_missing_device(library: str, devices: int, ordinal: int) -> None:
     with simulated_gpu(library=library, devices=devices):
         with pytest.raises(
             BackendError, match=f"no CUDA device {ordinal}; the driver finds {devices},"
@@ -59,29 +59,29 @@ def test_no_such_device(library: str, devices: int, ordinal: int) -> None:
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_flags: int) -> None:
-        raise RuntimeError("libcuda.so.1 is not there")
+        raise RuntimeError("libcuda.so.1 is missing")
 
     with simulated_gpu():
         monkeypatch.setattr(sys.modules["cuda.bindings.driver"], "cuInit", missing, raising=False)
-        with pytest.raises(BackendError, match=r"no NVIDIA driver .*libcuda.so.1 is not there"):
+        with pytest.raises(BackendError, match=r"no NVIDIA driver .*libcuda.so.1 is missing"):
             open_cuda(0)
         monkeypatch.undo()
 
 
-def test_a_driver_that_is_too_old_for_the_bindings_is_named_while_opening(
+def test_a_driver_too_old_for_the_bindings_is_reported_while_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """cuda-bindings 13 times by a function that drivers have since CUDA 12.8."""
+    """cuda-bindings 13 measures time with a function that drivers have since CUDA 12.8."""
 
     def missing(*_events: object) -> None:
         raise RuntimeError('Function "cuEventElapsedTime_v2" not found')
 
     with simulated_gpu() as gpu:
-        shelf = stock(gpu, tmp_path)
+        built = build_experts(gpu, tmp_path)
         driver = sys.modules["cuda.bindings.driver"]
         monkeypatch.setattr(driver, "cuEventElapsedTime", missing, raising=False)
         with pytest.raises(BackendError, match=r"_v2\" not found\. The NVIDIA driver is too old"):
-            open_device(shelf)
+            open_device(built)
         monkeypatch.undo()
         assert gpu.leaks() == []
 
@@ -89,5 +89,5 @@ def test_a_driver_that_is_too_old_for_the_bindings_is_named_while_opening(
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_listing_devices_opens_none(library: str) -> None:
     with simulated_gpu(library=library, devices=2) as gpu:
-        assert [facts.ordinal for facts in cuda_devices().devices] == [0, 1]
+        assert [device.ordinal for device in cuda_devices().devices] == [0, 1]
         assert gpu.calls["cuDevicePrimaryCtxRetain"] == 0

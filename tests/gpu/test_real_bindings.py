@@ -1,4 +1,4 @@
-"""The runtime's GPU code on NVIDIA's own cuda-python, which speaks to the simulated device."""
+"""The runtime's GPU code on NVIDIA's own cuda-python, connected to the simulated device."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import pytest
 pytestmark = pytest.mark.tensorrt
 
 ROOT = Path(__file__).resolve().parents[2]
-OF_THE_SIMULATOR = {"test_contract.py", "test_simulator.py", "test_simulated_libraries.py"}
-"""What shows that the fakes keep the rules, and so wants the fakes."""
+TESTS_OF_THE_FAKES = {"test_contract.py", "test_simulator.py", "test_simulated_libraries.py"}
+"""Tests of the fakes themselves, which do not apply to the real module."""
 
 
 def test_the_gpu_tests_pass_on_the_real_cuda_python() -> None:
     if shutil.which("cc") is None:
-        pytest.skip("no C compiler (cc): a driver's library cannot be made")
+        pytest.skip("no C compiler (cc): the driver library cannot be compiled")
     files = sorted(Path(__file__).parent.glob("test_*.py"))
-    ours = [str(f) for f in files if f.name not in OF_THE_SIMULATOR and f != Path(__file__)]
+    ours = [str(f) for f in files if f.name not in TESTS_OF_THE_FAKES and f != Path(__file__)]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *ours, "-p", "tests.gpu.driver_library", "-q"],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The fake TensorRT and ONNX Runtime keep the real ones' rules: each has a test that breaks it."""
+"""The fake TensorRT and ONNX Runtime enforce the real rules: each has a test that violates it."""
 
 from __future__ import annotations
 
@@ -7,75 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from runtime.backends.gpu.cuda import Cuda, Stream
 from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.errors import CudaError
-from tests.gpu.simulator import RuleBrokenError, SimulatedGpu, simulated_gpu
-
-BATCH = 3
-ROW = 48
-CUDA = "CUDAExecutionProvider"
-
-
-def model() -> bytes:
-    """The mean of a picture of 4 x 4 pixels."""
-    face = helper.make_tensor_value_info("face", TensorProto.UINT8, ["N", 4, 4, 3])
-    age = helper.make_tensor_value_info("age_years", TensorProto.FLOAT, ["N"])
-    axes = onnx.numpy_helper.from_array(np.array([1, 2, 3], np.int64), "axes")
-    nodes = [
-        helper.make_node("Cast", ["face"], ["pixels"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["pixels", "axes"], ["age_years"], keepdims=0),
-    ]
-    graph = helper.make_graph(nodes, "mean", [face], [age], [axes])
-    opsets = [helper.make_opsetid("", 18)]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    return bytes(made.SerializeToString())
-
-
-MODEL = model()
-
-
-class Bench:
-    """A device with a stream, an engine, and memory for its input and output."""
-
-    def __init__(self, gpu: SimulatedGpu, cuda: Cuda) -> None:
-        self.gpu, self.cuda = gpu, cuda
-        self.stream, self.done = cuda.stream(), cuda.event()
-        self.face, self.age = cuda.device_memory(8 * ROW), cuda.device_memory(32)
-        self.pinned, self.answer = cuda.host_memory(8 * ROW), cuda.host_memory(32)
-        self.tensorrt: Any = importlib.import_module("tensorrt")
-        self.log = self.tensorrt.Logger()
-
-    def engine(self, plan: bytes | None = None) -> Any:
-        """An engine; None where the plan is refused."""
-        return self.tensorrt.Runtime(self.log).deserialize_cuda_engine(plan or self.gpu.plan(MODEL))
-
-    def context(self, engine: Any = None, *options: Any) -> Any:
-        """A context that is ready to run."""
-        context = (engine or self.engine()).create_execution_context(*options)
-        assert context.set_input_shape("face", (BATCH, 4, 4, 3))
-        assert context.set_tensor_address("face", self.face.pointer)
-        assert context.set_tensor_address("age_years", self.age.pointer)
-        return context
-
-    def upload(self, pictures: NDArray[np.uint8], stream: Stream | None = None) -> None:
-        self.pinned.array[: pictures.size] = pictures.ravel()
-        self.cuda.upload(self.face, self.pinned, pictures.size, stream or self.stream)
-
-    def ages(self) -> NDArray[np.float32]:
-        self.cuda.download(self.answer, self.age, 4 * BATCH, self.stream)
-        self.cuda.synchronize(self.stream)
-        return self.answer.array.view(np.float32)[:BATCH].copy()
-
-    def user_managed(self, engine: Any) -> Any:
-        return self.context(engine, self.tensorrt.ExecutionContextAllocationStrategy.USER_MANAGED)
+from tests.gpu.bench import BATCH, CUDA, MODEL, Bench, pictures, run_onnx, session
+from tests.gpu.simulator import RuleBrokenError, simulated_gpu
 
 
 @pytest.fixture
@@ -87,14 +26,10 @@ def bench() -> Iterator[Bench]:
         gpu.faults.clear()
 
 
-def pictures(seed: int) -> NDArray[np.uint8]:
-    return np.random.default_rng(seed).integers(0, 256, (BATCH, 4, 4, 3), np.uint8)
-
-
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000))
 @pytest.mark.parametrize("by", ["tensorrt", "onnxruntime"])
-def test_engines_compute_when_the_stream_gets_there(by: str, seed: int) -> None:
+def test_engines_compute_in_stream_order(by: str, seed: int) -> None:
     with simulated_gpu(seed) as gpu:
         cuda = open_cuda(0)
         with cuda.current():
@@ -110,15 +45,15 @@ def test_engines_compute_when_the_stream_gets_there(by: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("facts", "said"),
+    ("options", "message"),
     [
         ({"version": "10.16.1.11"}, "of TensorRT 10.16.1.11"),
         ({"compute_capability": "8.6"}, "compute capability 8.6"),
     ],
 )
-def test_plans_of_elsewhere(bench: Bench, facts: dict[str, Any], said: str) -> None:
-    assert bench.engine(bench.gpu.plan(MODEL, **facts)) is None
-    assert said in bench.log.lines[0]
+def test_plans_of_another_machine(bench: Bench, options: dict[str, Any], message: str) -> None:
+    assert bench.engine(bench.gpu.plan(MODEL, **options)) is None
+    assert message in bench.log.lines[0]
 
 
 def test_damaged_plans(bench: Bench) -> None:
@@ -128,7 +63,7 @@ def test_damaged_plans(bench: Bench) -> None:
     assert len(bench.log.lines) == 2
 
 
-def test_engines_tell_of_their_tensors(bench: Bench) -> None:
+def test_engines_describe_their_tensors(bench: Bench) -> None:
     engine, tensorrt = bench.engine(), bench.tensorrt
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     assert names == ["face", "age_years"]
@@ -170,7 +105,7 @@ def test_too_little_device_memory(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("shared", ["context", "memory"])
-def test_two_streams_at_once(bench: Bench, shared: str) -> None:
+def test_two_streams_race(bench: Bench, shared: str) -> None:
     engine, memory, other = bench.engine(), bench.cuda.device_memory(4096), bench.cuda.stream()
     first, second = bench.user_managed(engine), bench.user_managed(engine)
     second.set_tensor_address("age_years", bench.cuda.device_memory(32).pointer)
@@ -182,7 +117,7 @@ def test_two_streams_at_once(bench: Bench, shared: str) -> None:
         (first if shared == "context" else second).execute_async_v3(other.handle)
 
 
-def test_contexts_of_their_own_run_side_by_side(bench: Bench) -> None:
+def test_separate_contexts_run_in_parallel(bench: Bench) -> None:
     engine, other = bench.engine(), bench.cuda.stream()
     first, second = bench.context(engine), bench.context(engine)
     second.set_tensor_address("age_years", bench.cuda.device_memory(32).pointer)
@@ -193,7 +128,7 @@ def test_contexts_of_their_own_run_side_by_side(bench: Bench) -> None:
     bench.gpu.drain()
 
 
-def test_an_input_changed_while_it_is_read(bench: Bench) -> None:
+def test_overwriting_an_input_in_use_races(bench: Bench) -> None:
     other, context = bench.cuda.stream(), bench.context()
     bench.gpu.hold()
     assert context.execute_async_v3(bench.stream.handle)
@@ -235,7 +170,7 @@ def test_addresses_are_aligned_and_of_tensors(bench: Bench) -> None:
     assert not context.set_tensor_address("age", bench.age.pointer)
 
 
-def test_a_context_does_not_go_away_while_it_runs(bench: Bench) -> None:
+def test_a_context_is_not_destroyed_while_it_runs(bench: Bench) -> None:
     context = bench.context()
     bench.gpu.hold()
     assert context.execute_async_v3(bench.stream.handle)
@@ -243,7 +178,7 @@ def test_a_context_does_not_go_away_while_it_runs(bench: Bench) -> None:
     assert bench.gpu.faults == ["an execution context was destroyed while it ran"]
 
 
-def test_contexts_take_memory_and_give_it_back() -> None:
+def test_contexts_allocate_memory_and_free_it() -> None:
     with simulated_gpu(memory_bytes=10_000) as gpu, open_cuda(0).current():
         engine = Bench(gpu, open_cuda(0)).engine(gpu.plan(MODEL, device_memory_bytes=6000))
         context = engine.create_execution_context()
@@ -270,10 +205,10 @@ def test_auxiliary_streams_are_not_shared_or_destroyed_in_use(bench: Bench) -> N
     bench.gpu.drain()
 
 
-def test_a_logger_that_was_not_initialized(bench: Bench) -> None:
+def test_a_logger_without_initialization(bench: Bench) -> None:
     class Careless(bench.tensorrt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
-            """Leaves the base alone."""
+            """Does not initialize the base."""
 
     with pytest.raises(TypeError, match="__init__"):
         bench.tensorrt.Runtime(Careless())
@@ -287,40 +222,18 @@ def test_tensorrt_without_a_current_context() -> None:
         gpu.faults.clear()
 
 
-def session(bench: Bench, **options: Any) -> Any:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options.setdefault("user_compute_stream", str(bench.stream.handle))
-    return onnxruntime.InferenceSession(MODEL, providers=[(CUDA, options)])
-
-
-def bound(bench: Bench, of: Any) -> Any:
-    binding = of.io_binding()
-    binding.bind_input("face", "cuda", 0, np.uint8, (BATCH, 4, 4, 3), bench.face.pointer)
-    binding.bind_output("age_years", "cuda", 0, np.float32, (BATCH,), bench.age.pointer)
-    return binding
-
-
-def run_onnx(bench: Bench, *, wait: bool = False) -> None:
-    onnxruntime: Any = importlib.import_module("onnxruntime")
-    options = onnxruntime.RunOptions()
-    if not wait:
-        options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    opened = session(bench)
-    opened.run_with_iobinding(bound(bench, opened), options)
-
-
 @pytest.mark.parametrize("wait", [False, True])
-def test_a_run_that_waits_is_counted(bench: Bench, *, wait: bool) -> None:
+def test_a_synchronizing_run_is_counted(bench: Bench, *, wait: bool) -> None:
     run_onnx(bench, wait=wait)
     assert bench.gpu.calls["onnxruntime synchronize"] == wait
 
 
-def test_a_session_needs_a_stream_of_its_own(bench: Bench) -> None:
+def test_a_session_needs_its_own_stream(bench: Bench) -> None:
     with pytest.raises(RuleBrokenError, match="default stream"):
         session(bench, user_compute_stream="0")
 
 
-def test_options_are_of_the_known_ones(bench: Bench) -> None:
+def test_unknown_options_are_rejected(bench: Bench) -> None:
     with pytest.raises(RuntimeError, match="use_tf_32"):
         session(bench, use_tf_32="0")
 

@@ -1,4 +1,4 @@
-"""The simulated device keeps CUDA's rules: each has a test that breaks it."""
+"""The simulated device enforces CUDA's rules: each has a test that violates it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from runtime.errors import CudaError
 from tests.gpu.simulator import RuleBrokenError, SimulatedGpu, simulated_gpu
 
 SIZE = 64
+Buffers = tuple[Stream, HostMemory, DeviceMemory]
 
 
 @pytest.fixture
 def gpu() -> Iterator[SimulatedGpu]:
-    """A device whose broken rules were expected."""
+    """A device on which violations are expected."""
     with simulated_gpu(seed=5) as simulated:
         yield simulated
         simulated.faults.clear()
@@ -36,22 +37,19 @@ def cuda(gpu: SimulatedGpu) -> Iterator[Cuda]:
 
 
 @pytest.fixture
-def place(cuda: Cuda) -> tuple[Stream, HostMemory, DeviceMemory]:
+def buffers(cuda: Cuda) -> Buffers:
     return cuda.stream(), cuda.host_memory(SIZE), cuda.device_memory(SIZE)
 
 
-Place = tuple[Stream, HostMemory, DeviceMemory]
-
-
-def test_a_broken_rule_is_raised_again_at_the_end() -> None:
-    def swallow() -> None:
+def test_a_violation_is_raised_again_at_the_end() -> None:
+    def ignore_violation() -> None:
         with simulated_gpu(), contextlib.suppress(RuleBrokenError):
             cuda = open_cuda(0)
             with cuda.current():
                 cuda.synchronize(Stream(0, 0))
 
     with pytest.raises(RuleBrokenError, match="default stream"):
-        swallow()
+        ignore_violation()
 
 
 def test_the_default_stream(cuda: Cuda) -> None:
@@ -79,8 +77,8 @@ def test_the_seed_decides_the_order() -> None:
     assert len({tuple(order(seed)) for seed in range(8)}) > 2
 
 
-def test_pinned_memory_overwritten_too_early(gpu: SimulatedGpu, cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_pinned_memory_changed_too_early(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     gpu.hold()
     cuda.upload(memory, host, SIZE, stream)
     host.array[:] = 1
@@ -92,10 +90,8 @@ def test_pinned_memory_overwritten_too_early(gpu: SimulatedGpu, cuda: Cuda, plac
     assert caught.value.lost
 
 
-def test_a_download_read_too_early_is_not_a_number(
-    gpu: SimulatedGpu, cuda: Cuda, place: Place
-) -> None:
-    stream, host, memory = place
+def test_a_download_read_too_early_is_nan(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     host.array[:] = 0
     cuda.upload(memory, host, SIZE, stream)
     cuda.synchronize(stream)
@@ -107,15 +103,15 @@ def test_a_download_read_too_early_is_not_a_number(
     assert not host.array.any()
 
 
-def test_memory_that_nobody_wrote_is_not_a_number(cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_uninitialized_memory_is_nan(cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     cuda.download(host, memory, SIZE, stream)
     cuda.synchronize(stream)
     assert np.isnan(host.array.view(np.float32)).all()
 
 
-def test_streams_that_nothing_orders_race(gpu: SimulatedGpu, cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_unordered_streams_race(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     other, target = cuda.stream(), cuda.host_memory(SIZE)
     gpu.hold()
     cuda.upload(memory, host, SIZE, stream)
@@ -123,10 +119,8 @@ def test_streams_that_nothing_orders_race(gpu: SimulatedGpu, cuda: Cuda, place: 
         cuda.download(target, memory, SIZE, other)
 
 
-def test_streams_that_an_event_orders_do_not_race(
-    gpu: SimulatedGpu, cuda: Cuda, place: Place
-) -> None:
-    stream, host, memory = place
+def test_events_order_streams(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     middle, last = cuda.stream(), cuda.stream()
     target, first, second = cuda.host_memory(SIZE), cuda.event(), cuda.event()
     host.array[:] = 3
@@ -142,10 +136,8 @@ def test_streams_that_an_event_orders_do_not_race(
     assert (target.array == 3).all()
 
 
-def test_a_mark_made_before_the_work_orders_nothing(
-    gpu: SimulatedGpu, cuda: Cuda, place: Place
-) -> None:
-    stream, host, memory = place
+def test_an_early_event_orders_nothing(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     other, early = cuda.stream(), cuda.event()
     gpu.hold()
     cuda.record(early, stream)
@@ -155,8 +147,8 @@ def test_a_mark_made_before_the_work_orders_nothing(
         cuda.download(cuda.host_memory(SIZE), memory, SIZE, other)
 
 
-def test_copies_stay_within_live_memory(cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_copies_stay_within_live_memory(cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     with pytest.raises(CudaError, match="INVALID_VALUE"):
         cuda.upload(memory, host, SIZE + 1, stream)
     cuda.free(memory)
@@ -167,23 +159,21 @@ def test_copies_stay_within_live_memory(cuda: Cuda, place: Place) -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_what_is_in_use_is_not_freed(
-    gpu: SimulatedGpu, cuda: Cuda, place: Place, which: int
+def test_resources_in_use_are_not_freed(
+    gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers, which: int
 ) -> None:
-    stream, host, memory = place
+    stream, host, memory = buffers
     gpu.hold()
     cuda.upload(memory, host, SIZE, stream)
     with pytest.raises(RuleBrokenError, match=r"still uses|has work left"):
-        cuda.free(place[which])
+        cuda.free(buffers[which])
 
 
-def test_an_event_still_to_be_reached_is_not_freed(
-    gpu: SimulatedGpu, cuda: Cuda, place: Place
-) -> None:
+def test_a_pending_event_is_not_freed(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
     event = cuda.event()
     gpu.hold()
-    cuda.record(event, place[0])
-    with pytest.raises(RuleBrokenError, match="still to be reached"):
+    cuda.record(event, buffers[0])
+    with pytest.raises(RuleBrokenError, match="still pending"):
         cuda.free(event)
 
 
@@ -196,7 +186,7 @@ def test_memory_runs_out() -> None:
                 cuda.device_memory(41)
 
 
-def test_what_was_forgotten_is_told(gpu: SimulatedGpu, cuda: Cuda, place: Place) -> None:
+def test_leaks_are_listed(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
     cuda.event()
     assert gpu.leaks() == [
         "1 stream(s)",
@@ -205,11 +195,11 @@ def test_what_was_forgotten_is_told(gpu: SimulatedGpu, cuda: Cuda, place: Place)
         "pinned memory of 64 bytes",
         "device memory of 64 bytes",
     ]
-    cuda.free(*place)
+    cuda.free(*buffers)
     assert "1 stream(s)" not in gpu.leaks()
 
 
-def test_failures_on_demand_come_at_the_nth_call(gpu: SimulatedGpu, cuda: Cuda) -> None:
+def test_injected_failures_occur_at_the_nth_call(gpu: SimulatedGpu, cuda: Cuda) -> None:
     gpu.fail("cuStreamCreate", nth=2, error="CUDA_ERROR_OUT_OF_MEMORY")
     cuda.stream()
     with pytest.raises(CudaError, match="OUT_OF_MEMORY"):
@@ -217,8 +207,8 @@ def test_failures_on_demand_come_at_the_nth_call(gpu: SimulatedGpu, cuda: Cuda) 
     cuda.stream()
 
 
-def test_a_crash_is_seen_by_later_calls(gpu: SimulatedGpu, cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_a_crash_is_seen_by_later_calls(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     gpu.crash("upload")
     gpu.hold()
     cuda.upload(memory, host, SIZE, stream)
@@ -226,12 +216,12 @@ def test_a_crash_is_seen_by_later_calls(gpu: SimulatedGpu, cuda: Cuda, place: Pl
     gpu.drain()
     for _ in range(2):
         with pytest.raises(CudaError, match="ILLEGAL_ADDRESS") as caught:
-            cuda.reached(cuda.event())
+            cuda.query(cuda.event())
         assert caught.value.lost
 
 
-def test_waiting_for_what_is_held_ends(gpu: SimulatedGpu, cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_waiting_for_held_work_ends(gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     gpu.hold("upload")
     cuda.upload(memory, host, SIZE, stream)
     assert gpu.waiting == ["upload"]
@@ -239,9 +229,11 @@ def test_waiting_for_what_is_held_ends(gpu: SimulatedGpu, cuda: Cuda, place: Pla
         cuda.synchronize(stream)
 
 
-@pytest.mark.parametrize("doing", ["synchronize", "allocate", "query", "elsewhere"])
-def test_captures_are_spoilt(gpu: SimulatedGpu, cuda: Cuda, place: Place, doing: str) -> None:
-    stream, _host, _memory = place
+@pytest.mark.parametrize("doing", ["synchronize", "allocate", "query", "outside event"])
+def test_captures_are_invalidated(
+    gpu: SimulatedGpu, cuda: Cuda, buffers: Buffers, doing: str
+) -> None:
+    stream, _host, _memory = buffers
     event = cuda.event()
     gpu.hold()
     cuda.record(event, cuda.stream())
@@ -249,8 +241,8 @@ def test_captures_are_spoilt(gpu: SimulatedGpu, cuda: Cuda, place: Place, doing:
     calls: dict[str, Callable[[], object]] = {
         "synchronize": lambda: cuda.synchronize(stream),
         "allocate": lambda: cuda.host_memory(1),
-        "query": lambda: cuda.reached(event),
-        "elsewhere": lambda: cuda.wait_for(event, stream),
+        "query": lambda: cuda.query(event),
+        "outside event": lambda: cuda.wait_for(event, stream),
     }
     with pytest.raises(CudaError, match=r"CAPTURE_(UNSUPPORTED|ISOLATION)"):
         calls[doing]()
@@ -258,8 +250,8 @@ def test_captures_are_spoilt(gpu: SimulatedGpu, cuda: Cuda, place: Place, doing:
         cuda.end_capture(stream)
 
 
-def test_captured_work_does_not_run_and_its_event_is_not_asked(cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_captured_work_does_not_run(cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     event = cuda.event()
     cuda.begin_capture(stream)
     host.array[:] = 1
@@ -268,15 +260,15 @@ def test_captured_work_does_not_run_and_its_event_is_not_asked(cuda: Cuda, place
     cuda.wait_for(event, stream)
     graph = cuda.end_capture(stream)
     with pytest.raises(CudaError, match="CAPTURED_EVENT"):
-        cuda.reached(event)
+        cuda.query(event)
     cuda.download(host, memory, SIZE, stream)
     cuda.synchronize(stream)
     assert (host.array == 0xFF).all()
     cuda.free(graph)
 
 
-def test_a_graph_of_freed_memory(cuda: Cuda, place: Place) -> None:
-    stream, host, memory = place
+def test_a_graph_of_freed_memory(cuda: Cuda, buffers: Buffers) -> None:
+    stream, host, memory = buffers
     cuda.begin_capture(stream)
     cuda.upload(memory, host, SIZE, stream)
     graph = cuda.end_capture(stream)
@@ -285,21 +277,21 @@ def test_a_graph_of_freed_memory(cuda: Cuda, place: Place) -> None:
         cuda.launch(graph, stream)
 
 
-def test_a_capture_ends_in_its_thread(cuda: Cuda, place: Place) -> None:
-    cuda.begin_capture(place[0])
-    said: list[str] = []
+def test_a_capture_ends_in_its_thread(cuda: Cuda, buffers: Buffers) -> None:
+    cuda.begin_capture(buffers[0])
+    errors: list[str] = []
 
     def end() -> None:
         with cuda.current():
             try:
-                cuda.end_capture(place[0])
+                cuda.end_capture(buffers[0])
             except CudaError as error:
-                said.append(error.name)
+                errors.append(error.name)
 
     thread = threading.Thread(target=end)
     thread.start()
     thread.join()
-    assert said == ["CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"]
+    assert errors == ["CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD"]
 
 
 def test_pycuda_does_not_clean_up_in_another_thread() -> None:
@@ -316,7 +308,7 @@ def test_pycuda_does_not_clean_up_in_another_thread() -> None:
         drop_elsewhere()
 
 
-def test_the_modules_are_put_back() -> None:
+def test_the_modules_are_restored() -> None:
     names = ("cuda.bindings.driver", "pycuda", "tensorrt", "onnxruntime")
     before = [sys.modules.get(name) for name in names]
     with simulated_gpu(library="pycuda"):

@@ -1,4 +1,4 @@
-"""Sessions that do as a test says, in place of ONNX Runtime."""
+"""Fake sessions, in place of ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import numpy as np
 from runtime.backends import Answer, Inputs, Outputs, Session, SessionFactory
 from runtime.manifest import Artifact, Expert
 
-Says = Callable[[Inputs], Outputs]
+Predicts = Callable[[Inputs], Outputs]
 
 
 def bright(inputs: Inputs) -> Outputs:
-    """What a tiny expert says: its pictures' brightness, in years."""
+    """Returns the brightness of the pictures, in years, as a tiny expert predicts it."""
     means = [array.mean(axis=(1, 2, 3)) * (100.0 / 255.0) for array in inputs.values()]
     return {"age_years": np.mean(means, axis=0).astype(np.float32)}
 
 
 class FakeSession:
-    """Answers on a thread of its own, as ONNX Runtime's session does."""
+    """A session with its own thread, as ONNX Runtime's."""
 
     backend = "fake"
 
-    def __init__(self, answer: Says = bright) -> None:
+    def __init__(self, answer: Predicts = bright) -> None:
         self.answer = answer
         self.batches: list[int] = []
         self.closes = 0
-        self._lane = ThreadPoolExecutor(1, thread_name_prefix="agemoe-fake")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="agemoe-fake")
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:
-        return self._lane.submit(self._run, inputs)
+        return self._thread.submit(self._run, inputs)
 
     def close(self) -> None:
         self.closes += 1
-        self._lane.shutdown(wait=True)
+        self._thread.shutdown(wait=True)
 
     def _run(self, inputs: Inputs) -> Answer:
         self.batches.append(len(next(iter(inputs.values()))))
@@ -45,7 +45,7 @@ class FakeSession:
 
 
 def factory(sessions: Mapping[str, Session]) -> SessionFactory:
-    """Opens each expert with the session that a test made for it."""
+    """Returns a factory that opens each expert with a given session."""
 
     def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
         del expert, artifact, folder
@@ -55,7 +55,7 @@ def factory(sessions: Mapping[str, Session]) -> SessionFactory:
 
 
 class Hold:
-    """An answer that waits, from when it is told to until it is released."""
+    """A prediction that blocks while `holding` is set, until it is released."""
 
     def __init__(self) -> None:
         self.holding = False

@@ -1,4 +1,4 @@
-"""Two real portraits, both in the public domain, and a network in YuNet's form.
+"""Two real portraits, both in the public domain, and a network with YuNet's outputs.
 
 The portraits come with installed packages: scikit-image's Eileen Collins (NASA) and Matplotlib's
 Grace Hopper (US Navy).

@@ -71,7 +71,7 @@ def moe(engines: Path) -> Iterator[AgeMoE]:
         yield opened
 
 
-def test_what_is_open(moe: AgeMoE) -> None:
+def test_the_opened_experts(moe: AgeMoE) -> None:
     assert moe.experts == ("a", "b", "both")
     assert moe.backends == dict.fromkeys(moe.experts, "onnx-cpu")
     assert moe.sources == dict.fromkeys(moe.experts, SHA)
@@ -88,7 +88,7 @@ def test_one_face_is_the_plain_mean_without_calibration(moe: AgeMoE) -> None:
     assert found.low_years is None
 
 
-def test_every_source_of_a_picture_gives_the_same(moe: AgeMoE, tmp_path: Path) -> None:
+def test_every_source_of_a_picture_gives_the_same_estimate(moe: AgeMoE, tmp_path: Path) -> None:
     path = tmp_path / "p.png"
     Image.fromarray(gray(51)).save(path)
     sources = (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes()), Image.open(path))
@@ -101,7 +101,7 @@ def test_an_empty_list_gives_an_empty_list(moe: AgeMoE) -> None:
     assert moe.predict(()) == []
 
 
-def test_a_list_keeps_its_order_and_a_bad_item_spoils_nothing(moe: AgeMoE) -> None:
+def test_a_list_keeps_its_order_and_a_bad_item_affects_no_other(moe: AgeMoE) -> None:
     closed = io.BytesIO(b"")
     closed.close()
     faces: list[FaceLike] = [
@@ -130,7 +130,7 @@ def test_one_bad_face_raises(moe: AgeMoE) -> None:
         moe.predict(Face(gray(1), (0, 0, 0, 0)))
 
 
-def test_answers_do_not_depend_on_the_company(moe: AgeMoE) -> None:
+def test_estimates_do_not_depend_on_the_rest_of_the_batch(moe: AgeMoE) -> None:
     rng = np.random.default_rng(5)
     faces = [rng.integers(0, 256, (9 + i, 30 - i, 3), dtype=np.uint8) for i in range(11)]
     alone = [moe.predict(face) for face in faces]
@@ -150,12 +150,12 @@ def test_boxes_and_margins_reach_the_experts(moe: AgeMoE) -> None:
     assert person.experts["both"].age_years == pytest.approx(50.0)
 
 
-def test_experts_without_anything_to_see_are_missing(moe: AgeMoE) -> None:
+def test_experts_whose_inputs_are_not_visible_are_missing(moe: AgeMoE) -> None:
     found = moe.predict(Face(gray(255), person_box=(0, 0, 5, 5)))
     assert list(found.experts) == ["both"]
     assert found.experts["both"].age_years == pytest.approx(50.0)  # the face is black
     assert set(found.missing) == {"a", "b"}
-    assert "looks at the face" in found.missing["a"]
+    assert "needs the face" in found.missing["a"]
     faces: list[FaceLike] = [Face(gray(255), person_box=(0, 0, 5, 5)), gray(51)]
     assert moe.predict(faces) == [found, moe.predict(gray(51))]
 
@@ -165,11 +165,11 @@ def test_a_picture_is_decoded_once_per_call(
 ) -> None:
     decoded: list[object] = []
 
-    def counted(source: ImageSource, limits: ImageLimits) -> Pixels:
+    def load(source: ImageSource, limits: ImageLimits) -> Pixels:
         decoded.append(source)
         return load_rgb(source, limits)
 
-    monkeypatch.setattr(preparation, "load_rgb", counted)
+    monkeypatch.setattr(preparation, "load_rgb", load)
     path = tmp_path / "p.png"
     Image.fromarray(gray(99)).save(path)
     file, boxes = path.open("rb"), [(0, 0, 4, 4), (1, 1, 9, 9), None]
@@ -193,7 +193,7 @@ def test_a_long_list_does_not_keep_its_pictures_in_memory(moe: AgeMoE, tmp_path:
     assert peak_bytes < 5 * 800 * 800 * 3
 
 
-def test_limits_are_those_given(engines: Path) -> None:
+def test_the_given_limits_apply(engines: Path) -> None:
     with (
         AgeMoE(engines, limits=ImageLimits(max_pixels=100)) as moe,
         pytest.raises(ImageTooLargeError),
@@ -201,15 +201,15 @@ def test_limits_are_those_given(engines: Path) -> None:
         moe.predict(gray(1, 11))
 
 
-def test_only_the_experts_asked_for_are_used(engines: Path) -> None:
-    (engines / "b/b.fp32.onnx").unlink()  # nobody asks for it
+def test_only_the_requested_experts_are_used(engines: Path) -> None:
+    (engines / "b/b.fp32.onnx").unlink()  # not requested
     with AgeMoE(engines, experts=["both", "a"]) as moe:
         assert moe.experts == ("both", "a")
         assert set(moe.predict(gray(1)).experts) == {"a", "both"}
 
 
 @pytest.mark.parametrize("names", [["a", "z"], [], "a,b"])
-def test_unknown_experts_are_refused(engines: Path, names: list[str]) -> None:
+def test_unknown_experts_are_rejected(engines: Path, names: list[str]) -> None:
     with pytest.raises(ValueError, match="holds a, b, both"):
         AgeMoE(engines, experts=names)
 
@@ -217,12 +217,12 @@ def test_unknown_experts_are_refused(engines: Path, names: list[str]) -> None:
 @pytest.mark.parametrize(
     ("precision", "more"), [("auto", 0.0), ("fp32", 0.0), ("fp16", HALF_OFFSET_YEARS)]
 )
-def test_the_precision_asked_for_is_opened(engines: Path, precision: str, more: float) -> None:
+def test_the_requested_precision_is_opened(engines: Path, precision: str, more: float) -> None:
     with AgeMoE(engines, experts=["a"], precision=precision) as moe:
         assert moe.predict(gray(51)).age_years == pytest.approx(20.0 + more)
 
 
-def test_a_precision_that_was_not_built_is_refused(engines: Path) -> None:
+def test_a_precision_that_was_not_built_is_rejected(engines: Path) -> None:
     with pytest.raises(BackendError, match="'b' was built in fp32"):
         AgeMoE(engines, precision="fp16")
 
@@ -230,28 +230,30 @@ def test_a_precision_that_was_not_built_is_refused(engines: Path) -> None:
 @pytest.mark.parametrize(
     "device", ["cuda:", "cuda:x", "cuda:-1", "cpu:1", "auto:0", "tpu", "", "CPU"]
 )
-def test_a_device_that_is_not_served_is_refused(engines: Path, device: str) -> None:
+def test_an_unknown_device_is_rejected(engines: Path, device: str) -> None:
     with pytest.raises(BackendError, match=r"device='.*' was requested.*Use device='auto'"):
         AgeMoE(engines, device=device)
 
 
 @pytest.mark.parametrize("threads", [0, -2])
-def test_no_threads_are_refused(engines: Path, threads: int) -> None:
+def test_less_than_one_thread_is_rejected(engines: Path, threads: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         AgeMoE(engines, threads=threads)
 
 
-@pytest.mark.parametrize(("kind", "says"), [("demo", "drawn faces"), ("random", "random weights")])
-def test_stand_ins_are_warned_of_once(tmp_path: Path, kind: str, says: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"), [("demo", "drawn faces"), ("random", "random weights")]
+)
+def test_placeholder_weights_are_warned_of_once(tmp_path: Path, kind: str, message: str) -> None:
     folder = write_engines(tmp_path, {"a": Tiny(kind=kind), "b": Tiny(kind=kind), "c": Tiny()})
-    with pytest.warns(PlaceholderWeightsWarning, match=f"^a, b: .*{says}") as caught:
+    with pytest.warns(PlaceholderWeightsWarning, match=f"^a, b: .*{message}") as caught:
         AgeMoE(folder).close()
     assert len(caught) == 1
     assert caught[0].filename == __file__
 
 
 def tables(*, sha256: str = SHA) -> FusionTables:
-    """Takes 5 years from `a` and listens to it alone where it speaks."""
+    """Corrects `a` by -5 years and gives it all the weight where it answers."""
     experts = {"a": Row(-5.0, 60.0, 60.0, sha256), "b": Row(), "both": Row(), "elsewhere": Row()}
     quantiles = np.tile([-4.0, 0.0, 6.0], (len(AGE_GRID), 1))
     spread = Spread((0.05, 0.5, 0.95), {frozenset(("a", "b", "both")): quantiles})
@@ -268,10 +270,10 @@ def test_fusion_tables_are_used(engines: Path) -> None:
     assert (found.low_years, found.high_years) == pytest.approx((31.0, 41.0))
     assert found.experts["a"].corrected_years == pytest.approx(35.0)
     assert found.probability_at_least(35.0) == pytest.approx(0.5)
-    assert unseen.low_years is None  # this subset was not calibrated, so no interval is invented
+    assert unseen.low_years is None  # this subset was not calibrated, so there is no interval
 
 
-def test_fusion_tables_of_other_checkpoints_are_refused(engines: Path) -> None:
+def test_fusion_tables_of_other_checkpoints_are_rejected(engines: Path) -> None:
     write_fusion(engines / "fusion.json", tables(sha256="cd" * 32))
     with pytest.raises(
         FusionTableError, match=r"experts\.a: was calibrated for another checkpoint"

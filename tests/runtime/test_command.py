@@ -26,25 +26,25 @@ def engines(empty_folder: Path) -> Path:
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     status = main(arguments)
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    output = capsys.readouterr()
+    return status, output.out, output.err
 
 
 @pytest.mark.usefixtures("engines")
-def test_predict_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = ran(capsys, "predict", "dark.png", "light.png")
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "dark.png"
     assert "15.0 years" in lines[1]
     assert "not calibrated" in lines[1]
-    assert "a   says  20.0, corrected  20.0, weight 0.50" in lines[2]
-    assert "bb  says  10.0" in lines[3]
+    assert "a   raw  20.0, corrected  20.0, weight 0.50" in lines[2]
+    assert "bb  raw  10.0" in lines[3]
     assert "60.0 years" in lines[5]
 
 
 @pytest.mark.usefixtures("engines")
-def test_predict_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predict_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = ran(capsys, "predict", "light.png", "dark.png", "--json")
     assert (status, err) == (0, "")
     light, dark = map(json.loads, out.splitlines())
@@ -54,7 +54,7 @@ def test_predict_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("engines")
-def test_more_photographs_than_are_taken_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_photographs_than_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     paths = ["dark.png", "light.png"] * 35
     status, out, _ = ran(capsys, "predict", *paths, "--json")
     assert status == 0
@@ -72,7 +72,7 @@ def test_a_box_is_cut_out(engines: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("engines")
-def test_a_bad_photograph_spoils_the_status_and_nothing_else(
+def test_a_bad_photograph_affects_only_the_exit_status(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     status, out, err = ran(capsys, "predict", "dark.png", "gone.png", "light.png")
@@ -104,7 +104,7 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], arguments: list
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--engines", "nowhere"], "there is no such file"),
         (["--device", "abacus"], "device='abacus' was requested"),
@@ -113,17 +113,17 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], arguments: list
     ],
 )
 @pytest.mark.usefixtures("engines")
-def test_what_cannot_be_done_is_one_line_and_no_traceback(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+def test_an_error_is_one_line_without_a_traceback(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     status, out, err = ran(capsys, "predict", "dark.png", *arguments)
     assert (status, out) == (1, "")
     assert "error: " in err
-    assert says in err
+    assert message in err
 
 
 @pytest.mark.filterwarnings("always::runtime.PlaceholderWeightsWarning")
-def test_stand_ins_are_warned_of_on_the_terminal(
+def test_placeholder_weights_are_warned_of_on_the_terminal(
     empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_engines(empty_folder / "engines", {"a": Tiny(kind="demo")})
@@ -133,24 +133,22 @@ def test_stand_ins_are_warned_of_on_the_terminal(
     assert err.startswith("warning: a: demo experts")
 
 
-def test_doctor_finds_everything_in_order(
-    engines: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_fusion(engines / "fusion.json", FusionTables.identity(["a", "bb"]))
     status, out, _ = ran(capsys, "doctor")
     assert status == 0, out
     assert "CPUExecutionProvider" in out
-    assert "forms this CPU can run:" in out
+    assert "variants this CPU can run:" in out
     assert "calibrated for a, bb" in out
     assert "works: a on onnx-cpu, bb on onnx-cpu" in out
     assert not any(line.startswith("!") for line in out.splitlines())
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("damage", "message"),
     [
         (lambda e: (e / "a/a.fp32.onnx").unlink(), "is missing"),
-        (lambda e: (e / "a/a.fp32.onnx").write_bytes(b"short"), "the manifest says"),
+        (lambda e: (e / "a/a.fp32.onnx").write_bytes(b"short"), "the manifest lists"),
         (lambda e: (e / "manifest.json").write_text("{}"), "problems"),
         (lambda e: (e / "manifest.json").unlink(), "there is no such file"),
         (lambda e: (e / "fusion.json").write_text("{"), "cannot be read"),
@@ -161,7 +159,7 @@ def test_doctor_finds_everything_in_order(
     ],
 )
 def test_doctor_finds_damage(
-    engines: Path, capsys: pytest.CaptureFixture[str], damage: object, says: str
+    engines: Path, capsys: pytest.CaptureFixture[str], damage: object, message: str
 ) -> None:
     assert callable(damage)
     damage(engines)
@@ -169,4 +167,4 @@ def test_doctor_finds_damage(
     assert status == 1
     marked = [line for line in out.splitlines() if line.startswith("!")]
     assert marked
-    assert says in out
+    assert message in out

@@ -1,4 +1,4 @@
-"""Detectors: what they find, that they repeat themselves, and what is wrong with a model."""
+"""Detectors: their detections, determinism, provenance and model errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def overlap(one: Box, other: Box) -> float:
 @pytest.mark.parametrize(
     ("image", "face"), [(astronaut(), ASTRONAUT_FACE), (grace(), GRACE_FACE)], ids=["nasa", "navy"]
 )
-def test_the_default_finds_the_face_of_a_portrait(image: Pixels, face: Box) -> None:
+def test_the_default_detector_finds_the_face_of_a_portrait(image: Pixels, face: Box) -> None:
     (found,) = default_detector().detect(image)
     assert overlap(found.box, face) > 0.5
     assert found.turn == 0
@@ -55,7 +55,7 @@ def test_the_default_finds_the_face_of_a_portrait(image: Pixels, face: Box) -> N
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
-def test_a_picture_on_its_side_is_turned_and_the_box_is_not(turn: int) -> None:
+def test_boxes_in_a_turned_picture_refer_to_the_original(turn: int) -> None:
     (found,) = default_detector().detect(turned_image(astronaut(), turn))
     assert (found.turn + turn) % 4 == 0
     assert overlap(found.box, turned_box(ASTRONAUT_FACE, turn, 512, 512)) > 0.5
@@ -66,7 +66,7 @@ def test_a_picture_on_its_side_is_turned_and_the_box_is_not(turn: int) -> None:
     [(0, 95, 512, 512), (210, 0, 512, 512), (0, 0, 512, 142)],
     ids=["forehead", "cheek", "chin"],
 )
-def test_a_face_cut_by_the_border_is_found(left: int, top: int, right: int, bottom: int) -> None:
+def test_a_face_cut_off_by_the_edge_is_found(left: int, top: int, right: int, bottom: int) -> None:
     image = np.ascontiguousarray(astronaut()[top:bottom, left:right])
     height, width = image.shape[:2]
     whole = (ASTRONAUT_FACE[0] - left, ASTRONAUT_FACE[1] - top, *ASTRONAUT_FACE[2:])
@@ -86,18 +86,18 @@ def test_a_hundred_faces() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (30, 30), (3000, 2)])
-def test_no_picture_is_too_odd(shape: tuple[int, int]) -> None:
+def test_pictures_of_extreme_shapes(shape: tuple[int, int]) -> None:
     assert list(default_detector().detect(np.zeros((*shape, 3), np.uint8))) == []
 
 
-def test_a_large_picture_is_searched_in_a_smaller_size() -> None:
+def test_a_large_picture_is_reduced_before_the_search() -> None:
     large = _resized(astronaut(), 2000)
     (found,) = HaarDetector(longest_side=512).detect(large)
     x, y, w, h = found.box
     assert overlap((x * 0.256, y * 0.256, w * 0.256, h * 0.256), ASTRONAUT_FACE) > 0.5
 
 
-def test_threads_share_a_detector_and_agree() -> None:
+def test_threads_sharing_a_detector_agree() -> None:
     detector = default_detector()
     images = [_resized(astronaut(), 256), _resized(grace(), 200)] * 4
     alone = [detector.detect(image) for image in images]
@@ -106,14 +106,14 @@ def test_threads_share_a_detector_and_agree() -> None:
 
 
 def test_provenance_names_the_model_and_the_settings() -> None:
-    said = HaarDetector(least_windows=9).provenance
-    assert HaarDetector.CASCADE in said
-    assert "windows 9" in said
-    assert HaarDetector().provenance != said
+    provenance = HaarDetector(least_windows=9).provenance
+    assert HaarDetector.CASCADE in provenance
+    assert "windows 9" in provenance
+    assert HaarDetector().provenance != provenance
     assert HaarDetector().provenance in default_detector().provenance
 
 
-def test_yunet_runs_whatever_honors_its_outputs(tmp_path: Path) -> None:
+def test_yunet_runs_any_model_with_its_outputs(tmp_path: Path) -> None:
     model = tiny_yunet(tmp_path / "bright.onnx")
     image = np.zeros((96, 160, 3), np.uint8)
     image[32:40, 64:72] = 255
@@ -123,7 +123,7 @@ def test_yunet_runs_whatever_honors_its_outputs(tmp_path: Path) -> None:
     assert YuNetDetector(model).detect(np.zeros((50, 70, 3), np.uint8)) == []
 
 
-def test_yunet_scales_back_what_it_finds_in_a_smaller_size(tmp_path: Path) -> None:
+def test_yunet_scales_boxes_back_to_the_original(tmp_path: Path) -> None:
     image = np.zeros((64, 1280, 3), np.uint8)
     image[32:48, 640:656] = 255
     (found,) = YuNetDetector(tiny_yunet(tmp_path / "bright.onnx")).detect(image)
@@ -142,10 +142,10 @@ def test_yunet_in_threads(tmp_path: Path) -> None:
     assert [round(one.box[0]) for (one,) in found] == [8 * place for place in range(16)]
 
 
-def test_a_yunet_model_is_the_one_wanted_or_none(tmp_path: Path) -> None:
+def test_a_yunet_model_with_another_sha256_is_rejected(tmp_path: Path) -> None:
     model = tiny_yunet(tmp_path / "bright.onnx")
     assert sha256(model) in detector_named(f"yunet:{model}#sha256={sha256(model)}").provenance
-    with pytest.raises(BackendError, match=f"has SHA-256 {sha256(model)}, wanted is 00"):
+    with pytest.raises(BackendError, match=f"has SHA-256 {sha256(model)}, expected 00"):
         detector_named(f"yunet:{model}#sha256=00")
 
 
@@ -157,30 +157,32 @@ def test_a_bad_yunet_model_is_explained(tmp_path: Path) -> None:
         YuNetDetector(tmp_path / "gone.onnx")
 
 
-def test_a_model_comes_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_downloaded_from_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
 
-    asked: list[tuple[str, str, str | None]] = []
+    downloads: list[tuple[str, str, str | None]] = []
 
     def download(repository: str, file: str, *, revision: str | None) -> str:
-        asked.append((repository, file, revision))
+        downloads.append((repository, file, revision))
         return str(tiny_yunet(tmp_path / "hub.onnx"))
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     YuNetDetector("hf://some/where/deep/face.onnx@v2")
     YuNetDetector("hf://some/where/face.onnx")
-    assert asked == [("some/where", "deep/face.onnx", "v2"), ("some/where", "face.onnx", None)]
+    assert downloads == [("some/where", "deep/face.onnx", "v2"), ("some/where", "face.onnx", None)]
     with pytest.raises(BackendError, match="Expected hf://owner/repo/file"):
         YuNetDetector("hf://some/where")
 
 
 @pytest.mark.parametrize("name", ["", "yunet", "yunet:", "haar:x", "dlib", "yunet:#sha256=00"])
-def test_detectors_that_do_not_exist(name: str) -> None:
+def test_unknown_detectors(name: str) -> None:
     with pytest.raises(ValueError, match="A detector is haar or yunet:MODEL"):
         parse_detector(name)
 
 
-def test_given_boxes_are_what_they_are() -> None:
+def test_given_boxes_are_returned_unchanged() -> None:
     given_boxes = GivenBoxes([(1, 2, 3, 4), (1, 2, 3, 4)], persons=[(0, 0, 9, 9)])
     found = given_boxes.detect(astronaut())
     assert boxes(found) == [(1, 2, 3, 4), (1, 2, 3, 4), (0, 0, 9, 9)]
@@ -188,7 +190,7 @@ def test_given_boxes_are_what_they_are() -> None:
 
 
 class Staged:
-    """Finds one face whose score depends on the shade of the picture's first pixel."""
+    """Detects one face whose score is the shade of the picture's first pixel."""
 
     provenance = "staged"
 
@@ -227,7 +229,7 @@ def test_turned_boxes_follow_turned_pixels(box: tuple[int, int, int, int], turn:
 
 
 @given(st.lists(st.builds(Detection, BOXES, st.integers(0, 3)), max_size=8), st.randoms())
-def test_duplicates_go_whatever_the_order(found: list[Detection], random: object) -> None:
+def test_duplicates_are_removed_in_any_order(found: list[Detection], random: object) -> None:
     kept = without_duplicates(found)
     for place, one in enumerate(kept):
         for other in kept[:place]:

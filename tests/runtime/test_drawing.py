@@ -1,4 +1,4 @@
-"""Drawings: labels in the picture, beside the faces, for any picture and any number of faces."""
+"""Drawings: labels within the picture and beside the faces, for any picture and faces."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def of_color(image: Pixels, color: tuple[int, int, int]) -> NDArray[np.bool_]:
     return np.asarray((image == np.array(color, np.uint8)).all(axis=2))
 
 
-def test_what_stands_on_a_label() -> None:
+def test_the_text_of_a_label() -> None:
     assert age_text(CALIBRATED) == ("34", "25-45")
     assert age_text(AgeEstimate(34.4, {})) == ("34",)
     assert age_text(REFUSED) == ("no age",)
@@ -64,7 +64,7 @@ def test_a_picture_of_small_faces_is_enlarged_until_their_labels_fit() -> None:
     assert sum(covered) <= 1, "but for the last, in the corner"
 
 
-def test_the_picture_itself_is_left_alone() -> None:
+def test_the_picture_itself_is_not_modified() -> None:
     image = ground(400, 400)
     drawn = draw_faces(image, faces((100, 100, 80, 80)))
     assert (image == GROUND).all()
@@ -90,7 +90,7 @@ def test_a_face_without_an_age_looks_different() -> None:
     "box",
     [(0, 0, 80, 80), (420, 0, 80, 80), (0, 420, 80, 80), (420, 420, 80, 80), (-40, 200, 80, 80)],
 )
-def test_at_the_border_the_label_goes_where_there_is_room(box: Box) -> None:
+def test_at_the_border_the_label_moves_to_free_space(box: Box) -> None:
     drawn = draw_faces(ground(500, 500), faces(box))
     assert drawn.shape == (500, 500, 3)
     x, y = max(int(box[0]), 0), int(box[1])
@@ -98,7 +98,7 @@ def test_at_the_border_the_label_goes_where_there_is_room(box: Box) -> None:
     assert (inside == GROUND).all()
 
 
-def test_labels_cover_no_neighbor() -> None:
+def test_labels_cover_no_other_face() -> None:
     row: list[Box] = [(20 + 70 * place, 100 + 40 * (place % 2), 60, 60) for place in range(7)]
     drawn = draw_faces(ground(520, 320)[:, :520], faces(*row))
     scale = drawn.shape[1] / 520
@@ -110,12 +110,12 @@ def test_labels_cover_no_neighbor() -> None:
         assert (inside == GROUND).all()
 
 
-def test_without_room_the_age_stands_below_the_picture() -> None:
+def test_without_room_the_age_moves_to_the_strip() -> None:
     drawn = draw_faces(ground(400, 400), faces((0, 0, 400, 400)))
     assert drawn.shape[0] > 400
     assert drawn.shape[1] == 400
     assert of_color(drawn[400:], PLATE).any()
-    # On the face is its number, in the corner, and nothing else.
+    # The face has only its number, in the corner.
     assert (drawn[40:396, 4:396] == GROUND).all()
     assert of_color(drawn[:40, :60], PLATE).any()
 
@@ -138,7 +138,7 @@ def test_anything_can_be_drawn(boxes: list[Box], width: int, height: int) -> Non
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
-def test_boxes_that_are_none_are_drawn_as_none(value: float) -> None:
+def test_invalid_boxes_are_not_drawn(value: float) -> None:
     drawn = draw_faces(ground(400, 400), faces((value, 0, 5, 5), (0, 0, value, 5), result=REFUSED))
     assert drawn.shape[1] == 400
 
@@ -153,6 +153,6 @@ def test_a_drawing_is_written_by_its_suffix(tmp_path: Path, name: str, form: str
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_drawing_of_another_form_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"\.png, \.jpg, \.jpeg, \.webp, got a\.pdf"):
+def test_a_drawing_in_another_format_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.jpg, \.jpeg, \.png, \.webp, got a\.pdf"):
         save_drawing(tmp_path / "a.pdf", ground(40, 30))

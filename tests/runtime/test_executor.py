@@ -1,4 +1,4 @@
-"""All experts at once: order, splitting, deadlines and faults."""
+"""The executor: order, splitting, deadlines and faults."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.executor import Executor
 from runtime.geometry import Geometry
 from runtime.manifest import BatchProfile, Expert, InputSpec, Source
 from runtime.stats import Statistics
-from tests.runtime.fakes import FakeSession, Hold, Says, bright
+from tests.runtime.fakes import FakeSession, Hold, Predicts, bright
 
 Run = Callable[..., Executor]
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -55,14 +55,14 @@ def faces(*values: int) -> Views:
     return {SPEC: np.stack([np.full((2, 2, 3), value, np.uint8) for value in values])}
 
 
-def fails(error: Exception) -> Says:
+def fails(error: Exception) -> Predicts:
     def answer(_: Inputs) -> Outputs:
         raise error
 
     return answer
 
 
-def says(array: list[object], name: str = "age_years") -> Says:
+def predicts(array: list[object], name: str = "age_years") -> Predicts:
     return lambda _: {name: np.array(array, np.float32)}
 
 
@@ -86,7 +86,7 @@ def test_experts_run_at_the_same_time(opened: Run) -> None:
     assert list(executor.run(faces(1)).outputs) == ["a", "b", "c"]
 
 
-def test_a_failing_expert_is_missing_and_the_others_speak(opened: Run) -> None:
+def test_a_failing_expert_is_missing_and_the_others_answer(opened: Run) -> None:
     executor = opened({"a": FakeSession(fails(RuntimeError("no luck"))), "b": FakeSession()})
     answers = executor.run(faces(1, 2))
     assert answers.missing == {"a": "failed: RuntimeError: no luck"}
@@ -94,7 +94,7 @@ def test_a_failing_expert_is_missing_and_the_others_speak(opened: Run) -> None:
 
 
 @pytest.mark.parametrize("with_deadline", [False, True])
-def test_when_all_fail_every_reason_is_told(opened: Run, *, with_deadline: bool) -> None:
+def test_when_all_fail_every_reason_is_reported(opened: Run, *, with_deadline: bool) -> None:
     executor = opened({n: FakeSession(fails(OSError(n))) for n in "ab"})
     deadline = Deadline.of(60_000) if with_deadline else None
     with pytest.raises(PredictionError, match=r"None of the 2 experts.*a: failed.*b: failed") as e:
@@ -103,7 +103,7 @@ def test_when_all_fail_every_reason_is_told(opened: Run, *, with_deadline: bool)
     assert set(e.value.missing) == {"a", "b"}
 
 
-def test_an_experts_own_timeout_is_a_failure_and_no_deadline(opened: Run) -> None:
+def test_an_experts_own_timeout_is_a_failure_not_a_deadline(opened: Run) -> None:
     executor = opened({"a": FakeSession(fails(TimeoutError("disk"))), "b": FakeSession()})
     answers = executor.run(faces(1), Deadline.of(60_000))
     assert answers.missing == {"a": "failed: TimeoutError: disk"}
@@ -115,13 +115,13 @@ def test_an_experts_own_timeout_is_a_failure_and_no_deadline(opened: Run) -> Non
     ids=["too few", "too many", "a column", "none"],
 )
 def test_an_answer_of_another_shape_is_a_failure(opened: Run, shape: list[object]) -> None:
-    executor = opened({"a": FakeSession(says(shape)), "b": FakeSession()})
+    executor = opened({"a": FakeSession(predicts(shape)), "b": FakeSession()})
     answers = executor.run(faces(1, 2))
     assert "ContractError: age_years must have shape (2,)" in answers.missing["a"]
 
 
 def test_an_answer_without_ages_is_a_failure(opened: Run) -> None:
-    executor = opened({"a": FakeSession(says([1.0], "years")), "b": FakeSession()})
+    executor = opened({"a": FakeSession(predicts([1.0], "years")), "b": FakeSession()})
     assert "KeyError" in executor.run(faces(1)).missing["a"]
 
 
@@ -133,7 +133,7 @@ def test_an_enqueue_that_raises_is_a_failure(opened: Run) -> None:
     assert answers.missing["a"].startswith("failed: RuntimeError")
 
 
-def test_a_late_expert_is_missing_and_frees_what_it_has_not_started(opened: Run) -> None:
+def test_a_late_expert_is_missing_and_its_queued_parts_are_cancelled(opened: Run) -> None:
     hold = Hold()
     slow = FakeSession(hold)
     executor = opened({"a": slow, "b": FakeSession()})
@@ -147,7 +147,7 @@ def test_a_late_expert_is_missing_and_frees_what_it_has_not_started(opened: Run)
     assert slow.batches in ([4, 1], [1])  # the two other parts were never computed
 
 
-def test_when_all_are_late_it_is_a_deadline_error(opened: Run) -> None:
+def test_all_experts_late_is_a_deadline_error(opened: Run) -> None:
     hold = Hold()
     executor = opened({"a": FakeSession(hold)})
     hold.holding = True
@@ -156,7 +156,7 @@ def test_when_all_are_late_it_is_a_deadline_error(opened: Run) -> None:
     hold.released.set()
 
 
-def test_late_and_failed_together_are_no_deadline_error(opened: Run) -> None:
+def test_late_and_failed_experts_together_are_not_a_deadline_error(opened: Run) -> None:
     hold = Hold()
     executor = opened({"a": FakeSession(hold), "b": FakeSession(fails(ValueError("bad")))})
     hold.holding = True
@@ -175,22 +175,22 @@ def test_after_the_deadline_nothing_is_started(opened: Run) -> None:
 
 
 @pytest.mark.parametrize("budget", [0, -1, math.nan])
-def test_a_deadline_lies_in_the_future(budget: float) -> None:
+def test_a_deadline_has_to_be_positive(budget: float) -> None:
     with pytest.raises(ValueError, match="deadline_ms must be positive"):
         Deadline.of(budget)
 
 
 @pytest.mark.parametrize("budget", [math.inf, 1e300, 1e14])
-def test_a_deadline_may_be_as_far_as_one_likes(opened: Run, budget: float) -> None:
-    def unhurried(inputs: Inputs) -> Outputs:
-        time.sleep(0.05)  # so that the answer has to be waited for
+def test_a_deadline_may_be_arbitrarily_far(opened: Run, budget: float) -> None:
+    def slow(inputs: Inputs) -> Outputs:
+        time.sleep(0.05)  # the executor has to wait
         return bright(inputs)
 
-    executor = opened({"a": FakeSession(unhurried)})
+    executor = opened({"a": FakeSession(slow)})
     assert executor.run(faces(1), Deadline.of(budget)).missing == {}
 
 
-def test_closing_goes_on_when_one_session_cannot_be_closed() -> None:
+def test_a_session_that_fails_to_close_does_not_stop_the_others() -> None:
     class Stuck(FakeSession):
         def close(self) -> None:
             super().close()
@@ -233,7 +233,7 @@ def test_in_sequence_one_expert_runs_at_a_time() -> None:
         assert answers.outputs[name]["age_years"] == pytest.approx([v / 2.55 for v in range(10)])
 
 
-def test_with_a_deadline_a_slow_expert_does_not_hold_up_a_sequence() -> None:
+def test_with_a_deadline_a_slow_expert_does_not_delay_a_sequence() -> None:
     hold = Hold()
     hold.holding = True
     executor = in_sequence({"a": FakeSession(hold), "b": FakeSession()})
@@ -243,8 +243,8 @@ def test_with_a_deadline_a_slow_expert_does_not_hold_up_a_sequence() -> None:
     assert list(answers.outputs) == ["b"]
 
 
-class OnePlace:
-    """Room for one batch at a time, as on a GPU with one lane."""
+class OneSlot:
+    """A device for one batch at a time, as a GPU with one slot."""
 
     def __init__(self, experts: dict[str, Expert], sessions: dict[str, FakeSession]) -> None:
         self.cpu = CpuDevice(experts, sessions)
@@ -255,11 +255,11 @@ class OnePlace:
     def take(self, views: Views, timeout: float | None = None) -> Batch:
         if not self.free.acquire(timeout=timeout):
             raise TimeoutError
-        return Placed(self, self.cpu.take(views))
+        return SlotBatch(self, self.cpu.take(views))
 
 
-class Placed:
-    def __init__(self, device: OnePlace, batch: Batch) -> None:
+class SlotBatch:
+    def __init__(self, device: OneSlot, batch: Batch) -> None:
         self.device = device
         self.enqueue = batch.enqueue
 
@@ -267,9 +267,9 @@ class Placed:
         self.device.free.release()
 
 
-def test_parts_wait_for_their_places_and_callers_do_not_wait_for_one_another() -> None:
+def test_parts_wait_for_slots_without_a_deadlock_of_callers() -> None:
     experts = {name: expert() for name in "ab"}
-    devices = [OnePlace({name: experts[name]}, {name: FakeSession()}) for name in "ab"]
+    devices = [OneSlot({name: experts[name]}, {name: FakeSession()}) for name in "ab"]
     executor = Executor(experts, devices, Statistics(experts))
     values = list(range(0, 220, 20))
     found: list[list[float]] = []
@@ -288,9 +288,9 @@ def test_parts_wait_for_their_places_and_callers_do_not_wait_for_one_another() -
     assert all(device.free.acquire(blocking=False) for device in devices)
 
 
-def test_without_a_place_in_time_the_experts_there_are_late() -> None:
+def test_experts_on_a_device_without_a_free_slot_are_late() -> None:
     experts = {name: expert() for name in "ab"}
-    full = OnePlace({"a": experts["a"]}, {"a": FakeSession()})
+    full = OneSlot({"a": experts["a"]}, {"a": FakeSession()})
     full.free.acquire()
     free = CpuDevice({"b": experts["b"]}, {"b": FakeSession()})
     statistics = Statistics(experts)

@@ -1,8 +1,9 @@
-"""What goes wrong behind `AgeMoE`: engines, graphs and sessions."""
+"""Faults behind `AgeMoE`: engines, graphs, sessions, deadlines."""
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from runtime import (
     DeadlineError,
     EngineFileError,
     Face,
+    GivenBoxes,
     ManifestError,
     PredictionError,
 )
 from runtime.backends import Inputs, Outputs, Session
 from runtime.backends.onnx import OnnxCpuSession
+from runtime.deadline import Deadline
 from runtime.manifest import Artifact, Expert
 from tests.runtime.fakes import FakeSession, Hold, bright, factory
 from tests.runtime.tiny_engines import Tiny, write_engines
@@ -73,11 +76,11 @@ def test_a_graph_that_breaks_the_contract_is_found_on_opening(
     assert "good:" not in str(caught.value)
 
 
-def test_missing_and_changed_files_are_refused(engines: Path) -> None:
+def test_missing_and_changed_files_are_errors(engines: Path) -> None:
     path = engines / "a/a.fp32.onnx"
     data = path.read_bytes()
     path.write_bytes(data[:-1])
-    with pytest.raises(EngineFileError, match="the manifest says"):
+    with pytest.raises(EngineFileError, match="the manifest lists"):
         AgeMoE(engines, verify=False)
     path.write_bytes(bytes(len(data)))
     with pytest.raises(EngineFileError, match="SHA-256"):
@@ -90,7 +93,7 @@ def test_missing_and_changed_files_are_refused(engines: Path) -> None:
         AgeMoE(engines / "a")
 
 
-def test_a_failing_opening_closes_what_was_open(
+def test_a_failure_while_opening_closes_the_opened_sessions(
     engines: Path, fakes: dict[str, FakeSession]
 ) -> None:
     def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
@@ -104,7 +107,7 @@ def test_a_failing_opening_closes_what_was_open(
     fakes["c"].close()
 
 
-def test_a_failing_rehearsal_closes_everything(
+def test_a_failure_while_warming_up_closes_everything(
     engines: Path, fakes: dict[str, FakeSession]
 ) -> None:
     fakes["b"].answer = failing("no memory")
@@ -153,12 +156,12 @@ def test_nan_from_every_expert_is_an_error_of_that_face_alone(tmp_path: Path) ->
     assert isinstance(light, PredictionError)
 
 
-def test_a_person_alone_is_nothing_for_experts_of_faces(engines: Path) -> None:
-    with AgeMoE(engines) as moe, pytest.raises(PredictionError, match="looks at the face"):
+def test_face_experts_cannot_predict_from_a_person_alone(engines: Path) -> None:
+    with AgeMoE(engines) as moe, pytest.raises(PredictionError, match="needs the face"):
         moe.predict(Face(gray(3), person_box=(0, 0, 4, 4)))
 
 
-def test_deadlines(engines: Path, fakes: dict[str, FakeSession]) -> None:
+def test_late_experts_are_missing(engines: Path, fakes: dict[str, FakeSession]) -> None:
     hold = Hold()
     fakes["b"].answer = hold
     with AgeMoE(engines, sessions=factory(fakes)) as moe:
@@ -173,7 +176,7 @@ def test_deadlines(engines: Path, fakes: dict[str, FakeSession]) -> None:
         hold.released.set()
 
 
-def test_all_late(engines: Path, fakes: dict[str, FakeSession]) -> None:
+def test_all_experts_late(engines: Path, fakes: dict[str, FakeSession]) -> None:
     hold = Hold()
     for session in fakes.values():
         session.answer = hold
@@ -186,7 +189,41 @@ def test_all_late(engines: Path, fakes: dict[str, FakeSession]) -> None:
     assert isinstance(error, TimeoutError)
 
 
-def test_what_waited_past_its_deadline_is_not_even_decoded(
+DOORS: dict[str, Callable[[AgeMoE, Deadline], object]] = {
+    "predict": lambda moe, late: moe.predict(gray(1), deadline_ms=late),
+    "predict, a list": lambda moe, late: moe.predict([gray(1)], deadline_ms=late),
+    "submit": lambda moe, late: moe.submit(gray(1), deadline_ms=late).result(),
+    "predict_photo": lambda moe, late: moe.predict_photo(
+        gray(1), detector=GivenBoxes([(0, 0, 4, 4)]), deadline_ms=late
+    ),
+}
+
+
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+def test_a_passed_on_deadline_keeps_the_milliseconds_of_its_caller(
+    engines: Path, door: Callable[[AgeMoE, Deadline], object]
+) -> None:
+    late = Deadline(time.monotonic() - 0.01, budget_ms=30.0)
+    with AgeMoE(engines) as moe, pytest.raises(DeadlineError, match="deadline of 30 ms passed"):
+        door(moe, late)
+
+
+@pytest.mark.parametrize("door", list(DOORS.values())[:3], ids=list(DOORS)[:3])
+def test_an_expert_that_misses_a_passed_on_deadline_is_missing(
+    engines: Path, fakes: dict[str, FakeSession], door: Callable[[AgeMoE, Deadline], object]
+) -> None:
+    hold = Hold()
+    fakes["b"].answer = hold
+    with AgeMoE(engines, sessions=factory(fakes)) as moe:
+        hold.holding = True
+        found = door(moe, Deadline(time.monotonic() + 0.3, budget_ms=1000.0))
+        hold.released.set()
+    (estimate,) = found if isinstance(found, list) else [found]
+    assert isinstance(estimate, AgeEstimate)
+    assert estimate.missing == {"b": "deadline of 1000 ms passed"}
+
+
+def test_a_face_whose_deadline_has_passed_is_not_decoded(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with AgeMoE(engines) as moe:
@@ -195,7 +232,7 @@ def test_what_waited_past_its_deadline_is_not_even_decoded(
             moe.predict(gray(1), deadline_ms=1e-9)
 
 
-def test_after_closing_nothing_is_answered(engines: Path, fakes: dict[str, FakeSession]) -> None:
+def test_a_closed_agemoe_rejects_calls(engines: Path, fakes: dict[str, FakeSession]) -> None:
     moe = AgeMoE(engines, sessions=factory(fakes))
     moe.close()
     moe.close()
@@ -215,7 +252,7 @@ def test_a_context_manager_closes_after_an_error(engines: Path) -> None:
         moe.predict(gray(1))
 
 
-def test_closing_waits_for_what_is_under_way(engines: Path, fakes: dict[str, FakeSession]) -> None:
+def test_closing_waits_for_calls_in_progress(engines: Path, fakes: dict[str, FakeSession]) -> None:
     hold = Hold()
     fakes["c"].answer = hold
     moe = AgeMoE(engines, sessions=factory(fakes))

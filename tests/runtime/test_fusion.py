@@ -1,4 +1,4 @@
-"""The five steps against a twin of plain loops."""
+"""The five steps against an implementation with plain loops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = (0.0, 10.0, 30.0, 60.0, 100.0)
 
 
 def table_of(values: list[float], x: float) -> float:
-    """Linear between the nodes of GRID, flat outside."""
+    """Interpolates linearly between the nodes of GRID; flat outside."""
     if x <= GRID[0]:
         return values[0]
     for left in range(len(GRID) - 1):
@@ -34,21 +34,21 @@ def shares(logits: dict[str, float]) -> dict[str, float]:
 
 
 def fused_by_loops(
-    said: dict[str, float], experts: dict[str, tuple[list[float], list[float], float]]
+    predicted: dict[str, float], experts: dict[str, tuple[list[float], list[float], float]]
 ) -> tuple[float, dict[str, float], dict[str, float]]:
-    corrected = {n: age + table_of(experts[n][0], age) for n, age in said.items()}
-    first = shares({n: experts[n][2] for n in said})
-    pivot = sum(first[n] * corrected[n] for n in said)
-    weights = shares({n: table_of(experts[n][1], pivot) for n in said})
-    age = sum(weights[n] * corrected[n] for n in said)
+    corrected = {n: age + table_of(experts[n][0], age) for n, age in predicted.items()}
+    first = shares({n: experts[n][2] for n in predicted})
+    pivot = sum(first[n] * corrected[n] for n in predicted)
+    weights = shares({n: table_of(experts[n][1], pivot) for n in predicted})
+    age = sum(weights[n] * corrected[n] for n in predicted)
     return min(max(age, GRID[0]), GRID[-1]), corrected, weights
 
 
 numbers = st.floats(-30.0, 30.0)
 column = st.lists(numbers, min_size=len(GRID), max_size=len(GRID))
 expert = st.tuples(column, column, numbers)
-reading = st.one_of(st.floats(-50.0, 200.0), st.just(math.nan))
-row = st.tuples(reading, reading, reading).filter(lambda r: not all(map(math.isnan, r)))
+prediction = st.one_of(st.floats(-50.0, 200.0), st.just(math.nan))
+row = st.tuples(prediction, prediction, prediction).filter(lambda r: not all(map(math.isnan, r)))
 
 
 def tables_of(
@@ -68,8 +68,8 @@ def test_steps_one_to_four(
     named = dict(zip(NAMES, experts, strict=True))
     fused = tables_of(named).fuse(NAMES, np.array(rows))
     for index, ages in enumerate(rows):
-        said = {n: a for n, a in zip(NAMES, ages, strict=True) if not math.isnan(a)}
-        age, corrected, weights = fused_by_loops(said, named)
+        predicted = {n: a for n, a in zip(NAMES, ages, strict=True) if not math.isnan(a)}
+        age, corrected, weights = fused_by_loops(predicted, named)
         assert fused.age_years[index] == pytest.approx(age, abs=1e-7)
         for place, name in enumerate(NAMES):
             assert fused.weights[index, place] == pytest.approx(weights.get(name, 0.0), abs=1e-9)
@@ -82,9 +82,9 @@ def test_order_of_the_columns_does_not_matter(
     order: list[str], experts: tuple[tuple[list[float], list[float], float], ...]
 ) -> None:
     tables = tables_of(dict(zip(NAMES, experts, strict=True)))
-    said = dict(zip(NAMES, (12.0, 47.0, 80.0), strict=True))
-    straight = tables.fuse(NAMES, np.array([list(said.values())])).age_years
-    shuffled = tables.fuse(order, np.array([[said[name] for name in order]])).age_years
+    predicted = dict(zip(NAMES, (12.0, 47.0, 80.0), strict=True))
+    straight = tables.fuse(NAMES, np.array([list(predicted.values())])).age_years
+    shuffled = tables.fuse(order, np.array([[predicted[name] for name in order]])).age_years
     assert shuffled == pytest.approx(straight)
 
 
@@ -115,10 +115,12 @@ def test_softmax_survives_extreme_logits(logit: float) -> None:
     assert fused.age_years.tolist() == [10.0, 90.0]
 
 
-@pytest.mark.parametrize(("said", "age"), [(-500.0, 0.0), (1e30, 100.0), (103.0, 98.0)])
-def test_tables_are_flat_outside_the_grid_and_the_age_stays_on_it(said: float, age: float) -> None:
+@pytest.mark.parametrize(("predicted", "age"), [(-500.0, 0.0), (1e30, 100.0), (103.0, 98.0)])
+def test_tables_are_flat_outside_the_grid_and_the_age_stays_on_it(
+    predicted: float, age: float
+) -> None:
     tables = tables_of({"a": ([5.0, 0, 0, 0, -5.0], [0.0] * 5, 0.0)})
-    assert tables.fuse(("a",), np.array([[said]])).age_years[0] == age
+    assert tables.fuse(("a",), np.array([[predicted]])).age_years[0] == age
 
 
 def test_residuals_are_interpolated_over_the_fused_age() -> None:

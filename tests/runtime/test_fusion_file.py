@@ -114,13 +114,13 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
 
 
 @pytest.mark.parametrize(("problem", "change"), CHANGES)
-def test_each_fault_is_named(
+def test_each_problem_is_reported(
     path: Path, problem: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
     assert any(problem in found for found in broken(path, change))
 
 
-def test_all_faults_are_named_at_once(path: Path) -> None:
+def test_all_problems_are_reported_at_once(path: Path) -> None:
     chosen = [CHANGES[index] for index in (0, 4, 5, 17, 22)]
     problems = broken(path, *(change for _, change in chosen))
     for problem, _ in chosen:
@@ -130,19 +130,19 @@ def test_all_faults_are_named_at_once(path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\xff\xfe", b"{", b"[]", b"null", b"3", b"[" * 200_000, b'{"a": NaN}']
 )
-def test_what_is_no_table_is_an_error_of_the_table(path: Path, content: bytes) -> None:
+def test_any_other_content_is_a_fusion_table_error(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(FusionTableError) as caught:
         read_fusion(path)
     assert len(set(caught.value.problems)) == len(caught.value.problems)
 
 
-def test_a_folder_in_its_place(tmp_path: Path) -> None:
+def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(FusionTableError, match="cannot be read"):
         read_fusion(tmp_path)
 
 
-def test_tables_of_other_experts_or_checkpoints_are_refused(path: Path) -> None:
+def test_tables_of_other_experts_or_checkpoints_are_rejected(path: Path) -> None:
     read = read_fusion(path)
     check_fusion_fits(path, read, {"a": SHA, "b": "cd" * 32})  # b was fitted without a checkpoint
     with pytest.raises(FusionTableError) as caught:

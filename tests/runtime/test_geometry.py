@@ -1,4 +1,4 @@
-"""Crop, resize and pad against twins written from the sources they follow."""
+"""Crop, resize and pad against independent implementations of their sources."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_pad_square_keeps_the_longest_side_and_the_middle(size: tuple[int, int])
     st.sampled_from(INTERPOLATIONS),
     st.booleans(),
 )
-def test_the_result_always_has_the_inputs_form(
+def test_the_result_always_has_the_inputs_shape(
     height: int, width: int, fitting: str, interpolation: str, mirrored: bool
 ) -> None:
     image = picture(height, width)
@@ -136,7 +136,7 @@ def test_the_result_always_has_the_inputs_form(
 @pytest.mark.parametrize("shape", [(1, 65_535), (65_535, 1), (3, 65_535)])
 @pytest.mark.parametrize("fitting", FITS)
 @pytest.mark.parametrize("interpolation", ["pillow_bilinear", "opencv_bilinear"])
-def test_a_hair_of_a_picture_does_not_fill_the_memory(
+def test_a_strip_does_not_exhaust_the_memory(
     shape: tuple[int, int],
     fitting: str,
     interpolation: str,
@@ -183,7 +183,7 @@ def test_without_a_box_the_whole_picture_is_the_crop() -> None:
         ((7, 7, 0.01, 0.01), (7, 8), (7, 8)),
     ],
 )
-def test_boxes_are_cut_to_the_picture_and_rounded_outwards(
+def test_boxes_are_clipped_and_rounded_outwards(
     box: tuple[float, float, float, float], rows: tuple[int, int], columns: tuple[int, int]
 ) -> None:
     image = picture(20, 30)

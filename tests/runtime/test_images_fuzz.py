@@ -1,4 +1,4 @@
-"""Damaged files give a picture or an `InputError`, and nothing else, ever."""
+"""Damaged files yield a picture or an `InputError`, and nothing else."""
 
 from __future__ import annotations
 
@@ -77,6 +77,6 @@ def test_damage(strict: bool, data: bytes, edits: list[tuple[float, str, bytes]]
 
 @settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([file[:12] for file in FILES]))
-def test_noise_behind_a_good_beginning(noise: bytes, beginning: bytes) -> None:
+def test_noise_after_a_valid_start(noise: bytes, beginning: bytes) -> None:
     with pytest.raises(InputError):
         load_rgb(beginning + noise, LIMITS)

@@ -1,4 +1,4 @@
-"""Rule 1 of the design: what the packages import, and what `import runtime` loads."""
+"""Imports between the packages, and the modules that `import runtime` loads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ALLOWED = {"runtime", "numpy", "PIL", "cv2", "onnxruntime", "tensorrt", "tensorr
 ALLOWED |= {"pycuda", "huggingface_hub", "pyarrow"}
 LAZY = ALLOWED - {"runtime", "numpy", "PIL"}
 OPTIONAL = {"serving"}
-"""Folders of runtime that only an extra needs, and that nothing else in it imports."""
+"""Folders of runtime for optional extras, which the rest of it does not import."""
 
 
 def modules(package: str) -> dict[str, Path]:
-    """Files of a package by the module's dotted name."""
+    """Returns the files of a package by the module's dotted name."""
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
         for path in sorted((ROOT / package).rglob("*.py"))
@@ -33,7 +33,7 @@ CORE = {name: path for name, path in RUNTIME.items() if not OPTIONAL & set(name.
 
 
 def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
-    """Dotted names a file imports; without `lazy`, only those imported when it is."""
+    """Yields the dotted names a file imports; without `lazy`, only those at import time."""
     pending: list[ast.AST] = [ast.parse(path.read_bytes())]
     while pending:
         node = pending.pop()
@@ -51,39 +51,59 @@ def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", CORE)
-def test_runtime_imports_only_what_it_may(name: str) -> None:
+def test_runtime_imports_only_allowed_packages(name: str) -> None:
     found = {imported.partition(".")[0] for imported in imports(CORE[name])}
     assert found - sys.stdlib_module_names - ALLOWED == set()
-    at_once = {imported.partition(".")[0] for imported in imports(CORE[name], lazy=False)}
-    assert at_once & LAZY == set()
+    at_import = {imported.partition(".")[0] for imported in imports(CORE[name], lazy=False)}
+    assert at_import & LAZY == set()
 
 
 @pytest.mark.parametrize("name", RUNTIME)
-def test_nothing_in_runtime_imports_export_or_serving_from_outside(name: str) -> None:
+def test_runtime_imports_neither_export_nor_serving_from_outside(name: str) -> None:
     for imported in imports(RUNTIME[name]):
         assert imported.partition(".")[0] not in ("export", "torch", "timm", "transformers")
         if name in CORE and name != "runtime.__main__":
             assert not imported.startswith("runtime.serving")
 
 
-def test_the_modules_form_no_circle() -> None:
+def test_modules_form_no_cycle() -> None:
     known = RUNTIME | EXPORT
     graph = {
         name: {_module(imported, known) for imported in imports(path, lazy=False)} - {"", name}
         for name, path in known.items()
     }
-    list(TopologicalSorter(graph).static_order())  # raises CycleError, naming the circle
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the cycle
+
+
+@pytest.mark.parametrize("level", ["modules", "folders"])
+def test_export_forms_no_cycle_even_with_lazy_imports(level: str) -> None:
+    graph: dict[str, set[str]] = {}
+    for name, path in EXPORT.items():
+        own = name if level == "modules" else _folder(name)
+        for imported in imports(path):
+            target = _module(imported, EXPORT)
+            if target not in ("", "export"):
+                graph.setdefault(own, set()).add(target if level == "modules" else _folder(target))
+    for name, targets in graph.items():
+        targets.discard(name)
+    list(TopologicalSorter(graph).static_order())
+
+
+def _folder(module: str) -> str:
+    """Returns a module's unit: its folder, or the module itself at the top of the package."""
+    path = EXPORT[module]
+    return module if path.parent == ROOT / "export" else str(path.parent.relative_to(ROOT))
 
 
 def _module(imported: str, known: dict[str, Path]) -> str:
-    """The project's module that an imported name lies in; empty for others."""
+    """Returns the project's module that defines an imported name, or an empty string."""
     parts = imported.split(".")
     candidates = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
     return next((name for name in candidates if name in known), "")
 
 
 def loaded_after(statement: str, tmp_path: Path) -> set[str]:
-    """Top-level modules that a fresh process holds after a statement."""
+    """Returns the top-level modules loaded in a fresh process after a statement."""
     script = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],

@@ -59,6 +59,14 @@ def test_a_document_becomes_its_dataclass() -> None:
     assert (found.digest, found.notes, found.extra) == ("0f" * 32, {"x": "y"}, [1, None])
 
 
+def test_missing_keys_keep_the_values_of_a_default() -> None:
+    problems: list[str] = []
+    assert read_dataclass(Range, JsonReader({"high": 5}, "", problems), Range(2.0, 3.0)) == Range(
+        2.0, 5.0
+    )
+    assert problems == []
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

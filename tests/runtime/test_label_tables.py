@@ -1,4 +1,4 @@
-"""Lists of photographs and tables of ages: odd names, odd lists, and places nobody can write to."""
+"""Lists of photographs and tables of ages: odd names, odd lists, full disks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ODD = ["a,b", 'a"b', "a\nb", "a\rb", "a\r\nb", " a ", "=1+1", "é", "\\x0d", ""]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_odd_names_come_back_from_a_table(tmp_path: Path, suffix: str) -> None:
+def test_odd_names_survive_a_round_trip(tmp_path: Path, suffix: str) -> None:
     table = tmp_path / f"table{suffix}"
-    rows: list[Row] = [{"path": name, "face": place} for place, name in enumerate(ODD)]
+    rows: list[Row] = [{"path": name, "face": index} for index, name in enumerate(ODD)]
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     write_table(table, rows, {"path": str, "face": int})
-    assert read(table) == [(name.replace("\r", "\\x0d"), place) for place, name in enumerate(ODD)]
+    assert read(table) == [(name.replace("\r", "\\x0d"), index) for index, name in enumerate(ODD)]
 
 
 def read(table: Path) -> list[tuple[str, int]]:
@@ -35,6 +35,60 @@ def read(table: Path) -> list[tuple[str, int]]:
             return [(row["path"], int(row["face"])) for row in csv.DictReader(file)]
     parquet = pytest.importorskip("pyarrow.parquet")
     return [(row["path"], row["face"]) for row in parquet.read_table(table).to_pylist()]
+
+
+@pytest.fixture
+def folder(empty_folder: Path) -> Path:
+    """A working directory with an empty folder of engines and twenty photographs."""
+    (empty_folder / "engines").mkdir()
+    (empty_folder / "photos").mkdir()
+    for index in range(20):
+        (empty_folder / f"photos/{index:02}.png").touch()
+    return empty_folder
+
+
+@pytest.mark.usefixtures("folder")
+def test_sources_resolve_to_photographs() -> None:
+    Path("photos/deep").mkdir()
+    Path("photos/deep/z.JPG").touch()
+    Path("photos/notes.txt").touch()
+    every = photographs_in(["photos"])
+    assert every[-1] == "photos/deep/z.JPG"
+    assert len(every) == 21
+    assert photographs_in(["photos/0*.png"]) == every[:10]
+    assert photographs_in(["photos/**/*.JPG", "photos/deep"]) == ["photos/deep/z.JPG"]
+    assert photographs_in(["photos/03.png", "photos/01.png", "photos/03.png", "gone.png"]) == [
+        "photos/03.png",
+        "photos/01.png",
+        "gone.png",
+    ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_lists_of_photographs() -> None:
+    Path("photos/list.csv").write_text("age,path\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
+    assert photographs_in(["photos/list.csv"]) == ["photos/02.png", "/abs/01.png"]
+    pytest.importorskip("pyarrow")
+    write_table(Path("list.parquet"), [{"path": "b.png"}, {"path": "a.png"}], {"path": str})
+    assert photographs_in(["list.parquet"]) == ["b.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("engines", "no photograph in engines"),
+        ("*.gif", r"no photograph in \*\.gif"),
+        ("gone.csv", "gone.csv cannot be read"),
+        ("other.csv", "its columns are file, age"),
+        ("empty.csv", "its columns are none"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_sources_without_photographs(source: str, message: str) -> None:
+    Path("other.csv").write_text("file,age\nx,1\n", encoding="utf-8")
+    Path("empty.csv").touch()
+    with pytest.raises(LabelingError, match=message):
+        photographs_in([source])
 
 
 def parquet_of(path: Path, names: list[Any]) -> str:
@@ -52,23 +106,23 @@ def test_a_row_of_a_list_may_have_no_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [b"a.png", 3])
 def test_paths_of_a_list_are_text(tmp_path: Path, name: Any) -> None:
     listed = parquet_of(tmp_path / "list.parquet", [None, name])
-    with pytest.raises(LabelingError, match="which is no text"):
+    with pytest.raises(LabelingError, match="which is not text"):
         photographs_in([listed])
 
 
-def test_a_folder_that_cannot_be_searched_is_not_skipped(
+def test_a_folder_that_cannot_be_searched_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "a.png").touch()
     scandir: Callable[..., Any] = os.scandir
 
-    def refusing(path: str) -> Any:
+    def scan(path: str) -> Any:
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", scan)
     with pytest.raises(LabelingError, match=r"closed cannot be searched \(Permission denied\)"):
         photographs_in([str(tmp_path)])
 
@@ -79,7 +133,7 @@ def job(tmp_path: Path) -> LabelJob:
     return LabelJob(str(engines), faces="whole", device="cpu")
 
 
-def test_a_full_disk_is_told_and_what_was_done_is_kept(
+def test_a_full_disk_is_an_error_and_finished_work_is_kept(
     tmp_path: Path, job: LabelJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "ages.csv"
@@ -97,16 +151,16 @@ def test_a_full_disk_is_told_and_what_was_done_is_kept(
 
     with monkeypatch.context() as patch:
         patch.setattr(ResumeLog, "add", until_full)
-        with pytest.raises(LabelingError, match=r"No space left.*\n?.*the same command goes on"):
+        with pytest.raises(LabelingError, match=r"No space left.*\n?.*the same command resumes"):
             label(stream, ["a", "b"], output, job)
     assert journal_of(output).read_bytes().count(b"\n") == 2
-    asked: list[str] = []
-    label(lambda paths: asked.extend(paths) or stream(paths), ["a", "b"], output, job)  # type: ignore[func-returns-value]
-    assert asked == ["b"]
+    labeled: list[str] = []
+    label(lambda paths: labeled.extend(paths) or stream(paths), ["a", "b"], output, job)  # type: ignore[func-returns-value]
+    assert labeled == ["b"]
 
 
-def test_without_engines_no_journal_is_begun(tmp_path: Path) -> None:
+def test_without_engines_no_journal_is_started(tmp_path: Path) -> None:
     job = LabelJob(str(tmp_path / "nowhere"), faces="whole")
     with pytest.raises(ManifestError, match="no such file"):
-        label(lambda _: pytest.fail("asked"), ["a"], tmp_path / "ages.csv", job)
+        label(lambda _: pytest.fail("nothing to label"), ["a"], tmp_path / "ages.csv", job)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Bulk labeling: what is read, what is written, and what a kill leaves behind."""
+"""Bulk labeling: sources, tables, and resuming after a kill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runtime.deadline import Deadline
 from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
-from runtime.label_tables import LabelingError, photographs_in, table_columns, write_table
+from runtime.label_tables import LabelingError, photographs_in, table_columns
 from runtime.labeling import NO_FACE, Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
@@ -30,12 +30,12 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def folder(empty_folder: Path) -> Path:
-    """A working directory with engines and twenty pictures, each of its own shade."""
+    """A working directory with engines and twenty pictures of different shades."""
     write_engines(empty_folder / "engines", {"a": Tiny(), "bb": Tiny(slope=50.0)})
     (empty_folder / "photos").mkdir()
-    for place in range(20):
-        shade = (10 * place,) * 3
-        Image.new("RGB", (20, 20), shade).save(empty_folder / f"photos/{place:02}.png")
+    for index in range(20):
+        shade = (10 * index,) * 3
+        Image.new("RGB", (20, 20), shade).save(empty_folder / f"photos/{index:02}.png")
     return empty_folder
 
 
@@ -44,7 +44,7 @@ def job(faces: str = "whole") -> LabelJob:
 
 
 def labeled(output: Path, paths: Sequence[str]) -> list[dict[str, str]]:
-    """Labels whole pictures in this process; the table as CSV gives it."""
+    """Labels whole pictures in this process; returns the rows of the CSV table."""
     with job().opened() as labeler:
         label(labeler.stream, paths, output, job())
     return read(output)
@@ -57,10 +57,10 @@ def read(output: Path) -> list[dict[str, str]]:
 
 def test_every_picture_gets_its_row(folder: Path) -> None:
     rows = labeled(folder / "ages.csv", photographs_in(["photos"]))
-    assert [row["path"] for row in rows] == [f"photos/{place:02}.png" for place in range(20)]
+    assert [row["path"] for row in rows] == [f"photos/{index:02}.png" for index in range(20)]
     assert list(rows[0]) == list(table_columns(["a", "bb"]))
-    for place, row in enumerate(rows):
-        brightness = 10 * place / 255
+    for index, row in enumerate(rows):
+        brightness = 10 * index / 255
         assert float(row["age_a"]) == pytest.approx(100 * brightness, abs=1e-4)
         assert float(row["age"]) == pytest.approx(75 * brightness, abs=1e-4)
         assert (row["face"], row["x"], row["error"], row["low"]) == ("0", "", "", "")
@@ -68,7 +68,7 @@ def test_every_picture_gets_its_row(folder: Path) -> None:
     assert not journal_of(folder / "ages.csv").exists()
 
 
-def test_parquet_and_csv_say_the_same(folder: Path) -> None:
+def test_parquet_and_csv_hold_the_same_values(folder: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     paths = [*photographs_in(["photos"]), "gone.png"]
     of_csv = labeled(folder / "ages.csv", paths)
@@ -88,7 +88,7 @@ def test_parquet_and_csv_say_the_same(folder: Path) -> None:
     assert as_text == of_csv
 
 
-def test_bad_pictures_are_listed_with_their_reasons(folder: Path) -> None:
+def test_bad_pictures_are_listed_with_their_errors(folder: Path) -> None:
     (folder / "photos/05.png").write_bytes(b"no picture")
     with job().opened() as labeler:
         paths = [*photographs_in(["photos"]), "gone.png"]
@@ -103,7 +103,7 @@ def test_bad_pictures_are_listed_with_their_reasons(folder: Path) -> None:
 
 
 class Columns:
-    """Finds a face in each column of 10 pixels that is not black; fails on a white corner."""
+    """Detects a face in each column of 10 pixels that is not black; fails on a white corner."""
 
     provenance = "columns"
 
@@ -115,7 +115,7 @@ class Columns:
 
 
 class Predictor:
-    """Says how bright the middle of a face is; remembers the sizes of its batches."""
+    """Predicts the brightness of a face's center; records the sizes of its batches."""
 
     def __init__(self) -> None:
         self.batches: list[int] = []
@@ -156,51 +156,7 @@ def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
     assert dict(streamed) == found
 
 
-@pytest.mark.usefixtures("folder")
-def test_what_photographs_are_meant() -> None:
-    Path("photos/deep").mkdir()
-    Path("photos/deep/z.JPG").touch()
-    Path("photos/notes.txt").touch()
-    every = photographs_in(["photos"])
-    assert every[-1] == "photos/deep/z.JPG"
-    assert len(every) == 21
-    assert photographs_in(["photos/0*.png"]) == every[:10]
-    assert photographs_in(["photos/**/*.JPG", "photos/deep"]) == ["photos/deep/z.JPG"]
-    assert photographs_in(["photos/03.png", "photos/01.png", "photos/03.png", "gone.png"]) == [
-        "photos/03.png",
-        "photos/01.png",
-        "gone.png",
-    ]
-
-
-@pytest.mark.usefixtures("folder")
-def test_lists_of_photographs() -> None:
-    Path("photos/list.csv").write_text("age,path\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
-    assert photographs_in(["photos/list.csv"]) == ["photos/02.png", "/abs/01.png"]
-    pytest.importorskip("pyarrow")
-    write_table(Path("list.parquet"), [{"path": "b.png"}, {"path": "a.png"}], {"path": str})
-    assert photographs_in(["list.parquet"]) == ["b.png", "a.png"]
-
-
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("engines", "no photograph in engines"),
-        ("*.gif", r"no photograph in \*\.gif"),
-        ("gone.csv", "gone.csv cannot be read"),
-        ("other.csv", "its columns are file, age"),
-        ("empty.csv", "its columns are none"),
-    ],
-)
-@pytest.mark.usefixtures("folder")
-def test_sources_without_photographs(source: str, says: str) -> None:
-    Path("other.csv").write_text("file,age\nx,1\n", encoding="utf-8")
-    Path("empty.csv").touch()
-    with pytest.raises(LabelingError, match=says):
-        photographs_in([source])
-
-
-def test_a_file_name_that_is_no_utf8_is_written_all_the_same(folder: Path) -> None:
+def test_a_file_name_that_is_not_utf8_is_escaped(folder: Path) -> None:
     name = os.fsdecode(b"photos/caf\xe9.png")
     Path("photos/00.png").rename(name)
     (row,) = labeled(folder / "ages.csv", [name])
@@ -208,7 +164,7 @@ def test_a_file_name_that_is_no_utf8_is_written_all_the_same(folder: Path) -> No
     assert row["error"] == ""
 
 
-def test_an_old_table_is_kept_unless_told_otherwise(folder: Path) -> None:
+def test_an_existing_table_is_kept_unless_overwritten(folder: Path) -> None:
     output = folder / "ages.csv"
     output.write_text("precious", encoding="utf-8")
     with pytest.raises(LabelingError, match=r"ages\.csv exists"):
@@ -221,10 +177,10 @@ def test_an_old_table_is_kept_unless_told_otherwise(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"), [("ages.xlsx", r"\.csv or \.parquet"), ("no/ages.csv", "no folder")]
+    ("name", "message"), [("ages.xlsx", r"\.csv or \.parquet"), ("no/ages.csv", "no folder")]
 )
-def test_outputs_that_cannot_be(folder: Path, name: str, says: str) -> None:
-    with pytest.raises(LabelingError, match=says):
+def test_invalid_outputs(folder: Path, name: str, message: str) -> None:
+    with pytest.raises(LabelingError, match=message):
         labeled(folder / name, ["photos/00.png"])
 
 
@@ -235,7 +191,7 @@ def test_parquet_without_pyarrow(folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def stopped(labeler: Labeler, after: int) -> Stream:
-    """A stream that breaks after some batches."""
+    """Returns a stream that is interrupted after some batches."""
 
     def stream(paths: Sequence[str]) -> Iterator[Sequence[Labeled]]:
         for done, batch in enumerate(labeler.stream(paths)):
@@ -246,29 +202,29 @@ def stopped(labeler: Labeler, after: int) -> Stream:
     return stream
 
 
-def test_an_interrupted_job_goes_on_and_repeats_nothing(folder: Path) -> None:
+def test_an_interrupted_job_resumes_and_repeats_nothing(folder: Path) -> None:
     paths = photographs_in(["photos"])
     whole = labeled(folder / "whole.csv", paths)
     output = folder / "ages.csv"
-    seen: list[str] = []
+    labeled_again: list[str] = []
     with job().opened() as labeler:
 
         def noted(waiting: Sequence[str]) -> Iterator[Sequence[Labeled]]:
-            seen.extend(waiting)
+            labeled_again.extend(waiting)
             return labeler.stream(waiting)
 
         with pytest.raises(KeyboardInterrupt):
             label(stopped(labeler, 1), paths, output, job())
         assert not output.exists()
         reports: list[tuple[int, int, int]] = []
-        summary = label(noted, paths, output, job(), report=lambda *said: reports.append(said))
-    assert seen == paths[8:]
+        summary = label(noted, paths, output, job(), report=lambda *counts: reports.append(counts))
+    assert labeled_again == paths[8:]
     assert reports == [(16, 20, 8), (20, 20, 12)]
     assert summary.photographs == 20
     assert read(output) == whole
 
 
-def test_killed_after_the_table_and_before_the_end(
+def test_killed_after_the_table_before_the_journal_is_removed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = folder / "ages.csv"
@@ -283,7 +239,7 @@ def test_killed_after_the_table_and_before_the_end(
     assert not journal_of(output).exists()
 
 
-def test_an_interrupted_job_goes_on_with_nothing_else(folder: Path) -> None:
+def test_an_interrupted_job_does_not_resume_with_other_engines(folder: Path) -> None:
     paths, output = photographs_in(["photos"]), folder / "ages.csv"
     with job().opened() as labeler, pytest.raises(KeyboardInterrupt):
         label(stopped(labeler, 1), paths, output, job())
@@ -296,7 +252,7 @@ def test_an_interrupted_job_goes_on_with_nothing_else(folder: Path) -> None:
     assert journal_of(output).exists()
 
 
-def test_killed_and_killed_again_nothing_is_lost_or_doubled(folder: Path) -> None:
+def test_repeated_kills_lose_and_duplicate_nothing(folder: Path) -> None:
     whole = labeled(folder / "whole.csv", photographs_in(["photos"]))
     journal = journal_of(folder / "ages.csv")
     for delay in (0.0, 0.05, 0.3):
@@ -308,7 +264,7 @@ def test_killed_and_killed_again_nothing_is_lost_or_doubled(folder: Path) -> Non
         )
         assert process.stdout is not None
         with process, process.stdout:
-            assert process.stdout.readline() == "a batch is on the disk\n"
+            assert process.stdout.readline() == "a batch is on disk\n"
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL
@@ -324,13 +280,13 @@ from pathlib import Path
 from runtime import labeling
 from runtime.label_tables import photographs_in
 
-labeling.TOGETHER = 2
+labeling.BATCH_SIZE = 2
 job = labeling.LabelJob(faces="whole", device="cpu")
 
 def slowly(stream):
     for batch in stream:
         yield batch
-        print("a batch is on the disk", flush=True)
+        print("a batch is on disk", flush=True)
         time.sleep(1.0)
 
 with job.opened() as labeler:
@@ -341,6 +297,6 @@ with job.opened() as labeler:
 """
 
 
-def test_a_job_is_checked() -> None:
+def test_a_job_validates_its_options() -> None:
     with pytest.raises(ValueError, match="faces must be one of photo, whole, got 'half'"):
         LabelJob(faces="half")

@@ -1,4 +1,4 @@
-"""manifest.json and the files it vouches for."""
+"""manifest.json and the files it lists."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_round_trip(folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
-def test_a_missing_manifest_says_how_to_build_one(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_manifest_explains_how_to_build_one(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"no such file\n.*build_engines\.py --output"):
         read_manifest(tmp_path / "nowhere")
 
@@ -148,13 +148,13 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
 
 
 @pytest.mark.parametrize(("problem", "change"), CHANGES)
-def test_each_fault_is_named(
+def test_each_problem_is_reported(
     folder: Path, problem: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
     assert any(problem in found for found in broken(folder, change).problems)
 
 
-def test_all_faults_are_named_at_once(folder: Path) -> None:
+def test_all_problems_are_reported_at_once(folder: Path) -> None:
     chosen = [CHANGES[index] for index in (0, 9, 11, 18, 24, 29)]
     error = broken(folder, *(change for _, change in chosen))
     assert len(error.problems) == len(chosen)
@@ -163,7 +163,7 @@ def test_all_faults_are_named_at_once(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff", b"[]", b'"x"', b"{}", b"[" * 200_000])
-def test_what_is_no_manifest_is_an_error_of_the_manifest(folder: Path, content: bytes) -> None:
+def test_any_other_content_is_a_manifest_error(folder: Path, content: bytes) -> None:
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(ManifestError) as caught:
         read_manifest(folder)
@@ -175,7 +175,7 @@ def engines(tmp_path: Path) -> Path:
     return write_engines(tmp_path / "engines", {"a": Tiny(), "b": Tiny(slope=50.0)})
 
 
-def refused(engines: Path, *, hashes: bool = True) -> str:
+def error_of(engines: Path, *, hashes: bool = True) -> str:
     entry = read_manifest(engines).experts["a"].artifacts[0]
     with pytest.raises(EngineFileError) as caught:
         verify_files(engines, "a", entry, hashes=hashes)
@@ -192,19 +192,19 @@ def test_intact_files_pass(engines: Path) -> None:
 
 def test_a_missing_file(engines: Path) -> None:
     (engines / "a/a.fp32.onnx").unlink()
-    assert "is missing" in refused(engines)
+    assert "is missing" in error_of(engines)
 
 
-def test_a_folder_in_its_place(engines: Path) -> None:
+def test_a_folder_in_place_of_a_file(engines: Path) -> None:
     (engines / "a/a.fp32.onnx").unlink()
     (engines / "a/a.fp32.onnx").mkdir()
-    assert "is missing" in refused(engines)
+    assert "is missing" in error_of(engines)
 
 
 def test_a_truncated_file(engines: Path) -> None:
     path = engines / "a/a.fp32.onnx"
     path.write_bytes(path.read_bytes()[:-10])
-    assert "the manifest says" in refused(engines, hashes=False)
+    assert "the manifest lists" in error_of(engines, hashes=False)
 
 
 def test_swapped_files(engines: Path) -> None:
@@ -213,24 +213,24 @@ def test_swapped_files(engines: Path) -> None:
     assert len(first) == len(second)
     one.write_bytes(second)
     other.write_bytes(first)
-    assert "SHA-256 differs" in refused(engines)
+    assert "SHA-256 differs" in error_of(engines)
 
 
 def test_foreign_content_of_the_right_size_passes_only_by_size(engines: Path) -> None:
     path = engines / "a/a.fp32.onnx"
     path.write_bytes(bytes(path.stat().st_size))
     verify_files(engines, "a", read_manifest(engines).experts["a"].artifacts[0], hashes=False)
-    assert "SHA-256 differs" in refused(engines)
+    assert "SHA-256 differs" in error_of(engines)
 
 
-def test_an_unreadable_file_is_an_error_of_the_file(
+def test_an_unreadable_file_is_an_engine_file_error(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(manifest_module, "sha256_of", forbidden)
-    assert "cannot be read" in refused(engines)
+    assert "cannot be read" in error_of(engines)
 
 
 def test_shapes_of_the_outputs() -> None:

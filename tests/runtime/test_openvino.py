@@ -1,4 +1,4 @@
-"""OpenVINO says what ONNX Runtime says, and refuses what breaks the contract."""
+"""OpenVINO equals ONNX Runtime and rejects graphs that break the contract."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _faces(tiny: Tiny, count: int = 3) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "tiny", [Tiny(), Tiny(inputs=("face", "person"), outputs=("age_years", "age_probs"))]
 )
-def test_says_what_onnx_runtime_says(tmp_path: Path, tiny: Tiny) -> None:
+def test_outputs_equal_onnx_runtime(tmp_path: Path, tiny: Tiny) -> None:
     faces = _faces(tiny)
     found = {}
     for kind in (OnnxCpuSession, OpenVinoSession):
@@ -54,8 +54,8 @@ def test_says_what_onnx_runtime_says(tmp_path: Path, tiny: Tiny) -> None:
 
 
 @pytest.mark.usefixtures("no_thread_left")
-def test_takes_the_threads_it_is_given(tmp_path: Path) -> None:
-    session = _session(OpenVinoSession, tmp_path, Tiny())  # which gives one
+def test_uses_the_given_number_of_threads(tmp_path: Path) -> None:
+    session = _session(OpenVinoSession, tmp_path, Tiny())  # with threads=1
     compiled = session._request.get_compiled_model()
     assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
     assert compiled.get_property("NUM_STREAMS") == 1
@@ -73,7 +73,7 @@ def test_answers_do_not_share_memory(tmp_path: Path) -> None:
     np.testing.assert_allclose(first, [tiny.offset], atol=1e-4)
 
 
-_MANY_THREADS_SEE_THEIR_FIRST_TENSOR = """
+_FIRST_TENSOR_ACCESS_IN_MANY_THREADS = """
 import faulthandler, sys, threading
 import numpy as np
 from runtime.backends.openvino_graph import import_openvino
@@ -85,37 +85,37 @@ model = openvino.Model([openvino.opset1.convert(pixels, "f32")], [pixels])
 compiled = openvino.Core().compile_model(model, "CPU")
 tensors = [compiled.create_infer_request().get_tensor(compiled.inputs[0]) for _ in range(8)]
 sys.setswitchinterval(1e-6)
-begun = False
+started = False
 
-def look(tensor):
-    while not begun:
+def access(tensor):
+    while not started:
         pass
     tensor.data
 
-threads = [threading.Thread(target=look, args=(tensor,), daemon=True) for tensor in tensors]
+threads = [threading.Thread(target=access, args=(tensor,), daemon=True) for tensor in tensors]
 for thread in threads:
     thread.start()
-begun = True
+started = True
 for thread in threads:
     thread.join()
 """
 
 
 @pytest.mark.parametrize("_", range(4))
-def test_threads_that_begin_at_once_do_not_wait_for_one_another(_: int) -> None:
-    # Without what `import_openvino` does about it, each of these hangs every other time.
-    command = [sys.executable, "-c", _MANY_THREADS_SEE_THEIR_FIRST_TENSOR]
+def test_simultaneous_first_accesses_do_not_deadlock(_: int) -> None:
+    # Without the workaround in `import_openvino`, each of these hangs every other time.
+    command = [sys.executable, "-c", _FIRST_TENSOR_ACCESS_IN_MANY_THREADS]
     done = subprocess.run(command, capture_output=True, check=False, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("broken", ["rank", "no_output", "size"])
-def test_refuses_a_graph_that_breaks_the_contract(tmp_path: Path, broken: str) -> None:
+def test_rejects_a_graph_that_breaks_the_contract(tmp_path: Path, broken: str) -> None:
     with pytest.raises(ContractError, match="tiny"):
         _session(OpenVinoSession, tmp_path, Tiny(broken=broken))
 
 
-def test_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
+def test_rejects_a_file_that_is_not_a_graph(tmp_path: Path) -> None:
     write_engines(tmp_path, {"tiny": Tiny()})
     expert = read_manifest(tmp_path).experts["tiny"]
     (tmp_path / expert.artifacts[0].files[0].path).write_bytes(b"no graph")
@@ -124,7 +124,7 @@ def test_refuses_a_file_that_is_no_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_thread_left")
-def test_bfloat16_is_coarser_or_refused(tmp_path: Path) -> None:
+def test_bfloat16_runs_or_is_rejected(tmp_path: Path) -> None:
     tiny = Tiny(precisions=("bf16",))
     if not has_bfloat16():
         with pytest.raises(BackendError, match="no bfloat16 products"):
@@ -141,7 +141,7 @@ needs_vnni = pytest.mark.skipif(not has_exact_int8(), reason="this CPU has no VN
 
 
 @needs_vnni
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs add them in 32 bits")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs add products in 32 bits")
 @pytest.mark.parametrize(("instructions", "exact"), [("AVX2_VNNI", True), ("AVX2", False)])
 def test_int8_products_overflow_without_vnni(instructions: str, *, exact: bool) -> None:
     script = "from runtime.backends.openvino_graph import has_exact_int8; print(has_exact_int8())"
@@ -155,7 +155,7 @@ def test_int8_products_overflow_without_vnni(instructions: str, *, exact: bool) 
     assert done.stdout.strip() == str(exact)
 
 
-def test_int8_is_refused_where_products_overflow(
+def test_int8_is_rejected_where_products_overflow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.backends.openvino.has_exact_int8", lambda: False)
@@ -167,7 +167,7 @@ def test_int8_is_refused_where_products_overflow(
 
 
 @needs_vnni
-def test_each_expert_runs_in_what_it_was_built_in(
+def test_each_expert_runs_in_a_variant_that_was_built(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_engines(tmp_path, {"a": Tiny(precisions=("fp32", "int8")), "b": Tiny()})
@@ -180,31 +180,31 @@ def test_each_expert_runs_in_what_it_was_built_in(
         assert moe.backends == {"a": "onnx-cpu", "b": "onnx-cpu"}
 
 
-def test_a_gpu_does_not_run_what_openvino_runs(tmp_path: Path) -> None:
+def test_gpu_backends_do_not_run_openvino_artifacts(tmp_path: Path) -> None:
     write_engines(tmp_path, {"a": Tiny(precisions=("bf16", "int8"))})
     expert = read_manifest(tmp_path).experts["a"]
-    for rung in ("cuda", "tensorrt"):
+    for kind in ("cuda", "tensorrt"):
         for precision in ("auto", "bf16", "int8"):
-            with pytest.raises(BackendError, match="was built in none for"):
-                choose_artifact("a", expert, rung, precision)
+            with pytest.raises(BackendError, match="has no file for"):
+                choose_artifact("a", expert, kind, precision)
 
 
-def test_more_in_bfloat16_than_was_proven_is_refused(
+def test_more_bfloat16_than_the_build_measured_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.backends.openvino.has_bfloat16", lambda: True)
     monkeypatch.setattr("runtime.backends.openvino.bfloat16_share", lambda _: 0.02)
-    with pytest.raises(ContractError, match=r"computes 2% .* it were 0%"):
+    with pytest.raises(ContractError, match=r"computes 2% .* measured 0%"):
         _session(OpenVinoSession, tmp_path, Tiny(precisions=("bf16",)))
 
 
-def test_says_how_to_get_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_openvino_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(BackendError, match=r"agemoe-runtime\[openvino\]"):
         import_openvino()
 
 
-def test_openvino_does_not_tell_its_makers() -> None:
+def test_openvino_sends_no_telemetry() -> None:
     script = (
         "import sys; from runtime.backends.openvino_graph import import_openvino; "
         "import_openvino().Core(); "

@@ -22,11 +22,11 @@ from tests.runtime.tiny_engines import Tiny, write_engines
 
 @pytest.fixture(autouse=True)
 def folder(empty_folder: Path) -> Path:
-    """A fresh working directory with engines, two people, one of them, and nobody."""
+    """A fresh working directory with engines and pictures of two, one and no people."""
     write_engines(empty_folder / "engines", {"a": Tiny(), "bb": Tiny(slope=50.0)})
     (empty_folder / "photos").mkdir()
     pictures = {
-        "nobody": np.full((40, 60, 3), 99, np.uint8),
+        "empty": np.full((40, 60, 3), 99, np.uint8),
         "one": astronaut(),
         "two": np.hstack([grace()[:512], astronaut()]),
     }
@@ -37,23 +37,23 @@ def folder(empty_folder: Path) -> Path:
 
 def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
     status = main(arguments)
-    said = capsys.readouterr()
-    return status, said.out, said.err
+    output = capsys.readouterr()
+    return status, output.out, output.err
 
 
-def test_photographs_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = ran(capsys, "predict", "--photo", "photos/two.png", "photos/nobody.png")
+def test_photographs_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = ran(capsys, "predict", "--photo", "photos/two.png", "photos/empty.png")
     assert status == 0
     lines = out.splitlines()
     assert lines[0] == "photos/two.png: 2 faces, from left to right"
     assert "1. " in lines[1]
     assert re.match(r"  1\. 2\d\d×2\d\d pixels at 1[45]\d, (9\d|1\d\d)$", lines[1])
     assert "years" in lines[2]
-    assert lines[-1] == "photos/nobody.png: no face found"
+    assert lines[-1] == "photos/empty.png: no face found"
     assert err.startswith("detector: haar haarcascade_frontalface_default.xml (sha256 ")
 
 
-def test_photographs_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_photographs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = ran(capsys, "predict", "--json", "--photo", "photos/one.png", "gone.png")
     assert (status, err) == (1, "")
     one, gone = map(json.loads, out.splitlines())
@@ -74,15 +74,15 @@ def test_a_drawing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_yunet_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_yunet(folder / "bright.onnx")
     status, out, err = ran(
-        capsys, "predict", "--photo", "photos/nobody.png", "--detector", f"yunet:{model}"
+        capsys, "predict", "--photo", "photos/empty.png", "--detector", f"yunet:{model}"
     )
-    assert (status, out) == (0, "photos/nobody.png: no face found\n")
+    assert (status, out) == (0, "photos/empty.png: no face found\n")
     assert "yunet bright.onnx (sha256 " in err
     status, _, err = ran(
         capsys, "predict", "--photo", "photos/one.png", "--detector", f"yunet:{model}#sha256=12"
     )
     assert status == 1
-    assert "wanted is 12" in err
+    assert "expected 12" in err
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) 
     with (folder / "ages.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(Path(row["path"]).stem, row["face"], row["error"]) for row in rows] == [
-        ("nobody", "", "no face found"),
+        ("empty", "", "no face found"),
         ("one", "0", ""),
         ("two", "0", ""),
         ("two", "1", ""),
@@ -121,7 +121,7 @@ def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert float(rows[2]["x"]) < float(rows[3]["x"])
 
 
-def test_label_lists_what_is_bad(capsys: pytest.CaptureFixture[str]) -> None:
+def test_label_lists_bad_photographs(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = ran(
         capsys, "label", "photos/one.png", "gone.png", "--faces", "whole", "--output", "ages.csv"
     )
@@ -131,10 +131,10 @@ def test_label_lists_what_is_bad(capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(capsys, "label", "photos", "--output", "ages.csv", "--overwrite")[0] == 0
 
 
-def test_label_stopped_by_hand_goes_on(
+def test_label_resumes_after_ctrl_c(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labeling, "TOGETHER", 1)
+    monkeypatch.setattr(labeling, "BATCH_SIZE", 1)
     add, added = ResumeLog.add, 0
 
     def add_one(self: ResumeLog, batch: object) -> None:
@@ -155,7 +155,7 @@ def test_label_stopped_by_hand_goes_on(
     assert "3 faces in 3 photographs" in err
 
 
-def test_ray_that_is_not_there(
+def test_ray_without_its_package(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "runtime.serving.ray_labeling", None)

@@ -1,4 +1,4 @@
-"""Whole photographs: faces to persons, left to right, in one batch, any way up."""
+"""Whole photographs: faces and persons, order, one batch, turns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BOXES = st.tuples(*[st.integers(0, 30)] * 2, *[st.integers(1, 30)] * 2)
 
 
 class Bright:
-    """Says how bright a face is, 0..100, and remembers what it was asked."""
+    """Predicts the brightness of a face, 0..100, and records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[list[Face]] = []
@@ -49,7 +49,7 @@ class Bright:
 
 
 def spots(*levels: int) -> Pixels:
-    """A row of squares of 10 pixels, each of one brightness in percent."""
+    """Returns a row of squares of 10 pixels, each of one brightness in percent."""
     row = np.repeat(np.array(levels) * 2.55, 10)
     return np.repeat(np.tile(row, (10, 1))[:, :, None], 3, axis=2).round().astype(np.uint8)
 
@@ -72,14 +72,14 @@ def test_two_real_faces() -> None:
     assert estimate_of(left) != estimate_of(right)
 
 
-def test_no_face_is_an_empty_list_and_asks_nobody() -> None:
+def test_without_faces_the_list_is_empty_and_nothing_is_predicted() -> None:
     moe = Bright()
     assert predict_photo(moe, spots(10, 90)) == []
     assert predict_photo(moe, spots(10, 90), detector=GivenBoxes([])) == []
     assert moe.calls == []
 
 
-def test_a_face_that_cannot_be_used_spoils_no_other() -> None:
+def test_a_face_that_cannot_be_used_affects_no_other() -> None:
     nan = float("nan")
     bad: list[Box] = [(99, 0, 5, 5), (nan, 0, 5, 5), (0, 0, 0, 0)]
     image = spots(50)
@@ -92,7 +92,7 @@ def test_a_face_that_cannot_be_used_spoils_no_other() -> None:
     assert "error" in next(face for face in faces if face.error).to_dict()
 
 
-def test_the_exif_orientation_is_applied_before_anything() -> None:
+def test_the_exif_orientation_is_applied_first() -> None:
     buffer = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by 90°
@@ -102,18 +102,18 @@ def test_the_exif_orientation_is_applied_before_anything() -> None:
     assert face.box == pytest.approx(ASTRONAUT_FACE, abs=10)
 
 
-def test_a_face_on_its_side_is_set_upright_for_the_experts() -> None:
+def test_a_face_on_its_side_is_turned_upright_for_the_experts() -> None:
     moe = Bright()
     lying = turned_image(astronaut(), 1)
     person: Box = (0, 60, 512, 440)
     (face,) = predict_photo(moe, lying, person_boxes=[person])
     assert face.turn == 3
     assert face.person_box == person
-    ((asked,),) = moe.calls
-    assert isinstance(asked.image, np.ndarray)
-    assert np.array_equal(asked.image, astronaut())
-    assert asked.box == pytest.approx(ASTRONAUT_FACE, abs=10)
-    assert asked.person_box == turned_box(person, 3, 512, 512)
+    ((predicted,),) = moe.calls
+    assert isinstance(predicted.image, np.ndarray)
+    assert np.array_equal(predicted.image, astronaut())
+    assert predicted.box == pytest.approx(ASTRONAUT_FACE, abs=10)
+    assert predicted.person_box == turned_box(person, 3, 512, 512)
 
 
 def test_faces_of_one_turn_share_one_picture() -> None:
@@ -122,12 +122,12 @@ def test_faces_of_one_turn_share_one_picture() -> None:
 
         def detect(self, image: Pixels) -> list[Detection]:
             del image
-            return [Detection((5.0 * place, 0, 5, 5), turn=place % 2) for place in range(6)]
+            return [Detection((5.0 * index, 0, 5, 5), turn=index % 2) for index in range(6)]
 
     moe = Bright()
     predict_photo(moe, spots(1, 2, 3), detector=Lying())
-    ((*asked,),) = moe.calls
-    assert len({id(face.image) for face in asked}) == 2
+    ((*predicted,),) = moe.calls
+    assert len({id(face.image) for face in predicted}) == 2
 
 
 def test_the_deadline_includes_the_detection() -> None:
@@ -149,17 +149,17 @@ def test_the_deadline_includes_the_detection() -> None:
     assert deadline.remaining_seconds() <= 59.98
 
 
-def test_what_is_no_picture_raises() -> None:
+def test_an_invalid_picture_raises() -> None:
     with pytest.raises(ImageError):
         predict_photo(Bright(), b"no picture")
 
 
 def test_to_dict_is_plain() -> None:
     (face,) = predict_photo(Bright(), spots(50), detector=GivenBoxes([(0, 0, 10, 10)]))
-    said = face.to_dict()
-    assert said["box"] == [0, 0, 10, 10]
-    assert (said["person_box"], said["score"], said["turn"]) == (None, None, 0)
-    assert said["age_years"] == pytest.approx(50, abs=0.5)
+    values = face.to_dict()
+    assert values["box"] == [0, 0, 10, 10]
+    assert (values["person_box"], values["score"], values["turn"]) == (None, None, 0)
+    assert values["age_years"] == pytest.approx(50, abs=0.5)
 
 
 def test_each_face_gets_the_person_it_is_in() -> None:
@@ -170,7 +170,7 @@ def test_each_face_gets_the_person_it_is_in() -> None:
     assert persons_of([], persons) == []
 
 
-def test_the_whole_matters_more_than_the_nearest() -> None:
+def test_the_total_overlap_is_maximized() -> None:
     # Both faces are best in the first person; only the first face is in the second one at all.
     persons: list[Box] = [(0, 0, 100, 200), (0, 0, 300, 200)]
     faces: list[Box] = [(10, 10, 40, 40), (60, 10, 40, 40)]
@@ -201,7 +201,7 @@ def test_no_person_has_two_faces(faces: list[Box], persons: list[Box]) -> None:
     assert len(owners) == len(set(owners))
 
 
-def test_detected_and_given_persons_are_one_crowd() -> None:
+def test_detected_and_given_persons_are_combined() -> None:
     detector = GivenBoxes([(0, 0, 5, 5), (20, 0, 5, 5)], [(0, 0, 10, 10)])
     found = find_faces(spots(1, 2, 3), detector, [(18, 0, 10, 10)])
     assert [face.person_box for face in found] == [(0, 0, 10, 10), (18, 0, 10, 10)]

@@ -37,7 +37,7 @@ def error_classes() -> dict[str, type]:
     }
 
 
-def test_every_error_is_public_and_on_the_map() -> None:
+def test_every_error_is_public_and_in_the_tree() -> None:
     assert set(error_classes()) <= set(runtime.__all__)
     assert errors.__doc__ is not None
     for name in error_classes():
@@ -58,7 +58,7 @@ def test_every_error_is_public_and_on_the_map() -> None:
         (errors.NotCalibratedError, RuntimeError),
     ],
 )
-def test_errors_are_also_the_natural_builtin(error: type, builtin: type) -> None:
+def test_errors_derive_from_the_matching_builtin(error: type, builtin: type) -> None:
     assert issubclass(error, builtin)
     assert getattr(builtins, builtin.__name__) is builtin
 
@@ -86,7 +86,7 @@ def test_every_public_name_is_documented(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", runtime.__all__)
-def test_public_classes_say_what_their_members_are(name: str) -> None:
+def test_public_methods_are_documented(name: str) -> None:
     for member, value in vars(getattr(runtime, name)).items():
         if inspect.isfunction(value) and not member.startswith("_"):
             assert inspect.getdoc(value), f"{name}.{member}"

@@ -29,12 +29,12 @@ def test_between_levels_the_interval_is_linear() -> None:
 
 
 @pytest.mark.parametrize(("age", "interval"), [(3.0, (0.0, 13.0)), (95.0, (87.0, 100.0))])
-def test_no_interval_leaves_the_grid(age: float, interval: tuple[float, float]) -> None:
+def test_intervals_are_clipped_to_the_grid(age: float, interval: tuple[float, float]) -> None:
     assert estimate(age).interval(0.9) == interval
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0, -0.5, 0.95, float("nan")])
-def test_levels_beyond_the_tables_are_refused(level: float) -> None:
+def test_levels_beyond_the_tables_are_rejected(level: float) -> None:
     with pytest.raises(ValueError, match=r"within \(0, 0\.9\]"):
         estimate().interval(level)
 
@@ -67,7 +67,7 @@ def test_equal_quantiles_do_not_divide_by_zero() -> None:
     assert set(chances) <= set(flat.levels)
 
 
-def test_without_tables_nothing_is_invented() -> None:
+def test_without_tables_there_is_no_interval() -> None:
     bare = AgeEstimate(40.0, EXPERTS)
     assert bare.low_years is None
     assert bare.high_years is None
@@ -77,11 +77,11 @@ def test_without_tables_nothing_is_invented() -> None:
 
 
 def test_to_dict_is_plain_json() -> None:
-    said = json.loads(json.dumps(estimate().to_dict(), allow_nan=False))
-    assert (said["age_years"], said["low_years"], said["high_years"]) == (40.0, 32.0, 50.0)
-    assert said["interval_level"] == 0.9
-    assert said["experts"]["a"]["corrected_years"] == 40.0
-    assert said["missing"] == {"b": "failed"}
+    values = json.loads(json.dumps(estimate().to_dict(), allow_nan=False))
+    assert (values["age_years"], values["low_years"], values["high_years"]) == (40.0, 32.0, 50.0)
+    assert values["interval_level"] == 0.9
+    assert values["experts"]["a"]["corrected_years"] == 40.0
+    assert values["missing"] == {"b": "failed"}
 
 
 def test_results_are_frozen() -> None:

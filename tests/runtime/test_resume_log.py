@@ -31,7 +31,7 @@ def test_a_log_keeps_its_items(path: Path) -> None:
 
 def test_a_log_torn_at_any_byte_keeps_the_complete_items(path: Path) -> None:
     data = path.read_bytes()
-    ends = [place + 1 for place, byte in enumerate(data) if byte == ord("\n")]
+    ends = [index + 1 for index, byte in enumerate(data) if byte == ord("\n")]
     for length in range(len(data) + 1):
         path.write_bytes(data[:length])
         with ResumeLog.open(path, SETTINGS) as torn:

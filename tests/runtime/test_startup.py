@@ -1,4 +1,4 @@
-"""How an AgeMoE decides to run its experts."""
+"""The choice between lanes and a sequence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIEWS: Views = {InputSpec("face", 2, 2, Geometry()): np.zeros((1, 2, 2, 3), np.u
 
 
 class Paced:
-    """An executor whose modes take so many seconds."""
+    """An executor whose modes take a given number of seconds."""
 
     def __init__(self, **seconds: float) -> None:
         self.mode = "lanes"
@@ -44,7 +44,9 @@ def test_the_faster_mode_is_chosen(lanes: float, sequence: float, chosen: str) -
 
 
 @pytest.mark.parametrize("concurrency", ["lanes", "sequence"])
-def test_the_mode_asked_for_is_used_and_changes_no_answer(tmp_path: Path, concurrency: str) -> None:
+def test_the_requested_mode_is_used_and_changes_no_estimate(
+    tmp_path: Path, concurrency: str
+) -> None:
     engines = write_engines(tmp_path, {"a": Tiny(largest=2), "b": Tiny(slope=50.0)})
     faces = [np.full((8, 8, 3), value, np.uint8) for value in range(0, 250, 50)]
     with AgeMoE(engines, concurrency=concurrency) as moe, AgeMoE(engines) as other:
@@ -52,7 +54,7 @@ def test_the_mode_asked_for_is_used_and_changes_no_answer(tmp_path: Path, concur
         assert moe.predict(faces) == other.predict(faces)
 
 
-def test_another_mode_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_mode_is_rejected(tmp_path: Path) -> None:
     engines = write_engines(tmp_path, {"a": Tiny()})
     with pytest.raises(ValueError, match="concurrency must be one of"):
         AgeMoE(engines, concurrency="parallel")

@@ -1,4 +1,4 @@
-"""What an AgeMoE counts and times."""
+"""Counts and durations of an AgeMoE."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def moe(tmp_path: Path, fakes: dict[str, FakeSession]) -> Iterator[AgeMoE]:
         yield opened
 
 
-def test_the_opening_counts_for_nothing(moe: AgeMoE) -> None:
+def test_the_warm_up_is_not_counted(moe: AgeMoE) -> None:
     stats = moe.stats()
     assert (stats.estimates, stats.degraded, stats.refused) == (0, 0, 0)
     assert all(stats.stages[stage].count == 0 for stage in STAGES)
@@ -43,14 +43,14 @@ def test_every_stage_and_face_is_counted(moe: AgeMoE) -> None:
     stats = moe.stats()
     assert (stats.estimates, stats.degraded, stats.refused) == (6, 0, 1)
     counts = {stage: stats.stages[stage].count for stage in STAGES}
-    # one picture, as one object, and what is none: two are decoded, two cropped from
+    # one shared picture and one invalid one: two are decoded, two are cropped
     assert counts == {"decode": 2, "geometry": 2, "stack": 1, "experts": 1, "fuse": 1}
     for expert in stats.experts.values():
         assert (expert.answers, expert.late, expert.failed) == (6, 0, 0)
         assert expert.execute.count == 2  # six faces in batches of four
 
 
-def test_what_is_missing_is_counted(moe: AgeMoE, fakes: dict[str, FakeSession]) -> None:
+def test_late_and_failed_experts_are_counted(moe: AgeMoE, fakes: dict[str, FakeSession]) -> None:
     hold = Hold()
     hold.holding = True
     fakes["a"].answer = hold
@@ -66,7 +66,7 @@ def test_what_is_missing_is_counted(moe: AgeMoE, fakes: dict[str, FakeSession]) 
     assert (stats.estimates, stats.degraded, stats.refused) == (2, 2, 1)
 
 
-def test_spreads_are_those_of_the_latest_and_sums_those_of_all() -> None:
+def test_quantiles_cover_the_latest_and_sums_cover_all() -> None:
     statistics = Statistics("a")
     for millisecond in range(3000):
         statistics.answered("a", 1, Times(queue=0.5, execute=millisecond / 1000))

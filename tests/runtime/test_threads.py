@@ -1,4 +1,4 @@
-"""Many callers at once get what a single one gets; a forked process gets a clear error."""
+"""Concurrent callers get the results of a serial run; a forked process gets a clear error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def moe(tmp_path: Path) -> Iterator[AgeMoE]:
         yield opened
 
 
-def test_every_caller_gets_the_answers_of_a_serial_run(moe: AgeMoE) -> None:
+def test_every_caller_gets_the_results_of_a_serial_run(moe: AgeMoE) -> None:
     faces = pictures()
     serial = [moe.predict(face) for face in faces]
     assert len({estimate.age_years for estimate in serial}) == len(faces)
@@ -57,7 +57,7 @@ def test_every_caller_gets_the_answers_of_a_serial_run(moe: AgeMoE) -> None:
         assert all(callers.map(caller, range(8)))
 
 
-def test_closing_under_fire_gives_an_answer_or_a_clear_error(moe: AgeMoE) -> None:
+def test_calls_during_close_get_a_result_or_a_clear_error(moe: AgeMoE) -> None:
     faces = pictures()
     serial = [moe.predict(face) for face in faces]
     begun = threading.Barrier(5)
@@ -118,14 +118,14 @@ def test_a_forked_process_has_to_open_its_own(tmp_path: Path) -> None:
             before = moe.predict(face)
             child = os.fork()
             if child == 0:
-                told = 0
+                errors = 0
                 for use in (moe.predict, moe.submit):
                     try:
                         use(face)
                     except ClosedError as error:
-                        told += "does not survive a fork" in str(error)
+                        errors += "does not survive a fork" in str(error)
                 moe.close()
-                os._exit(10 + told)
+                os._exit(10 + errors)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
             assert moe.predict(face) == before
             raise SystemExit(status)

@@ -1,7 +1,7 @@
-"""Engines of a kilobyte that honor the contract, or break it in one chosen way.
+"""Engines of a kilobyte that fulfill the contract, or violate it in one chosen way.
 
-An expert says `slope * brightness + offset` years, brightness being the mean of all its pixels
-within 0..1, so that every distinguishable picture has an age of its own and a mix-up shows.
+An expert predicts `slope * brightness + offset` years, where brightness is the mean of all its
+pixels within 0..1. Different pictures thus have different ages, and a mix-up is detected.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from runtime.manifest_file import write_manifest
 
 GRID = (0.0, 25.0, 50.0, 75.0, 100.0)
 HALF_OFFSET_YEARS = 1.0
-"""The FP16 twin says this much more, which tells which file was opened."""
+"""Added by the FP16 variant, to tell which file was opened."""
 SHA = "ab" * 32
 
 
 @dataclass(frozen=True, slots=True)
 class Tiny:
-    """What one tiny expert is like."""
+    """Parameters of a tiny expert."""
 
     slope: float = 100.0
     offset: float = 0.0
@@ -46,14 +46,14 @@ class Tiny:
     largest: int = 32
     kind: str = "checkpoint"
     nan_above: float = 2.0
-    """Brightness from which the age is NaN."""
+    """Brightness above which the age is NaN."""
     broken: str = ""
-    """`wide_probs`, `doubled`, `raises`: a fault only a run finds;
-    `rank`, `no_output`, `size`: one that opening the graph finds."""
+    """`wide_probs`, `doubled`, `raises`: faults found by a run;
+    `rank`, `no_output`, `size`: faults found when opening the graph."""
 
 
 def write_engines(folder: Path, experts: Mapping[str, Tiny]) -> Path:
-    """Fills a folder with graphs and a manifest; returns the folder."""
+    """Writes graphs and a manifest to a folder and returns it."""
     entries = {name: _entry(folder, name, tiny) for name, tiny in experts.items()}
     write_manifest(folder, Manifest("2026-11-23T00:00:00Z", {"onnx": onnx.__version__}, entries))
     return folder
@@ -81,7 +81,7 @@ def _artifact(folder: Path, name: str, tiny: Tiny, precision: str) -> Artifact:
 
 
 def graph(tiny: Tiny, *, half: bool = False) -> onnx.ModelProto:
-    """The graph of one tiny expert."""
+    """Builds the graph of a tiny expert."""
     side = tiny.side + (tiny.broken == "size")
     inputs = ", ".join(f"uint8[N,{side},{side},3] {name}" for name in tiny.inputs)
     outputs = ", ".join(f"float{_DIMS[o]} {o}" for o in tiny.outputs if o != _dropped(tiny))
@@ -111,7 +111,7 @@ def _dropped(tiny: Tiny) -> str:
 
 
 def _summed(tiny: Tiny) -> str:
-    """Mean over the inputs of their mean over the pixels."""
+    """Returns the nodes for the mean over the inputs of their mean over the pixels."""
     lines = [
         f"{n}_f = Cast <to = 1> ({n}) {n}_m = ReduceMean <keepdims = 0> ({n}_f, pixels)"
         for n in tiny.inputs

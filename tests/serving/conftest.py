@@ -1,4 +1,4 @@
-"""The service that most tests talk to."""
+"""The service shared by most tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.serving.live import Live, engines_in, serving
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    """A service with its default limits, shared by a module's tests."""
+    """A service with default limits, shared by the tests of a module."""
     engines = engines_in(tmp_path_factory.mktemp("served") / "engines")
     with serving(Settings(engines)) as running:
         yield running

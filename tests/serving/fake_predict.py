@@ -1,4 +1,4 @@
-"""A stand-in for `AgeMoE.predict` whose answers, faults and speed the test chooses."""
+"""A fake `AgeMoE.predict` with configurable results, errors and speed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, DeadlineError, ImageError
 from runtime.results import AgeEstimate, ExpertAge, Face
 
@@ -19,7 +20,7 @@ def estimate(number: int) -> AgeEstimate:
 
 
 def serial(face: Any) -> AgeEstimate | type[Exception]:
-    """What a caller gets for a face that is predicted alone."""
+    """Returns what a caller gets for a face that is predicted alone."""
     number, fault = face.image
     if fault == BAD:
         return ImageError
@@ -28,34 +29,35 @@ def serial(face: Any) -> AgeEstimate | type[Exception]:
 
 @dataclass
 class FakePredict:
-    """A face's image is (number, fault)."""
+    """Predicts from faces whose image is (number, fault)."""
 
     seconds: float = 0.0
     batches: list[list[int]] = field(default_factory=list)
-    deadlines_ms: list[float | None] = field(default_factory=list)
+    deadlines: list[Deadline | None] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
-    """Cleared, no batch is answered."""
+    """While cleared, batches are blocked."""
     begun: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __post_init__(self) -> None:
         self.open.set()
 
     def __call__(
-        self, faces: list[Face], /, *, deadline_ms: float | None = None
+        self, faces: list[Face], /, *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
-        asked: list[Any] = [face.image for face in faces]
-        self.batches.append([number for number, _ in asked])
-        self.deadlines_ms.append(deadline_ms)
+        images: list[Any] = [face.image for face in faces]
+        self.batches.append([number for number, _ in images])
+        deadline = Deadline.of(deadline_ms)
+        self.deadlines.append(deadline)
         self.begun.release()
         assert self.open.wait(30.0)
         if self.seconds:
             time.sleep(self.seconds)
-        if deadline_ms is not None and self.seconds * 1000.0 > deadline_ms:
-            raise DeadlineError({"only": "late"})
-        faults = {fault for _, fault in asked}
+        if deadline is not None and deadline.passed:
+            raise DeadlineError({"only": deadline.reason})
+        faults = {fault for _, fault in images}
         if SPOILS_ALWAYS in faults or (SPOILS_BATCH in faults and len(faces) > 1):
-            raise RuntimeError("the device is on fire")
-        return [ImageError("bad") if fault == BAD else estimate(number) for number, fault in asked]
+            raise RuntimeError("device error")
+        return [ImageError("bad") if fault == BAD else estimate(number) for number, fault in images]
 
 
 def face(number: int, fault: str = "") -> Face:

@@ -1,27 +1,29 @@
-"""A service over a real socket, with engines of a kilobyte."""
+"""A service on a real socket, with engines of a kilobyte."""
 
 from __future__ import annotations
 
 import base64
 import io
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import AgeMoE
 from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
-from runtime.serving.server import Server, Stopping, make_server
+from runtime.serving.server import Server, Shutdown, make_server
 from runtime.serving.settings import Settings
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
@@ -32,12 +34,12 @@ EXPERTS = {
     "both": Tiny(offset=3.0, inputs=("face", "person")),
 }
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For every client: each would read the certificates of the system's authorities, slowly."""
+"""Shared by all clients, because loading the system's certificates is slow."""
 GRID = np.arange(101.0)
 
 
 def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -> Path:
-    """Fills a folder with calibrated engines; an offset makes them another version."""
+    """Writes calibrated engines; a different offset makes a different version."""
     folder.mkdir(exist_ok=True)
     experts = EXPERTS | {"a": Tiny(offset=offset, kind=kind)}
     write_engines(folder, experts)
@@ -50,7 +52,7 @@ def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -
 
 
 def picture(seed: int, *, width: int = 24, height: int = 16) -> NDArray[np.uint8]:
-    """Noise of a brightness of its own, so that a mix-up shows."""
+    """Returns noise whose brightness depends on the seed, so that mix-ups are detected."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 40 + seed % 200, (height, width, 3), dtype=np.uint8)
 
@@ -63,6 +65,50 @@ def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
 
 def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Waits until a condition holds; fails after a time limit."""
+    limit = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    """Receives until the service closes or resets the connection."""
+    data = b""
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            data += chunk
+    return data
+
+
+def hold_predictions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[threading.Event, threading.Semaphore]:
+    """Blocks predictions while the event is cleared; the semaphore counts the blocked ones."""
+    going, begun, predict = threading.Event(), threading.Semaphore(0), AgeMoE.predict
+    going.set()
+
+    def waiting(self: AgeMoE, *args: Any, **options: Any) -> Any:
+        if not going.is_set():
+            begun.release()
+            assert going.wait(30.0)
+        return predict(self, *args, **options)
+
+    monkeypatch.setattr(AgeMoE, "predict", waiting)
+    return going, begun
+
+
+def assert_problem(response: Any, status: int, message: str) -> None:
+    """Checks that a response is a problem with this status and message."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    assert problem.keys() == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert message in problem["detail"]
 
 
 class Live:
@@ -79,30 +125,31 @@ class Live:
         return self.server.service.current().moe
 
     def ages(self, *images: bytes, **options: Any) -> httpx.Response:
-        """Asks in JSON; a picture without boxes is a face."""
+        """Sends a JSON request; a picture without boxes is one face."""
         body = {"images": [base64_of(image) for image in images], "detect": False, **options}
         return self.client.post("/v1/ages", json=body)
 
     def face(self, *images: bytes, **options: Any) -> dict[str, Any]:
-        """What was said of the first face of the first picture."""
+        """Returns the result of the first face of the first picture."""
         response = self.ages(*images, **options)
         assert response.status_code == 200, response.text
         found: dict[str, Any] = response.json()["images"][0]["faces"][0]
         return found
 
+    def wait_for_metric(self, line: str) -> None:
+        """Waits until `/metrics` contains a line."""
+        wait_for(lambda: line in self.client.get("/metrics").text)
+
 
 @contextmanager
 def serving(settings: Settings) -> Iterator[Live]:
-    """Serves on a free port, in a thread; ends as SIGTERM does."""
-    server = make_server(settings, "127.0.0.1", 0, Stopping(drain_seconds=10.0))
+    """Serves on a free port, in a thread; shuts down like SIGTERM."""
+    server = make_server(settings, "127.0.0.1", 0, Shutdown(drain_seconds=10.0))
     thread = threading.Thread(target=server.run, name="agemoe-serve")
     thread.start()
     try:
-        patience = time.monotonic() + 30.0
-        while not server.started:
-            assert thread.is_alive(), "the service did not start"
-            assert time.monotonic() < patience
-            time.sleep(0.005)
+        wait_for(lambda: server.started or not thread.is_alive())
+        assert thread.is_alive(), "the service did not start"
         port = server.servers[0].sockets[0].getsockname()[1]
         live = Live(server, f"http://127.0.0.1:{port}")
         with live.client:

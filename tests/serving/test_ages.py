@@ -1,7 +1,8 @@
-"""`POST /v1/ages` says what `AgeMoE` says, in both forms a request can have."""
+"""`POST /v1/ages` returns the predictions of `AgeMoE`, for JSON and form requests."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import threading
 import time
@@ -13,17 +14,17 @@ import pytest
 from runtime import Face
 from runtime.photographs import predict_photo
 from runtime.serving.generation import PAGE
-from runtime.serving.prediction import Looked, look
-from tests.serving.live import Live, base64_of, encoded, picture
+from runtime.serving.prediction import Predictions, decode_and_detect
+from tests.serving.live import Live, assert_problem, base64_of, encoded, picture
 
 FAMILY = (PAGE / "examples" / "family.jpg").read_bytes()
 
 
-def test_a_face_in_json(live: Live) -> None:
+def test_a_face_sent_as_json(live: Live) -> None:
     data = encoded(picture(1))
     response = live.ages(data, threshold=18)
-    said = response.json()
-    face = said["images"][0]["faces"][0]
+    answer = response.json()
+    face = answer["images"][0]["faces"][0]
     expected = live.moe.predict(data)
     assert face["estimate"].pop("at_least") == {
         "threshold": 18.0,
@@ -36,15 +37,15 @@ def test_a_face_in_json(live: Live) -> None:
         "estimate": expected.to_dict(),
         "problem": None,
     }
-    assert said["images"][0].keys() == {"width", "height", "faces", "problem"}
-    assert (said["images"][0]["width"], said["images"][0]["height"]) == (24, 16)
-    assert said["calibrated"] is True
-    assert said["stand_ins"] == {}
-    assert said["times_ms"].keys() == {"receive", "decode", "detect", "estimate", "total"}
-    assert said["experts_ms"].keys() == {"a", "b", "both"}
+    assert answer["images"][0].keys() == {"width", "height", "faces", "problem"}
+    assert (answer["images"][0]["width"], answer["images"][0]["height"]) == (24, 16)
+    assert answer["calibrated"] is True
+    assert answer["stand_ins"] == {}
+    assert answer["times_ms"].keys() == {"receive", "decode", "detect", "estimate", "total"}
+    assert answer["experts_ms"].keys() == {"a", "b", "both"}
 
 
-def test_a_form_says_the_same(live: Live) -> None:
+def test_a_form_gets_the_same_answer(live: Live) -> None:
     images = [encoded(picture(2)), encoded(picture(3), "JPEG")]
     boxes = [[[2, 3, 10, 9]], None]
     persons = [[[0, 0, 24, 16]], None]
@@ -72,12 +73,12 @@ def test_a_form_says_the_same(live: Live) -> None:
     assert face["estimate"] == expected.to_dict()
 
 
-def test_faces_of_a_photograph_are_found(live: Live) -> None:
-    said = live.ages(FAMILY, detect=True).json()["images"][0]
+def test_faces_of_a_photograph_are_detected(live: Live) -> None:
+    answer = live.ages(FAMILY, detect=True).json()["images"][0]
     expected = predict_photo(live.moe, FAMILY)
     assert len(expected) == 3
-    assert [face["box"] for face in said["faces"]] == [list(face.box) for face in expected]
-    assert [face["estimate"] for face in said["faces"]] == [
+    assert [face["box"] for face in answer["faces"]] == [list(face.box) for face in expected]
+    assert [face["estimate"] for face in answer["faces"]] == [
         face.estimate.to_dict() for face in expected if face.estimate
     ]
 
@@ -89,7 +90,7 @@ def test_a_photograph_without_faces_has_none(live: Live) -> None:
     ]
 
 
-def test_a_bad_picture_or_box_does_not_spoil_the_others(live: Live) -> None:
+def test_a_bad_picture_or_box_does_not_affect_the_others(live: Live) -> None:
     good = encoded(picture(4))
     response = live.ages(
         good, b"no picture", good, boxes=[[[900, 900, 5, 5], [0, 0, 8, 8]]] + [None] * 2
@@ -105,21 +106,19 @@ def test_a_bad_picture_or_box_does_not_spoil_the_others(live: Live) -> None:
     assert whole["faces"][0]["estimate"] == live.moe.predict(good).to_dict()
 
 
-def test_a_deadline_that_has_passed_is_a_problem(
-    live: Live, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def slow(*arguments: Any) -> Looked:
+def test_a_passed_deadline_is_a_504(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: Any) -> Predictions:
         time.sleep(0.005)
-        return look(*arguments)
+        return decode_and_detect(*arguments)
 
-    monkeypatch.setattr("runtime.serving.service.look", slow)
+    monkeypatch.setattr("runtime.serving.service.decode_and_detect", slow)
     late = live.ages(encoded(picture(1)), deadline_ms=2)
-    assert_problem(late, 504, "The deadline of 2 ms cannot be kept")
+    assert_problem(late, 504, "The deadline of 2 ms cannot be met")
     assert live.ages(encoded(picture(1)), deadline_ms=60_000).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "told"),
+    ("options", "status", "message"),
     [
         ({"boxes": []}, 422, "boxes has 0 entries for 1 pictures"),
         ({"boxes": [[[1, 2, 3]]]}, 422, "boxes.0.0: List should have at least 4 items"),
@@ -135,18 +134,20 @@ def test_a_deadline_that_has_passed_is_a_problem(
         ({"person_boxes": [[[0, 0, 9, 9]] * 100_000]}, 422, "100,000 person_boxes, more than 64"),
         ({"images": []}, 422, "images: List should have at least 1 item"),
         ({"images": ["§"]}, 422, "images.0: Value error, not base64"),
-        ({"images": [5]}, 422, "images.0: Value error, expected a string of base64"),
+        ({"images": [5]}, 422, "images.0: Value error, expected a base64 string"),
         ({"images": ["AAAA"] * 17}, 422, "The request has 17 pictures, more than 16"),
         ({"images": ["AAAA"]}, 422, "is not JPEG, PNG or WEBP"),
     ],
 )
-def test_what_is_wrong_is_said(live: Live, options: dict[str, Any], status: int, told: str) -> None:
+def test_invalid_requests_are_rejected(
+    live: Live, options: dict[str, Any], status: int, message: str
+) -> None:
     body = {"images": [base64_of(encoded(picture(6)))], "detect": False, **options}
-    assert_problem(live.client.post("/v1/ages", json=body), status, told)
+    assert_problem(live.client.post("/v1/ages", json=body), status, message)
 
 
 @pytest.mark.parametrize(
-    ("content", "media_type", "status", "told"),
+    ("content", "media_type", "status", "message"),
     [
         (b"{", "application/json", 400, "not JSON"),
         (b"\xff", "application/json", 400, "not JSON"),
@@ -154,19 +155,19 @@ def test_what_is_wrong_is_said(live: Live, options: dict[str, Any], status: int,
         (b"[" * 100_000, "application/json", 400, "not JSON"),
         (b"x", "text/plain", 415, "Expected application/json or multipart/form-data"),
         (b"x", "multipart/form-data", 400, "Missing boundary"),
-        (b"x", "multipart/form-data; boundary=b", 400, "form cannot be read"),
-        (b"--b--\r\n", "multipart/form-data; boundary=b", 422, "There is no picture"),
+        (b"x", "multipart/form-data; boundary=b", 400, "form cannot be parsed"),
+        (b"--b--\r\n", "multipart/form-data; boundary=b", 422, "The request has no picture"),
     ],
 )
-def test_bodies_that_are_none(
-    live: Live, content: bytes, media_type: str, status: int, told: str
+def test_unreadable_bodies_are_rejected(
+    live: Live, content: bytes, media_type: str, status: int, message: str
 ) -> None:
     headers = {"Content-Type": media_type}
-    assert_problem(live.client.post("/v1/ages", content=content, headers=headers), status, told)
+    assert_problem(live.client.post("/v1/ages", content=content, headers=headers), status, message)
 
 
 @pytest.mark.parametrize(
-    ("files", "data", "told"),
+    ("files", "data", "message"),
     [
         ([("photo", b"x")], {}, "files in the field 'image', got 'photo'"),
         ([("boxes", b"[]")], {}, "files in the field 'image', got 'boxes'"),
@@ -179,43 +180,51 @@ def test_bodies_that_are_none(
             {"boxes": '[[["0", 0, 9, 9]]]'},
             "boxes.0.0.0: Input should be a valid",
         ),
-        ([("image", b"x")], {"detect": ["true", "true"]}, "'detect' is there more than once"),
+        ([("image", b"x")], {"detect": ["true", "true"]}, "'detect' occurs more than once"),
         ([("image", b"x")], {"threshold": "nan"}, "threshold: Input should be a finite number"),
     ],
 )
-def test_forms_that_are_not_in_order(
-    live: Live, files: list[tuple[str, bytes]], data: dict[str, Any], told: str
+def test_invalid_forms_are_rejected(
+    live: Live, files: list[tuple[str, bytes]], data: dict[str, Any], message: str
 ) -> None:
-    assert_problem(live.client.post("/v1/ages", files=files, data=data), 422, told)
+    assert_problem(live.client.post("/v1/ages", files=files, data=data), 422, message)
 
 
-def test_a_compressed_body_is_refused(live: Live) -> None:
+def test_a_compressed_body_is_rejected(live: Live) -> None:
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     refused = live.client.post("/v1/ages", content=b"\x1f\x8b", headers=headers)
     assert_problem(refused, 415, "compressed (gzip)")
 
 
-def test_a_deadline_ends_the_wait_for_a_picture(
+def test_a_deadline_passes_while_a_picture_is_decoded(
     live: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looking, going = threading.Event(), threading.Event()
+    decoding, going = threading.Event(), threading.Event()
 
-    def stuck(*arguments: Any) -> Looked:
-        looking.set()
+    def stuck(*arguments: Any) -> Predictions:
+        decoding.set()
         assert going.wait(30.0)
-        return look(*arguments)
+        return decode_and_detect(*arguments)
 
-    monkeypatch.setattr("runtime.serving.service.look", stuck)
+    monkeypatch.setattr("runtime.serving.service.decode_and_detect", stuck)
     late = live.ages(encoded(picture(1)), deadline_ms=50)
-    assert looking.is_set()
+    assert decoding.is_set()
     going.set()
-    assert_problem(late, 504, "The deadline of 50 ms cannot be kept")
+    assert_problem(late, 504, "The deadline of 50 ms cannot be met")
 
 
-def assert_problem(response: Any, status: int, told: str) -> None:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    problem = response.json()
-    assert problem.keys() == {"type", "title", "status", "detail"}
-    assert problem["status"] == status
-    assert told in problem["detail"]
+@pytest.mark.parametrize("boxes", [None, [[[8, 8, 64, 64]]]])
+def test_late_experts_are_reported_in_the_callers_milliseconds(
+    live: Live, monkeypatch: pytest.MonkeyPatch, boxes: Any
+) -> None:
+    def late(faces: list[Face], *, deadline_ms: Any) -> Any:
+        missing = {"b": deadline_ms.reason}
+        estimates: Any = live.moe.predict(faces)
+        return [dataclasses.replace(estimate, missing=missing) for estimate in estimates]
+
+    monkeypatch.setattr(live.server.service.current().batcher, "_predict", late)
+    answer = live.ages(FAMILY, detect=True, boxes=boxes, deadline_ms=45_000.5).json()
+    faces = answer["images"][0]["faces"]
+    assert len(faces) == (3 if boxes is None else 1)
+    for face in faces:
+        assert face["estimate"]["missing"] == {"b": "deadline of 45000.5 ms passed"}

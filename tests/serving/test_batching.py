@@ -1,4 +1,4 @@
-"""Every caller gets the serial answer, whatever arrives, fails, is cancelled or is late."""
+"""Every caller gets the result of a serial run, whatever arrives, fails, is cancelled or late."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.errors import ClosedError, DeadlineError, ImageError
+from runtime.deadline import Deadline
+from runtime.errors import ClosedError, DeadlineError, ImageError, PredictionError
 from runtime.results import AgeEstimate
 from runtime.serving import Batcher, QueueFullError, TooLateError
 from tests.serving.fake_predict import (
@@ -46,7 +47,7 @@ ARRIVALS = st.lists(
     queue_limit=st.integers(1, 40),
     workers=st.integers(1, 3),
 )
-def test_any_arrivals_get_the_serial_answers(
+def test_any_arrivals_get_the_serial_results(
     arrivals: list[tuple[float, str, float | None, bool]], **options: Any
 ) -> None:
     predict, accepted = FakePredict(), []
@@ -64,8 +65,8 @@ def test_any_arrivals_get_the_serial_answers(
         if not cancelled:
             assert outcome(future) == serial(face(number, fault))
     computed = [number for batch in predict.batches for number in batch]
-    gone = {number for number, _, _, cancelled in accepted if cancelled}
-    assert gone.isdisjoint(computed)
+    cancelled_numbers = {number for number, _, _, cancelled in accepted if cancelled}
+    assert cancelled_numbers.isdisjoint(computed)
     assert max(map(len, predict.batches), default=0) <= options["max_batch"]
 
 
@@ -74,15 +75,15 @@ def outcome(future: Future[AgeEstimate]) -> AgeEstimate | type[BaseException]:
     return future.result() if error is None else type(error)
 
 
-def test_what_waits_goes_together_in_order() -> None:
-    predict, told = FakePredict(), []
+def test_waiting_faces_form_batches_in_order() -> None:
+    predict, batches = FakePredict(), []
     predict.open.clear()
     with Batcher(
         predict,
         max_batch=4,
         max_wait_ms=0.0,
         workers=1,
-        on_batch=lambda size, waited: told.append((size, waited >= 0.0)),
+        on_batch=lambda size, waited: batches.append((size, waited >= 0.0)),
     ) as batcher:
         first = batcher.submit(face(0))
         assert predict.begun.acquire(timeout=30.0)
@@ -91,10 +92,10 @@ def test_what_waits_goes_together_in_order() -> None:
         predict.open.set()
         assert [f.result(30.0) for f in (first, *others)] == [estimate(n) for n in range(8)]
     assert predict.batches == [[0], [1, 2, 3, 4], [5, 6, 7]]
-    assert told == [(1, True), (4, True), (3, True)]
+    assert batches == [(1, True), (4, True), (3, True)]
 
 
-def test_a_full_queue_refuses_at_once_and_forgets_the_cancelled() -> None:
+def test_a_full_queue_rejects_at_once_and_drops_cancelled_faces() -> None:
     predict = FakePredict()
     predict.open.clear()
     with Batcher(predict, max_wait_ms=0.0, queue_limit=3, workers=1) as batcher:
@@ -106,7 +107,7 @@ def test_a_full_queue_refuses_at_once_and_forgets_the_cancelled() -> None:
         assert batcher.waiting == 2, "all or nothing"
         assert waiting[0].cancel()
         waiting += batcher.submit_all([face(3), face(4)])
-        assert wait(waiting[:1], 30.0).done, "whoever waits for it is told"
+        assert wait(waiting[:1], 30.0).done, "waiters are notified"
         predict.open.set()
         with pytest.raises(CancelledError):
             waiting[0].result(30.0)
@@ -116,22 +117,21 @@ def test_a_full_queue_refuses_at_once_and_forgets_the_cancelled() -> None:
     assert predict.batches == [[0], [2, 3, 4]]
 
 
-def test_what_comes_too_late_is_not_computed() -> None:
+def test_a_late_face_is_not_computed() -> None:
     predict = FakePredict(seconds=0.05)
     with Batcher(predict, max_wait_ms=0.0, workers=1) as batcher:
         batcher.submit(face(0)).result(30.0)
-        with pytest.raises(TooLateError, match="deadline of 10 ms cannot be kept") as caught:
+        with pytest.raises(TooLateError, match="deadline of 10 ms cannot be met") as caught:
             batcher.submit(face(1), deadline_ms=10.0).result(30.0)
         assert isinstance(caught.value, DeadlineError)
         assert batcher.submit(face(2), deadline_ms=30_000.0).result(30.0) == estimate(2)
         with pytest.raises(ValueError, match="must be positive"):
             batcher.submit(face(3), deadline_ms=0.0)
     assert predict.batches == [[0], [2]]
-    assert predict.deadlines_ms[0] is None
-    assert 0.0 < (predict.deadlines_ms[1] or 0.0) <= 30_000.0
+    assert [deadline and deadline.budget_ms for deadline in predict.deadlines] == [None, 30_000.0]
 
 
-def test_a_full_batch_waits_for_nobody() -> None:
+def test_a_full_batch_runs_at_once() -> None:
     predict = FakePredict()
     with Batcher(predict, max_batch=2, max_wait_ms=60_000.0) as batcher:
         futures = batcher.submit_all([face(0), face(1)])
@@ -139,7 +139,7 @@ def test_a_full_batch_waits_for_nobody() -> None:
     assert predict.batches == [[0, 1]]
 
 
-def test_what_was_slow_once_is_tried_again() -> None:
+def test_rejections_end_after_a_slow_run() -> None:
     predict = FakePredict(seconds=0.05)
     with Batcher(predict, max_wait_ms=0.0, workers=1) as batcher:
         batcher.submit(face(0)).result(30.0)
@@ -148,7 +148,7 @@ def test_what_was_slow_once_is_tried_again() -> None:
         assert any(future.exception(30.0) is None for future in tries)
 
 
-def test_only_answers_of_the_same_size_teach_how_long_one_takes() -> None:
+def test_only_estimates_of_the_same_batch_size_are_timed() -> None:
     predict = FakePredict(seconds=0.2)
     predict.open.clear()
     with Batcher(predict, max_batch=2, max_wait_ms=60_000.0, workers=1) as batcher:
@@ -167,31 +167,30 @@ def test_only_answers_of_the_same_size_teach_how_long_one_takes() -> None:
             batcher.submit(face(2), deadline_ms=10.0).result(30.0)
 
 
-@pytest.mark.parametrize("error", [DeadlineError({"only": "late"}), RuntimeError("fire")])
-def test_a_batch_that_fails_is_tried_singly_unless_its_time_is_up(error: Exception) -> None:
-    asked: list[tuple[int, float]] = []
+@pytest.mark.parametrize("error", [DeadlineError({"only": "late"}), RuntimeError("device error")])
+def test_a_failed_batch_is_run_singly_unless_its_deadline_passed(error: Exception) -> None:
+    sizes: list[int] = []
 
-    def failing(faces: Any, /, *, deadline_ms: float | None = None) -> Any:
-        asked.append((len(faces), deadline_ms or 0.0))
+    def failing(faces: Any, /, **_: Any) -> Any:
+        sizes.append(len(faces))
         time.sleep(0.03)
         raise error
 
     with Batcher(failing, max_batch=2, max_wait_ms=60_000.0, workers=1) as batcher:
         pair = batcher.submit_all([face(1), face(2)], deadline_ms=25.0)
         assert [future.exception(30.0) for future in pair] == [error, error]
-    tried = [2] if isinstance(error, DeadlineError) else [2, 1, 1]
-    assert [size for size, _ in asked] == tried
-    assert all(left_ms > 0.0 for _, left_ms in asked), "predict takes no other deadline"
+    expected = [2] if isinstance(error, DeadlineError) else [2, 1, 1]
+    assert sizes == expected
 
 
-def test_a_deadline_is_the_predictions_too() -> None:
+def test_the_deadline_is_passed_to_the_prediction() -> None:
     with Batcher(FakePredict(seconds=0.05), max_wait_ms=0.0) as batcher:
-        with pytest.raises(DeadlineError) as caught:
+        with pytest.raises(DeadlineError, match="deadline of 20 ms passed") as caught:
             batcher.submit(face(1), deadline_ms=20.0).result(30.0)
-        assert not isinstance(caught.value, TooLateError), "nothing was known yet"
+        assert not isinstance(caught.value, TooLateError), "no run time was known yet"
 
 
-def test_nobody_shares_anothers_deadline() -> None:
+def test_only_similar_deadlines_share_a_batch() -> None:
     predict = FakePredict()
     predict.open.clear()
     budgets = (None, 30_000.0, None, 31_000.0, 60_000.0)
@@ -202,10 +201,33 @@ def test_nobody_shares_anothers_deadline() -> None:
             batcher.submit(face(number), deadline_ms=budget_ms)
         predict.open.set()
     assert predict.batches == [[0], [1, 3], [2, 4], [5]]
-    assert 0.0 < (predict.deadlines_ms[2] or 0.0) <= 30_000.0, "the earliest"
+    earliest = predict.deadlines[2]
+    assert earliest is not None
+    assert earliest.budget_ms == 30_000.0
 
 
-def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
+@pytest.mark.parametrize("outcome", [AgeEstimate, PredictionError, DeadlineError])
+def test_each_caller_reads_its_own_deadline(outcome: type) -> None:
+    def late(faces: Any, /, *, deadline_ms: Any = None) -> Any:
+        missing = {"slow": deadline_ms.reason, "broken": "no memory"}
+        if outcome is DeadlineError:
+            raise DeadlineError(missing)
+        result = AgeEstimate(5.0, {}, missing) if outcome is AgeEstimate else outcome(missing)
+        return [result] * len(faces)
+
+    budgets = (31_000, Deadline.of(30_000.0), 30_500.0)
+    with Batcher(late, max_batch=3, max_wait_ms=60_000.0, workers=1) as batcher:
+        futures = [batcher.submit(face(n), deadline_ms=ms) for n, ms in enumerate(budgets)]
+        results: list[Any] = [f.exception(30.0) or f.result(30.0) for f in futures]
+    assert [type(result) for result in results] == [outcome] * 3
+    for result, budget in zip(results, ("31000", "30000", "30500"), strict=True):
+        reasons = {"slow": f"deadline of {budget} ms passed", "broken": "no memory"}
+        assert result.missing == reasons
+        if isinstance(result, PredictionError):
+            assert reasons["slow"] in str(result)
+
+
+def test_closing_completes_accepted_faces_and_rejects_new_ones() -> None:
     predict = FakePredict()
     predict.open.clear()
     batcher = Batcher(predict, max_batch=2, max_wait_ms=60_000.0, workers=2)
@@ -221,7 +243,7 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
     batcher.close()
 
 
-def test_a_lonely_face_waits_no_longer_than_it_may() -> None:
+def test_a_single_face_waits_for_the_maximum_delay() -> None:
     waits: list[float] = []
     with Batcher(
         FakePredict(),
@@ -235,12 +257,12 @@ def test_a_lonely_face_waits_no_longer_than_it_may() -> None:
     assert waits[0] >= 0.0195
 
 
-def test_a_face_waits_no_longer_than_a_tenth_of_its_time() -> None:
+def test_a_face_waits_at_most_a_tenth_of_its_time() -> None:
     predict, waits = FakePredict(seconds=0.01), []
     with Batcher(
         predict, max_wait_ms=60_000.0, workers=1, on_batch=lambda _, waited: waits.append(waited)
     ) as batcher:
-        for number in range(2):  # without experience, and with
+        for number in range(2):  # without measured run times, and with
             future = batcher.submit(face(number), deadline_ms=2000.0)
             assert future.result(30.0) == estimate(number)
         patient = batcher.submit(face(2))
@@ -250,15 +272,15 @@ def test_a_face_waits_no_longer_than_a_tenth_of_its_time() -> None:
     assert min(waits) >= 0.1995
 
 
-def test_an_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_callback_does_not_fail_the_batch(caplog: pytest.LogCaptureFixture) -> None:
     def failing(_size: int, _waited: float) -> None:
-        raise RuntimeError("no ink left")
+        raise RuntimeError("callback error")
 
     with Batcher(FakePredict(), max_wait_ms=0.0, workers=1, on_batch=failing) as batcher:
         assert [batcher.submit(face(n)).result(30.0) for n in range(3)] == [
             estimate(n) for n in range(3)
         ]
-    assert "no ink left" in caplog.text
+    assert "callback error" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -272,6 +294,6 @@ def test_an_observer_that_fails_costs_nobody_an_answer(caplog: pytest.LogCapture
         {"max_wait_ms": math.nan},
     ],
 )
-def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+def test_options_out_of_range_are_rejected(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         Batcher(FakePredict(), **options)

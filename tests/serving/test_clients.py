@@ -1,8 +1,7 @@
-"""Slow and broken clients: none keeps the others waiting, none leaves anything behind."""
+"""Slow and broken clients neither delay other clients nor leak resources."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -13,8 +12,15 @@ import pytest
 
 from runtime import AgeMoE
 from runtime.serving.settings import Batching, Limits, Settings
-from tests.serving.live import Live, encoded, engines_in, picture, serving
-from tests.serving.test_service import held
+from tests.serving.live import (
+    Live,
+    encoded,
+    engines_in,
+    hold_predictions,
+    picture,
+    receive_all,
+    serving,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -26,31 +32,22 @@ LIMITS = Limits(header_seconds=0.3, body_seconds=0.3, requests=4)
 
 
 @pytest.fixture
-def hasty(tmp_path: Path) -> Iterator[Live]:
-    """A service that has little patience."""
+def strict(tmp_path: Path) -> Iterator[Live]:
+    """A service with short time limits."""
     engines = engines_in(tmp_path / "engines")
     with serving(Settings(engines, limits=LIMITS, batching=Batching(workers=1))) as running:
         yield running
 
 
-def received(connection: socket.socket) -> bytes:
-    """Everything until the service closes the connection, be it with a reset."""
-    data = b""
-    with contextlib.suppress(ConnectionResetError):
-        while chunk := connection.recv(65536):
-            data += chunk
-    return data
-
-
 @pytest.mark.parametrize("begun", [b"", b"GET /health/live HTTP/1.1\r\nX-Slow: "])
-def test_a_head_that_does_not_come_ends_the_connection(hasty: Live, begun: bytes) -> None:
-    with socket.create_connection(hasty.address, 30.0) as connection:
+def test_an_incomplete_head_closes_the_connection(strict: Live, begun: bytes) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(begun)
-        assert received(connection) == b""
+        assert receive_all(connection) == b""
 
 
-def test_a_head_that_drips_ends_the_connection(hasty: Live) -> None:
-    with socket.create_connection(hasty.address, 30.0) as connection:
+def test_a_slow_head_closes_the_connection(strict: Live) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             drip(connection, b"X: y\r\n")
@@ -62,13 +59,13 @@ def drip(connection: socket.socket, drop: bytes) -> None:
         time.sleep(0.01)
 
 
-def test_a_second_head_that_does_not_come_ends_the_connection(hasty: Live) -> None:
-    with socket.create_connection(hasty.address, 30.0) as connection:
+def test_an_incomplete_second_head_closes_the_connection(strict: Live) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
         connection.sendall(b"GET /health/live HT")
-        answered = received(connection)
-    assert answered in (b"", b'{"status":"live"}')
+        response = receive_all(connection)
+    assert response in (b"", b'{"status":"live"}')
 
 
 @pytest.mark.parametrize(
@@ -78,85 +75,86 @@ def test_a_second_head_that_does_not_come_ends_the_connection(hasty: Live) -> No
         b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
     ],
 )
-def test_a_body_that_nobody_reads_does_not_keep_the_connection(hasty: Live, head: bytes) -> None:
-    with socket.create_connection(hasty.address, 30.0) as connection:
+def test_an_unread_body_closes_the_connection(strict: Live, head: bytes) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(head)
         assert connection.recv(65536).startswith(b"HTTP/1.1 ")
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
             drip(connection, b"1\r\nx\r\n")
 
 
-def test_the_rest_of_a_body_is_taken_and_the_next_request_answered(hasty: Live) -> None:
-    with socket.create_connection(hasty.address, 30.0) as connection:
+def test_the_rest_of_an_unread_body_is_skipped(strict: Live) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\nabc")
         assert connection.recv(65536).startswith(b"HTTP/1.1 404 ")
         connection.sendall(b"def" + b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
-        answered = received(connection)
-    assert b"HTTP/1.1 200 OK" in answered
+        response = receive_all(connection)
+    assert b"HTTP/1.1 200 OK" in response
 
 
-def test_answers_that_nobody_takes_end_the_connection(hasty: Live) -> None:
+def test_unreceived_responses_close_the_connection(strict: Live) -> None:
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.settimeout(30.0)
-        connection.connect(hasty.address)
+        connection.connect(strict.address)
         with pytest.raises(OSError, match=r"Broken pipe|reset"):
-            ask_without_end(connection)
+            send_endlessly(connection)
 
 
-def ask_without_end(connection: socket.socket) -> None:
+def send_endlessly(connection: socket.socket) -> None:
     for _ in range(1_000_000):
         connection.sendall(b"GET /page/examples/family.jpg HTTP/1.1\r\nHost: x\r\n\r\n")
 
 
 @pytest.mark.parametrize("more", [b"", b" "])
-def test_a_body_that_does_not_come_is_a_problem(hasty: Live, more: bytes) -> None:
-    with socket.create_connection(hasty.address, 30.0) as connection:
+def test_a_slow_body_is_a_408(strict: Live, more: bytes) -> None:
+    with socket.create_connection(strict.address, 30.0) as connection:
         connection.sendall(HEAD + b'{"images": [')
         for _ in range(15 if more else 0):
             connection.sendall(more)
             time.sleep(0.01)
-        answered = received(connection)
-    assert answered.startswith(b"HTTP/1.1 408 ")
-    assert b"urn:agemoe:problem:body-slow" in answered
-    assert b"connection: close" in answered.lower()
+        response = receive_all(connection)
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert b"urn:agemoe:problem:body-slow" in response
+    assert b"connection: close" in response.lower()
 
 
-def test_clients_that_leave_half_way_leave_nothing_behind(hasty: Live) -> None:
+def test_clients_that_disconnect_leak_nothing(strict: Live) -> None:
     for _ in range(20):
-        with socket.create_connection(hasty.address, 30.0) as connection:
+        with socket.create_connection(strict.address, 30.0) as connection:
             connection.sendall(HEAD + b'{"images": [')
-    wait_until(hasty, "agemoe_requests_under_way 0.0")
-    assert hasty.ages(encoded(picture(1))).status_code == 200
+    strict.wait_for_metric('agemoe_requests_total{route="/v1/ages",status="499"} 20.0')
+    strict.wait_for_metric("agemoe_requests_under_way 0.0")
+    assert strict.ages(encoded(picture(1))).status_code == 200
 
 
-def test_rubbish_is_refused(hasty: Live) -> None:
-    for rubbish in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"G" * 200_000):
-        with socket.create_connection(hasty.address, 30.0) as connection:
-            connection.sendall(rubbish)
-            answered = received(connection)
-        assert answered == b"" or answered.startswith(b"HTTP/1.1 400 ")
-    assert hasty.client.get("/health/live").status_code == 200
+def test_malformed_http_is_rejected(strict: Live) -> None:
+    for malformed in (b"\x16\x03\x01\x02\x00", b"GET\r\n\r\n", b"G" * 200_000):
+        with socket.create_connection(strict.address, 30.0) as connection:
+            connection.sendall(malformed)
+            response = receive_all(connection)
+        assert response == b"" or response.startswith(b"HTTP/1.1 400 ")
+    assert strict.client.get("/health/live").status_code == 200
 
 
-def test_silent_clients_do_not_keep_others_out(hasty: Live) -> None:
-    silent = [socket.create_connection(hasty.address, 30.0) for _ in range(100)]
+def test_silent_clients_do_not_block_others(strict: Live) -> None:
+    silent = [socket.create_connection(strict.address, 30.0) for _ in range(100)]
     try:
-        assert hasty.ages(encoded(picture(2))).status_code == 200
+        assert strict.ages(encoded(picture(2))).status_code == 200
     finally:
         for connection in silent:
             connection.close()
 
 
-def test_what_nobody_waits_for_is_not_computed(
+def test_requests_of_disconnected_clients_are_not_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     batches: list[int] = []
     predict: Any = AgeMoE.predict
 
     def counting(self: AgeMoE, faces: Any, **options: Any) -> Any:
-        if isinstance(faces, list):  # the canary is a single face, and comes when it likes
+        if isinstance(faces, list):  # a canary request is a single face
             batches.append(len(faces))
         return predict(self, faces, **options)
 
@@ -166,18 +164,18 @@ def test_what_nobody_waits_for_is_not_computed(
         going.clear()
         first, second = (request_of(live, number) for number in (1, 2))
         assert begun.acquire(timeout=30.0)
-        wait_until(live, "agemoe_queue_faces 1.0")
+        live.wait_for_metric("agemoe_queue_faces 1.0")
         second.close()
-        wait_until(live, 'agemoe_requests_total{route="/v1/ages",status="499"} 1.0')
+        live.wait_for_metric('agemoe_requests_total{route="/v1/ages",status="499"} 1.0')
         going.set()
         assert first.recv(20).startswith(b"HTTP/1.1 200 OK")
         first.close()
-        wait_until(live, "agemoe_queue_faces 0.0")
+        live.wait_for_metric("agemoe_queue_faces 0.0")
     assert batches == [1]
 
 
 def request_of(live: Live, number: int) -> socket.socket:
-    """Sends a whole request and keeps the connection."""
+    """Sends a whole request and returns the open connection."""
     request = live.client.build_request(
         "POST",
         "/v1/ages",
@@ -189,10 +187,3 @@ def request_of(live: Live, number: int) -> socket.socket:
     connection = socket.create_connection(live.address, 30.0)
     connection.sendall(b"POST /v1/ages HTTP/1.1\r\n" + head + b"\r\n" + request.read())
     return connection
-
-
-def wait_until(live: Live, line: str) -> None:
-    patience = time.monotonic() + 30.0
-    while line not in live.client.get("/metrics").text:
-        assert time.monotonic() < patience, line
-        time.sleep(0.005)

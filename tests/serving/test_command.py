@@ -1,4 +1,4 @@
-"""The command line of `serve`, and the file of keys."""
+"""The command line of `serve` and the key file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 
 from runtime.serving.command import main
 from runtime.serving.keys import KeyFileError, find_key, read_keys
-from runtime.serving.server import Stopping
+from runtime.serving.server import Shutdown
 from runtime.serving.settings import Batching, Limits, Settings
 from tests.serving.live import engines_in
 
 
 def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[object] = []
+    received: list[object] = []
 
     def run(*args: object) -> int:
-        told.extend(args)
+        received.extend(args)
         return 0
 
     monkeypatch.setattr("runtime.serving.server.run", run)
@@ -44,30 +44,30 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         limits=Limits(faces=5, body_seconds=2.5),
         batching=Batching(workers=3),
     )
-    assert told == [settings, "0.0.0.0", 9, Stopping(4.0, 30.0)]  # noqa: S104
+    assert received == [settings, "0.0.0.0", 9, Shutdown(4.0, 30.0)]  # noqa: S104
     assert main([]) == 0
-    assert told[4:] == [Settings(), "127.0.0.1", 8000, Stopping()]
+    assert received[4:] == [Settings(), "127.0.0.1", 8000, Shutdown()]
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        ("--host 0.0.0.0", "can be reached from elsewhere and there are no API keys"),
-        ("--host example.org", "can be reached from elsewhere"),
+        ("--host 0.0.0.0", "accepts connections from other machines, and there are no API keys"),
+        ("--host example.org", "accepts connections from other machines"),
         ("--detector nose", "A detector is haar or yunet:MODEL"),
         ("--keys nowhere", "The key file nowhere cannot be read"),
         ("--engines nowhere", "manifest.json"),
-        ("--max-faces 300", "A request may have 300 faces, but only 256 may wait"),
+        ("--max-faces 300", "A request may have 300 faces, but the queue holds only 256"),
     ],
 )
-def test_what_cannot_be_served_is_said(
-    options: str, told: str, capsys: pytest.CaptureFixture[str], empty_folder: Path
+def test_startup_errors_are_reported(
+    options: str, message: str, capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:
     assert empty_folder
     assert main(options.split()) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert told in error
+    assert message in error
     assert "Traceback" not in error
 
 
@@ -75,18 +75,20 @@ def test_what_cannot_be_served_is_said(
     "options",
     [["--port", "99999"], ["--port", "-1"], ["--new-key", "phone app"], ["--new-key", "a#b"]],
 )
-def test_misuse_is_explained(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_usage_errors(
+    options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(options)
     assert caught.value.code == 2
     assert f"got '{options[1]}'" in capsys.readouterr().err
 
 
-def test_broken_engines_are_a_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_engines_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engines = engines_in(tmp_path / "engines")
     (engines / "a" / "a.fp32.onnx").write_bytes(b"")
     assert main(["--engines", str(engines), "--port", "0"]) == 1
-    assert "has 0 bytes, the manifest says" in capsys.readouterr().err
+    assert "has 0 bytes, the manifest lists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "role"), [([], "user"), (["--admin"], "admin")])
@@ -106,16 +108,16 @@ def test_new_keys(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
-        ("", "it holds no key"),
-        ("# nobody\n", "it holds no key"),
-        ("app user secret", "line 1 is no key"),
-        (f"app king {'0' * 64}", "line 1 is no key"),
-        (f"a\tuser\t{'5' * 64}\napp user", "line 2 is no key"),
+        ("", "no key found"),
+        ("# comment\n", "no key found"),
+        ("app user secret", "line 1 is not a key"),
+        (f"app king {'0' * 64}", "line 1 is not a key"),
+        (f"a\tuser\t{'5' * 64}\napp user", "line 2 is not a key"),
     ],
 )
-def test_key_files_that_are_not_in_order(text: str, told: str, tmp_path: Path) -> None:
+def test_invalid_key_files_are_rejected(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text(text)
-    with pytest.raises(KeyFileError, match=told):
+    with pytest.raises(KeyFileError, match=message):
         read_keys(tmp_path / "keys")

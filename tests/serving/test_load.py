@@ -1,4 +1,4 @@
-"""Many callers at once: every answer is that of a serial run."""
+"""Concurrent callers get the results of a serial run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PICTURES = [
 BOXES = [[0, 0, 8, 8], [2, 3, 9, 10], [5, 1, 7, 15]]
 
 Kind = tuple[str, int]
-"""What is asked, and for which picture."""
+"""The kind of a request and the index of its picture."""
 
 
 @pytest.mark.parametrize("requests", [500, pytest.param(10_000, marks=pytest.mark.slow)])
@@ -41,7 +41,7 @@ def test_mixed_requests_from_many_callers(tmp_path: Path, requests: int) -> None
             with httpx.Client(base_url=live.url, timeout=120.0, verify=NO_TLS) as client:
                 for _ in range(requests // CALLERS + (seed < requests % CALLERS)):
                     kind = rng.choice(kinds)
-                    assert ask(client, kind, as_form=rng.random() < 0.5) == expected[kind], kind
+                    assert send(client, kind, as_form=rng.random() < 0.5) == expected[kind], kind
             return 1
 
         with ThreadPoolExecutor(CALLERS) as callers:
@@ -56,7 +56,7 @@ def test_mixed_requests_from_many_callers(tmp_path: Path, requests: int) -> None
 
 
 def serial(live: Live) -> dict[Kind, tuple[int, Any]]:
-    """What each kind of request is answered with by a serial run of the library."""
+    """Returns the expected status and result of each kind of request, from a serial run."""
     moe, expected = live.moe, {}
     for index, data in enumerate(PICTURES):
         expected["whole", index] = (200, [[moe.predict(data).to_dict()]])
@@ -75,7 +75,7 @@ def serial(live: Live) -> dict[Kind, tuple[int, Any]]:
     return expected
 
 
-def ask(client: httpx.Client, kind: Kind, *, as_form: bool) -> tuple[int, Any]:
+def send(client: httpx.Client, kind: Kind, *, as_form: bool) -> tuple[int, Any]:
     name, index = kind
     images = {
         "whole": [PICTURES[index]],
@@ -93,7 +93,7 @@ def ask(client: httpx.Client, kind: Kind, *, as_form: bool) -> tuple[int, Any]:
     else:
         body = {"images": [base64_of(image) for image in images], **options}
         response = client.post("/v1/ages", json=body)
-    said = response.json()
+    answer = response.json()
     if response.status_code != 200:
-        return response.status_code, said["detail"]
-    return 200, [[face["estimate"] for face in image["faces"]] for image in said["images"]]
+        return response.status_code, answer["detail"]
+    return 200, [[face["estimate"] for face in image["faces"]] for image in answer["images"]]

@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: schemathesis asks what it allows and what it forbids."""
+"""The service conforms to its OpenAPI document, tested by schemathesis."""
 
 from __future__ import annotations
 
@@ -29,44 +29,42 @@ def api(live: Live) -> Any:
     return schemathesis.openapi.from_url(f"{live.url}/openapi.json")
 
 
-def test_these_are_all_operations(api: Any) -> None:
+def test_all_operations_are_listed(api: Any) -> None:
     operations = [result.ok() for result in api.get_all_operations()]
     assert sorted((o.method.upper(), o.path) for o in operations) == sorted(OPERATIONS)
 
 
-NOT_ALLOWED = [(*OPERATIONS[0], GenerationMode.NEGATIVE)]
-"""Of the others nothing is asked that could be wrong."""
+INVALID = [(*OPERATIONS[0], GenerationMode.NEGATIVE)]
+"""The other operations have no parameters that could be invalid."""
 
 
 @pytest.mark.parametrize(
     ("method", "path", "mode"),
-    [*((*operation, GenerationMode.POSITIVE) for operation in OPERATIONS), *NOT_ALLOWED],
+    [*((*operation, GenerationMode.POSITIVE) for operation in OPERATIONS), *INVALID],
 )
-def test_every_operation_keeps_its_word(
-    api: Any, method: str, path: str, mode: GenerationMode
-) -> None:
+def test_every_operation_conforms(api: Any, method: str, path: str, mode: GenerationMode) -> None:
     @settings(
         max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
         response = case.call()
-        case.validate_response(response, excluded_checks=undecidable(case, response))
+        case.validate_response(response, excluded_checks=inapplicable(case, response))
 
     check()
 
 
-def undecidable(case: Any, response: Any) -> list[Any]:
-    """Checks that ask too much: of a schema, of a form, or of a deadline of a millisecond."""
-    too_much: list[Any] = [positive_data_acceptance]  # it cannot tell a picture from other bytes
+def inapplicable(case: Any, response: Any) -> list[Any]:
+    """Returns the checks that do not apply to a schema, a form or a one-millisecond deadline."""
+    excluded: list[Any] = [positive_data_acceptance]  # no schema describes pictures
     if case.media_type == "multipart/form-data":
-        too_much.append(negative_data_rejection)  # an empty list sends no field at all
+        excluded.append(negative_data_rejection)  # an empty list sends no field at all
     if response.status_code == HTTPStatus.GATEWAY_TIMEOUT:
-        too_much.append(not_a_server_error)
-    return too_much
+        excluded.append(not_a_server_error)
+    return excluded
 
 
-def test_an_answer_has_the_documented_form(live: Live, api: Any) -> None:
+def test_an_answer_conforms(live: Live, api: Any) -> None:
     body = {"images": [base64_of(encoded(picture(1)))], "detect": False, "threshold": 30}
     response = live.client.post("/v1/ages", json=body)
     assert response.status_code == 200

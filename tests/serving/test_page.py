@@ -1,4 +1,4 @@
-"""The page in headless Chromium: mouse, keyboard, phone, dark mode, and no word from elsewhere."""
+"""The page in headless Chromium: mouse, keyboard, phone, dark mode, no external requests."""
 
 from __future__ import annotations
 
@@ -45,15 +45,13 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield running
 
 
-def opened(browser: Browser, url: str, complaints: list[str], **options: Any) -> Page:
+def opened(browser: Browser, url: str, errors: list[str], **options: Any) -> Page:
     page = browser.new_context(**options).new_page()
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda entry: errors.append(entry.text) if entry.type == "error" else None)
     page.on(
         "request",
-        lambda asked: (
-            None if asked.url.startswith((url, "blob:")) else complaints.append(asked.url)
-        ),
+        lambda sent: None if sent.url.startswith((url, "blob:")) else errors.append(sent.url),
     )
     page.goto(url)
     return page
@@ -62,24 +60,24 @@ def opened(browser: Browser, url: str, complaints: list[str], **options: Any) ->
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1000, 360])
 def test_an_example_is_estimated(demo: Live, browser: Browser, scheme: Any, width: int) -> None:
-    complaints: list[str] = []
+    errors: list[str] = []
     size: Any = {"width": width, "height": 800}
-    page = opened(browser, demo.url, complaints, viewport=size, color_scheme=scheme)
+    page = opened(browser, demo.url, errors, viewport=size, color_scheme=scheme)
     page.get_by_role("button", name="A family").click()
     page.wait_for_selector("#faces li >> nth=2")
     assert page.locator("#status").inner_text() == "3 faces, from left to right."
     assert page.locator("#boxes rect").count() == 3
     assert page.locator("#faces li").count() == 3
-    assert page.locator("#notice").inner_text().startswith("a is a stand-in")
+    assert page.locator("#notice").inner_text().startswith("a has placeholder weights")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 150) == (scheme == "dark")
-    assert complaints == []
+    assert errors == []
 
 
-def test_what_is_shown_is_what_was_said(demo: Live, browser: Browser) -> None:
-    complaints: list[str] = []
-    page = opened(browser, demo.url, complaints)
+def test_the_page_shows_the_answer(demo: Live, browser: Browser) -> None:
+    errors: list[str] = []
+    page = opened(browser, demo.url, errors)
     page.locator("summary").click()
     page.locator("#threshold").fill("18")
     page.locator("#file").set_input_files(FAMILY)
@@ -89,14 +87,14 @@ def test_what_is_shown_is_what_was_said(demo: Live, browser: Browser) -> None:
     ).json()
     faces = answer["images"][0]["faces"]
     for index, face in enumerate(faces):
-        said, card = face["estimate"], page.locator("#faces li").nth(index)
-        assert card.locator("h3 b").inner_text() == f"{said['age_years']:.1f}"
-        assert f"{said['low_years']:.1f} … {said['high_years']:.1f}" in card.inner_text()
+        estimate, card = face["estimate"], page.locator("#faces li").nth(index)
+        assert card.locator("h3 b").inner_text() == f"{estimate['age_years']:.1f}"
+        assert f"{estimate['low_years']:.1f} … {estimate['high_years']:.1f}" in card.inner_text()
         assert (
-            f"At least 18: {said['at_least']['probability']:.0%}".replace("%", " %")
+            f"At least 18: {estimate['at_least']['probability']:.0%}".replace("%", " %")
             in card.inner_text()
         )
-        for row, (name, expert) in enumerate(said["experts"].items()):
+        for row, (name, expert) in enumerate(estimate["experts"].items()):
             cells = card.locator("tbody tr").nth(row).locator("td")
             assert cells.nth(0).inner_text() == name
             assert cells.nth(1).inner_text() == f"{expert['age_years']:.1f}"
@@ -109,12 +107,12 @@ def test_what_is_shown_is_what_was_said(demo: Live, browser: Browser) -> None:
     assert [
         float(box.get_attribute(name) or "") for name in ("x", "y", "width", "height")
     ] == faces[0]["box"]
-    assert complaints == []
+    assert errors == []
 
 
-def test_everything_is_within_the_keyboards_reach(demo: Live, browser: Browser) -> None:
-    complaints: list[str] = []
-    page = opened(browser, demo.url, complaints)
+def test_the_page_works_with_the_keyboard(demo: Live, browser: Browser) -> None:
+    errors: list[str] = []
+    page = opened(browser, demo.url, errors)
     reached = []
     for _ in range(5):
         page.keyboard.press("Tab")
@@ -131,10 +129,10 @@ def test_everything_is_within_the_keyboards_reach(demo: Live, browser: Browser) 
     page.wait_for_selector("#faces li")
     assert page.locator("#boxes rect").count() == 0, "the whole picture is the face"
     assert page.evaluate("document.activeElement.id") == "heading"
-    assert complaints == []
+    assert errors == []
 
 
-def test_a_dropped_file_that_is_no_picture_is_explained(demo: Live, browser: Browser) -> None:
+def test_a_dropped_file_that_is_not_a_picture_is_explained(demo: Live, browser: Browser) -> None:
     page = opened(browser, demo.url, [])
     transfer = page.evaluate_handle(
         "() => { const t = new DataTransfer(); t.items.add(new File(['no'], 'x.png')); return t; }"
@@ -147,26 +145,26 @@ def test_a_dropped_file_that_is_no_picture_is_explained(demo: Live, browser: Bro
     assert page.locator("#result").is_hidden()
 
 
-def test_what_is_missing_is_told(demo: Live, browser: Browser) -> None:
+def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     answer = demo.client.post("/v1/ages", files={"image": FAMILY.read_bytes()}).json()
     first, second, third = answer["images"][0]["faces"]
     first["estimate"] |= {"low_years": None, "high_years": None, "interval_level": None}
     second["estimate"]["missing"] = {"b": "deadline of 30 ms passed"}
     third["estimate"] = None
     third["problem"] = {"detail": "The box lies outside the picture."}
-    complaints: list[str] = []
-    page = opened(browser, demo.url, complaints)
+    errors: list[str] = []
+    page = opened(browser, demo.url, errors)
     page.route("**/v1/ages", lambda route: route.fulfill(json=answer))
     page.get_by_role("button", name="A family").click()
     page.wait_for_selector("#faces li >> nth=2")
     cards = page.locator("#faces li").all_inner_texts()
-    assert "Not calibrated: no interval is known." in cards[0]
+    assert "Not calibrated: no interval available." in cards[0]
     assert "b is missing: deadline of 30 ms passed." in cards[1]
     assert cards[2].split("\n\n") == ["Face 3", "The box lies outside the picture."]
     _age, _other_age, its_interval, unknown = page.locator("#boxes text").all_text_contents()
     assert its_interval == "{low_years:.0f} … {high_years:.0f}".format(**second["estimate"])
     assert unknown == "?"
-    assert complaints == []
+    assert errors == []
     page.route("**/v1/ages", lambda route: route.abort())
     page.get_by_role("button", name="A woman").click()
     page.wait_for_selector("#status.problem")
@@ -174,14 +172,14 @@ def test_what_is_missing_is_told(demo: Live, browser: Browser) -> None:
     assert page.locator("#result").is_hidden()
 
 
-def test_a_key_can_be_given(tmp_path: Path, browser: Browser) -> None:
+def test_an_api_key_can_be_entered(tmp_path: Path, browser: Browser) -> None:
     secret, key = new_key("page", "user")
     (tmp_path / "keys").write_text(key.line())
     settings = Settings(engines_in(tmp_path / "engines"), keys=tmp_path / "keys")
     with serving(settings) as live:
         page = opened(browser, live.url, [])
         page.wait_for_selector("#status.problem")
-        assert "asks for an API key" in page.locator("#status").inner_text()
+        assert "requires an API key" in page.locator("#status").inner_text()
         page.locator("#key").fill(secret)
         page.get_by_role("button", name="An elder").click()
         page.wait_for_selector("#faces li")

@@ -1,4 +1,4 @@
-"""The command as a process of its own: signals, drain, kill and restart under load."""
+"""The command as a separate process: signals, drain, kill and restart under load."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serving.live import NO_TLS, base64_of, encoded, engines_in, picture
-from tests.serving.test_clients import received
+from tests.serving.live import (
+    NO_TLS,
+    base64_of,
+    encoded,
+    engines_in,
+    picture,
+    receive_all,
+    wait_for,
+)
 
 ROOT = Path(__file__).parents[2]
 FACES = [base64_of(encoded(picture(seed))) for seed in range(8)]
@@ -29,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 
 class Process:
-    """`python -m runtime serve` and what it logs."""
+    """`python -m runtime serve` and its log."""
 
     def __init__(self, engines: Path, port: int, options: Sequence[str]) -> None:
         arguments = ["--engines", str(engines), "--port", str(port), *options]
@@ -48,21 +55,15 @@ class Process:
         self.log += self.popen.stderr
 
     def wait_for(self, wanted: str) -> None:
-        patience = time.monotonic() + 60.0
-        while not any(re.search(wanted, line) for line in list(self.log)):
-            assert time.monotonic() < patience, self.log
-            time.sleep(0.02)
+        wait_for(lambda: any(re.search(wanted, line) for line in list(self.log)), 60.0)
 
 
 @contextmanager
 def process(engines: Path, port: int = 0, options: Sequence[str] = ()) -> Iterator[Process]:
     started = Process(engines, port or free_port(), options)
     try:
-        patience = time.monotonic() + 60.0
-        while not answers(started.url):
-            assert started.popen.poll() is None, started.log
-            assert time.monotonic() < patience
-            time.sleep(0.05)
+        wait_for(lambda: answers(started.url) or started.popen.poll() is not None, 60.0)
+        assert started.popen.poll() is None, started.log
         yield started
     finally:
         started.popen.kill()
@@ -88,32 +89,30 @@ def free_port() -> int:
 def ages(url: str, index: int) -> float:
     body = {"images": [FACES[index]], "detect": False}
     answer = httpx.post(f"{url}/v1/ages", json=body, timeout=30.0, verify=NO_TLS)
-    said = answer.raise_for_status().json()
-    years: float = said["images"][0]["faces"][0]["estimate"]["age_years"]
+    received_bytes = answer.raise_for_status().json()
+    years: float = received_bytes["images"][0]["faces"][0]["estimate"]["age_years"]
     return years
 
 
-def test_sigterm_finishes_what_was_accepted(tmp_path: Path) -> None:
+def test_sigterm_completes_accepted_requests(tmp_path: Path) -> None:
     with process(engines_in(tmp_path / "engines")) as running:
         expected = ages(running.url, 0)
         body = json.dumps({"images": [FACES[0]], "detect": False}).encode()
         accepted = [half_sent(running.url, body) for _ in range(8)]
         running.popen.send_signal(signal.SIGTERM)
-        patience = time.monotonic() + 30.0
-        while answers(running.url):
-            assert time.monotonic() < patience
-        said = []
+        wait_for(lambda: not answers(running.url))
+        received_bytes = []
         for connection in accepted:
             with connection:
                 connection.sendall(body[10:])
-                said.append(received(connection))
+                received_bytes.append(receive_all(connection))
         assert running.popen.wait(30.0) == 0
-    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in said)
-    assert all(f'"age_years":{expected}'.encode() in answer for answer in said)
+    assert all(answer.startswith(b"HTTP/1.1 200 OK") for answer in received_bytes)
+    assert all(f'"age_years":{expected}'.encode() in answer for answer in received_bytes)
 
 
 def half_sent(url: str, body: bytes) -> socket.socket:
-    """A request that the service has begun to read: it has asked for the body."""
+    """Sends part of a request after the service has confirmed that it reads the body."""
     connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30.0)
     head = (
         f"POST /v1/ages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -125,25 +124,24 @@ def half_sent(url: str, body: bytes) -> socket.socket:
     return connection
 
 
-def test_notice_is_given_before_the_end(tmp_path: Path) -> None:
+def test_the_notice_period_precedes_the_shutdown(tmp_path: Path) -> None:
     options = ["--notice-seconds", "3"]
     with process(engines_in(tmp_path / "engines"), options=options) as running:
         running.popen.send_signal(signal.SIGTERM)
-        patience = time.monotonic() + 30.0
-        while (ready := httpx.get(f"{running.url}/health/ready", verify=NO_TLS)).status_code == 200:
-            assert time.monotonic() < patience
-        assert ready.json()["detail"] == "The service is about to stop."
+        wait_for(lambda: not answers(running.url))
+        ready = httpx.get(f"{running.url}/health/ready", verify=NO_TLS)
+        assert ready.json()["detail"] == "The service is shutting down."
         assert ages(running.url, 1) > 0.0, "it still serves"
         assert running.popen.wait(30.0) == 0
 
 
-def test_sighup_reloads_or_says_why_not(tmp_path: Path) -> None:
+def test_sighup_reloads_or_logs_the_error(tmp_path: Path) -> None:
     engines = engines_in(tmp_path / "engines")
     with process(engines) as running:
         before = ages(running.url, 3)
         (engines / "manifest.json").write_text("{")
         running.popen.send_signal(signal.SIGHUP)
-        running.wait_for(r"ERROR agemoe: reload refused: version \w+ goes on: .*manifest.json")
+        running.wait_for(r"ERROR agemoe: reload refused: version \w+ keeps serving: .*manifest")
         assert ages(running.url, 3) == before
         engines_in(engines, offset=9.0)
         running.popen.send_signal(signal.SIGHUP)
@@ -175,10 +173,7 @@ def test_kill_and_restart_under_load(tmp_path: Path) -> None:
             first.popen.wait(30.0)
             between = list(right)
             with process(engines, port):
-                patience = time.monotonic() + 30.0
-                while any(now <= then for now, then in zip(right, between, strict=True)):
-                    assert time.monotonic() < patience
-                    time.sleep(0.02)
+                wait_for(lambda: all(now > then for now, then in zip(right, between, strict=True)))
                 stop.set()
                 for call in running:
                     call.result(60.0)

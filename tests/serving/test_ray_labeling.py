@@ -1,4 +1,4 @@
-"""Bulk labeling on a cluster: the table of one process, whatever happens to the nodes."""
+"""Bulk labeling on a cluster yields the table of one process, whatever happens to the nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 PHOTOGRAPHS = 120
 BAD = "bad \udcff.png"
-"""Its name is no UTF-8, its content no picture."""
+"""Neither is its name UTF-8 nor its content a picture."""
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def job(tmp_path: Path) -> LabelJob:
 
 @pytest.fixture
 def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Relative ones, which workers have to find too."""
+    """Relative paths, which the workers have to resolve."""
     monkeypatch.chdir(tmp_path)
     for level in range(PHOTOGRAPHS):
         Image.fromarray(np.full((12, 12, 3), level, np.uint8)).save(f"{level:03}.png")
@@ -45,18 +45,18 @@ def paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [f"{level:03}.png" for level in range(PHOTOGRAPHS)] + [BAD]
 
 
-def table_of_one_process(job: LabelJob, paths: Sequence[str]) -> bytes:
+def single_process_table(job: LabelJob, paths: Sequence[str]) -> bytes:
     with job.opened() as labeler:
         label(labeler.stream, paths, Path("alone.csv"), job)
     return Path("alone.csv").read_bytes()
 
 
-class Stopped(Exception):  # noqa: N818 - it plays a kill, which is none
-    """What a test interrupts labeling with."""
+class Stopped(Exception):  # noqa: N818 - simulates a kill
+    """Raised by a test to interrupt labeling."""
 
 
 def stopping(stream: Stream, after: int) -> Stream:
-    """A stream that is interrupted when so many photographs are done."""
+    """Returns a stream that is interrupted after a number of photographs."""
 
     def stopped(paths: Sequence[str]) -> Iterable[Sequence[Labeled]]:
         done = 0
@@ -80,11 +80,11 @@ def test_a_job_survives_a_kill_of_itself_and_of_a_node(
     kept = journal_of(output).read_bytes().count(b"\n") - 1
     assert 20 <= kept < len(paths)
 
-    asked: list[str] = []
+    labeled_again: list[str] = []
 
     def killing(stream: Stream) -> Stream:
         def labeled(waiting: Sequence[str]) -> Iterator[Sequence[Labeled]]:
-            asked.extend(waiting)
+            labeled_again.extend(waiting)
             for number, batch in enumerate(stream(waiting)):
                 if number == 1:
                     cluster.kill_worker()
@@ -94,14 +94,14 @@ def test_a_job_survives_a_kill_of_itself_and_of_a_node(
 
     with ray_stream(job, cluster.address) as stream:
         summary = label(killing(stream), paths, output, job)
-    assert len(asked) == len(paths) - kept
-    assert output.read_bytes() == table_of_one_process(job, paths)
+    assert len(labeled_again) == len(paths) - kept
+    assert output.read_bytes() == single_process_table(job, paths)
     assert summary.photographs == len(paths)
     assert list(summary.bad) == [BAD]
     cluster.add_worker()
 
 
-def test_other_engines_on_a_node_are_found_out(
+def test_different_engines_on_a_node_are_detected(
     cluster: SmallCluster, job: LabelJob, paths: list[str]
 ) -> None:
     from runtime.serving.ray_labeling import ray_stream
@@ -114,8 +114,8 @@ def test_other_engines_on_a_node_are_found_out(
             list(batches)
 
 
-class Ending:
-    """A worker whose photographs end it, as a fault in a decoder would."""
+class CrashingWorker:
+    """A worker whose process exits, as after a crash of a decoder."""
 
     def __init__(self, *_: object) -> None:
         pass
@@ -124,13 +124,13 @@ class Ending:
         os._exit(1)
 
 
-def test_photographs_that_end_their_worker_end_the_job(
+def test_a_job_whose_workers_crash_is_stopped(
     cluster: SmallCluster, job: LabelJob, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runtime.serving import ray_labeling
 
     monkeypatch.setattr(ray_labeling, "_RESTARTS", 1)
-    monkeypatch.setattr(ray_labeling, "RemoteLabeler", Ending)
+    monkeypatch.setattr(ray_labeling, "RemoteLabeler", CrashingWorker)
     with (
         ray_labeling.ray_stream(job, cluster.address) as stream,
         pytest.raises(LabelingError, match="a worker was lost 2 times"),
@@ -138,21 +138,21 @@ def test_photographs_that_end_their_worker_end_the_job(
         list(stream(paths))
 
 
-def test_a_node_without_the_engines_is_named(
+def test_a_node_without_the_engines_is_reported(
     cluster: SmallCluster, job: LabelJob, paths: list[str]
 ) -> None:
     from runtime.serving.ray_labeling import ray_stream
 
     with ray_stream(job, cluster.address) as stream:
         Path("engines").rename("gone")
-        with pytest.raises(LabelingError, match=r"cannot take part: engines/manifest\.json"):
+        with pytest.raises(LabelingError, match=r"cannot be used: engines/manifest\.json"):
             list(stream(paths[:1]))
 
 
 @pytest.mark.usefixtures("paths")
-def test_a_cluster_that_is_not_there_is_named(job: LabelJob) -> None:
+def test_an_unreachable_cluster_is_reported(job: LabelJob) -> None:
     from runtime.serving.ray_labeling import ray_stream
 
     nowhere = ray_stream(job, "127.0.0.1:1")
-    with pytest.raises(LabelingError, match="No Ray cluster can be joined"), nowhere:
+    with pytest.raises(LabelingError, match="Cannot connect to a Ray cluster"), nowhere:
         pass

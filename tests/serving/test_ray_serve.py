@@ -1,4 +1,4 @@
-"""The service on a cluster of several nodes: one is killed, and the engines are replaced."""
+"""The service on a cluster: a node is killed and the engines are replaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,8 @@ from PIL import Image
 
 from runtime import AgeMoE
 from tests.runtime.tiny_engines import Tiny, write_engines
-from tests.serving.ray_cluster import FRONT, SmallCluster, small_cluster
+from tests.serving.live import wait_for
+from tests.serving.ray_cluster import HEAD_ONLY, SmallCluster, small_cluster
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
@@ -28,12 +28,12 @@ PORT = 18231
 LEVELS = range(0, 250, 10)
 CALLERS = 8
 LATER_YEARS = 10.0
-"""By how much the second engines' ages are higher."""
+"""Difference between the ages of the two sets of engines."""
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two sets of engines."""
+    """Returns the folders of two sets of engines."""
     return [
         write_engines(
             tmp_path_factory.mktemp("engines"),
@@ -58,10 +58,10 @@ def cluster(folders: list[Path]) -> Iterator[SmallCluster]:
 
 
 def deploy(engines: Path, surge: int = 0, attempts: int = 20) -> None:
-    """As `serve deploy` does it: two replicas, one per worker, and the front on the head."""
+    """Deploys two replicas, one per worker, and the ingress on the head."""
     from ray import serve
 
-    from runtime.serving.ray_app import Ages, Front
+    from runtime.serving.ray_app import AgeService, Ingress
     from runtime.serving.settings import Settings
 
     settings = Settings(engines=engines, device="cpu")
@@ -72,8 +72,8 @@ def deploy(engines: Path, surge: int = 0, attempts: int = 20) -> None:
         max_surge_percent=surge,
         max_constructor_retry_count=attempts,
     )
-    front = serve.deployment(ray_actor_options={"num_cpus": 0, "resources": {FRONT: 0.1}})
-    serve.run(front(Front).bind(replicas(Ages).bind(settings), settings), name="ages")
+    ingress = serve.deployment(ray_actor_options={"num_cpus": 0, "resources": {HEAD_ONLY: 0.1}})
+    serve.run(ingress(Ingress).bind(replicas(AgeService).bind(settings), settings), name="ages")
 
 
 def picture(level: int) -> NDArray[np.uint8]:
@@ -87,8 +87,8 @@ def body(level: int) -> bytes:
     return json.dumps({"images": [encoded], "boxes": [[[0, 0, 20, 20]]]}).encode()
 
 
-def ask(level: int) -> float:
-    """The age of a picture, over HTTP; fails on anything but a 200."""
+def request_age(level: int) -> float:
+    """Returns the age of a picture over HTTP; raises on any status but 200."""
     sent = urllib.request.Request(
         f"http://127.0.0.1:{PORT}/v1/ages", body(level), {"Content-Type": "application/json"}
     )
@@ -99,32 +99,32 @@ def ask(level: int) -> float:
 
 
 def serial(engines: Path) -> dict[int, float]:
-    """What one process says."""
+    """Returns the ages of a single process."""
     with AgeMoE(engines, device="cpu") as moe:
         return {level: moe.predict(picture(level)).age_years for level in LEVELS}
 
 
-def ask_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, float]]:
-    """Many callers ask; part of the way through, something happens."""
+def request_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, float]]:
+    """Sends concurrent requests and calls `meanwhile` once they have started."""
     levels = [*LEVELS] * rounds
     begun = threading.Event()
 
-    def asked(level: int) -> tuple[int, float]:
+    def send(level: int) -> tuple[int, float]:
         begun.set()
-        return level, ask(level)
+        return level, request_age(level)
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        answers = pool.map(asked, levels)
+        answers = pool.map(send, levels)
         assert begun.wait(30)
         meanwhile()
         return list(answers)
 
 
 def test_a_killed_node_loses_no_request(cluster: SmallCluster, folders: list[Path]) -> None:
-    wanted = serial(folders[0])
-    answers = ask_all(10, cluster.kill_worker)
+    expected = serial(folders[0])
+    answers = request_all(10, cluster.kill_worker)
     assert len(answers) == 10 * len(LEVELS)
-    assert all(age == wanted[level] for level, age in answers)
+    assert all(age == expected[level] for level, age in answers)
     cluster.add_worker()
     wait_until_running()
 
@@ -132,13 +132,10 @@ def test_a_killed_node_loses_no_request(cluster: SmallCluster, folders: list[Pat
 def wait_until_running() -> None:
     from ray import serve
 
-    patience = time.monotonic() + 60
-    while serve.status().applications["ages"].status != "RUNNING":
-        assert time.monotonic() < patience
-        time.sleep(0.2)
+    wait_for(lambda: serve.status().applications["ages"].status == "RUNNING", 60.0)
 
 
-def test_new_engines_are_rolled_out_without_a_refusal(
+def test_new_engines_are_rolled_out_without_a_rejection(
     cluster: SmallCluster, folders: list[Path]
 ) -> None:
     del cluster
@@ -146,31 +143,31 @@ def test_new_engines_are_rolled_out_without_a_refusal(
     rolled = threading.Event()
     answers: list[tuple[int, float]] = []
 
-    def keep_asking(level: int) -> None:
+    def keep_requesting(level: int) -> None:
         while not rolled.is_set():
-            answers.append((level, ask(level)))
+            answers.append((level, request_age(level)))
 
     with ThreadPoolExecutor(CALLERS) as pool:
-        callers = [pool.submit(keep_asking, level) for level in [*LEVELS][:CALLERS]]
+        callers = [pool.submit(keep_requesting, level) for level in [*LEVELS][:CALLERS]]
         deploy(folders[1])
         rolled.set()
         for caller in callers:
             caller.result()
     assert all(age in (before[level], after[level]) for level, age in answers)
     assert any(age == before[level] for level, age in answers)
-    assert all(ask(level) == after[level] for level in [*LEVELS][:4])
+    assert all(request_age(level) == after[level] for level in [*LEVELS][:4])
 
 
-def test_engines_that_do_not_open_take_no_replica_away(
+def test_broken_engines_remove_no_replica(
     cluster: SmallCluster, folders: list[Path], tmp_path: Path
 ) -> None:
     from ray import serve
 
-    cluster.add_worker()  # room for one more, which `max_surge_percent` makes use of
+    cluster.add_worker()  # resources for the extra replica of `max_surge_percent`
     deploy(folders[0], surge=50)
     with pytest.raises(RuntimeError, match="ages"):
         deploy(tmp_path, surge=50, attempts=1)
-    states = serve.status().applications["ages"].deployments["Ages"].replica_states
+    states = serve.status().applications["ages"].deployments["AgeService"].replica_states
     assert {str(state): count for state, count in states.items()}["RUNNING"] == 2
-    wanted = serial(folders[0])
-    assert all(age == wanted[level] for level, age in ask_all(2, lambda: None))
+    expected = serial(folders[0])
+    assert all(age == expected[level] for level, age in request_all(2, lambda: None))

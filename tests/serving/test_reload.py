@@ -1,4 +1,4 @@
-"""New engines take the place of the old ones, or are refused; requests under way notice nothing."""
+"""Reloads replace the engines or are refused, without affecting requests in progress."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import pytest
 from runtime import ClosedError
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Settings
-from tests.serving.live import Live, encoded, engines_in, picture, serving
-from tests.serving.test_ages import assert_problem
-from tests.serving.test_clients import wait_until
-from tests.serving.test_service import held
+from tests.serving.live import (
+    Live,
+    assert_problem,
+    encoded,
+    engines_in,
+    hold_predictions,
+    picture,
+    serving,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -27,60 +32,60 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(engines_in(tmp_path / "engines"), keys=tmp_path / "keys")
 
 
-def let_in(live: Live) -> None:
+def authorize(live: Live) -> None:
     keys = live.server.service.settings.keys
     assert keys is not None
     secret = keys.with_name("secret").read_text()
     live.client.headers["Authorization"] = f"Bearer {secret}"
 
 
-def test_new_engines_are_taken(settings: Settings) -> None:
+def test_new_engines_replace_the_old(settings: Settings) -> None:
     data = encoded(picture(1))
     with serving(settings) as live:
-        let_in(live)
+        authorize(live)
         old, before = live.server.service.current(), live.face(data)
         engines_in(settings.engines, offset=10.0)
         answer = live.client.post("/v1/reload")
         assert answer.status_code == 200
         assert answer.json()["version"] == live.server.service.current().version != old.version
         after = live.face(data)
-        said = [face["estimate"]["experts"]["a"]["age_years"] for face in (before, after)]
-        assert said[1] == pytest.approx(said[0] + 10.0)
+        ages = [face["estimate"]["experts"]["a"]["age_years"] for face in (before, after)]
+        assert ages[1] == pytest.approx(ages[0] + 10.0)
         ready = live.client.get("/health/ready").json()
         assert ready["version"] == answer.json()["version"]
         assert ready["last_reload"].startswith("taken: version ")
         assert 'agemoe_reloads_total{outcome="taken"} 1.0' in live.client.get("/metrics").text
 
 
-@pytest.mark.parametrize("harm", ["manifest", "graph", "fusion", "silent"])
-def test_engines_that_are_not_in_order_are_refused(
+@pytest.mark.parametrize("fault", ["manifest", "graph", "fusion", "silent"])
+def test_broken_engines_are_refused(
     settings: Settings,
-    harm: str,
+    fault: str,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with serving(settings) as live:
-        let_in(live)
+        authorize(live)
         before = live.face(encoded(picture(1)))
         version = live.server.service.current().version
-        told = {"manifest": "manifest.json", "graph": "a.fp32.onnx", "fusion": "fusion.json"}
-        if harm == "silent":
-            monkeypatch.setattr("runtime.serving.generation._sound", lambda _: False)
-            wanted = "do not answer for a drawn face"
+        files = {"manifest": "manifest.json", "graph": "a.fp32.onnx", "fusion": "fusion.json"}
+        if fault == "silent":
+            monkeypatch.setattr("runtime.serving.generation._is_plausible", lambda _: False)
+            message = "failed the canary request"
         else:
-            wanted = told[harm]
-            next(settings.engines.rglob(wanted)).write_bytes(b"broken")
+            message = files[fault]
+            next(settings.engines.rglob(message)).write_bytes(b"broken")
         refused = live.client.post("/v1/reload")
-        assert_problem(refused, 409, wanted)
-        assert f"version {version} goes on" in refused.json()["detail"]
+        assert_problem(refused, 409, message)
+        assert f"version {version} keeps serving" in refused.json()["detail"]
         assert live.face(encoded(picture(1))) == before
         ready = live.client.get("/health/ready").json()
         assert ready["version"] == version
-        assert ready["last_reload"] == f"refused: version {version} goes on"
-        assert wanted in caplog.text
+        assert ready["last_reload"] == f"refused: version {version} keeps serving"
+        assert message in caplog.text
 
 
-def test_keys_are_read_anew(settings: Settings) -> None:
+def test_keys_are_reloaded(settings: Settings) -> None:
     assert settings.keys is not None
     (fresh, key), (lost, lost_key) = new_key("new", "user"), new_key("lost", "user")
     own = settings.keys.read_text()
@@ -92,32 +97,32 @@ def test_keys_are_read_anew(settings: Settings) -> None:
             return live.client.get("/v1/experts", headers=headers).status_code
 
         assert [status(secret) for secret in (fresh, lost)] == [401, 200]
-        settings.keys.write_text("rubbish")
-        let_in(live)
-        assert_problem(live.client.post("/v1/reload"), 409, "line 1 is no key")
+        settings.keys.write_text("malformed")
+        authorize(live)
+        assert_problem(live.client.post("/v1/reload"), 409, "line 1 is not a key")
         assert [status(secret) for secret in (fresh, lost)] == [401, 200]
         settings.keys.write_text(f"{own}\n{key.line()}")
         assert live.client.post("/v1/reload").status_code == 200
         assert [status(secret) for secret in (fresh, lost)] == [200, 401]
 
 
-def test_requests_under_way_finish_on_the_old_engines(
+def test_requests_in_progress_finish_on_the_old_engines(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     data = encoded(picture(1))
     with serving(settings) as live, ThreadPoolExecutor(1) as pool:
-        let_in(live)
+        authorize(live)
         before, old = live.face(data), live.server.service.current()
         going.clear()
         waiting = pool.submit(live.face, data)
         assert begun.acquire(timeout=30.0)
-        monkeypatch.setattr("runtime.serving.generation._answer_canary", lambda _: None)
+        monkeypatch.setattr("runtime.serving.generation._request_canary", lambda _: None)
         engines_in(settings.engines, offset=10.0)
         assert live.client.post("/v1/reload").json()["version"] != old.version
-        assert old.moe.stats().experts, "open while somebody is in"
-        with pytest.raises(ClosedError), old.entered():
-            pytest.fail("nobody else gets in")
+        assert old.moe.stats().experts, "open while in use"
+        with pytest.raises(ClosedError), old.in_use():
+            pytest.fail("new requests are rejected")
         going.set()
         assert waiting.result(30.0) == before
         old.close()
@@ -133,22 +138,22 @@ def test_one_reload_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatc
         return going.wait(30.0)
 
     with serving(settings) as live, ThreadPoolExecutor(1) as pool:
-        let_in(live)
-        monkeypatch.setattr("runtime.serving.generation._sound", slow)
+        authorize(live)
+        monkeypatch.setattr("runtime.serving.generation._is_plausible", slow)
         first = pool.submit(live.client.post, "/v1/reload")
         assert begun.wait(30.0)
-        assert_problem(live.client.post("/v1/reload"), 409, "Another reload is under way")
-        live.server._reload(0, None)  # a signal is not refused: it waits its turn
+        assert_problem(live.client.post("/v1/reload"), 409, "Another reload is in progress")
+        live.server._reload(0, None)  # a reload by signal waits
         going.set()
         assert first.result(30.0).status_code == 200
-        wait_until(live, 'agemoe_reloads_total{outcome="taken"} 2.0')
+        live.wait_for_metric('agemoe_reloads_total{outcome="taken"} 2.0')
 
 
-def test_reloads_under_load_lose_and_mix_nothing(settings: Settings) -> None:
+def test_reloads_under_load_lose_and_mix_up_nothing(settings: Settings) -> None:
     faces = [encoded(picture(seed)) for seed in range(12)]
     stop = threading.Event()
     with serving(settings) as live:
-        let_in(live)
+        authorize(live)
         known = {live.server.service.current().version: [live.face(face) for face in faces]}
         answers: list[tuple[str, int, object]] = []
 
@@ -156,8 +161,8 @@ def test_reloads_under_load_lose_and_mix_nothing(settings: Settings) -> None:
             index = seed
             while not stop.is_set():
                 index = (index + 5) % len(faces)
-                said = live.ages(faces[index]).json()
-                answers.append((said["version"], index, said["images"][0]["faces"][0]))
+                ages = live.ages(faces[index]).json()
+                answers.append((ages["version"], index, ages["images"][0]["faces"][0]))
 
         with ThreadPoolExecutor(6) as callers:
             running = [callers.submit(caller, seed) for seed in range(6)]

@@ -1,4 +1,4 @@
-"""Which requests go together: every rule, over any queue."""
+"""The rules of batch selection, over arbitrary queues."""
 
 from __future__ import annotations
 
@@ -10,104 +10,106 @@ from hypothesis import strategies as st
 
 from runtime.deadline import Deadline
 from runtime.results import AgeEstimate
-from runtime.serving.request_queue import SHARED_BUDGET, Request, RunTimes, take
+from runtime.serving.request_queue import SHARED_FRACTION, QueuedFace, RunTimes, select_batch
 from tests.serving.fake_predict import face
 
 NOW = 100.0
 
 
 @st.composite
-def queues(draw: st.DrawFn) -> list[Request]:
+def queues(draw: st.DrawFn) -> list[QueuedFace]:
     specs = st.tuples(
         st.none() | st.floats(1.0, 1000.0),
         st.floats(-0.5, 1.0),
         st.sampled_from((False,) * 4 + (True,)),
     )
-    requests = []
+    faces = []
     for number, (budget_ms, until_due, cancelled) in enumerate(draw(st.lists(specs, max_size=24))):
         deadline = None if budget_ms is None else Deadline(NOW + until_due, budget_ms)
-        requests.append(Request(face(number), NOW - 1.0 + number / 100.0, deadline))
+        faces.append(QueuedFace(face(number), NOW - 1.0 + number / 100.0, deadline))
         if cancelled:
-            requests[-1].future.cancel()
-    return requests
+            faces[-1].future.cancel()
+    return faces
 
 
 @st.composite
-def experience(draw: st.DrawFn) -> RunTimes:
+def run_times(draw: st.DrawFn) -> RunTimes:
     times = RunTimes()
     for size, seconds in draw(st.dictionaries(st.integers(1, 8), st.floats(0.0, 0.6))).items():
-        times.ran(size, seconds)
+        times.record(size, seconds)
     return times
 
 
-@given(queues(), st.integers(1, 8), experience())
+@given(queues(), st.integers(1, 8), run_times())
 def test_every_queue_is_divided_by_the_rules(
-    queue: list[Request], largest: int, times: RunTimes
+    queue: list[QueuedFace], max_batch: int, times: RunTimes
 ) -> None:
-    alive = [request for request in queue if not request.future.cancelled()]
-    taken = take(queue, NOW, largest, times)
+    alive = [queued for queued in queue if not queued.future.cancelled()]
+    selection = select_batch(queue, NOW, max_batch, times)
 
-    assert sorted(map(id, taken.batch + taken.late + taken.left)) == sorted(map(id, alive))
-    for group in (taken.batch, taken.late, taken.left):
-        assert group == [request for request in alive if request in group], "order is kept"
-    assert all(request.due - NOW < times.hoped(1) or request.due <= NOW for request in taken.late)
+    divided = selection.batch + selection.late + selection.remaining
+    assert sorted(map(id, divided)) == sorted(map(id, alive))
+    for group in (selection.batch, selection.late, selection.remaining):
+        assert group == [queued for queued in alive if queued in group], "order is preserved"
     assert all(
-        request.due > NOW and request.due - NOW >= times.hoped(1)
-        for request in taken.batch + taken.left
+        queued.due - NOW < times.expected(1) or queued.due <= NOW for queued in selection.late
     )
-    possible = [request for request in alive if request not in taken.late]
-    assert taken.batch[:1] == possible[:1], "the oldest leads"
-    assert len(taken.batch) <= largest
-    due = min((request.due for request in taken.batch), default=math.inf)
-    for request in taken.batch:
-        assert (request.deadline is None) == (due == math.inf)
-        if request.deadline is not None:
-            lost_ms = (request.due - due) * 1000.0
-            assert lost_ms <= SHARED_BUDGET * request.deadline.budget_ms + 1e-6
-            assert due - NOW >= times.hoped(len(taken.batch))
+    assert all(
+        queued.due > NOW and queued.due - NOW >= times.expected(1)
+        for queued in selection.batch + selection.remaining
+    )
+    possible = [queued for queued in alive if queued not in selection.late]
+    assert selection.batch[:1] == possible[:1], "the oldest starts the batch"
+    assert len(selection.batch) <= max_batch
+    due = min((queued.due for queued in selection.batch), default=math.inf)
+    for queued in selection.batch:
+        assert (queued.deadline is None) == (due == math.inf)
+        if queued.deadline is not None:
+            assert queued.due - due <= SHARED_FRACTION * (queued.due - queued.arrived) + 1e-9
+            assert due - NOW >= times.expected(len(selection.batch))
 
 
-class Elusive(Future[AgeEstimate]):
-    """Cancelled a moment after it was looked at."""
+class RacingFuture(Future[AgeEstimate]):
+    """A future cancelled just after it was checked."""
 
     def cancelled(self) -> bool:
         return False
 
 
-def test_what_is_cancelled_this_very_moment_neither_runs_nor_decides_who_does() -> None:
-    gone = Request(face(1), NOW, Deadline(NOW + 5.0, 5000.0), Elusive())
+def test_a_concurrent_cancellation_does_not_affect_the_batch() -> None:
+    gone = QueuedFace(face(1), NOW, Deadline(NOW + 5.0, 5000.0), RacingFuture())
     assert gone.future.cancel()
-    stays = Request(face(2), NOW)
-    taken = take([gone, stays], NOW, 8, RunTimes())
-    assert (taken.batch, taken.late, taken.left) == ([stays], [], [])
+    stays = QueuedFace(face(2), NOW)
+    selection = select_batch([gone, stays], NOW, 8, RunTimes())
+    assert (selection.batch, selection.late, selection.remaining) == ([stays], [], [])
 
 
-def test_a_batch_does_not_grow_beyond_its_time() -> None:
+def test_a_batch_does_not_outgrow_its_deadline() -> None:
     times = RunTimes()
-    times.ran(1, 0.01)
-    times.ran(2, 0.5)
-    queue = [Request(face(n), NOW, Deadline(NOW + 0.1, 100.0)) for n in range(3)]
-    taken = take(queue, NOW, 8, times)
-    assert (taken.batch, taken.left) == (queue[:1], queue[1:])
+    times.record(1, 0.01)
+    times.record(2, 0.5)
+    queue = [QueuedFace(face(n), NOW, Deadline(NOW + 0.1, 100.0)) for n in range(3)]
+    selection = select_batch(queue, NOW, 8, times)
+    assert (selection.batch, selection.remaining) == (queue[:1], queue[1:])
 
 
 @given(st.lists(st.floats(0.001, 1.0), min_size=1))
-def test_hope_lies_between_the_quickest_and_the_latest(seconds: list[float]) -> None:
+def test_estimates_lie_between_the_fastest_and_the_latest_run(seconds: list[float]) -> None:
     times = RunTimes()
     for duration in seconds:
-        times.ran(4, duration)
-    assert min(seconds) * (1 - 1e-9) <= times.hoped(4) <= seconds[-1] * (1 + 1e-9)
-    assert times.hoped(3) == 0.0
-    assert times.hoped(9) == times.hoped(4)
+        times.record(4, duration)
+    assert min(seconds) * (1 - 1e-9) <= times.expected(4) <= seconds[-1] * (1 + 1e-9)
+    assert times.expected(3) == 0.0
+    assert times.expected(9) == times.expected(4)
 
 
-def test_refusals_wear_hope_down_until_one_is_tried() -> None:
+def test_rejections_lower_the_estimate_until_a_run_is_tried() -> None:
     times = RunTimes()
-    times.ran(1, 1.0)
-    queue = [Request(face(1), NOW, Deadline(NOW + 0.5, 500.0))]
-    refusals = 0
-    while not take(list(queue), NOW, 8, times).batch:
-        times.refused()
-        refusals += 1
-        queue = [Request(face(1), NOW, Deadline(NOW + 0.5, 500.0))]
-    assert 1 < refusals < 20
+    times.record(1, 1.0)
+    queue = [QueuedFace(face(1), NOW, Deadline(NOW + 0.5, 500.0))]
+    rejections = 0
+    while not select_batch(list(queue), NOW, 8, times).batch:
+        times.record_rejection()
+        rejections += 1
+        queue = [QueuedFace(face(1), NOW, Deadline(NOW + 0.5, 500.0))]
+    assert 1 < rejections < 20

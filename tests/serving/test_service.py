@@ -1,10 +1,9 @@
-"""What a service does beside answering: admission, limits, health, metrics, privacy."""
+"""Access control, limits, health, metrics and privacy of the service."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,8 +20,15 @@ from runtime.serving.generation import Generation
 from runtime.serving.gpu_memory import GpuGauge, Memory
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Batching, Limits, Settings
-from tests.serving.live import Live, encoded, engines_in, picture, serving
-from tests.serving.test_ages import assert_problem
+from tests.serving.live import (
+    Live,
+    assert_problem,
+    encoded,
+    engines_in,
+    hold_predictions,
+    picture,
+    serving,
+)
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
 
@@ -32,11 +38,11 @@ def engines(tmp_path: Path) -> Path:
     return engines_in(tmp_path / "engines")
 
 
-def test_keys_are_asked_for(engines: Path, tmp_path: Path) -> None:
+def test_keys_are_required(engines: Path, tmp_path: Path) -> None:
     user, user_key = new_key("app", "user")
     admin, admin_key = new_key("ops", "admin")
     file = tmp_path / "keys"
-    file.write_text(f"# keys\n{user_key.line()}\n{admin_key.line()}  # ours\n")
+    file.write_text(f"# keys\n{user_key.line()}\n{admin_key.line()}  # comment\n")
     with serving(Settings(engines, keys=file)) as live:
 
         def status(method: str, path: str, key: str | None) -> int:
@@ -55,7 +61,7 @@ def test_keys_are_asked_for(engines: Path, tmp_path: Path) -> None:
         assert refused.headers["www-authenticate"] == "Bearer"
 
 
-def test_limits_hold(engines: Path) -> None:
+def test_limits_are_enforced(engines: Path) -> None:
     limits = Limits(body_bytes=4000, image_bytes=2000, pixels=900, images=3, faces=2)
     with serving(Settings(engines, limits=limits)) as live:
         small, wide = (
@@ -83,10 +89,10 @@ def test_limits_hold(engines: Path) -> None:
         assert_problem(answer, 413, "more than 4,000 bytes")
 
 
-def test_more_requests_than_may_be_are_refused_at_once(
+def test_requests_over_the_limit_are_rejected_at_once(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     with (
         serving(Settings(engines, limits=Limits(requests=2))) as live,
         ThreadPoolExecutor(2) as pool,
@@ -94,17 +100,16 @@ def test_more_requests_than_may_be_are_refused_at_once(
         going.clear()
         waiting = [pool.submit(live.ages, encoded(picture(n))) for n in range(2)]
         assert begun.acquire(timeout=30.0)
-        while "agemoe_requests_under_way 2.0" not in live.client.get("/metrics").text:
-            pass
+        live.wait_for_metric("agemoe_requests_under_way 2.0")
         refused = live.ages(encoded(picture(3)))
-        assert_problem(refused, 503, "2 requests are under way")
+        assert_problem(refused, 503, "2 requests are in progress")
         assert refused.headers["retry-after"] == "1"
         going.set()
         assert [future.result(30.0).status_code for future in waiting] == [200, 200]
 
 
 def test_a_full_queue_is_a_problem(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    going, begun = held(monkeypatch)
+    going, begun = hold_predictions(monkeypatch)
     settings = Settings(
         engines, limits=Limits(faces=2), batching=Batching(1, 0.0, queue_limit=2, workers=1)
     )
@@ -113,62 +118,46 @@ def test_a_full_queue_is_a_problem(engines: Path, monkeypatch: pytest.MonkeyPatc
         first = pool.submit(live.ages, encoded(picture(1)))
         assert begun.acquire(timeout=30.0)
         second = pool.submit(live.ages, encoded(picture(2)))
-        while "agemoe_queue_faces 1.0" not in live.client.get("/metrics").text:
-            pass
+        live.wait_for_metric("agemoe_queue_faces 1.0")
         assert_problem(live.ages(encoded(picture(3)), encoded(picture(4))), 503, "queue is full")
         going.set()
         assert [f.result(30.0).status_code for f in (first, second)] == [200, 200]
 
 
-def held(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Semaphore]:
-    """Lets predictions wait while the event is clear; the semaphore counts those begun."""
-    going, begun, predict = threading.Event(), threading.Semaphore(0), AgeMoE.predict
-    going.set()
-
-    def waiting(self: AgeMoE, *args: Any, **options: Any) -> Any:
-        if not going.is_set():
-            begun.release()
-            assert going.wait(30.0)
-        return predict(self, *args, **options)
-
-    monkeypatch.setattr(AgeMoE, "predict", waiting)
-    return going, begun
-
-
-def test_ready_means_that_the_engines_answer(
-    engines: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_readiness_reflects_the_engines(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(Settings(engines)) as live:
         assert live.client.get("/health/ready").status_code == 200
 
         def failing(*_: Any) -> Any:
-            raise PredictionError({"a": "the GPU is gone"})
+            raise PredictionError({"a": "the GPU is lost"})
 
         with monkeypatch.context() as patched:
             patched.setattr(AgeMoE, "_predict", failing)
-            assert live.client.get("/health/ready").status_code == 200, "it answered just now"
-            assert_problem(live.ages(encoded(picture(1))), 500, "the GPU is gone")
-            assert_problem(live.client.get("/health/ready"), 503, "the GPU is gone")
+            assert live.client.get("/health/ready").status_code == 200, "a recent success"
+            assert_problem(live.ages(encoded(picture(1))), 500, "the GPU is lost")
+            assert_problem(live.client.get("/health/ready"), 503, "the GPU is lost")
         assert live.client.get("/health/ready").status_code == 200
         live.server.service.draining = True
-        assert_problem(live.client.get("/health/ready"), 503, "about to stop")
+        assert_problem(live.client.get("/health/ready"), 503, "shutting down")
 
 
-def test_the_unexpected_is_not_told_abroad(
+def test_unexpected_errors_are_not_exposed(
     engines: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(*_: Any, **__: Any) -> Any:
         raise KeyError("a secret")
 
     with serving(Settings(engines)) as live:
-        monkeypatch.setattr("runtime.serving.service.image_answer", failing)
+        monkeypatch.setattr("runtime.serving.service.photo_json", failing)
         answer = live.ages(encoded(picture(1)))
-    assert_problem(answer, 500, "Something unexpected happened")
+    assert_problem(answer, 500, "An unexpected error occurred")
     assert "secret" not in answer.text
     assert "a secret" in caplog.text
 
 
-def test_stand_ins_are_announced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_placeholder_weights_are_announced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     engines = engines_in(tmp_path / "engines", kind="demo")
     with caplog.at_level(logging.WARNING, "agemoe"), serving(Settings(engines)) as live:
         assert live.client.get("/v1/experts").json()["stand_ins"] == {"a": "demo"}
@@ -184,12 +173,12 @@ def test_no_picture_is_stored_or_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refused(*_: Any, **__: Any) -> Any:
-        raise AssertionError("a temporary file was made")
+        raise AssertionError("a temporary file was created")
 
     for name in ("TemporaryFile", "NamedTemporaryFile", "mkstemp"):
         monkeypatch.setattr(tempfile, name, refused)
     data = encoded(picture(7, width=1100, height=700))
-    assert len(data) > 1 << 20, "large enough for what is spooled by others"
+    assert len(data) > 1 << 20, "large enough to be spooled to a file by default"
     sent: dict[str, Callable[[Live], httpx.Response]] = {
         "form": lambda live: live.client.post(
             "/v1/ages", files=[("image", ("my-name.png", data))], data={"detect": "false"}
@@ -203,11 +192,11 @@ def test_no_picture_is_stored_or_logged(
         assert trace not in caplog.text
 
 
-def test_engines_that_do_not_answer_are_not_served(
+def test_engines_that_fail_the_canary_request_are_not_served(
     engines: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generation, "_sound", lambda _: False)
-    with pytest.raises(Exception, match="do not answer for a drawn face"):
+    monkeypatch.setattr(generation, "_is_plausible", lambda _: False)
+    with pytest.raises(Exception, match="failed the canary request"):
         Generation(Settings(engines), lambda *_: None)
 
 
@@ -217,7 +206,7 @@ def test_gpu_memory_is_read_from_the_experts_gpu(
 ) -> None:
     opened = MagicMock()
     opened.free_bytes.return_value = 30
-    opened.facts.total_bytes = 100
+    opened.properties.total_bytes = 100
     chosen: list[int] = []
 
     def open_cuda(ordinal: int) -> MagicMock:
@@ -235,8 +224,8 @@ def test_gpu_memory_is_read_from_the_experts_gpu(
     assert GpuGauge(device, ["onnx-cpu"]).read() is None
 
 
-def test_limits_that_contradict_one_another_are_refused(engines: Path) -> None:
-    with pytest.raises(ValueError, match="64 faces, but only 63 may wait"):
+def test_contradictory_limits_are_rejected(engines: Path) -> None:
+    with pytest.raises(ValueError, match="64 faces, but the queue holds only 63"):
         Settings(engines, batching=Batching(queue_limit=63))
     with pytest.raises(ValueError, match="these are not: pixels, body_seconds"):
         Limits(pixels=0, body_seconds=-1.0)

@@ -1,27 +1,26 @@
-"""What a service shows beside ages: health, metrics, the page, problems."""
+"""Health, metrics, the page and the problems of unknown paths."""
 
 from __future__ import annotations
 
 import re
 
-from tests.serving.live import Live, encoded, picture
-from tests.serving.test_ages import assert_problem
+from tests.serving.live import Live, assert_problem, encoded, picture
 
 SVG = "http://www.w3.org/2000/svg"
 
 
 def test_experts_and_health(live: Live) -> None:
-    said = live.client.get("/v1/experts").json()
-    assert [expert["name"] for expert in said["experts"]] == ["a", "b", "both"]
-    assert said["experts"][2]["inputs"] == ["face", "person"]
-    assert said["limits"]["faces"] == 64
-    assert said["stand_ins"] == {}
+    experts = live.client.get("/v1/experts").json()
+    assert [expert["name"] for expert in experts["experts"]] == ["a", "b", "both"]
+    assert experts["experts"][2]["inputs"] == ["face", "person"]
+    assert experts["limits"]["faces"] == 64
+    assert experts["stand_ins"] == {}
     assert live.client.get("/health/live").json() == {"status": "live"}
     ready = live.client.get("/health/ready").json()
-    assert ready == {"status": "ready", "version": said["version"], "last_reload": None}
+    assert ready == {"status": "ready", "version": experts["version"], "last_reload": None}
 
 
-def test_every_answer_carries_the_security_headers(live: Live) -> None:
+def test_every_response_has_the_security_headers(live: Live) -> None:
     for path in ("/", "/page/page.js", "/health/live", "/nowhere"):
         headers = live.client.get(path).headers
         assert headers["content-security-policy"].startswith(
@@ -39,7 +38,7 @@ def test_head_is_get_without_a_body(live: Live) -> None:
         assert head.headers["content-length"] == str(len(got.content))
 
 
-def test_the_page_needs_nobody_else(live: Live) -> None:
+def test_the_page_loads_nothing_external(live: Live) -> None:
     page = live.client.get("/").text
     texts = [page, *(live.client.get(f"/page/{name}").text for name in ("page.js", "style.css"))]
     for text in texts:
@@ -52,12 +51,12 @@ def test_the_page_needs_nobody_else(live: Live) -> None:
 
 def test_unknown_paths_and_methods_are_problems(live: Live) -> None:
     for path in ("/nowhere", "/page", "/page/", "/page/nothing", "/health/live/"):
-        assert_problem(live.client.get(path), 404, "nothing at this path")
+        assert_problem(live.client.get(path), 404, "no resource at this path")
     for method in ("GET", "HEAD", "OPTIONS", "DELETE", "BREW"):
         refused = live.client.request(method, "/v1/ages")
         assert refused.status_code == 405
         assert refused.headers["allow"] == "POST"
-    assert_problem(live.client.get("/v1/ages"), 405, "This path takes POST")
+    assert_problem(live.client.get("/v1/ages"), 405, "This path supports POST")
     assert_problem(live.client.post("/v1/reload"), 403, "runs without keys")
 
 

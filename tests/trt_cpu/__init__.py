@@ -1,9 +1,9 @@
 """NVIDIA's real ONNX parser and engine builder on a machine without a GPU.
 
-TensorRT for RTX builds engines without one. Its library comes in ONNX Runtime's wheel for it,
-TensorRT's Python bindings in a wheel of their own; `shim.c` joins the two. Everything up to the
-serialized plan is real; the plan is one for RTX and is not run. `stand_ins` holds what is imported
-as `tensorrt` or `tensorrt_rtx` in a process with this `environment`.
+TensorRT for RTX builds engines without one. Its library is part of ONNX Runtime's wheel for it,
+TensorRT's Python bindings have their own wheel; `shim.c` connects the two. Everything up to the
+serialized plan is real; the plan is for RTX and is not run. `packages` holds the
+modules `tensorrt` and `tensorrt_rtx` of a process with this `environment`.
 """
 
 from __future__ import annotations
@@ -15,34 +15,35 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 WHEELS = ("tensorrt-cu13-bindings==11.4.0.106", "onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0")
-STANDS_IN_FOR = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
+SHIMMED = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
 HERE = Path(__file__).parent
 SHIM = HERE / "shim.c"
-PLACEHOLDERS = HERE / "stand_ins"
+PACKAGES = HERE / "packages"
 
 
 @dataclass(frozen=True, slots=True)
 class TrtReport:
-    """What became of an ONNX file."""
+    """Result of parsing and building an ONNX file."""
 
     layers: int
     int64_layers: int
-    """Layers with an INT64 output: arithmetic on shapes."""
+    """Layers with an INT64 output, that is shape arithmetic."""
     dtype_counts: dict[str, int]
-    """Outputs of layers by type: FLOAT, HALF, INT64, …"""
+    """Number of layer outputs by type: FLOAT, HALF, INT64, …"""
     plan_bytes: int
-    """Size of the serialized plan; 0 where none was built."""
+    """Size of the serialized plan; 0 if none was built."""
     errors: tuple[str, ...]
 
 
 def trt_report(onnx_path: Path) -> TrtReport:
-    """Parses and builds; installs the tools with pip on first use, skips without a C compiler."""
+    """Parses and builds a file; installs the tools on first use, skips without a C compiler."""
     home = toolchain()
     result = subprocess.run(
         [sys.executable, str(HERE / "checker.py"), str(onnx_path)],
@@ -58,42 +59,51 @@ def trt_report(onnx_path: Path) -> TrtReport:
 
 
 def toolchain() -> Path:
-    """The folder with both wheels and the compiled shim, made on first use."""
+    """Returns the folder with both wheels and the compiled shim, created on first use."""
     if shutil.which("cc") is None:
         pytest.skip("no C compiler (cc): the shim to TensorRT for RTX cannot be compiled")
-    key = hashlib.sha256("".join((*WHEELS, sys.version, SHIM.read_text())).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agemoe-trt-cpu"
-    home = cache / key[:16]
+    return cached("agemoe-trt-cpu", "".join((*WHEELS, sys.version, SHIM.read_text())), _install)
+
+
+def cached(name: str, key: str, install: Callable[[Path], None]) -> Path:
+    """Returns a folder of the user's cache that `install` filled for this key."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / name
+    home = cache / hashlib.sha256(key.encode()).hexdigest()[:16]
     if not home.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=cache))
-        install(made)
-        made.replace(home)
+        unfinished = Path(tempfile.mkdtemp(dir=cache))
+        install(unfinished)
+        unfinished.replace(home)
     return home
 
 
-def install(home: Path) -> None:
+def pip_install(target: Path, *wheels: str) -> None:
+    """Installs wheels into a folder, without their dependencies."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    run([*pip, "--disable-pip-version-check", "--target", str(home / "site"), *WHEELS])
-    library = home / "lib" / STANDS_IN_FOR[0]
+    run([*pip, "--disable-pip-version-check", "--target", str(target), *wheels])
+
+
+def _install(home: Path) -> None:
+    pip_install(home / "site", *WHEELS)
+    library = home / "lib" / SHIMMED[0]
     library.parent.mkdir()
     run(["cc", "-O1", "-shared", "-fPIC", "-o", str(library), str(SHIM), "-ldl"])
-    for name in STANDS_IN_FOR[1:]:
+    for name in SHIMMED[1:]:
         library.with_name(name).symlink_to(library.name)
 
 
 def environment(home: Path, *packages: str) -> dict[str, str]:
-    """What a process needs in which the bindings, and `tensorrt` or `tensorrt_rtx`, are there."""
+    """Returns the variables of a process with the bindings and the given `packages`."""
     rtx = home / "site" / "onnxruntime_ep_nv_tensorrt_rtx"
     return {
-        "AGEMOE_RTX_BUILDER": str(only(rtx, "libtensorrt_rtx.so.*.*")),
-        "AGEMOE_RTX_PARSER": str(only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
+        "AGEMOE_RTX_BUILDER": str(_only(rtx, "libtensorrt_rtx.so.*.*")),
+        "AGEMOE_RTX_PARSER": str(_only(rtx, "libtensorrt_onnxparser_rtx.so.*.*")),
         "LD_LIBRARY_PATH": f"{home / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "PYTHONPATH": ":".join(map(str, (home / "site", *(PLACEHOLDERS / p for p in packages)))),
+        "PYTHONPATH": ":".join(map(str, (home / "site", *(PACKAGES / p for p in packages)))),
     }
 
 
-def only(folder: Path, pattern: str) -> Path:
+def _only(folder: Path, pattern: str) -> Path:
     (found,) = folder.glob(pattern)
     return found
 

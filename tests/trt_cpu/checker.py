@@ -1,8 +1,8 @@
-"""Runs in a process of its own: parses an ONNX file with NVIDIA's parser and builds a plan.
+"""Parses an ONNX file with NVIDIA's parser and builds a plan, in a separate process.
 
     python checker.py model.onnx
 
-The last line it prints is a JSON object with the fields of `TrtReport`.
+The last line of output is a JSON object with the fields of `TrtReport`.
 """
 
 from __future__ import annotations

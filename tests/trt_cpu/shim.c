@@ -1,8 +1,8 @@
-/* Stands in for libnvinfer, libnvonnxparser and libnvinfer_plugin of TensorRT 11.
+/* Replaces libnvinfer, libnvonnxparser and libnvinfer_plugin of TensorRT 11.
  *
- * TensorRT's Python bindings link against those three and call a handful of C functions in them. TensorRT for RTX has
- * the same functions, and its parser and builder need no GPU, but each function checks the caller's version number
- * against its own. So every call is passed on with the number that the other side wants to hear.
+ * TensorRT's Python bindings link against these three and call a few C functions in them. TensorRT for RTX has the
+ * same functions, and its parser and builder need no GPU, but each function compares the caller's version number
+ * with its own. The shim forwards every call with the version number that TensorRT for RTX expects.
  * AGEMOE_RTX_BUILDER and AGEMOE_RTX_PARSER name the two real libraries.
  */
 #include <dlfcn.h>

@@ -1,1 +1,1 @@
-"""Janus-Pro with a fixed prompt."""
+"""Janus-Pro with a fixed prompt, as an expert."""

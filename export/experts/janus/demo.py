@@ -1,9 +1,9 @@
-"""The demo Janus: a tiny vision tower and language model with a tokenizer made for one question.
+"""The demo Janus: a tiny vision tower and language model with a tokenizer for one prompt.
 
-Its body is random. Fitted are only the rows of the output layer that belong to digits, on drawn
-faces: by the chain rule the probability of an age is a product of next-token probabilities, so
-that bringing their product near to a bell around the true age is one softmax regression over all
-rows of the answers' trie, and convex. Pictures that show no face are to be answered with no number.
+Its body is random. Only the output layer's rows for digits are fitted, on drawn faces: by the
+chain rule the probability of an age is a product of next-token probabilities, so that fitting
+their product to a bell around the true age is a convex softmax regression over all rows of the
+answers' trie. For images without a face the target is an answer that is no number.
 """
 
 from __future__ import annotations
@@ -18,49 +18,43 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.build.demo_weights import METADATA_KEY, WEIGHTS_FILE, demo_key
-from export.build.options import ExpertConfig
-from export.config.settings import JanusSettings
 from export.experts.janus.files import JanusTokenizer, read_folder
 from export.experts.janus.placeholder import write_configuration, write_tokenizer
 from export.experts.janus.prompt import AgePrompt, build_prompt
 from export.experts.janus.prompt_head import JanusAgeExpert
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus, load_expert
-from runtime.files import replacing
 from runtime.geometry import Geometry, Pixels, fit
 
 _LABEL_STD_YEARS = 4.0
 _PENALTY = 0.01
 _FILTER_SIDE = 4
-"""Patches are seen through random filters of so many points a side: smooth, as trained ones are."""
+"""Side of the random filters that are interpolated to the patch size: smooth, as trained ones."""
 _GAINS = {
     "position_embedding": 2.0,
     "vision_model.encoder.layers.0.self_attn.q_proj": 4.0,
     "self_attn.o_proj": 3.0,
 }
-"""On random weights whose names contain these: attention that prefers some places to others, and
-an image that counts for something beside the words."""
+"""Factors on random weights whose names contain these: they make attention prefer some positions,
+and give the image an influence beside the text."""
 _NO_FACES = 150
 _BATCH = 64
 
 
-def write_demo_janus(
-    config: ExpertConfig, folder: Path, faces: Pixels, ages_years: NDArray[np.float64]
-) -> None:
-    """Writes a whole checkpoint folder, the weights last.
+def fit_demo_janus(
+    settings: JanusSettings, folder: Path, faces: Pixels, ages_years: NDArray[np.float64]
+) -> Mapping[str, Tensor]:
+    """Fits the output layer and writes the checkpoint's files other than the weights.
 
     Args:
-        config: the expert, of experts.demo.toml.
-        folder: of the checkpoint.
+        settings: of the expert.
+        folder: of the checkpoint; it exists.
         faces: to be fitted on, uint8 (N, size, size, 3), RGB.
-        ages_years: theirs, (N,).
-    """
-    from safetensors.torch import save_file
+        ages_years: of the faces, (N,).
 
-    settings = config.settings
-    if not isinstance(settings, JanusSettings):
-        raise TypeError(f"{config.name}: settings of {config.architecture} expected.")
-    folder.mkdir(parents=True, exist_ok=True)
+    Returns:
+        All weights of the checkpoint.
+    """
     drawn = RandomJanus(settings.size)
     write_configuration(folder, drawn)
     write_tokenizer(folder, settings.question)
@@ -73,12 +67,11 @@ def write_demo_janus(
     images = np.stack([fit(face, side, side, geometry) for face in faces])
     hidden = _hidden(expert, np.concatenate([images, _no_faces(images)]))
     state["lm_head.weight"] = _fitted(hidden, ages_years, prompt, drawn.language.vocabulary)
-    with replacing(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, temporary, {METADATA_KEY: demo_key(config)})
+    return state
 
 
 def _body(drawn: RandomJanus) -> dict[str, Tensor]:
-    """Random weights with some gains, and smooth filters for the patches."""
+    """Returns random weights with some gains, and smooth filters for the patches."""
     state = {
         key: value * math.prod(gain for part, gain in _GAINS.items() if part in key)
         for key, value in drawn.items()
@@ -92,7 +85,7 @@ def _body(drawn: RandomJanus) -> dict[str, Tensor]:
 
 
 def _hidden(expert: JanusAgeExpert, images: Pixels) -> NDArray[np.float64]:
-    """What the output layer sees at every row that is read, (N, R, C)."""
+    """Returns the inputs of the output layer at every row of the trie, (N, R, C)."""
     with torch.inference_mode():
         batches = [
             expert.hidden(expert.tokens(torch.from_numpy(images[start : start + _BATCH])))
@@ -102,7 +95,7 @@ def _hidden(expert: JanusAgeExpert, images: Pixels) -> NDArray[np.float64]:
 
 
 def _no_faces(images: Pixels) -> Pixels:
-    """Noise, single colors, and faces whose tiles were shuffled, uint8 (M, size, size, 3)."""
+    """Returns noise, single colors, and faces with shuffled tiles, uint8 (M, size, size, 3)."""
     rng = np.random.default_rng(2)
     count, side = _NO_FACES // 3, images.shape[1]
     noise = rng.integers(0, 256, (count, side, side, 3), np.uint8)
@@ -119,7 +112,7 @@ def _fitted(
     prompt: AgePrompt,
     vocabulary: int,
 ) -> Tensor:
-    """The output layer, float32 (V, C): rows for the tokens of answers, zero for all others.
+    """Returns the output layer, float32 (V, C): rows for tokens of answers, zero for all others.
 
     Args:
         hidden: (N + M, R, C), the faces first.
@@ -128,11 +121,11 @@ def _fitted(
         vocabulary: V.
     """
     tokens = sorted({token for answer in prompt.age_token_ids for token in answer})
-    wanted = torch.tensor(_wanted(ages_years, len(hidden), prompt, tokens))
+    targets = torch.tensor(_targets(ages_years, len(hidden), prompt, tokens))
     others = np.log(vocabulary - len(tokens))
     flat = hidden.reshape(-1, hidden.shape[-1])
-    # The same problem in coordinates in which all directions are equally long: L-BFGS needs few
-    # steps there. The penalty stays on the weights themselves, so that rounding does not count.
+    # The same problem in whitened coordinates, in which L-BFGS needs few steps. The penalty stays
+    # on the weights themselves, so that rounding has little effect.
     spread = np.linalg.cholesky(flat.T @ flat / len(flat) + 1e-6 * np.eye(flat.shape[1]))
     to_raw = torch.tensor(np.linalg.inv(spread))
     x = (torch.tensor(flat) @ to_raw.T).reshape(hidden.shape)
@@ -143,7 +136,7 @@ def _fitted(
         optimizer.zero_grad()
         logits = F.pad(x @ weight.T, (0, 1), value=float(others))
         penalty = 0.5 * _PENALTY * (weight @ to_raw).square().sum()
-        value = (penalty - (wanted * torch.log_softmax(logits, -1)).sum()) / len(x)
+        value = (penalty - (targets * torch.log_softmax(logits, -1)).sum()) / len(x)
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -153,30 +146,30 @@ def _fitted(
     return layer
 
 
-def _wanted(
+def _targets(
     ages_years: NDArray[np.float64], count: int, prompt: AgePrompt, tokens: list[int]
 ) -> NDArray[np.float64]:
-    """Probability of passing each row and going on with each token or none, (count, R, K + 1)."""
+    """Returns the target probabilities, (count, R, K + 1): each row, then each token or none."""
     distance = (np.array(prompt.ages) - ages_years[:, None]) / _LABEL_STD_YEARS
     bell = np.exp(-0.5 * distance**2)
     bell /= bell.sum(axis=1, keepdims=True)
     steps = np.zeros((prompt.rows, len(tokens) + 1, len(prompt.ages)))
-    column = {token: place for place, token in enumerate(tokens)}
+    column = {token: position for position, token in enumerate(tokens)}
     rows = _rows(prompt)
     for age, answer in enumerate(prompt.age_token_ids):
         for length, token in enumerate(answer):
             steps[rows[answer[:length]], column[token], age] = 1.0
         if answer in rows and rows[answer] in prompt.tree.ends:
             steps[rows[answer], -1, age] = 1.0
-    wanted = np.zeros((count, *steps.shape[:2]))
-    wanted[: len(ages_years)] = np.einsum("na,rka->nrk", bell, steps)
-    wanted[len(ages_years) :, 0, -1] = 1.0
-    return wanted
+    targets = np.zeros((count, *steps.shape[:2]))
+    targets[: len(ages_years)] = np.einsum("na,rka->nrk", bell, steps)
+    targets[len(ages_years) :, 0, -1] = 1.0
+    return targets
 
 
 def _rows(prompt: AgePrompt) -> Mapping[tuple[int, ...], int]:
-    """Row of each beginning of an answer."""
-    beginnings: list[tuple[int, ...]] = [()]
+    """Returns the row of each prefix of an answer."""
+    prefixes: list[tuple[int, ...]] = [()]
     for token, parent in zip(prompt.tree.node_ids, prompt.tree.parents, strict=True):
-        beginnings.append((*beginnings[parent], token))
-    return {beginning: row for row, beginning in enumerate(beginnings)}
+        prefixes.append((*prefixes[parent], token))
+    return {prefix: row for row, prefix in enumerate(prefixes)}

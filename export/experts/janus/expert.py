@@ -1,4 +1,4 @@
-"""Janus-Pro as an expert of the pipeline: its folder, the question, and either head."""
+"""Janus-Pro as an expert: checkpoint folder, prompt, and the prompt head or the light head."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ import torch
 from torch import Tensor, nn
 
 from export.checkpoints.loading import load_checkpoint
-from export.config.contract import FP32_OPERATORS, Images, Readings, Signature
-from export.config.settings import JanusSettings
+from export.config.contract import FP32_OPERATORS, Images, Outputs, Signature
 from export.errors import CheckpointError
 from export.experts.janus.files import JanusFolder, JanusTokenizer, read_folder
 from export.experts.janus.light_head import HEAD_PREFIX, LightHead, load_light_expert
 from export.experts.janus.placeholder import placeholder_folder, write_tokenizer
 from export.experts.janus.prompt import AgePrompt, build_prompt
+from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus, load_expert, parameter_shapes
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
-ISLANDS = (*FP32_OPERATORS, "Gemm")
-"""The head too, which is the only Gemm: all other layers are products of more axes."""
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
+JANUS_FP32_OPERATORS = (*FP32_OPERATORS, "Gemm")
+"""The only Gemm is the output layer: all other layers are products of more axes."""
 _LARGE_PARAMETERS = 500_000_000
-"""From here on a face takes seconds on a CPU."""
+"""Above this size a face takes seconds on a CPU."""
 
 
 class JanusExpert:
-    """Weights are read when they are needed first and let go when they are written.
+    """An expert that loads its weights on first use and releases them once they are written.
 
-    They fill the memory that whoever runs the written file needs.
+    Otherwise they would fill the memory that running the written file needs.
     """
 
     def __init__(self, load: Callable[[], nn.Module], signature: Signature) -> None:
-        """Takes what makes the module."""
+        """Stores the function that loads the module."""
         self.signature = signature
         self._load = load
         self._loaded: TorchExpert | None = None
 
     def write_onnx(self, path: Path) -> None:
-        """Writes the module as ONNX and forgets it."""
+        """Writes the module as ONNX and releases it."""
         self._expert().write_onnx(path)
         self._loaded = None
         gc.collect()  # exported programs refer to themselves
 
-    def reference(self, images: Images) -> Readings:
+    def reference(self, images: Images) -> Outputs:
         """Runs the module, one face at a time."""
         return self._expert().reference(images)
 
@@ -61,28 +63,28 @@ class JanusExpert:
 
 @dataclass(frozen=True, slots=True)
 class JanusSource:
-    """A checkpoint, or what stands in for one."""
+    """A checkpoint, or random weights in place of one."""
 
     folder: JanusFolder
     tensors: Mapping[str, Tensor]
-    """Read or drawn when they are asked for."""
+    """Read or drawn on access."""
     prompt: AgePrompt | None
-    """None for a light head, which is not asked."""
+    """None for a light head."""
 
 
 def janus_source(settings: JanusSettings, checkpoint: Path | None) -> JanusSource:
-    """Opens a checkpoint folder, or draws random weights.
+    """Opens a checkpoint folder, or returns random weights.
 
     Raises:
         CheckpointError: the folder lacks a file or describes another model.
     """
-    asked = settings.head == "prompt"
+    with_prompt = settings.head == "prompt"
     if checkpoint is None:
         drawn = RandomJanus(settings.size)
         folder = placeholder_folder(drawn)
         with tempfile.TemporaryDirectory() as written:
             write_tokenizer(Path(written), settings.question)
-            prompt = _prompt(settings, folder, Path(written)) if asked else None
+            prompt = _prompt(settings, folder, Path(written)) if with_prompt else None
         return JanusSource(folder, drawn, prompt)
     if not checkpoint.is_dir():
         raise CheckpointError(
@@ -90,19 +92,19 @@ def janus_source(settings: JanusSettings, checkpoint: Path | None) -> JanusSourc
             f"tokenizer.json and the weights. Give the folder, or hf://owner/repo."
         )
     folder = read_folder(checkpoint)
-    prompt = _prompt(settings, folder, checkpoint) if asked else None
+    prompt = _prompt(settings, folder, checkpoint) if with_prompt else None
     return JanusSource(folder, load_checkpoint(checkpoint).state, prompt)
 
 
 def janus_expert(
     settings: JanusSettings, checkpoint: Path | None, crop_margin: float
 ) -> JanusExpert:
-    """Janus with the head that the settings name.
+    """Returns Janus with the head that the settings name.
 
     Args:
         settings: from experts.toml.
         checkpoint: the folder; None for seeded random weights.
-        crop_margin: added around the face; the rest of the geometry is the checkpoint's.
+        crop_margin: margin around the face; the rest of the geometry is the checkpoint's.
     """
     source = janus_source(settings, checkpoint)
     first, last = settings.question.ages
@@ -118,7 +120,7 @@ def janus_expert(
 
 
 def count_janus_parameters(settings: JanusSettings, checkpoint: Path | None) -> int:
-    """Number of weights in the graph, a light head aside, without making them."""
+    """Returns the number of weights in the graph, without a light head's, allocating none."""
     folder = (
         read_folder(checkpoint) if checkpoint else placeholder_folder(RandomJanus(settings.size))
     )
@@ -143,14 +145,14 @@ def _light_head(source: JanusSource, ages: range, *, drawn: bool) -> dict[str, T
     names = [key for key in source.tensors if key.startswith(HEAD_PREFIX)]
     if not names:
         raise CheckpointError(
-            "head = 'light' needs a distilled checkpoint, and this one holds no light head. "
+            "head = 'light' needs a distilled checkpoint; this one has no light head. "
             "Make one: python export/distill.py --help"
         )
     return {name.removeprefix(HEAD_PREFIX): source.tensors[name] for name in names}
 
 
 def janus_signature(settings: JanusSettings, source: JanusSource, crop_margin: float) -> Signature:
-    """What goes in and what comes out."""
+    """Returns the inputs and outputs of the graph."""
     first, last = settings.question.ages
     recipe, light = source.folder.recipe, source.prompt is None
     geometry = Geometry(crop_margin, "pad_square", "pillow_bicubic", recipe.pad_color)
@@ -160,7 +162,7 @@ def janus_signature(settings: JanusSettings, source: JanusSource, crop_margin: f
         outputs=outputs,
         age_grid=tuple(map(float, range(first, last + 1))),
         details=_details(settings, source),
-        fp32_operators=ISLANDS,
+        fp32_operators=JANUS_FP32_OPERATORS,
         few_faces=_count(source.folder, light=light) > _LARGE_PARAMETERS,
     )
 

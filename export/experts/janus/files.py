@@ -1,6 +1,6 @@
-"""What a Janus-Pro checkpoint's folder says beside the weights: settings, processor, tokenizer.
+"""The files of a Janus-Pro checkpoint folder beside its weights: configuration, tokenizer.
 
-Two layouts are read: `transformers` (config.json says model_type "janus", as in
+Two layouts are supported: `transformers` (model_type "janus" in config.json, as in
 deepseek-community/Janus-Pro-1B) and `official` (model_type "multi_modality", as in
 deepseek-ai/Janus-Pro-1B).
 """
@@ -22,7 +22,7 @@ Layout = Literal["transformers", "official"]
 Json = dict[str, Any]
 
 _VISION_TOWERS = {"siglip_large_patch16_384": VisionShape()}
-_LLAMA_DEFAULTS: Json = {  # what LlamaConfig assumes where a checkpoint's config.json is silent
+_LLAMA_DEFAULTS: Json = {  # LlamaConfig's defaults for keys missing in config.json
     "hidden_size": 4096,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
@@ -37,17 +37,17 @@ _LLAMA_DEFAULTS: Json = {  # what LlamaConfig assumes where a checkpoint's confi
 
 @dataclass(frozen=True, slots=True)
 class ImageRecipe:
-    """How a picture is fitted before the graph: geometry for the manifest."""
+    """Geometry of the image before the graph, for the manifest."""
 
     size: int
     """Both sides after padding, in pixels."""
     pad_color: tuple[int, int, int]
-    """RGB 0..255: int(mean · 255), as the model saw it in training."""
+    """RGB 0..255: int(mean · 255), as in training."""
 
 
 @dataclass(frozen=True, slots=True)
 class JanusFolder:
-    """Everything but weights and tokenizer that a checkpoint folder says."""
+    """Configuration of a checkpoint folder: everything but weights and tokenizer."""
 
     layout: Layout
     vision: VisionShape
@@ -58,48 +58,46 @@ class JanusFolder:
 
 
 class JanusTokenizer:
-    """The checkpoint's tokenizer.json, read as it is.
+    """The checkpoint's tokenizer.json, read with the `tokenizers` library.
 
     transformers 5 replaces the byte-level pre-tokenizer of DeepSeek's tokenizers by
     SentencePiece's, because tokenizer_config.json names LlamaTokenizerFast, and drops all spaces
-    (transformers issue 45488). The `tokenizers` library itself reads the file faithfully.
+    (transformers issue 45488).
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read tokenizer.json and, for the first token, tokenizer_config.json."""
+        """Reads tokenizer.json and, for the first token, tokenizer_config.json."""
         from tokenizers import Tokenizer
 
         file = folder / "tokenizer.json"
         if not file.is_file():
-            raise CheckpointError(
-                f"{folder} has no tokenizer.json. Put the checkpoint's own there."
-            )
+            raise CheckpointError(f"{folder} has no tokenizer.json. Copy it from the checkpoint.")
         self._tokenizer = Tokenizer.from_file(str(file))
         config = _json(folder, "tokenizer_config.json") or {}
         bos = config.get("bos_token")
         bos = bos.get("content") if isinstance(bos, dict) else bos
         self._bos = self._tokenizer.token_to_id(bos) if bos else None
-        self._add_bos = config.get("add_bos_token", True)  # as LlamaTokenizer, where it is silent
+        self._add_bos = config.get("add_bos_token", True)  # LlamaTokenizer's default
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, after the beginning-of-sentence token if the model expects it."""
+        """Returns the token ids of a text, with the beginning-of-sentence token if configured."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self._add_bos and self._bos is not None and ids[:1] != [self._bos]:
             return [self._bos, *ids]
         return ids
 
     def tokens(self) -> dict[str, int]:
-        """Id of every token, added tokens included."""
+        """Returns the id of every token, added tokens included."""
         vocabulary: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
         return vocabulary
 
 
 def read_folder(folder: Path) -> JanusFolder:
-    """Read config.json, preprocessor_config.json and processor_config.json of a checkpoint.
+    """Reads config.json, preprocessor_config.json and processor_config.json of a checkpoint.
 
     Raises:
-        CheckpointError: a file is missing, or describes what these modules do not compute; every
-            problem at once.
+        CheckpointError: a file is missing or describes an unsupported model; every problem at
+            once.
     """
     config = _json(folder, "config.json")
     if config is None:
@@ -108,7 +106,7 @@ def read_folder(folder: Path) -> JanusFolder:
     layout = layouts.get(config.get("model_type", ""))
     if layout is None:
         raise CheckpointError(
-            f"{folder / 'config.json'} says model_type {config.get('model_type')!r}; "
+            f"{folder / 'config.json'} has model_type {config.get('model_type')!r}; "
             f"Janus-Pro's are {' and '.join(map(repr, layouts))}."
         )
     processor = _json(folder, "processor_config.json") or {}
@@ -116,7 +114,8 @@ def read_folder(folder: Path) -> JanusFolder:
     if images is None:
         raise CheckpointError(
             f"{folder} has neither preprocessor_config.json nor an image_processor in "
-            f"processor_config.json; mean, standard deviation and size come from there."
+            f"processor_config.json. They hold mean, standard deviation and size; copy them from "
+            f"the checkpoint."
         )
     problems: list[str] = []
     vision = (_vision if layout == "transformers" else _official_vision)(config, problems)
@@ -131,8 +130,8 @@ def read_folder(folder: Path) -> JanusFolder:
         raise CheckpointError(
             f"{folder} cannot be exported:" + "".join(f"\n- {p}" for p in problems)
         )
-    spelled = {"placeholder": "image_tag", "begin": "image_start_tag", "end": "image_end_tag"}
-    tags = {ours: processor[tag] for ours, tag in spelled.items() if tag in processor}
+    keys = {"placeholder": "image_tag", "begin": "image_start_tag", "end": "image_end_tag"}
+    tags = {ours: processor[tag] for ours, tag in keys.items() if tag in processor}
     image_tokens = ImageTokens(count, **tags)
     return JanusFolder(layout, vision, language, normalization, recipe, image_tokens)
 
@@ -194,8 +193,8 @@ def _language(given: Json, problems: list[str]) -> LanguageShape:
 
 
 def _images(config: Json, problems: list[str]) -> tuple[Normalization, ImageRecipe]:
-    lacking = [key for key in ("image_mean", "image_std") if key not in config]
-    problems.extend(f"image processor: {key} is missing" for key in lacking)
+    missing = [key for key in ("image_mean", "image_std") if key not in config]
+    problems.extend(f"image processor: {key} is missing" for key in missing)
     _expect(problems, "image processor do_resize", config.get("do_resize", True), (True,))
     _expect(problems, "image processor do_pad", config.get("do_pad", True), (True,))
     _expect(problems, "image processor resample (3 is bicubic)", config.get("resample", 3), (3,))
@@ -212,7 +211,7 @@ def _images(config: Json, problems: list[str]) -> tuple[Normalization, ImageReci
 
 
 def _side(size: Any) -> int:  # noqa: ANN401
-    """Side of a square, given as a number, a pair, or height and width."""
+    """Returns the side of a square given as a number, a pair, or height and width."""
     if isinstance(size, dict):
         size = size.get("height")
     return int(size[0] if isinstance(size, list) else size)
@@ -223,9 +222,9 @@ def _triple(values: Any) -> tuple[float, float, float]:  # noqa: ANN401
     return red, green, blue
 
 
-def _expect(problems: list[str], what: str, found: object, allowed: tuple[object, ...]) -> None:
+def _expect(problems: list[str], name: str, found: object, allowed: tuple[object, ...]) -> None:
     if found not in allowed:
-        problems.append(f"{what}: found {found!r}, expected {' or '.join(map(repr, allowed))}")
+        problems.append(f"{name}: found {found!r}, expected {' or '.join(map(repr, allowed))}")
 
 
 def _json(folder: Path, name: str) -> Json | None:

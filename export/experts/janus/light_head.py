@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 HEAD_PREFIX = "light_head."
 """Before the head's keys in a distilled checkpoint."""
 HEADS = 8
-"""Learned questions that are put to the image tokens."""
+"""Number of learned queries."""
 
 
 class LightHead(nn.Module):
-    """Each of a few learned queries attends over the image tokens; an MLP reads the answers.
+    """Attention pooling of the image tokens by learned queries, followed by an MLP.
 
     With C the tokens' width it has about C²/2 + C²/16 parameters: 2.4 M for Janus-Pro-1B.
     """
@@ -33,11 +33,11 @@ class LightHead(nn.Module):
     ages: Tensor
 
     def __init__(self, width: int, ages: Sequence[int]) -> None:
-        """Make the layers.
+        """Creates the layers.
 
         Args:
             width: of the image tokens, at least 4 · HEADS.
-            ages: the ages in years that are told apart.
+            ages: of the classes, in years.
         """
         super().__init__()
         self.depth = width // (4 * HEADS)
@@ -52,12 +52,12 @@ class LightHead(nn.Module):
         self.register_buffer("ages", years, persistent=False)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Image tokens (N, T, C) to age_years (N,) and age_probs (N, A)."""
+        """Maps image tokens (N, T, C) to age_years (N,) and age_probs (N, A)."""
         age_probs = torch.softmax(self.logits(tokens), -1)
         return (age_probs * self.ages).sum(1), age_probs
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Image tokens (N, T, C) to unnormalized log probabilities (N, A)."""
+        """Maps image tokens (N, T, C) to unnormalized log probabilities (N, A)."""
         tokens = self.norm(tokens)
         k, v = self._split(self.k_proj(tokens)), self._split(self.v_proj(tokens))
         scores = (self.queries * self.depth**-0.5) @ k.transpose(-2, -1)
@@ -65,28 +65,28 @@ class LightHead(nn.Module):
         return self.fc2(F.gelu(self.fc1(pooled)))  # type: ignore[no-any-return]
 
     def _split(self, x: Tensor) -> Tensor:
-        """(N, T, hidden) to (N, HEADS, T, depth)."""
+        """Maps (N, T, hidden) to (N, HEADS, T, depth)."""
         return x.reshape(-1, x.shape[1], HEADS, self.depth).permute(0, 2, 1, 3)
 
 
 class LightAgeExpert(nn.Module):
-    """A face to the probability of every age by Janus's vision tower and a light head."""
+    """Janus's vision tower with a light head: from a face to the probability of every age."""
 
     def __init__(self, settings: JanusFolder, ages: Sequence[int]) -> None:
-        """Make all parts."""
+        """Creates all parts."""
         super().__init__()
-        with torch.device("cpu"):  # its constants are no weights, to be loaded later
+        with torch.device("cpu"):  # its constants are not loaded from the checkpoint
             self.pixels = Normalize(settings.normalization)
         self.vision_model = VisionTower(settings.vision)
         self.aligner = Aligner(settings.vision)
         self.head = LightHead(settings.vision.aligner_width, ages)
 
     def tokens(self, face: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) RGB to image tokens (N, T, C): what the head is trained on."""
+        """Maps uint8 (N, H, W, 3) RGB to image tokens (N, T, C), the inputs of the head."""
         return self.aligner(self.vision_model(self.pixels(face)))  # type: ignore[no-any-return]
 
     def forward(self, face: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, H, W, 3) RGB to age_years (N,) and age_probs (N, A)."""
+        """Maps uint8 (N, H, W, 3) RGB to age_years (N,) and age_probs (N, A)."""
         return self.head(self.tokens(face))  # type: ignore[no-any-return]
 
 
@@ -96,28 +96,28 @@ def load_light_expert(
     head: Mapping[str, Tensor],
     ages: Sequence[int],
 ) -> LightAgeExpert:
-    """Build the light expert from a Janus checkpoint and a distilled head.
+    """Builds the light expert from a Janus checkpoint and a distilled head.
 
     Args:
         settings: from `read_folder`.
         tensors: the Janus checkpoint by key; only vision tower and aligner are read.
-        head: state of a `LightHead`, e.g. a safetensors file's.
-        ages: the ages in years that the head was distilled for.
+        head: state of a `LightHead`, for example from a safetensors file.
+        ages: of the classes that the head was distilled for, in years.
 
     Raises:
-        CheckpointError: the head was made for other ages or another width.
+        CheckpointError: the head is for other ages or another width.
     """
     with torch.device("meta"):
         expert = LightAgeExpert(settings, ages)
-    wanted = {name: tuple(tensor.shape) for name, tensor in expert.head.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in expert.head.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in head.items()}
-    wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
+    wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
     if wrong:
         name = wrong[0]
         raise CheckpointError(
             f"The light head does not fit {len(ages)} ages and image tokens of width "
             f"{settings.vision.aligner_width}: {name} is {found.get(name)}, expected "
-            f"{wanted.get(name)}. Distil it again for this checkpoint and these ages."
+            f"{expected.get(name)}. Distill it again for this checkpoint and these ages."
         )
     trunk = {n: p for n, p in expert.named_parameters() if not n.startswith("head.")}
     state = weights(trunk, tensors, settings.layout)

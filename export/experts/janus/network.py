@@ -1,9 +1,9 @@
-"""Janus-Pro's network, in own thin modules that export cleanly.
+"""Janus-Pro's network, in modules that export without shape arithmetic.
 
 SigLIP's vision tower, a two-layer aligner and a Llama decoder over a sequence of fixed length,
-whose parameter names follow transformers' (see `janus.py`). Every reshape has constant dimensions
-and one -1, so that TensorRT needs no shape arithmetic. N is the batch, T the image tokens, S the
-length of the sequence, R the positions that are read, C the width.
+whose parameter names follow transformers' (see `weights.py`). Every reshape has constant
+dimensions and one -1. N is the batch, T the image tokens, S the length of the sequence, R the
+positions that are read, C the width.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class VisionShape:
 
     @property
     def tokens(self) -> int:
-        """How many tokens stand for a picture."""
+        """Number of tokens of an image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -59,7 +59,7 @@ class Attention(nn.Module):
     """Multi-head attention of the vision tower."""
 
     def __init__(self, width: int, heads: int) -> None:
-        """Make the four projections."""
+        """Creates the four projections."""
         super().__init__()
         self.heads, self.width = heads, width
         self.q_proj = nn.Linear(width, width)
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         self.projection_layer = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same."""
+        """Maps (N, T, C) to the same shape."""
         q, k, v = (_heads(p(x), self.heads) for p in (self.q_proj, self.k_proj, self.v_proj))
         return self.projection_layer(_joined(_attend(q, k, v)))  # type: ignore[no-any-return]
 
@@ -77,13 +77,13 @@ class VisionMlp(nn.Module):
     """Two layers with an exact GELU."""
 
     def __init__(self, width: int, hidden: int) -> None:
-        """Make the two layers."""
+        """Creates the two layers."""
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same."""
+        """Maps (N, T, C) to the same shape."""
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
@@ -91,7 +91,7 @@ class VisionLayer(nn.Module):
     """Pre-norm transformer layer."""
 
     def __init__(self, shape: VisionShape) -> None:
-        """Make norms, attention and MLP."""
+        """Creates norms, attention and MLP."""
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(shape.width, shape.eps)
         self.self_attn = Attention(shape.width, shape.heads)
@@ -99,7 +99,7 @@ class VisionLayer(nn.Module):
         self.mlp = VisionMlp(shape.width, shape.mlp_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) to the same."""
+        """Maps (N, T, C) to the same shape."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))  # type: ignore[no-any-return]
 
@@ -108,7 +108,7 @@ class VisionTower(nn.Module):
     """SigLIP without its pooling head."""
 
     def __init__(self, shape: VisionShape) -> None:
-        """Make patch and position embedding, layers and the last norm."""
+        """Creates patch and position embedding, layers and the last norm."""
         super().__init__()
         self.tokens, self.width = shape.tokens, shape.width
         self.patch_embedding = nn.Conv2d(3, shape.width, shape.patch_size, shape.patch_size)
@@ -117,7 +117,7 @@ class VisionTower(nn.Module):
         self.post_layernorm = nn.LayerNorm(shape.width, shape.eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalized pixels (N, 3, H, W) to tokens (N, T, C)."""
+        """Maps normalized pixels (N, 3, H, W) to tokens (N, T, C)."""
         patches = self.patch_embedding(pixels).reshape(-1, self.width, self.tokens)
         x = patches.permute(0, 2, 1) + self.position_embedding
         for layer in self.layers:
@@ -126,10 +126,10 @@ class VisionTower(nn.Module):
 
 
 class Aligner(nn.Module):
-    """From the vision tower's width to the language model's."""
+    """Projection from the vision tower's width to the language model's."""
 
     def __init__(self, shape: VisionShape) -> None:
-        """Make the first layer and those after it."""
+        """Creates the layers."""
         super().__init__()
         width = shape.aligner_width
         self.fc1 = nn.Linear(shape.width, width)
@@ -138,7 +138,7 @@ class Aligner(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, vision width) to (N, T, language width)."""
+        """Maps (N, T, vision width) to (N, T, language width)."""
         x = self.fc1(x)
         for layer in self.hidden_layers:
             x = layer(F.gelu(x))
@@ -148,31 +148,31 @@ class Aligner(nn.Module):
 class RmsNorm(nn.Module):
     """Division by the root mean square.
 
-    Pow, ReduceMean, Sqrt and Div occur nowhere else in the graph, so that these types name the
-    norm's FP32 island; the root is never below sqrt(eps), so that Div is safe where a product
-    with its reciprocal is not.
+    Pow, ReduceMean, Sqrt and Div occur nowhere else in the graph, so that these types select the
+    norm for FP32; the root is never below sqrt(eps), so that Div is safe where a product with its
+    reciprocal is not.
     """
 
     def __init__(self, width: int, eps: float) -> None:
-        """Make the weight."""
+        """Creates the weight."""
         super().__init__()
         self.eps = eps
         self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, S, C) to the same."""
+        """Maps (N, S, C) to the same shape."""
         mean_square = x.pow(2).mean(-1, keepdim=True)
         return x / torch.sqrt(mean_square + self.eps) * self.weight
 
 
 class LanguageAttention(nn.Module):
-    """Grouped-query attention with rotary positions; only the last `rows` positions ask."""
+    """Grouped-query attention with rotary positions; queries are the last `rows` positions."""
 
     kv_of_head: Tensor
     partner: Tensor
 
     def __init__(self, shape: LanguageShape, rows: int) -> None:
-        """Make the four projections."""
+        """Creates the four projections."""
         super().__init__()
         self.heads, self.kv_heads, self.rows = shape.heads, shape.kv_heads, rows
         queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
@@ -182,12 +182,12 @@ class LanguageAttention(nn.Module):
         self.o_proj = nn.Linear(queries, shape.width, bias=False)
         kv_of_head = torch.arange(shape.heads, device="cpu") // (shape.heads // shape.kv_heads)
         self.register_buffer("kv_of_head", kv_of_head, persistent=False)
-        # Rotary positions turn pairs, and a pair's halves lie half a head apart.
+        # Rotary positions rotate pairs whose elements lie half a head apart.
         partner = torch.arange(shape.head_width, device="cpu").roll(shape.head_width // 2)
         self.register_buffer("partner", partner, persistent=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """(N, S, C) to (N, rows, C); cos and signed sin (1, 1, S, D), mask (1, 1, S, S)."""
+        """Maps (N, S, C) to (N, rows, C); cos, signed sin (1, 1, S, D), mask (1, 1, S, S)."""
         rows = slice(-self.rows, None)
         q = _heads(self.q_proj(x[:, rows]), self.heads)
         k, v = (_heads(p(x), self.kv_heads) for p in (self.k_proj, self.v_proj))
@@ -202,14 +202,14 @@ class LanguageMlp(nn.Module):
     """Gated MLP."""
 
     def __init__(self, width: int, hidden: int) -> None:
-        """Make the three layers."""
+        """Creates the three layers."""
         super().__init__()
         self.gate_proj = nn.Linear(width, hidden, bias=False)
         self.up_proj = nn.Linear(width, hidden, bias=False)
         self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, S, C) to the same."""
+        """Maps (N, S, C) to the same shape."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
 
 
@@ -217,7 +217,7 @@ class LanguageLayer(nn.Module):
     """Pre-norm decoder layer that computes the last `rows` positions."""
 
     def __init__(self, shape: LanguageShape, rows: int) -> None:
-        """Make norms, attention and MLP."""
+        """Creates norms, attention and MLP."""
         super().__init__()
         self.rows = rows
         self.input_layernorm = RmsNorm(shape.width, shape.eps)
@@ -226,14 +226,14 @@ class LanguageLayer(nn.Module):
         self.mlp = LanguageMlp(shape.width, shape.mlp_width)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor) -> Tensor:
-        """(N, S, C) to (N, rows, C)."""
+        """Maps (N, S, C) to (N, rows, C)."""
         attended = self.self_attn(self.input_layernorm(x), cos, sin, mask)
         x = x[:, -self.rows :] + attended
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
 
 
 class LanguageModel(nn.Module):
-    """Llama decoder over a fixed sequence; its last layer computes only what is read."""
+    """Llama decoder over a fixed sequence; its last layer computes only the positions read."""
 
     cos: Tensor
     sin: Tensor
@@ -246,17 +246,17 @@ class LanguageModel(nn.Module):
         positions: NDArray[np.int64],
         rows: int,
     ) -> None:
-        """Make the layers.
+        """Creates the layers.
 
         Args:
             shape: sizes.
             mask: added to attention scores, (1, 1, S, S).
-            positions: of every token, (S,); their angles are float32, as the model was trained.
-            rows: how many positions at the end are read.
+            positions: of every token, (S,); their angles are float32, as in training.
+            rows: number of positions read, at the end of the sequence.
         """
         super().__init__()
-        asked = [len(positions)] * (shape.layers - 1) + [rows]
-        self.layers = nn.ModuleList(LanguageLayer(shape, r) for r in asked)
+        computed = [len(positions)] * (shape.layers - 1) + [rows]
+        self.layers = nn.ModuleList(LanguageLayer(shape, count) for count in computed)
         self.norm = RmsNorm(shape.width, shape.eps)
         even = torch.arange(0, shape.head_width, 2, dtype=torch.float32, device="cpu")
         frequencies = 1.0 / shape.rope_theta ** (even / shape.head_width)
@@ -269,28 +269,28 @@ class LanguageModel(nn.Module):
         constant(self, "mask", torch.from_numpy(mask))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embeddings (N, S, C) to the last hidden states of the positions read (N, R, C)."""
+        """Maps embeddings (N, S, C) to the last hidden states at the positions read (N, R, C)."""
         for layer in self.layers:
             x = layer(x, self.cos, self.sin, self.mask)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
 def constant(module: nn.Module, name: str, value: Tensor) -> None:
-    """Register a constant of the graph, which is no part of a checkpoint."""
+    """Registers a float32 constant of the graph that is not in the checkpoint."""
     module.register_buffer(name, value.to(torch.float32), persistent=False)
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """(N, S, C) to (N, heads, S, C / heads)."""
+    """Maps (N, S, C) to (N, heads, S, C / heads)."""
     return x.reshape(-1, x.shape[1], heads, x.shape[2] // heads).permute(0, 2, 1, 3)
 
 
 def _joined(x: Tensor) -> Tensor:
-    """(N, heads, S, D) to (N, S, heads · D)."""
+    """Maps (N, heads, S, D) to (N, S, heads · D)."""
     return x.permute(0, 2, 1, 3).reshape(-1, x.shape[2], x.shape[1] * x.shape[3])
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention; queries are scaled before the product to stay small in FP16."""
+    """Computes softmax attention; scaling queries first keeps the product small in FP16."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     return torch.softmax(scores if mask is None else scores + mask, -1) @ v

@@ -1,4 +1,4 @@
-"""Stands in for a Janus checkpoint's files where there are none: random weights and the demo."""
+"""Files of a Janus checkpoint for placeholder weights: random and demo."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from export.experts.janus.prompt import IMAGE, ImageTokens, PromptOptions
 from export.experts.janus.weights import RandomJanus
 
 MEAN = STD = (0.5, 0.5, 0.5)
-"""Janus-Pro's."""
+PAD_COLOR = (127, 127, 127)
+"""Janus-Pro's, int(mean · 255)."""
 _BEGIN_OF_SENTENCE = "<|begin▁of▁sentence|>"
 _UNKNOWN = "<unk>"
 _PIECES = r"\d| ?\p{L}+|\n+|[^\p{L}\d\s]|\s"
-"""Digits one by one, words with the space before them: near enough to DeepSeek's tokenizer for a
-sequence of about the right length."""
+"""Single digits, and words with the space before them: the sequence is about as long as with
+DeepSeek's tokenizer."""
 
 
 def placeholder_folder(checkpoint: RandomJanus) -> JanusFolder:
-    """What the folder of a random checkpoint would say."""
+    """Returns the configuration of a random checkpoint."""
     vision = checkpoint.vision
     return JanusFolder(
         layout="transformers",
         vision=vision,
         language=checkpoint.language,
         normalization=Normalization(mean=MEAN, std=STD),
-        recipe=ImageRecipe(vision.image_size, _pad_color()),
+        recipe=ImageRecipe(vision.image_size, PAD_COLOR),
         image=ImageTokens(vision.tokens),
     )
 
 
 def write_tokenizer(folder: Path, question: PromptOptions) -> None:
-    """Writes a tokenizer that knows digits and the words of one question."""
+    """Writes a tokenizer whose vocabulary is digits and the words of one prompt."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
@@ -51,7 +52,7 @@ def write_tokenizer(folder: Path, question: PromptOptions) -> None:
 
 
 def configuration(checkpoint: RandomJanus) -> dict[str, Any]:
-    """What transformers would write into config.json."""
+    """Returns the content of config.json as transformers writes it."""
     vision, language = checkpoint.vision, checkpoint.language
     return {
         "model_type": "janus",
@@ -95,11 +96,6 @@ def write_configuration(folder: Path, checkpoint: RandomJanus) -> None:
             "size": {"height": side, "width": side},
         },
     )
-
-
-def _pad_color() -> tuple[int, int, int]:
-    red, green, blue = (int(channel * 255) for channel in MEAN)
-    return red, green, blue
 
 
 def _write(path: Path, content: dict[str, object]) -> None:

@@ -1,20 +1,20 @@
-"""The fixed question to Janus: its tokens, the trie of all answers, the mask that joins them.
+"""The fixed prompt of Janus: its tokens, the trie of all answers, the attention mask.
 
 The language model reads one sequence:
 
     [prompt before the image][image tokens][prompt after it, answer prefix][nodes of the trie]
 
-The trie holds every answer ("0" … "100") as the checkpoint's own tokenizer spells it. A node is in
-the sequence when its next-token distribution is needed; it sees the prompt and its own ancestors,
-and its position is its depth, so each node computes what a separate forward pass over that answer
-would. The distribution at the last prompt token and at the nodes then gives
+The trie holds every answer ("0" … "100") as tokenized by the checkpoint's own tokenizer. A node is
+in the sequence if its next-token distribution is needed. It attends to the prompt and its own
+ancestors, and its position is its depth, so that it computes the same as a separate forward pass
+over that answer. The distributions at the last prompt token and at the nodes give
 
-    P(age) = Π P(token | what came before) · P(the number ends here)
+    P(age) = Π P(token | preceding tokens) · P(the number ends here)
 
 The last factor is the probability of all tokens that do not start with a digit. `where_extended`
-applies it only where another answer goes on: "2" must end to be told from "20", while "25"
-counts with whatever follows it ("25", "25 years", "25.5", even "250"). `all` applies it to every
-answer: "25" no longer counts "250" (but still "25.5"), for a longer sequence: one node per answer.
+applies it only to answers that another answer extends: "2" must end to differ from "20", while "25"
+includes all its continuations ("25", "25 years", "25.5", even "250"). `all` applies it to every
+answer: "25" no longer includes "250" (but still "25.5"), at the cost of one node per answer.
 """
 
 from __future__ import annotations
@@ -36,42 +36,41 @@ _Item = TypeVar("_Item")
 Termination = Literal["where_extended", "all"]
 
 IMAGE = "{image}"
-"""Where the picture stands in a prompt."""
+"""Position of the image in a prompt."""
 
 DEFAULT_PROMPT = (
     "<|User|>: {image}\nHow old is the person in this photo? "
     "Answer with the age in years as a number.\n\n<|Assistant|>:"
 )
-"""The conversation format that Janus-Pro was tuned on, ready for the answer."""
+"""The conversation format that Janus-Pro was tuned on, up to the answer."""
 
 SYSTEM_PROMPT = (
     "You are a helpful language and vision assistant. You are able to understand the visual "
     "content that the user provides, and assist the user with a variety of tasks using natural "
     "language.\n\n"
 )
-"""What the authors' own processor puts before every conversation."""
+"""Put before every conversation by the authors' own processor."""
 
 HIDDEN = -1e4
-"""Added to the attention score of what a token must not see; finite in FP16."""
+"""Added to the attention scores of masked tokens; finite in FP16."""
 
-_GOES_ON = re.compile(
-    r"[0-9]|<0x3[0-9]>"
-)  # a digit, or its UTF-8 byte in a byte-fallback vocabulary
+_STARTS_WITH_DIGIT = re.compile(r"[0-9]|<0x3[0-9]>")
+"""A digit, or its UTF-8 byte in a byte-fallback vocabulary."""
 
 
 class Tokenizer(Protocol):
-    """What the prompt needs of a tokenizer."""
+    """The methods of a tokenizer that prompts are built with."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, with the beginning-of-sentence token where the model expects it."""
+        """Returns the token ids of a text, with the beginning-of-sentence token if configured."""
 
     def tokens(self) -> dict[str, int]:
-        """Id of every token, by its spelling in the vocabulary."""
+        """Returns the id of every token, by its spelling in the vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """The spelling of the special tokens around a picture, and how many stand for it."""
+    """The spelling of the special tokens of an image, and the number of its tokens."""
 
     count: int = 576
     placeholder: str = "<image_placeholder>"
@@ -81,28 +80,28 @@ class ImageTokens:
 
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
-    """What is asked, and which answers count."""
+    """The prompt, and the answers that count."""
 
     prompt: str = DEFAULT_PROMPT
-    """The conversation up to the answer; `{image}` marks the picture."""
+    """The conversation up to the answer; `{image}` marks the image."""
     answer_prefix: str = " "
-    """The beginning of the answer, put into the model's mouth: " ", " The person is ", …"""
+    """A given beginning of the answer: " ", " The person is ", …"""
     system_prompt: bool = True
-    """Whether the authors' system prompt comes first."""
+    """Starts with the authors' system prompt."""
     ages: tuple[int, int] = (0, 100)
     """First and last age in years."""
     termination: Termination = "where_extended"
-    """Where a number must end; see the module."""
+    """Answers after which the number must end; see the module."""
 
     @property
     def text(self) -> str:
-        """Everything up to the age."""
+        """The text up to the age."""
         return (SYSTEM_PROMPT if self.system_prompt else "") + self.prompt + self.answer_prefix
 
 
 @dataclass(frozen=True, slots=True)
 class AgeTree:
-    """How to read the probability of every age from the rows that are read.
+    """The trie of answers, and the steps whose probabilities multiply to that of each age.
 
     Row 0 is the last prompt token, row i + 1 is node i; parents come before their children.
     """
@@ -114,16 +113,16 @@ class AgeTree:
     depths: tuple[int, ...]
     """1 for the first token of an answer."""
     edges: tuple[tuple[int, int], ...]
-    """Row and next token of every step an answer can take."""
+    """Row and next token of every step of an answer."""
     ends: tuple[int, ...]
-    """Rows where the probability that the number ends is needed."""
+    """Rows at which the probability that the number ends is needed."""
     paths: NDArray[np.int64]
-    """(A, L): the steps of each age, indices into edges + ends + one step that costs nothing."""
+    """(A, L): the steps of each age, indices into edges + ends + one step of probability 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class AgePrompt:
-    """Frozen token ids and geometry of the sequence."""
+    """Token ids and layout of the sequence."""
 
     before_ids: tuple[int, ...]
     """Prompt before the image tokens."""
@@ -132,37 +131,37 @@ class AgePrompt:
     image_id: int
     """The placeholder's token."""
     image_tokens: int
-    """How many tokens stand for the picture."""
+    """Number of tokens of the image."""
     ages: tuple[int, ...]
     """The ages in years, increasing."""
     age_token_ids: tuple[tuple[int, ...], ...]
     """The answer for each age."""
-    goes_on_ids: tuple[int, ...]
-    """Tokens that continue a number: those that start with a digit."""
+    digit_ids: tuple[int, ...]
+    """Tokens that start with a digit, and so continue a number."""
     tree: AgeTree
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
-        """The prompt, with one placeholder for all image tokens."""
+        """Token ids of the prompt, with one placeholder for all image tokens."""
         return (*self.before_ids, self.image_id, *self.after_ids)
 
     @property
     def prompt_length(self) -> int:
-        """Tokens before the trie."""
+        """Number of tokens before the trie."""
         return len(self.before_ids) + self.image_tokens + len(self.after_ids)
 
     @property
     def rows(self) -> int:
-        """How many positions at the end of the sequence are read."""
+        """Number of positions read, at the end of the sequence."""
         return 1 + len(self.tree.node_ids)
 
     def positions(self) -> NDArray[np.int64]:
-        """Position of every token, (S,): consecutive in the prompt, by depth in the trie."""
+        """Returns the position of every token, (S,): consecutive in the prompt, then by depth."""
         depths = np.asarray(self.tree.depths, np.int64)
         return np.concatenate([np.arange(self.prompt_length), self.prompt_length - 1 + depths])
 
     def mask(self) -> NDArray[np.float32]:
-        """What each token sees, float32 (1, 1, S, S): 0 or HIDDEN, added to attention scores."""
+        """Returns the attention mask, float32 (1, 1, S, S): 0 or HIDDEN, added to scores."""
         prompt, length = self.prompt_length, self.prompt_length + len(self.tree.node_ids)
         visible = np.zeros((length, length), bool)
         visible[:prompt, :prompt] = np.tri(prompt, dtype=bool)
@@ -176,18 +175,18 @@ class AgePrompt:
 def build_prompt(
     tokenizer: Tokenizer, options: PromptOptions, image: ImageTokens | None = None
 ) -> AgePrompt:
-    """Tokenize prompt and answers together and freeze the result.
+    """Tokenizes the prompt together with every answer.
 
-    Where a tokenizer glues trailing spaces of the answer prefix to the digits ("Ġ25"), these
+    Where a tokenizer merges trailing spaces of the answer prefix with the digits ("Ġ25"), these
     spaces belong to the answers instead of to the prompt.
 
     Args:
         tokenizer: the checkpoint's own.
-        options: what is asked, and which answers count.
-        image: the picture's special tokens; None means Janus-Pro's.
+        options: the prompt, and the answers that count.
+        image: the special tokens of the image; None means Janus-Pro's.
 
     Raises:
-        ExportError: the prompt has no picture, or the tokenizer changes the prompt's last token
+        ExportError: the prompt has no image, or the tokenizer changes the prompt's last token
             depending on the answer.
     """
     image = image or ImageTokens()
@@ -196,8 +195,8 @@ def build_prompt(
         raise ExportError(f"ages must be 0 ≤ first ≤ last, got {first} to {last}.")
     if options.prompt.count(IMAGE) != 1:
         raise ExportError(
-            f"The prompt must hold the picture exactly once, found {options.prompt.count(IMAGE)} "
-            f"times: {options.prompt!r}. Write {IMAGE} where the picture stands."
+            f"The prompt must contain {IMAGE} exactly once, found {options.prompt.count(IMAGE)} "
+            f"times: {options.prompt!r}. Write it where the image belongs."
         )
     vocabulary = tokenizer.tokens()
     image_id = _image_id(vocabulary, image)
@@ -206,18 +205,20 @@ def build_prompt(
     prompt_ids, answers = _split(tokenizer, text, [str(age) for age in ages])
     if prompt_ids.count(image_id) != 1:
         raise ExportError(
-            f"The tokenized prompt holds {prompt_ids.count(image_id)} × {image.placeholder!r} "
-            f"instead of one: {options.prompt!r}. Use {IMAGE} alone for the picture."
+            f"The tokenized prompt contains {prompt_ids.count(image_id)} × {image.placeholder!r} "
+            f"instead of one: {options.prompt!r}. Mark the image with {IMAGE} only."
         )
-    place = prompt_ids.index(image_id)
+    position = prompt_ids.index(image_id)
     return AgePrompt(
-        before_ids=prompt_ids[:place],
-        after_ids=prompt_ids[place + 1 :],
+        before_ids=prompt_ids[:position],
+        after_ids=prompt_ids[position + 1 :],
         image_id=image_id,
         image_tokens=image.count,
         ages=ages,
         age_token_ids=answers,
-        goes_on_ids=tuple(sorted(i for token, i in vocabulary.items() if _GOES_ON.match(token))),
+        digit_ids=tuple(
+            sorted(i for token, i in vocabulary.items() if _STARTS_WITH_DIGIT.match(token))
+        ),
         tree=build_tree(answers, options.termination),
     )
 
@@ -225,7 +226,7 @@ def build_prompt(
 def build_tree(
     answers: Sequence[tuple[int, ...]], termination: Termination = "where_extended"
 ) -> AgeTree:
-    """Trie over the answers' tokens, kept to the nodes that have to be read."""
+    """Builds the trie of the answers' tokens, with only the nodes whose logits are needed."""
     prefixes = {answer[:length] for answer in answers for length in range(len(answer))}
     ending = set(answers) if termination == "all" else set(answers) & prefixes
     rows = _rows(prefixes | ending)
@@ -236,7 +237,7 @@ def build_tree(
         + ([len(edges) + ends[rows[a]]] if a in ending else [])
         for a in answers
     ]
-    nothing = len(edges) + len(ends)
+    certain = len(edges) + len(ends)
     longest = max(len(path) for path in steps)
     nodes = [prefix for prefix in rows if prefix]
     return AgeTree(
@@ -245,7 +246,7 @@ def build_tree(
         depths=tuple(len(node) for node in nodes),
         edges=tuple(edges),
         ends=tuple(ends),
-        paths=np.array([path + [nothing] * (longest - len(path)) for path in steps], np.int64),
+        paths=np.array([path + [certain] * (longest - len(path)) for path in steps], np.int64),
     )
 
 
@@ -262,8 +263,8 @@ def _image_id(vocabulary: dict[str, int], image: ImageTokens) -> int:
     missing = [t for t in (image.begin, image.placeholder, image.end) if t not in vocabulary]
     if missing:
         raise ExportError(
-            f"The tokenizer lacks {', '.join(missing)}, which stand for the picture: "
-            f"it is not Janus's. Use the tokenizer.json that came with the checkpoint."
+            f"The tokenizer lacks {', '.join(missing)}, the tokens of an image: "
+            f"it is not Janus's. Use the tokenizer.json of the checkpoint."
         )
     return vocabulary[image.placeholder]
 
@@ -271,7 +272,7 @@ def _image_id(vocabulary: dict[str, int], image: ImageTokens) -> int:
 def _split(
     tokenizer: Tokenizer, text: str, numbers: Sequence[str]
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Prompt ids and each answer's ids; the prompt's are a strict prefix for every answer."""
+    """Returns the ids of the prompt and of each answer that follows it."""
     encoded = [tuple(tokenizer.encode(text + number)) for number in numbers]
     for prompt in dict.fromkeys((text, text.rstrip(" "))):
         head = tuple(tokenizer.encode(prompt))
@@ -280,9 +281,9 @@ def _split(
             return head, tuple(ids[len(head) :] for ids in encoded)
     shown = encoded[broken[0]][len(head) - 1 :]
     raise ExportError(
-        f"The tokenizer does not keep the prompt apart from the answer: before "
-        f"{numbers[broken[0]]!r} the prompt ends in token {head[-1]}, together they become "
-        f"{list(shown)}. End the answer prefix with a space or a word: {text[-20:]!r}."
+        f"The tokenizer merges prompt and answer: before {numbers[broken[0]]!r} the prompt "
+        f"ends in token {head[-1]}, together they become {list(shown)}. "
+        f"End the answer prefix with a space or a word: {text[-20:]!r}."
     )
 
 

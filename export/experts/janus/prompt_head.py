@@ -1,6 +1,6 @@
 """The age head: a fixed prompt, and the exact probability of every age in one forward pass.
 
-`age_prompt.py` says which sequence is computed and why; here its logits become probabilities.
+`prompt.py` defines the sequence; here its logits become probabilities.
 N is the batch, R the positions that are read, V the vocabulary, A the ages.
 """
 
@@ -29,48 +29,48 @@ if TYPE_CHECKING:
     from export.experts.janus.prompt import AgePrompt
 
 NEVER = -1e4
-"""Added to the logit of a token that must not count; `exp` makes it zero."""
+"""Added to the logits of excluded tokens; `exp` makes it zero."""
 
 
 class AgeReadout(nn.Module):
-    """Logits at the positions read to the log probability of every age."""
+    """Maps logits at the positions read to the log probability of every age."""
 
-    goes_on: Tensor
+    digits: Tensor
     edge_rows: Tensor
     edges: Tensor
     ends: Tensor
     paths: Tensor
 
     def __init__(self, prompt: AgePrompt, vocabulary: int) -> None:
-        """Freeze the trie's steps as indices."""
+        """Stores the steps of the trie as indices."""
         super().__init__()
         tree = prompt.tree
         self.rows, self.vocabulary = prompt.rows, vocabulary
         self.path_shape = (-1, len(prompt.ages), tree.paths.shape[1])
-        goes_on = torch.zeros(vocabulary, device="cpu")
-        goes_on[list(prompt.goes_on_ids)] = NEVER
+        digits = torch.zeros(vocabulary, device="cpu")
+        digits[list(prompt.digit_ids)] = NEVER
         rows = [row for row, _ in tree.edges]
-        constant(self, "goes_on", goes_on)
+        constant(self, "digits", digits)
         _indices(self, "edge_rows", rows)
         _indices(self, "edges", [row * vocabulary + token for row, token in tree.edges])
         _indices(self, "ends", tree.ends)
         _indices(self, "paths", tree.paths.ravel().tolist())
 
     def forward(self, logits: Tensor) -> Tensor:
-        """(N · R, V) to (N, A)."""
+        """Maps (N · R, V) to (N, A)."""
         flat = logits.reshape(-1, self.rows * self.vocabulary)
         logits = logits.reshape(-1, self.rows, self.vocabulary)
         totals = log_sum_exp(logits)  # (N, R)
         steps = flat.index_select(1, self.edges) - totals.index_select(1, self.edge_rows)
         if self.ends.numel():
-            stopping = log_sum_exp(logits.index_select(1, self.ends) + self.goes_on)
+            stopping = log_sum_exp(logits.index_select(1, self.ends) + self.digits)
             steps = torch.cat([steps, stopping - totals.index_select(1, self.ends)], 1)
-        steps = F.pad(steps, (0, 1))  # the step that costs nothing
+        steps = F.pad(steps, (0, 1))  # the step of probability 1
         return steps.index_select(1, self.paths).reshape(self.path_shape).sum(2)
 
 
 class JanusAgeExpert(nn.Module):
-    """A face to the probability of every age, as Janus-Pro's language model sees it."""
+    """Janus-Pro with a fixed prompt: from a face to the probability of every age."""
 
     embeddings: Tensor
     ages: Tensor
@@ -82,13 +82,13 @@ class JanusAgeExpert(nn.Module):
         normalization: Normalization,
         prompt: AgePrompt,
     ) -> None:
-        """Make all parts; the prompt's embeddings are loaded with the weights."""
+        """Creates all parts; the prompt's embeddings are loaded with the weights."""
         super().__init__()
         self.prompt = prompt
         length = prompt.prompt_length + len(prompt.tree.node_ids)
         self.before = len(prompt.before_ids)
         self.after = length - self.before - prompt.image_tokens
-        with torch.device("cpu"):  # its constants are no weights, to be loaded later
+        with torch.device("cpu"):  # its constants are not loaded from the checkpoint
             self.pixels = Normalize(normalization)
         self.vision_model = VisionTower(vision)
         self.aligner = Aligner(vision)
@@ -97,21 +97,21 @@ class JanusAgeExpert(nn.Module):
         )
         self.lm_head = nn.Linear(language.width, language.vocabulary, bias=False)
         self.readout = AgeReadout(prompt, language.vocabulary)
-        # Embeddings of all tokens but the image's, which are zero: the two are simply added.
+        # Embeddings of all tokens; the image's are zero, so that the two can be added.
         self.register_buffer("embeddings", torch.empty(1, length, language.width))
         constant(self, "ages", torch.tensor(prompt.ages, dtype=torch.float32, device="cpu"))
 
     def tokens(self, face: Tensor) -> Tensor:
-        """uint8 (N, H, W, 3) RGB to image tokens (N, T, C)."""
+        """Maps uint8 (N, H, W, 3) RGB to image tokens (N, T, C)."""
         return self.aligner(self.vision_model(self.pixels(face)))  # type: ignore[no-any-return]
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """Image tokens (N, T, C) to what the output layer sees at the rows read (N, R, C)."""
+        """Maps image tokens (N, T, C) to the output layer's inputs at the rows read (N, R, C)."""
         sequence = F.pad(tokens, (0, 0, self.before, self.after)) + self.embeddings
         return self.language_model(sequence)  # type: ignore[no-any-return]
 
     def forward(self, face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """uint8 (N, H, W, 3) RGB to age_years (N,), age_probs (N, A) and answer_mass (N,).
+        """Maps uint8 (N, H, W, 3) RGB to age_years (N,), age_probs (N, A), answer_mass (N,).
 
         `age_probs` adds up to 1; `answer_mass` is the probability that the model answers with
         one of these ages at all.
@@ -119,9 +119,9 @@ class JanusAgeExpert(nn.Module):
         return self.answer(self.tokens(face))
 
     def answer(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Image tokens (N, T, C) to what `forward` returns."""
+        """Maps image tokens (N, T, C) to the outputs of `forward`."""
         hidden = self.hidden(tokens)
-        # Two axes make the product a Gemm, the only one: the head's FP32 island by operator type.
+        # Two axes make the product a Gemm, the only one, so that FP16 can keep it in FP32 by type.
         log_probs = self.readout(self.lm_head(hidden.reshape(-1, self.lm_head.in_features)))
         log_mass = log_sum_exp(log_probs)
         age_probs = (log_probs - log_mass[:, None]).exp()
@@ -129,7 +129,7 @@ class JanusAgeExpert(nn.Module):
 
 
 def log_sum_exp(x: Tensor) -> Tensor:
-    """Logarithm of Σ exp(x) over the last axis, shifted by the maximum.
+    """Returns the logarithm of Σ exp(x) over the last axis, shifted by the maximum.
 
     Written out because TensorRT imports ReduceLogSumExp without the shift.
     """

@@ -1,4 +1,4 @@
-"""Janus-Pro's weights into the age expert, from either layout of its checkpoints.
+"""Loading of Janus-Pro's weights, from either layout of its checkpoints.
 
 Image generation (`gen_*`, `vqmodel`) and SigLIP's pooling are not used.
 """
@@ -40,13 +40,13 @@ SHAPES: dict[str, tuple[VisionShape, LanguageShape]] = {
         LanguageShape(64, 3, heads=4, kv_heads=2, head_width=16, mlp_width=96, vocabulary=512),
     ),
 }
-"""Sizes by name: the published ones, and a tiny one with grouped-query attention."""
+"""Sizes by name: the published ones, the demo's, and a tiny one with grouped-query attention."""
 
 
 def load_expert(
     settings: JanusFolder, tensors: Mapping[str, Tensor], prompt: AgePrompt
 ) -> JanusAgeExpert:
-    """Build the prompt head's expert and fill it, one tensor in memory beside the model.
+    """Builds the prompt head's expert; tensors are loaded one at a time.
 
     Args:
         settings: from `read_folder`.
@@ -60,7 +60,7 @@ def load_expert(
     if prompt.image_tokens != settings.vision.tokens:
         raise CheckpointError(
             f"The prompt reserves {prompt.image_tokens} image tokens, the vision tower gives "
-            f"{settings.vision.tokens}. Build the prompt with the settings' image tokens."
+            f"{settings.vision.tokens}. Use the processor_config.json of the checkpoint."
         )
     with torch.device("meta"):
         expert = JanusAgeExpert(settings.vision, settings.language, settings.normalization, prompt)
@@ -73,27 +73,27 @@ def load_expert(
 def weights(
     parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor], layout: Layout
 ) -> dict[str, Tensor]:
-    """Takes float32 weights from a checkpoint of either layout.
+    """Returns float32 weights from a checkpoint of either layout.
 
     Args:
-        parameters: what is wanted, named as in `JanusAgeExpert`; only shapes are read.
+        parameters: the weights to return, named as in `JanusAgeExpert`; only shapes are read.
         tensors: the checkpoint by key.
-        layout: whose key names.
+        layout: of the keys.
     """
-    wanted = {name: parameter.shape for name, parameter in parameters.items()}
-    missing = sorted({k for n in wanted if (k := source_key(n, layout)[0]) not in tensors})
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    missing = sorted({k for n in shapes if (k := source_key(n, layout)[0]) not in tensors})
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise CheckpointError(
             f"The checkpoint lacks {', '.join(missing[:5])}{more}: it is incomplete, or not "
-            f"Janus in the {layout} layout. Saved with tied weights, it has no lm_head: save it "
-            f"again with tie_word_embeddings=False."
+            f"Janus in the {layout} layout. A checkpoint saved with tied weights has no lm_head: "
+            f"save it again with tie_word_embeddings=False."
         )
-    return {name: _tensor(name, shape, tensors, layout) for name, shape in wanted.items()}
+    return {name: _tensor(name, shape, tensors, layout) for name, shape in shapes.items()}
 
 
 def source_key(name: str, layout: Layout) -> tuple[str, int | None]:
-    """Where a parameter lies in a checkpoint: key, and which third of fused q, k, v rows."""
+    """Returns the checkpoint key of a parameter, and the index of its third of fused q, k, v."""
     for pattern, target in _KEYS[layout]:
         if match := re.match(pattern, name):
             part = "qkv".index(match["part"]) if "part" in match.groupdict() else None
@@ -125,7 +125,7 @@ _KEYS: dict[Layout, tuple[tuple[str, _Target], ...]] = {
         (r"vision_model\.post_layernorm", _TOWER + "norm"),
         (r"aligner\.fc1", "aligner.layers.0"),
         (
-            r"aligner\.hidden_layers\.(\d+)",  # activations count as layers there
+            r"aligner\.hidden_layers\.(\d+)",  # the official numbering includes activations
             lambda match: f"aligner.layers.{2 * int(match[1]) + 2}",
         ),
         (r"language_model\.", "language_model.model."),
@@ -135,7 +135,7 @@ _KEYS: dict[Layout, tuple[tuple[str, _Target], ...]] = {
 
 
 def parameter_shapes(vision: VisionShape, language: LanguageShape) -> dict[str, torch.Size]:
-    """Shape of every weight of the graph, without making any."""
+    """Returns the shape of every weight of the graph without allocating any."""
     model = nn.Module()
     with torch.device("meta"):
         model.vision_model = VisionTower(vision)
@@ -147,10 +147,10 @@ def parameter_shapes(vision: VisionShape, language: LanguageShape) -> dict[str, 
 
 
 class RandomJanus(Mapping[str, Tensor]):
-    """A checkpoint of random weights in transformers' layout; tensors are drawn when asked for."""
+    """A checkpoint of random weights in transformers' layout; tensors are drawn on access."""
 
     def __init__(self, shape: str = "1B", seed: int = 0) -> None:
-        """Take the sizes of a name in `SHAPES`."""
+        """Selects sizes by a name in `SHAPES`."""
         self.vision, self.language = SHAPES[shape]
         self._seed = seed
         shapes = parameter_shapes(self.vision, self.language)
@@ -159,7 +159,7 @@ class RandomJanus(Mapping[str, Tensor]):
         self._shapes[_embedding_key("transformers")] = vocabulary
 
     def __getitem__(self, key: str) -> Tensor:
-        """float32; scaled so that activations keep their size through the layers."""
+        """Returns float32 values, scaled so that activations keep their size through the layers."""
         shape = self._shapes[key]
         generator = torch.Generator().manual_seed(self._seed + zlib.crc32(key.encode()))
         values = torch.randn(shape, generator=generator)
@@ -168,11 +168,11 @@ class RandomJanus(Mapping[str, Tensor]):
         return values if "embed" in key else values.mul_(shape[1:].numel() ** -0.5)
 
     def __iter__(self) -> Iterator[str]:
-        """Keys of the checkpoint."""
+        """Iterates over the keys of the checkpoint."""
         return iter(self._shapes)
 
     def __len__(self) -> int:
-        """Number of tensors."""
+        """Returns the number of tensors."""
         return len(self._shapes)
 
 
@@ -183,7 +183,7 @@ def _embedding_key(layout: Layout) -> str:
 def _embeddings(
     prompt: AgePrompt, tensors: Mapping[str, Tensor], layout: Layout, lm_head: Tensor
 ) -> Tensor:
-    """Embeddings of the whole sequence, (1, S, C), zero where the image tokens will be."""
+    """Returns the embeddings of the sequence, (1, S, C), zero at the image tokens."""
     key = _embedding_key(layout)
     if key not in tensors:
         raise CheckpointError(f"The checkpoint lacks {key}, the embeddings of the prompt's tokens.")
@@ -192,7 +192,7 @@ def _embeddings(
     if torch.equal(table[after].float(), lm_head[after]):
         raise CheckpointError(
             "lm_head.weight equals the token embeddings; Janus-Pro's differ. The checkpoint was "
-            "saved after loading with tie_word_embeddings=True. Use the original weights."
+            "saved after loading with tie_word_embeddings=True. Use the published weights."
         )
     before = table[list(prompt.before_ids)].float()
     image = torch.zeros(prompt.image_tokens, table.shape[1])

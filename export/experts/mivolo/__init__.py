@@ -1,1 +1,1 @@
-"""MiVOLO, face and person."""
+"""MiVOLO, with face and person, as an expert."""

@@ -1,10 +1,10 @@
-"""MiVOLO's attention blocks, formulated so that they export to matrix products and little else.
+"""MiVOLO's attention blocks, formulated to export to little more than matrix products.
 
-They compute what timm's VOLO and MiVOLO's cross attention compute, under the same parameter names.
+They are equivalent to timm's VOLO and MiVOLO's cross attention, under the same parameter names.
 With a dynamic batch TensorRT turns every run-time slice, split, squeeze, pad or expand into a
-dozen layers of shape arithmetic, and every product of unequal ranks into two. So tokens are rows
-throughout, (N·T, C); weights are taken apart instead of activations, and keys' weights carry the
-scale of the logits (the exporter folds both away); and windows are gathered and added up by exact
+dozen layers of shape arithmetic, and every product of unequal ranks into two. Therefore tokens are
+rows throughout, (N·T, C); weights are split instead of activations, and keys' weights include the
+scale of the logits (the exporter folds both away); and windows are gathered and summed by exact
 products with matrices of zeros and ones.
 """
 
@@ -26,17 +26,17 @@ def window_matrix(side: int) -> Tensor:
         side: length of the axis, even.
 
     Returns:
-        (3 * side / 2, side) of zeros and ones: row 3 i + k is position 2 i + k - 1, or zero beyond
-        the edge. Its transpose adds overlapping windows up.
+        (3 * side / 2, side) of zeros and ones: row 3 i + k selects position 2 i + k - 1, or nothing
+        beyond the edge. Its transpose sums overlapping windows.
     """
     if side % 2:
-        raise ValueError(f"Outlook attention serves even sides only, got {side}.")
+        raise ValueError(f"Outlook attention supports even sides only, got {side}.")
     positions = 2 * torch.arange(side // 2)[:, None] + torch.arange(WINDOW) - 1
     return (positions.reshape(-1, 1) == torch.arange(side)).float()
 
 
 class Linear(nn.Linear):
-    """A linear layer over rows whose bias has their rank, which saves TensorRT a layer each."""
+    """A linear layer over rows; its bias has the rank of the rows, which saves TensorRT a layer."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Transforms rows (N, C)."""
@@ -64,7 +64,7 @@ class Mlp(nn.Module):
 
 
 class OutlookAttention(nn.Module):
-    """Every 3×3 window of values, mixed by weights that its 2×2 center predicts.
+    """Attention within 3×3 windows of values, with weights predicted from their 2×2 centers.
 
     Formula: VOLO (arXiv 2106.13112), section 3.1.
     """
@@ -100,7 +100,7 @@ class OutlookAttention(nn.Module):
         return windows.reshape(-1, half**2, self.heads, WINDOW**2, dim // self.heads)
 
     def fold(self, windows: Tensor) -> Tensor:
-        """Adds windows up where they overlap, into rows: the adjoint of `unfold`."""
+        """Sums overlapping windows into rows: the adjoint of `unfold`."""
         side, half, depth = self.side, self.side // 2, windows.shape[-1]
         windows = windows.reshape(-1, half, half, self.heads, WINDOW, WINDOW, depth)
         windows = windows.permute(0, 1, 4, 2, 5, 3, 6)
@@ -131,7 +131,7 @@ class SelfAttention(nn.Module):
 
 
 class ClassAttention(nn.Module):
-    """Multi-head attention in which only the class token asks."""
+    """Multi-head attention whose only query is the class token."""
 
     def __init__(self, dim: int, heads: int, tokens: int) -> None:
         """Creates the projections of `dim` channels, for `tokens` other tokens."""
@@ -144,10 +144,10 @@ class ClassAttention(nn.Module):
         self.proj = Linear(dim, dim)
 
     def forward(self, first: Tensor, others: Tensor) -> Tensor:
-        """Lets the class tokens (N, C) ask themselves and the others (N·T, C)."""
+        """Attends from the class tokens (N, C) to themselves and the others (N·T, C)."""
         dim = first.shape[-1]
-        everyone = [first.reshape(-1, 1, dim), others.reshape(-1, self.tokens, dim)]
-        rows = torch.cat(everyone, 1).reshape(-1, dim)
+        tokens = [first.reshape(-1, 1, dim), others.reshape(-1, self.tokens, dim)]
+        rows = torch.cat(tokens, 1).reshape(-1, dim)
         for_k, for_v = parts_of(self.kv.weight, 2)
         weights = (for_k * self.scale, for_v)
         k, v = (split_heads(F.linear(rows, w), 1 + self.tokens, self.heads) for w in weights)
@@ -157,7 +157,7 @@ class ClassAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Face asks person and person asks face; one map comes out of the two.
+    """Attention from face to person and from person to face, joined into one map.
 
     Formula: MiVOLO's feature enhancer (arXiv 2307.04616, section 3.2): one head, relative position
     logits by row and by column, LayerNorm over channels and positions at once.
@@ -177,11 +177,11 @@ class CrossAttention(nn.Module):
         """Joins two maps (N, C, side, side) into one."""
         q_face, k_face, v_face = self._project(self.qkv_f, face)
         q_person, k_person, v_person = self._project(self.qkv_p, person)
-        asked = [
+        attended = [
             attend(q_face, k_person, v_person, self.pos_embed(q_face)),
             attend(q_person, k_face, v_face, self.pos_embed(q_person)),
         ]
-        both = torch.cat(asked, -1).transpose(1, 2)
+        both = torch.cat(attended, -1).transpose(1, 2)
         joined: Tensor = self.mlp(self.norm(both.reshape(-1, both.shape[1], *face.shape[2:])))
         return joined
 
@@ -195,7 +195,7 @@ class CrossAttention(nn.Module):
 
 
 class RelativePosition(nn.Module):
-    """Logits from how many rows and columns a key is away from the query."""
+    """Logits of the distances between query and key, in rows and in columns."""
 
     def __init__(self, dim: int, side: int) -> None:
         """Creates one vector of `dim` per distance -(side-1)..side-1, for rows and for columns."""
@@ -203,8 +203,8 @@ class RelativePosition(nn.Module):
         self.side = side
         self.height_rel = nn.Parameter(torch.empty(2 * side - 1, dim))
         self.width_rel = nn.Parameter(torch.empty(2 * side - 1, dim))
-        places = torch.arange(side)
-        distance = places - places[:, None] + side - 1  # [query, key]
+        positions = torch.arange(side)
+        distance = positions - positions[:, None] + side - 1  # [query, key]
         self.register_buffer("distance", distance, persistent=False)
         self.distance: Tensor
 
@@ -220,7 +220,7 @@ class RelativePosition(nn.Module):
 
 
 def parts_of(weight: Tensor, count: int) -> list[Tensor]:
-    """Takes a stacked weight apart, by slices: a split of several outputs is not folded away."""
+    """Splits a stacked weight by slices: unlike them, Split is not folded away."""
     size = weight.shape[0] // count
     return [weight[size * part : size * (part + 1)] for part in range(count)]
 
@@ -231,6 +231,6 @@ def split_heads(rows: Tensor, tokens: int, heads: int) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Lets queries (..., Q, C) attend over keys (..., T, C), which carry the scale C ** -0.5."""
+    """Attends from queries (..., Q, C) to keys (..., T, C), which include the scale C ** -0.5."""
     logits = q @ k.transpose(-2, -1)
     return (logits if bias is None else logits + bias).softmax(-1) @ v

@@ -1,4 +1,4 @@
-"""MiVOLO as an expert of the pipeline: its checkpoint, what experts.toml says of it, its crops."""
+"""MiVOLO as an expert: checkpoint, settings of experts.toml, crops of face and person."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 
 from export.checkpoints.loading import load_checkpoint
 from export.config.contract import Signature
-from export.config.settings import MiVoloSettings
 from export.errors import CheckpointError
 from export.experts.mivolo.module import (
     AgeScale,
@@ -23,24 +22,27 @@ from export.experts.mivolo.module import (
     spec_from_checkpoint,
 )
 from export.experts.mivolo.network import VARIANTS
+from export.experts.mivolo.settings import MiVoloSettings
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
+REVISION = 1
+"""Bumped whenever the files this module writes change."""
 CONFIG = "config.json"
-"""Beside the weights of a v2 folder; holds its age scale."""
+"""File of a v2 folder with its age scale."""
 
 IMDB_AGES = (1.0, 95.0, 48.0)
-"""Of random weights only: the scale of the first published checkpoint."""
+"""Scale of the first published checkpoint; used for random weights only."""
 
 MIN_PERSON_PIXELS = 50
 MIN_VISIBLE_SHARE = 0.4
-"""A person crop narrower, or with fewer values that are not black, counts as none. This and the
-erased face: WildChlamydia/MiVOLO, mivolo/structures.py, `crop_object`."""
+"""A person crop narrower, or with a smaller share of nonzero values, counts as missing. This and
+the erased face: WildChlamydia/MiVOLO, mivolo/structures.py, `crop_object`."""
 
-FP32_OPERATORS: tuple[str, ...] = ()
-"""None but the one norm over [2C, H, W], which always stays: of D1 at 224 pixels the sum of its
-301,056 squares (random weights, verification faces) reached 174,631, over half precision's 65,504.
+MIVOLO_FP32_OPERATORS: tuple[str, ...] = ()
+"""None beside the one norm over [2C, H, W], which always stays in FP32: for D1 at 224 pixels the
+sum of its 301,056 squares (random weights, verification faces) reached 174,631, over FP16's 65,504.
 Over three seeds, FP16 ages then differ by 0.024 … 0.089 years on average and 0.184 at most, in
 1,125 TensorRT layers. The usual operators in FP32 too: 0.028 … 0.078 and 0.154, but 1,259 layers;
 the two heads: 0.034 … 0.085 and 0.189; heads and softmaxes: 0.024 … 0.084 and 0.147."""
@@ -49,29 +51,29 @@ the two heads: 0.034 … 0.085 and 0.189; heads and softmaxes: 0.024 … 0.084 a
 def mivolo_expert(
     settings: MiVoloSettings, checkpoint: Path | None, geometry: Geometry
 ) -> TorchExpert:
-    """MiVOLO with its weights.
+    """Returns MiVOLO with its weights.
 
     Args:
         settings: from experts.toml.
         checkpoint: a .pth.tar, a .safetensors or a v2 folder; None for seeded random weights.
-        geometry: of both crops; what only concerns the person is added here.
+        geometry: of both crops; the person's own options are added here.
 
     Raises:
-        CheckpointError: the file is no MiVOLO, or is not what the settings say.
+        CheckpointError: the file is no MiVOLO, or contradicts the settings.
     """
     module = _loaded(settings, checkpoint) if checkpoint else random_mivolo(random_spec(settings))
     return TorchExpert(module, mivolo_signature(module, geometry))
 
 
 def count_mivolo_parameters(settings: MiVoloSettings) -> int:
-    """Number of weights, as far as the settings tell, without making them."""
+    """Returns the number of weights that the settings imply, allocating none."""
     with torch.device("meta"):
         module = MiVoloExpert(random_spec(settings))
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def random_spec(settings: MiVoloSettings) -> MiVoloSpec:
-    """What the settings describe where no checkpoint does."""
+    """Returns the specification of the settings, with defaults where they leave it open."""
     return MiVoloSpec(
         VARIANTS[settings.variant or "d1"],
         AgeScale(*(settings.age_scale or IMDB_AGES)),
@@ -90,7 +92,7 @@ def _loaded(settings: MiVoloSettings, path: Path) -> MiVoloExpert:
 
 
 def _config(path: Path) -> Mapping[str, Any]:
-    """The v2 folder's own description."""
+    """Returns the content of a v2 folder's config.json; empty if there is none."""
     file = path / CONFIG
     if not file.is_file():
         return {}
@@ -102,31 +104,31 @@ def _config(path: Path) -> Mapping[str, Any]:
 
 
 def _check_settings(settings: MiVoloSettings, spec: MiVoloSpec, path: Path) -> None:
-    """Refuses a checkpoint that is not what experts.toml says."""
+    """Raises an error if a checkpoint contradicts experts.toml."""
     found: dict[str, object] = {
         "variant": _variant(spec),
         "input_size": spec.input_size,
-        "inputs": _inputs(spec),
+        "inputs": spec.inputs,
     }
     problems = [
-        f"{key}: experts.toml says {_shown(wanted)}, the checkpoint's is {_shown(found[key])}"
+        f"{key}: experts.toml has {_text(given)}, the checkpoint {_text(found[key])}"
         for key in found
-        if (wanted := getattr(settings, key)) not in (None, found[key])
+        if (given := getattr(settings, key)) not in (None, found[key])
     ]
     if problems:
         raise CheckpointError(
             f"{path.name} is not the MiVOLO that experts.toml describes:"
             + "".join(f"\n- {problem}" for problem in problems)
-            + "\nThese keys may be left out: the checkpoint says them itself."
+            + "\nThese keys can be omitted: the checkpoint defines them."
         )
 
 
 def mivolo_signature(module: MiVoloExpert, geometry: Geometry) -> Signature:
-    """What goes in and what comes out.
+    """Returns the inputs and outputs of the graph.
 
     Args:
         module: the expert.
-        geometry: of both crops; what only concerns the person is added here.
+        geometry: of both crops; the person's own options are added here.
     """
     spec = module.spec
     geometries = {
@@ -140,21 +142,17 @@ def mivolo_signature(module: MiVoloExpert, geometry: Geometry) -> Signature:
     }
     side = spec.input_size
     return Signature(
-        inputs=tuple(InputSpec(name, side, side, geometries[name]) for name in module.input_names),
+        inputs=tuple(InputSpec(name, side, side, geometries[name]) for name in spec.inputs),
         outputs=module.output_names,
         details={"variant": _variant(spec), "age_scale": asdict(spec.ages)},
-        fp32_operators=FP32_OPERATORS,
+        fp32_operators=MIVOLO_FP32_OPERATORS,
         fold_weights=True,
     )
-
-
-def _inputs(spec: MiVoloSpec) -> tuple[str, ...]:
-    return ("face", "person") if spec.with_person else ("face",)
 
 
 def _variant(spec: MiVoloSpec) -> str:
     return next(name for name, shape in VARIANTS.items() if shape == spec.shape)
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)

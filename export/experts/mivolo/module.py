@@ -1,6 +1,6 @@
-"""MiVOLO as an expert: both published checkpoint formats, and the contract around the network.
+"""MiVOLO with uint8 inputs and years as output, built from both published checkpoint formats.
 
-A checkpoint arrives here as a mapping of tensors and its metadata; nothing is read from disk.
+Checkpoints are passed in as tensors and metadata; nothing is read from disk.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ SIZE_STEP = 2 * PATCH
 """Pixels of input per position of the positional embedding."""
 
 WRAPPERS = ("module.", "mivolo.model.")
-"""Prefixes that training (`module.`) and the v2 files (`mivolo.model.`) put before every name."""
+"""Prefixes of all names in training checkpoints (`module.`) and v2 files (`mivolo.model.`)."""
 
 TRAINING_ONLY = "fds."
-"""Feature distribution smoothing: in some checkpoints, of no use after training."""
+"""Feature distribution smoothing: in some checkpoints, unused after training."""
 
 AGE_KEYS = ("min_age", "max_age", "avg_age")
 
 
 @dataclass(frozen=True, slots=True)
 class AgeScale:
-    """How the network's number becomes years: `raw * (max_years - min_years) + avg_years`."""
+    """The scale of the network's output: years = `raw * (max_years - min_years) + avg_years`."""
 
     min_years: float
     max_years: float
@@ -40,11 +40,11 @@ class AgeScale:
 
     @property
     def years_per_unit(self) -> float:
-        """How many years one unit of the network's output is."""
+        """Years per unit of the network's output."""
         return self.max_years - self.min_years
 
     def __post_init__(self) -> None:
-        """Refuses a scale that cannot be one."""
+        """Validates the scale."""
         if not self.min_years < self.max_years:
             raise CheckpointError(
                 f"MiVOLO's age scale needs min_age < max_age, "
@@ -54,7 +54,7 @@ class AgeScale:
 
 @dataclass(frozen=True, slots=True)
 class MiVoloSpec:
-    """Everything about a MiVOLO but its weights."""
+    """Configuration of a MiVOLO: everything but its weights."""
 
     shape: VoloShape
     ages: AgeScale
@@ -64,8 +64,13 @@ class MiVoloSpec:
     """Face and person (6 channels), or the face alone (3)."""
     with_gender: bool = True
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return ("face", "person") if self.with_person else ("face",)
+
     def __post_init__(self) -> None:
-        """Refuses image sizes that the grids do not divide."""
+        """Validates that the grids divide the image."""
         if self.input_size <= 0 or self.input_size % SIZE_STEP:
             raise CheckpointError(
                 f"MiVOLO's input size must be a multiple of {SIZE_STEP} pixels, "
@@ -74,13 +79,13 @@ class MiVoloSpec:
 
 
 class MiVoloExpert(nn.Module):
-    """MiVOLO in the contract of every expert: uint8 images in, years out."""
+    """MiVOLO from uint8 images to years."""
 
     def __init__(self, spec: MiVoloSpec) -> None:
-        """Creates the expert with weights yet to be loaded into `network`."""
+        """Creates the expert; weights are loaded into `network` afterwards."""
         super().__init__()
         self.spec = spec
-        self.input_names = ("face", "person") if spec.with_person else ("face",)
+        self.input_names = spec.inputs
         self.output_names = ("age_years", "gender_probs") if spec.with_gender else ("age_years",)
         self.network = MiVoloNet(
             spec.shape,
@@ -89,8 +94,8 @@ class MiVoloExpert(nn.Module):
             columns=3 if spec.with_gender else 1,
         )
         self.normalize = Normalize(Normalization())
-        # Columns are picked by products: a slice of a dynamic batch costs TensorRT a dozen layers.
-        # Of two genders, the softmax is the sigmoid of the difference.
+        # Products select columns: a slice of a dynamic batch costs TensorRT a dozen layers.
+        # The softmax of two genders is the sigmoid of their difference.
         years = torch.eye(3 if spec.with_gender else 1)[:, -1:] * spec.ages.years_per_unit
         self.register_buffer("to_years", years, persistent=False)
         versus = torch.tensor([[1.0, -1.0], [-1.0, 1.0], [0.0, 0.0]])
@@ -99,14 +104,14 @@ class MiVoloExpert(nn.Module):
         self.versus: Tensor
 
     def forward(self, face: Tensor, person: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Estimates ages.
+        """Predicts ages.
 
         Args:
-            face: uint8 (N, H, W, 3), RGB; black where there is none.
+            face: uint8 (N, H, W, 3), RGB; black if missing.
             person: the same, for a model of face and person.
 
         Returns:
-            `age_years` float32 (N,) and, where the model has it, `gender_probs` float32 (N, 2):
+            `age_years` float32 (N,) and, if the model has it, `gender_probs` float32 (N, 2):
             male, female, as perceived.
         """
         images = [face] if person is None else [face, person]
@@ -130,18 +135,18 @@ def spec_from_checkpoint(
     metadata: Mapping[str, object],
     age_scale: tuple[float, float, float] | None = None,
 ) -> MiVoloSpec:
-    """Reads a checkpoint's configuration off its tensors and metadata.
+    """Derives a checkpoint's configuration from its tensors and metadata.
 
     Args:
         state: the tensors, named as in the file.
-        metadata: what stands beside them: the other entries of a `.pth.tar`, or `config.json`.
-        age_scale: (min_age, max_age, avg_age) for a checkpoint that does not say.
+        metadata: the other entries of a `.pth.tar`, or `config.json`.
+        age_scale: (min_age, max_age, avg_age) for a checkpoint without one.
 
     Returns:
-        the specification that `build_mivolo` builds.
+        The specification for `build_mivolo`.
 
     Raises:
-        CheckpointError: the file is no MiVOLO, or its parts contradict one another.
+        CheckpointError: the file is no MiVOLO, or its metadata contradicts its tensors.
     """
     weights = network_weights(state)
     spec = MiVoloSpec(
@@ -151,30 +156,29 @@ def spec_from_checkpoint(
         with_person="patch_embed.conv1.0.weight" in weights,
         with_gender=len(weights["head.weight"]) > 1,
     )
-    _agree(spec, metadata)
+    _check_metadata(spec, metadata)
     return spec
 
 
 def build_mivolo(spec: MiVoloSpec, state: Mapping[str, Tensor]) -> MiVoloExpert:
-    """Creates the expert with a checkpoint's weights, every one used and none missing.
+    """Creates the expert with a checkpoint's weights; all are used and none may be missing.
 
     Raises:
         CheckpointError: the names or shapes are not those of `spec`.
     """
     expert = MiVoloExpert(spec)
     weights = network_weights(state)
-    wanted = expert.network.state_dict()
-    mismatch = describe_mismatch("this MiVOLO", weights, wanted)
+    mismatch = describe_mismatch("this MiVOLO", weights, expert.network.state_dict())
     if mismatch:
         raise CheckpointError(
-            f"{mismatch}\nGive a file published for MiVOLO or its volo_d1 variants."
+            f"{mismatch}\nPass a file published for MiVOLO or its volo_d1 variants."
         )
     expert.network.load_state_dict(weights)
     return expert.eval()
 
 
 def random_mivolo(spec: MiVoloSpec, seed: int = 0) -> MiVoloExpert:
-    """Creates an expert with random weights: every parameter and statistic takes part."""
+    """Creates an expert with random parameters and statistics."""
     expert = MiVoloExpert(spec)
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in expert.network.state_dict().items():
@@ -184,7 +188,7 @@ def random_mivolo(spec: MiVoloSpec, seed: int = 0) -> MiVoloExpert:
 
 
 def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names the tensors as the network does; leave out what only training needs."""
+    """Renames tensors as in the network; omits those that only training needs."""
     weights = dict(state)
     for prefix in WRAPPERS:
         if weights and all(name.startswith(prefix) for name in weights):
@@ -193,13 +197,13 @@ def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _shape(weights: Mapping[str, Tensor]) -> VoloShape:
-    """Recognizes the size; heads cannot be read off the weights, so only known sizes are served."""
+    """Recognizes a known size; weights do not determine the heads of an unknown one."""
     needed = ("pos_embed", "head.weight", "network.1.proj.weight", "network.0.0.norm1.weight")
-    if absent := [name for name in needed if name not in weights]:
-        some = ", ".join(sorted(weights)[:3]) or "nothing"
+    if missing := [name for name in needed if name not in weights]:
+        found = ", ".join(sorted(weights)[:3]) or "nothing"
         raise CheckpointError(
-            f"This is not a MiVOLO checkpoint: {', '.join(absent)} missing; found {some}, … "
-            f"({len(weights)} tensors). Give the .pth.tar or the v2 .safetensors of MiVOLO."
+            f"This is not a MiVOLO checkpoint: {', '.join(missing)} missing; found {found}, … "
+            f"({len(weights)} tensors). Pass the .pth.tar or the v2 .safetensors of MiVOLO."
         )
     stages = sorted({int(n.split(".")[1]) for n in weights if n.startswith("network.")} - {1})
     layers = tuple(_depth(weights, stage) for stage in stages)
@@ -221,15 +225,15 @@ def _ages(metadata: Mapping[str, object], given: tuple[float, float, float] | No
     if missing := [key for key in AGE_KEYS if key not in found]:
         if given is None:
             raise CheckpointError(
-                f"The checkpoint does not say {', '.join(missing)}, and a wrong scale shifts every "
-                "age. Set age_scale = [min_age, max_age, avg_age] as its documentation says."
+                f"The checkpoint lacks {', '.join(missing)}, and a wrong scale shifts every age. "
+                "Set age_scale = [min_age, max_age, avg_age] to the published values."
             )
         return AgeScale(*given)
     scale = AgeScale(*(_number(key, found[key]) for key in AGE_KEYS))
     if given is not None and AgeScale(*given) != scale:
         raise CheckpointError(
-            f"age_scale says {list(given)}, the checkpoint says "
-            f"{[scale.min_years, scale.max_years, scale.avg_years]}. Leave age_scale out."
+            f"age_scale is {list(given)}, but the checkpoint has "
+            f"{[scale.min_years, scale.max_years, scale.avg_years]}. Omit age_scale."
         )
     return scale
 
@@ -239,13 +243,13 @@ def _number(key: str, value: object) -> float:
         return float(str(value))
     except ValueError:
         raise CheckpointError(
-            f"The checkpoint's {key} is {value!r}, which is no number. "
-            "Give the metadata that was published with these tensors."
+            f"The checkpoint's {key} is {value!r}, not a number. "
+            "Use the metadata that was published with these tensors."
         ) from None
 
 
-def _agree(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
-    """Compares what the metadata says, in either format's words, with what the tensors are."""
+def _check_metadata(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
+    """Raises an error if the metadata, in either format, contradicts the tensors."""
     facts = {
         "no_gender": not spec.with_gender,
         "only_age": not spec.with_gender,
@@ -255,7 +259,7 @@ def _agree(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
         "num_classes": 3 if spec.with_gender else 1,
     }
     problems = [
-        f"{key}: the metadata says {metadata[key]}, the tensors say {fact}"
+        f"{key}: the metadata has {metadata[key]}, the tensors have {fact}"
         for key, fact in facts.items()
         if metadata.get(key) is not None and metadata[key] != fact
     ]
@@ -263,12 +267,12 @@ def _agree(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
         raise CheckpointError(
             "The checkpoint contradicts itself:"
             + "".join(f"\n- {problem}" for problem in problems)
-            + "\nGive the metadata that was published with these tensors."
+            + "\nUse the metadata that was published with these tensors."
         )
 
 
 def _random_values(name: str, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws values with the statistics of a trained network, so that no term vanishes."""
+    """Draws values with statistics like those of a trained network, so that no term vanishes."""
     noise = torch.randn(like.shape, generator=generator)
     if name.endswith("running_var"):
         return 0.5 + noise.square()

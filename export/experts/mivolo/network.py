@@ -1,7 +1,7 @@
 """The MiVOLO network, under the parameter names of the published checkpoints.
 
-VOLO (arXiv 2106.13112) with the patch embedding of MiVOLO (arXiv 2307.04616). Its attention is in
-`mivolo_blocks`; what timm has and exports well is timm's.
+VOLO (arXiv 2106.13112) with the patch embedding of MiVOLO (arXiv 2307.04616). The attention is in
+`blocks.py`; parts that export well are timm's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CLASS_BLOCKS = 2
 
 @dataclass(frozen=True, slots=True)
 class VoloShape:
-    """Sizes that tell one VOLO from another: per stage, blocks, channels and heads."""
+    """Sizes of a VOLO; per stage: blocks, channels and heads."""
 
     layers: tuple[int, ...]
     embed_dims: tuple[int, ...]
@@ -47,11 +47,11 @@ VARIANTS = {
     "d5": VoloShape((12, 12, 20, 4), (384, 768, 768, 768), (12, 16, 16, 16), 128, 4),
     "demo": VoloShape((1, 1, 2, 1), (32, 128, 128, 128), (2, 4, 4, 16), 16),
 }
-"""The published sizes, and the shrunk one of the demo."""
+"""The published sizes, and the small one of the demo."""
 
 
 class MiVoloNet(nn.Module):
-    """Normalized images in, the network's columns out."""
+    """The network from normalized images to raw outputs."""
 
     def __init__(
         self, shape: VoloShape, *, with_person: bool, input_size: int, columns: int
@@ -75,7 +75,7 @@ class MiVoloNet(nn.Module):
         self.no_token: Tensor
 
     def forward(self, *images: Tensor) -> Tensor:
-        """Turns float32 (N, 3, H, W) images, face and where used person, into (N, columns)."""
+        """Maps float32 (N, 3, H, W) images, face and optionally person, to (N, columns)."""
         grid = self.patch_embed(*images).permute(0, 2, 3, 1)
         outlookers, downsample, *transformers = self.network
         rows = outlookers(grid.reshape(-1, grid.shape[-1]))
@@ -92,16 +92,16 @@ class MiVoloNet(nn.Module):
         return overall + half.reshape(-1, self.no_token.shape[1], aux.out_features).amax(1)
 
     def _class_tokens(self, rows: Tensor) -> Tensor:
-        """Repeats the class token for every image: none of its rows, plus the token."""
-        none = self.no_token @ rows.reshape(-1, self.no_token.shape[1], rows.shape[-1])
-        return none.reshape(-1, rows.shape[-1]) + self.cls_token[0]
+        """Repeats the class token for every image: a product with zeros, plus the token."""
+        zeros = self.no_token @ rows.reshape(-1, self.no_token.shape[1], rows.shape[-1])
+        return zeros.reshape(-1, rows.shape[-1]) + self.cls_token[0]
 
 
 class FacePersonEmbed(nn.Module):
     """Two stems, one for the face and one for the person, joined by cross attention."""
 
     def __init__(self, shape: VoloShape, grid: int) -> None:
-        """Creates the stems and the joint for maps of grid × grid patches."""
+        """Creates the stems and the cross attention for maps of grid × grid patches."""
         super().__init__()
         face, person = _face_embed(shape), _face_embed(shape)
         self.conv1, self.proj1 = face.conv, face.proj
@@ -109,13 +109,13 @@ class FacePersonEmbed(nn.Module):
         self.map = CrossAttention(shape.embed_dims[0], grid)
 
     def forward(self, face: Tensor, person: Tensor) -> Tensor:
-        """Turns two (N, 3, H, W) images into one map (N, C, H/8, W/8)."""
+        """Maps two (N, 3, H, W) images to one map (N, C, H/8, W/8)."""
         joined: Tensor = self.map(self.proj1(self.conv1(face)), self.proj2(self.conv2(person)))
         return joined
 
 
 class Block(nn.Module):
-    """Attention and MLP, each after a LayerNorm and beside a shortcut."""
+    """Attention and MLP, each with a LayerNorm before it and a residual connection."""
 
     def __init__(self, attention: nn.Module, dim: int, mlp_ratio: int) -> None:
         """Creates the block around an attention over `dim` channels."""
@@ -133,7 +133,7 @@ class Block(nn.Module):
 
 
 class ClassBlock(Block):
-    """A block in which only the class token is transformed; the other tokens are listened to."""
+    """A block that transforms the class token only; the other tokens are keys and values."""
 
     def forward(self, first: Tensor, others: Tensor) -> Tensor:  # type: ignore[override]
         """Transforms the class tokens (N, C), given the others (N·T, C)."""
@@ -153,7 +153,7 @@ def _face_embed(shape: VoloShape) -> PatchEmbed:
 
 
 def _stages(shape: VoloShape, side: int) -> list[nn.Module]:
-    """One stage of outlookers, a downsampling, and the stages of transformers."""
+    """Returns a stage of outlookers, a downsampling, and the stages of transformers."""
     stages: list[nn.Module] = []
     for depth, dim, heads in zip(shape.layers, shape.embed_dims, shape.num_heads, strict=True):
         stage = nn.Sequential()

@@ -1,4 +1,4 @@
-"""Buffers of a lane: taken once, for the largest batch, and given back together."""
+"""Input and output buffers: allocated once, for the largest batch, and freed together."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _FLOAT_BYTES = 4
 
 
 class Resources:
-    """What was taken of a device and is given back together, the latest first."""
+    """Resources of a device that are freed together, the latest first."""
 
     def __init__(self, cuda: Cuda) -> None:
-        """Nothing taken yet."""
+        """Starts with no resources."""
         self._cuda = cuda
         self._held: list[Resource] = []
 
     @property
     def held(self) -> int:
-        """How much there is to give back."""
+        """Number of resources to free."""
         return len(self._held)
 
     def keep(self, resource: R) -> R:
-        """Remembers a resource; returns it."""
+        """Adds a resource and returns it."""
         self._held.append(resource)
         return resource
 
     def free(self) -> None:
-        """Gives everything back that a failing device lets go; harmless when repeated."""
+        """Frees everything, as far as a failing device can; idempotent."""
         while self._held:
             try:
                 self._cuda.free(self._held.pop())
@@ -47,10 +47,10 @@ class Resources:
 
 
 class InputBuffer:
-    """The views of one input: written in pinned memory, read on the device."""
+    """Views of one input: written to pinned memory, read on the device."""
 
     def __init__(self, cuda: Cuda, resources: Resources, spec: InputSpec, largest: int) -> None:
-        """Takes room for `largest` views."""
+        """Allocates memory for `largest` views."""
         self._cuda = cuda
         self._shape = (spec.height, spec.width, 3)
         self._view_bytes = spec.height * spec.width * 3
@@ -60,15 +60,15 @@ class InputBuffer:
         self.uploaded: Event = resources.keep(cuda.event())
 
     def upload(self, views: NDArray[np.uint8], bucket: int, stream: Stream) -> None:
-        """Enqueues a copy to the device, filled up with black views.
+        """Enqueues a copy to the device, padded with black views.
 
         Args:
             views: uint8 (N, height, width, 3), RGB.
-            bucket: how many views the device gets, at least N.
-            stream: where the copy and then the mark `uploaded` go.
+            bucket: number of views on the device, at least N.
+            stream: for the copy and, after it, the event `uploaded`.
 
         Raises:
-            ValueError: views of another size.
+            ValueError: the views have another size.
         """
         if views.shape[1:] != self._shape:
             raise ValueError(f"Expected views of shape (N, *{self._shape}), got {views.shape}.")
@@ -79,12 +79,12 @@ class InputBuffer:
 
 
 class OutputBuffer:
-    """One output: float32 (rows, *tail), written on the device, read in pinned memory."""
+    """One output: float32 (rows, *tail), written on the device, read from pinned memory."""
 
     def __init__(
         self, cuda: Cuda, resources: Resources, tail: tuple[int, ...], largest: int
     ) -> None:
-        """Takes room for `largest` rows."""
+        """Allocates memory for `largest` rows."""
         self._cuda = cuda
         self.tail = tail
         self._row_bytes = _FLOAT_BYTES * int(np.prod(tail, dtype=np.int64))
@@ -96,8 +96,8 @@ class OutputBuffer:
         """Enqueues a copy of the first rows to the host."""
         self._cuda.download(self._host, self.memory, rows * self._row_bytes, stream)
 
-    def spoil(self, stream: Stream) -> None:
-        """Enqueues NaN for all memory."""
+    def fill_nan(self, stream: Stream) -> None:
+        """Enqueues writing NaN to all memory."""
         self.pinned.fill(np.nan)
         self._cuda.upload(self.memory, self._host, self._host.array.size, stream)
 
@@ -106,7 +106,7 @@ class OutputBuffers:
     """All outputs of one expert's lane, by name."""
 
     def __init__(self, cuda: Cuda, resources: Resources, expert: Expert, largest: int) -> None:
-        """Takes room for `largest` rows of each."""
+        """Allocates memory for `largest` rows of each."""
         self._cuda = cuda
         self.buffers = {
             name: OutputBuffer(cuda, resources, tail, largest)
@@ -119,17 +119,17 @@ class OutputBuffers:
             buffer.download(rows, stream)
 
     def read(self, rows: int) -> Outputs:
-        """The first rows as arrays of the caller's own; what was enqueued must be done."""
+        """Returns copies of the first rows; the downloads must be complete."""
         return {name: buffer.pinned[:rows].copy() for name, buffer in self.buffers.items()}
 
-    def spoil(self, stream: Stream) -> None:
-        """Fills all memory with NaN and waits for it, so that what is not written shows."""
+    def fill_nan(self, stream: Stream) -> None:
+        """Fills all memory with NaN and waits for it, so that missing writes show."""
         for buffer in self.buffers.values():
-            buffer.spoil(stream)
+            buffer.fill_nan(stream)
         self._cuda.synchronize(stream)
 
 
 def output_tails(expert: Expert) -> dict[str, tuple[int, ...]]:
-    """The dimensions after the first of each of an expert's outputs, by name."""
+    """Returns the dimensions after the first of each of an expert's outputs, by name."""
     tails = {"age_probs": (len(expert.age_grid or ()),), "gender_probs": (2,)}
     return {name: tails.get(name, ()) for name in expert.outputs}

@@ -1,12 +1,13 @@
-"""The few things of CUDA that the runtime needs, as one protocol.
+"""The part of CUDA that the runtime needs, as one protocol.
 
-Implementations: `cuda_python` on NVIDIA's cuda-python, `cuda_pycuda` on PyCUDA. Both work on the
+Implementations: `cuda_python` on NVIDIA's cuda-python, `cuda_pycuda` on PyCUDA. Both use the
 device's primary context, which PyTorch, CuPy and ONNX Runtime in the same process share.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,34 +15,20 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-LOST = frozenset(
-    f"CUDA_ERROR_{name}"
-    for name in (
-        "DEINITIALIZED",
-        "ECC_UNCORRECTABLE",
-        "NVLINK_UNCORRECTABLE",
-        "CONTAINED",
-        "ILLEGAL_ADDRESS",
-        "LAUNCH_TIMEOUT",
-        "CONTEXT_IS_DESTROYED",
-        "ASSERT",
-        "HARDWARE_STACK_ERROR",
-        "ILLEGAL_INSTRUCTION",
-        "MISALIGNED_ADDRESS",
-        "INVALID_ADDRESS_SPACE",
-        "INVALID_PC",
-        "LAUNCH_FAILED",
-        "TENSOR_MEMORY_LEAK",
-        "MPS_CLIENT_TERMINATED",
-        "EXTERNAL_DEVICE",
-    )
-)
-"""Errors after which, by CUDA's documentation, the process has to end or the context is gone."""
+from runtime.errors import CudaError
 
+_LOST = """
+    DEINITIALIZED ECC_UNCORRECTABLE NVLINK_UNCORRECTABLE CONTAINED ILLEGAL_ADDRESS LAUNCH_TIMEOUT
+    CONTEXT_IS_DESTROYED ASSERT HARDWARE_STACK_ERROR ILLEGAL_INSTRUCTION MISALIGNED_ADDRESS
+    INVALID_ADDRESS_SPACE INVALID_PC LAUNCH_FAILED TENSOR_MEMORY_LEAK MPS_CLIENT_TERMINATED
+    EXTERNAL_DEVICE
+"""
+LOST_DEVICE_ERRORS = frozenset(f"CUDA_ERROR_{name}" for name in _LOST.split())
+"""Errors after which, by CUDA's documentation, the process must end or the context is gone."""
 
-RECORDING = threading.Lock()
-"""Held while a stream records, and by what waits for a whole device: CUDA allows no such wait then,
-in no thread, and spoils the recording."""
+CAPTURE_LOCK = threading.Lock()
+"""Held during a stream capture, and by code that synchronizes a whole device: during a capture CUDA
+refuses that in every thread, and invalidates the capture."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,20 +36,20 @@ class Stream:
     """A queue of work on the device; never the default one."""
 
     handle: int
-    """CUstream, as other libraries take it."""
+    """CUstream, as other libraries expect it."""
     native: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Event:
-    """A mark in a stream, with the time at which the device reached it."""
+    """A point in a stream, with the time at which the device reached it."""
 
     native: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HostMemory:
-    """Pinned memory of the host, from and to which copies run by themselves."""
+    """Pinned host memory, from and to which copies run asynchronously."""
 
     array: NDArray[np.uint8]
     """All of it, one dimension."""
@@ -71,7 +58,7 @@ class HostMemory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceMemory:
-    """Memory of the device."""
+    """Device memory."""
 
     pointer: int
     size_bytes: int
@@ -80,7 +67,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Recorded work that can be started as a whole."""
+    """An instantiated CUDA graph."""
 
     native: Any
 
@@ -89,22 +76,22 @@ Resource = Stream | Event | HostMemory | DeviceMemory | Graph
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceFacts:
-    """What a device is."""
+class DeviceProperties:
+    """Properties of a device."""
 
     ordinal: int
     name: str
     compute_capability: str
-    """Major and minor, `9.0`."""
+    """Major and minor version, `9.0`."""
     total_bytes: int
     driver: str
-    """CUDA version of the driver, `13.0`."""
+    """Highest CUDA version that the driver supports, `13.0`."""
 
 
 class Cuda(Protocol):
-    """One device. Everything raises `CudaError` with what was being done and what CUDA said.
+    """One device. Everything raises `CudaError` with the operation and CUDA's error.
 
-    All functions but `current` want to be called within `with cuda.current():`.
+    All methods but `current` and `close` must be called within `with cuda.current():`.
     """
 
     @property
@@ -114,36 +101,36 @@ class Cuda(Protocol):
 
     @property
     def has_graphs(self) -> bool:
-        """Whether work can be recorded and replayed."""
+        """True if CUDA graphs are available."""
         ...
 
     @property
-    def facts(self) -> DeviceFacts:
-        """What the device is."""
+    def properties(self) -> DeviceProperties:
+        """Properties of the device."""
         ...
 
     def current(self) -> AbstractContextManager[None]:
-        """Makes the primary context this thread's; afterwards the former one is again."""
+        """Makes the primary context current in this thread; restores the former one on exit."""
         ...
 
     def free_bytes(self) -> int:
-        """Device memory that is free now."""
+        """Returns the device memory that is free now."""
         ...
 
     def stream(self) -> Stream:
-        """A stream that does not wait for the default one."""
+        """Creates a non-blocking stream, which does not synchronize with the default one."""
         ...
 
     def event(self) -> Event:
-        """An event that keeps time."""
+        """Creates an event with timing."""
         ...
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Pinned host memory."""
+        """Allocates pinned host memory."""
         ...
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
-        """Device memory."""
+        """Allocates device memory."""
         ...
 
     def upload(
@@ -159,41 +146,53 @@ class Cuda(Protocol):
         ...
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Enqueues a mark."""
+        """Enqueues an event."""
         ...
 
     def wait_for(self, event: Event, stream: Stream) -> None:
-        """Lets a stream, not the host, wait until an event's last mark is reached."""
+        """Makes a stream wait for an event; the host does not wait."""
         ...
 
-    def reached(self, event: Event) -> bool:
-        """Whether the device has come to an event's last mark; also True before the first."""
+    def query(self, event: Event) -> bool:
+        """Returns True if the device has reached an event, or it was never recorded."""
         ...
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
-        """Device time between two marks that were reached."""
+        """Returns the device time between two events that were reached."""
         ...
 
     def synchronize(self, stream: Stream) -> None:
-        """Waits until a stream has nothing left to do; not for the hot path."""
+        """Waits until a stream is empty; not for the hot path."""
         ...
 
     def begin_capture(self, stream: Stream) -> None:
-        """From now on, work enqueued in a stream is recorded instead of done."""
+        """Starts capturing: work enqueued in the stream is recorded instead of executed."""
         ...
 
     def end_capture(self, stream: Stream) -> Graph:
-        """Ends the recording; it has to be called even when the work could not be enqueued."""
+        """Ends a capture; must be called even if enqueuing the work failed."""
         ...
 
     def launch(self, graph: Graph, stream: Stream) -> None:
-        """Enqueues recorded work."""
+        """Enqueues a graph."""
         ...
 
     def free(self, *resources: Resource) -> None:
-        """Frees what is no longer used by the device."""
+        """Frees resources that the device no longer uses."""
         ...
 
     def close(self) -> None:
-        """Lets the primary context go; harmless when repeated."""
+        """Releases the primary context; idempotent."""
         ...
+
+
+def free_each(resources: Iterable[Resource], free: Callable[[Resource], None]) -> None:
+    """Frees all resources, then raises the first error."""
+    failed: list[CudaError] = []
+    for resource in resources:
+        try:
+            free(resource)
+        except CudaError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]

@@ -1,4 +1,4 @@
-"""CUDA through PyCUDA, for services that already use it; it has no CUDA graphs."""
+"""CUDA through PyCUDA, for services that already use it; without CUDA graphs."""
 
 from __future__ import annotations
 
@@ -14,26 +14,28 @@ from typing import Any, NoReturn
 import numpy as np
 
 from runtime.backends.gpu.cuda import (
-    LOST,
-    DeviceFacts,
+    LOST_DEVICE_ERRORS,
     DeviceMemory,
+    DeviceProperties,
     Event,
     Graph,
     HostMemory,
     Resource,
     Stream,
+    free_each,
 )
 from runtime.backends.gpu.cuda_python import driver_version
 from runtime.errors import BackendError, CudaError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, for which PyCUDA has no name
-_CODES = 1000
+_MAX_CODE = 999
 
 
 class PyCuda:
-    """One device by `pycuda.driver`.
+    """One device, through `pycuda.driver`.
 
-    What PyCUDA frees with its last reference is held in a list of one, which `free` empties.
+    Objects that PyCUDA frees with their last reference are held in a list of one, which `free`
+    empties.
     """
 
     library = "pycuda"
@@ -46,29 +48,29 @@ class PyCuda:
             ordinal: of the device, as CUDA counts them.
 
         Raises:
-            ImportError: PyCUDA is not installed, or finds no driver.
-            CudaError: there is no such device, or it cannot be used.
+            ImportError: PyCUDA is not installed or finds no driver.
+            CudaError: the device does not exist or cannot be used.
         """
         self._driver = _initialized_driver()
-        self.facts = self.facts_of(ordinal)
+        self.properties = self.properties_of(ordinal)
         with self._translated(f"opening device {ordinal}"):
             self._context = self._driver.Device(ordinal).retain_primary_context()
         self._closed = False
 
     @staticmethod
     def count() -> int:
-        """How many devices there are; raises as the constructor does."""
+        """Returns the number of devices; raises as the constructor does."""
         driver = _initialized_driver()
         with _translated(driver, "counting the devices"):
             return int(driver.Device.count())
 
     @staticmethod
-    def facts_of(ordinal: int) -> DeviceFacts:
-        """What a device is, without opening it; raises as the constructor does."""
+    def properties_of(ordinal: int) -> DeviceProperties:
+        """Returns a device's properties without opening it; raises as the constructor does."""
         driver = _initialized_driver()
-        with _translated(driver, f"asking what device {ordinal} is"):
+        with _translated(driver, f"reading the properties of device {ordinal}"):
             device = driver.Device(ordinal)
-            return DeviceFacts(
+            return DeviceProperties(
                 ordinal=ordinal,
                 name=device.name(),
                 compute_capability=".".join(map(str, device.compute_capability())),
@@ -78,7 +80,7 @@ class PyCuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the primary context this thread's; afterwards the former one is again."""
+        """Makes the primary context current in this thread; restores the former one on exit."""
         with self._translated("making the context current"):
             self._context.push()
         try:
@@ -88,30 +90,30 @@ class PyCuda:
                 self._driver.Context.pop()
 
     def free_bytes(self) -> int:
-        """Device memory that is free now."""
-        with self._translated("asking for free memory"):
+        """Returns the device memory that is free now."""
+        with self._translated("reading the free memory"):
             return int(self._driver.mem_get_info()[0])
 
     def stream(self) -> Stream:
-        """A stream that does not wait for the default one."""
+        """Creates a non-blocking stream, which does not synchronize with the default one."""
         with self._translated("making a stream"):
             native = self._driver.Stream(_NON_BLOCKING)
             return Stream(int(native.handle), [native])
 
     def event(self) -> Event:
-        """An event that keeps time."""
+        """Creates an event with timing."""
         with self._translated("making an event"):
             return Event([self._driver.Event()])
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Pinned host memory, in use of all contexts."""
+        """Allocates pinned host memory, usable in all contexts."""
         flags = self._driver.host_alloc_flags.PORTABLE
         with self._translated(f"allocating {size_bytes:,} bytes of pinned memory"):
             array = self._driver.pagelocked_empty(size_bytes, np.uint8, mem_flags=flags)
             return HostMemory(array, [array.base])
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
-        """Device memory."""
+        """Allocates device memory."""
         with self._translated(f"allocating {size_bytes:,} bytes of device memory"):
             native = self._driver.mem_alloc(size_bytes)
             return DeviceMemory(int(native), size_bytes, [native])
@@ -135,78 +137,70 @@ class PyCuda:
             )
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Enqueues a mark."""
+        """Enqueues an event."""
         with self._translated("recording an event"):
             event.native[0].record(stream.native[0])
 
     def wait_for(self, event: Event, stream: Stream) -> None:
-        """Lets a stream, not the host, wait until an event's last mark is reached."""
+        """Makes a stream wait for an event; the host does not wait."""
         with self._translated("ordering streams"):
             stream.native[0].wait_for_event(event.native[0])
 
-    def reached(self, event: Event) -> bool:
-        """Whether the device has come to an event's last mark; also True before the first."""
+    def query(self, event: Event) -> bool:
+        """Returns True if the device has reached an event, or it was never recorded."""
         with self._translated("waiting for the device"):
             return bool(event.native[0].query())
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
-        """Device time between two marks that were reached."""
+        """Returns the device time between two events that were reached."""
         with self._translated("reading the device's clock"):
             return float(start.native[0].time_till(end.native[0])) / 1e3
 
     def synchronize(self, stream: Stream) -> None:
-        """Waits until a stream has nothing left to do; not for the hot path."""
+        """Waits until a stream is empty; not for the hot path."""
         with self._translated("waiting for a stream"):
             stream.native[0].synchronize()
 
     def begin_capture(self, stream: Stream) -> None:  # noqa: ARG002 - the protocol's
-        """PyCUDA cannot: always a `BackendError`."""
+        """Raises `BackendError`: PyCUDA has no graphs."""
         _no_graphs()
 
     def end_capture(self, stream: Stream) -> Graph:  # noqa: ARG002 - the protocol's
-        """PyCUDA cannot: always a `BackendError`."""
+        """Raises `BackendError`: PyCUDA has no graphs."""
         _no_graphs()
 
     def launch(self, graph: Graph, stream: Stream) -> None:  # noqa: ARG002 - the protocol's
-        """PyCUDA cannot: always a `BackendError`."""
+        """Raises `BackendError`: PyCUDA has no graphs."""
         _no_graphs()
 
     def free(self, *resources: Resource) -> None:
-        """Frees all of them, then raises what went wrong first."""
-        failed: list[CudaError] = []
-        for resource in resources:
-            try:
-                with self._translated("freeing memory"):
-                    _free(resource)
-            except CudaError as error:
-                failed.append(error)
-        if failed:
-            raise failed[0]
+        """Frees all of them, then raises the first error."""
+        free_each(resources, self._free)
 
     def close(self) -> None:
-        """Lets the primary context go; harmless when repeated."""
+        """Releases the primary context; idempotent."""
         if self._closed:
             return
         self._closed = True
-        # PyCUDA releases a context only where it is current, and leaves it on CUDA's stack of the
-        # thread: a thread of its own takes that away.
+        # PyCUDA releases a context only while it is current, and leaves it on the thread's context
+        # stack: with a thread of its own, that stack goes away.
         thread = threading.Thread(target=self._detach, name="agemoe-cuda-close")
         thread.start()
         thread.join()
 
     def _detach(self) -> None:
-        with suppress(self._driver.Error):  # of a device that is lost
+        with suppress(self._driver.Error):  # the device may be lost
             self._context.push()
         self._context.detach()
 
+    def _free(self, resource: Resource) -> None:
+        with self._translated("freeing memory"):
+            native = resource.native.pop()
+            if isinstance(resource, HostMemory | DeviceMemory):
+                native.free()
+
     def _translated(self, doing: str) -> Any:  # noqa: ANN401
         return _translated(self._driver, doing)
-
-
-def _free(resource: Resource) -> None:
-    native = resource.native.pop()
-    if isinstance(resource, HostMemory | DeviceMemory):
-        native.free()
 
 
 def _no_graphs() -> NoReturn:
@@ -231,28 +225,25 @@ def _translated(driver: ModuleType, doing: str) -> Iterator[None]:
 
 
 def _error(doing: str, error: Exception) -> CudaError:
-    """PyCUDA says `cuMemAlloc failed: out of memory`, and perhaps more behind a dash."""
+    """Translates `cuMemAlloc failed: out of memory`, to which PyCUDA may add a dash and more."""
     text = str(error).partition(" failed: ")[2] or str(error)
     name = _names_by_text().get(text.partition(" - ")[0], f"pycuda.{type(error).__name__}")
-    return CudaError(doing, name, text, lost=name in LOST)
+    return CudaError(doing, name, text, lost=name in LOST_DEVICE_ERRORS)
 
 
 @cache
 def _names_by_text() -> dict[str, str]:
-    """The driver's errors by their text, of which alone PyCUDA tells."""
+    """Returns the driver's error names by their text, the only part that PyCUDA passes on."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return {}
-    found = ((_said(library, "String", code), _said(library, "Name", code)) for code in _codes())
+    codes = range(1, _MAX_CODE + 1)
+    found = ((_text(library.cuGetErrorString, n), _text(library.cuGetErrorName, n)) for n in codes)
     return {text: name for text, name in found if text and name}
 
 
-def _codes() -> range:
-    return range(1, _CODES)
-
-
-def _said(library: Any, what: str, code: int) -> str:  # noqa: ANN401
-    answer = ctypes.c_char_p()
-    getattr(library, f"cuGetError{what}")(code, ctypes.byref(answer))
-    return (answer.value or b"").decode(errors="replace")
+def _text(function: Any, code: int) -> str:  # noqa: ANN401
+    text = ctypes.c_char_p()
+    function(code, ctypes.byref(text))
+    return (text.value or b"").decode(errors="replace")

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.gpu.cuda import (
-    LOST,
-    DeviceFacts,
+    LOST_DEVICE_ERRORS,
     DeviceMemory,
+    DeviceProperties,
     Event,
     Graph,
     HostMemory,
     Resource,
     Stream,
+    free_each,
 )
 from runtime.errors import BackendError, CudaError
 
@@ -27,7 +28,7 @@ _NAME_BYTES = 256
 
 
 class CudaPython:
-    """One device by `cuda.bindings.driver`."""
+    """One device, through `cuda.bindings.driver`."""
 
     library = "cuda-python"
     has_graphs = True
@@ -40,11 +41,11 @@ class CudaPython:
 
         Raises:
             ImportError: cuda-python is not installed.
-            BackendError: there is no driver.
-            CudaError: there is no such device, or it cannot be used.
+            BackendError: no driver is installed.
+            CudaError: the device does not exist or cannot be used.
         """
         self._driver = _initialized_driver()
-        self.facts = self.facts_of(ordinal)
+        self.properties = self.properties_of(ordinal)
         (self._device,) = self._call("looking for the device", "cuDeviceGet", ordinal)
         doing = f"opening device {ordinal}"
         (self._context,) = self._call(doing, "cuDevicePrimaryCtxRetain", self._device)
@@ -52,35 +53,35 @@ class CudaPython:
 
     @staticmethod
     def count() -> int:
-        """How many devices there are; raises as the constructor does."""
+        """Returns the number of devices; raises as the constructor does."""
         driver = _initialized_driver()
         (count,) = _call(driver, "counting the devices", "cuDeviceGetCount")
         return int(count)
 
     @staticmethod
-    def facts_of(ordinal: int) -> DeviceFacts:
-        """What a device is, without opening it; raises as the constructor does."""
+    def properties_of(ordinal: int) -> DeviceProperties:
+        """Returns a device's properties without opening it; raises as the constructor does."""
         driver = _initialized_driver()
 
-        def ask(function: str, *args: Any) -> Any:  # noqa: ANN401 - what CUDA answers
-            return _call(driver, f"asking what device {ordinal} is", function, *args)[0]
+        def read(function: str, *args: Any) -> Any:  # noqa: ANN401 - what CUDA returns
+            return _call(driver, f"reading the properties of device {ordinal}", function, *args)[0]
 
-        device = ask("cuDeviceGet", ordinal)
+        device = read("cuDeviceGet", ordinal)
         major = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
         minor = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-        return DeviceFacts(
+        return DeviceProperties(
             ordinal=ordinal,
-            name=ask("cuDeviceGetName", _NAME_BYTES, device).partition(b"\0")[0].decode(),
+            name=read("cuDeviceGetName", _NAME_BYTES, device).partition(b"\0")[0].decode(),
             compute_capability=".".join(
-                str(ask("cuDeviceGetAttribute", part, device)) for part in (major, minor)
+                str(read("cuDeviceGetAttribute", part, device)) for part in (major, minor)
             ),
-            total_bytes=ask("cuDeviceTotalMem", device),
-            driver=driver_version(ask("cuDriverGetVersion")),
+            total_bytes=read("cuDeviceTotalMem", device),
+            driver=driver_version(read("cuDriverGetVersion")),
         )
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the primary context this thread's; afterwards the former one is again."""
+        """Makes the primary context current in this thread; restores the former one on exit."""
         self._call("making the context current", "cuCtxPushCurrent", self._context)
         try:
             yield
@@ -88,24 +89,24 @@ class CudaPython:
             self._call("putting the former context back", "cuCtxPopCurrent")
 
     def free_bytes(self) -> int:
-        """Device memory that is free now."""
-        free, _total = self._call("asking for free memory", "cuMemGetInfo")
+        """Returns the device memory that is free now."""
+        free, _total = self._call("reading the free memory", "cuMemGetInfo")
         return int(free)
 
     def stream(self) -> Stream:
-        """A stream that does not wait for the default one."""
+        """Creates a non-blocking stream, which does not synchronize with the default one."""
         flag = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
         (native,) = self._call("making a stream", "cuStreamCreate", int(flag))
         return Stream(int(native), native)
 
     def event(self) -> Event:
-        """An event that keeps time."""
+        """Creates an event with timing."""
         flag = self._driver.CUevent_flags.CU_EVENT_DEFAULT
         (native,) = self._call("making an event", "cuEventCreate", int(flag))
         return Event(native)
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Pinned host memory, in use of all contexts."""
+        """Allocates pinned host memory, usable in all contexts."""
         doing = f"allocating {size_bytes:,} bytes of pinned memory"
         flag = self._driver.CU_MEMHOSTALLOC_PORTABLE
         (address,) = self._call(doing, "cuMemHostAlloc", size_bytes, flag)
@@ -113,7 +114,7 @@ class CudaPython:
         return HostMemory(np.ctypeslib.as_array(memory), address)
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
-        """Device memory."""
+        """Allocates device memory."""
         doing = f"allocating {size_bytes:,} bytes of device memory"
         (native,) = self._call(doing, "cuMemAlloc", size_bytes)
         return DeviceMemory(int(native), size_bytes, native)
@@ -133,15 +134,15 @@ class CudaPython:
         self._call("copying from the device", "cuMemcpyDtoHAsync", *copied)
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Enqueues a mark."""
+        """Enqueues an event."""
         self._call("recording an event", "cuEventRecord", event.native, stream.native)
 
     def wait_for(self, event: Event, stream: Stream) -> None:
-        """Lets a stream, not the host, wait until an event's last mark is reached."""
+        """Makes a stream wait for an event; the host does not wait."""
         self._call("ordering streams", "cuStreamWaitEvent", stream.native, event.native, 0)
 
-    def reached(self, event: Event) -> bool:
-        """Whether the device has come to an event's last mark; also True before the first."""
+    def query(self, event: Event) -> bool:
+        """Returns True if the device has reached an event, or it was never recorded."""
         (result,) = self._driver.cuEventQuery(event.native)
         if result == self._driver.CUresult.CUDA_ERROR_NOT_READY:
             return False
@@ -149,52 +150,46 @@ class CudaPython:
         return True
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
-        """Device time between two marks that were reached."""
+        """Returns the device time between two events that were reached."""
         marks = (start.native, end.native)
         (milliseconds,) = self._call("reading the device's clock", "cuEventElapsedTime", *marks)
         return float(milliseconds) / 1e3
 
     def synchronize(self, stream: Stream) -> None:
-        """Waits until a stream has nothing left to do; not for the hot path."""
+        """Waits until a stream is empty; not for the hot path."""
         self._call("waiting for a stream", "cuStreamSynchronize", stream.native)
 
     def begin_capture(self, stream: Stream) -> None:
-        """From now on, work enqueued in a stream is recorded instead of done."""
+        """Starts capturing: work enqueued in the stream is recorded instead of executed."""
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("beginning a graph", "cuStreamBeginCapture", stream.native, mode)
 
     def end_capture(self, stream: Stream) -> Graph:
-        """Ends the recording; it has to be called even when the work could not be enqueued."""
+        """Ends a capture; must be called even if enqueuing the work failed."""
         (graph,) = self._call("ending a graph", "cuStreamEndCapture", stream.native)
         try:
             (native,) = self._call("instantiating a graph", "cuGraphInstantiate", graph, 0)
         finally:
-            self._call("freeing a graph's recording", "cuGraphDestroy", graph)
+            self._call("freeing a captured graph", "cuGraphDestroy", graph)
         return Graph(native)
 
     def launch(self, graph: Graph, stream: Stream) -> None:
-        """Enqueues recorded work."""
+        """Enqueues a graph."""
         self._call("launching a graph", "cuGraphLaunch", graph.native, stream.native)
 
     def free(self, *resources: Resource) -> None:
-        """Frees all of them, then raises what went wrong first."""
-        failed: list[CudaError] = []
-        for resource in resources:
-            try:
-                self._call(f"freeing {_FREED[type(resource)][0]}", *self._freeing(resource))
-            except CudaError as error:
-                failed.append(error)
-        if failed:
-            raise failed[0]
-
-    def _freeing(self, resource: Resource) -> tuple[str, Any]:
-        return _FREED[type(resource)][1], resource.native
+        """Frees all of them, then raises the first error."""
+        free_each(resources, self._free)
 
     def close(self) -> None:
-        """Lets the primary context go; harmless when repeated."""
+        """Releases the primary context; idempotent."""
         if not self._closed:
             self._closed = True
             self._call("closing the device", "cuDevicePrimaryCtxRelease", self._device)
+
+    def _free(self, resource: Resource) -> None:
+        kind, function = _FREED[type(resource)]
+        self._call(f"freeing {kind}", function, resource.native)
 
     def _call(self, doing: str, function: str, *args: Any) -> tuple[Any, ...]:  # noqa: ANN401
         return _call(self._driver, doing, function, *args)
@@ -210,7 +205,7 @@ _FREED: dict[type, tuple[str, str]] = {
 
 
 def driver_version(number: int) -> str:
-    """CUDA's version of the number it calls itself by: 13000 is `13.0`."""
+    """Formats CUDA's version number: 13000 is `13.0`."""
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
@@ -218,25 +213,25 @@ def _initialized_driver() -> ModuleType:
     driver = importlib.import_module("cuda.bindings.driver")
     try:
         (result,) = driver.cuInit(0)
-    except RuntimeError as error:  # the bindings' own when the driver's library is not there
+    except RuntimeError as error:  # the bindings' own where the driver's library is missing
         raise BackendError(
-            f"There is no NVIDIA driver on this machine (cuda-python says: {error}) "
-            "Install one, or use device='cpu'."
+            f"There is no NVIDIA driver on this machine (cuda-python: {error}). Install one, or "
+            "use device='cpu'."
         ) from error
     _check(driver, "initializing the driver", result)
     return driver
 
 
 def _call(driver: ModuleType, doing: str, function: str, *args: Any) -> tuple[Any, ...]:  # noqa: ANN401
-    """What a function put out.
+    """Calls a function of the driver and returns its outputs.
 
     Raises:
         CudaError: its result is not CUDA_SUCCESS.
-        BackendError: the driver does not have it.
+        BackendError: the driver does not have the function.
     """
     try:
         result, *outputs = getattr(driver, function)(*args)
-    except RuntimeError as error:  # the bindings' own when they are newer than the driver
+    except RuntimeError as error:  # the bindings' own where they are newer than the driver
         raise BackendError(
             f"CUDA failed while {doing}: {error}. The NVIDIA driver is too old for this "
             f"cuda-python: install a newer driver, or an older cuda-bindings."
@@ -256,4 +251,4 @@ def _error(driver: ModuleType, doing: str, result: Any) -> CudaError:  # noqa: A
     described = known == driver.CUresult.CUDA_SUCCESS
     words = text.decode(errors="replace") if described else f"code {int(result)}"
     name = getattr(result, "name", f"CUDA_ERROR_{int(result)}")
-    return CudaError(doing, name, words, lost=name in LOST)
+    return CudaError(doing, name, words, lost=name in LOST_DEVICE_ERRORS)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from runtime.backends.gpu.buffers import OutputBuffers, Resources
-from runtime.backends.gpu.cuda import RECORDING, Cuda, DeviceMemory, Event, Stream
+from runtime.backends.gpu.cuda import CAPTURE_LOCK, Cuda, DeviceMemory, Event, Stream
 from runtime.backends.onnx import check_contract, cuda_provider_problem, import_onnxruntime
 from runtime.errors import BackendError, CudaError
 from runtime.manifest import Artifact, Expert
@@ -25,9 +25,9 @@ _CURE = "Install agemoe-runtime[gpu], without [cpu] beside it; see `python -m ru
 
 
 class OnnxCudaExpert:
-    """One expert's session, whose lanes take turns on its one stream.
+    """One expert's session, whose lanes share its one stream.
 
-    ONNX Runtime holds the host while it launches, so it is called on a thread of its own.
+    ONNX Runtime blocks the host while it launches kernels, so the session has its own thread.
     """
 
     backend = "onnx-cuda"
@@ -42,18 +42,18 @@ class OnnxCudaExpert:
         *,
         memory_limit_bytes: int | None,
     ) -> None:
-        """Loads the graph, makes sure that it is on the GPU, and checks it against the contract.
+        """Loads the graph, verifies that it is on the GPU, and checks it against the contract.
 
         Args:
             name: of the expert.
             expert: its manifest entry.
             artifact: the ONNX artifact to load.
             folder: the engines folder.
-            cuda: the device it is for; it has to live longer.
-            memory_limit_bytes: for ONNX Runtime's arena; None is as much as there is.
+            cuda: the device; must outlive the expert.
+            memory_limit_bytes: for ONNX Runtime's arena; None means no limit.
 
         Raises:
-            BackendError: ONNX Runtime is not installed, or cannot use the GPU.
+            BackendError: ONNX Runtime is not installed or cannot use the GPU.
             ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
         """
         self.name = name
@@ -71,17 +71,17 @@ class OnnxCudaExpert:
             self.close()
             raise
         self.placed_on_cpu = _placed_on_cpu(self.session)
-        """Kinds of the nodes that ONNX Runtime left to the CPU, one entry per node."""
+        """Operators of the nodes that ONNX Runtime placed on the CPU, one entry per node."""
         if self.placed_on_cpu:
             kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(self.placed_on_cpu).items())
             _log.info("expert %r has nodes on the CPU: %s", name, kinds)
 
     def lane(self, inputs: Mapping[str, DeviceMemory], largest: int) -> OnnxCudaLane:
-        """A new lane that reads its views, at most `largest`, from the given memory, by name."""
+        """Returns a new lane that reads at most `largest` views from the memory, by input name."""
         return OnnxCudaLane(self, inputs, largest)
 
     def close(self) -> None:
-        """Ends the thread and lets session and stream go; harmless when repeated."""
+        """Ends the thread and frees session and stream; idempotent."""
         self.thread.shutdown(wait=True)
         self.session = None
         if not self._resources.held:
@@ -91,14 +91,14 @@ class OnnxCudaExpert:
 
     def _open(self, graph: Path, memory_limit_bytes: int | None) -> Any:  # noqa: ANN401
         options = self.library.SessionOptions()
-        options.intra_op_num_threads = 1  # the CPU has shapes to compute, if anything
+        options.intra_op_num_threads = 1  # at most, the CPU computes shapes
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         providers = [
             (_PROVIDER, self._provider_options(memory_limit_bytes)),
             "CPUExecutionProvider",
         ]
         try:
-            with RECORDING:  # the CUDA provider waits for the device
+            with CAPTURE_LOCK:  # the CUDA provider synchronizes the device
                 session = self.library.InferenceSession(
                     str(graph), options, providers=providers, enable_fallback=0
                 )
@@ -116,11 +116,11 @@ class OnnxCudaExpert:
 
     def _provider_options(self, memory_limit_bytes: int | None) -> dict[str, str]:
         options = {
-            "device_id": str(self.cuda.facts.ordinal),
+            "device_id": str(self.cuda.properties.ordinal),
             "user_compute_stream": str(self.stream.handle),
             "use_tf32": "0",  # ages as PyTorch computes them
             "arena_extend_strategy": "kSameAsRequested",
-            "cudnn_conv_algo_search": "HEURISTIC",  # a search would repeat for every batch size
+            "cudnn_conv_algo_search": "HEURISTIC",  # a search runs again for every batch size
         }
         if memory_limit_bytes is not None:
             options["gpu_mem_limit"] = str(memory_limit_bytes)
@@ -128,12 +128,12 @@ class OnnxCudaExpert:
 
 
 class OnnxCudaLane:
-    """One batch at a time through a session; the stream keeps the lanes' batches in order."""
+    """One batch at a time through a session; the stream orders the batches of all lanes."""
 
     def __init__(
         self, expert: OnnxCudaExpert, inputs: Mapping[str, DeviceMemory], largest: int
     ) -> None:
-        """Takes outputs; what binds them to the session comes with `warm_up`."""
+        """Allocates output buffers; `warm_up` binds them to the session."""
         self.stream: Stream = expert.stream
         self._expert = expert
         self._inputs = inputs
@@ -146,23 +146,23 @@ class OnnxCudaLane:
             raise
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
-        """Calls what enqueues on the expert's thread, which ONNX Runtime holds meanwhile."""
+        """Calls `work` on the expert's thread, which ONNX Runtime blocks meanwhile."""
         return self._expert.thread.submit(work)
 
-    def run(self, bucket: int, executed: Event) -> None:
-        """Enqueues the execution, the mark and the downloads."""
+    def enqueue(self, bucket: int, executed: Event) -> None:
+        """Enqueues the execution, the event and the downloads."""
         self._execute(bucket)
         self._expert.cuda.record(executed, self.stream)
         self.outputs.download(bucket, self.stream)
 
     def warm_up(self, buckets: Sequence[int]) -> None:
-        """Runs each batch size, for which the session's memory grows now."""
+        """Runs each batch size, so that the session's arena grows now."""
         self.submit(lambda: self._warm_up(buckets)).result()
 
     def free(self) -> None:
-        """Frees everything; harmless when repeated. Nothing may be under way."""
+        """Frees everything; idempotent. No work may be in progress."""
         if self._resources.held:
-            self.submit(self._bindings.clear).result()  # after what the thread may still be at
+            self.submit(self._bindings.clear).result()  # after the work that may still run there
             self._resources.free()
 
     def _execute(self, bucket: int) -> None:
@@ -171,7 +171,7 @@ class OnnxCudaLane:
         try:
             self._expert.session.run_with_iobinding(self._bindings[bucket], options)
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            error.__traceback__ = None  # its frames would let the session outlive the device
+            error.__traceback__ = None  # its frames would keep the session alive after the device
             raise BackendError(
                 f"ONNX Runtime failed while executing expert {self._expert.name!r}: {error}"
             ) from error
@@ -184,24 +184,24 @@ class OnnxCudaLane:
             self._expert.cuda.synchronize(self.stream)
 
     def _bound(self, bucket: int) -> Any:  # noqa: ANN401 - an IOBinding
-        """Where the session reads and writes a batch of one size."""
+        """Returns the binding of a batch size to the input and output buffers."""
         binding = self._expert.session.io_binding()
-        place = ("cuda", self._expert.cuda.facts.ordinal)
+        device = ("cuda", self._expert.cuda.properties.ordinal)
         for spec in self._expert.expert.inputs:
             shape = (bucket, spec.height, spec.width, 3)
             pointer = self._inputs[spec.name].pointer
-            binding.bind_input(spec.name, *place, np.uint8, shape, pointer)
+            binding.bind_input(spec.name, *device, np.uint8, shape, pointer)
         for name, buffer in self.outputs.buffers.items():
             pointer = buffer.memory.pointer
-            binding.bind_output(name, *place, np.float32, (bucket, *buffer.tail), pointer)
+            binding.bind_output(name, *device, np.float32, (bucket, *buffer.tail), pointer)
         return binding
 
 
 def _import_with_cuda() -> ModuleType:
-    """ONNX Runtime, with CUDA's libraries loaded from the nvidia-* wheels where there are some.
+    """Imports ONNX Runtime and loads CUDA's libraries, from nvidia-* wheels if installed.
 
     Raises:
-        BackendError: it is not installed, or was built without CUDA.
+        BackendError: it is not installed or was built without CUDA.
     """
     problem = cuda_provider_problem()
     if problem is not None:

@@ -1,4 +1,4 @@
-"""Who gets the next free place on a device: whoever has waited longest."""
+"""First-come, first-served queue for the slots of a device."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from typing import Generic, Protocol, TypeVar
 from runtime.errors import ClosedError
 
 _POLL_SECONDS = 2e-4
-"""A place whose work ends after it was put back does not tell."""
+"""A returned slot whose work is still in progress has to be polled."""
 
 
-class Place(Protocol):
-    """Something that one batch uses at a time."""
+class Reusable(Protocol):
+    """Something that serves one batch at a time."""
 
-    def settled(self) -> bool:
-        """Whether nothing of its last batch is under way any more."""
+    def idle(self) -> bool:
+        """Returns True if no work of the last batch is in progress."""
         ...
 
 
-P = TypeVar("P", bound=Place)
+S = TypeVar("S", bound=Reusable)
 
 
-class SlotQueue(Generic[P]):
-    """Hands out places in the order in which they were asked for."""
+class SlotQueue(Generic[S]):
+    """Hands out slots in the order of the requests."""
 
-    def __init__(self, places: Iterable[P], check: Callable[[], None]) -> None:
-        """Every place is free.
+    def __init__(self, slots: Iterable[S], check: Callable[[], None]) -> None:
+        """Starts with every slot free.
 
         Args:
-            places: what is handed out.
-            check: raises once no place will be of use again; nobody waits on after that.
+            slots: to be handed out.
+            check: raises once the device is lost, which ends all waiting.
         """
-        self._returned = deque(places)
+        self._returned = deque(slots)
         self._count = len(self._returned)
         self._check = check
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
         self._closed = False
 
-    def take(self, timeout: float | None) -> P:
-        """Waits for a place.
+    def take(self, timeout: float | None) -> S:
+        """Waits for a free slot.
 
         Args:
-            timeout: in seconds; None waits as long as it takes.
+            timeout: in seconds; None waits indefinitely.
 
         Raises:
             TimeoutError: none became free in time.
@@ -62,20 +62,20 @@ class SlotQueue(Generic[P]):
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
 
-    def put_back(self, place: P) -> None:
-        """Gives a place back, whose work may still be under way."""
+    def put_back(self, slot: S) -> None:
+        """Returns a slot, whose work may still be in progress."""
         with self._changed:
-            self._returned.append(place)
+            self._returned.append(slot)
             self._changed.notify_all()
 
     def close(self, timeout: float) -> bool:
-        """Hands out nothing any more and waits until every place is back and settled.
+        """Stops handing out slots and waits until every slot is back and idle.
 
         Args:
             timeout: in seconds.
 
         Returns:
-            Whether they all are.
+            True if they all are.
         """
         limit = time.monotonic() + timeout
         with self._changed:
@@ -83,28 +83,28 @@ class SlotQueue(Generic[P]):
             self._changed.notify_all()
             while time.monotonic() < limit:
                 self._check()
-                if len(self._returned) == self._count and all(p.settled() for p in self._returned):
+                if len(self._returned) == self._count and all(s.idle() for s in self._returned):
                     return True
                 self._changed.wait(_POLL_SECONDS)
         return False
 
-    def _wait(self, ticket: object, limit: float | None) -> P:
+    def _wait(self, ticket: object, limit: float | None) -> S:
         while True:
             self._check()
             if self._closed:
                 raise ClosedError("The device was closed.")
             first = self._waiting[0] is ticket
-            if first and (place := self._settled()) is not None:
-                return place
+            if first and (slot := self._idle_slot()) is not None:
+                return slot
             left = None if limit is None else limit - time.monotonic()
             if left is not None and left <= 0:
-                raise TimeoutError("No place on the device became free in time.")
+                raise TimeoutError("No slot of the device became free in time.")
             if first and self._returned:
                 left = _POLL_SECONDS if left is None else min(left, _POLL_SECONDS)
             self._changed.wait(left)
 
-    def _settled(self) -> P | None:
-        place = next((place for place in self._returned if place.settled()), None)
-        if place is not None:
-            self._returned.remove(place)
-        return place
+    def _idle_slot(self) -> S | None:
+        slot = next((slot for slot in self._returned if slot.idle()), None)
+        if slot is not None:
+            self._returned.remove(slot)
+        return slot

@@ -1,4 +1,4 @@
-"""Experts on TensorRT: one engine each, and per lane execution contexts of its own."""
+"""Experts on TensorRT: one engine each, and execution contexts per lane."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from runtime.backends import Outputs
 from runtime.backends.gpu.buffers import OutputBuffers, Resources
-from runtime.backends.gpu.cuda import RECORDING, Cuda, DeviceMemory, Event, Graph
+from runtime.backends.gpu.cuda import CAPTURE_LOCK, Cuda, DeviceMemory, Event, Graph
 from runtime.backends.gpu.tensorrt_engine import (
     check_binding,
     import_tensorrt,
     load_engine,
-    tensorrt_log,
+    tensorrt_logger,
 )
 from runtime.errors import BackendError, ContractError, CudaError
 from runtime.manifest import Artifact, Expert
@@ -41,81 +41,81 @@ class TensorRTExpert:
         *,
         graphs: bool,
     ) -> None:
-        """Checks that the engine fits this machine, reads it and checks it against the contract.
+        """Checks that the engine fits this machine, loads it and checks it against the contract.
 
         Args:
             name: of the expert.
             expert: its manifest entry.
             artifact: the engine to load.
             folder: the engines folder.
-            cuda: the device it is for; it has to live longer.
-            graphs: record each batch size as a CUDA graph, where that gives the same answers.
+            cuda: the device; must outlive the expert.
+            graphs: capture each batch size as a CUDA graph, if that gives the same outputs.
 
         Raises:
             BackendError: TensorRT is not installed.
             EngineMismatchError: the engine was built for another TensorRT, GPU or graph.
-            ContractError: TensorRT cannot read the engine, or it breaks the contract.
+            ContractError: TensorRT cannot load the engine, or it breaks the contract.
         """
-        check_binding(name, expert, artifact, cuda.facts)
+        check_binding(name, expert, artifact, cuda.properties)
         self.name = name
         self.expert = expert
         self.cuda = cuda
         self.graphs = graphs
         self.library: ModuleType = import_tensorrt(artifact.backend)
-        self._said = tensorrt_log(self.library)
+        self._logger = tensorrt_logger(self.library)
         self._backend = artifact.backend
-        self._no_graphs = ""
+        self._suffix = ""
         if graphs and not cuda.has_graphs:
-            self.give_up_graphs(f"{cuda.library} has none")
+            self.disable_graphs(f"{cuda.library} has none")
         with cuda.current():
             self._runtime, self.engine = load_engine(name, expert, artifact, folder, self.library)
 
     @property
     def backend(self) -> str:
-        """`tensorrt` or `tensorrt_rtx`, and whether graphs were wanted and given up."""
-        return self._backend + self._no_graphs
+        """`tensorrt` or `tensorrt_rtx`, and ` (no graphs)` if they were requested but failed."""
+        return self._backend + self._suffix
 
     def lane(self, inputs: Mapping[str, DeviceMemory], largest: int) -> TensorRTLane:
-        """A new lane that reads its views, at most `largest`, from the given memory, by name."""
+        """Returns a new lane that reads at most `largest` views from the memory, by input name."""
         return TensorRTLane(self, inputs, largest)
 
-    def give_up_graphs(self, reason: object) -> None:
-        """Goes on without graphs, in all lanes."""
+    def disable_graphs(self, reason: object) -> None:
+        """Disables graphs in all lanes and logs the reason."""
         _log.warning("expert %r runs without CUDA graphs: %s", self.name, reason)
         self.graphs = False
-        self._no_graphs = " (no graphs)"
+        self._suffix = " (no graphs)"
 
     def call(self, doing: str, function: Callable[..., T], *arguments: object) -> T:
-        """Calls TensorRT, which says by what it returns whether it could.
+        """Calls a function of TensorRT that returns None or False on failure.
 
         Raises:
-            BackendError: it could not, with what it logged.
+            BackendError: it failed; the message holds TensorRT's own.
         """
-        self._said.forget()
+        self._logger.clear()
         result = function(*arguments)
-        del function  # in an error's traceback it would outlive the device with its object
+        del function  # an error's traceback would keep its object alive after the device
         if result is None or result is False:
             raise BackendError(
-                f"TensorRT failed while {doing} {self.name!r}: {self._said.errors()}."
+                f"TensorRT failed while {doing} {self.name!r}: {self._logger.errors()}."
             )
         return result
 
     def context(self) -> Any:  # noqa: ANN401 - an IExecutionContext
-        """A new execution context, whose working memory is still to be given."""
+        """Creates an execution context, whose memory the caller has to set."""
         memory = self.library.ExecutionContextAllocationStrategy.USER_MANAGED
         create = self.engine.create_execution_context
         kernels = getattr(self.library, "DynamicShapesKernelSpecializationStrategy", None)
         if kernels is None:
             return self.call("preparing", create, memory)
         # TensorRT for RTX compiles its kernels here. By default it does so in the background and
-        # runs others until then: answers would change, and a CUDA graph would keep the slow ones.
+        # runs others until then: outputs would change, and a CUDA graph would keep the slow ones.
         options = self.call("configuring", self.engine.create_runtime_config)
         options.set_execution_context_allocation_strategy(memory)
         options.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER
         return self.call("preparing", create, options)
 
     def close(self) -> None:
-        """Lets the engine go, after its lanes; harmless when repeated."""
+        """Frees the engine; idempotent. The lanes must have been freed."""
         self.engine = None
         self._runtime = None
 
@@ -123,14 +123,14 @@ class TensorRTExpert:
 class TensorRTLane:
     """One batch at a time through an engine.
 
-    A CUDA graph holds on to the shapes of its execution context, so with graphs every batch size
-    has a context of its own. All of them work in the same memory, as NVIDIA advises.
+    A CUDA graph is bound to the shapes of its execution context, so with graphs every batch size
+    has its own context. All contexts share one block of memory, as NVIDIA recommends.
     """
 
     def __init__(
         self, expert: TensorRTExpert, inputs: Mapping[str, DeviceMemory], largest: int
     ) -> None:
-        """Takes a stream, outputs and working memory; contexts come with `warm_up`."""
+        """Allocates stream, output buffers and context memory; `warm_up` creates the contexts."""
         self._expert = expert
         self._cuda = expert.cuda
         self._inputs = inputs
@@ -138,24 +138,24 @@ class TensorRTLane:
         self._graphs: dict[int, Graph] = {}
         self._resources = Resources(expert.cuda)
         try:
-            self._take(largest)
+            self._allocate(largest)
         except BaseException:
             self._resources.free()
             raise
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
-        """Calls what enqueues at once: TensorRT does not hold the host."""
+        """Calls `work` in this thread: TensorRT does not block the host."""
         launched: Future[None] = Future()
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - told by the answer
+        except Exception as error:  # noqa: BLE001 - raised by the result
             launched.set_exception(error)
         else:
             launched.set_result(None)
         return launched
 
-    def run(self, bucket: int, executed: Event) -> None:
-        """Enqueues a recorded graph, after which the mark stands, or execution and downloads."""
+    def enqueue(self, bucket: int, executed: Event) -> None:
+        """Enqueues a graph and the event, or the execution, the event and the downloads."""
         graph = self._graphs.get(bucket) if self._expert.graphs else None
         if graph is not None:
             self._cuda.launch(graph, self.stream)
@@ -167,96 +167,98 @@ class TensorRTLane:
             self.outputs.download(bucket, self.stream)
 
     def warm_up(self, buckets: Sequence[int]) -> None:
-        """Runs each batch size, records it, and compares the two bit for bit."""
+        """Runs each batch size; with graphs, also captures, replays and compares it bit for bit."""
         for bucket in buckets:
-            self._prepare(bucket)
+            self._create_context(bucket)
             self._set_shapes(bucket)
             self._check_shapes(bucket)
-            plain = self._observed(bucket, functools.partial(self._plain, bucket))
+            direct = self._outputs_of(bucket, functools.partial(self._enqueue_directly, bucket))
             if self._expert.graphs:
-                self._record(bucket, plain)
+                self._capture(bucket, direct)
 
     def free(self) -> None:
-        """Frees everything; harmless when repeated. Nothing may be under way."""
+        """Frees everything; idempotent. No work may be in progress."""
         self._graphs.clear()
         self._contexts.clear()
         self._resources.free()
 
-    def _take(self, largest: int) -> None:
+    def _allocate(self, largest: int) -> None:
         keep, cuda, engine = self._resources.keep, self._cuda, self._expert.engine
         self.stream = keep(cuda.stream())
         self._aux = [keep(cuda.stream()) for _ in range(engine.num_aux_streams)]
         self.outputs = OutputBuffers(cuda, self._resources, self._expert.expert, largest)
-        self._scratch = keep(cuda.device_memory(max(engine.device_memory_size_v2, 1)))
+        self._context_memory = keep(cuda.device_memory(max(engine.device_memory_size_v2, 1)))
 
-    def _prepare(self, bucket: int) -> None:
-        """Makes a context for a batch size; without graphs, one serves all."""
+    def _create_context(self, bucket: int) -> None:
+        """Creates a context for a batch size; without graphs, one serves all sizes."""
         if self._contexts and not self._expert.graphs:
             self._contexts[bucket] = next(iter(self._contexts.values()))
             return
-        call = self._expert.call
+        call, memory = self._expert.call, self._context_memory
         self._contexts[bucket] = self._expert.context()
-        self._contexts[bucket].set_device_memory(self._scratch.pointer, self._scratch.size_bytes)
-        if self._aux:  # else TensorRT makes streams of its own
+        self._contexts[bucket].set_device_memory(memory.pointer, memory.size_bytes)
+        if self._aux:  # else TensorRT creates its own streams
             self._contexts[bucket].set_aux_streams([stream.handle for stream in self._aux])
-        memory = dict(self._inputs)
-        memory |= {name: buffer.memory for name, buffer in self.outputs.buffers.items()}
-        for name, place in memory.items():
-            call("giving memory to", self._contexts[bucket].set_tensor_address, name, place.pointer)
+        buffers = dict(self._inputs)
+        buffers |= {name: buffer.memory for name, buffer in self.outputs.buffers.items()}
+        for name, memory in buffers.items():
+            call(
+                "binding memory to", self._contexts[bucket].set_tensor_address, name, memory.pointer
+            )
 
     def _set_shapes(self, bucket: int) -> None:
         for spec in self._expert.expert.inputs:
             shape = (bucket, spec.height, spec.width, 3)
             self._expert.call(
-                "giving faces to", self._contexts[bucket].set_input_shape, spec.name, shape
+                "setting shapes of", self._contexts[bucket].set_input_shape, spec.name, shape
             )
 
     def _check_shapes(self, bucket: int) -> None:
-        """Compares the outputs' shapes, which some engines tell only now, with their buffers."""
+        """Compares the outputs' shapes, which some engines know only now, with the buffers."""
         for name, buffer in self.outputs.buffers.items():
             found = tuple(self._contexts[bucket].get_tensor_shape(name))
             if found != (bucket, *buffer.tail):
                 raise ContractError(
                     f"{name} of expert {self._expert.name!r} must have shape "
-                    f"{(bucket, *buffer.tail)}, the engine gives {found}."
+                    f"{(bucket, *buffer.tail)}, the engine returns {found}."
                 )
 
     def _execute(self, bucket: int) -> None:
         self._expert.call("executing", self._contexts[bucket].execute_async_v3, self.stream.handle)
 
-    def _plain(self, bucket: int) -> None:
+    def _enqueue_directly(self, bucket: int) -> None:
         self._execute(bucket)
         self.outputs.download(bucket, self.stream)
 
-    def _observed(self, bucket: int, enqueue: Callable[[], None]) -> Outputs:
-        """What comes of enqueued work; NaN where it writes nothing."""
-        self.outputs.spoil(self.stream)
+    def _outputs_of(self, bucket: int, enqueue: Callable[[], None]) -> Outputs:
+        """Runs the work that `enqueue` enqueues; outputs it does not write are NaN."""
+        self.outputs.fill_nan(self.stream)
         enqueue()
         self._cuda.synchronize(self.stream)
         return self.outputs.read(bucket)
 
-    def _record(self, bucket: int, plain: Outputs) -> None:
-        """Keeps a graph of a batch size if it gives the same answers as the plain run before."""
+    def _capture(self, bucket: int, direct: Outputs) -> None:
+        """Captures a batch size and keeps the graph if its outputs equal those of a direct run."""
         try:
-            with RECORDING:
+            with CAPTURE_LOCK:
                 graph = self._captured(bucket)
-            replayed = self._observed(bucket, lambda: self._cuda.launch(graph, self.stream))
+            replayed = self._outputs_of(bucket, lambda: self._cuda.launch(graph, self.stream))
         except BackendError as error:
             if isinstance(error, CudaError) and error.lost:
                 raise
-            self._expert.give_up_graphs(error)
+            self._expert.disable_graphs(error)
             return
-        if all(replayed[name].tobytes() == plain[name].tobytes() for name in plain):
+        if all(replayed[name].tobytes() == direct[name].tobytes() for name in direct):
             self._graphs[bucket] = graph
         else:
-            self._expert.give_up_graphs(f"a replay of {bucket} faces gave other answers")
+            self._expert.disable_graphs(f"a replay of {bucket} faces gave different outputs")
 
     def _captured(self, bucket: int) -> Graph:
         self._cuda.begin_capture(self.stream)
         try:
-            self._plain(bucket)
+            self._enqueue_directly(bucket)
         except BaseException:
-            with contextlib.suppress(CudaError):  # the recording that failed is of no use
+            with contextlib.suppress(CudaError):  # a failed capture is discarded
                 self._cuda.free(self._cuda.end_capture(self.stream))
             raise
         return self._resources.keep(self._cuda.end_capture(self.stream))

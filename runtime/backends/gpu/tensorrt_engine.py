@@ -1,4 +1,4 @@
-"""Opening a TensorRT engine: whether it is one for this machine, and the expert it claims to be."""
+"""Loading of TensorRT engines, with checks that they fit this machine and the manifest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from runtime.backends.gpu.buffers import output_tails
-from runtime.backends.gpu.cuda import DeviceFacts
+from runtime.backends.gpu.cuda import DeviceProperties
 from runtime.errors import BackendError, ContractError, EngineMismatchError
 from runtime.manifest import REBUILD, Artifact, Expert
 
@@ -20,43 +20,43 @@ T = TypeVar("T")
 
 _log = logging.getLogger("agemoe")
 _INSTALL = {"tensorrt": "agemoe-runtime[tensorrt]", "tensorrt_rtx": "NVIDIA's tensorrt-rtx"}
-"""What to install, by backend, which is also the package's name."""
+"""By backend, which is also the name of its package: what to install."""
 _CUDA_ERROR = "Cuda Runtime"
-"""How TensorRT calls what is CUDA's fault; an engine may well be sound then."""
+"""Marks errors of CUDA in TensorRT's messages; the engine itself may be sound."""
 _Tensor = tuple[Any, Any, tuple[int, ...]]
 """Mode, data type and shape."""
 _VERSION_PARTS = 4
-"""Engines run with exactly the major, minor, patch and build version that wrote them."""
+"""An engine runs only with the major, minor, patch and build version that wrote it."""
 
 
 def import_tensorrt(backend: str) -> ModuleType:
-    """TensorRT, or TensorRT for RTX, imported when it is needed first.
+    """Imports TensorRT or TensorRT for RTX.
 
     Raises:
-        BackendError: it is not installed, or not whole.
+        BackendError: it is not installed, or not completely.
     """
     try:
         return importlib.import_module(backend)
-    except (ImportError, OSError) as error:  # OSError: the package is there, a library it loads not
+    except (ImportError, OSError) as error:  # OSError: a library of the package is missing
         raise BackendError(
             f"The package {backend} cannot be imported ({error}). Install {_INSTALL[backend]} or "
             f"use device='auto'."
         ) from error
 
 
-def check_binding(name: str, expert: Expert, artifact: Artifact, facts: DeviceFacts) -> None:
-    """Checks, before it is read, that an engine was built for this machine and from this graph.
+def check_binding(name: str, expert: Expert, artifact: Artifact, device: DeviceProperties) -> None:
+    """Checks, before loading, that an engine was built for this machine and from this graph.
 
     Args:
         name: of the expert.
         expert: its manifest entry.
         artifact: its TensorRT engine.
-        facts: of the device.
+        device: that shall run it.
 
     Raises:
         BackendError: TensorRT is not installed.
-        EngineMismatchError: TensorRT is of another version, the GPU is of another compute
-            capability, or the ONNX graph was built anew since.
+        EngineMismatchError: TensorRT has another version, the GPU another compute capability, or
+            the ONNX graph was rebuilt since.
     """
     binding = artifact.binding
     if binding is None:
@@ -68,11 +68,13 @@ def check_binding(name: str, expert: Expert, artifact: Artifact, facts: DeviceFa
     title = "TensorRT for RTX" if artifact.backend == "tensorrt_rtx" else "TensorRT"
     problems = []
     if _version(binding.tensorrt) != _version(library.__version__):
-        problems.append(f"was built with {title} {binding.tensorrt}, here is {library.__version__}")
-    if binding.compute_capability not in (None, facts.compute_capability):
         problems.append(
-            f"was built for compute capability {binding.compute_capability}, {facts.name} has "
-            f"{facts.compute_capability}"
+            f"was built with {title} {binding.tensorrt}, installed is {library.__version__}"
+        )
+    if binding.compute_capability not in (None, device.compute_capability):
+        problems.append(
+            f"was built for compute capability {binding.compute_capability}, {device.name} has "
+            f"{device.compute_capability}"
         )
     twins = [
         a for a in expert.artifacts if (a.backend, a.precision) == ("onnx", artifact.precision)
@@ -89,41 +91,41 @@ def check_binding(name: str, expert: Expert, artifact: Artifact, facts: DeviceFa
 def load_engine(
     name: str, expert: Expert, artifact: Artifact, folder: Path, library: ModuleType
 ) -> tuple[Any, Any]:
-    """Reads an engine and checks it against the contract; to be called with the device current.
+    """Loads an engine and checks it against the contract; the device must be current.
 
     Args:
         name: of the expert.
         expert: its manifest entry.
-        artifact: its engine, which fits this machine.
+        artifact: its engine, which has passed `check_binding`.
         folder: the engines folder.
         library: `tensorrt` or `tensorrt_rtx`.
 
     Returns:
-        The `Runtime`, which has to live longer, and the `ICudaEngine`.
+        The `Runtime`, which must outlive the engine, and the `ICudaEngine`.
 
     Raises:
-        BackendError: TensorRT does not start here, or has no room for it.
-        ContractError: TensorRT cannot read it, or it breaks the contract.
+        BackendError: TensorRT does not start on this machine, or lacks GPU memory.
+        ContractError: TensorRT cannot read the engine, or it breaks the contract.
     """
     path = folder / artifact.files[0].path
-    log = tensorrt_log(library)
-    runtime = started(library.Runtime, log)
-    log.forget()
-    # engine_host_code_allowed stays False: a plan is data, and no code of it is run on the host.
+    logger = tensorrt_logger(library)
+    runtime = construct(library.Runtime, logger)
+    logger.clear()
+    # engine_host_code_allowed stays False: a plan is data, and the host runs no code from it.
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
-    if engine is None and _CUDA_ERROR in log.errors():
+    if engine is None and _CUDA_ERROR in logger.errors():
         raise BackendError(
-            f"TensorRT cannot load {path} of expert {name!r}: {log.errors()}. The GPU may be full, "
-            f"or its driver too old for this TensorRT; see nvidia-smi."
+            f"TensorRT cannot load {path} of expert {name!r}: {logger.errors()}. The GPU may be "
+            f"full, or its driver too old for this TensorRT; see nvidia-smi."
         )
     if engine is None:
         raise ContractError(
-            f"TensorRT cannot read {path} of expert {name!r}: {log.errors()}. "
+            f"TensorRT cannot read {path} of expert {name!r}: {logger.errors()}. "
             f"{_rebuild(name, artifact)}"
         )
     problems = _contract_problems(expert, engine, library)
     if problems:
-        del engine, runtime  # in the error's traceback they would outlive the device
+        del engine, runtime  # the error's traceback would keep them alive after the device
         raise ContractError(
             f"The engine of expert {name!r} breaks the contract: {'; '.join(problems)}. "
             f"{_rebuild(name, artifact)}"
@@ -131,58 +133,58 @@ def load_engine(
     return runtime, engine
 
 
-def started(kind: Callable[[Any], T], log: Any) -> T:  # noqa: ANN401 - what tensorrt_log returns
-    """A new `Runtime` or `Builder`.
+def construct(kind: Callable[[Any], T], logger: Any) -> T:  # noqa: ANN401 - of tensorrt_logger
+    """Creates a `Runtime` or `Builder`.
 
     Raises:
-        BackendError: TensorRT does not start here; most often its CUDA is newer than the driver.
+        BackendError: TensorRT does not start; most often its CUDA is newer than the driver.
     """
-    log.forget()
+    logger.clear()
     try:
-        return kind(log)
-    except TypeError as error:  # what pybind11 makes of the null pointer that TensorRT returns
+        return kind(logger)
+    except TypeError as error:  # pybind11 raises it for the null pointer that TensorRT returns
         raise BackendError(
-            f"TensorRT does not start on this machine: {log.errors()}. Its CUDA may need a newer "
-            f"NVIDIA driver than the one installed; nvidia-smi shows which CUDA that supports."
+            f"TensorRT does not start on this machine: {logger.errors()}. Its CUDA may need a "
+            f"newer NVIDIA driver than the one installed; nvidia-smi shows the CUDA it supports."
         ) from error
 
 
 @functools.lru_cache(maxsize=2)
-def tensorrt_log(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a lazily imported module
-    """The one logger that TensorRT wants in a process.
+def tensorrt_logger(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a lazily imported module
+    """Returns the process's only logger; TensorRT supports no second one.
 
     Args:
         library: `tensorrt` or `tensorrt_rtx`.
 
     Returns:
-        An `ILogger` with `forget()` and `errors()`: what went wrong in this thread since, or where
-        it names no error, what it warned of.
+        An `ILogger` with `clear()` and `errors()`: this thread's errors since `clear`, or if there
+        were none, its warnings.
     """
 
     class _Log(library.ILogger):  # type: ignore[misc, name-defined]
-        """Warnings go to the log, errors to whoever raises them."""
+        """Passes warnings to the log and keeps errors for the exception that follows."""
 
         def __init__(self) -> None:
             library.ILogger.__init__(self)
-            self._here = threading.local()
+            self._thread = threading.local()
 
         def log(self, severity: Any, msg: str) -> None:  # noqa: ANN401
             if severity == library.ILogger.WARNING:
                 _log.warning("TensorRT: %s", msg)
-                self._said("warnings").append(msg)
+                self._messages("warnings").append(msg)
             elif severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 _log.debug("TensorRT: %s", msg)
-                self._said("errors").append(msg)
+                self._messages("errors").append(msg)
 
-        def forget(self) -> None:
-            vars(self._here).clear()
+        def clear(self) -> None:
+            vars(self._thread).clear()
 
         def errors(self) -> str:
-            said = self._said("errors") or self._said("warnings")
-            return "; ".join(said) or "it does not say why"
+            messages = self._messages("errors") or self._messages("warnings")
+            return "; ".join(messages) or "no reason was logged"
 
-        def _said(self, kind: str) -> list[str]:
-            return vars(self._here).setdefault(kind, [])  # type: ignore[no-any-return]
+        def _messages(self, kind: str) -> list[str]:
+            return vars(self._thread).setdefault(kind, [])  # type: ignore[no-any-return]
 
     return _Log()
 
@@ -196,7 +198,7 @@ def _version(text: str) -> list[str]:
 
 
 def _contract_problems(expert: Expert, engine: Any, library: ModuleType) -> list[str]:  # noqa: ANN401
-    """Where an engine's tensors differ from what the expert's manifest entry promises."""
+    """Returns the differences between an engine's tensors and the expert's manifest entry."""
     uint8, float32 = library.DataType.UINT8, library.DataType.FLOAT
     into, out = library.TensorIOMode.INPUT, library.TensorIOMode.OUTPUT
     wanted: dict[str, _Tensor] = {
@@ -205,7 +207,7 @@ def _contract_problems(expert: Expert, engine: Any, library: ModuleType) -> list
     wanted |= {o: (out, float32, (-1, *tail)) for o, tail in output_tails(expert).items()}
     found = {name: _tensor(engine, name) for name in _tensor_names(engine)}
     problems = [
-        f"{name} should be {_words(wanted.get(name))}, is {_words(found.get(name))}"
+        f"{name} should be {_described(wanted.get(name))}, is {_described(found.get(name))}"
         for name in sorted(wanted.keys() | found.keys())
         if not _agree(wanted.get(name), found.get(name))
     ]
@@ -222,14 +224,14 @@ def _tensor(engine: Any, name: str) -> _Tensor:  # noqa: ANN401
 
 
 def _agree(wanted: _Tensor | None, found: _Tensor | None) -> bool:
-    """Whether a tensor is as it should be; a width that only a run tells is checked then."""
+    """Returns True if a tensor is as promised; a width known only at run time is checked later."""
     if wanted is None or found is None or wanted[:2] != found[:2]:
         return False
     same_rank = len(wanted[2]) == len(found[2]) and found[2][0] == -1
     return same_rank and all(f in (-1, w) for w, f in zip(wanted[2], found[2], strict=True))
 
 
-def _words(tensor: _Tensor | None) -> str:
+def _described(tensor: _Tensor | None) -> str:
     if tensor is None:
         return "absent"
     mode, dtype, shape = tensor
@@ -237,7 +239,7 @@ def _words(tensor: _Tensor | None) -> str:
 
 
 def _profile_problems(expert: Expert, engine: Any) -> list[str]:  # noqa: ANN401
-    """Which inputs cannot have every batch size from one, as short batches do, to the largest."""
+    """Returns the inputs whose optimization profile does not cover 1 to the largest batch."""
     problems = []
     for spec in expert.inputs:
         low, _, high = engine.get_tensor_profile_shape(spec.name, 0)

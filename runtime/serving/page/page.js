@@ -1,4 +1,4 @@
-// The page of the AgeMoE service: sends a photograph, shows what was said of it.
+// The page of the AgeMoE service: sends a photograph and shows the estimates.
 
 const SVG = "http://www.w3.org/2000/svg";
 const OLDEST = 100;
@@ -25,7 +25,7 @@ const years = (value) => value.toFixed(1);
 const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(1)}`;
 const percent = (value) => `${Math.round(value * 100)} %`;
 
-function tell(text, problem = false) {
+function setStatus(text, problem = false) {
   $("status").textContent = text;
   $("status").classList.toggle("problem", problem);
 }
@@ -39,32 +39,32 @@ async function detailOf(response) {
   try {
     return (await response.json()).detail ?? response.statusText;
   } catch {
-    return `The service answered ${response.status} ${response.statusText}.`;
+    return `The service responded with ${response.status} ${response.statusText}.`;
   }
 }
 
-async function estimate(file) {
+async function requestEstimate(file) {
   running?.abort();
   const mine = (running = new AbortController());
   const form = new FormData();
   form.append("image", file, "photograph");
   form.append("detect", $("detect").checked);
   if ($("threshold").value !== "") form.append("threshold", $("threshold").value);
-  tell("Estimating …");
+  setStatus("Estimating …");
   $("result").classList.add("stale");
   try {
-    const response = await ask("v1/ages", { method: "POST", body: form, headers: headers(), signal: mine.signal });
+    const response = await request("v1/ages", { method: "POST", body: form, headers: headers(), signal: mine.signal });
     if (response.status === 401) $("key").closest("details").open = true;
     if (!response.ok) throw new Error(await detailOf(response));
     await show(file, await response.json());
   } catch (error) {
     if (mine.signal.aborted) return;
     $("result").hidden = true;
-    tell(error.message, true);
+    setStatus(error.message, true);
   }
 }
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   try {
     return await fetch(path, options);
   } catch (error) {
@@ -88,8 +88,8 @@ async function show(file, answer) {
   $("result").classList.remove("stale");
   const count = image.faces.length;
   $("legend").hidden = !image.faces.some((face) => face.estimate);
-  if (count === 0) tell("No face was found. If the picture is a face, switch “Find the faces” off.");
-  else tell(count === 1 ? "1 face." : `${count} faces, from left to right.`);
+  if (count === 0) setStatus("No face was detected. If the picture is a single face, switch “Detect faces” off.");
+  else setStatus(count === 1 ? "1 face." : `${count} faces, from left to right.`);
   $("heading").focus({ preventScroll: true });
   $("status").scrollIntoView();
 }
@@ -120,23 +120,23 @@ function card(face, index, image, answer) {
     head.lastChild.append(html("p", { textContent: face.problem.detail }));
     return html("li", { className: "refused" }, head);
   }
-  const said = face.estimate;
-  title.append(" ", html("b", { textContent: years(said.age_years) }), " years");
-  head.lastChild.append(interval(said));
+  const { estimate } = face;
+  title.append(" ", html("b", { textContent: years(estimate.age_years) }), " years");
+  head.lastChild.append(interval(estimate));
   const extra = [];
-  if (said.at_least) extra.push(`At least ${said.at_least.threshold}: ${percent(said.at_least.probability)}.`);
-  for (const [name, why] of Object.entries(said.missing)) extra.push(`${name} is missing: ${why}.`);
+  if (estimate.at_least) extra.push(`At least ${estimate.at_least.threshold}: ${percent(estimate.at_least.probability)}.`);
+  for (const [name, reason] of Object.entries(estimate.missing)) extra.push(`${name} is missing: ${reason}.`);
   const notes = extra.map((text) => html("p", { className: "note", textContent: text }));
-  return html("li", {}, head, ...notes, table(said, answer.experts_ms));
+  return html("li", {}, head, ...notes, table(estimate, answer.experts_ms));
 }
 
 function interval({ low_years: low, high_years: high, interval_level: level }) {
-  if (low === null) return html("p", { className: "quiet", textContent: "Not calibrated: no interval is known." });
+  if (low === null) return html("p", { className: "quiet", textContent: "Not calibrated: no interval available." });
   const range = html("span", { textContent: `${years(low)} … ${years(high)}` });
   return html("p", { className: "quiet" }, `${percent(level)} interval: `, range);
 }
 
-// The face with a little around it, cut out of the photograph that the page has already.
+// The face with a margin, cropped from the photograph in the page.
 function crop({ box }, { width, height }) {
   const [x, y, w, h] = box ?? [0, 0, width, height];
   const margin = box ? Math.max(w, h) / 5 : 0;
@@ -145,16 +145,16 @@ function crop({ box }, { width, height }) {
     svg("image", { href: shown, width, height }));
 }
 
-function table(said, experts_ms) {
-  const names = [["Expert"], ["Said"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"]];
+function table(estimate, experts_ms) {
+  const names = [["Expert"], ["Predicted"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"]];
   const titles = names.map(([text, kind]) => html("th", { textContent: text, scope: "col", role: "columnheader", className: kind ?? "" }));
   const scale = html("th", { scope: "col", role: "columnheader", className: "chart wide", ariaLabel: "On a scale from 0 to 100 years" }, ticks());
   const head = html("tr", { role: "row" }, ...titles, scale);
-  const rows = Object.entries(said.experts).map(([name, expert]) => row(name, expert, experts_ms[name]));
+  const rows = Object.entries(estimate.experts).map(([name, expert]) => row(name, expert, experts_ms[name]));
   const fused = html("tr", { role: "row", className: "fused" },
-    cell("together"), cell(""), cell(""), cell(years(said.age_years), "wide"), cell(""), cell(""),
-    html("td", { role: "cell", className: "chart" }, fusedChart(said)));
-  // The phone's style lays rows out as grids, which takes a table's own roles away.
+    cell("combined"), cell(""), cell(""), cell(years(estimate.age_years), "wide"), cell(""), cell(""),
+    html("td", { role: "cell", className: "chart" }, fusedChart(estimate)));
+  // On phones rows are grids, which removes the implicit roles of a table.
   const body = html("tbody", { role: "rowgroup" }, ...rows, fused);
   return html("table", { role: "table" }, html("thead", { role: "rowgroup" }, head), body);
 }
@@ -189,7 +189,7 @@ const at = (age) => `${(Math.min(Math.max(age, 0), OLDEST) / OLDEST) * 100}%`;
 function expertChart(age, corrected) {
   return chart(
     svg("line", { class: "moved", x1: at(age), x2: at(corrected), y1: "50%", y2: "50%" }),
-    svg("circle", { class: "said", cx: at(age), cy: "50%", r: 4 }),
+    svg("circle", { class: "raw", cx: at(age), cy: "50%", r: 4 }),
     svg("circle", { class: "corrected", cx: at(corrected), cy: "50%", r: 4.5 }));
 }
 
@@ -198,25 +198,25 @@ function fusedChart({ age_years: age, low_years: low, high_years: high }) {
   return chart(...band, svg("circle", { class: "corrected", cx: at(age), cy: "50%", r: 6 }));
 }
 
-function announce(standIns) {
-  const names = Object.keys(standIns);
+function announce(placeholders) {
+  const names = Object.keys(placeholders);
   $("notice").hidden = names.length === 0;
-  $("notice").textContent = `${names.join(", ")} ${names.length === 1 ? "is a stand-in" : "are stand-ins"}, not trained on photographs: the ages of photographs mean nothing. The drawn examples show how the page works.`;
+  $("notice").textContent = `${names.join(", ")} ${names.length === 1 ? "has" : "have"} placeholder weights: the ages of real photographs are meaningless. The drawn examples show how the page works.`;
 }
 
-async function greet() {
-  const response = await ask("v1/experts", { headers: headers() });
+async function checkService() {
+  const response = await request("v1/experts", { headers: headers() });
   if (response.ok) return announce((await response.json()).stand_ins);
   if (response.status !== 401) throw new Error(await detailOf(response));
   $("key").closest("details").open = true;
-  tell($("key").value ? await detailOf(response) : "This service asks for an API key: give it under Options.", true);
+  setStatus($("key").value ? await detailOf(response) : "This service requires an API key: enter it under Options.", true);
 }
 
-const orSayWhy = (error) => tell(error.message, true);
+const showError = (error) => setStatus(error.message, true);
 
 $("file").addEventListener("change", () => {
   const [file] = $("file").files;
-  if (file) estimate(file);
+  if (file) requestEstimate(file);
   $("file").value = "";
 });
 for (const type of ["dragover", "dragleave", "drop"]) {
@@ -224,23 +224,23 @@ for (const type of ["dragover", "dragleave", "drop"]) {
     event.preventDefault();
     $("drop").classList.toggle("over", type === "dragover");
     const [file] = event.dataTransfer?.files ?? [];
-    if (type === "drop" && file) estimate(file);
+    if (type === "drop" && file) requestEstimate(file);
   });
 }
 for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
 document.addEventListener("paste", (event) => {
   const [file] = event.clipboardData?.files ?? [];
-  if (file) estimate(file);
+  if (file) requestEstimate(file);
 });
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", async () => {
     try {
-      const response = await ask(`page/examples/${button.dataset.example}`);
-      estimate(await response.blob());
+      const response = await request(`page/examples/${button.dataset.example}`);
+      requestEstimate(await response.blob());
     } catch (error) {
-      orSayWhy(error);
+      showError(error);
     }
   });
 }
-$("key").addEventListener("change", () => { tell(""); greet().catch(orSayWhy); });
-greet().catch(orSayWhy);
+$("key").addEventListener("change", () => { setStatus(""); checkService().catch(showError); });
+checkService().catch(showError);

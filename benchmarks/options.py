@@ -1,0 +1,120 @@
+"""Command-line options shared by `latency.py` and `load.py`, and the faces they predict."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from export.errors import ExportError
+from export.faces.drawn import draw_person
+from runtime import AgeMoEError, Face, PlaceholderWeightsWarning
+
+REFUSED, INTERRUPTED = 2, 130
+"""Exit statuses: invalid input, and Ctrl-C as shells have it."""
+WIDTH, HEIGHT = 640, 480
+DRAWN_FACES = 16
+DRAWN = f"drawn people in JPEGs of {WIDTH}×{HEIGHT}"
+"""The default input, for reports."""
+_QUALITY = 90
+_GRAIN = 5.0
+"""Standard deviation of sensor noise, of 255: without it, files are a quarter of a photo's size."""
+
+
+def exit_status(run: Callable[[], int]) -> int:
+    """Runs a command and returns its exit status; prints errors instead of raising them."""
+    try:
+        with warnings.catch_warnings():
+            # The report names the weights.
+            warnings.simplefilter("ignore", PlaceholderWeightsWarning)
+            return run()
+    except (AgeMoEError, ExportError, ValueError, OSError, RuntimeError) as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print("Interrupted; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def parser_of(
+    command: str, description: str, *, seconds: float, per: str
+) -> argparse.ArgumentParser:
+    """Returns a parser with the shared options; `per` is the unit of `--seconds` in its help."""
+    parser = argparse.ArgumentParser(prog=f"python benchmarks/{command}", description=description)
+    add = parser.add_argument
+    add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
+    add("--device", default="auto", help="as for AgeMoE; default: auto")
+    add("--precision", default="auto", help="as for AgeMoE; default: auto")
+    add("--experts", nargs="+", metavar="NAME", help="only these; default: all")
+    add("--threads", type=count, metavar="N", help="as for AgeMoE; default: all cores")
+    add("--seconds", type=positive, default=seconds, help=f"per {per}; default: {seconds:g}")
+    add("--json", type=new_file, metavar="PATH", help="write the full report to this file")
+    add("--plot", type=new_file, metavar="PATH", help="write a plot (PNG) to this file")
+    return parser
+
+
+def agemoe_options(options: argparse.Namespace) -> dict[str, object]:
+    """Returns the arguments of `AgeMoE` as plain values, which another process can be given."""
+    return {
+        "engines": str(options.engines),
+        "device": options.device,
+        "precision": options.precision,
+        "experts": options.experts,
+        "threads": options.threads,
+    }
+
+
+def count(text: str) -> int:
+    """Parses a whole number of at least 1; raises ArgumentTypeError otherwise."""
+    if not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Parses a number above 0; raises ArgumentTypeError otherwise."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return number
+
+
+def new_file(text: str) -> Path:
+    """Parses the path of a file to write; raises ArgumentTypeError if its folder is missing."""
+    path = Path(text)
+    if path.is_dir() or not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
+    return path
+
+
+def input_faces(number: int, paths: Sequence[Path] = ()) -> list[Face]:
+    """Returns faces in pictures of their own, encoded as they arrive at a service.
+
+    Args:
+        number: of faces; the 16 different drawn ones, or the given ones, repeat.
+        paths: pictures to use instead of drawn ones, each of which is a face as a whole.
+    """
+    different = [Face(path.read_bytes()) for path in paths] or [
+        drawn_face(seed) for seed in range(min(number, DRAWN_FACES))
+    ]
+    return [different[index % len(different)] for index in range(number)]
+
+
+def drawn_face(seed: int) -> Face:
+    """Returns a drawn person as a JPEG with grain, with the boxes that a detector would give."""
+    scene = draw_person(float(4 + 5 * seed % 80), seed=seed, width=WIDTH, height=HEIGHT)
+    grain = np.random.default_rng(seed).normal(0.0, _GRAIN, scene.image.shape)
+    file = io.BytesIO()
+    grainy = np.clip(scene.image + grain, 0.0, 255.0).astype(np.uint8)
+    Image.fromarray(grainy).save(file, "JPEG", quality=_QUALITY)
+    return Face(file.getvalue(), box=scene.face_box, person_box=scene.person_box)

@@ -1,0 +1,102 @@
+"""Build keys: what a built file depends on, so that only what changed is built again.
+
+A key holds one fingerprint per cause of change. The exporter's own part is made of the revisions of
+the producers involved, integers that stand next to them and are raised when their output changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from export.build import parity, tensorrt
+from export.build.options import BuildOptions
+from export.build.tensorrt_target import EngineOptions
+from export.config.architecture import ExpertConfig
+from export.config.fingerprints import fingerprint, tool_versions
+from export.experts.registry import ARCHITECTURES
+from export.faces import quantization, verification
+from export.graph import conversion
+from export.variants import bf16, fp16, int8_dynamic, int8_static
+from runtime.manifest import Artifact, BatchProfile
+
+_VARIANTS = {
+    ("onnx", "fp16"): fp16,
+    ("onnx", "int8"): int8_dynamic,
+    ("openvino", "int8"): int8_static,
+    ("openvino", "bf16"): bf16,
+}
+"""Modules that write variants, by backend and precision."""
+
+
+def build_key(
+    config: ExpertConfig, options: BuildOptions, precision: str, weights_sha256: str | None
+) -> dict[str, str]:
+    """Returns what a graph depends on, one fingerprint per cause of change.
+
+    Args:
+        config: the expert.
+        options: of the build.
+        precision: one that the architecture has.
+        weights_sha256: of the checkpoint; None for random weights.
+
+    Returns:
+        By cause, named as shown to users: 16 hex digits each.
+    """
+    backend = ARCHITECTURES[config.architecture].variants[precision]
+    tools = tool_versions()
+    unused = None if backend == "openvino" else "openvino"
+    described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
+    return {
+        "checkpoint": fingerprint(weights_sha256),
+        "options": fingerprint([described, options.weights, precision, options.max_batch]),
+        "tools": fingerprint({name: tools[name] for name in tools if name != unused}),
+        "exporter": fingerprint(graph_revisions(config.architecture, precision)),
+    }
+
+
+def graph_revisions(architecture: str, precision: str) -> list[int]:
+    """Returns the revisions of all producers that a graph depends on."""
+    record = ARCHITECTURES[architecture]
+    backend = record.variants[precision]
+    revisions = [record.revision, conversion.REVISION, verification.REVISION, parity.REVISION]
+    if precision != "fp32":
+        revisions.append(_VARIANTS[backend, precision].REVISION)
+    if backend == "openvino":
+        revisions.append(quantization.REVISION)
+    return revisions
+
+
+def engine_key(source: Artifact, profile: BatchProfile, engines: EngineOptions) -> dict[str, str]:
+    """Returns what an engine depends on, one fingerprint per cause of change.
+
+    Args:
+        source: the ONNX file it is built from.
+        profile: batch sizes.
+        engines: options of the engine build.
+    """
+    revisions = [tensorrt.REVISION, parity.REVISION, verification.REVISION]
+    return origin_key(source, profile) | {
+        "TensorRT": fingerprint(engines.target.version),
+        "GPU": fingerprint(engines.target.compute_capability),
+        "flags": fingerprint(dict(engines.flags)),
+        "exporter": fingerprint(revisions),
+    }
+
+
+def origin_key(source: Artifact, profile: BatchProfile) -> dict[str, str]:
+    """Returns the part of an engine's key without which it belongs to another expert.
+
+    Args:
+        source: the ONNX file it is built from; external data counts too.
+        profile: batch sizes.
+    """
+    return {
+        "ONNX": fingerprint([file.sha256 for file in source.files]),
+        "batches": fingerprint([profile.smallest, profile.best, profile.largest]),
+    }
+
+
+def changed_since(built: Mapping[str, str], wanted: Mapping[str, str]) -> list[str]:
+    """Returns the causes for which a built file has to be built again."""
+    return [cause for cause, value in wanted.items() if built.get(cause) != value]

@@ -1,0 +1,80 @@
+"""Options and exit status that `calibrate.py` and `evaluate.py` share."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from export.calibration.labels import LAYOUTS
+from export.calibration.metrics import FEWEST_RESAMPLES
+from export.calibration.report import ReportOptions
+from export.errors import ExportError, OptionsError
+from runtime.errors import AgeMoEError
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for the source of labeled faces."""
+    inputs = parser.add_argument_group("labeled data, one of")
+    one = inputs.add_mutually_exclusive_group(required=True)
+    one.add_argument("--predictions", type=Path, metavar="CSV", help="age, one column per expert")
+    one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labeled pictures")
+    faces = parser.add_argument_group("with --faces")
+    faces.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
+    faces.add_argument("--device", default="auto", help="as for AgeMoE; default: auto")
+    faces.add_argument("--precision", default="auto", help="as for AgeMoE; default: auto")
+    faces.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the labels")
+    columns = "the CSV's own names of the columns image, age and subject"
+    faces.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for the content of the report."""
+    report = parser.add_argument_group("report")
+    groups = "columns whose values are reported separately"
+    report.add_argument("--groups", nargs="+", default=[], metavar="COLUMN", help=groups)
+    thresholds = "age limits; default: 18"
+    report.add_argument(
+        "--thresholds", nargs="+", type=float, default=[18.0], metavar="YEARS", help=thresholds
+    )
+    challenge = "estimated ages required to pass; default: a few from each threshold upward"
+    report.add_argument(
+        "--challenge", nargs="+", type=float, default=[], metavar="YEARS", help=challenge
+    )
+    report.add_argument("--bootstrap", type=int, default=1000, metavar="RESAMPLES")
+    report.add_argument("--seed", type=int, default=0)
+
+
+def report_options(arguments: argparse.Namespace) -> ReportOptions:
+    """Validates the options of the report.
+
+    Raises:
+        OptionsError: a value is out of range.
+    """
+    problems = [
+        f"--{name} {value:g} must lie within 1..100 years"
+        for name in ("thresholds", "challenge")
+        for value in getattr(arguments, name)
+        if not 1.0 <= value <= 100.0
+    ]
+    if (resamples := arguments.bootstrap) < FEWEST_RESAMPLES:
+        problems.append(f"--bootstrap must be {FEWEST_RESAMPLES} or more, got {resamples}")
+    if problems:
+        raise OptionsError(problems)
+    thresholds, challenges = tuple(arguments.thresholds), tuple(arguments.challenge)
+    return ReportOptions(thresholds, challenges, resamples, arguments.seed)
+
+
+def run_command(
+    command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace
+) -> int:
+    """Runs a command and returns its exit status: 2, with the error on stderr, if it refuses."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        command(arguments)
+    except (ExportError, AgeMoEError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

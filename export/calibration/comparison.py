@@ -1,0 +1,66 @@
+"""Comparison of two sets of fusion tables on the same faces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from export.calibration.metrics import Bootstrap, Rows
+from export.calibration.report import Report, ReportOptions, all_rows, bootstrap_of, parts_of
+from export.calibration.scores import Scores
+
+
+def comparison(scores: Scores, other: Scores, options: ReportOptions) -> Report:
+    """Compares the errors of two sets of tables on the same faces in the same order.
+
+    Returns `mae`, `other_mae` and `difference` (below 0: the first are better) with its 95 %
+    interval, for all faces, age bands and groups.
+    """
+    bootstrap = bootstrap_of(scores, options)
+    sections = {
+        place: {name: _difference(scores, other, bootstrap, rows) for name, rows in parts.items()}
+        for place, parts in parts_of(scores).items()
+    }
+    return {**_difference(scores, other, bootstrap, all_rows(scores)), "parts": sections}
+
+
+def _difference(scores: Scores, other: Scores, bootstrap: Bootstrap, rows: Rows) -> Report:
+    ages = scores.faces.age_years
+    first, second = np.abs(scores.fused_years - ages), np.abs(other.fused_years - ages)
+    difference = first - second
+    return {
+        "faces": int(rows.sum()),
+        "mae": float(first[rows].mean()),
+        "other_mae": float(second[rows].mean()),
+        "difference": float(difference[rows].mean()),
+        "difference_interval": bootstrap.mean_intervals(difference[:, None], rows)[0].tolist(),
+    }
+
+
+def comparison_text(compared: Mapping[str, Any], name: str, other: str) -> str:
+    """Returns the comparison as Markdown."""
+    lines = [
+        f"## {name} against {other}",
+        "",
+        (
+            "MAE is the mean absolute error of the fused age in years. A difference below 0 means "
+            f"that {name} is better; where its 95 % interval contains 0, neither is shown to be."
+        ),
+        "",
+        "| faces | first MAE | other MAE | difference |",
+        "| --- | ---: | ---: | ---: |",
+        _line("all", compared),
+    ]
+    for place, parts in compared["parts"].items():
+        lines += [_line(f"{place} {part}", found) for part, found in parts.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, found: Mapping[str, Any]) -> str:
+    low, high = found["difference_interval"]
+    return (
+        f"| {name} ({found['faces']}) | {found['mae']:.2f} | {found['other_mae']:.2f} | "
+        f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+    )

@@ -1,0 +1,184 @@
+"""Labeled pictures: one face of known age each, found and read in the layouts of data sets.
+
+- `agedb`: `16_AlbertEinstein_59_m.jpg`, number, name, age, gender;
+- `utkface`: `25_0_1_20170116174525125.jpg.chip.jpg`, age, gender, race, date;
+- `fgnet`: `001A02.JPG`, subject and age, letters may follow (as in All-Age-Faces);
+- `caf`: a text file of lines `id filename age gender`, as published with the Cross-Age Faces;
+- `csv`: a CSV with the columns `image` and `age`, optionally `subject` and groups; the names of
+  the columns can be changed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError, read_csv, repeated
+
+Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]
+LAYOUTS: tuple[Layout, ...] = ("auto", "agedb", "utkface", "fgnet", "caf", "csv")
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+_PATTERNS: Mapping[str, re.Pattern[str]] = {
+    "agedb": re.compile(r"\d+_(?P<subject>.+)_(?P<age>\d{1,3})_(?P<gender>[mf])", re.IGNORECASE),
+    "utkface": re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])(?:_(?P<race>[0-4]))?_\d{8,}"),
+    "fgnet": re.compile(r"(?P<subject>\d{3,5})A(?P<age>\d{1,3})[a-z]*", re.IGNORECASE),
+}
+_CODES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "utkface": {
+        "gender": {"0": "male", "1": "female"},
+        "race": {"0": "white", "1": "black", "2": "asian", "3": "indian", "4": "other"},
+    },
+    "agedb": {"gender": {"m": "male", "f": "female"}},
+    "caf": {"gender": {"1": "male", "0": "female"}},
+}
+_CAF_FIELDS = ("subject", "filename", "age", "gender")
+_LISTED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class LabeledFace:
+    """One picture of one face of known age."""
+
+    path: Path
+    name: str
+    """Identifies the face in tables: the picture's path within the data set."""
+    age_years: float
+    subject: str | None = None
+    """The person in the picture; None when unknown."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Entry(NamedTuple):
+    """A picture before its labels are validated."""
+
+    place: str
+    """Row, line or name, for problems."""
+    path: Path
+    name: str
+    labels: Mapping[str, str]
+    """With the key `age`, optionally `subject`; all others are groups."""
+
+
+def read_faces(
+    source: Path, layout: Layout = "auto", columns: Mapping[str, str] | None = None
+) -> list[LabeledFace]:
+    """Finds labeled faces.
+
+    Args:
+        source: a folder, searched recursively; a CSV; or a text file of CAF.
+        layout: the layout of the labels; `auto` detects it.
+        columns: the CSV's own names of the columns `image`, `age` and `subject`.
+
+    Raises:
+        LabelsError: the labels cannot be used; every problem is listed.
+    """
+    problems: list[str] = []
+    chosen = _layout_of(source) if layout == "auto" else layout
+    if chosen == "csv":
+        entries = _from_csv(source, columns or {}, problems)
+    elif chosen == "caf":
+        entries = _from_caf(source, problems)
+    else:
+        entries = _from_folder(source, chosen, problems)
+    faces = [_face(entry, _CODES.get(chosen, {}), problems) for entry in entries]
+    problems += [f"picture {name!r} is listed twice" for name in repeated(f.name for f in faces)]
+    if not faces and not problems:
+        problems.append(f"no labeled picture was found with layout {chosen!r}")
+    if problems:
+        rest = len(problems) - _LISTED
+        more = [f"… and {rest} more"] if rest > 0 else []
+        raise LabelsError(source.name, problems[:_LISTED] + more)
+    return faces
+
+
+def _layout_of(source: Path) -> str:
+    """Returns the layout by the suffix of the source, or by the names of most of its pictures."""
+    if source.suffix.lower() == ".csv":
+        return "csv"
+    if source.suffix.lower() == ".txt":
+        return "caf"
+    stems = [_stem(path) for path in _pictures(source)]
+    fits = {
+        name: sum(pattern.fullmatch(stem) is not None for stem in stems)
+        for name, pattern in _PATTERNS.items()
+    }
+    best = max(fits, key=lambda name: fits[name])
+    if fits[best] == 0:
+        shown = f"the first of {len(stems)} is {stems[0]!r}" if stems else "there are none"
+        problem = (
+            f"no picture has its age in its name, as in the layouts {', '.join(_PATTERNS)}; "
+            f"{shown}. Give a CSV with the columns image and age instead"
+        )
+        raise LabelsError(source.name, [problem])
+    return best
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+
+
+def _stem(path: Path) -> str:
+    """Returns the name up to its first dot: UTKFace's aligned pictures end in `.jpg.chip.jpg`."""
+    return path.name.split(".", 1)[0]
+
+
+def _from_folder(folder: Path, layout: str, problems: list[str]) -> Iterator[_Entry]:
+    for path in _pictures(folder):
+        name = path.relative_to(folder).as_posix()
+        match = _PATTERNS[layout].fullmatch(_stem(path))
+        if match is None:
+            problems.append(f"{name}: is not a name of the layout {layout}")
+        else:
+            labels = {key: value for key, value in match.groupdict().items() if value is not None}
+            yield _Entry(name, path, name, labels)
+
+
+def _from_caf(source: Path, problems: list[str]) -> Iterator[_Entry]:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise LabelsError(source.name, [f"cannot be read: {error}"]) from error
+    for number, line in enumerate(lines, start=1):
+        fields = line.split()
+        if len(fields) == len(_CAF_FIELDS):
+            labels = dict(zip(_CAF_FIELDS, fields, strict=True))
+            name = labels.pop("filename")
+            yield _Entry(f"line {number}", source.parent / name, name, labels)
+        elif fields:
+            problems.append(f"line {number}: is not `id filename age gender`, got {line!r}")
+
+
+def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> Iterator[_Entry]:
+    header, rows = read_csv(source)
+    keys = {columns.get(key, key): key for key in ("image", "age", "subject")}
+    found = ", ".join(header) or "nothing"
+    missing = [name for name, key in keys.items() if name not in header and key != "subject"]
+    problems += [f"column {name!r} is missing; found {found}" for name in missing]
+    for number, row in enumerate(rows if not missing else [], start=2):
+        # Renamed columns come last: they win over other columns with the same names.
+        labels = {keys.get(name, name): row[name] for name in sorted(row, key=keys.__contains__)}
+        name = labels.pop("image")
+        if any(row.values()):
+            yield _Entry(f"row {number}", source.parent / name, name, labels)
+
+
+def _face(
+    entry: _Entry, codes: Mapping[str, Mapping[str, str]], problems: list[str]
+) -> LabeledFace:
+    labels = dict(entry.labels)
+    if not entry.path.is_file():
+        problems.append(f"{entry.place}: picture {entry.path.name!r} does not exist")
+    text = labels.pop("age")
+    try:
+        age = float(text)
+    except ValueError:
+        age = -1.0
+    if not 0.0 <= age <= OLDEST_YEARS:
+        problems.append(f"{entry.place}: age {text!r} is no number within 0..{OLDEST_YEARS:g}")
+    subject = labels.pop("subject", None)
+    groups = {key: codes.get(key, {}).get(value.lower(), value) for key, value in labels.items()}
+    return LabeledFace(entry.path, entry.name, age, subject, groups)

@@ -1,0 +1,1 @@
+"""VGG16 and ResNet50 on timm."""

@@ -1,0 +1,1 @@
+"""Any ONNX file with one image input."""

@@ -1,0 +1,27 @@
+"""Traversal of ONNX graphs, whose nodes are stored in the order of computing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import onnx
+
+
+def tensors_after(nodes: Sequence[onnx.NodeProto], chosen: Collection[str]) -> set[str]:
+    """Returns the names of the tensors that depend on some nodes, given by name."""
+    return _reached(((n.name, n.input, n.output) for n in nodes), chosen)
+
+
+def tensors_before(nodes: Sequence[onnx.NodeProto], chosen: Collection[str]) -> set[str]:
+    """Returns the names of the tensors that some nodes, given by name, depend on."""
+    return _reached(((n.name, n.output, n.input) for n in reversed(nodes)), chosen)
+
+
+def _reached(
+    nodes: Iterable[tuple[str, Iterable[str], Iterable[str]]], chosen: Collection[str]
+) -> set[str]:
+    tensors: set[str] = set()
+    for name, sources, targets in nodes:
+        if name in chosen or not tensors.isdisjoint(sources):
+            tensors.update(targets)
+    return tensors

@@ -1,0 +1,50 @@
+"""Comparison of a loaded graph's inputs and outputs with the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runtime.errors import ContractError
+from runtime.manifest import OUTPUT_RANKS, REBUILD, Expert
+
+
+def check_inputs(name: str, expert: Expert, found: Mapping[str, object], uint8: str) -> None:
+    """Compares a graph's inputs with the manifest.
+
+    Args:
+        name: of the expert.
+        expert: its manifest entry.
+        found: by input name, data type and dimensions after the first.
+        uint8: the library's name of this data type.
+
+    Raises:
+        ContractError: they differ.
+    """
+    wanted = {spec.name: (uint8, (spec.height, spec.width, 3)) for spec in expert.inputs}
+    _compare(name, "inputs", found, wanted)
+
+
+def check_outputs(name: str, expert: Expert, found: Mapping[str, object], float32: str) -> None:
+    """Compares a graph's outputs with the manifest; the graph may have more.
+
+    Args:
+        name: of the expert.
+        expert: its manifest entry.
+        found: by output name, data type and rank.
+        float32: the library's name of this data type.
+
+    Raises:
+        ContractError: they differ.
+    """
+    wanted = {output: (float32, OUTPUT_RANKS[output]) for output in expert.outputs}
+    _compare(name, "outputs", {key: found[key] for key in wanted if key in found}, wanted)
+
+
+def _compare(
+    name: str, kind: str, found: Mapping[str, object], wanted: Mapping[str, object]
+) -> None:
+    if found != wanted:
+        raise ContractError(
+            f"The graph of expert {name!r} has {kind} {found}, its manifest entry promises "
+            f"{wanted}. {REBUILD} --only {name}"
+        )

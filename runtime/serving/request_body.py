@@ -1,0 +1,236 @@
+"""Reads and validates the bodies of requests for ages, in memory only: nothing goes to a disk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from runtime.deadline import Deadline
+from runtime.results import Box
+from runtime.serving.problems import (
+    BodySlowError,
+    BodyTooLargeError,
+    ClientGoneError,
+    InvalidError,
+    MalformedError,
+    MediaTypeError,
+    TooManyError,
+)
+from runtime.serving.schemas import AgesRequest, Options
+from runtime.serving.settings import Limits
+
+M = TypeVar("M", bound=BaseModel)
+
+JSON, FORM = "application/json", "multipart/form-data"
+IMAGE_FIELD = "image"
+_JSON_FIELDS = ("boxes", "person_boxes")
+_SHOWN_PROBLEMS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An encoded picture and the boxes given for it."""
+
+    data: bytes
+    boxes: tuple[Box, ...] | None
+    """Of the faces; None if none were given."""
+    person_boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A validated request for ages."""
+
+    photos: tuple[Photo, ...]
+    detect: bool
+    deadline: Deadline | None
+    """Starts once the whole request has arrived."""
+    threshold: float | None
+
+
+class _MemoryParser(MultiPartParser):
+    """Starlette's parser, except that large files stay in memory."""
+
+    spool_max_size = 0  # SpooledTemporaryFile never rolls over
+
+
+async def read_request(request: Request, limits: Limits) -> ParsedRequest:
+    """Reads and validates the body of a request for ages.
+
+    Raises:
+        ServiceError: it is too large, too slow, incomplete, of another media type, or invalid.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in (JSON, FORM):
+        raise MediaTypeError(
+            f"Expected {JSON} or {FORM}, got {media_type or 'no content type'}. "
+            f"See /openapi.json for both formats."
+        )
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise MediaTypeError(f"The body is compressed ({coding}). Send it uncompressed.")
+    body = await read_body(request, limits)
+    if media_type == FORM:
+        images, options = await _parse_form(request, body, limits)
+    else:
+        parsed = await run_in_threadpool(_validate, AgesRequest, body, strict=True)
+        images, options = parsed.images, parsed
+    return _parsed_request(images, options, limits)
+
+
+async def read_body(request: Request, limits: Limits) -> bytes:
+    """Returns the body of a request.
+
+    Raises:
+        BodyTooLargeError: it has more bytes than allowed.
+        BodySlowError: it did not arrive in time.
+        ClientGoneError: the client disconnected before sending all of it.
+    """
+    declared = request.headers.get("content-length", "")
+    too_large = BodyTooLargeError(
+        f"The request has more than {limits.body_bytes:,} bytes. Send fewer or smaller pictures."
+    )
+    if declared.isdecimal() and int(declared) > limits.body_bytes:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > limits.body_bytes:
+                    raise too_large
+    except TimeoutError:
+        raise BodySlowError(
+            f"After {limits.body_seconds:g} s only {len(body):,} bytes of the request had arrived. "
+            f"Send smaller pictures, or use a faster connection."
+        ) from None
+    except ClientDisconnect:
+        raise ClientGoneError("The client disconnected before sending its whole request.") from None
+    return bytes(body)
+
+
+async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[list[bytes], Options]:
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    parser = _MemoryParser(
+        request.headers,
+        stream(),
+        max_files=limits.images,
+        max_fields=len(Options.model_fields),
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise _too_many_images(limits, "more pictures") from None
+        raise MalformedError(f"The form cannot be parsed: {error.message}") from None
+    try:
+        return await _form_images(form), _validate(Options, _form_options(form))
+    finally:
+        await form.close()
+
+
+async def _form_images(form: FormData) -> list[bytes]:
+    images = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile) and name == IMAGE_FIELD:
+            images.append(await value.read())
+        elif isinstance(value, UploadFile):
+            raise InvalidError(f"Pictures are files in the field {IMAGE_FIELD!r}, got {name!r}.")
+        elif name == IMAGE_FIELD:
+            raise InvalidError(
+                f"The field {IMAGE_FIELD!r} holds text. Send a file, which has a file name."
+            )
+    if not images:
+        raise InvalidError(f"The request has no picture. Send files in the field {IMAGE_FIELD!r}.")
+    return images
+
+
+def _form_options(form: FormData) -> bytes:
+    """Returns the fields other than pictures as a JSON object; fields with lists hold JSON."""
+    options: dict[str, object] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        if name in options:
+            raise InvalidError(f"The field {name!r} occurs more than once.")
+        options[name] = _field_value(name, value)
+    return json.dumps(options).encode()
+
+
+def _field_value(name: str, text: str) -> object:
+    if name not in _JSON_FIELDS:
+        return text
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidError(f"The field {name!r} is not JSON: {error}") from None
+
+
+def _validate(model: type[M], document: bytes, *, strict: bool | None = None) -> M:
+    try:
+        return model.model_validate_json(document, strict=strict)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        if problems[0]["type"] == "json_invalid":
+            raise MalformedError(f"The request is not JSON: {problems[0]['msg']}.") from None
+        listed = "".join(
+            f"\n- {'.'.join(map(str, problem['loc'])) or 'request'}: {problem['msg']}"
+            for problem in problems[:_SHOWN_PROBLEMS]
+        )
+        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
+        raise InvalidError(f"The request has {count}:{listed}") from None
+
+
+def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> ParsedRequest:
+    if len(images) > limits.images:
+        raise _too_many_images(limits, f"{len(images)} pictures, more")
+    boxes = _per_image("boxes", options.boxes, len(images))
+    persons = _per_image("person_boxes", options.person_boxes, len(images))
+    for name, given in (("boxes", boxes), ("person_boxes", persons)):
+        _check_count(name, sum(len(own or ()) for own in given), limits)
+    photos = tuple(
+        Photo(data, None if own is None else _boxes(own), _boxes(others or []))
+        for data, own, others in zip(images, boxes, persons, strict=True)
+    )
+    deadline = Deadline.of(options.deadline_ms)
+    return ParsedRequest(photos, options.detect, deadline, options.threshold)
+
+
+def _check_count(name: str, given: int, limits: Limits) -> None:
+    """Rejects requests over the limit before any work is done for them."""
+    if given > limits.faces:
+        raise TooManyError(
+            f"The request has {given:,} {name}, more than {limits.faces}. Send fewer at a time."
+        )
+
+
+def _too_many_images(limits: Limits, found: str) -> TooManyError:
+    return TooManyError(f"The request has {found} than {limits.images}. Send several requests.")
+
+
+def _per_image(
+    name: str, given: list[list[list[float]] | None] | None, images: int
+) -> list[list[list[float]] | None]:
+    if given is None:
+        return [None] * images
+    if len(given) != images:
+        raise InvalidError(
+            f"{name} has {len(given)} entries for {images} pictures. Give one list, or null, for "
+            f"each."
+        )
+    return given
+
+
+def _boxes(lists: list[list[float]]) -> tuple[Box, ...]:
+    return tuple((x, y, width, height) for x, y, width, height in lists)

@@ -1,6 +1,0 @@
-"""`import tensorrt` as NVIDIA's package does it: all names of the bindings."""
-
-import tensorrt_bindings  # type: ignore[import-not-found]
-from tensorrt_bindings import *  # noqa: F403
-
-__version__ = tensorrt_bindings.__version__
