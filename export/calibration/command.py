@@ -15,9 +15,9 @@ from export.errors import ExportError, OptionsError
 from runtime.errors import AgeMoEError
 
 
-def add_inputs(parser: argparse.ArgumentParser) -> None:
-    """Adds the options for the source of labeled faces."""
-    inputs = parser.add_argument_group("labeled data, one of")
+def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Adds the options for the source of labeled faces; returns the group of sources."""
+    inputs = parser.add_argument_group("source, one of")
     one = inputs.add_mutually_exclusive_group(required=True)
     one.add_argument("--predictions", type=Path, metavar="CSV", help="age, one column per expert")
     one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labeled pictures")
@@ -28,6 +28,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
     faces.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the labels")
     columns = "the CSV's own names of the columns image, age and subject"
     faces.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
+    return one
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:

@@ -52,13 +52,15 @@ def levels_for(faces: int) -> tuple[float, ...]:
     return (*lower, *(round(1.0 - level, 6) for level in reversed(lower[:-1])))
 
 
-def fit_spread(fused_years: Mapping[frozenset[str], Floats], age_years: Floats) -> Spread:
+def fit_spread(
+    fused_years: Mapping[frozenset[str], Floats], age_years: Floats, age_grid: Floats = AGE_GRID
+) -> Spread:
     """Fits residual quantiles to (N,) fused ages of held-out faces, by set of experts."""
     levels = levels_for(len(age_years))
     return Spread(
         levels,
         {
-            names: np.round(quantile_table(fused, age_years - fused, levels), 3)
+            names: np.round(quantile_table(fused, age_years - fused, levels, age_grid), 3)
             for names, fused in fused_years.items()
         },
     )
@@ -77,13 +79,18 @@ def held_out_quantiles(
     return quantiles
 
 
-def quantile_table(fused_years: Floats, residual_years: Floats, levels: Sequence[float]) -> Floats:
-    """Returns (101, L) residual quantiles by fused age, on the age grid."""
+def quantile_table(
+    fused_years: Floats,
+    residual_years: Floats,
+    levels: Sequence[float],
+    age_grid: Floats = AGE_GRID,
+) -> Floats:
+    """Returns (G, L) residual quantiles by fused age, on the age grid."""
     order = np.argsort(fused_years, kind="stable")
     fused, residuals = fused_years[order], residual_years[order]
     count = _neighbors(len(fused))
     rows = []
-    for age in AGE_GRID:
+    for age in age_grid:
         reach = np.maximum(age - fused[: len(fused) - count + 1], fused[count - 1 :] - age)
         near = slice(start := int(np.argmin(reach)), start + count)
         distance = np.abs(fused[near] - age) / (float(reach[start]) + 1e-6)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from export.checkpoints.loading import load_checkpoint
+from export.checkpoints.loading import find_checkpoint, load_checkpoint
 from export.errors import CheckpointError
 from runtime.files import sha256_of
 from runtime.fusion import ExpertTable, Floats, FusionTables, LinearGate
@@ -42,9 +42,8 @@ def published_fusion(path: Path, names: Sequence[str]) -> FusionTables:
     Raises:
         CheckpointError: the file cannot be read, has another layout or other number of experts.
     """
-    state = {
-        key: value.double().numpy() for key, value in _tensors(load_checkpoint(path).state).items()
-    }
+    loaded = load_checkpoint(find_checkpoint(str(path)))
+    state = {key: value.double().numpy() for key, value in _tensors(loaded.state).items()}
     _check_layout(path, state, len(names))
     experts = {
         name: corrector_table(*(state[f"expert_mlps.{i}.mlp.{layer}"] for layer in _LAYERS))
@@ -63,6 +62,25 @@ def published_fusion(path: Path, names: Sequence[str]) -> FusionTables:
             "knots": {name: len(table.knots_years) for name, table in experts.items()},
         },
     )
+
+
+def describe_published(path: Path, tables: FusionTables) -> str:
+    """Returns a few lines about the content of the published file."""
+    gate = tables.gate
+    if not isinstance(gate, LinearGate):
+        raise TypeError("A published fusion has a linear gate.")
+    lines = [f"{path}: {len(gate.names)} experts, linear gate, correctors as tables:"]
+    for name, row, bias in zip(gate.names, gate.slopes, gate.bias, strict=True):
+        table = tables.experts[name]
+        at = ", ".join(
+            f"{age} → {age + np.interp(age, table.knots_years, table.bias_years):.1f}"
+            for age in (10, 30, 60)
+        )
+        slopes = " ".join(f"{slope:+.4f}" for slope in row)
+        lines.append(
+            f"  {name}: {len(table.knots_years)} knots, years {at}; gate {bias:+.3f} {slopes}"
+        )
+    return "\n".join(lines)
 
 
 def corrector_table(

@@ -40,8 +40,8 @@ def fewer_splits() -> Iterator[None]:
     """Cross-validation with a tenth of the fits, for tests that do not depend on its figures."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.calibration.fit._OUTER_FOLDS", 5)
-        patch.setattr("export.calibration.fit._INNER_FOLDS", 2)
-        patch.setattr("export.calibration.fit._REPEATS", 1)
+        patch.setattr("export.calibration.forms.INNER_FOLDS", 2)
+        patch.setattr("export.calibration.forms._REPEATS", 1)
         yield
 
 

@@ -28,7 +28,8 @@ def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = write_csv(folder / "labeled.csv", made_up(120))
     options = ["--predictions", str(table), "--experts", *NAMES, "--output", str(folder / "out")]
     with fewer_splits():
-        assert calibrate.main([*options, "--groups", "side", "--bootstrap", "100"]) == 0
+        options += ["--form", "tables", "--groups", "side", "--bootstrap", "100"]
+        assert calibrate.main(options) == 0
     return folder / "out"
 
 

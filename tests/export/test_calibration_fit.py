@@ -27,7 +27,7 @@ def _quick() -> Iterator[None]:
 
 @cache
 def calibration() -> Calibration:
-    return fit_fusion(made_up(FACES))
+    return fit_fusion(made_up(FACES), form="tables")
 
 
 @pytest.mark.parametrize("model", BIAS_MODELS, ids=str)
@@ -100,7 +100,7 @@ def test_cross_validated_error_agrees_with_new_faces() -> None:
 
 
 def test_same_faces_and_seed_give_the_same_tables() -> None:
-    again = fit_fusion(made_up(FACES)).tables
+    again = fit_fusion(made_up(FACES), form="tables").tables
     first = calibration().tables
     for name in NAMES:
         assert (again.experts[name].bias_years == first.experts[name].bias_years).all()
@@ -132,12 +132,12 @@ def test_too_few_faces_or_people_are_an_error() -> None:
 def test_a_useless_mixture_falls_back_to_the_best_expert(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("export.calibration.fit.choose_gate", lambda _: GateModel("equal"))
+    monkeypatch.setattr("export.calibration.forms.choose_gate", lambda _: GateModel("equal"))
     rng = np.random.default_rng(5)
     ages = rng.uniform(5.0, 80.0, 120)
     years = np.stack([ages + rng.normal(0, 0.5, 120), rng.uniform(20, 60, 120)], axis=1)
     faces = replace(made_up(120), age_years=ages, names=("good", "noise"), predictions_years=years)
-    found = fit_fusion(faces)
+    found = fit_fusion(faces, form="tables")
     assert found.tables.provenance["fell_back"]
     assert "fall back" in caplog.text
     assert found.tables.provenance["gate"] == "best"
