@@ -1,4 +1,4 @@
-"""What every test run says of itself, and fixtures that several folders share."""
+"""Versions in the header of every test run, and shared fixtures."""
 
 from __future__ import annotations
 
