@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.checkpoints.loading import describe_mismatch, load_checkpoint, without_prefixes
+from export.checkpoints.loading import describe_mismatch, load_checkpoint
+from export.checkpoints.state import plain_state
 from export.config.contract import Signature
 from export.errors import CheckpointError
 from export.experts.cnn.settings import CnnSettings
@@ -101,20 +102,16 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
     Raises:
         CheckpointError: keys or shapes do not fit; all of them are listed.
     """
-    plain = without_prefixes(state)
+    plain = dict(plain_state(state))
     if architecture == "vgg16":
         plain = _timm_vgg(plain)
     wanted = module.network.state_dict()
-    # Counters of batches matter only in training; older files lack them.
-    for key in wanted:
-        if key.endswith("num_batches_tracked"):
-            plain.setdefault(key, wanted[key])
     mismatch = describe_mismatch(architecture, plain, wanted)
     if mismatch:
         raise CheckpointError(
             f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
         )
-    module.network.load_state_dict(plain)
+    module.network.load_state_dict(plain, strict=False)  # counters are left out
 
 
 def build_cnn(
