@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.checkpoints.state import finite, is_counter, scalar
 from export.errors import CheckpointError
 from runtime.files import sha256_of
 
@@ -29,8 +30,6 @@ _CONTAINERS = (
     "net",
 )
 """Keys under which training scripts store weights, averaged ones (EMA) first, as in timm."""
-_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.", "encoder.")
-"""Prefixes that wrappers put before every key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,9 @@ class Checkpoint:
     """The content of a checkpoint."""
 
     state: Mapping[str, torch.Tensor]
-    """Weights by their key in the file; safetensors are read on access."""
+    """Weights by their key in the file; checked on access, and safetensors are read then."""
     metadata: Mapping[str, object]
-    """Other entries of the file: plain values only."""
+    """Other entries of the file: plain values only; a tensor of one element is its number."""
     path: Path
     """The file or the folder it came from."""
 
@@ -95,20 +94,32 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path} holds no weights; its keys are {', '.join(map(str, loaded))}. Save "
             f"model.state_dict(), as it is or under one of {', '.join(_CONTAINERS)}."
         )
-    return Checkpoint(state, metadata, path)
+    return Checkpoint(TorchState(state, path), metadata, path)
 
 
-def without_prefixes(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Removes the prefixes that wrappers put before every key."""
-    plain = dict(state)
-    stripped = True
-    while stripped:
-        stripped = False
-        for prefix in _PREFIXES:
-            if plain and all(key.startswith(prefix) for key in plain):
-                plain = {key.removeprefix(prefix): value for key, value in plain.items()}
-                stripped = True
-    return plain
+class TorchState(Mapping[str, "torch.Tensor"]):
+    """Weights of a file written by torch.save."""
+
+    def __init__(self, state: Mapping[str, torch.Tensor], path: Path) -> None:
+        """Keeps the weights and the path of their file."""
+        self._state = state
+        self._path = path
+
+    def __getitem__(self, key: str) -> torch.Tensor:
+        """Returns the weights of a key.
+
+        Raises:
+            CheckpointError: they are not finite.
+        """
+        return finite(self._state[key], key, self._path)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over the keys."""
+        return iter(self._state)
+
+    def __len__(self) -> int:
+        """Returns the number of keys."""
+        return len(self._state)
 
 
 class SafetensorsState(Mapping[str, "torch.Tensor"]):
@@ -131,10 +142,13 @@ class SafetensorsState(Mapping[str, "torch.Tensor"]):
                 raise CheckpointError(f"{path} cannot be read: {error}.") from error
 
     def __getitem__(self, key: str) -> torch.Tensor:
-        """Reads the weights of a key."""
+        """Reads the weights of a key.
+
+        Raises:
+            CheckpointError: they are not finite.
+        """
         with _opened(self._paths[key]) as file:
-            tensor: torch.Tensor = file.get_tensor(key)
-        return tensor
+            return finite(file.get_tensor(key), key, self._paths[key])
 
     def __iter__(self) -> Iterator[str]:
         """Iterates over the keys."""
@@ -148,7 +162,9 @@ class SafetensorsState(Mapping[str, "torch.Tensor"]):
 def describe_mismatch(
     name: str, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
 ) -> str | None:
-    """Describes why a state dict cannot be loaded strictly, or returns None if it can.
+    """Describes why a state dict does not fit, or returns None if it does.
+
+    Counters of training steps may be missing.
 
     Args:
         name: of the architecture, for the message.
@@ -161,7 +177,7 @@ def describe_mismatch(
         if state[key].shape != wanted[key].shape
     }
     lines = [
-        _listed("missing", wanted.keys() - state.keys()),
+        _listed("missing", {k for k in wanted.keys() - state.keys() if not is_counter(k)}),
         _listed("unexpected", state.keys() - wanted.keys()),
         _listed("of another shape", misshapen),
     ]
@@ -241,7 +257,8 @@ def _split(loaded: Mapping[str, object]) -> tuple[dict[str, torch.Tensor], dict[
     for container in _CONTAINERS:
         inner = loaded.get(container)
         if isinstance(inner, dict):
-            return _tensors(inner), {k: v for k, v in loaded.items() if k not in _CONTAINERS}
+            others = {k: scalar(v) for k, v in loaded.items() if k not in _CONTAINERS}
+            return _tensors(inner), others
     state = _tensors(loaded)
     return state, {key: value for key, value in loaded.items() if key not in state}
 

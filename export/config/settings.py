@@ -24,7 +24,7 @@ HEADS = ("expectation", "regression")
 COMMON_KEYS = ("architecture", "checkpoint", "geometry")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
-HEAD_KEYS = ("head", "age_grid", "years_per_unit", "years_offset")
+HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")
 _GEOMETRY_KEYS = ("crop_margin", "fit", "interpolation", "pad_color")
 
 
@@ -53,6 +53,8 @@ class AgeHead:
     """Ages of the classes, in years."""
     years_per_unit: float = 1.0
     years_offset: float = 0.0
+    round_years: bool = False
+    """Whether the expectation is rounded to whole years, half to even as by NumPy."""
 
 
 def optional(entry: JsonReader, key: str, read: Callable[[JsonReader], T], default: T) -> T:
@@ -116,7 +118,7 @@ def read_age_head(entry: JsonReader) -> AgeHead:
     """Reads the keys in `HEAD_KEYS`."""
     kind = optional(entry, "head", choice(HEADS), "expectation")
     for key in HEAD_KEYS[1:]:
-        owner = "expectation" if key == "age_grid" else "regression"
+        owner = "expectation" if key in ("age_grid", "round_years") else "regression"
         if entry.has(key) and kind != owner:
             entry.child(key).problem(f"belongs to head = {owner!r}, this expert's is {kind!r}")
     return AgeHead(
@@ -124,6 +126,7 @@ def read_age_head(entry: JsonReader) -> AgeHead:
         age_grid=optional(entry, "age_grid", read_age_grid, WHOLE_YEARS),
         years_per_unit=optional(entry, "years_per_unit", JsonReader.number, 1.0),
         years_offset=optional(entry, "years_offset", JsonReader.number, 0.0),
+        round_years=optional(entry, "round_years", JsonReader.boolean, default=False),
     )
 
 

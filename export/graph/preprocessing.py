@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +38,10 @@ class Normalize(nn.Module):
 
 
 class Readout(nn.Module):
-    """A network's last layer to `age_years` (N,) and, with classes, `age_probs` (N, A)."""
+    """A network's last layer to `age_years` (N,) and, with classes, `age_probs` (N, A).
+
+    Rounding affects `age_years` alone; the expectation of `age_probs` stays unrounded.
+    """
 
     ages: Tensor
 
@@ -59,6 +64,11 @@ class Readout(nn.Module):
         return ("age_years", "age_probs") if self._head.kind == "expectation" else ("age_years",)
 
     @property
+    def details(self) -> dict[str, Any]:
+        """Facts for the manifest."""
+        return {"round_years": True} if self._head.round_years else {}
+
+    @property
     def age_grid(self) -> tuple[float, ...] | None:
         """Ages of the classes, in years."""
         return self._head.age_grid if self._head.kind == "expectation" else None
@@ -68,4 +78,5 @@ class Readout(nn.Module):
         if self._head.kind == "regression":
             return (last.reshape(-1) * self._head.years_per_unit + self._head.years_offset,)
         probabilities = last if self._probabilities else torch.softmax(last, dim=1)
-        return (probabilities * self.ages).sum(dim=1), probabilities
+        years = (probabilities * self.ages).sum(dim=1)
+        return years.round() if self._head.round_years else years, probabilities

@@ -16,8 +16,8 @@ from export.checkpoints.loading import (
     hash_checkpoint,
     load_checkpoint,
     parse_hub_id,
-    without_prefixes,
 )
+from export.checkpoints.state import plain_state
 from export.errors import CheckpointError
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1)}
@@ -60,12 +60,50 @@ def test_averaged_weights_take_precedence(tmp_path: Path, ema: str) -> None:
 )
 def test_prefixes_are_removed(prefix: str) -> None:
     wrapped = {prefix + key: value for key, value in STATE.items()}
-    assert same(without_prefixes(wrapped))
+    assert same(plain_state(wrapped))
 
 
 def test_a_prefix_of_only_some_keys_is_kept() -> None:
     mixed = {"backbone.a": torch.ones(1), "head": torch.ones(1)}
-    assert same(without_prefixes(mixed), mixed)
+    assert same(plain_state(mixed), mixed)
+
+
+def test_counters_and_unused_weights_are_left_out_whichever_wrapper_they_have() -> None:
+    counters = {"n_averaged": torch.tensor(3), "module.bn.num_batches_tracked": torch.tensor(9)}
+    wrapped = {f"module.{key}": value for key, value in STATE.items()} | counters
+    wrapped["module.fds.0.mean"] = torch.tensor([float("nan")])
+    assert same(plain_state(wrapped, unused=("fds.",)))
+    assert set(plain_state(wrapped, wrappers=())) == set(wrapped) - set(counters)
+
+
+def test_a_missing_counter_is_no_mismatch() -> None:
+    wanted = STATE | {"bn.num_batches_tracked": torch.tensor(0)}
+    assert describe_mismatch("resnet50", STATE, wanted) is None
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("writer", [torch.save, save_file])
+def test_values_that_are_not_finite_are_named_with_file_and_key(
+    tmp_path: Path, writer: Any, value: float, kind: torch.dtype
+) -> None:
+    bad = torch.ones(4, 3, dtype=kind)
+    bad[2, 1] = value
+    writer({"bad": bad, "good": torch.ones(1), "count": torch.ones(1).int()}, tmp_path / "w.pth")
+    state = load_checkpoint(tmp_path / "w.pth").state
+    assert float(state["good"]) == 1.0
+    assert int(state["count"]) == 1
+    with pytest.raises(CheckpointError, match=r"w\.pth: 'bad' holds 1 of 12 values that are NaN"):
+        state["bad"]
+    assert set(plain_state(state, unused=("bad",))) == {"good", "count"}
+
+
+def test_numbers_in_tensors_are_numbers(tmp_path: Path) -> None:
+    extra = {"min_age": torch.tensor(1.0), "max_age": torch.tensor([95]), "names": ["a", "b"]}
+    torch.save({"state_dict": STATE, **extra}, tmp_path / "w.pth")
+    metadata = load_checkpoint(tmp_path / "w.pth").metadata
+    assert metadata == {"min_age": 1.0, "max_age": 95, "names": ["a", "b"]}
+    assert [type(metadata[key]) for key in ("min_age", "max_age")] == [float, int]
 
 
 class _Bomb:

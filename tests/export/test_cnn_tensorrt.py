@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from export.experts.cnn.network import cnn_expert
+from export.experts.cnn.network import cnn_expert, cnn_module
 from export.variants.fp16 import fp16_from_fp32
 from runtime.geometry import Geometry
-from tests.export.small import small_module, small_settings
+from tests.export.small import small_settings
 from tests.trt_cpu import trt_report
 
 pytestmark = pytest.mark.tensorrt
 
 
-@pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
-def test_both_precisions_are_parsed_and_built(tmp_path: Path, architecture: str) -> None:
-    expert = cnn_expert(small_module(architecture), small_settings(), Geometry())
+@pytest.mark.parametrize(
+    ("architecture", "side", "layout"),
+    [
+        ("vgg16", 64, {}),
+        ("vgg16", 320, {"pooling": "adaptive"}),
+        ("resnet50", 64, {}),
+        ("resnet50", 64, {"pooling": "caffe", "stride_on": "1x1"}),
+    ],
+)
+def test_both_precisions_are_parsed_and_built(
+    tmp_path: Path, architecture: str, side: int, layout: dict[str, str]
+) -> None:
+    head = replace(small_settings().head, round_years=True)
+    settings = replace(small_settings(), height=side, width=side, head=head, **layout)
+    expert = cnn_expert(cnn_module(architecture, settings), settings, Geometry())
     single, half = tmp_path / "e.fp32.onnx", tmp_path / "e.fp16.onnx"
     expert.write_onnx(single)
     fp16_from_fp32(single, half)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from export.config.architecture import Architecture, ExpertConfig
 from export.config.contract import BuiltExpert
-from export.experts.cnn.settings import read_cnn
+from export.experts.cnn.settings import read_resnet50, read_vgg16
 from runtime.geometry import Pixels
 
 if TYPE_CHECKING:
@@ -40,5 +40,5 @@ def _fit_demo(
     return fit_cnn(config.architecture, config.settings, config.geometry, faces, ages_years)
 
 
-VGG16 = Architecture(1, read_cnn, _build, _count_parameters, fit_demo=_fit_demo)
-RESNET50 = Architecture(1, read_cnn, _build, _count_parameters, fit_demo=_fit_demo)
+VGG16 = Architecture(2, read_vgg16, _build, _count_parameters, fit_demo=_fit_demo)
+RESNET50 = Architecture(2, read_resnet50, _build, _count_parameters, fit_demo=_fit_demo)

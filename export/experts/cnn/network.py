@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.checkpoints.loading import describe_mismatch, load_checkpoint, without_prefixes
+from export.checkpoints.description import describe
+from export.checkpoints.loading import describe_mismatch, load_checkpoint
+from export.checkpoints.state import plain_state
 from export.config.contract import Signature
 from export.errors import CheckpointError
+from export.experts.cnn.bodies import NETWORKS, VGG16_STRIDE, vgg16_kernel, vgg16_map
+from export.experts.cnn.checkpoint import (
+    Described,
+    check_architecture,
+    describe_settings,
+    look_alike,
+)
+from export.experts.cnn.layouts import Layout, find_layout, settings_for, timm_names
 from export.experts.cnn.settings import CnnSettings
 from export.faces.verification import verification_images
 from export.graph.preprocessing import Normalize, Readout
@@ -19,15 +30,8 @@ from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
-_VGG16_CHANNELS = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
-_VGG16_POOL_AFTER = (1, 3, 6, 9, 12)
-_VGG16_STRIDE = 2 ** len(_VGG16_POOL_AFTER)
-_TORCHVISION_VGG = {
-    "classifier.0": "pre_logits.fc1",
-    "classifier.3": "pre_logits.fc2",
-    "classifier.6": "head.fc",
-}
-"""timm has 1×1 and 7×7 convolutions and a linear head for torchvision's fully connected layers."""
+_log = logging.getLogger("agemoe")
+
 _RANDOM_LOGIT_STD = 2.0
 """Standard deviation of a random network's logits, so that faces get different ages."""
 _BRANCH_GAIN = 0.1
@@ -43,7 +47,7 @@ class CnnExpert(nn.Module):
         super().__init__()
         self.normalize = Normalize(settings.normalization)
         self.readout = Readout(settings.head)
-        self.network = _NETWORKS[architecture](settings, self.readout.classes)
+        self.network = NETWORKS[architecture](settings, self.readout.classes)
 
     def features(self, face: Tensor) -> Tensor:
         """Returns the inputs of the last layer, float32 (N, F)."""
@@ -96,25 +100,25 @@ def settle(module: CnnExpert, images: Tensor, *, seed: int = 0) -> None:
 
 
 def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) -> None:
-    """Loads a checkpoint of timm or torchvision, with or without wrappers.
+    """Loads a checkpoint of any known layout, with or without wrappers.
+
+    The module has to be built with the settings that the layout determines, as by `build_cnn`.
 
     Raises:
         CheckpointError: keys or shapes do not fit; all of them are listed.
     """
-    plain = without_prefixes(state)
-    if architecture == "vgg16":
-        plain = _timm_vgg(plain)
+    plain = plain_state(state)
     wanted = module.network.state_dict()
-    # Counters of batches matter only in training; older files lack them.
-    for key in wanted:
-        if key.endswith("num_batches_tracked"):
-            plain.setdefault(key, wanted[key])
-    mismatch = describe_mismatch(architecture, plain, wanted)
+    names = timm_names(find_layout(architecture, list(plain)), list(plain))
+    shaped = {key: _shaped(plain[name], wanted.get(key)) for key, name in names.items()}
+    mismatch = describe_mismatch(architecture, shaped, wanted)
     if mismatch:
+        unexpected = sorted(shaped.keys() - wanted.keys())
         raise CheckpointError(
             f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
+            f"{look_alike(unexpected)}"
         )
-    module.network.load_state_dict(plain)
+    module.network.load_state_dict(shaped, strict=False)  # counters are left out
 
 
 def build_cnn(
@@ -122,17 +126,30 @@ def build_cnn(
 ) -> TorchExpert:
     """Builds the expert with the weights of a checkpoint, or with seeded random ones.
 
+    Settings that experts.toml leaves open follow the checkpoint's names and its config.json. What
+    was taken from there is logged and becomes part of the manifest.
+
     Raises:
-        CheckpointError: the weights cannot be loaded or do not fit.
+        CheckpointError: the weights cannot be loaded or do not fit, or the checkpoint contradicts
+            the settings.
     """
-    module = cnn_module(architecture, settings)
-    expert = cnn_expert(module, settings, geometry)
     if checkpoint is None:
+        module = cnn_module(architecture, settings)
+        expert = cnn_expert(module, settings, geometry)
         images = verification_images(expert.signature.inputs)
         settle(module, torch.from_numpy(images["face"]))
-    else:
-        load_cnn(module, architecture, load_checkpoint(checkpoint).state)
-    return expert
+        return expert
+    loaded = load_checkpoint(checkpoint)
+    description = describe(checkpoint, loaded.metadata)
+    check_architecture(architecture, description)
+    described = describe_settings(settings, geometry, description)
+    layout = find_layout(architecture, list(plain_state(loaded.state)))
+    settings = settings_for(layout, described.settings)
+    _check_size(layout, settings)
+    module = cnn_module(architecture, settings)
+    load_cnn(module, architecture, loaded.state)
+    facts = {"layout": layout.name, **_reported(checkpoint, described)}
+    return cnn_expert(module, settings, described.geometry, facts)
 
 
 def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
@@ -142,73 +159,55 @@ def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def cnn_expert(module: CnnExpert, settings: CnnSettings, geometry: Geometry) -> TorchExpert:
-    """Returns the module as an expert of the pipeline."""
+def cnn_expert(
+    module: CnnExpert,
+    settings: CnnSettings,
+    geometry: Geometry,
+    facts: Mapping[str, Any] | None = None,
+) -> TorchExpert:
+    """Returns the module as an expert of the pipeline.
+
+    Args:
+        module: the network.
+        settings: of the network.
+        geometry: of its input.
+        facts: about the checkpoint, for the manifest.
+    """
     inputs = (InputSpec("face", settings.height, settings.width, geometry),)
     readout = module.readout
-    return TorchExpert(module, Signature(inputs, readout.outputs, readout.age_grid))
+    details = {**readout.details, **(facts or {})}
+    return TorchExpert(module, Signature(inputs, readout.outputs, readout.age_grid, details))
 
 
-def _timm_vgg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed = {}
-    for key, value in state.items():
-        layer, _, kind = key.rpartition(".")
-        name = _TORCHVISION_VGG.get(layer, layer)
-        shaped = value
-        if kind == "weight" and name == "pre_logits.fc1" and value.ndim == 2:
-            shaped = value.reshape(len(value), -1, 7, 7)
-        if kind == "weight" and name == "pre_logits.fc2" and value.ndim == 2:
-            shaped = value.reshape(*value.shape, 1, 1)
-        renamed[f"{name}.{kind}"] = shaped
-    return renamed
+def _reported(checkpoint: Path, described: Described) -> dict[str, Any]:
+    """Logs what a description changed, and returns it for the manifest."""
+    if described.taken:
+        _log.info("%s: its config.json gives %s.", checkpoint, dict(described.taken))
+    if described.overruled:
+        _log.warning(
+            "%s: experts.toml overrules its config.json, which gives %s.",
+            checkpoint,
+            dict(described.overruled),
+        )
+    entries = {"from_config_json": described.taken, "overruled": described.overruled}
+    return {key: dict(values) for key, values in entries.items() if values}
 
 
-def _vgg16(settings: CnnSettings, classes: int) -> nn.Module:
-    from timm.layers.classifier import ClassifierHead
-    from timm.models.vgg import VGG, ConvMlp
-
-    layers: list[Any] = []
-    for index, channels in enumerate(_VGG16_CHANNELS):
-        layers.append(_shrunk(channels, settings.width_factor))
-        if index in _VGG16_POOL_AFTER:
-            layers.append("M")
-    network = VGG(layers, num_classes=classes)
-    if settings.width_factor < 1.0:
-        # timm's hidden layers have 4096 channels over 7×7 positions; these follow the shrunk sizes.
-        hidden = _shrunk(4096, settings.width_factor)
-        positions = min(settings.height, settings.width) // _VGG16_STRIDE
-        network.pre_logits = ConvMlp(layers[-2], hidden, positions)
-        network.head = ClassifierHead(hidden, classes, pool_type="avg")
-    network.head.global_pool = _MeanPool()
-    return network
+def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:
+    """Turns a dense layer's weights into those of the convolution that computes it, or back."""
+    same = wanted is not None and value.numel() == wanted.numel() and len(value) == len(wanted)
+    if wanted is not None and same and {value.ndim, wanted.ndim} == {2, 4}:
+        return value.reshape(wanted.shape)
+    return value
 
 
-def _resnet50(settings: CnnSettings, classes: int) -> nn.Module:
-    from timm.models.resnet import Bottleneck, ResNet
-
-    factor = settings.width_factor
-    network = ResNet(
-        Bottleneck,  # type: ignore[arg-type]
-        (3, 4, 6, 3),
-        num_classes=classes,
-        stem_width=_shrunk(64, factor),
-        channels=tuple(_shrunk(channels, factor) for channels in (64, 128, 256, 512)),
-        zero_init_last=False,
-    )
-    network.global_pool = _MeanPool()
-    return network
-
-
-class _MeanPool(nn.Module):
-    """Mean over all positions, like timm's adaptive pool to 1×1, but a single ONNX node."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Pools (N, C, H, W) to (N, C)."""
-        return features.mean(dim=(2, 3))
-
-
-_NETWORKS = {"vgg16": _vgg16, "resnet50": _resnet50}
-
-
-def _shrunk(channels: int, factor: float) -> int:
-    return max(round(channels * factor / 8) * 8, 8)
+def _check_size(layout: Layout, settings: CnnSettings) -> None:
+    """Raises an error if the pictures' size does not suit a layout's dense layer."""
+    kernel = vgg16_kernel(settings)
+    if layout.one_position and vgg16_map(settings) != (kernel, kernel):
+        low = kernel * VGG16_STRIDE
+        raise CheckpointError(
+            f"{layout.name}'s VGG16 takes pictures of {low} to {low + VGG16_STRIDE - 1} pixels, "
+            f"because its first dense layer covers the whole map; input_size is "
+            f"{settings.height}x{settings.width}. Give input_size = {low}."
+        )

@@ -78,6 +78,7 @@ def external_expert(source: Path, settings: OnnxSettings, geometry: Geometry) ->
         inputs=(InputSpec("face", settings.height, settings.width, geometry),),
         outputs=("age_years", "age_probs") if classes else ("age_years",),
         age_grid=settings.head.age_grid if classes else None,
+        details={"round_years": True} if settings.head.round_years else {},
     )
     return ExternalExpert(source, settings, signature)
 
@@ -214,11 +215,14 @@ def _readout_nodes(
     axis = constant("last_axis", np.array([1], np.int64))
     shape = constant("classes", np.array([-1, len(head.age_grid)], np.int64))
     last = "Identity" if settings.probabilities else "Softmax"
+    expectation = "expectation" if head.round_years else "age_years"
+    rounding = [helper.make_node("Round", [expectation], ["age_years"], "whole_years")]
     return [
         helper.make_node("Reshape", [source, shape], ["classes_of"], "columns"),
         helper.make_node(last, ["classes_of"], ["age_probs"], "probabilities"),
         helper.make_node("Mul", ["age_probs", ages], ["weighted"], "weigh"),
-        helper.make_node("ReduceSum", ["weighted", axis], ["age_years"], "expect", keepdims=0),
+        helper.make_node("ReduceSum", ["weighted", axis], [expectation], "expect", keepdims=0),
+        *(rounding if head.round_years else []),
     ]
 
 
@@ -252,4 +256,8 @@ def _ages(outputs: NDArray[np.float32], settings: OnnxSettings) -> Outputs:
         exponentials = np.exp(outputs - outputs.max(axis=1, keepdims=True))
         probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
     ages = np.array(head.age_grid, np.float32)
-    return {"age_years": probabilities @ ages, "age_probs": probabilities}
+    years = probabilities @ ages
+    return {
+        "age_years": np.rint(years) if head.round_years else years,
+        "age_probs": probabilities,
+    }

@@ -1,0 +1,83 @@
+"""What a checkpoint says about itself: config.json beside the weights, `arch` in the file.
+
+timm's config.json has `architecture`, `pretrained_cfg` (older ones: its entries at the top level)
+and `model_args`; training scripts store `arch` beside the weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from export.errors import CheckpointError
+
+CONFIG = "config.json"
+_ARCHITECTURE_KEYS = ("arch", "architecture")
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A checkpoint's description of itself; empty where it has none."""
+
+    architectures: Mapping[str, str] = field(default_factory=dict)
+    """Names of the architecture, by the place where each stands."""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """timm's `pretrained_cfg`: `input_size`, `mean`, `std`, `interpolation`, …"""
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that differ from the architecture's defaults."""
+    path: Path | None = None
+    """The config.json."""
+
+
+def describe(path: Path, metadata: Mapping[str, object]) -> Description:
+    """Returns the description of a checkpoint.
+
+    Args:
+        path: the file or folder.
+        metadata: entries of the file other than weights.
+
+    Raises:
+        CheckpointError: config.json is not JSON.
+    """
+    named = {
+        f"{path.name}, {key!r}": str(metadata[key])
+        for key in _ARCHITECTURE_KEYS
+        if isinstance(metadata.get(key), str)
+    }
+    file = config_file(path)
+    if file is None:
+        return Description(named)
+    config = _read(file)
+    if isinstance(config.get("architecture"), str):
+        named[str(file)] = config["architecture"]
+    preprocessing = config.get("pretrained_cfg", config)
+    model_args = config.get("model_args")
+    return Description(
+        named,
+        preprocessing if isinstance(preprocessing, dict) else {},
+        model_args if isinstance(model_args, dict) else {},
+        file,
+    )
+
+
+def config_file(path: Path) -> Path | None:
+    """Returns the config.json in a folder or beside a file, if it describes a network of timm.
+
+    Raises:
+        CheckpointError: it is not JSON.
+    """
+    file = (path if path.is_dir() else path.parent) / CONFIG
+    if not file.is_file():
+        return None
+    return file if {"architecture", "pretrained_cfg"} & _read(file).keys() else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}. Download it again.") from error
+    return config if isinstance(config, dict) else {}
