@@ -29,8 +29,8 @@ def estimates_from(
     names = list(answers.outputs)
     ages = np.stack([answers.outputs[n]["age_years"] for n in names], axis=1).astype(np.float64)
     reasons = [
-        {**answers.missing, **_not_finite(names, row), **of_face}
-        for row, of_face in zip(ages, unseen, strict=True)
+        {**answers.missing, **_not_finite(names, row), **_unanswered(answers, face), **of_face}
+        for face, (row, of_face) in enumerate(zip(ages, unseen, strict=True))
     ]
     for row, missing in zip(ages, reasons, strict=True):
         row[[name in missing for name in names]] = np.nan
@@ -51,6 +51,22 @@ def _not_finite(names: Sequence[str], ages_years: Floats) -> dict[str, str]:
         name: f"predicted {age} years"
         for name, age in zip(names, ages_years, strict=True)
         if not np.isfinite(age)
+    }
+
+
+def _unanswered(answers: Answers, face: int) -> dict[str, str]:
+    """Returns the experts whose networks have no age for a face, with the reason.
+
+    Only the age is NaN then; after an overflow the other outputs are, too.
+    """
+    return {
+        name: reason
+        for name, reason in answers.no_answer.items()
+        if name in answers.outputs
+        and all(
+            np.isnan(array[face]) if key == "age_years" else np.isfinite(array[face]).all()
+            for key, array in answers.outputs[name].items()
+        )
     }
 
 
