@@ -29,8 +29,8 @@ def estimates_from(
     names = list(answers.outputs)
     ages = np.stack([answers.outputs[n]["age_years"] for n in names], axis=1).astype(np.float64)
     reasons = [
-        {**answers.missing, **_unusable(names, row, tables), **of_face}
-        for row, of_face in zip(ages, unseen, strict=True)
+        {**answers.missing, **_unusable(names, row, tables), **_unanswered(answers, face), **of_face}
+        for face, (row, of_face) in enumerate(zip(ages, unseen, strict=True))
     ]
     for row, missing in zip(ages, reasons, strict=True):
         row[[name in missing for name in names]] = np.nan
@@ -55,6 +55,22 @@ def _unusable(names: Sequence[str], raw_years: Floats, tables: FusionTables) -> 
         else f"predicted {age} years"
         for name, age, usable in zip(names, raw_years, tables.usable(raw_years), strict=True)
         if not usable
+    }
+
+
+def _unanswered(answers: Answers, face: int) -> dict[str, str]:
+    """Returns the experts whose networks have no age for a face, with the reason.
+
+    Only the age is NaN then; after an overflow the other outputs are, too.
+    """
+    return {
+        name: reason
+        for name, reason in answers.no_answer.items()
+        if name in answers.outputs
+        and all(
+            np.isnan(array[face]) if key == "age_years" else np.isfinite(array[face]).all()
+            for key, array in answers.outputs[name].items()
+        )
     }
 
 

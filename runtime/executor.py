@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Answers:
     """By name of each expert that answered."""
     missing: Mapping[str, str]
     """Reason for each expert that did not, by its name."""
+    no_answer: Mapping[str, str] = field(default_factory=dict)
+    """What an age of NaN means, by name of the experts whose networks may have none for a face."""
 
 
 class _LateError(Exception):
@@ -93,6 +95,7 @@ class Executor:
         return Answers(
             {name: _joined(parts) for name, parts in outputs.items() if name not in missing},
             {name: _reason(error) for name, error in missing.items()},
+            {name: e.no_answer for name, e in self._experts.items() if e.no_answer},
         )
 
     def close(self) -> None:

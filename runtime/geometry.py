@@ -32,7 +32,9 @@ INTERPOLATIONS = (
     "opencv_bicubic",
     "pillow_bilinear",
     "pillow_bicubic",
+    "pillow_lanczos",
 )
+ROUNDINGS = ("round", "truncate")
 
 MAX_CROP_MARGIN = 10.0
 """Limit on the margin, because the padded window is held in memory."""
@@ -40,8 +42,26 @@ MAX_CROP_MARGIN = 10.0
 PAD_SQUARE_LEAST = 14
 """Minimum of the shorter side in `pad_square`, in pixels, as in Janus's image processor."""
 
+MAX_STEP_SIDE = 4096
+"""Limit on the sides of a resize before the fit, because its result is held in memory."""
+
 MAX_ASPECT_RATIO = 32
 """Limit on the aspect ratio: `center_crop` first cuts the ends off a longer picture."""
+
+
+_StepSide = Annotated[int, within(1, MAX_STEP_SIDE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """A resize to a fixed size, stretched, before a crop is fitted into an input."""
+
+    height: _StepSide
+    """In pixels."""
+    width: _StepSide
+    """In pixels."""
+    interpolation: Annotated[str, one_of(INTERPOLATIONS)]
+    """As in `Geometry`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +84,11 @@ class Geometry:
     """In pixels; a crop with a shorter side counts as not visible."""
     min_visible_share: float = 0.0
     """A crop with a smaller share of nonzero values counts as not visible."""
+    before: tuple[Resize, ...] = ()
+    """Resizes of the crop, in this order, before it is fitted."""
+    rounding: Annotated[str, one_of(ROUNDINGS)] = "round"
+    """Of the shorter side in `pad_square`: `round` to the nearest pixel, as transformers' Janus
+    processor does, or `truncate`, as its authors' does."""
 
 
 def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | None = None) -> Pixels:
@@ -108,17 +133,19 @@ def shows_enough(image: Pixels, geometry: Geometry) -> bool:
 
 
 def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """Fits a crop into the size of an expert's input.
+    """Fits a crop into the size of an expert's input, after the resizes that come before.
 
     Args:
         image: uint8 RGB (h, w, 3).
         height: of the input, in pixels.
         width: of the input, in pixels.
-        geometry: for the fit, the interpolation and the pad color.
+        geometry: for the resizes, the fit, the interpolation and the pad color.
 
     Returns:
         uint8 RGB (height, width, 3), contiguous.
     """
+    for step in geometry.before:
+        image = _resize(image, step.height, step.width, step.interpolation)
     fitted = _FITS[geometry.fit](image, height, width, geometry)
     return np.ascontiguousarray(fitted)
 
@@ -200,11 +227,17 @@ def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pi
 
 
 def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """Square padding with the rounding of transformers' Janus image processor."""
-    side = max(height, width)
-    scale = side / max(image.shape[:2])
-    inner_height = max(round(image.shape[0] * scale), PAD_SQUARE_LEAST)
-    inner_width = max(round(image.shape[1] * scale), PAD_SQUARE_LEAST)
+    """Square padding as in Janus's image processors, whose rounding differs.
+
+    Sources: transformers' `JanusImageProcessor`, and `VLMImageProcessor` of deepseek-ai/Janus
+    (janus/models/image_processing_vlm.py).
+    """
+    side, longest = max(height, width), max(image.shape[:2])
+    if geometry.rounding == "truncate":
+        scaled_sides = [int(length / longest * side) for length in image.shape[:2]]
+    else:
+        scaled_sides = [round(length * (side / longest)) for length in image.shape[:2]]
+    inner_height, inner_width = (max(scaled, PAD_SQUARE_LEAST) for scaled in scaled_sides)
     scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
     top, left = (height - inner_height) // 2, (width - inner_width) // 2
     return _window(scaled, -left, -top, width - left, height - top, geometry.pad_color)
@@ -245,4 +278,5 @@ _RESIZES: dict[str, Callable[[Pixels, int, int], Pixels]] = {
     "opencv_bicubic": _opencv("INTER_CUBIC"),
     "pillow_bilinear": _pillow(Image.Resampling.BILINEAR),
     "pillow_bicubic": _pillow(Image.Resampling.BICUBIC),
+    "pillow_lanczos": _pillow(Image.Resampling.LANCZOS),
 }

@@ -91,8 +91,11 @@ class Parity:
     """Difference between an artifact's ages and PyTorch's on the verification faces."""
 
     mean_years: float
+    """Where ages are whole numbers: of the expectation of `age_probs`."""
     max_years: float
     faces: Annotated[int, at_least(1)]
+    differing_share: float | None = None
+    """Share of faces with another whole number; None where ages are not whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,11 @@ class Expert:
     """Ages in years of the A columns of `age_probs`; None without that output."""
     profile: BatchProfile
     artifacts: Annotated[tuple[Artifact, ...], not_empty]
+    whole_years: bool = False
+    """Whether `age_years` are whole numbers."""
+    no_answer: str | None = None
+    """What a NaN in `age_years` beside finite other outputs means: the network has no age for this
+    face. None if every NaN is a failure."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Notes of the exporter on this architecture; the runtime does not read them."""
 

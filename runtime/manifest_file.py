@@ -18,8 +18,10 @@ from runtime.json_reader import JsonReader, read_dataclass, shown
 from runtime.manifest import REBUILD, Manifest
 
 FILE_NAME = "manifest.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Incremented whenever the meaning or the layout of manifest.json changes."""
+_OLDEST_VERSION = 2
+"""Version 2 lacks keys whose defaults are what it means."""
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -38,11 +40,12 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(str(path), [f"cannot be read: {error}"], REBUILD) from error
     version = document.pop("schema_version", None) if isinstance(document, dict) else None
-    if isinstance(version, int) and version != SCHEMA_VERSION:
+    known = isinstance(version, int) and _OLDEST_VERSION <= version <= SCHEMA_VERSION
+    if isinstance(version, int) and not known:
         raise _version_error(path, version)
     problems: list[str] = []
     manifest = read_dataclass(Manifest, JsonReader(document, "", problems))
-    if version != SCHEMA_VERSION:
+    if not known:
         problems.append(f"schema_version: must be {SCHEMA_VERSION}, got {shown(version)}")
     if problems:
         raise ManifestError(str(path), problems, REBUILD)
@@ -51,8 +54,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _version_error(path: Path, version: int) -> ManifestError:
     newer = version > SCHEMA_VERSION
+    limit = SCHEMA_VERSION if newer else _OLDEST_VERSION
     problem = (
-        f"schema_version {version} is {'newer' if newer else 'older'} than the {SCHEMA_VERSION} "
+        f"schema_version {version} is {'newer' if newer else 'older'} than the {limit} "
         f"this runtime reads"
     )
     cure = f"Update agemoe-runtime. Or {REBUILD.lower()}" if newer else REBUILD

@@ -150,6 +150,8 @@ class ExpertBuild:
             age_grid=model.signature.age_grid,
             profile=BatchProfile(1, min(_BEST_BATCH, largest), largest),
             artifacts=(),
+            whole_years=model.signature.whole_years,
+            no_answer=model.signature.no_answer,
             details=model.signature.details,
         )
         artifacts = []
@@ -208,7 +210,9 @@ class ExpertBuild:
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
-        return parity.check_parity(path, artifact.precision, images, reference, exact)
+        return parity.check_parity(
+            path, artifact.precision, images, reference, exact, parity.whole_years_of(expert)
+        )
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""

@@ -48,6 +48,11 @@ class Signature:
     """Operators that stay in FP32 in the FP16 variant."""
     fold_weights: bool = False
     """Arithmetic on weights is folded at export, however large they are."""
+    whole_years: bool = False
+    """`age_years` are whole numbers, so that small differences make them jump: parity is measured
+    on the expectation of `age_probs`."""
+    no_answer: str | None = None
+    """What a NaN in `age_years` means; None if it never occurs."""
     few_faces: bool = False
     """A face takes seconds, so parity is verified on a few faces only."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
 from runtime.fusion import AGE_GRID
-from runtime.geometry import FITS, INTERPOLATIONS, MAX_CROP_MARGIN, Geometry
+from runtime.geometry import (
+    FITS,
+    INTERPOLATIONS,
+    MAX_CROP_MARGIN,
+    MAX_STEP_SIDE,
+    Geometry,
+    Resize,
+)
 from runtime.json_reader import JsonReader, shown
 
 T = TypeVar("T")
@@ -25,7 +32,7 @@ COMMON_KEYS = ("architecture", "checkpoint", "geometry")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
 HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")
-_GEOMETRY_KEYS = ("crop_margin", "fit", "interpolation", "pad_color")
+_GEOMETRY_KEYS = ("crop_margin", "before", "fit", "interpolation", "pad_color")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,10 @@ def three_numbers(entry: JsonReader) -> tuple[float, ...]:
 def read_geometry(entry: JsonReader, default: Geometry) -> Geometry:
     """Reads the table `geometry`; absent keys keep the default."""
     entry.only(_GEOMETRY_KEYS)
-    return Geometry(
+    return replace(
+        default,
         crop_margin=optional(entry, "crop_margin", _crop_margin, default.crop_margin),
+        before=optional(entry, "before", _resizes, default.before),
         fit=optional(entry, "fit", choice(FITS), default.fit),
         interpolation=optional(
             entry, "interpolation", choice(INTERPOLATIONS), default.interpolation
@@ -149,6 +158,25 @@ def _crop_margin(entry: JsonReader) -> float:
     if not 0.0 <= margin <= MAX_CROP_MARGIN:
         entry.problem(f"must be within 0..{MAX_CROP_MARGIN:g}, got {margin}")
     return margin
+
+
+def _resizes(entry: JsonReader) -> tuple[Resize, ...]:
+    return tuple(_resize(step) for step in entry.elements())
+
+
+def _resize(step: JsonReader) -> Resize:
+    """Reads `{ resize = side, interpolation = … }`; `resize` may be [height, width]."""
+    step.only(("resize", "interpolation"))
+    size = step.child("resize")
+    sides = size.elements() if isinstance(size.value, list) else [size, size]
+    pixels = [side.integer(low=1) for side in sides]
+    if len(pixels) != 2 or max(pixels) > MAX_STEP_SIDE:
+        size.problem(
+            f"must be one number or [height, width] within 1..{MAX_STEP_SIDE}, got {pixels}"
+        )
+        pixels = [1, 1]
+    height, width = pixels
+    return Resize(height, width, step.child("interpolation").choice(INTERPOLATIONS))
 
 
 def _pad_color(entry: JsonReader) -> tuple[int, int, int]:

@@ -112,7 +112,7 @@ def _open_answers(
     settings = {
         "teacher": hash_checkpoint(task.checkpoint),
         "question": asdict(task.settings.question),
-        "crop margin": task.config.geometry.crop_margin,
+        "geometry": fingerprint(asdict(_input(task, source).geometry)),
         "faces": fingerprint([names, [picture.stat().st_size for picture in pictures]]),
     }
     vision = source.folder.vision
@@ -121,6 +121,10 @@ def _open_answers(
     folder = task.output / _TEACHER_FOLDER
     with TeacherAnswers.open(folder, settings, shape, last - first + 1) as answers:
         yield answers, pictures
+
+
+def _input(task: Distillation, source: JanusSource) -> InputSpec:
+    return janus_signature(task.settings, source, task.config.geometry).inputs[0]
 
 
 def _answer(
@@ -136,7 +140,7 @@ def _answer(
         return
     if source.prompt is None:
         raise ValueError("The teacher has no prompt.")
-    spec = janus_signature(task.settings, source, task.config.geometry.crop_margin).inputs[0]
+    spec = _input(task, source)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     expert = load_expert(source.folder, source.tensors, source.prompt).to(device)
     for start in range(0, len(waiting), _TEACHER_BATCH):

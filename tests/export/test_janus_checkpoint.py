@@ -74,6 +74,7 @@ def test_settings_of_transformers_layout(tmp_path: Path) -> None:
     config = transformers_config(checkpoint)
     _folder(tmp_path, config, processor_config={"image_processor": images, "num_image_tokens": 9})
     found = read_folder(tmp_path)
+    assert found.recipe.rounding == "round"
     assert (found.vision, found.language) == (checkpoint.vision, checkpoint.language)
     assert found == settings(checkpoint)
 
@@ -86,12 +87,26 @@ def test_settings_of_the_official_layout(tmp_path: Path) -> None:
     assert (found.vision, found.language) == SHAPES["7B"]
     assert found.image.count == 576
     assert found.recipe.pad_color == (127, 102, 76)
+    assert found.recipe.rounding == "truncate"
+
+
+@pytest.mark.parametrize(
+    ("processor", "rounding"),
+    [("VLMImageProcessor", "truncate"), ("JanusImageProcessor", "round")],
+)
+def test_the_processor_decides_how_sides_are_rounded(
+    tmp_path: Path, processor: str, rounding: str
+) -> None:
+    images = IMAGES | {"image_size": 384, "image_processor_type": processor}
+    _folder(tmp_path, OFFICIAL, preprocessor_config=images)
+    assert read_folder(tmp_path).recipe.geometry.rounding == rounding
 
 
 def test_all_unsupported_settings_are_listed(tmp_path: Path) -> None:
     config = transformers_config(RandomJanus("tiny"))
     config["text_config"] |= {"hidden_act": "gelu", "rope_scaling": {"type": "yarn"}}
     images = {"image_mean": [0.5] * 3, "size": {"height": 64, "width": 64}}
+    images["image_processor_type"] = "SiglipImageProcessor"
     _folder(
         tmp_path, config, preprocessor_config=images, processor_config={"num_image_tokens": 576}
     )
@@ -103,6 +118,7 @@ def test_all_unsupported_settings_are_listed(tmp_path: Path) -> None:
         "rope type: found 'yarn'",
         "language hidden_act: found 'gelu'",
         "image_std is missing",
+        "image_processor_type: found 'SiglipImageProcessor'",
     ):
         assert message in str(caught.value)
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from export.experts.janus.prompt import AgePrompt, Termination
+from export.experts.janus.prompt import AgePrompt
+from export.experts.janus.trie import Termination
 from export.experts.janus.weights import RandomJanus
 from tests.export.janus_fixtures import (
     OPTIONS,

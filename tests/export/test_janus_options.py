@@ -13,6 +13,7 @@ from export.config.architecture import ExpertConfig
 from export.errors import ExportError
 from export.experts.janus.prompt import PromptOptions
 from export.experts.janus.settings import JanusSettings
+from runtime.geometry import Resize
 
 PARAMETERS_7B = 6_900_000_000
 
@@ -35,19 +36,46 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     experts, problems = _read(
         tmp_path,
         'prompt = "{image} Age?"\nanswer_prefix = ""\nsystem_prompt = false\nages = "18..80"\n'
-        'termination = "all"\nsize = "7B"\ngeometry.crop_margin = 0.4\n',
+        'termination = "all"\nreadout = "greedy"\nsize = "7B"\ngeometry.crop_margin = 0.4\n'
+        'geometry.before = [{ resize = 256, interpolation = "pillow_lanczos" }]\n',
     )
     assert not problems
-    expected = PromptOptions(
-        "{image} Age?", "", system_prompt=False, ages=(18, 80), termination="all"
-    )
+    expected = PromptOptions("{image} Age?", "", False, (18, 80), "all", "greedy")
     assert experts["janus"].settings == JanusSettings("prompt", expected, "7B")
     assert experts["janus"].geometry.crop_margin == 0.4
+    assert experts["janus"].geometry.before == (Resize(256, 256, "pillow_lanczos"),)
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("{ resize = 0, interpolation = 'pillow_lanczos' }", "resize: must be a whole number of"),
+        ("{ resize = 9999, interpolation = 'opencv_area' }", "within 1..4096, got [9999, 9999]"),
+        ("{ resize = [1, 2, 3], interpolation = 'opencv_area' }", "one number or [height, width]"),
+        ("{ resize = 256 }", "before[0].interpolation: missing"),
+        ("{ resize = 256, interpolation = 'sinc' }", "interpolation: must be one of"),
+        ("{ interpolation = 'opencv_area' }", "before[0].resize: missing"),
+        ("{ size = 2, resize = 3, interpolation = 'opencv_area' }", "unknown key size"),
+        ("256", "before[0]: must be an object"),
+    ],
+)
+def test_invalid_steps_are_reported(tmp_path: Path, step: str, message: str) -> None:
+    _, problems = _read(tmp_path, f"geometry.before = [{step}]")
+    assert any(message in problem for problem in problems), problems
+
+
+def test_a_step_may_have_two_sides(tmp_path: Path) -> None:
+    step = "{ resize = [200, 100], interpolation = 'opencv_area' }"
+    experts, problems = _read(tmp_path, f"geometry.before = [{step}]")
+    assert not problems
+    assert experts["janus"].geometry.before == (Resize(200, 100, "opencv_area"),)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ('readout = "best"', "janus.readout: must be one of expectation, greedy"),
+        ('head = "light"\nreadout = "greedy"', "janus.readout: belongs to head = 'prompt'"),
         ('prompt = "Age?"', "janus.prompt: must hold {image} exactly once"),
         ("ages = [0, 2.5, 4]", "janus.ages: must be whole years"),
         ("ages = [0, 5, 10]", "janus.ages: must be whole years"),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
 from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
 
-from runtime.geometry import Geometry, fit
+from export.experts.janus.files import ImageRecipe
+from runtime.geometry import Geometry, Resize, fit
 
 SIZES = [
     *((384, 384), (1, 1), (1, 500), (500, 1), (383, 385), (385, 383), (14, 384), (2000, 30)),
@@ -36,3 +41,38 @@ def test_pad_square_equals_that_of_transformers(height: int, width: int) -> None
     found = fit(image, 384, 384, geometry)
     assert found.shape == (384, 384, 3)
     np.testing.assert_array_equal(found, np.asarray(expected).transpose(1, 2, 0))
+
+
+def _authors_square(image: Image.Image, color: tuple[int, int, int]) -> Image.Image:
+    """The documented steps of the authors' processor, on torchvision."""
+    longest = max(image.width, image.height)
+    size = [max(int(side / longest * 384), 14) for side in (image.height, image.width)]
+    scaled = resize(image, size, interpolation=InterpolationMode.BICUBIC, antialias=True)
+    square = Image.new("RGB", (384, 384), color)
+    square.paste(scaled, ((384 - scaled.width) // 2, (384 - scaled.height) // 2))
+    return square
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("lanczos", [False, True])
+def test_the_authors_recipe_equals_torchvisions(height: int, width: int, *, lanczos: bool) -> None:
+    picture = Image.fromarray(_image(height, width))
+    color = (122, 127, 104)
+    geometry = ImageRecipe(384, color, "truncate").geometry
+    if lanczos:
+        geometry = replace(geometry, before=(Resize(256, 256, "pillow_lanczos"),))
+    found = fit(np.asarray(picture), 384, 384, geometry)
+    if lanczos:
+        picture = picture.resize((256, 256), Image.Resampling.LANCZOS)
+    np.testing.assert_array_equal(found, np.asarray(_authors_square(picture, color)))
+
+
+def test_the_two_recipes_differ_for_about_half_of_all_sizes() -> None:
+    image = _image(40, 384)
+    rounded, cut = ImageRecipe(384, (9, 9, 9)), ImageRecipe(384, (9, 9, 9), "truncate")
+    crops = [image[:, :width] for width in range(41, 384, 7)]
+    same = [
+        bool((fit(c, 384, 384, rounded.geometry) == fit(c, 384, 384, cut.geometry)).all())
+        for c in crops
+    ]
+    assert 0.3 < np.mean(same) < 0.7

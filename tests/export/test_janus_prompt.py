@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from export.errors import ExportError
-from export.experts.janus.prompt import HIDDEN, ImageTokens, PromptOptions, build_prompt, build_tree
+from export.experts.janus.prompt import HIDDEN, ImageTokens, PromptOptions, build_prompt
+from export.experts.janus.trie import build_tree
 from tests.export.janus_fixtures import BOS, OPTIONS, tiny_prompt, write_tokenizer
 
 

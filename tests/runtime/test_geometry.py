@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -14,12 +15,26 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import BoxError
-from runtime.geometry import FITS, INTERPOLATIONS, Geometry, black, crop, fit
+from runtime.geometry import (
+    FITS,
+    INTERPOLATIONS,
+    ROUNDINGS,
+    Geometry,
+    Resize,
+    black,
+    crop,
+    fit,
+)
 
 Pixels = NDArray[np.uint8]
 SIZES = [(1, 1), (1, 9), (9, 1), (7, 300), (300, 7), (96, 96), (95, 97), (60, 80), (333, 250)]
 # H×W; 41×64 and 43×64 pad an odd number of rows, which the two roundings split differently
 ODD = [(41, 64), (43, 64), (64, 41), (64, 43), (63, 64), (200, 131)]
+KERNELS = [
+    Image.Resampling.BILINEAR,
+    Image.Resampling.BICUBIC,
+    Image.Resampling.LANCZOS,
+]
 
 
 def picture(height: int, width: int) -> Pixels:
@@ -63,7 +78,7 @@ def test_letterbox_is_mivolos_at_any_aspect(height: int, width: int) -> None:
 
 
 @pytest.mark.parametrize("size", [*SIZES, *ODD])
-@pytest.mark.parametrize("kernel", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_stretch_is_pillows_resize(size: tuple[int, int], kernel: Image.Resampling) -> None:
     image = picture(*size)
     wanted = np.asarray(Image.fromarray(image).resize((40, 32), kernel))
@@ -108,6 +123,36 @@ def test_pad_square_keeps_the_longest_side_and_the_middle(size: tuple[int, int])
     assert max(len(rows), len(columns)) == 48
     for span in (rows, columns):
         assert abs(span[0] - (47 - span[-1])) <= 1
+
+
+@settings(deadline=None)
+@given(st.integers(1, 120), st.integers(1, 120), st.sampled_from(ROUNDINGS))
+def test_truncated_sides_are_the_integer_part(height: int, width: int, rounding: str) -> None:
+    image = picture(height, width)
+    sides = [side / max(height, width) * 48 for side in (height, width)]
+    whole = [max(int(side if rounding == "truncate" else np.rint(side)), 14) for side in sides]
+    resized = Image.fromarray(image).resize((whole[1], whole[0]), Image.Resampling.BICUBIC)
+    wanted = Image.new("RGB", (48, 48), (1, 2, 3))
+    wanted.paste(resized, ((48 - whole[1]) // 2, (48 - whole[0]) // 2))
+    geometry = Geometry(0.0, "pad_square", "pillow_bicubic", (1, 2, 3), rounding=rounding)
+    # `rint` of the quotient and `round` of the product may disagree at a half
+    if rounding == "truncate" or all(abs(side % 1 - 0.5) > 1e-9 for side in sides):
+        assert (fit(image, 48, 48, geometry) == np.asarray(wanted)).all()
+
+
+@pytest.mark.parametrize("size", [*SIZES, *ODD, (256, 256), (256, 255), (720, 1280)])
+@pytest.mark.parametrize("fitting", FITS)
+def test_resizes_before_the_fit_are_pillows(size: tuple[int, int], fitting: str) -> None:
+    image = picture(*size)
+    then = Geometry(0.0, fitting, "pillow_bicubic", (9, 8, 7))
+    lanczos = Image.fromarray(image).resize((256, 256), Image.Resampling.LANCZOS)
+    chain = (Resize(256, 256, "pillow_lanczos"),)
+    found = fit(image, 64, 64, replace(then, before=chain))
+    assert (found == fit(np.asarray(lanczos), 64, 64, then)).all()
+    area = np.asarray(cv2.resize(np.asarray(lanczos), (30, 70), interpolation=cv2.INTER_AREA))
+    longer = (*chain, Resize(70, 30, "opencv_area"))
+    found = fit(image, 64, 64, replace(then, before=longer))
+    assert (found == fit(area.astype(np.uint8), 64, 64, then)).all()
 
 
 @settings(deadline=None)

@@ -12,7 +12,7 @@ import pytest
 
 from runtime import EngineFileError, ManifestError
 from runtime import manifest as manifest_module
-from runtime.geometry import Geometry
+from runtime.geometry import Geometry, Resize
 from runtime.manifest import (
     Artifact,
     BatchProfile,
@@ -33,8 +33,11 @@ from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 def full_manifest() -> Manifest:
     letterbox = Geometry(0.2, "letterbox", "opencv_bilinear", (1, 2, 255))
     files = (FileRecord("x/x.fp16.onnx", SHA, 3), FileRecord("x/x.fp16.onnx.data", SHA, 0))
-    artifact = Artifact("onnx", "fp16", files, {"code": "00"}, 0.9, Parity(0.01, 0.2, 32))
-    inputs = (InputSpec("face", 224, 200, Geometry()), InputSpec("person", 384, 384, letterbox))
+    artifact = Artifact("onnx", "fp16", files, {"code": "00"}, 0.9, Parity(0.01, 0.2, 32, 0.5))
+    square = Geometry(
+        fit="pad_square", before=(Resize(256, 255, "pillow_lanczos"),), rounding="truncate"
+    )
+    inputs = (InputSpec("face", 224, 200, square), InputSpec("person", 384, 384, letterbox))
     expert = Expert(
         architecture="mivolo",
         source=Source("checkpoint", "hf://somebody/something", SHA),
@@ -43,6 +46,8 @@ def full_manifest() -> Manifest:
         age_grid=(0.0, 50.5),
         profile=BatchProfile(1, 4, 16),
         artifacts=(artifact,),
+        whole_years=True,
+        no_answer="nothing to say",
         details={"anything": [1, {"deep": None}]},
     )
     return Manifest("2026-11-23T00:00:00Z", {"torch": "2.15"}, {"x": expert})
@@ -75,10 +80,22 @@ def test_the_error_of_a_missing_manifest_explains_how_to_build_one(tmp_path: Pat
         read_manifest(tmp_path / "nowhere")
 
 
+def test_version_2_is_read_with_the_defaults_of_later_keys(tmp_path: Path) -> None:
+    write_engines(tmp_path, {"a": Tiny()})
+    path = tmp_path / "manifest.json"
+    document = json.loads(path.read_bytes()) | {"schema_version": 2}
+    entry = document["experts"]["a"]
+    del entry["whole_years"], entry["no_answer"]
+    del entry["inputs"][0]["geometry"]["before"], entry["inputs"][0]["geometry"]["rounding"]
+    expected = read_manifest(tmp_path)
+    path.write_text(json.dumps(document))
+    assert read_manifest(tmp_path) == expected
+
+
 @pytest.mark.parametrize(
     ("version", "problem", "cure"),
     [
-        (3, "3 is newer than the 2", "Update agemoe-runtime"),
+        (4, "4 is newer than the 3", "Update agemoe-runtime"),
         (1, "1 is older than the 2", "Rebuild"),
     ],
 )
@@ -104,6 +121,10 @@ def geometry(document: dict[str, Any]) -> dict[str, Any]:
     return expert(document)["inputs"][1]["geometry"]  # type: ignore[no-any-return]
 
 
+def step(**changed: object) -> dict[str, object]:
+    return {"height": 5, "width": 5, "interpolation": "pillow_lanczos", **changed}
+
+
 def escape(to: str) -> Callable[[dict[str, Any]], object]:
     return lambda d: artifact(d)["files"][0].update(path=to)
 
@@ -111,7 +132,7 @@ def escape(to: str) -> Callable[[dict[str, Any]], object]:
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("unknown key plus", lambda d: d.update(plus=1)),
     ("experts.x: unknown key plus", lambda d: expert(d).update(plus=1)),
-    ("schema_version: must be 2, got '1'", lambda d: d.update(schema_version="1")),
+    ("schema_version: must be 3, got '1'", lambda d: d.update(schema_version="1")),
     ("experts: must not be empty", lambda d: d.update(experts={})),
     ("experts.x.source: unknown key plus", lambda d: expert(d)["source"].update(plus=1)),
     ("geometry: unknown key pad_colour", lambda d: geometry(d).update(pad_colour=[0, 0, 0])),
@@ -131,6 +152,15 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("exactly when age_probs", lambda d: expert(d).update(age_grid=None)),
     ("profile: must not decrease", lambda d: expert(d)["profile"].update(largest=2)),
     ("geometry.fit: must be one of", lambda d: geometry(d).update(fit="squeeze")),
+    ("geometry.rounding: must be one of", lambda d: geometry(d).update(rounding="up")),
+    (
+        "before[0].height: must be within 1..4096, got 0",
+        lambda d: geometry(d).update(before=[step(height=0)]),
+    ),
+    (
+        "before[0].interpolation: must be one of",
+        lambda d: geometry(d).update(before=[step(interpolation="sinc")]),
+    ),
     ("crop_margin: must be within 0..10", lambda d: geometry(d).update(crop_margin=-0.6)),
     ("crop_margin: must be within 0..10", lambda d: geometry(d).update(crop_margin=1e9)),
     ("pad_color[2]: must be within 0..255", lambda d: geometry(d).update(pad_color=[0, 0, 256])),
@@ -155,7 +185,7 @@ def test_each_problem_is_reported(
 
 
 def test_all_problems_are_reported_at_once(folder: Path) -> None:
-    chosen = [CHANGES[index] for index in (0, 9, 11, 18, 24, 29)]
+    chosen = [CHANGES[index] for index in (0, 9, 11, 21, 27, 32)]
     error = broken(folder, *(change for _, change in chosen))
     assert len(error.problems) == len(chosen)
     for problem, _ in chosen:

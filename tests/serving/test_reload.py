@@ -117,7 +117,7 @@ def test_requests_in_progress_finish_on_the_old_engines(
         going.clear()
         waiting = pool.submit(live.face, data)
         assert begun.acquire(timeout=30.0)
-        monkeypatch.setattr("runtime.serving.generation._request_canary", lambda _: None)
+        monkeypatch.setattr("runtime.serving.generation._request_canary", lambda *_: None)
         engines_in(settings.engines, offset=10.0)
         assert live.client.post("/v1/reload").json()["version"] != old.version
         assert old.moe.stats().experts, "open while in use"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def _build(config: ExpertConfig, checkpoint: Path | None) -> BuiltExpert:
     from export.experts.janus.expert import janus_expert
 
-    return janus_expert(config.settings, checkpoint, config.geometry.crop_margin)
+    return janus_expert(config.settings, checkpoint, config.geometry)
 
 
 def _count_parameters(config: ExpertConfig, checkpoint: Path | None) -> int:
@@ -39,7 +39,7 @@ def _fit_demo(
 
 
 JANUS = Architecture(
-    1,
+    2,
     read_janus,
     _build,
     _count_parameters,

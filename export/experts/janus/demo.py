@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from export.experts.janus.prompt import AgePrompt, build_prompt
 from export.experts.janus.prompt_head import JanusAgeExpert
 from export.experts.janus.settings import JanusSettings
 from export.experts.janus.weights import RandomJanus, load_expert
-from runtime.geometry import Geometry, Pixels, fit
+from runtime.geometry import Pixels, fit
 
 _LABEL_STD_YEARS = 4.0
 _PENALTY = 0.01
@@ -59,12 +60,12 @@ def fit_demo_janus(
     write_configuration(folder, drawn)
     write_tokenizer(folder, settings.question)
     found = read_folder(folder)
-    prompt = build_prompt(JanusTokenizer(folder), settings.question, found.image)
+    question = replace(settings.question, readout="expectation")
+    prompt = build_prompt(JanusTokenizer(folder), question, found.image)
     state = _body(drawn)
     expert = load_expert(found, state, prompt)
     side = found.recipe.size
-    geometry = Geometry(0.0, "pad_square", "pillow_bicubic", found.recipe.pad_color)
-    images = np.stack([fit(face, side, side, geometry) for face in faces])
+    images = np.stack([fit(face, side, side, found.recipe.geometry) for face in faces])
     hidden = _hidden(expert, np.concatenate([images, _no_faces(images)]))
     state["lm_head.weight"] = _fitted(hidden, ages_years, prompt, drawn.language.vocabulary)
     return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
-REVISION = 1
+REVISION = 2
 """Bumped whenever the files this module writes change."""
-JANUS_FP32_OPERATORS = (*FP32_OPERATORS, "Gemm")
-"""The only Gemm is the output layer: all other layers are products of more axes."""
+JANUS_FP32_OPERATORS = (*FP32_OPERATORS, "Gemm", "ArgMax")
+"""The only Gemm is the output layer: all other layers are products of more axes. In half precision
+its largest logit would often be ambiguous."""
+NO_ANSWER = "the model did not answer with an age"
 _LARGE_PARAMETERS = 500_000_000
 """Above this size a face takes seconds on a CPU."""
 
@@ -97,19 +99,19 @@ def janus_source(settings: JanusSettings, checkpoint: Path | None) -> JanusSourc
 
 
 def janus_expert(
-    settings: JanusSettings, checkpoint: Path | None, crop_margin: float
+    settings: JanusSettings, checkpoint: Path | None, geometry: Geometry
 ) -> JanusExpert:
     """Returns Janus with the head that the settings name.
 
     Args:
         settings: from experts.toml.
         checkpoint: the folder; None for seeded random weights.
-        crop_margin: margin around the face; the rest of the geometry is the checkpoint's.
+        geometry: for its crop margin and the resizes before the fit; the rest is the checkpoint's.
     """
     source = janus_source(settings, checkpoint)
     first, last = settings.question.ages
     ages = range(first, last + 1)
-    signature = janus_signature(settings, source, crop_margin)
+    signature = janus_signature(settings, source, geometry)
     prompt = source.prompt
     if prompt is not None:
         return JanusExpert(lambda: load_expert(source.folder, source.tensors, prompt), signature)
@@ -151,18 +153,21 @@ def _light_head(source: JanusSource, ages: range, *, drawn: bool) -> dict[str, T
     return {name.removeprefix(HEAD_PREFIX): source.tensors[name] for name in names}
 
 
-def janus_signature(settings: JanusSettings, source: JanusSource, crop_margin: float) -> Signature:
-    """Returns the inputs and outputs of the graph."""
+def janus_signature(settings: JanusSettings, source: JanusSource, geometry: Geometry) -> Signature:
+    """Returns the inputs and outputs of the graph; arguments as for `janus_expert`."""
     first, last = settings.question.ages
     recipe, light = source.folder.recipe, source.prompt is None
-    geometry = Geometry(crop_margin, "pad_square", "pillow_bicubic", recipe.pad_color)
+    geometry = replace(recipe.geometry, crop_margin=geometry.crop_margin, before=geometry.before)
     outputs = ("age_years", "age_probs") if light else ("age_years", "age_probs", "answer_mass")
+    greedy = settings.question.readout == "greedy"
     return Signature(
         inputs=(InputSpec("face", recipe.size, recipe.size, geometry),),
         outputs=outputs,
         age_grid=tuple(map(float, range(first, last + 1))),
         details=_details(settings, source),
         fp32_operators=JANUS_FP32_OPERATORS,
+        whole_years=greedy,
+        no_answer=NO_ANSWER if greedy else None,
         few_faces=_count(source.folder, light=light) > _LARGE_PARAMETERS,
     )
 
@@ -174,6 +179,7 @@ def _details(settings: JanusSettings, source: JanusSource) -> dict[str, Any]:
         details |= {
             "prompt": settings.question.text,
             "termination": settings.question.termination,
+            "readout": settings.question.readout,
             "prompt_token_ids": list(prompt.prompt_token_ids),
             "age_token_ids": {
                 str(age): list(ids)

@@ -16,11 +16,16 @@ from export.config.settings import Normalization
 from export.errors import CheckpointError
 from export.experts.janus.network import LanguageShape, VisionShape
 from export.experts.janus.prompt import ImageTokens
-from runtime.geometry import PAD_SQUARE_LEAST
+from runtime.geometry import PAD_SQUARE_LEAST, Geometry
 
 Layout = Literal["transformers", "official"]
 Json = dict[str, Any]
 
+_PROCESSORS: dict[Layout, tuple[str, ...]] = {
+    "transformers": ("JanusImageProcessor", "JanusImageProcessorFast", "JanusImageProcessorPil"),
+    "official": ("VLMImageProcessor",),
+}
+"""Values of `image_processor_type` by layout; the first is that of a file without one."""
 _VISION_TOWERS = {"siglip_large_patch16_384": VisionShape()}
 _LLAMA_DEFAULTS: Json = {  # LlamaConfig's defaults for keys missing in config.json
     "hidden_size": 4096,
@@ -43,6 +48,13 @@ class ImageRecipe:
     """Both sides after padding, in pixels."""
     pad_color: tuple[int, int, int]
     """RGB 0..255: int(mean · 255), as in training."""
+    rounding: str = "round"
+    """Of the scaled sides: `truncate` with the authors' processor, `round` with transformers'."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Geometry of the input."""
+        return Geometry(0.0, "pad_square", "pillow_bicubic", self.pad_color, rounding=self.rounding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,7 @@ def read_folder(folder: Path) -> JanusFolder:
     key = "text_config" if layout == "transformers" else "language_config"
     language = _language(config.get(key, {}), problems)
     count = int(processor.get("num_image_tokens", vision.tokens))
-    normalization, recipe = _images(images, problems)
+    normalization, recipe = _images(images, layout, problems)
     _expect(problems, "image tokens of the processor", count, (vision.tokens,))
     _expect(problems, "image size of the processor", recipe.size, (vision.image_size,))
     _expect(problems, "width of the aligner", vision.aligner_width, (language.width,))
@@ -192,7 +204,7 @@ def _language(given: Json, problems: list[str]) -> LanguageShape:
     )
 
 
-def _images(config: Json, problems: list[str]) -> tuple[Normalization, ImageRecipe]:
+def _images(config: Json, layout: Layout, problems: list[str]) -> tuple[Normalization, ImageRecipe]:
     missing = [key for key in ("image_mean", "image_std") if key not in config]
     problems.extend(f"image processor: {key} is missing" for key in missing)
     _expect(problems, "image processor do_resize", config.get("do_resize", True), (True,))
@@ -203,7 +215,11 @@ def _images(config: Json, problems: list[str]) -> tuple[Normalization, ImageReci
     red, green, blue = (int(channel * 255) for channel in mean)
     least = config.get("min_size", PAD_SQUARE_LEAST)
     _expect(problems, "image processor min_size", least, (PAD_SQUARE_LEAST,))
-    recipe = ImageRecipe(side, (red, green, blue))
+    processor = config.get("image_processor_type", _PROCESSORS[layout][0])
+    known = tuple(name for names in _PROCESSORS.values() for name in names)
+    _expect(problems, "image_processor_type", processor, known)
+    rounding = "truncate" if processor in _PROCESSORS["official"] else "round"
+    recipe = ImageRecipe(side, (red, green, blue), rounding)
     rescale = config.get("rescale_factor", 1 / 255) if config.get("do_rescale", True) else 1.0
     if not config.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -15,25 +15,28 @@ The last factor is the probability of all tokens that do not start with a digit.
 applies it only to answers that another answer extends: "2" must end to differ from "20", while "25"
 includes all its continuations ("25", "25 years", "25.5", even "250"). `all` applies it to every
 answer: "25" no longer includes "250" (but still "25.5"), at the cost of one node per answer.
+
+For the readout `greedy` the trie also holds every other spelling of the ages (`spellings`), so that
+the largest logit after each beginning of an answer is known.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from export.errors import ExportError
+from export.experts.janus.spellings import spelled_ages
+from export.experts.janus.trie import AgeTree, Termination, nodes, tree_of, tree_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_Item = TypeVar("_Item")
-
-Termination = Literal["where_extended", "all"]
+Readout = Literal["expectation", "greedy"]
 
 IMAGE = "{image}"
 """Position of the image in a prompt."""
@@ -92,32 +95,13 @@ class PromptOptions:
     """First and last age in years."""
     termination: Termination = "where_extended"
     """Answers after which the number must end; see the module."""
+    readout: Readout = "expectation"
+    """`expectation` of the probabilities, or the number that `greedy` decoding would write."""
 
     @property
     def text(self) -> str:
         """The text up to the age."""
         return (SYSTEM_PROMPT if self.system_prompt else "") + self.prompt + self.answer_prefix
-
-
-@dataclass(frozen=True, slots=True)
-class AgeTree:
-    """The trie of answers, and the steps whose probabilities multiply to that of each age.
-
-    Row 0 is the last prompt token, row i + 1 is node i; parents come before their children.
-    """
-
-    node_ids: tuple[int, ...]
-    """Token of each node."""
-    parents: tuple[int, ...]
-    """Row of each node's parent."""
-    depths: tuple[int, ...]
-    """1 for the first token of an answer."""
-    edges: tuple[tuple[int, int], ...]
-    """Row and next token of every step of an answer."""
-    ends: tuple[int, ...]
-    """Rows at which the probability that the number ends is needed."""
-    paths: NDArray[np.int64]
-    """(A, L): the steps of each age, indices into edges + ends + one step of probability 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +123,10 @@ class AgePrompt:
     digit_ids: tuple[int, ...]
     """Tokens that start with a digit, and so continue a number."""
     tree: AgeTree
+    spelled: AgeTree | None = None
+    """Every spelling, with the same nodes as `tree`; None unless the readout is greedy."""
+    spelled_ages: tuple[int, ...] = ()
+    """The age of each path of `spelled`."""
 
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
@@ -209,6 +197,8 @@ def build_prompt(
             f"instead of one: {options.prompt!r}. Mark the image with {IMAGE} only."
         )
     position = prompt_ids.index(image_id)
+    spelled = spelled_ages(vocabulary, ages) if options.readout == "greedy" else {}
+    rows = tree_rows(nodes(answers, options.termination), nodes(tuple(spelled), "all"))
     return AgePrompt(
         before_ids=prompt_ids[:position],
         after_ids=prompt_ids[position + 1 :],
@@ -219,44 +209,10 @@ def build_prompt(
         digit_ids=tuple(
             sorted(i for token, i in vocabulary.items() if _STARTS_WITH_DIGIT.match(token))
         ),
-        tree=build_tree(answers, options.termination),
+        tree=tree_of(answers, options.termination, rows),
+        spelled=tree_of(tuple(spelled), "all", rows) if spelled else None,
+        spelled_ages=tuple(spelled.values()),
     )
-
-
-def build_tree(
-    answers: Sequence[tuple[int, ...]], termination: Termination = "where_extended"
-) -> AgeTree:
-    """Builds the trie of the answers' tokens, with only the nodes whose logits are needed."""
-    prefixes = {answer[:length] for answer in answers for length in range(len(answer))}
-    ending = set(answers) if termination == "all" else set(answers) & prefixes
-    rows = _rows(prefixes | ending)
-    edges = _numbered((rows[a[:i]], a[i]) for a in answers for i in range(len(a)))
-    ends = _numbered(rows[answer] for answer in answers if answer in ending)
-    steps = [
-        [edges[rows[a[:i]], a[i]] for i in range(len(a))]
-        + ([len(edges) + ends[rows[a]]] if a in ending else [])
-        for a in answers
-    ]
-    certain = len(edges) + len(ends)
-    longest = max(len(path) for path in steps)
-    nodes = [prefix for prefix in rows if prefix]
-    return AgeTree(
-        node_ids=tuple(node[-1] for node in nodes),
-        parents=tuple(rows[node[:-1]] for node in nodes),
-        depths=tuple(len(node) for node in nodes),
-        edges=tuple(edges),
-        ends=tuple(ends),
-        paths=np.array([path + [certain] * (longest - len(path)) for path in steps], np.int64),
-    )
-
-
-def _rows(prefixes: set[tuple[int, ...]]) -> dict[tuple[int, ...], int]:
-    ordered = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
-    return {prefix: row for row, prefix in enumerate(ordered)}
-
-
-def _numbered(items: Iterable[_Item]) -> dict[_Item, int]:
-    return {item: number for number, item in enumerate(dict.fromkeys(items))}
 
 
 def _image_id(vocabulary: dict[str, int], image: ImageTokens) -> int:

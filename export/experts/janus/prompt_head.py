@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from export.config.settings import Normalization
     from export.experts.janus.prompt import AgePrompt
+    from export.experts.janus.trie import AgeTree
 
 NEVER = -1e4
 """Added to the logits of excluded tokens; `exp` makes it zero."""
@@ -45,7 +46,7 @@ class AgeReadout(nn.Module):
         """Stores the steps of the trie as indices."""
         super().__init__()
         tree = prompt.tree
-        self.rows, self.vocabulary = prompt.rows, vocabulary
+        self.all_rows, self.rows, self.vocabulary = prompt.rows, tree.rows, vocabulary
         self.path_shape = (-1, len(prompt.ages), tree.paths.shape[1])
         digits = torch.zeros(vocabulary, device="cpu")
         digits[list(prompt.digit_ids)] = NEVER
@@ -58,6 +59,8 @@ class AgeReadout(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Maps (N · R, V) to (N, A)."""
+        if self.all_rows > self.rows:  # the others serve the greedy readout
+            logits = logits.reshape(-1, self.all_rows, self.vocabulary)[:, : self.rows]
         flat = logits.reshape(-1, self.rows * self.vocabulary)
         logits = logits.reshape(-1, self.rows, self.vocabulary)
         totals = log_sum_exp(logits)  # (N, R)
@@ -67,6 +70,49 @@ class AgeReadout(nn.Module):
             steps = torch.cat([steps, stopping - totals.index_select(1, self.ends)], 1)
         steps = F.pad(steps, (0, 1))  # the step of probability 1
         return steps.index_select(1, self.paths).reshape(self.path_shape).sum(2)
+
+
+class GreedyReadout(nn.Module):
+    """Maps logits at the positions read to the number that greedy decoding would write."""
+
+    digits: Tensor
+    edge_rows: Tensor
+    edge_tokens: Tensor
+    ends: Tensor
+    paths: Tensor
+    ages: Tensor
+
+    def __init__(
+        self, tree: AgeTree, ages: Sequence[int], digit_ids: Sequence[int], vocabulary: int
+    ) -> None:
+        """Stores the steps of all spellings as indices.
+
+        Args:
+            tree: of the spellings of ages.
+            ages: of its paths, in years.
+            digit_ids: the tokens that continue a number.
+            vocabulary: number of tokens.
+        """
+        super().__init__()
+        self.rows = 1 + len(tree.node_ids)
+        self.path_shape = (-1, *tree.paths.shape)
+        digits = torch.zeros(vocabulary, device="cpu")
+        digits[list(digit_ids)] = 1.0
+        constant(self, "digits", digits)
+        constant(self, "ages", torch.tensor(ages, dtype=torch.float32, device="cpu"))
+        _indices(self, "edge_rows", [row for row, _ in tree.edges])
+        _indices(self, "edge_tokens", [token for _, token in tree.edges])
+        _indices(self, "ends", tree.ends)
+        _indices(self, "paths", tree.paths.ravel().tolist())
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Maps (N · R, V) to ages in years (N,); NaN where no age would be written."""
+        chosen = logits.argmax(-1).reshape(-1, self.rows)
+        taken = (chosen.index_select(1, self.edge_rows) == self.edge_tokens).to(self.ages.dtype)
+        ended = 1.0 - self.digits[chosen.index_select(1, self.ends)]
+        steps = F.pad(torch.cat([taken, ended], 1), (0, 1), value=1.0)
+        written = steps.index_select(1, self.paths).reshape(self.path_shape).amin(2)
+        return (written * self.ages).sum(1) / written.sum(1)  # of at most one spelling, or 0 / 0
 
 
 class JanusAgeExpert(nn.Module):
@@ -97,6 +143,9 @@ class JanusAgeExpert(nn.Module):
         )
         self.lm_head = nn.Linear(language.width, language.vocabulary, bias=False)
         self.readout = AgeReadout(prompt, language.vocabulary)
+        self.greedy = prompt.spelled and GreedyReadout(
+            prompt.spelled, prompt.spelled_ages, prompt.digit_ids, language.vocabulary
+        )
         # Embeddings of all tokens; the image's are zero, so that the two can be added.
         self.register_buffer("embeddings", torch.empty(1, length, language.width))
         constant(self, "ages", torch.tensor(prompt.ages, dtype=torch.float32, device="cpu"))
@@ -114,7 +163,8 @@ class JanusAgeExpert(nn.Module):
         """Maps uint8 (N, H, W, 3) RGB to age_years (N,), age_probs (N, A), answer_mass (N,).
 
         `age_probs` adds up to 1; `answer_mass` is the probability that the model answers with
-        one of these ages at all.
+        one of these ages at all. `age_years` is the expectation of `age_probs`, or what the model
+        would write: a whole number, or NaN.
         """
         return self.answer(self.tokens(face))
 
@@ -122,10 +172,12 @@ class JanusAgeExpert(nn.Module):
         """Maps image tokens (N, T, C) to the outputs of `forward`."""
         hidden = self.hidden(tokens)
         # Two axes make the product a Gemm, the only one, so that FP16 can keep it in FP32 by type.
-        log_probs = self.readout(self.lm_head(hidden.reshape(-1, self.lm_head.in_features)))
+        logits = self.lm_head(hidden.reshape(-1, self.lm_head.in_features))
+        log_probs = self.readout(logits)
         log_mass = log_sum_exp(log_probs)
         age_probs = (log_probs - log_mass[:, None]).exp()
-        return (age_probs * self.ages).sum(1), age_probs, log_mass.exp()
+        age_years = self.greedy(logits) if self.greedy else (age_probs * self.ages).sum(1)
+        return age_years, age_probs, log_mass.exp()
 
 
 def log_sum_exp(x: Tensor) -> Tensor:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import cast, get_args
 
 from export.config.settings import COMMON_KEYS, WHOLE_YEARS, choice, optional, read_age_grid
-from export.experts.janus.prompt import IMAGE, PromptOptions, Termination
+from export.experts.janus.prompt import IMAGE, PromptOptions, Readout
+from export.experts.janus.trie import Termination
 from runtime.json_reader import JsonReader, shown
 
 HEADS = ("prompt", "light")
 SIZES = ("1B", "7B", "demo")
-_QUESTION_KEYS = ("prompt", "answer_prefix", "system_prompt", "ages", "termination")
+_QUESTION_KEYS = ("prompt", "answer_prefix", "system_prompt", "ages", "termination", "readout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ def read_janus(entry: JsonReader) -> JanusSettings:
     entry.only((*COMMON_KEYS, "head", "size", *_QUESTION_KEYS))
     if entry.has("geometry"):
         for key, value in entry.child("geometry").items():
-            if key != "crop_margin":
+            if key not in ("crop_margin", "before"):
                 value.problem("comes from the checkpoint's own processor files; leave it out")
     head = optional(entry, "head", choice(HEADS), "prompt")
     for key in _QUESTION_KEYS:
@@ -56,7 +57,12 @@ def _question(entry: JsonReader) -> PromptOptions:
         system_prompt=optional(entry, "system_prompt", JsonReader.boolean, default.system_prompt),
         ages=(int(ages[0]), int(ages[-1])),
         termination=optional(entry, "termination", _termination, default.termination),
+        readout=optional(entry, "readout", _readout, default.readout),
     )
+
+
+def _readout(entry: JsonReader) -> Readout:
+    return cast("Readout", entry.choice(get_args(Readout)))
 
 
 def _termination(entry: JsonReader) -> Termination:
