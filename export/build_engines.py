@@ -117,7 +117,7 @@ def _add_experts(group: argparse._ArgumentGroup) -> None:
         type=Path,
         metavar="FILE",
         dest="experts_file",
-        help="experts.toml; default: the built-in experts",
+        help="experts.toml, or the name of a preset: agemoe; default: the built-in experts",
     )
     group.add_argument(
         "--checkpoint",

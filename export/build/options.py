@@ -18,7 +18,10 @@ from runtime.errors import BackendError
 from runtime.json_reader import JsonReader, shown
 from runtime.manifest import SOURCE_KINDS
 
-_CONFIG = Path(__file__).resolve().parent.parent / "config"
+_EXPORT = Path(__file__).resolve().parent.parent
+_CONFIG = _EXPORT / "config"
+PRESETS = _EXPORT / "presets"
+"""Folder of the experts.toml files that `--experts NAME` finds by name."""
 DEFAULT_EXPERTS = _CONFIG / "experts.example.toml"
 """The full-size experts with their usual settings, and the commented example."""
 DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
@@ -116,16 +119,19 @@ def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
     """Reads experts.toml.
 
     Args:
-        path: the file. Relative checkpoints in it are taken from its folder.
+        path: the file, or the name of a preset. Relative checkpoints in a file are taken from its
+            folder.
         problems: every problem is appended here, with file and key.
 
     Returns:
         The experts that could be read, by name.
     """
+    path = _preset(path)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        problems.append(f"{path}: cannot be read: {error}")
+        known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
+        problems.append(f"{path}: cannot be read: {error}; presets: {known}")
         return {}
     found: list[str] = []
     root = JsonReader(document, "", found)
@@ -135,6 +141,13 @@ def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
     }
     problems += [f"{path}: {problem}" for problem in found]
     return experts
+
+
+def _preset(path: Path) -> Path:
+    """Returns the file of a preset, if this is the name of one and no file."""
+    preset = PRESETS / f"{path.name}.toml"
+    named = path.name == str(path) and not path.exists() and preset.exists()
+    return preset if named else path
 
 
 def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
