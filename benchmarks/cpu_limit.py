@@ -47,10 +47,7 @@ _SESSIONS = (
 _PEAK_SIDE = 1536
 _PEAK_ROUNDS = 12
 _SUMMARY = "Measures the experts' speed relative to the matrix products of this CPU."
-_TITLES = (
-    *("expert", "run by", "ms", "× PyTorch"),
-    *("GFLOP/s", "% of peak", "years, mean / max"),
-)
+_TITLES = (*("expert", "run by", "ms", "× PyTorch"), *("GFLOP/s", "% of peak", "years, mean / max"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,11 +40,9 @@ class Detector(Protocol):
     @property
     def provenance(self) -> str:
         """Everything that the detections depend on: name, version, model fingerprint, settings."""
-        ...
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
         """Finds the faces, and optionally the persons, in a picture, uint8 RGB (H, W, 3)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

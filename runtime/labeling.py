@@ -22,14 +22,7 @@ from runtime.detection import Detector
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
-from runtime.label_tables import (
-    LabelingError,
-    Row,
-    Value,
-    check_output,
-    table_columns,
-    write_table,
-)
+from runtime.label_tables import LabelingError, Row, Value, check_output, table_columns, write_table
 from runtime.photographs import FoundFace, Predictor, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog, ResumeLogError

@@ -49,11 +49,9 @@ class Progress(Protocol):
 
     def stage(self, expert: str, what: str) -> None:
         """Called when a stage of an expert begins."""
-        ...
 
     def advance(self, share: float) -> None:
         """Called with the completed share of the stage, from 0 to 1, from any thread."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,10 +105,7 @@ def plan(options: BuildOptions) -> list[Planned]:
 
 
 def make_job(
-    config: ExpertConfig,
-    checkpoint: Path | None,
-    options: BuildOptions,
-    manifest: Manifest | None,
+    config: ExpertConfig, checkpoint: Path | None, options: BuildOptions, manifest: Manifest | None
 ) -> Job:
     """Compares the requested graphs of an expert with those of an earlier build.
 

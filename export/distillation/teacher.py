@@ -67,10 +67,7 @@ class TeacherAnswers:
         return np.array([face for face in faces if self.log[str(face)]], np.int64)
 
     def keep(
-        self,
-        faces: Sequence[int],
-        tokens: NDArray[np.float16],
-        age_probs: NDArray[np.float32],
+        self, faces: Sequence[int], tokens: NDArray[np.float16], age_probs: NDArray[np.float32]
     ) -> None:
         """Writes answers: tokens (N, T, C) and probabilities (N, A)."""
         self.tokens[faces] = tokens

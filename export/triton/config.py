@@ -135,10 +135,7 @@ def ensemble_config(experts: Mapping[str, Expert]) -> Config:
         "name": ENSEMBLE,
         "platform": "ensemble",
         "max_batch_size": _largest(experts),
-        "input": [
-            *(_picture(name, spec) for name, spec in named.items()),
-            _visible(len(named)),
-        ],
+        "input": [*(_picture(name, spec) for name, spec in named.items()), _visible(len(named))],
         "output": outputs,
         "ensemble_scheduling": {"step": [*steps, fusion]},
         "parameters": [

@@ -53,11 +53,9 @@ class Pending(Protocol):
         Raises:
             TimeoutError: it is not complete after `timeout` seconds.
         """
-        ...
 
     def cancel(self) -> bool:
         """Cancels the computation if it has not started; returns True if it was cancelled."""
-        ...
 
 
 class Session(Protocol):
@@ -66,7 +64,6 @@ class Session(Protocol):
     @property
     def backend(self) -> str:
         """Name of the backend, for example `onnx-cpu`; see `backend_kind`."""
-        ...
 
     def enqueue(self, inputs: Inputs) -> Pending:
         """Starts a batch and returns at once.
@@ -75,11 +72,9 @@ class Session(Protocol):
             inputs: all of the expert's inputs; at most the profile's largest batch. They must not
                 be changed until the answer is complete.
         """
-        ...
 
     def close(self) -> None:
         """Frees everything; idempotent."""
-        ...
 
 
 class Batch(Protocol):
@@ -87,11 +82,9 @@ class Batch(Protocol):
 
     def enqueue(self, expert: str) -> Pending:
         """Starts an expert and returns at once."""
-        ...
 
     def release(self) -> None:
         """Releases the batch's slot, which becomes free when the work in it has ended."""
-        ...
 
 
 class Device(Protocol):
@@ -100,7 +93,6 @@ class Device(Protocol):
     @property
     def backends(self) -> Mapping[str, str]:
         """Backend of each of its experts, by name."""
-        ...
 
     def take(self, views: Views, timeout: float | None = None) -> Batch:
         """Reserves a slot for a batch and starts copying the views there.
@@ -113,11 +105,9 @@ class Device(Protocol):
         Raises:
             TimeoutError: no slot became free in time.
         """
-        ...
 
     def close(self) -> None:
         """Waits for the work in progress and frees everything; idempotent."""
-        ...
 
 
 def backend_kind(backend: str) -> str:

@@ -172,10 +172,7 @@ class _Opener:
     def _log_other_precision(self, name: str, artifact: Artifact) -> None:
         if self._request.precision not in ("auto", artifact.precision):
             _log.warning(
-                "expert %r runs in %s, not in %s",
-                name,
-                artifact.precision,
-                self._request.precision,
+                "expert %r runs in %s, not in %s", name, artifact.precision, self._request.precision
             )
 
     def _open_on(self, kind: str, name: str, expert: Expert, artifact: Artifact) -> None:

@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from runtime.errors import BackendError
 from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert
 
-BACKEND_NAMES = {
-    "tensorrt": "TensorRT",
-    "cuda": "ONNX Runtime on CUDA",
-    "cpu": "the CPU",
-}
+BACKEND_NAMES = {"tensorrt": "TensorRT", "cuda": "ONNX Runtime on CUDA", "cpu": "the CPU"}
 """By kind of backend: its name in messages."""
 _LOADS: Mapping[str, Sequence[str]] = {
     "tensorrt": ENGINE_BACKENDS,

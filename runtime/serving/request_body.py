@@ -123,10 +123,7 @@ async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[li
         yield body
 
     parser = _MemoryParser(
-        request.headers,
-        stream(),
-        max_files=limits.images,
-        max_fields=len(Options.model_fields),
+        request.headers, stream(), max_files=limits.images, max_fields=len(Options.model_fields)
     )
     try:
         form = await parser.parse()

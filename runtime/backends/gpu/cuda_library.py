@@ -16,15 +16,12 @@ class CudaLibrary(Protocol):
 
     def __call__(self, ordinal: int, /) -> Cuda:
         """Opens a device."""
-        ...
 
     def count(self) -> int:
         """Returns the number of devices."""
-        ...
 
     def properties_of(self, ordinal: int) -> DeviceProperties:
         """Returns a device's properties."""
-        ...
 
 
 LIBRARIES: dict[str, CudaLibrary] = {"cuda-python": CudaPython, "pycuda": PyCuda}

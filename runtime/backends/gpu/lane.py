@@ -17,31 +17,25 @@ class ExpertLane(Protocol):
     @property
     def stream(self) -> Stream:
         """Stream that the lane enqueues its work in."""
-        ...
 
     @property
     def outputs(self) -> OutputBuffers:
         """Buffers of the outputs, valid when the stream has reached the end of the batch."""
-        ...
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
         """Calls `work`, which enqueues, on the lane's thread; the future holds its exception."""
-        ...
 
     def enqueue(self, bucket: int, executed: Event) -> None:
         """Enqueues the execution of `bucket` views, the event `executed`, and the downloads.
 
         Where execution and downloads are one CUDA graph, the event follows both.
         """
-        ...
 
     def warm_up(self, buckets: Sequence[int]) -> None:
         """Runs each batch size on the views in the input buffers, and waits for it."""
-        ...
 
     def free(self) -> None:
         """Frees everything; idempotent. No work may be in progress."""
-        ...
 
 
 class CudaExpert(Protocol):
@@ -50,15 +44,12 @@ class CudaExpert(Protocol):
     @property
     def backend(self) -> str:
         """Name of the backend, for example `tensorrt`."""
-        ...
 
     def lane(self, inputs: Mapping[str, DeviceMemory], largest: int) -> ExpertLane:
         """Returns a new lane that reads at most `largest` views from the memory, by input name."""
-        ...
 
     def close(self) -> None:
         """Frees everything; idempotent. The lanes must have been freed."""
-        ...
 
 
 class CompletionEvent:

@@ -19,7 +19,6 @@ class Reusable(Protocol):
 
     def idle(self) -> bool:
         """Returns True if no work of the last batch is in progress."""
-        ...
 
 
 S = TypeVar("S", bound=Reusable)
