@@ -110,10 +110,7 @@ def batch_figures(
 ) -> Figures:
     """Returns the figures of one batch size, as `latency.py --json` writes them.
 
-    Args:
-        rounds: by configuration (`yardstick`, `sequence`, `lanes`, a baseline), interleaved.
-        faces: the batch size.
-        architectures: of the experts, by name.
+    The rounds are interleaved, by configuration: `yardstick`, `sequence`, `lanes`, a baseline.
     """
     predictions = {name: own for name, own in rounds.items() if name != REFERENCE}
     sequence = rounds[SEQUENCE]

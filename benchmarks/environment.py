@@ -81,8 +81,7 @@ def peak_bytes() -> int:
 def gpu_memory(device: str) -> Iterator[Callable[[], int | None]]:
     """Yields a function that returns the bytes of GPU memory taken since the beginning.
 
-    Args:
-        device: as for `AgeMoE`. The function returns None where no GPU is used or found.
+    It returns None where the device, as for `AgeMoE`, is no GPU or is not found.
     """
     kind, ordinal = parse_device(device)
     cuda = None

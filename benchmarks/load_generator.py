@@ -114,11 +114,8 @@ class Target:
     ) -> None:
         """Predicts every face once, serially.
 
-        Args:
-            moe: the model to measure.
-            faces: distinct ones, so that an answer given to the wrong caller is noticed.
-            deadline_ms: of every request; None for none.
-            tolerance_years: allowed difference from the serial answer; None: exact on a CPU.
+        Distinct faces reveal an answer that was given to the wrong caller. The tolerance is the
+        allowed difference from the serial answer; by default, an answer on a CPU must be exact.
         """
         self.moe = moe
         self.faces = faces
@@ -165,11 +162,7 @@ def closed_loop(
 ) -> Tally:
     """Runs callers that each send the next request as soon as they have an answer.
 
-    Args:
-        target: receives the requests.
-        callers: number of threads.
-        seconds: how long they go on.
-        requests: those of a caller, by its number; default: one face at a time.
+    `requests` yields those of a caller, by its number; by default, one face at a time.
     """
     of_caller = requests or target.one_at_a_time
     tallies = [Tally(0.0) for _ in range(callers)]
@@ -244,12 +237,9 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def outcome_of(result: Result, serial: AgeEstimate, tolerance_years: float) -> str:
-    """Returns one of `OUTCOMES`.
+    """Returns one of `OUTCOMES`, from an estimate or the error raised instead of it.
 
-    Args:
-        result: an estimate, or the error raised instead.
-        serial: the estimate of the same face when nothing else was running.
-        tolerance_years: allowed difference between the two.
+    `serial` is the estimate of the same face when nothing else was running.
     """
     if isinstance(result, DeadlineError):
         return "late"

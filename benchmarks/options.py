@@ -100,9 +100,7 @@ def new_file(text: str) -> Path:
 def input_faces(number: int, paths: Sequence[Path] = ()) -> list[Face]:
     """Returns faces in pictures of their own, encoded as they arrive at a service.
 
-    Args:
-        number: of faces; the 16 different drawn ones, or the given ones, repeat.
-        paths: pictures to use instead of drawn ones, each of which is a face as a whole.
+    The 16 different drawn ones repeat, or those of the given pictures, each a face as a whole.
     """
     different = [Face(path.read_bytes()) for path in paths] or [
         drawn_face(seed) for seed in range(min(number, DRAWN_FACES))

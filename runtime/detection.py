@@ -106,13 +106,9 @@ def turned_image(image: Pixels, turn: int) -> Pixels:
 
 
 def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
-    """Returns a box after its picture was turned.
+    """Returns a box after its picture was turned by quarter turns counter-clockwise.
 
-    Args:
-        box: in pixels of the picture before the turn.
-        turn: quarter turns counter-clockwise; negative ones are clockwise.
-        width: of the picture before the turn, in pixels.
-        height: of the picture before the turn, in pixels.
+    Box, width and height are those before the turn, in pixels.
     """
     x, y, w, h = box
     for _ in range(turn % 4):

@@ -129,13 +129,9 @@ class Labeler:
         detector: Detector | None,
         limits: ImageLimits | None = None,
     ) -> None:
-        """Stores its parts.
+        """Stores its parts; without a detector, each picture is a face.
 
-        Args:
-            predictor: an `AgeMoE`.
-            engine: fingerprint, written into every row.
-            detector: finds the faces; None means that each picture is a face.
-            limits: on the pictures' bytes and pixels.
+        The fingerprint `engine` is written into every row.
         """
         self._predictor = predictor
         self._engine = engine

@@ -113,14 +113,10 @@ def resolve_options(
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
-    """Reads experts.toml.
+    """Reads the experts of experts.toml that can be read, by name.
 
-    Args:
-        path: the file. Relative checkpoints in it are taken from its folder.
-        problems: every problem is appended here, with file and key.
-
-    Returns:
-        The experts that could be read, by name.
+    Relative checkpoints in it are taken from its folder. Every problem is appended to `problems`,
+    with file and key.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -46,17 +46,10 @@ OPENVINO_TOLERANCE = Tolerance(mean_years=0.3, max_years=1.5, probability=0.1)
 def check_parity(
     path: Path, precision: str, images: Images, reference: Outputs, exact: Path | None = None
 ) -> Parity:
-    """Compares an ONNX file with the reference on the verification faces.
+    """Compares an ONNX file with PyTorch's outputs on the verification faces; returns differences.
 
-    Args:
-        path: of the ONNX file.
-        precision: selects the tolerance.
-        images: the verification faces.
-        reference: PyTorch's outputs on them.
-        exact: the FP32 file of a half-precision one, to locate differences.
-
-    Returns:
-        The differences in years.
+    The precision selects the tolerance. `exact` is the FP32 file of a half-precision one, to locate
+    differences.
 
     Raises:
         ParityError: they exceed the tolerance, or a half-precision tensor overflows.
@@ -105,20 +98,10 @@ def runtime_outputs(
 def check_engine(
     name: str, expert: Expert, engine: Artifact, folder: Path, run: ArtifactRun = runtime_outputs
 ) -> Parity:
-    """Compares an engine with the FP32 ONNX file on the verification faces.
+    """Compares an engine with the FP32 ONNX file on the verification faces; returns differences.
 
     That file has been compared with PyTorch, and is available even where PyTorch's weights are not
     loaded because only the engine is built.
-
-    Args:
-        name: of the expert.
-        expert: with its ONNX files.
-        engine: built for this machine's GPU.
-        folder: the engines folder.
-        run: runs the engine.
-
-    Returns:
-        The differences in years.
 
     Raises:
         ParityError: they exceed the tolerance of the engine's precision.
@@ -145,19 +128,7 @@ def check_openvino(
     reference: Outputs,
     run: ArtifactRun = runtime_outputs,
 ) -> Parity:
-    """Compares a variant for OpenVINO with the reference on the verification faces.
-
-    Args:
-        name: of the expert.
-        expert: its inputs and outputs.
-        variant: for OpenVINO.
-        folder: the engines folder.
-        images: the verification faces.
-        reference: PyTorch's outputs on them.
-        run: runs the variant.
-
-    Returns:
-        The differences in years.
+    """Compares a variant for OpenVINO with PyTorch's outputs on the verification faces.
 
     Raises:
         ParityError: they exceed the tolerance.

@@ -107,13 +107,9 @@ def plan(options: BuildOptions) -> list[Planned]:
 def make_job(
     config: ExpertConfig, checkpoint: Path | None, options: BuildOptions, manifest: Manifest | None
 ) -> Job:
-    """Compares the requested graphs of an expert with those of an earlier build.
+    """Compares the requested graphs of an expert with those of an earlier build's manifest.
 
-    Args:
-        config: the expert.
-        checkpoint: its weights; None for random ones.
-        options: of the build.
-        manifest: of the earlier build.
+    Without a checkpoint the weights are random.
     """
     architecture = ARCHITECTURES[config.architecture]
     sha256 = hash_checkpoint(checkpoint) if checkpoint else None
@@ -138,12 +134,7 @@ def make_job(
 def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
     """Compares the requested engine of an expert with that of an earlier build.
 
-    Args:
-        expert: with its ONNX files up to date.
-        options: of the build.
-
-    Returns:
-        None where no engines are built.
+    The ONNX files are up to date. Returns None where no engines are built.
     """
     if options.engines is None:
         return None
@@ -159,13 +150,7 @@ def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
 def living_engines(
     built: Expert | None, graphs: Sequence[Artifact], profile: BatchProfile
 ) -> list[Artifact]:
-    """Returns the engines of an earlier build that were built from exactly these graphs.
-
-    Args:
-        built: the expert as the earlier build left it.
-        graphs: its present graphs.
-        profile: its present batch sizes.
-    """
+    """Returns an earlier build's engines that fit the present graphs and batch sizes."""
     keys = {graph.precision: origin_key(graph, profile) for graph in graphs}
     return [
         engine

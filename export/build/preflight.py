@@ -18,13 +18,7 @@ _GIB = 1 << 30
 
 
 def check_resources(name: str, parameters: int, precisions: Sequence[str], folder: Path) -> None:
-    """Raises if a build would run out of memory or disk.
-
-    Args:
-        name: of the expert.
-        parameters: number of weights of its graph.
-        precisions: variants to be written.
-        folder: of the engines; it exists.
+    """Raises if a build of these variants of an expert would run out of memory or disk.
 
     Raises:
         ExportError: with what is needed and what is available.

@@ -88,9 +88,7 @@ def file_record(folder: Path, path: Path) -> FileRecord:
 def publish(folder: Path, manifest: Manifest) -> None:
     """Replaces the folder's manifest and moves staged files to their final names.
 
-    Args:
-        folder: the engines folder.
-        manifest: the new manifest; its files are staged or already in place.
+    The files of the new manifest are staged or already in place.
     """
     write_manifest(folder, manifest)
     _settle(folder, manifest)

@@ -55,14 +55,8 @@ def build_engine(
 ) -> float:
     """Builds an engine and writes it; on Ctrl-C the build stops and nothing is written.
 
-    Args:
-        source: the ONNX file; its external data lies beside it.
-        target: the engine to write.
-        precision: of the ONNX file; `fp16` is verified in the network.
-        profile: batch sizes of all inputs.
-        options: of the builder.
-        timing_cache: shared by all engines of a folder.
-        advance: receives the progress.
+    The precision is that of the ONNX file; `fp16` is verified in the network. The timing cache is
+    shared by all engines of a folder.
 
     Returns:
         Share of the network's floating-point activations in half precision.
@@ -99,11 +93,6 @@ def half_share(network: Any, library: ModuleType) -> float:  # noqa: ANN401 - Te
 
 def check_half(source: Path, network: Any, library: ModuleType) -> None:  # noqa: ANN401
     """Verifies that a network parsed from an FP16 graph computes in half precision.
-
-    Args:
-        source: the ONNX file.
-        network: the parsed network.
-        library: `tensorrt` or `tensorrt_rtx`.
 
     Raises:
         GraphError: too much of it is FP32.

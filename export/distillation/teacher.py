@@ -35,13 +35,9 @@ class TeacherAnswers:
     def open(
         cls, folder: Path, settings: Mapping[str, Any], shape: tuple[int, int, int], ages: int
     ) -> Iterator[TeacherAnswers]:
-        """Opens existing answers or creates empty files.
+        """Opens existing answers of this shape (N, T, C) or creates empty files.
 
-        Args:
-            folder: folder of the files.
-            settings: fingerprints of the teacher, its question and the faces.
-            shape: shape (N, T, C) of the tokens.
-            ages: number A of ages.
+        The settings are fingerprints of the teacher, its question and the faces.
 
         Raises:
             ExportError: the disk has too little space.

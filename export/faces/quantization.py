@@ -34,11 +34,7 @@ _NO_PERSON, _NO_FACE = 6, 7
 
 
 def quantization_faces(inputs: Sequence[InputSpec], count: int = FACES) -> Images:
-    """Returns people of all ages, photographs and noise in varied light as an expert's inputs.
-
-    Args:
-        inputs: input specifications of the expert.
-        count: number of drawn people.
+    """Returns `count` drawn people of all ages, photographs and noise in varied light.
 
     Returns:
         By input name: uint8 (count + 14, height, width, 3).

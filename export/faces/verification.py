@@ -36,9 +36,7 @@ PROBES = (0, 10, -1)
 def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> Images:
     """Returns the verification faces as an expert's inputs.
 
-    Args:
-        inputs: input specifications of the expert.
-        few: whether to return only the `PROBES`, for an expert that needs seconds per face.
+    `few` selects only the `PROBES`, for an expert that needs seconds per face.
 
     Returns:
         By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`, or 3.

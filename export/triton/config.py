@@ -46,15 +46,7 @@ class Scheduling:
 def expert_config(
     name: str, expert: Expert, backend: str, kind: str, scheduling: Scheduling
 ) -> Config:
-    """Returns the configuration of an expert's graph.
-
-    Args:
-        name: name of the expert and of the model.
-        expert: its manifest entry.
-        backend: Triton's backend, `onnxruntime` or `tensorrt`.
-        kind: `KIND_GPU` or `KIND_CPU`.
-        scheduling: instances and queue.
-    """
+    """Returns the configuration of an expert's graph."""
     profile = expert.profile
     inputs = [_picture(spec.name, spec) for spec in expert.inputs]
     return {

@@ -66,11 +66,9 @@ class Session(Protocol):
         """Name of the backend, for example `onnx-cpu`; see `backend_kind`."""
 
     def enqueue(self, inputs: Inputs) -> Pending:
-        """Starts a batch and returns at once.
+        """Starts a batch, at most the profile's largest, and returns at once.
 
-        Args:
-            inputs: all of the expert's inputs; at most the profile's largest batch. They must not
-                be changed until the answer is complete.
+        The inputs must not be changed until the answer is complete.
         """
 
     def close(self) -> None:
@@ -97,10 +95,8 @@ class Device(Protocol):
     def take(self, views: Views, timeout: float | None = None) -> Batch:
         """Reserves a slot for a batch and starts copying the views there.
 
-        Args:
-            views: at most the smallest `largest` of the experts' profiles; they must not be
-                changed until every answer is complete.
-            timeout: in seconds; None waits indefinitely.
+        A batch is at most the smallest `largest` of the experts' profiles; its views must not be
+        changed until every answer is complete. The timeout is in seconds; None waits indefinitely.
 
         Raises:
             TimeoutError: no slot became free in time.

@@ -11,11 +11,7 @@ from runtime.manifest import OUTPUT_RANKS, REBUILD, Expert
 def check_inputs(name: str, expert: Expert, found: Mapping[str, object], uint8: str) -> None:
     """Compares a graph's inputs with the manifest.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        found: by input name, data type and dimensions after the first.
-        uint8: the library's name of this data type.
+    `found` holds data type and dimensions after the first; `uint8` is the library's name of it.
 
     Raises:
         ContractError: they differ.
@@ -27,11 +23,7 @@ def check_inputs(name: str, expert: Expert, found: Mapping[str, object], uint8: 
 def check_outputs(name: str, expert: Expert, found: Mapping[str, object], float32: str) -> None:
     """Compares a graph's outputs with the manifest; the graph may have more.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        found: by output name, data type and rank.
-        float32: the library's name of this data type.
+    `found` holds data type and rank; `float32` is the library's name of it.
 
     Raises:
         ContractError: they differ.

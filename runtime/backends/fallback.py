@@ -87,11 +87,7 @@ def open_devices(
 ) -> list[Device]:
     """Opens every expert on the best backend that the request allows.
 
-    Args:
-        experts: by name.
-        folder: the engines folder.
-        request: the device and its options.
-        sessions: opens an expert on the CPU; by default on ONNX Runtime or OpenVINO.
+    `sessions` opens an expert on the CPU; by default on ONNX Runtime or OpenVINO.
 
     Returns:
         Devices that together hold all experts.

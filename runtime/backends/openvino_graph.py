@@ -79,16 +79,9 @@ def compile_graph(
     *,
     bfloat16: bool,
 ) -> Any:  # noqa: ANN401
-    """Compiles a model for inputs of given shapes; reshapes the model in place.
+    """Compiles an `openvino.Model` for inputs of given shapes; reshapes it in place.
 
-    Args:
-        model: an `openvino.Model`.
-        shapes: by input name.
-        threads: cores it may use at a time.
-        bfloat16: compute in bfloat16 everything that is not marked to stay in FP32.
-
-    Returns:
-        An `openvino.CompiledModel`.
+    With `bfloat16`, everything that is not marked to stay in FP32 is computed in bfloat16.
 
     Raises:
         RuntimeError: OpenVINO cannot compile the model.

@@ -42,10 +42,6 @@ class Generation:
     def __init__(self, settings: Settings, on_batch: Callable[[int, float], None]) -> None:
         """Opens, verifies and warms up the engines, then makes a canary request.
 
-        Args:
-            settings: of the service.
-            on_batch: as for `Batcher`.
-
         Raises:
             AgeMoEError: the engines cannot be used or the canary request failed.
             ValueError: an option is out of range.

@@ -26,12 +26,7 @@ class GpuGauge:
     """Reads the memory use of the GPU that runs the engines."""
 
     def __init__(self, device: str, backends: Iterable[str]) -> None:
-        """Opens the GPU, unless all experts run on the CPU.
-
-        Args:
-            device: as for `AgeMoE`.
-            backends: of the experts.
-        """
+        """Opens the GPU, unless all experts run on the CPU."""
         self._cuda: Cuda | None = None
         if not all_on_cpu(backends):
             from runtime.backends.gpu.cuda_library import open_cuda

@@ -27,11 +27,7 @@ class Metrics:
     """Counters and histograms of a service."""
 
     def __init__(self, current: Callable[[], Generation | None]) -> None:
-        """Creates a registry of its own, so that several services can share a process.
-
-        Args:
-            current: returns the engines in use.
-        """
+        """Creates a registry of its own, so that several services can share a process."""
         self._registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         timer = partial(Histogram, buckets=BUCKETS_SECONDS, registry=registry)

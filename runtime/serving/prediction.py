@@ -46,10 +46,7 @@ class Predictions:
 def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | None) -> Predictions:
     """Decodes a picture and detects its faces; errors are recorded, not raised.
 
-    Args:
-        photo: the encoded picture and its boxes.
-        limits: on the picture's bytes and pixels.
-        detector: for pictures without boxes; None takes such a picture as one face.
+    Without a detector, a picture without boxes is taken as one face.
     """
     predictions, started = Predictions(), time.perf_counter()
     try:

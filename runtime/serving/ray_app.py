@@ -137,15 +137,7 @@ class Ingress:
 
 
 async def call_app(app: ASGIApp, request: ForwardedRequest) -> ForwardedResponse:
-    """Calls an ASGI application in this process.
-
-    Args:
-        app: the application, started.
-        request: the request.
-
-    Returns:
-        Its response; status 500 without a body if it sent none.
-    """
+    """Returns the response of a started ASGI application; status 500 if it sent none."""
     finished = asyncio.Event()
     incoming: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
     outgoing: list[Message] = []

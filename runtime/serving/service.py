@@ -83,10 +83,8 @@ class Service:
         """Reopens the engines folder and the file of API keys, and switches to their content.
 
         Requests in progress finish on the old engines, which are closed after the last of them.
-        Both generations are in memory meanwhile. On any failure the old engines keep serving.
-
-        Args:
-            wait: wait for a concurrent reload instead of raising an error.
+        Both generations are in memory meanwhile. On any failure the old engines keep serving. With
+        `wait`, a concurrent reload is waited for instead of raising an error.
 
         Raises:
             ReloadError: the new engines or keys cannot be used, or another reload is in progress.
@@ -160,9 +158,7 @@ class Service:
     async def ages(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
         """Detects the faces, estimates their ages and returns the response.
 
-        Args:
-            request: the pictures and options.
-            times_ms: receives the duration of each stage.
+        `times_ms` receives the duration of each stage.
 
         Raises:
             AgeMoEError: the whole request failed, or its only picture or only face did.

@@ -60,12 +60,9 @@ class InputBuffer:
         self.uploaded: Event = resources.keep(cuda.event())
 
     def upload(self, views: NDArray[np.uint8], bucket: int, stream: Stream) -> None:
-        """Enqueues a copy to the device, padded with black views.
+        """Enqueues a copy of uint8 RGB (N, height, width, 3), padded with black to `bucket` views.
 
-        Args:
-            views: uint8 (N, height, width, 3), RGB.
-            bucket: number of views on the device, at least N.
-            stream: for the copy and, after it, the event `uploaded`.
+        The event `uploaded` follows in the same stream.
 
         Raises:
             ValueError: the views have another size.

@@ -38,11 +38,7 @@ class CudaDeviceList:
 
 
 def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
-    """Opens a device.
-
-    Args:
-        ordinal: of the device, as CUDA counts them.
-        library: `cuda-python` or `pycuda`; None takes the first that is installed.
+    """Opens a device with `cuda-python`, `pycuda` or, by default, the first that is installed.
 
     Raises:
         BackendError: the library, the driver or the device is missing.
@@ -57,11 +53,7 @@ def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
 
 
 def cuda_devices(library: str | None = None) -> CudaDeviceList:
-    """Lists all devices, or the reason why there is none; opens none and raises nothing.
-
-    Args:
-        library: as in `open_cuda`.
-    """
+    """Lists all devices, or the reason why there is none; opens none and raises nothing."""
     try:
         chosen, count = _installed(library)
         devices = tuple(chosen.properties_of(ordinal) for ordinal in range(count))

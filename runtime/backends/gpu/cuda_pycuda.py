@@ -44,9 +44,6 @@ class PyCuda:
     def __init__(self, ordinal: int) -> None:
         """Retains the primary context.
 
-        Args:
-            ordinal: of the device, as CUDA counts them.
-
         Raises:
             ImportError: PyCUDA is not installed or finds no driver.
             CudaError: the device does not exist or cannot be used.

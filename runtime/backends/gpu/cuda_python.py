@@ -36,9 +36,6 @@ class CudaPython:
     def __init__(self, ordinal: int) -> None:
         """Retains the primary context.
 
-        Args:
-            ordinal: of the device, as CUDA counts them.
-
         Raises:
             ImportError: cuda-python is not installed.
             BackendError: no driver is installed.

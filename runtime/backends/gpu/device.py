@@ -41,13 +41,9 @@ class CudaDevice:
     ) -> None:
         """Allocates all slots and warms up every expert with each batch size.
 
-        Args:
-            cuda: the device; it and the experts are closed with this object, also if this
-                constructor fails.
-            experts: by name.
-            inputs: of each expert.
-            largest: faces in a batch, at most what every expert's engine was built for.
-            slots: batches at a time; with two, one is uploaded while the other is executed.
+        The device and the experts are closed with this object, also if this constructor fails.
+        `largest` is at most what every expert's engine was built for. With two slots, one batch is
+        uploaded while another is executed.
 
         Raises:
             BackendError: the device lacks memory, or an expert cannot run on it.
@@ -77,11 +73,7 @@ class CudaDevice:
         return {name: expert.backend for name, expert in self._experts.items()}
 
     def take(self, views: Views, timeout: float | None = None) -> CudaBatch:
-        """Waits for a free slot and starts uploading a batch.
-
-        Args:
-            views: of all inputs; others are ignored.
-            timeout: in seconds; None waits indefinitely.
+        """Waits, at most `timeout` seconds, for a free slot and starts uploading a batch.
 
         Raises:
             TimeoutError: no slot became free in time.
@@ -141,13 +133,7 @@ class CudaBatch:
     """Views on the GPU, in their own slot until `release`."""
 
     def __init__(self, slot: Slot, rows: int, put_back: Callable[[Slot], None]) -> None:
-        """Holds a slot; nothing is uploaded yet.
-
-        Args:
-            slot: held exclusively until it is put back.
-            rows: faces in the batch.
-            put_back: takes the slot, whose work may still be in progress.
-        """
+        """Holds a slot until `put_back`, which takes it with its work still in progress."""
         self.slot = slot
         self.rows = rows
         self.released = False
@@ -188,11 +174,9 @@ class CudaPending:
     ) -> None:
         """Tracks a launched expert.
 
-        Args:
-            batch: must be held when the answer is first read; the answer is kept after that.
-            lane: of the expert.
-            launched: done when everything was enqueued, or enqueuing failed.
-            waited: seconds from the start of the uploads to that of the expert.
+        The batch must be held when the answer is first read; the answer is kept after that.
+        `launched` is done when everything was enqueued, or enqueuing failed; `waited` is the time
+        in seconds from the start of the uploads to that of the expert.
         """
         self._batch = batch
         self._lane = lane

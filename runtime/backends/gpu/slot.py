@@ -98,9 +98,7 @@ class Slot:
     def times(self, lane: BoundLane, waited: float) -> Times:
         """Returns the durations of an expert that is done.
 
-        Args:
-            lane: of the expert.
-            waited: seconds between `upload` and `launch`, which do not count as queueing.
+        The seconds waited between `upload` and `launch` do not count as queueing.
         """
         between = self.cuda.elapsed_seconds
         start = self._upload_started

@@ -151,14 +151,9 @@ def construct(kind: Callable[[Any], T], logger: Any) -> T:  # noqa: ANN401 - of 
 
 @functools.lru_cache(maxsize=2)
 def tensorrt_logger(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a lazily imported module
-    """Returns the process's only logger; TensorRT supports no second one.
+    """Returns the process's only logger; TensorRT, or TensorRT for RTX, supports no second one.
 
-    Args:
-        library: `tensorrt` or `tensorrt_rtx`.
-
-    Returns:
-        An `ILogger` with `clear()` and `errors()`: this thread's errors since `clear`, or if there
-        were none, its warnings.
+    Its `errors()` are this thread's errors since `clear()`, or if there were none, its warnings.
     """
 
     class _Log(library.ILogger):  # type: ignore[misc, name-defined]
