@@ -32,7 +32,7 @@ from benchmarks.reports import markdown_table
 from export.config.contract import Images
 from export.faces.verification import verification_images
 from runtime import Face
-from runtime.backends import Session
+from runtime.backends import ExpertVariant, Session
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
 from runtime.cores import usable_cores
@@ -68,14 +68,15 @@ def configurations(
     """Returns all configurations available on this machine, PyTorch first."""
     images = verification_images(expert.inputs)
     built = {a.precision: a for a in expert.artifacts if a.backend in ("onnx", "openvino")}
-    expected = _ages(OnnxCpuSession(name, expert, built["fp32"], folder, threads=cores), images)
+    variants = {key: ExpertVariant(name, expert, one, folder) for key, one in built.items()}
+    expected = _ages(OnnxCpuSession(variants["fp32"], threads=cores), images)
     found = _pytorch(name, expert, folder, cores) if pytorch else {}
 
     for kind, session, precisions in _SESSIONS:
         for precision in precisions:
-            if precision in built:
+            if precision in variants:
                 with contextlib.suppress(BackendError):  # OpenVINO or bfloat16 is not available
-                    opened = session(name, expert, built[precision], folder, threads=cores)
+                    opened = session(variants[precision], threads=cores)
                     found[f"{kind} {precision}"] = _configuration(
                         opened, images, expected, precision
                     )

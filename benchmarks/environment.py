@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runtime import AgeMoE, BackendError
@@ -21,6 +20,7 @@ from runtime.backends import backend_kind
 from runtime.backends.fallback import parse_device
 from runtime.backends.variants import choose_artifact
 from runtime.cores import usable_cores
+from runtime.doctor import installed_version
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
 
@@ -58,7 +58,7 @@ def machine() -> dict[str, object]:
         "gpus": _gpus(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: number for name in _PACKAGES if (number := _version(name))},
+        "versions": {name: number for name in _PACKAGES if (number := installed_version(name))},
     }
 
 
@@ -172,10 +172,3 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.strip().splitlines()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

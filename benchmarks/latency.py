@@ -27,10 +27,10 @@ from benchmarks import options as shared
 from benchmarks.breakdown import LANES, REFERENCE, SEQUENCE, Figures, Measurement, timed_model
 from benchmarks.cold_start import cold_start
 from benchmarks.measuring import ReferenceWorkload, interleaved
+from benchmarks.plots import latency_plot
 from runtime import AgeMoE, Face
 from runtime.backends import all_on_cpu, backend_kind
 from runtime.cores import usable_cores
-from runtime.files import write_json, write_whole
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 
@@ -51,12 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base = comparison.read_report(options.compare) if options.compare else None
         report = measure(options)
         print(reports.latency(report))
-        if options.json:
-            write_json(options.json, report)
-        if options.plot:
-            from benchmarks.plots import latency_plot
-
-            write_whole(options.plot, latency_plot(report))
+        shared.write_outputs(options, report, latency_plot)
         if base is None:
             return 0
         found = comparison.compare(base, report, options.tolerance)

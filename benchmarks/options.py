@@ -7,8 +7,9 @@ import io
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,10 @@ from PIL import Image
 from export.errors import ExportError
 from export.faces.drawn import draw_person
 from runtime import AgeMoEError, Face, PlaceholderWeightsWarning
+from runtime.files import write_json, write_whole
 
+Plot = Callable[[Mapping[str, Any]], bytes]
+"""Draws a report as a PNG."""
 REFUSED, INTERRUPTED = 2, 130
 """Exit statuses: invalid input, and Ctrl-C as shells have it."""
 WIDTH, HEIGHT = 640, 480
@@ -41,6 +45,14 @@ def exit_status(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)
         return INTERRUPTED
+
+
+def write_outputs(options: argparse.Namespace, report: Mapping[str, Any], plot: Plot) -> None:
+    """Writes the files of `--json` and `--plot`."""
+    if options.json:
+        write_json(options.json, report)
+    if options.plot:
+        write_whole(options.plot, plot(report))
 
 
 def parser_of(

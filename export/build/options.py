@@ -80,20 +80,8 @@ def resolve_options(
     Without `weights`: checkpoints if any was given, demo experts otherwise. Without a file and
     without `only`, the built-in experts that checkpoints were given for are built.
 
-    Args:
-        output: the engines folder.
-        experts_file: experts.toml; None takes the built-in experts.
-        weights: one of `WEIGHTS`.
-        checkpoints: like `vgg16=PATH`; they override the file's.
-        only: names of experts to build.
-        fp16: build half precision too.
-        bf16: build bfloat16 too, for CPUs.
-        int8: build INT8 too, for CPUs.
-        max_batch: largest batch of the engines.
-        force: rebuild what is up to date.
-        target: what to build beyond ONNX files, one of `TARGETS`.
-        workspace_gib: limit on TensorRT's workspace.
-        optimization_level: of TensorRT's builder.
+    The parameters are the command's options: `weights` is one of `WEIGHTS`, `target` one of
+    `TARGETS`, and `checkpoints`, like `vgg16=PATH`, override the file's.
 
     Raises:
         OptionsError: with every problem found.

@@ -17,7 +17,8 @@ from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
 from export.graph.weights import has_data_file
 from export.variants.fp16 import LARGEST_HALF, tensor_types
-from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, Parity
+from runtime.backends import ExpertVariant
+from runtime.manifest import ENGINE_BACKENDS, Parity
 
 REVISION = 1
 """To be raised with every change of the tolerances or of what is compared."""
@@ -67,21 +68,21 @@ def check_parity(
     return parity
 
 
-ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Outputs]
-"""From an expert's name, entry, artifact, engines folder and images to the artifact's outputs."""
+VariantRun = Callable[[ExpertVariant, Images], Outputs]
+"""From a variant and images to its outputs."""
 
 
-def runtime_outputs(
-    name: str, expert: Expert, artifact: Artifact, folder: Path, images: Images
-) -> Outputs:
-    """Runs an artifact on images with the runtime itself; engines on the first GPU."""
+def runtime_outputs(variant: ExpertVariant, images: Images) -> Outputs:
+    """Runs a variant on images with the runtime itself; engines on the first GPU."""
     from runtime.backends.fallback import DeviceRequest, open_devices
     from runtime.options import GpuOptions
 
+    name, artifact = variant.name, variant.artifact
     kind = "tensorrt" if artifact.backend in ENGINE_BACKENDS else "cpu"
     gpu = GpuOptions(slots=1, graphs=False)
     request = DeviceRequest(kind, 0, artifact.precision, hashes=True, threads=None, gpu=gpu)
-    (device,) = open_devices({name: replace(expert, artifacts=(artifact,))}, folder, request)
+    expert = replace(variant.expert, artifacts=(artifact,))
+    (device,) = open_devices({name: expert}, variant.folder, request)
     results = []
     try:
         for views in _batches(images, expert.profile.largest):
@@ -95,9 +96,7 @@ def runtime_outputs(
     return {output: np.concatenate([r[output] for r in results]) for output in expert.outputs}
 
 
-def check_engine(
-    name: str, expert: Expert, engine: Artifact, folder: Path, run: ArtifactRun = runtime_outputs
-) -> Parity:
+def check_engine(engine: ExpertVariant, run: VariantRun = runtime_outputs) -> Parity:
     """Compares an engine with the FP32 ONNX file on the verification faces; returns differences.
 
     That file has been compared with PyTorch, and is available even where PyTorch's weights are not
@@ -106,39 +105,31 @@ def check_engine(
     Raises:
         ParityError: they exceed the tolerance of the engine's precision.
     """
+    expert = engine.expert
     fp32 = next(a for a in expert.artifacts if (a.backend, a.precision) == ("onnx", "fp32"))
-    images = verification_images(
-        expert.inputs, few=fp32.parity is not None and fp32.parity.faces <= len(PROBES)
-    )
-    path = folder / fp32.files[0].path
+    few = fp32.parity is not None and fp32.parity.faces <= len(PROBES)
+    images = verification_images(expert.inputs, few=few)
+    path = engine.folder / fp32.files[0].path
     reference = _outputs(path, list(expert.outputs), images, frugal=has_data_file(path))
-    found = run(name, expert, engine, folder, images)
-    parity, problem = _compared(found, reference, TOLERANCES[engine.precision])
+    tolerance = TOLERANCES[engine.artifact.precision]
+    parity, problem = _compared(run(engine, images), reference, tolerance)
     if problem:
-        raise ParityError(f"The engine of {name!r} differs from {path.name} by {problem}.")
+        raise ParityError(f"The engine of {engine.name!r} differs from {path.name} by {problem}.")
     return parity
 
 
-def check_openvino(
-    name: str,
-    expert: Expert,
-    variant: Artifact,
-    folder: Path,
-    images: Images,
-    reference: Outputs,
-    run: ArtifactRun = runtime_outputs,
-) -> Parity:
+def check_openvino(variant: ExpertVariant, images: Images, reference: Outputs) -> Parity:
     """Compares a variant for OpenVINO with PyTorch's outputs on the verification faces.
 
     Raises:
         ParityError: they exceed the tolerance.
     """
-    found = run(name, expert, variant, folder, images)
-    parity, problem = _compared(found, reference, OPENVINO_TOLERANCE)
+    parity, problem = _compared(runtime_outputs(variant, images), reference, OPENVINO_TOLERANCE)
     if problem:
+        precision = variant.artifact.precision
         raise ParityError(
-            f"The {variant.precision} variant of {name!r} differs from PyTorch by {problem}. It "
-            f"was left out; to skip the search next time, build it without --{variant.precision}."
+            f"The {precision} variant of {variant.name!r} differs from PyTorch by {problem}. It "
+            f"was left out; to skip the search next time, build it without --{precision}."
         )
     return parity
 

@@ -36,6 +36,7 @@ from export.errors import GraphError, ParityError
 from export.experts.registry import ARCHITECTURES, count_parameters
 from export.graph import checks
 from export.variants import registry
+from runtime.backends import ExpertVariant
 from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest, Parity
 from runtime.manifest_file import read_manifest
 
@@ -200,9 +201,8 @@ class ExpertBuild:
     def _parity(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Parity:
         images, reference = model.images, model.reference
         if artifact.backend == "openvino":
-            return parity.check_openvino(
-                self._name, expert, artifact, self._folder, images, reference
-            )
+            variant = ExpertVariant(self._name, expert, artifact, self._folder)
+            return parity.check_openvino(variant, images, reference)
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
@@ -236,8 +236,8 @@ class ExpertBuild:
         )
         if target.can_run:
             self._stage("comparing the engine with the reference")
-            found = parity.check_engine(self._name, expert, engine, self._folder)
-            engine = replace(engine, parity=found)
+            variant = ExpertVariant(self._name, expert, engine, self._folder)
+            engine = replace(engine, parity=parity.check_engine(variant))
         replaced = (target.backend, precision)
         others = [a for a in expert.artifacts if (a.backend, a.precision) != replaced]
         return replace(expert, artifacts=(*others, engine))

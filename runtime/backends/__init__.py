@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import Artifact, Expert, InputSpec
+from runtime.manifest import REBUILD, Artifact, Expert, InputSpec
 
 Views = Mapping[InputSpec, NDArray[np.uint8]]
 """By input: uint8 (N, height, width, 3), RGB, the same N for all."""
@@ -56,6 +56,28 @@ class Pending(Protocol):
 
     def cancel(self) -> bool:
         """Cancels the computation if it has not started; returns True if it was cancelled."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertVariant:
+    """An expert in one of its variants, as files in an engines folder."""
+
+    name: str
+    expert: Expert
+    artifact: Artifact
+    folder: Path
+    """The engines folder."""
+
+    @property
+    def path(self) -> Path:
+        """The graph or engine, to which further files belong."""
+        return self.folder / self.artifact.files[0].path
+
+    @property
+    def rebuild(self) -> str:
+        """The command that builds the variant again, as an error's remedy."""
+        precision = self.artifact.precision
+        return f"{REBUILD} --only {self.name}{'' if precision == 'fp32' else f' --{precision}'}"
 
 
 class Session(Protocol):
@@ -121,5 +143,5 @@ def all_on_cpu(backends: Iterable[str]) -> bool:
     return all(backend_kind(backend) == "cpu" for backend in backends)
 
 
-SessionFactory = Callable[[str, Expert, Artifact, Path], Session]
-"""Opens an expert, given its name, manifest entry, artifact and the engines folder."""
+SessionFactory = Callable[[ExpertVariant], Session]
+"""Opens an expert on the CPU."""

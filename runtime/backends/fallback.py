@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.backends import Device, Session, SessionFactory
+from runtime.backends import Device, ExpertVariant, Session, SessionFactory
 from runtime.backends.cpu import CpuDevice
 from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
@@ -130,7 +130,7 @@ class _Opener:
         for kind in _FALLBACK_ORDER[self._request.kind]:
             try:
                 artifact = choose_artifact(name, expert, kind, self._request.precision)
-                self._open_on(kind, name, expert, artifact)
+                self._open_on(kind, ExpertVariant(name, expert, artifact, self._folder))
             except EngineMismatchError as error:
                 if self._request.gpu.on_mismatch == "error":
                     raise
@@ -171,31 +171,25 @@ class _Opener:
                 "expert %r runs in %s, not in %s", name, artifact.precision, self._request.precision
             )
 
-    def _open_on(self, kind: str, name: str, expert: Expert, artifact: Artifact) -> None:
-        if kind == "cpu":
-            verify_files(self._folder, name, artifact, hashes=self._request.hashes)
-            session = self._open_session(name, expert, artifact, self._folder)
-            self._on_cpu[name] = session
-            self._opened.callback(session.close)
-            return
+    def _open_on(self, kind: str, variant: ExpertVariant) -> None:
         if kind == "cuda" and (problem := cuda_provider_problem()):
             raise BackendError(problem)
-        cuda = self._gpu()
-        verify_files(self._folder, name, artifact, hashes=self._request.hashes)
-        opened: CudaExpert
-        if kind == "tensorrt":
+        cuda = None if kind == "cpu" else self._gpu()
+        hashes, gpu = self._request.hashes, self._request.gpu
+        verify_files(self._folder, variant.name, variant.artifact, hashes=hashes)
+        opened: CudaExpert | Session
+        if cuda is None:
+            opened = self._on_cpu[variant.name] = self._open_session(variant)
+        elif kind == "tensorrt":
             from runtime.backends.gpu.tensorrt import TensorRTExpert
 
-            graphs = self._request.gpu.graphs
-            opened = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
+            opened = self._on_gpu[variant.name] = TensorRTExpert(variant, cuda, graphs=gpu.graphs)
         else:
             from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
 
-            limit = self._request.gpu.memory_limit_bytes
-            opened = OnnxCudaExpert(
-                name, expert, artifact, self._folder, cuda, memory_limit_bytes=limit
-            )
-        self._on_gpu[name] = opened
+            limit = gpu.memory_limit_bytes
+            opened = OnnxCudaExpert(variant, cuda, memory_limit_bytes=limit)
+            self._on_gpu[variant.name] = opened
         self._opened.callback(opened.close)
 
     def _gpu(self) -> Cuda:
@@ -243,11 +237,11 @@ def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
     """
     cores = request.threads or usable_cores()
 
-    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
-        if artifact.backend == "openvino":
+    def open_session(variant: ExpertVariant) -> Session:
+        if variant.artifact.backend == "openvino":
             from runtime.backends.openvino import OpenVinoSession
 
-            return OpenVinoSession(name, expert, artifact, folder, threads=cores)
-        return OnnxCpuSession(name, expert, artifact, folder, threads=cores)
+            return OpenVinoSession(variant, threads=cores)
+        return OnnxCpuSession(variant, threads=cores)
 
     return open_session

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.backends import all_on_cpu
@@ -12,14 +11,6 @@ from runtime.errors import BackendError
 
 if TYPE_CHECKING:
     from runtime.backends.gpu.cuda import Cuda
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Memory of a GPU, summed over all processes."""
-
-    used_bytes: int
-    total_bytes: int
 
 
 class GpuGauge:
@@ -34,8 +25,8 @@ class GpuGauge:
             _, ordinal = parse_device(device)
             self._cuda = open_cuda(ordinal)
 
-    def read(self) -> Memory | None:
-        """Returns the used and total memory; None without a GPU or if the query fails."""
+    def read(self) -> tuple[int, int] | None:
+        """Returns used and total bytes, over all processes; None without a GPU or on failure."""
         if self._cuda is None:
             return None
         try:
@@ -44,7 +35,7 @@ class GpuGauge:
         except BackendError:
             return None
         total = self._cuda.properties.total_bytes
-        return Memory(total - free, total)
+        return total - free, total
 
     def close(self) -> None:
         """Releases the GPU."""

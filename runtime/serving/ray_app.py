@@ -183,12 +183,11 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         raise ValueError(
             "Give keys: FILE, or without_keys: true behind a proxy that controls access."
         )
+    names = ("device", "precision", "detector")
+    given = {name: arguments[name] for name in names if name in arguments}
+    given |= {name: Path(arguments[name]) for name in ("engines", "keys") if arguments.get(name)}
     settings = Settings(
-        engines=Path(arguments.get("engines", "engines")),
-        device=arguments.get("device", "auto"),
-        precision=arguments.get("precision", "auto"),
-        detector=arguments.get("detector", "haar"),
-        keys=Path(arguments["keys"]) if arguments.get("keys") else None,
+        **given,
         limits=Limits(**arguments.get("limits", {})),
         batching=Batching(**arguments.get("batching", {})),
     )

@@ -203,7 +203,7 @@ class Service:
             )
             pixels_left -= processed.pixels
             photos.append(processed)
-        faces = sum(len(photo.faces) for photo in photos)
+        faces = sum(len(photo.scene.faces) for photo in photos)
         if faces > self.settings.limits.faces:
             raise TooManyError(
                 f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
@@ -217,13 +217,13 @@ class Service:
         deadline = request.deadline
         if deadline is not None and deadline.passed:
             raise TooLateError(deadline)
-        faces = [face for photo in photos for face in photo.faces]
+        faces = [face for photo in photos for face in photo.scene.faces]
         futures = generation.batcher.submit_all(faces, deadline_ms=deadline)
         results = iter(
             await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         )
         for photo in photos:
-            own = [next(results) for _ in photo.faces]
+            own = [next(results) for _ in photo.scene.faces]
             generation.record_results(own)
             photo.results = [require_probability(result, request.threshold) for result in own]
 

@@ -94,17 +94,11 @@ class Cuda(Protocol):
     All methods but `current` and `close` must be called within `with cuda.current():`.
     """
 
-    @property
-    def library(self) -> str:
-        """`cuda-python` or `pycuda`."""
-
-    @property
-    def has_graphs(self) -> bool:
-        """True if CUDA graphs are available."""
-
-    @property
-    def properties(self) -> DeviceProperties:
-        """Properties of the device."""
+    library: str
+    """`cuda-python` or `pycuda`."""
+    has_graphs: bool
+    """True if CUDA graphs are available; without them, captures raise `BackendError`."""
+    properties: DeviceProperties
 
     def current(self) -> AbstractContextManager[None]:
         """Makes the primary context current in this thread; restores the former one on exit."""
@@ -119,7 +113,7 @@ class Cuda(Protocol):
         """Creates an event with timing."""
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Allocates pinned host memory."""
+        """Allocates pinned host memory, usable in all contexts."""
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
         """Allocates device memory."""
@@ -159,7 +153,7 @@ class Cuda(Protocol):
         """Enqueues a graph."""
 
     def free(self, *resources: Resource) -> None:
-        """Frees resources that the device no longer uses."""
+        """Frees resources that the device no longer uses, then raises the first error."""
 
     def close(self) -> None:
         """Releases the primary context; idempotent."""

@@ -14,13 +14,10 @@ from runtime.backends.gpu.cuda import Cuda, DeviceMemory, Event, Stream
 class ExpertLane(Protocol):
     """One expert's part of a slot: at most one batch at a time."""
 
-    @property
-    def stream(self) -> Stream:
-        """Stream that the lane enqueues its work in."""
-
-    @property
-    def outputs(self) -> OutputBuffers:
-        """Buffers of the outputs, valid when the stream has reached the end of the batch."""
+    stream: Stream
+    """Stream that the lane enqueues its work in."""
+    outputs: OutputBuffers
+    """Buffers of the outputs, valid when the stream has reached the end of the batch."""
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
         """Calls `work`, which enqueues, on the lane's thread; the future holds its exception."""

@@ -7,14 +7,13 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from runtime.backends.gpu.buffers import output_tails
+from runtime.backends import ExpertVariant
 from runtime.backends.gpu.cuda import DeviceProperties
 from runtime.errors import BackendError, ContractError, EngineMismatchError
-from runtime.manifest import REBUILD, Artifact, Expert
+from runtime.manifest import Expert, output_shape
 
 T = TypeVar("T")
 
@@ -44,25 +43,20 @@ def import_tensorrt(backend: str) -> ModuleType:
         ) from error
 
 
-def check_binding(name: str, expert: Expert, artifact: Artifact, device: DeviceProperties) -> None:
+def check_binding(variant: ExpertVariant, device: DeviceProperties) -> None:
     """Checks, before loading, that an engine was built for this machine and from this graph.
-
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        artifact: its TensorRT engine.
-        device: that shall run it.
 
     Raises:
         BackendError: TensorRT is not installed.
         EngineMismatchError: TensorRT has another version, the GPU another compute capability, or
             the ONNX graph was rebuilt since.
     """
+    name, artifact = variant.name, variant.artifact
     binding = artifact.binding
     if binding is None:
         raise EngineMismatchError(
-            f"The manifest does not say what the engine of {name!r} was built for. "
-            f"{_rebuild(name, artifact)}"
+            f"The manifest does not state what the engine of {name!r} was built for. "
+            f"{variant.rebuild}"
         )
     library = import_tensorrt(artifact.backend)
     title = "TensorRT for RTX" if artifact.backend == "tensorrt_rtx" else "TensorRT"
@@ -76,29 +70,21 @@ def check_binding(name: str, expert: Expert, artifact: Artifact, device: DeviceP
             f"was built for compute capability {binding.compute_capability}, {device.name} has "
             f"{device.compute_capability}"
         )
-    twins = [
-        a for a in expert.artifacts if (a.backend, a.precision) == ("onnx", artifact.precision)
-    ]
+    source = ("onnx", artifact.precision)
+    twins = [a for a in variant.expert.artifacts if (a.backend, a.precision) == source]
     if any(twin.files[0].sha256 != binding.onnx_sha256 for twin in twins):
         problems.append(f"was built from another graph than {twins[0].files[0].path}")
     if problems:
         raise EngineMismatchError(
             f"The engine of {name!r} does not fit: it {' and it '.join(problems)}. "
-            f"{_rebuild(name, artifact)}"
+            f"{variant.rebuild}"
         )
 
 
-def load_engine(
-    name: str, expert: Expert, artifact: Artifact, folder: Path, library: ModuleType
-) -> tuple[Any, Any]:
-    """Loads an engine and checks it against the contract; the device must be current.
+def load_engine(variant: ExpertVariant, library: ModuleType) -> tuple[Any, Any]:
+    """Loads an engine that has passed `check_binding` and checks it against the contract.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        artifact: its engine, which has passed `check_binding`.
-        folder: the engines folder.
-        library: `tensorrt` or `tensorrt_rtx`.
+    The device must be current.
 
     Returns:
         The `Runtime`, which must outlive the engine, and the `ICudaEngine`.
@@ -107,7 +93,7 @@ def load_engine(
         BackendError: TensorRT does not start on this machine, or lacks GPU memory.
         ContractError: TensorRT cannot read the engine, or it breaks the contract.
     """
-    path = folder / artifact.files[0].path
+    name, path = variant.name, variant.path
     logger = tensorrt_logger(library)
     runtime = construct(library.Runtime, logger)
     logger.clear()
@@ -120,15 +106,14 @@ def load_engine(
         )
     if engine is None:
         raise ContractError(
-            f"TensorRT cannot read {path} of expert {name!r}: {logger.errors()}. "
-            f"{_rebuild(name, artifact)}"
+            f"TensorRT cannot read {path} of expert {name!r}: {logger.errors()}. {variant.rebuild}"
         )
-    problems = _contract_problems(expert, engine, library)
+    problems = _contract_problems(variant.expert, engine, library)
     if problems:
         del engine, runtime  # the error's traceback would keep them alive after the device
         raise ContractError(
             f"The engine of expert {name!r} breaks the contract: {'; '.join(problems)}. "
-            f"{_rebuild(name, artifact)}"
+            f"{variant.rebuild}"
         )
     return runtime, engine
 
@@ -184,10 +169,6 @@ def tensorrt_logger(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a 
     return _Log()
 
 
-def _rebuild(name: str, artifact: Artifact) -> str:
-    return f"{REBUILD} --only {name}{' --fp16' if artifact.precision == 'fp16' else ''}"
-
-
 def _version(text: str) -> list[str]:
     return text.split(".")[:_VERSION_PARTS]
 
@@ -199,7 +180,7 @@ def _contract_problems(expert: Expert, engine: Any, library: ModuleType) -> list
     wanted: dict[str, _Tensor] = {
         spec.name: (into, uint8, (-1, spec.height, spec.width, 3)) for spec in expert.inputs
     }
-    wanted |= {o: (out, float32, (-1, *tail)) for o, tail in output_tails(expert).items()}
+    wanted |= {o: (out, float32, output_shape(o, -1, expert.age_grid)) for o in expert.outputs}
     found = {name: _tensor(engine, name) for name in _tensor_names(engine)}
     problems = [
         f"{name} should be {_described(wanted.get(name))}, is {_described(found.get(name))}"
