@@ -96,7 +96,9 @@ def measure(options: argparse.Namespace) -> Figures:
             "threads": options.threads or usable_cores(),
             "concurrency": chosen,
             "seconds": options.seconds,
-            "input": _input(options),
+            "input": f"{len(options.pictures)} given pictures, each a face"
+            if options.pictures
+            else f"{shared.DRAWN}, one in each, with boxes of face and person",
         },
         "experts": described,
         "baselines": what_runs,
@@ -157,12 +159,6 @@ def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
         arguments = {**shared.agemoe_options(options), "engines": str(folder), "device": device}
         with AgeMoE(**arguments, concurrency="sequence") as other:  # type: ignore[arg-type]
             yield other
-
-
-def _input(options: argparse.Namespace) -> str:
-    if options.pictures:
-        return f"{len(options.pictures)} given pictures, each a face"
-    return f"{shared.DRAWN}, one in each, with boxes of face and person"
 
 
 def _parser() -> argparse.ArgumentParser:

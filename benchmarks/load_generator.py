@@ -80,8 +80,10 @@ class Tally:
         setattr(self, outcome, getattr(self, outcome) + 1)
         if outcome in ("right", "degraded", "wrong"):
             self.latencies.append(latency)
-        if outcome == "failed" and result is not None:
-            self.errors[_described(result)] += 1
+        if outcome == "failed" and isinstance(result, Exception):
+            self.errors[f"{type(result).__name__}: {result}"] += 1
+        elif outcome == "failed" and isinstance(result, AgeEstimate):
+            self.errors[f"missing: {dict(result.missing)}"] += 1
 
     def __add__(self, other: Tally) -> Tally:
         """Adds two runs."""
@@ -266,9 +268,3 @@ def _submitted(target: Target, number: int, submit: Submit) -> Future[AgeEstimat
 
 def _note_end(ends: dict[int, float], number: int, _: object) -> None:
     ends[number] = time.perf_counter()
-
-
-def _described(result: Result) -> str:
-    if isinstance(result, Exception):
-        return f"{type(result).__name__}: {result}"
-    return f"missing: {dict(result.missing)}"

@@ -151,13 +151,12 @@ def without_duplicates(found: Sequence[Detection]) -> list[Detection]:
     """
     kept: list[Detection] = []
     for one in sorted(found, key=lambda d: (-_score(d), -area(d.box), d.box)):
-        if not any(_same(one.box, other.box) for other in kept):
+        if not any(
+            shared_area(one.box, other.box) > MAX_OVERLAP * min(area(one.box), area(other.box))
+            for other in kept
+        ):
             kept.append(one)
     return kept
-
-
-def _same(one: Box, other: Box) -> bool:
-    return shared_area(one, other) > MAX_OVERLAP * min(area(one), area(other))
 
 
 def _score(found: Detection) -> float:

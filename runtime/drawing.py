@@ -90,7 +90,7 @@ def draw_faces(image: Pixels, faces: Sequence[PhotoFace]) -> Pixels:
         placed = _placed(choices, box, taken, picture.size, gap)
         if placed is None:
             left_over.append(_strip_entry(number, face.result, text_size))
-            tag = _tag(number, text_size)
+            tag = _Label(((str(number), _font(text_size)),), text_size * 0.25)
             in_corner = tag, _corner(tag.size, box, picture.size)
             placed = _placed((tag,), box, taken, picture.size, gap) or in_corner
         label, corner = placed
@@ -182,10 +182,6 @@ def _labels(result: AgeEstimate | AgeMoEError, text_size: float) -> tuple[_Label
     lines = [(age, _font(text_size * 1.35)), *((text, _font(text_size)) for text in interval)]
     line = (_in_one_line(age, interval), _font(text_size))
     return _Label(tuple(lines), text_size * 0.35), _Label((line,), text_size * 0.25)
-
-
-def _tag(number: int, text_size: float) -> _Label:
-    return _Label(((str(number), _font(text_size)),), text_size * 0.25)
 
 
 def _strip_entry(number: int, result: AgeEstimate | AgeMoEError, text_size: float) -> _Label:

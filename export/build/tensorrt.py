@@ -40,6 +40,8 @@ _WORK = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _BYTES_PER_GIB = 1 << 30
 
 _log = logging.getLogger("agemoe")
+_Trt = Any
+"""An object of TensorRT, which has no types."""
 Advance = Callable[[float], None]
 """Callback that receives the completed share, from 0 to 1; called from another thread."""
 
@@ -86,12 +88,12 @@ def build_engine(
     return share
 
 
-def half_share(network: Any, library: ModuleType) -> float:  # noqa: ANN401 - TensorRT has no types
+def half_share(network: _Trt, library: ModuleType) -> float:
     """Returns the half-precision share of a network's floating-point tensors without constants."""
     return _share(dtype for kind, dtype in _computed(network, library) if kind != "CONSTANT")
 
 
-def check_half(source: Path, network: Any, library: ModuleType) -> None:  # noqa: ANN401
+def check_half(source: Path, network: _Trt, library: ModuleType) -> None:
     """Verifies that a network parsed from an FP16 graph computes in half precision.
 
     Raises:
@@ -118,7 +120,7 @@ def promised_share(path: Path) -> float:
     return kinds["fp16"] / max(1, kinds.total())
 
 
-def _computed(network: Any, library: ModuleType) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+def _computed(network: _Trt, library: ModuleType) -> Iterator[tuple[str, str]]:
     """Yields layer type and data type of every floating-point tensor that layers compute."""
     floats = {library.DataType.FLOAT: "fp32", library.DataType.HALF: "fp16"}
     for index in range(network.num_layers):
@@ -135,7 +137,7 @@ def _share(dtypes: Iterator[str]) -> float:
     return round(counts["fp16"] / counts.total(), 4) if counts else 1.0
 
 
-def _parser_errors(parser: Any) -> str:  # noqa: ANN401
+def _parser_errors(parser: _Trt) -> str:
     lines = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -147,12 +149,8 @@ def _parser_errors(parser: Any) -> str:  # noqa: ANN401
 
 
 def _config(
-    builder: Any,  # noqa: ANN401
-    network: Any,  # noqa: ANN401
-    profile: BatchProfile,
-    options: EngineOptions,
-    library: ModuleType,
-) -> Any:  # noqa: ANN401
+    builder: _Trt, network: _Trt, profile: BatchProfile, options: EngineOptions, library: ModuleType
+) -> _Trt:
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     config.clear_flag(library.BuilderFlag.TF32)  # too imprecise for the parity of FP32
@@ -173,19 +171,14 @@ def _config(
 
 
 def _plan(
-    source: Path,
-    builder: Any,  # noqa: ANN401
-    network: Any,  # noqa: ANN401
-    config: Any,  # noqa: ANN401
-    advance: Advance,
-    library: ModuleType,
-) -> Any:  # noqa: ANN401
+    source: Path, builder: _Trt, network: _Trt, config: _Trt, advance: Advance, library: ModuleType
+) -> _Trt:
     """Returns the serialized engine, built in another thread so that this one receives Ctrl-C."""
     stopped = threading.Event()
     config.progress_monitor = _monitor(library, Phases(advance), stopped)
     log = tensorrt_logger(library)
 
-    def serialized() -> tuple[Any, str]:
+    def serialized() -> tuple[_Trt, str]:
         log.clear()
         return builder.build_serialized_network(network, config), log.errors()
 
@@ -203,7 +196,7 @@ def _plan(
     return plan
 
 
-def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> Any:  # noqa: ANN401
+def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> _Trt:
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
         """Forwards TensorRT's progress, and cancels the build when `stopped` is set."""
 
@@ -270,7 +263,7 @@ class Phases:
 class _Timings:
     """The timing cache of an engines folder during one build."""
 
-    def __init__(self, path: Path, config: Any) -> None:  # noqa: ANN401
+    def __init__(self, path: Path, config: _Trt) -> None:
         self._path = path
         self._config = config
         written = path.read_bytes() if path.is_file() else b""

@@ -16,7 +16,7 @@ from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
 from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
 from runtime.options import GpuOptions
 
 if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
@@ -139,7 +139,9 @@ class _Opener:
                 problems[kind] = error
             else:
                 _warn_of_fallback(name, kind, _unexpected(expert, problems))
-                self._log_other_precision(name, artifact)
+                if self._request.precision not in ("auto", artifact.precision):
+                    found, wanted = artifact.precision, self._request.precision
+                    _log.warning("expert %r runs in %s, not in %s", name, found, wanted)
                 return
         reasons = _unexpected(expert, problems) if self._request.kind == "auto" else problems
         if len(reasons) < 2:
@@ -164,12 +166,6 @@ class _Opener:
         elif self._cuda is not None and not isinstance(self._cuda, BackendError):
             self._cuda.close()
         return devices
-
-    def _log_other_precision(self, name: str, artifact: Artifact) -> None:
-        if self._request.precision not in ("auto", artifact.precision):
-            _log.warning(
-                "expert %r runs in %s, not in %s", name, artifact.precision, self._request.precision
-            )
 
     def _open_on(self, kind: str, variant: ExpertVariant) -> None:
         if kind == "cuda" and (problem := cuda_provider_problem()):

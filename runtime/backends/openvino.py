@@ -81,7 +81,10 @@ def _inputs(model: Any) -> dict[str, object]:  # noqa: ANN401
     return {
         port.get_any_name(): (
             port.get_element_type().get_type_name(),
-            tuple(_length(axis) for axis in list(port.get_partial_shape())[1:]),
+            tuple(
+                axis.get_length() if axis.is_static else None
+                for axis in list(port.get_partial_shape())[1:]
+            ),
         )
         for port in model.inputs
     }
@@ -104,7 +107,3 @@ def _check_share(variant: ExpertVariant, found: float) -> None:
             f"expert {variant.name!r} in bfloat16; the build measured {measured:.0%}, and the "
             f"expert's parity holds only for that. {variant.rebuild} --force"
         )
-
-
-def _length(axis: Any) -> int | None:  # noqa: ANN401
-    return axis.get_length() if axis.is_static else None

@@ -213,7 +213,9 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001 - forwarded to the callers
             self._run_singly(batch, error)
         else:
-            self._record_time(batch, results, time.monotonic() - started)
+            if any(isinstance(result, AgeEstimate) for result in results):
+                with self._changed:
+                    self._times.record(len(batch), time.monotonic() - started)
             for queued, result in pairs:
                 _resolve(queued, result, deadline)
 
@@ -224,13 +226,6 @@ class Batcher:
             return
         for queued in batch:
             self._run([queued])
-
-    def _record_time(
-        self, batch: list[QueuedFace], results: Sequence[AgeEstimate | AgeMoEError], seconds: float
-    ) -> None:
-        if any(isinstance(result, AgeEstimate) for result in results):
-            with self._changed:
-                self._times.record(len(batch), seconds)
 
 
 def _resolve(

@@ -57,9 +57,10 @@ class Generation:
         try:
             self.check()
             self.gpu = GpuGauge(settings.device, self.moe.backends.values())
+            default_batch = 1 if self.gpu.read() is None else _GPU_BATCH
             self.batcher = Batcher(
                 self.moe.predict,
-                max_batch=settings.batching.max_batch or self._default_max_batch(),
+                max_batch=settings.batching.max_batch or default_batch,
                 max_wait_ms=settings.batching.max_wait_ms,
                 queue_limit=settings.batching.queue_limit,
                 workers=settings.batching.workers,
@@ -89,7 +90,10 @@ class Generation:
         """Updates the health from results: an estimate proves it, a failure prompts a check."""
         if any(isinstance(result, AgeEstimate) for result in results):
             self._last_success = time.monotonic()
-        elif any(_is_engine_failure(result) for result in results):
+        elif any(
+            isinstance(result, PredictionError) and not isinstance(result, DeadlineError)
+            for result in results
+        ):
             self._last_success = -math.inf
 
     def median_ms(self) -> dict[str, float]:
@@ -122,9 +126,6 @@ class Generation:
         self.batcher.close()
         self.gpu.close()
         self.moe.close()
-
-    def _default_max_batch(self) -> int:
-        return 1 if self.gpu.read() is None else _GPU_BATCH
 
     def _describe(self, name: str, backend: str) -> dict[str, Any]:
         expert = self._manifest.experts[name]
@@ -159,17 +160,9 @@ def _request_canary(moe: AgeMoE) -> None:
     height, width = pixels.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     estimate = moe.predict(Face(pixels, whole, whole))
-    if estimate.missing or not _is_plausible(estimate):
+    low, high = estimate.age_range
+    if estimate.missing or not low <= estimate.age_years <= high:
         raise ContractError(
             f"The engines failed the canary request, a drawn face: {estimate.to_dict()}. "
             f"Rebuild them: python export/build_engines.py"
         )
-
-
-def _is_plausible(estimate: AgeEstimate) -> bool:
-    low, high = estimate.age_range
-    return math.isfinite(estimate.age_years) and low <= estimate.age_years <= high
-
-
-def _is_engine_failure(result: object) -> bool:
-    return isinstance(result, PredictionError) and not isinstance(result, DeadlineError)

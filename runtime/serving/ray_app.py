@@ -105,9 +105,12 @@ class Ingress:
     async def __call__(self, request: Request) -> Response:
         """Returns the response of a replica, or a problem."""
         try:
-            return _response(await self._forward(await self._receive(request)))
+            forwarded = await self._forward(await self._receive(request))
         except ServiceError as error:
             return problem_of(error).response()
+        response = Response(forwarded.body, forwarded.status)
+        response.raw_headers = forwarded.headers
+        return response
 
     async def _receive(self, request: Request) -> ForwardedRequest:
         if request.url.path == RELOAD:
@@ -211,9 +214,3 @@ def _scope(request: ForwardedRequest) -> dict[str, Any]:
         "client": None,
         "server": None,
     }
-
-
-def _response(forwarded: ForwardedResponse) -> Response:
-    response = Response(forwarded.body, forwarded.status)
-    response.raw_headers = forwarded.headers
-    return response

@@ -181,22 +181,15 @@ def _contract_problems(expert: Expert, engine: Any, library: ModuleType) -> list
         spec.name: (into, uint8, (-1, spec.height, spec.width, 3)) for spec in expert.inputs
     }
     wanted |= {o: (out, float32, output_shape(o, -1, expert.age_grid)) for o in expert.outputs}
-    found = {name: _tensor(engine, name) for name in _tensor_names(engine)}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    mode, dtype, shape = engine.get_tensor_mode, engine.get_tensor_dtype, engine.get_tensor_shape
+    found = {name: (mode(name), dtype(name), tuple(shape(name))) for name in names}
     problems = [
         f"{name} should be {_described(wanted.get(name))}, is {_described(found.get(name))}"
         for name in sorted(wanted.keys() | found.keys())
         if not _agree(wanted.get(name), found.get(name))
     ]
     return problems or _profile_problems(expert, engine)
-
-
-def _tensor_names(engine: Any) -> list[str]:  # noqa: ANN401
-    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-
-
-def _tensor(engine: Any, name: str) -> _Tensor:  # noqa: ANN401
-    shape = tuple(engine.get_tensor_shape(name))
-    return engine.get_tensor_mode(name), engine.get_tensor_dtype(name), shape
 
 
 def _agree(wanted: _Tensor | None, found: _Tensor | None) -> bool:
