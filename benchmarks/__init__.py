@@ -1,1 +1,1 @@
-"""How fast it is: run as files, python benchmarks/….py."""
+"""Benchmarks, run as files: python benchmarks/….py."""

@@ -138,11 +138,7 @@ def _first_output(module: nn.Module) -> Network:
 
 
 def _config(name: str, expert: Expert, experts_file: Path | None) -> ExpertConfig:
-    """Returns the configuration that the expert was built from.
-
-    Raises:
-        ValueError: the expert was given as an ONNX file, or has no configuration.
-    """
+    """Returns the configuration that the expert was built from."""
     if expert.source.kind == "onnx":
         raise ValueError(
             f"Expert {name!r} was given as an ONNX file and has no PyTorch network to compare "

@@ -117,11 +117,7 @@ def described_experts(moe: AgeMoE, engines: Path, precision: str) -> dict[str, o
 
 @contextmanager
 def onnx_only(engines: Path) -> Iterator[Path]:
-    """Yields a temporary folder with the same engines but those of TensorRT, as links.
-
-    Raises:
-        BackendError: an expert has no other engine.
-    """
+    """Yields a folder that links to the ONNX files; raises `BackendError` for an expert without."""
     manifest = read_manifest(engines)
     experts = {}
     for name, expert in manifest.experts.items():

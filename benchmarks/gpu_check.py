@@ -228,11 +228,7 @@ _SECTIONS: dict[str, Callable[[Options], Section]] = {
 
 
 def _gpu(options: Options) -> str:
-    """Returns the device to open for sections that accept no expert on the CPU.
-
-    Raises:
-        NotRunError: there is no GPU, or no installed package runs on it.
-    """
+    """Returns the GPU to open where no expert may run on the CPU; raises `NotRunError` without."""
     found = cuda_devices()
     if not found.devices:
         raise NotRunError(found.reason or "There is no GPU.")

@@ -52,7 +52,7 @@ class Tally:
     batches: int = 0
     """Batches in which a `Batcher` ran the requests."""
     errors: Counter[str] = field(default_factory=Counter)
-    """How often each error occurred, by its message."""
+    """Number of occurrences of each error, by its message."""
 
     @property
     def answers(self) -> int:
@@ -71,7 +71,7 @@ class Tally:
 
     @property
     def kept_up(self) -> bool:
-        """Whether answers came as fast as requests: few pile up, few are too late."""
+        """True if answers came as fast as requests: few pile up, few are too late."""
         most = max(_BACKLOG_LEAST, _BACKLOG_SHARE * self.requests)
         return self.backlog <= most and self.late + self.abandoned <= _BACKLOG_SHARE * self.requests
 

@@ -111,11 +111,7 @@ def save_drawing(path: Path, image: Pixels) -> None:
 
 
 def drawing_format(path: Path) -> str:
-    """Returns the format of a drawing by its suffix.
-
-    Raises:
-        ValueError: the suffix is not in `SUFFIXES`.
-    """
+    """Returns the format of a drawing; raises ValueError if its suffix is not in `SUFFIXES`."""
     image_format = SUFFIXES.get(path.suffix.lower())
     if image_format is None:
         raise ValueError(f"A drawing is written as {', '.join(SUFFIXES)}, got {path.name}.")

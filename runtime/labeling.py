@@ -106,7 +106,7 @@ class Summary:
     without_face: int = 0
     """Photographs in which no face was found."""
     bad: dict[str, str] = field(default_factory=dict)
-    """Why a photograph, or a face in it, has no age, by path."""
+    """The reason for which a photograph, or a face in it, has no age, by path."""
 
     def count(self, path: str, rows: Sequence[Row]) -> None:
         """Adds one photograph."""

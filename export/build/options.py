@@ -87,17 +87,16 @@ def resolve_options(
         OptionsError: with every problem found.
     """
     problems: list[str] = []
-    choice = _choose(experts_file, weights, checkpoints, only, problems)
-    problems += _variant_problems(choice.experts, bf16=bf16, int8=int8)
+    experts, kind, partial = _choose(experts_file, weights, checkpoints, only, problems)
+    problems += _variant_problems(experts, bf16=bf16, int8=int8)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
     engines, no_engines = _engines(target, workspace_gib, optimization_level, problems)
     if problems:
         raise OptionsError(problems)
     return BuildOptions(
-        choice.experts, choice.weights, output, fp16, bf16, int8, max_batch, force,
-        choice.partial, engines, no_engines,
-    )  # fmt: skip
+        experts, kind, output, fp16, bf16, int8, max_batch, force, partial, engines, no_engines
+    )
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
@@ -138,22 +137,14 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     return ExpertConfig(name, chosen, checkpoint, geometry, settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """The experts to build and the kind of their weights."""
-
-    experts: tuple[ExpertConfig, ...]
-    weights: str
-    partial: bool
-
-
 def _choose(
     experts_file: Path | None,
     weights: str | None,
     checkpoints: Sequence[str],
     only: Sequence[str],
     problems: list[str],
-) -> _Choice:
+) -> tuple[tuple[ExpertConfig, ...], str, bool]:
+    """Returns the experts to build, the kind of their weights, and whether others are kept."""
     given = _given_checkpoints(checkpoints, problems)
     weights = weights or ("checkpoint" if given or experts_file else "demo")
     default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
@@ -167,7 +158,7 @@ def _choose(
             checkpoint = given.get(name, expert.checkpoint) if weights != "random" else None
             chosen.append(replace(expert, checkpoint=checkpoint))
     problems += _contradictions(weights, chosen, given, experts_file)
-    return _Choice(tuple(chosen), weights, partial=bool(only))
+    return tuple(chosen), weights, bool(only)
 
 
 def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, str]:

@@ -80,11 +80,7 @@ class Planned:
 
 
 def plan(options: BuildOptions) -> list[Planned]:
-    """Returns the files of a build; nothing is written.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be found.
-    """
+    """Returns the files of a build; raises `CheckpointError` if a checkpoint cannot be found."""
     manifest = current_manifest(options.output)
     planned = []
     for config in options.experts:

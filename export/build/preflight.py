@@ -18,11 +18,7 @@ _GIB = 1 << 30
 
 
 def check_resources(name: str, parameters: int, precisions: Sequence[str], folder: Path) -> None:
-    """Raises if a build of these variants of an expert would run out of memory or disk.
-
-    Raises:
-        ExportError: with what is needed and what is available.
-    """
+    """Raises `ExportError` if building these variants of an expert would exhaust memory or disk."""
     weights = 4 * parameters
     memory = int(weights * MEMORY_PER_WEIGHT) + _ALWAYS_BYTES
     disk = int(weights * sum(_SHARES[precision] for precision in precisions))

@@ -33,11 +33,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
-    """Locks an engines folder against other builds; a missing folder is created.
-
-    Raises:
-        ExportError: another build is running in it.
-    """
+    """Creates and locks an engines folder; raises `ExportError` if another build runs in it."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)

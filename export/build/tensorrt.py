@@ -80,11 +80,13 @@ def build_engine(
     if precision == "fp16":
         check_half(source, network, library)
     config = _config(builder, network, profile, options, library)
-    timings = _Timings(timing_cache, config) if options.target.backend == "tensorrt" else None
+    timed = options.target.backend == "tensorrt"  # TensorRT for RTX needs no timings
+    if timed:
+        _read_timings(timing_cache, config)
     plan = _plan(source, builder, network, config, advance, library)
     target.write_bytes(plan)
-    if timings:
-        timings.save()
+    if timed:
+        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
     return share
 
 
@@ -94,11 +96,7 @@ def half_share(network: _Trt, library: ModuleType) -> float:
 
 
 def check_half(source: Path, network: _Trt, library: ModuleType) -> None:
-    """Verifies that a network parsed from an FP16 graph computes in half precision.
-
-    Raises:
-        GraphError: too much of it is FP32.
-    """
+    """Raises `GraphError` if too much of a network parsed from an FP16 graph is FP32."""
     found = half_share(network, library)
     work = _share(dtype for kind, dtype in _computed(network, library) if kind in _WORK)
     promised = promised_share(source)
@@ -260,17 +258,9 @@ class Phases:
         return min(1.0, (self._done[name] + max(within, default=0.0)) / steps)
 
 
-class _Timings:
-    """The timing cache of an engines folder during one build."""
-
-    def __init__(self, path: Path, config: _Trt) -> None:
-        self._path = path
-        self._config = config
-        written = path.read_bytes() if path.is_file() else b""
-        cache = config.create_timing_cache(written)
-        if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - theirs
-            _log.warning("%s is damaged or belongs to another TensorRT; it is not used", path)
-            config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
-
-    def save(self) -> None:
-        write_whole(self._path, bytes(self._config.get_timing_cache().serialize()))
+def _read_timings(path: Path, config: _Trt) -> None:
+    written = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(written)
+    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - theirs
+        _log.warning("%s is damaged or belongs to another TensorRT; it is not used", path)
+        config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003

@@ -49,6 +49,9 @@ def expert_config(
     """Returns the configuration of an expert's graph."""
     profile = expert.profile
     inputs = [_picture(spec.name, spec) for spec in expert.inputs]
+    black = {
+        tensor.pop("name"): tensor | {"zero_data": Word("true")} for tensor in map(dict, inputs)
+    }
     return {
         "name": name,
         "backend": backend,
@@ -60,23 +63,7 @@ def expert_config(
             "max_queue_delay_microseconds": scheduling.queue_delay_us,
         },
         "instance_group": [{"count": scheduling.instances, "kind": Word(kind)}],
-        "model_warmup": [
-            {
-                "name": "black picture",
-                "batch_size": 1,
-                "inputs": [
-                    {
-                        "key": tensor["name"],
-                        "value": {
-                            "data_type": tensor["data_type"],
-                            "dims": tensor["dims"],
-                            "zero_data": Word("true"),
-                        },
-                    }
-                    for tensor in inputs
-                ],
-            }
-        ],
+        "model_warmup": [{"name": "black picture", "batch_size": 1, "inputs": _map(black)}],
     }
 
 
@@ -203,7 +190,7 @@ def _largest(experts: Mapping[str, Expert]) -> int:
     return min(expert.profile.largest for expert in experts.values())
 
 
-def _map(pairs: Mapping[str, str]) -> list[Config]:
+def _map(pairs: Mapping[str, object]) -> list[Config]:
     return [{"key": key, "value": value} for key, value in pairs.items()]
 
 

@@ -48,11 +48,7 @@ class Pending(Protocol):
     """An answer in progress; `concurrent.futures.Future` is one."""
 
     def result(self, timeout: float | None = None) -> Answer:
-        """Waits for the answer and returns it.
-
-        Raises:
-            TimeoutError: it is not complete after `timeout` seconds.
-        """
+        """Returns the answer; raises TimeoutError if it takes more than `timeout` seconds."""
 
     def cancel(self) -> bool:
         """Cancels the computation if it has not started; returns True if it was cancelled."""

@@ -48,17 +48,13 @@ class DeviceRequest:
     """Of the GPU."""
     precision: str
     hashes: bool
-    """Whether the files' SHA-256 is compared with the manifest."""
+    """The files' SHA-256 is compared with the manifest."""
     threads: int | None
     """Cores each expert may use at a time on the CPU; None means all."""
     gpu: GpuOptions
 
     def __post_init__(self) -> None:
-        """Validates the options.
-
-        Raises:
-            ValueError: one is out of range.
-        """
+        """Raises ValueError if an option is out of range."""
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
@@ -87,10 +83,8 @@ def open_devices(
 ) -> list[Device]:
     """Opens every expert on the best backend that the request allows.
 
-    `sessions` opens an expert on the CPU; by default on ONNX Runtime or OpenVINO.
-
-    Returns:
-        Devices that together hold all experts.
+    `sessions` opens an expert on the CPU; by default on ONNX Runtime or OpenVINO. The devices
+    returned together hold all experts.
 
     Raises:
         EngineFileError: a file is missing or has changed.

@@ -51,11 +51,7 @@ def _load(variant: ExpertVariant, threads: int) -> Any:  # noqa: ANN401 - lazily
 
 
 def import_onnxruntime() -> ModuleType:
-    """Imports ONNX Runtime, with its telemetry off.
-
-    Raises:
-        BackendError: it is not installed.
-    """
+    """Imports ONNX Runtime with its telemetry off; raises `BackendError` if not installed."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels store a machine ID
     try:
         import onnxruntime
@@ -82,11 +78,7 @@ def cuda_provider_problem() -> str | None:
 
 
 def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
-    """Compares a session's inputs and outputs with the manifest; more outputs are allowed.
-
-    Raises:
-        ContractError: they differ.
-    """
+    """Raises `ContractError` if a session's inputs or outputs differ from the manifest."""
     inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
     check_inputs(name, expert, inputs, "tensor(uint8)")
     outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}

@@ -19,11 +19,7 @@ _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 
 
 def import_openvino() -> ModuleType:
-    """Imports OpenVINO, with its telemetry off.
-
-    Raises:
-        BackendError: it is not installed.
-    """
+    """Imports OpenVINO with its telemetry off; raises `BackendError` if not installed."""
     # OpenVINO reports its use through this package; it does not where the package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
@@ -41,11 +37,7 @@ def import_openvino() -> ModuleType:
 
 
 def has_bfloat16() -> bool:
-    """Returns True if this CPU multiplies bfloat16 numbers.
-
-    Raises:
-        BackendError: OpenVINO is not installed.
-    """
+    """Returns True if this CPU multiplies bfloat16; raises what `import_openvino` raises."""
     capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
 

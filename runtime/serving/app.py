@@ -57,10 +57,7 @@ they are processed, and are neither stored nor logged."""
 def create_app(settings: Settings) -> FastAPI:
     """Builds the application, which opens the engines on startup and closes them on shutdown.
 
-    Raises:
-        KeyFileError: the file of API keys cannot be used.
-        ValueError: the detector is unknown.
-        BackendError: the detector's model cannot be used.
+    Raises what `Service` raises.
     """
     service = Service(settings)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, Self
+from typing import Self
 
 from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, ClosedError, DeadlineError, PredictionError
@@ -36,13 +36,8 @@ class QueueFullError(AgeMoEError):
         )
 
 
-class Predict(Protocol):
-    """The signature of `AgeMoE.predict` for a list."""
-
-    def __call__(
-        self, faces: list[Face], /, *, deadline_ms: float | Deadline | None = None
-    ) -> list[AgeEstimate | AgeMoEError]:
-        """Returns one entry per face, in order; errors of single faces are returned, not raised."""
+Predict = Callable[..., list[AgeEstimate | AgeMoEError]]
+"""Takes a list of faces and `deadline_ms`; errors of single faces are returned, not raised."""
 
 
 class Batcher:

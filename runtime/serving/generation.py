@@ -78,11 +78,7 @@ class Generation:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps the engines open for the duration of a request.
-
-        Raises:
-            ClosedError: the engines have been replaced.
-        """
+        """Keeps the engines open for a request; raises `ClosedError` if they have been replaced."""
         with self._calls.call():
             yield
 
@@ -106,11 +102,7 @@ class Generation:
         return medians
 
     def check(self) -> None:
-        """Verifies that the engines work, from a recent estimate or by a canary request.
-
-        Raises:
-            AgeMoEError: they do not.
-        """
+        """Raises `AgeMoEError` unless a recent estimate or a canary request succeeds."""
         with self._checking:
             if time.monotonic() - self._last_success > CANARY_INTERVAL_SECONDS:
                 _request_canary(self.moe)
@@ -155,7 +147,7 @@ def _open_engines(settings: Settings) -> AgeMoE:
 
 
 def _request_canary(moe: AgeMoE) -> None:
-    """Estimates the age of the canary image and validates the result."""
+    """Makes a canary request and validates its result."""
     pixels = load_rgb(CANARY_IMAGE, ImageLimits())
     height, width = pixels.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))

@@ -50,11 +50,7 @@ def new_key(name: str, role: str) -> tuple[str, Key]:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Reads a file of keys.
-
-    Raises:
-        KeyFileError: it is unreadable, holds no key, or has malformed lines.
-    """
+    """Reads a file of keys; raises `KeyFileError` if it is unreadable, empty or malformed."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -61,11 +61,7 @@ class Service:
         self._concurrent_requests = 0
 
     def open(self) -> None:
-        """Opens the engines unless they are open.
-
-        Raises:
-            AgeMoEError: the engines cannot be used or the canary request failed.
-        """
+        """Opens the engines unless they are open; raises what `Generation` raises."""
         if self._current is None:
             self._current = Generation(self.settings, self.metrics.on_batch)
 
@@ -102,11 +98,7 @@ class Service:
         return new
 
     def current(self) -> Generation:
-        """Returns the engines in use.
-
-        Raises:
-            NotReadyError: before `open` and after `close`.
-        """
+        """Returns the engines in use; raises `NotReadyError` before `open` and after `close`."""
         if self._current is None:
             raise NotReadyError("The engines are not open. Try again in a moment.")
         return self._current
@@ -144,11 +136,7 @@ class Service:
             self.metrics.concurrent_requests.set(self._concurrent_requests)
 
     def check_ready(self) -> Generation:
-        """Returns the engines in use after verifying that they work.
-
-        Raises:
-            AgeMoEError: they do not, or the service is shutting down.
-        """
+        """Returns the engines in use; raises `AgeMoEError` if they fail, or while shutting down."""
         if self.draining:
             raise NotReadyError("The service is shutting down.")
         generation = self.current()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -214,14 +215,11 @@ class CudaPending:
         return answer
 
     def _wait_until_done(self, limit: float | None) -> None:
-        polls = 0
-        while not self._done():
+        for polls in itertools.count(1):
+            self._batch.slot.health.check()  # a lost device's events may be freed by now
+            if self._lane.done.query():
+                return
             if limit is not None and time.monotonic() >= limit:
                 raise TimeoutError("The answer is not complete yet.")
-            polls += 1
             if polls > _SPINS:
                 time.sleep(_SLEEP_SECONDS)
-
-    def _done(self) -> bool:
-        self._batch.slot.health.check()  # a lost device's events may be freed by now
-        return self._lane.done.query()

@@ -184,11 +184,7 @@ class OnnxCudaLane:
 
 
 def _import_with_cuda() -> ModuleType:
-    """Imports ONNX Runtime and loads CUDA's libraries, from nvidia-* wheels if installed.
-
-    Raises:
-        BackendError: it is not installed or was built without CUDA.
-    """
+    """Imports ONNX Runtime and loads CUDA's libraries, from nvidia-* wheels if installed."""
     problem = cuda_provider_problem()
     if problem is not None:
         raise BackendError(problem)

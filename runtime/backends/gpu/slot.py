@@ -111,7 +111,7 @@ class Slot:
         )
 
     def idle(self) -> bool:
-        """Returns True if no work is in progress; False also if the device fails to tell."""
+        """Returns True if no work is in progress; also False if the query fails."""
         try:
             with self.current():
                 idle = (

@@ -70,11 +70,7 @@ class TensorRTExpert:
         self._suffix = " (no graphs)"
 
     def call(self, doing: str, function: Callable[..., T], *arguments: object) -> T:
-        """Calls a function of TensorRT that returns None or False on failure.
-
-        Raises:
-            BackendError: it failed; the message holds TensorRT's own.
-        """
+        """Calls a function of TensorRT; raises `BackendError` with its message where it fails."""
         self._logger.clear()
         result = function(*arguments)
         del function  # an error's traceback would keep its object alive after the device

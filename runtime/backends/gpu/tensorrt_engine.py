@@ -29,11 +29,7 @@ _VERSION_PARTS = 4
 
 
 def import_tensorrt(backend: str) -> ModuleType:
-    """Imports TensorRT or TensorRT for RTX.
-
-    Raises:
-        BackendError: it is not installed, or not completely.
-    """
+    """Imports TensorRT or TensorRT for RTX; raises `BackendError` if that fails."""
     try:
         return importlib.import_module(backend)
     except (ImportError, OSError) as error:  # OSError: a library of the package is missing
@@ -84,10 +80,8 @@ def check_binding(variant: ExpertVariant, device: DeviceProperties) -> None:
 def load_engine(variant: ExpertVariant, library: ModuleType) -> tuple[Any, Any]:
     """Loads an engine that has passed `check_binding` and checks it against the contract.
 
-    The device must be current.
-
-    Returns:
-        The `Runtime`, which must outlive the engine, and the `ICudaEngine`.
+    The device must be current. Returns the `Runtime`, which must outlive the engine, and the
+    `ICudaEngine`.
 
     Raises:
         BackendError: TensorRT does not start on this machine, or lacks GPU memory.
