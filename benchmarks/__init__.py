@@ -1,1 +1,1 @@
-"""Benchmarks, run as files: python benchmarks/….py."""
+"""Benchmarks, run as files: python benchmarks/latency.py."""

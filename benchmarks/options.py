@@ -74,13 +74,8 @@ def parser_of(
 
 def agemoe_options(options: argparse.Namespace) -> dict[str, object]:
     """Returns the arguments of `AgeMoE` as plain values, which another process can be given."""
-    return {
-        "engines": str(options.engines),
-        "device": options.device,
-        "precision": options.precision,
-        "experts": options.experts,
-        "threads": options.threads,
-    }
+    names = ("device", "precision", "experts", "threads")
+    return {"engines": str(options.engines)} | {name: getattr(options, name) for name in names}
 
 
 def count(text: str) -> int:

@@ -147,14 +147,18 @@ def _open_engines(settings: Settings) -> AgeMoE:
 
 
 def _request_canary(moe: AgeMoE) -> None:
-    """Makes a canary request and validates its result."""
+    """Estimates the age of the canary image and validates the result."""
     pixels = load_rgb(CANARY_IMAGE, ImageLimits())
     height, width = pixels.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     estimate = moe.predict(Face(pixels, whole, whole))
-    low, high = estimate.age_range
-    if estimate.missing or not low <= estimate.age_years <= high:
+    if estimate.missing or not _is_plausible(estimate):
         raise ContractError(
             f"The engines failed the canary request, a drawn face: {estimate.to_dict()}. "
             f"Rebuild them: python export/build_engines.py"
         )
+
+
+def _is_plausible(estimate: AgeEstimate) -> bool:
+    low, high = estimate.age_range
+    return math.isfinite(estimate.age_years) and low <= estimate.age_years <= high
