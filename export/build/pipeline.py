@@ -37,7 +37,7 @@ from export.experts.registry import ARCHITECTURES, count_parameters
 from export.graph import checks
 from export.variants import registry
 from runtime.backends import ExpertVariant
-from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest
+from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest, Parity
 from runtime.manifest_file import read_manifest
 
 _BEST_BATCH = 8
@@ -196,14 +196,17 @@ class ExpertBuild:
     def _verified(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Artifact:
         """Compares a variant with the reference model on the verification faces."""
         self._stage(f"comparing {artifact.precision} with the reference")
+        return replace(artifact, parity=self._parity(expert, artifact, model))
+
+    def _parity(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Parity:
         images, reference = model.images, model.reference
-        variant = ExpertVariant(self._name, expert, artifact, self._folder)
         if artifact.backend == "openvino":
-            return replace(artifact, parity=parity.check_openvino(variant, images, reference))
+            variant = ExpertVariant(self._name, expert, artifact, self._folder)
+            return parity.check_openvino(variant, images, reference)
+        path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
-        exact = variant.path.with_name(file_name(self._name, "fp32")) if half else None
-        found = parity.check_parity(variant.path, artifact.precision, images, reference, exact)
-        return replace(artifact, parity=found)
+        exact = path.with_name(file_name(self._name, "fp32")) if half else None
+        return parity.check_parity(path, artifact.precision, images, reference, exact)
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""
