@@ -102,19 +102,24 @@ def gigaflops(path: Path) -> float:
     return total / 1e9
 
 
-def peaks(cores: int) -> dict[str, Callable[[], object]]:
-    """Returns large square products with PyTorch's kernels, by precision."""
+def _peaks(cores: int) -> dict[str, float]:
+    """Returns GFLOP/s by precision: PyTorch's fastest of several large square products."""
     import torch
 
     torch.set_num_threads(cores)
     single = torch.rand(_PEAK_SIDE, _PEAK_SIDE)
     half = single.bfloat16()
     integers = (single * 100).to(torch.int8)
-    return {
+    products: dict[str, Callable[[], object]] = {
         "fp32": lambda: single @ single,
         "bf16": lambda: half @ half,
         "int8": lambda: torch._int_mm(integers, integers),  # noqa: SLF001 - has no public name
     }
+    runs = {unit: timed(product) for unit, product in products.items()}
+    seconds = interleaved(runs, seconds=0.0, min_rounds=_PEAK_ROUNDS)
+    reached = {unit: 2e-9 * _PEAK_SIDE**3 / min(times) for unit, times in seconds.items()}
+    print(", ".join(f"{unit} {speed:,.0f} GFLOP/s" for unit, speed in reached.items()))
+    return reached
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,15 +139,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for row in _rows(name, experts[name], options, cores, reached):
             print(f"| {' | '.join(row)} |", flush=True)
     print(f"load {load_average()}")
-
-
-def _peaks(cores: int) -> dict[str, float]:
-    """Returns GFLOP/s by precision, from the fastest of several products."""
-    runs = {unit: timed(product) for unit, product in peaks(cores).items()}
-    seconds = interleaved(runs, seconds=0.0, min_rounds=_PEAK_ROUNDS)
-    reached = {unit: 2e-9 * _PEAK_SIDE**3 / min(times) for unit, times in seconds.items()}
-    print(", ".join(f"{unit} {speed:,.0f} GFLOP/s" for unit, speed in reached.items()))
-    return reached
 
 
 def _rows(

@@ -9,6 +9,7 @@ from pathlib import Path
 from export.build.demo_weights import demo_checkpoint_fits, demo_checkpoint_name
 from export.build.keys import build_key, changed_since, engine_key, origin_key
 from export.build.options import BuildOptions
+from export.build.preflight import SIZE_SHARES
 from export.build.publish import current_manifest
 from export.build.tensorrt_target import EngineTarget
 from export.checkpoints.loading import find_checkpoint, hash_checkpoint
@@ -26,8 +27,6 @@ from runtime.manifest import (
 
 _CHECKPOINTS = "checkpoints"
 """Folder within the engines folder that holds the demo experts' checkpoints."""
-_SIZES = {"fp32": 1.0, "fp16": 0.5, "bf16": 1.0, "int8": 0.25}
-"""Size of a file, as a share of the FP32 weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,4 +203,4 @@ def _estimate(job: Job, precision: str) -> int:
         weights = job.checkpoint.stat().st_size
     else:
         weights = 4 * count_parameters(job.config, job.checkpoint)
-    return int(weights * _SIZES[precision])
+    return int(weights * SIZE_SHARES[precision])

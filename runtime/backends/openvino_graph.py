@@ -14,6 +14,9 @@ import numpy as np
 
 from runtime.errors import BackendError
 
+Model = Any
+CompiledModel = Any
+"""Types of OpenVINO, which is imported lazily."""
 _FIRST_ARRAY = threading.Lock()
 _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 
@@ -65,12 +68,8 @@ def has_exact_int8() -> bool:
 
 
 def compile_graph(
-    model: Any,  # noqa: ANN401 - lazily imported type
-    shapes: Mapping[str, tuple[int, ...]],
-    threads: int,
-    *,
-    bfloat16: bool,
-) -> Any:  # noqa: ANN401
+    model: Model, shapes: Mapping[str, tuple[int, ...]], threads: int, *, bfloat16: bool
+) -> CompiledModel:
     """Compiles an `openvino.Model` for inputs of given shapes; reshapes it in place.
 
     With `bfloat16`, everything that is not marked to stay in FP32 is computed in bfloat16.
@@ -92,7 +91,7 @@ def compile_graph(
     return openvino.Core().compile_model(model, "CPU", options)
 
 
-def bfloat16_share(compiled: Any) -> float:  # noqa: ANN401 - lazily imported type
+def bfloat16_share(compiled: CompiledModel) -> float:
     """Returns the share of a compiled model's products that are computed in bfloat16."""
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kinds = [
