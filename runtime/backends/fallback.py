@@ -153,10 +153,8 @@ class _Opener:
         if self._on_gpu:
             from runtime.backends.gpu.device import CudaDevice
 
-            inputs = {name: experts[name].inputs for name in self._on_gpu}
-            largest = min(experts[name].profile.largest for name in self._on_gpu)
             slots = self._request.gpu.slots
-            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, slots=slots))
+            devices.append(CudaDevice(self._gpu(), self._on_gpu, slots=slots))
         elif self._cuda is not None and not isinstance(self._cuda, BackendError):
             self._cuda.close()
         return devices

@@ -165,8 +165,6 @@ def open_device(
 ) -> CudaDevice:
     """Opens all experts on the GPU; `backends` is one for all, or one for each."""
     chosen = dict.fromkeys(built.experts, backends) if isinstance(backends, str) else backends
-    inputs = {name: expert.inputs for name, expert in built.experts.items()}
-    largest = min(expert.profile.largest for expert in built.experts.values())
     opened: dict[str, CudaExpert] = {}
     with contextlib.ExitStack() as stack:
         cuda = open_cuda(0)
@@ -174,7 +172,7 @@ def open_device(
         for name in built.experts:
             opened[name] = open_expert(built, name, cuda, chosen[name], graphs=graphs)
             stack.callback(opened[name].close)
-        device = CudaDevice(cuda, opened, inputs, largest, slots=slots)
+        device = CudaDevice(cuda, opened, slots=slots)
         stack.pop_all()
     return device
 

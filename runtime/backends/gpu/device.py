@@ -17,7 +17,6 @@ from runtime.backends.gpu.lane import BoundLane, CudaExpert
 from runtime.backends.gpu.slot import Slot
 from runtime.backends.gpu.slot_queue import SlotQueue
 from runtime.errors import CudaError
-from runtime.manifest import InputSpec
 
 _log = logging.getLogger("agemoe")
 _CLOSE_SECONDS = 60.0
@@ -31,36 +30,27 @@ _abandoned: list[object] = []
 class CudaDevice:
     """All experts on one GPU."""
 
-    def __init__(
-        self,
-        cuda: Cuda,
-        experts: Mapping[str, CudaExpert],
-        inputs: Mapping[str, tuple[InputSpec, ...]],
-        largest: int,
-        *,
-        slots: int,
-    ) -> None:
+    def __init__(self, cuda: Cuda, experts: Mapping[str, CudaExpert], *, slots: int) -> None:
         """Allocates all slots and warms up every expert with each batch size.
 
         The device and the experts are closed with this object, also if this constructor fails.
-        `largest` is at most what every expert's engine was built for. With two slots, one batch is
-        uploaded while another is executed.
+        With two slots, one batch is uploaded while another is executed.
 
         Raises:
             BackendError: the device lacks memory, or an expert cannot run on it.
         """
         self._cuda = cuda
         self._experts = dict(experts)
-        self._largest = largest
+        self._largest = min(expert.expert.profile.largest for expert in experts.values())
         self._health = DeviceHealth()
         self._closing = threading.Lock()
         self._closed = False
-        self._specs = {spec for name in experts for spec in inputs[name]}
+        self._specs = {spec for expert in experts.values() for spec in expert.expert.inputs}
         self._slots: list[Slot] = []
         try:
             with cuda.current():
                 for _ in range(slots):
-                    self._slots.append(Slot(cuda, self._experts, inputs, largest, self._health))
+                    self._slots.append(Slot(cuda, self._experts, self._largest, self._health))
                 for slot in self._slots:
                     slot.warm_up()
         except BaseException:
@@ -79,7 +69,7 @@ class CudaDevice:
         Raises:
             TimeoutError: no slot became free in time.
             CudaError: the uploads could not be enqueued, or the device is lost.
-            ValueError: more faces than `largest`, or views that do not fit the inputs.
+            ValueError: more faces than an engine takes, or views that do not fit the inputs.
         """
         rows = self._rows(views)
         slot = self._queue.take(timeout)

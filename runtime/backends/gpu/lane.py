@@ -9,6 +9,7 @@ from typing import Protocol
 
 from runtime.backends.gpu.buffers import InputBuffer, OutputBuffers, Resources
 from runtime.backends.gpu.cuda import Cuda, DeviceMemory, Event, Stream
+from runtime.manifest import Expert
 
 
 class ExpertLane(Protocol):
@@ -37,6 +38,9 @@ class ExpertLane(Protocol):
 
 class CudaExpert(Protocol):
     """One expert on a GPU; its lanes share the weights."""
+
+    expert: Expert
+    """Its manifest entry."""
 
     @property
     def backend(self) -> str:
