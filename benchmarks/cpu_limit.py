@@ -144,7 +144,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _rows(
     name: str, expert: Expert, options: argparse.Namespace, cores: int, reached: Mapping[str, float]
 ) -> Iterator[tuple[str, ...]]:
-    """Measures one expert and yields its rows of the table."""
     work = gigaflops(options.engines / expert.artifacts[0].files[0].path)
     pytorch = options.baseline == "pytorch"
     found = configurations(name, expert, options.engines, cores, pytorch=pytorch)

@@ -141,13 +141,11 @@ def _parity(options: Options) -> Section:
 
 
 def _concurrency(options: Options) -> Section:
-    """Compares all experts at once with one after the other."""
     with _opened(options, device=_gpu(options)) as moe:
         return _compared({mode: (moe, mode) for mode in reversed(MODES)})
 
 
 def _graphs(options: Options) -> Section:
-    """Compares CUDA graphs with plain launches."""
     device = _gpu(options)
     with (
         _opened(options, device=device) as recorded,
@@ -251,7 +249,6 @@ def _opened(options: Options, **changed: Any) -> AgeMoE:  # noqa: ANN401 - passe
 
 
 def _expert_ages(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]:
-    """Returns each expert's ages in years, face by face."""
     estimates = estimates_of([moe.predict(face) for face in faces])
     if missing := next((dict(e.missing) for e in estimates if e.missing), None):
         raise AgeMoEError(f"Experts are missing without a deadline: {missing}.")

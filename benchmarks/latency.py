@@ -110,7 +110,6 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def _cold_starts(options: argparse.Namespace, face: Face) -> Figures:
-    """Measures fresh processes that open the engines and predict."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "face.jpg"
         picture.write_bytes(face.image)  # type: ignore[arg-type]

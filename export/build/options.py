@@ -232,7 +232,6 @@ def _contradictions(
     given: Mapping[str, str],
     experts_file: Path | None,
 ) -> list[str]:
-    """Returns the options that contradict the kind of weights."""
     if weights == "checkpoint":
         return _checkpoint_problems(experts)
     problems = [f"--weights {weights}: contradicts --checkpoint"] if given else []

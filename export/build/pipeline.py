@@ -175,7 +175,6 @@ class ExpertBuild:
         return write_reference(config, checkpoint, fp32, self._stage)
 
     def _written(self, precision: str, job: Job, fp32: Path, model: ReferenceModel) -> Artifact:
-        """Writes one variant into the staging folder."""
         path = fp32.with_name(file_name(self._name, precision))
         backend = self._variants[precision]
         share = 0.0

@@ -1,4 +1,4 @@
-"""A person to draw: who it is, by seed, and how far the signs of age have developed."""
+"""A person to draw: identity by seed, and the signs of age by years."""
 
 from __future__ import annotations
 

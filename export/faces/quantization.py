@@ -81,6 +81,5 @@ def _shifted(box: Box, rng: np.random.Generator) -> Box:
 
 
 def _lit(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Returns the picture with another brightness and contrast."""
     gain, gamma = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.25)
     return (np.clip((image / 255.0) ** gamma * gain, 0.0, 1.0) * 255.0).astype(np.uint8)

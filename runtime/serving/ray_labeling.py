@@ -183,7 +183,6 @@ def _label_blocks(
 
 
 def _max_workers(resources: WorkerResources) -> int:
-    """Returns the number of workers that the cluster's resources allow."""
     cluster = ray.cluster_resources()
     workers = cluster.get("CPU", 0.0) / resources.cpus
     if resources.gpus:

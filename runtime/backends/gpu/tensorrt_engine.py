@@ -168,7 +168,6 @@ def _version(text: str) -> list[str]:
 
 
 def _contract_problems(expert: Expert, engine: Any, library: ModuleType) -> list[str]:  # noqa: ANN401
-    """Returns the differences between an engine's tensors and the expert's manifest entry."""
     uint8, float32 = library.DataType.UINT8, library.DataType.FLOAT
     into, out = library.TensorIOMode.INPUT, library.TensorIOMode.OUTPUT
     wanted: dict[str, _Tensor] = {
