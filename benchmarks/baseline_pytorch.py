@@ -69,14 +69,9 @@ class PyTorchExperts:
         threads: int,
         experts_file: Path | None = None,
     ) -> None:
-        """Rebuilds the networks that the engines were exported from.
+        """Rebuilds the networks that the engines in the folder were exported from.
 
-        Args:
-            engines: the folder, which also holds demo checkpoints.
-            experts: from its manifest, by name.
-            device: `cpu` or `cuda`.
-            threads: of PyTorch, on the CPU.
-            experts_file: the experts.toml of the build; None: the built-in ones.
+        `experts_file` is the experts.toml of the build; None means the built-in ones.
 
         Raises:
             ValueError: an expert has no PyTorch network, or PyTorch cannot use the GPU.
@@ -143,11 +138,7 @@ def _first_output(module: nn.Module) -> Network:
 
 
 def _config(name: str, expert: Expert, experts_file: Path | None) -> ExpertConfig:
-    """Returns the configuration that the expert was built from.
-
-    Raises:
-        ValueError: the expert was given as an ONNX file, or has no configuration.
-    """
+    """Returns the configuration that the expert was built from."""
     if expert.source.kind == "onnx":
         raise ValueError(
             f"Expert {name!r} was given as an ONNX file and has no PyTorch network to compare "

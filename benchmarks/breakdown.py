@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.measuring import Floats, distribution, median_with_interval, paired_ratio
 from runtime import AgeEstimate, AgeMoE, AgeMoEError, Face, Stats
+from runtime.geometry import Pixels
 from runtime.stats import Durations
 
 Seconds = Mapping[str, float]
@@ -54,7 +55,9 @@ class Measurement:
         return {**stages, "copy": copied, "dispatch": dispatch, "rest": rest}
 
 
-def timed_model(moe: AgeMoE, mode: str, faces: Sequence[Face]) -> Callable[[], Measurement]:
+def timed_model(
+    moe: AgeMoE, mode: str, faces: Sequence[Face | Pixels]
+) -> Callable[[], Measurement]:
     """Returns a function that predicts a batch in one mode (`sequence` or `lanes`) and measures it.
 
     It raises AgeMoEError if a face has no estimate.
@@ -110,10 +113,7 @@ def batch_figures(
 ) -> Figures:
     """Returns the figures of one batch size, as `latency.py --json` writes them.
 
-    Args:
-        rounds: by configuration (`yardstick`, `sequence`, `lanes`, a baseline), interleaved.
-        faces: the batch size.
-        architectures: of the experts, by name.
+    The rounds are interleaved, by configuration: `yardstick`, `sequence`, `lanes`, a baseline.
     """
     predictions = {name: own for name, own in rounds.items() if name != REFERENCE}
     sequence = rounds[SEQUENCE]

@@ -17,11 +17,7 @@ _HERE = Path(__file__).resolve()
 
 
 def cold_start(arguments: Mapping[str, object], picture: Path) -> dict[str, float]:
-    """Starts a process that imports the runtime, opens the engines and predicts one picture.
-
-    Args:
-        arguments: of `AgeMoE`.
-        picture: path of an encoded picture.
+    """Starts a process that opens an `AgeMoE` of these arguments and predicts one encoded picture.
 
     Returns:
         Seconds of `import`, `open`, `first_answer` (the prediction alone) and `second_answer`;

@@ -66,11 +66,7 @@ class Comparison:
 
 
 def read_report(path: Path) -> Report:
-    """Reads a file written by `latency.py --json`.
-
-    Raises:
-        ValueError: the file is something else.
-    """
+    """Reads a file written by `latency.py --json`; raises ValueError if it is something else."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

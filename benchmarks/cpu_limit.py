@@ -32,7 +32,7 @@ from benchmarks.reports import markdown_table
 from export.config.contract import Images
 from export.faces.verification import verification_images
 from runtime import Face
-from runtime.backends import Session
+from runtime.backends import ExpertVariant, Session
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
 from runtime.cores import usable_cores
@@ -47,10 +47,7 @@ _SESSIONS = (
 _PEAK_SIDE = 1536
 _PEAK_ROUNDS = 12
 _SUMMARY = "Measures the experts' speed relative to the matrix products of this CPU."
-_TITLES = (
-    *("expert", "run by", "ms", "× PyTorch"),
-    *("GFLOP/s", "% of peak", "years, mean / max"),
-)
+_TITLES = (*("expert", "run by", "ms", "× PyTorch"), *("GFLOP/s", "% of peak", "years, mean / max"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +68,15 @@ def configurations(
     """Returns all configurations available on this machine, PyTorch first."""
     images = verification_images(expert.inputs)
     built = {a.precision: a for a in expert.artifacts if a.backend in ("onnx", "openvino")}
-    expected = _ages(OnnxCpuSession(name, expert, built["fp32"], folder, threads=cores), images)
+    variants = {key: ExpertVariant(name, expert, one, folder) for key, one in built.items()}
+    expected = _ages(OnnxCpuSession(variants["fp32"], threads=cores), images)
     found = _pytorch(name, expert, folder, cores) if pytorch else {}
 
     for kind, session, precisions in _SESSIONS:
         for precision in precisions:
-            if precision in built:
+            if precision in variants:
                 with contextlib.suppress(BackendError):  # OpenVINO or bfloat16 is not available
-                    opened = session(name, expert, built[precision], folder, threads=cores)
+                    opened = session(variants[precision], threads=cores)
                     found[f"{kind} {precision}"] = _configuration(
                         opened, images, expected, precision
                     )
@@ -104,19 +102,24 @@ def gigaflops(path: Path) -> float:
     return total / 1e9
 
 
-def peaks(cores: int) -> dict[str, Callable[[], object]]:
-    """Returns large square products with PyTorch's kernels, by precision."""
+def _peaks(cores: int) -> dict[str, float]:
+    """Returns GFLOP/s by precision: PyTorch's fastest of several large square products."""
     import torch
 
     torch.set_num_threads(cores)
     single = torch.rand(_PEAK_SIDE, _PEAK_SIDE)
     half = single.bfloat16()
     integers = (single * 100).to(torch.int8)
-    return {
+    products: dict[str, Callable[[], object]] = {
         "fp32": lambda: single @ single,
         "bf16": lambda: half @ half,
         "int8": lambda: torch._int_mm(integers, integers),  # noqa: SLF001 - has no public name
     }
+    runs = {unit: timed(product) for unit, product in products.items()}
+    seconds = interleaved(runs, seconds=0.0, min_rounds=_PEAK_ROUNDS)
+    reached = {unit: 2e-9 * _PEAK_SIDE**3 / min(times) for unit, times in seconds.items()}
+    print(", ".join(f"{unit} {speed:,.0f} GFLOP/s" for unit, speed in reached.items()))
+    return reached
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -138,19 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"load {load_average()}")
 
 
-def _peaks(cores: int) -> dict[str, float]:
-    """Returns GFLOP/s by precision, from the fastest of several products."""
-    runs = {unit: timed(product) for unit, product in peaks(cores).items()}
-    seconds = interleaved(runs, seconds=0.0, min_rounds=_PEAK_ROUNDS)
-    reached = {unit: 2e-9 * _PEAK_SIDE**3 / min(times) for unit, times in seconds.items()}
-    print(", ".join(f"{unit} {speed:,.0f} GFLOP/s" for unit, speed in reached.items()))
-    return reached
-
-
 def _rows(
     name: str, expert: Expert, options: argparse.Namespace, cores: int, reached: Mapping[str, float]
 ) -> Iterator[tuple[str, ...]]:
-    """Measures one expert and yields its rows of the table."""
     work = gigaflops(options.engines / expert.artifacts[0].files[0].path)
     pytorch = options.baseline == "pytorch"
     found = configurations(name, expert, options.engines, cores, pytorch=pytorch)

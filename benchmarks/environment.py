@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from runtime import AgeMoE, BackendError
@@ -21,6 +20,7 @@ from runtime.backends import backend_kind
 from runtime.backends.fallback import parse_device
 from runtime.backends.variants import choose_artifact
 from runtime.cores import usable_cores
+from runtime.doctor import installed_version
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
 
@@ -58,7 +58,7 @@ def machine() -> dict[str, object]:
         "gpus": _gpus(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: number for name in _PACKAGES if (number := _version(name))},
+        "versions": {name: number for name in _PACKAGES if (number := installed_version(name))},
     }
 
 
@@ -81,8 +81,7 @@ def peak_bytes() -> int:
 def gpu_memory(device: str) -> Iterator[Callable[[], int | None]]:
     """Yields a function that returns the bytes of GPU memory taken since the beginning.
 
-    Args:
-        device: as for `AgeMoE`. The function returns None where no GPU is used or found.
+    It returns None where the device, as for `AgeMoE`, is no GPU or is not found.
     """
     kind, ordinal = parse_device(device)
     cuda = None
@@ -118,11 +117,7 @@ def described_experts(moe: AgeMoE, engines: Path, precision: str) -> dict[str, o
 
 @contextmanager
 def onnx_only(engines: Path) -> Iterator[Path]:
-    """Yields a temporary folder with the same engines but those of TensorRT, as links.
-
-    Raises:
-        BackendError: an expert has no other engine.
-    """
+    """Yields a folder that links to the ONNX files; raises `BackendError` for an expert without."""
     manifest = read_manifest(engines)
     experts = {}
     for name, expert in manifest.experts.items():
@@ -173,10 +168,3 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return done.stdout.strip().splitlines()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

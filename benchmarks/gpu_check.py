@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,10 @@ if __package__ in (None, ""):  # run as a file: python benchmarks/gpu_check.py
 
 import numpy as np
 
-from benchmarks.breakdown import MODES, estimates_of
+from benchmarks.breakdown import MODES, estimates_of, timed_model
 from benchmarks.environment import gpu_memory, machine
 from benchmarks.load_generator import Target, closed_loop
-from benchmarks.measuring import interleaved, paired_ratio, timed
+from benchmarks.measuring import interleaved, paired_ratio
 from benchmarks.reports import interval, listed, markdown_table
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
 from runtime.backends import backend_kind
@@ -47,7 +46,6 @@ _TOLERANCE_YEARS = 0.5
 _ROUNDS = 30
 _CALLERS = 8
 Options = argparse.Namespace
-Run = Callable[[list[Pixels]], object]
 
 
 class NotRunError(Exception):
@@ -143,21 +141,11 @@ def _parity(options: Options) -> Section:
 
 
 def _concurrency(options: Options) -> Section:
-    """Compares all experts at once with one after the other."""
     with _opened(options, device=_gpu(options)) as moe:
-
-        def in_mode(mode: str) -> Run:
-            def run(faces: list[Pixels]) -> None:
-                moe.concurrency = mode
-                moe.predict(faces)
-
-            return run
-
-        return _compared({mode: in_mode(mode) for mode in reversed(MODES)}, moe.backends)
+        return _compared({mode: (moe, mode) for mode in reversed(MODES)})
 
 
 def _graphs(options: Options) -> Section:
-    """Compares CUDA graphs with plain launches."""
     device = _gpu(options)
     with (
         _opened(options, device=device) as recorded,
@@ -165,22 +153,24 @@ def _graphs(options: Options) -> Section:
     ):
         if "tensorrt" not in map(backend_kind, recorded.backends.values()):
             raise NotRunError("No expert runs on TensorRT, the only backend with CUDA graphs.")
-        runs: dict[str, Run] = {"graphs": recorded.predict, "plain": plain.predict}
-        section = _compared(runs, recorded.backends)
+        models = {"graphs": recorded, "plain": plain}
+        section = _compared({name: (moe, moe.concurrency) for name, moe in models.items()})
         if any("no graphs" in backend for backend in recorded.backends.values()):
             section.status = "failed"
         return section
 
 
-def _compared(runs: Mapping[str, Run], backends: Mapping[str, str]) -> Section:
-    """Compares two functions in interleaved rounds; the ratio is the first over the second."""
-    one, two = runs
+def _compared(models: Mapping[str, tuple[AgeMoE, str]]) -> Section:
+    """Compares two models, each in one mode, in interleaved rounds, by the ratio of their times."""
+    one, two = models
+    backends = models[one][0].backends
     rows, figures = [], {}
     for batch in (1, 8):
         faces = _faces(batch)
-        timers = {name: timed(partial(run, faces)) for name, run in runs.items()}
-        seconds = interleaved(timers, seconds=0.0, min_rounds=_ROUNDS, warm_up=3)
-        first, second = (1e3 * float(np.median(seconds[name])) for name in runs)
+        runs = {name: timed_model(moe, mode, faces) for name, (moe, mode) in models.items()}
+        rounds = interleaved(runs, seconds=0.0, min_rounds=_ROUNDS, warm_up=3)
+        seconds = {name: [one.seconds for one in own] for name, own in rounds.items()}
+        first, second = (1e3 * float(np.median(own)) for own in seconds.values())
         ratio = paired_ratio(seconds[one], seconds[two])
         figures[f"batch {batch}"] = {
             f"{one} ms": first,
@@ -236,11 +226,7 @@ _SECTIONS: dict[str, Callable[[Options], Section]] = {
 
 
 def _gpu(options: Options) -> str:
-    """Returns the device to open for sections that accept no expert on the CPU.
-
-    Raises:
-        NotRunError: there is no GPU, or no installed package runs on it.
-    """
+    """Returns the GPU to open where no expert may run on the CPU; raises `NotRunError` without."""
     found = cuda_devices()
     if not found.devices:
         raise NotRunError(found.reason or "There is no GPU.")
@@ -263,7 +249,6 @@ def _opened(options: Options, **changed: Any) -> AgeMoE:  # noqa: ANN401 - passe
 
 
 def _expert_ages(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]:
-    """Returns each expert's ages in years, face by face."""
     estimates = estimates_of([moe.predict(face) for face in faces])
     if missing := next((dict(e.missing) for e in estimates if e.missing), None):
         raise AgeMoEError(f"Experts are missing without a deadline: {missing}.")

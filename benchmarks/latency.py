@@ -27,10 +27,10 @@ from benchmarks import options as shared
 from benchmarks.breakdown import LANES, REFERENCE, SEQUENCE, Figures, Measurement, timed_model
 from benchmarks.cold_start import cold_start
 from benchmarks.measuring import ReferenceWorkload, interleaved
+from benchmarks.plots import latency_plot
 from runtime import AgeMoE, Face
 from runtime.backends import all_on_cpu, backend_kind
 from runtime.cores import usable_cores
-from runtime.files import write_json, write_whole
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 
@@ -51,12 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         base = comparison.read_report(options.compare) if options.compare else None
         report = measure(options)
         print(reports.latency(report))
-        if options.json:
-            write_json(options.json, report)
-        if options.plot:
-            from benchmarks.plots import latency_plot
-
-            write_whole(options.plot, latency_plot(report))
+        shared.write_outputs(options, report, latency_plot)
         if base is None:
             return 0
         found = comparison.compare(base, report, options.tolerance)
@@ -101,7 +96,9 @@ def measure(options: argparse.Namespace) -> Figures:
             "threads": options.threads or usable_cores(),
             "concurrency": chosen,
             "seconds": options.seconds,
-            "input": _input(options),
+            "input": f"{len(options.pictures)} given pictures, each a face"
+            if options.pictures
+            else f"{shared.DRAWN}, one in each, with boxes of face and person",
         },
         "experts": described,
         "baselines": what_runs,
@@ -113,7 +110,6 @@ def measure(options: argparse.Namespace) -> Figures:
 
 
 def _cold_starts(options: argparse.Namespace, face: Face) -> Figures:
-    """Measures fresh processes that open the engines and predict."""
     with tempfile.TemporaryDirectory() as folder:
         picture = Path(folder) / "face.jpg"
         picture.write_bytes(face.image)  # type: ignore[arg-type]
@@ -162,12 +158,6 @@ def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
         arguments = {**shared.agemoe_options(options), "engines": str(folder), "device": device}
         with AgeMoE(**arguments, concurrency="sequence") as other:  # type: ignore[arg-type]
             yield other
-
-
-def _input(options: argparse.Namespace) -> str:
-    if options.pictures:
-        return f"{len(options.pictures)} given pictures, each a face"
-    return f"{shared.DRAWN}, one in each, with boxes of face and person"
 
 
 def _parser() -> argparse.ArgumentParser:

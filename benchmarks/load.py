@@ -24,9 +24,9 @@ if __package__ in (None, ""):
 from benchmarks import environment, reports
 from benchmarks import options as shared
 from benchmarks.load_generator import Tally, Target, closed_loop, open_loop
+from benchmarks.plots import load_plot
 from runtime import AgeMoE
 from runtime.cores import usable_cores
-from runtime.files import write_json, write_whole
 from runtime.serving import Batcher
 
 SCHEMA_VERSION = 1
@@ -50,12 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> int:
         report, wrong = measure(options)
         print(reports.load(report))
-        if options.json:
-            write_json(options.json, report)
-        if options.plot:
-            from benchmarks.plots import load_plot
-
-            write_whole(options.plot, load_plot(report))
+        shared.write_outputs(options, report, load_plot)
         return WRONG if wrong else 0
 
     return shared.exit_status(run)

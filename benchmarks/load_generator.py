@@ -52,7 +52,7 @@ class Tally:
     batches: int = 0
     """Batches in which a `Batcher` ran the requests."""
     errors: Counter[str] = field(default_factory=Counter)
-    """How often each error occurred, by its message."""
+    """Number of occurrences of each error, by its message."""
 
     @property
     def answers(self) -> int:
@@ -71,7 +71,7 @@ class Tally:
 
     @property
     def kept_up(self) -> bool:
-        """Whether answers came as fast as requests: few pile up, few are too late."""
+        """True if answers came as fast as requests: few pile up, few are too late."""
         most = max(_BACKLOG_LEAST, _BACKLOG_SHARE * self.requests)
         return self.backlog <= most and self.late + self.abandoned <= _BACKLOG_SHARE * self.requests
 
@@ -80,8 +80,10 @@ class Tally:
         setattr(self, outcome, getattr(self, outcome) + 1)
         if outcome in ("right", "degraded", "wrong"):
             self.latencies.append(latency)
-        if outcome == "failed" and result is not None:
-            self.errors[_described(result)] += 1
+        if outcome == "failed" and isinstance(result, Exception):
+            self.errors[f"{type(result).__name__}: {result}"] += 1
+        elif outcome == "failed" and isinstance(result, AgeEstimate):
+            self.errors[f"missing: {dict(result.missing)}"] += 1
 
     def __add__(self, other: Tally) -> Tally:
         """Adds two runs."""
@@ -114,11 +116,8 @@ class Target:
     ) -> None:
         """Predicts every face once, serially.
 
-        Args:
-            moe: the model to measure.
-            faces: distinct ones, so that an answer given to the wrong caller is noticed.
-            deadline_ms: of every request; None for none.
-            tolerance_years: allowed difference from the serial answer; None: exact on a CPU.
+        Distinct faces reveal an answer that was given to the wrong caller. The tolerance is the
+        allowed difference from the serial answer; by default, an answer on a CPU must be exact.
         """
         self.moe = moe
         self.faces = faces
@@ -165,11 +164,7 @@ def closed_loop(
 ) -> Tally:
     """Runs callers that each send the next request as soon as they have an answer.
 
-    Args:
-        target: receives the requests.
-        callers: number of threads.
-        seconds: how long they go on.
-        requests: those of a caller, by its number; default: one face at a time.
+    `requests` yields those of a caller, by its number; by default, one face at a time.
     """
     of_caller = requests or target.one_at_a_time
     tallies = [Tally(0.0) for _ in range(callers)]
@@ -244,12 +239,9 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def outcome_of(result: Result, serial: AgeEstimate, tolerance_years: float) -> str:
-    """Returns one of `OUTCOMES`.
+    """Returns one of `OUTCOMES`, from an estimate or the error raised instead of it.
 
-    Args:
-        result: an estimate, or the error raised instead.
-        serial: the estimate of the same face when nothing else was running.
-        tolerance_years: allowed difference between the two.
+    `serial` is the estimate of the same face when nothing else was running.
     """
     if isinstance(result, DeadlineError):
         return "late"
@@ -276,9 +268,3 @@ def _submitted(target: Target, number: int, submit: Submit) -> Future[AgeEstimat
 
 def _note_end(ends: dict[int, float], number: int, _: object) -> None:
     ends[number] = time.perf_counter()
-
-
-def _described(result: Result) -> str:
-    if isinstance(result, Exception):
-        return f"{type(result).__name__}: {result}"
-    return f"missing: {dict(result.missing)}"

@@ -7,8 +7,9 @@ import io
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,7 +17,10 @@ from PIL import Image
 from export.errors import ExportError
 from export.faces.drawn import draw_person
 from runtime import AgeMoEError, Face, PlaceholderWeightsWarning
+from runtime.files import write_json, write_whole
 
+Plot = Callable[[Mapping[str, Any]], bytes]
+"""Draws a report as a PNG."""
 REFUSED, INTERRUPTED = 2, 130
 """Exit statuses: invalid input, and Ctrl-C as shells have it."""
 WIDTH, HEIGHT = 640, 480
@@ -43,6 +47,14 @@ def exit_status(run: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+def write_outputs(options: argparse.Namespace, report: Mapping[str, Any], plot: Plot) -> None:
+    """Writes the files of `--json` and `--plot`."""
+    if options.json:
+        write_json(options.json, report)
+    if options.plot:
+        write_whole(options.plot, plot(report))
+
+
 def parser_of(
     command: str, description: str, *, seconds: float, per: str
 ) -> argparse.ArgumentParser:
@@ -62,13 +74,8 @@ def parser_of(
 
 def agemoe_options(options: argparse.Namespace) -> dict[str, object]:
     """Returns the arguments of `AgeMoE` as plain values, which another process can be given."""
-    return {
-        "engines": str(options.engines),
-        "device": options.device,
-        "precision": options.precision,
-        "experts": options.experts,
-        "threads": options.threads,
-    }
+    names = ("device", "precision", "experts", "threads")
+    return {"engines": str(options.engines)} | {name: getattr(options, name) for name in names}
 
 
 def count(text: str) -> int:
@@ -100,9 +107,7 @@ def new_file(text: str) -> Path:
 def input_faces(number: int, paths: Sequence[Path] = ()) -> list[Face]:
     """Returns faces in pictures of their own, encoded as they arrive at a service.
 
-    Args:
-        number: of faces; the 16 different drawn ones, or the given ones, repeat.
-        paths: pictures to use instead of drawn ones, each of which is a face as a whole.
+    The 16 different drawn ones repeat, or those of the given pictures, each a face as a whole.
     """
     different = [Face(path.read_bytes()) for path in paths] or [
         drawn_face(seed) for seed in range(min(number, DRAWN_FACES))

@@ -30,6 +30,11 @@ _NOTICES = {
     "random": "[bold yellow]RANDOM WEIGHTS[/]: for measuring speed; the ages are meaningless.",
 }
 """By kind of placeholder weights."""
+_VARIANTS = {
+    "fp16": "half precision",
+    "bf16": "bfloat16, for CPUs that multiply it; all experts but Janus; needs OpenVINO",
+    "int8": "INT8, for CPUs; needs OpenVINO for all experts but Janus",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,68 +103,33 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_variants(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--fp16", action="store_true", help="half precision")
-    group.add_argument(
-        "--bf16",
-        action="store_true",
-        help="bfloat16, for CPUs that multiply it; all experts but Janus; needs OpenVINO",
-    )
-    group.add_argument(
-        "--int8",
-        action="store_true",
-        help="INT8, for CPUs; needs OpenVINO for all experts but Janus",
-    )
+    for precision, text in _VARIANTS.items():
+        group.add_argument(f"--{precision}", action="store_true", help=text)
 
 
 def _add_experts(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--experts",
-        type=Path,
-        metavar="FILE",
-        dest="experts_file",
-        help="experts.toml, or the name of a preset: agemoe; default: the built-in experts",
-    )
-    group.add_argument(
-        "--checkpoint",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=PATH",
-        dest="checkpoints",
-        help="weights of an expert: a path or hf://owner/repo[/file]@revision",
-    )
-    group.add_argument(
-        "--weights",
-        choices=WEIGHTS,
-        help="default: checkpoint if any is given, else demo; random is for measuring speed",
-    )
-    group.add_argument(
-        "--only", nargs="+", action="extend", default=[], metavar="NAME", help="build only these"
-    )
+    add, several = group.add_argument, {"nargs": "+", "action": "extend", "default": []}
+    built_in = "experts.toml, or the name of a preset: agemoe; default: the built-in experts"
+    weights = "default: checkpoint if any is given, else demo; random is for measuring speed"
+    location = "weights of an expert: a path or hf://owner/repo[/file]@revision"
+    add("--experts", type=Path, metavar="FILE|NAME", dest="experts_file", help=built_in)
+    add("--checkpoint", **several, metavar="NAME=PATH", dest="checkpoints", help=location)  # type: ignore[arg-type]
+    add("--weights", choices=WEIGHTS, help=weights)
+    add("--only", **several, metavar="NAME", help="build only these")  # type: ignore[arg-type]
 
 
 def _add_engines(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--output", type=Path, default=Path("engines"), help="the engines folder")
-    group.add_argument(
-        "--max-batch", type=int, default=32, metavar="N", help="largest batch (default 32)"
+    add = group.add_argument
+    target = (
+        "engines to build from the ONNX files; default: for TensorRT where it is installed and "
+        "there is a GPU, else for TensorRT for RTX if only that is installed, else none"
     )
-    group.add_argument(
-        "--target",
-        choices=TARGETS,
-        default="auto",
-        help="engines to build from the ONNX files; default: for TensorRT where it is installed "
-        "and there is a GPU, else for TensorRT for RTX if only that is installed, else none",
-    )
-    group.add_argument(
-        "--workspace-gib", type=float, metavar="GIB", help="limit on TensorRT's workspace"
-    )
-    group.add_argument(
-        "--optimization-level",
-        type=int,
-        default=3,
-        metavar="0..5",
-        help="effort of TensorRT's search for the fastest kernels (default 3)",
-    )
+    effort = "effort of TensorRT's search for the fastest kernels (default 3)"
+    add("--output", type=Path, default=Path("engines"), help="the engines folder")
+    add("--max-batch", type=int, default=32, metavar="N", help="largest batch (default 32)")
+    add("--target", choices=TARGETS, default="auto", help=target)
+    add("--workspace-gib", type=float, metavar="GIB", help="limit on TensorRT's workspace")
+    add("--optimization-level", type=int, default=3, metavar="0..5", help=effort)
 
 
 if __name__ == "__main__":

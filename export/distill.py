@@ -40,30 +40,17 @@ def _parser() -> argparse.ArgumentParser:
         prog="python export/distill.py",
         description="Distils Janus's light head from its prompt head, on unlabeled faces.",
     )
-    parser.add_argument(
-        "--faces", type=Path, required=True, metavar="DIR", help="folder of pictures, one face each"
-    )
-    parser.add_argument(
-        "--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in one"
-    )
-    parser.add_argument(
-        "--name", default="janus", help="name of the teacher in that file (default janus)"
-    )
-    parser.add_argument(
-        "--checkpoint", metavar="PATH", help="the teacher's folder or hf://owner/repo@revision"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder"
-    )
-    parser.add_argument("--epochs", type=int, default=30, metavar="N", help="default 30")
-    parser.add_argument(
-        "--held-back",
-        type=float,
-        default=0.1,
-        metavar="SHARE",
-        help="share of the faces for evaluation only (default 0.1)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    add, share = parser.add_argument, "share of the faces for evaluation only (default 0.1)"
+    location = "the teacher's folder or hf://owner/repo@revision"
+    pictures = "folder of pictures, one face each"
+    add("--faces", type=Path, required=True, metavar="DIR", help=pictures)
+    add("--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in one")
+    add("--name", default="janus", help="name of the teacher in that file (default janus)")
+    add("--checkpoint", metavar="PATH", help=location)
+    add("--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder")
+    add("--epochs", type=int, default=30, metavar="N", help="default 30")
+    add("--held-back", type=float, default=0.1, metavar="SHARE", help=share)
+    add("--seed", type=int, default=0, help="random seed (default 0)")
     return parser
 
 

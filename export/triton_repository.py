@@ -51,32 +51,16 @@ def _description(artifact: Artifact) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python export/triton_repository.py", description=__doc__)
-    parser.add_argument(
-        "--engines", type=Path, default=Path("engines"), help="engines folder (default engines)"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("triton_models"),
-        help="the new folder (default triton_models)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="auto",
-        help="device of the experts; auto: TensorRT where it was built, else CUDA",
-    )
-    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16 or int8")
-    parser.add_argument(
-        "--instances", type=int, default=1, metavar="N", help="instances of each expert per device"
-    )
-    parser.add_argument(
-        "--queue-delay-us",
-        type=int,
-        default=2000,
-        metavar="US",
-        help="maximum batching delay in microseconds (default 2000)",
-    )
+    add, models = parser.add_argument, Path("triton_models")
+    device = "device of the experts; auto: TensorRT where it was built, else CUDA"
+    delay = "maximum batching delay in microseconds (default 2000)"
+    copies = "instances of each expert per device"
+    add("--engines", type=Path, default=Path("engines"), help="engines folder (default engines)")
+    add("--output", type=Path, default=models, help="the new folder (default triton_models)")
+    add("--device", choices=DEVICES, default="auto", help=device)
+    add("--precision", default="auto", help="auto, fp32, fp16 or int8")
+    add("--instances", type=int, default=1, metavar="N", help=copies)
+    add("--queue-delay-us", type=int, default=2000, metavar="US", help=delay)
     return parser
 
 

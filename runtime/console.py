@@ -64,11 +64,7 @@ def summary_text(summary: Summary, output: str) -> str:
 def progress_text(done: int, total: int, fresh: int, seconds: float) -> str:
     """Formats the progress of labeling.
 
-    Args:
-        done: photographs finished, including earlier runs.
-        total: photographs.
-        fresh: photographs finished in this run.
-        seconds: since this run started.
+    `done` includes earlier runs, `fresh` only this one, which started `seconds` ago.
     """
     rate = fresh / seconds if seconds > 0 else 0.0
     left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""

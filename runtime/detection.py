@@ -40,11 +40,9 @@ class Detector(Protocol):
     @property
     def provenance(self) -> str:
         """Everything that the detections depend on: name, version, model fingerprint, settings."""
-        ...
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
         """Finds the faces, and optionally the persons, in a picture, uint8 RGB (H, W, 3)."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +106,9 @@ def turned_image(image: Pixels, turn: int) -> Pixels:
 
 
 def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
-    """Returns a box after its picture was turned.
+    """Returns a box after its picture was turned by quarter turns counter-clockwise.
 
-    Args:
-        box: in pixels of the picture before the turn.
-        turn: quarter turns counter-clockwise; negative ones are clockwise.
-        width: of the picture before the turn, in pixels.
-        height: of the picture before the turn, in pixels.
+    Box, width and height are those before the turn, in pixels.
     """
     x, y, w, h = box
     for _ in range(turn % 4):
@@ -157,13 +151,12 @@ def without_duplicates(found: Sequence[Detection]) -> list[Detection]:
     """
     kept: list[Detection] = []
     for one in sorted(found, key=lambda d: (-_score(d), -area(d.box), d.box)):
-        if not any(_same(one.box, other.box) for other in kept):
+        if not any(
+            shared_area(one.box, other.box) > MAX_OVERLAP * min(area(one.box), area(other.box))
+            for other in kept
+        ):
             kept.append(one)
     return kept
-
-
-def _same(one: Box, other: Box) -> bool:
-    return shared_area(one, other) > MAX_OVERLAP * min(area(one), area(other))
 
 
 def _score(found: Detection) -> float:

@@ -73,17 +73,11 @@ class HaarDetector:
         self._least_windows = least_windows
         self._border = border
         self._cascades = _PerThread(lambda: _cascade(path))
-        self._provenance = (
+        self.provenance = (
             f"haar {self.CASCADE} (sha256 {sha256_of(path)}) of OpenCV {cv2.__version__}, "
             f"longest side {longest_side}, smallest face {smallest_face}, "
             f"windows {least_windows}, border {border:g}"
         )
-        self._cascades.mine()  # fails early
-
-    @property
-    def provenance(self) -> str:
-        """Fingerprint of the cascade, version of OpenCV, settings."""
-        return self._provenance
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds upright frontal faces in uint8 RGB (H, W, 3), the highest score first."""
@@ -94,7 +88,7 @@ class HaarDetector:
         edge = round(max(gray.shape) * self._border)
         framed = cv2.copyMakeBorder(gray, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
         side = (self._smallest_face, self._smallest_face)
-        boxes, windows = self._cascades.mine().detectMultiScale2(
+        boxes, windows = self._cascades.own.detectMultiScale2(
             framed, scaleFactor=1.1, minNeighbors=self._least_windows, minSize=side
         )
         found = [
@@ -138,16 +132,10 @@ class YuNetDetector:
 
         self._longest_side = longest_side
         self._networks = _PerThread(lambda: _network(data, str(model), least_score))
-        self._networks.mine()  # fails early
-        self._provenance = (
+        self.provenance = (
             f"yunet {Path(str(model)).name} (sha256 {digest}) on OpenCV {cv2.__version__}, "
             f"longest side {longest_side}, score {least_score:g}"
         )
-
-    @property
-    def provenance(self) -> str:
-        """Fingerprint of the model, version of OpenCV, settings."""
-        return self._provenance
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds faces in uint8 RGB (H, W, 3), the highest score first."""
@@ -155,7 +143,7 @@ class YuNetDetector:
 
         small, scale = _reduced(image, self._longest_side)
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
-        network = self._networks.mine()
+        network = self._networks.own
         network.setInputSize((bgr.shape[1], bgr.shape[0]))
         rows = network.detect(bgr)[1]
         # x, y, width, height, five landmarks as x, y, score; None without any face
@@ -201,18 +189,11 @@ def parse_detector(name: str) -> tuple[str | None, str | None]:
     return model, sha256 or None
 
 
-class _PerThread(Generic[T]):
-    """One lazily created object per thread."""
+class _PerThread(threading.local, Generic[T]):
+    """An object of each thread, made when this is created or first used there."""
 
     def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._local = threading.local()
-
-    def mine(self) -> T:
-        if not hasattr(self._local, "value"):
-            self._local.value = self._make()
-        value: T = self._local.value
-        return value
+        self.own = make()
 
 
 def _cascade(path: Path) -> cv2.CascadeClassifier:

@@ -48,14 +48,15 @@ def examine(engines: Path) -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("cores", f"{usable_cores()} usable by this process")
     for package in _PACKAGES:
-        yield Finding(package, _version(package) or "not installed as a distribution")
+        yield Finding(package, installed_version(package) or "not installed as a distribution")
     yield from _onnxruntime_findings()
     yield _openvino_finding()
     yield from _gpu_findings()
     yield from _engine_findings(engines)
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """Returns the version of a distribution; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -63,7 +64,7 @@ def _version(package: str) -> str | None:
 
 
 def _onnxruntime_findings() -> Iterator[Finding]:
-    installed = {name: found for name in _ONNXRUNTIMES if (found := _version(name))}
+    installed = {name: found for name in _ONNXRUNTIMES if (found := installed_version(name))}
     named = ", ".join(f"{name} {number}" for name, number in installed.items())
     if len(installed) > 1:
         yield Finding(
@@ -176,9 +177,8 @@ def _fusion_finding(engines: Path) -> Finding:
 def _opening_finding(engines: Path) -> Finding:
     try:
         with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter(
-                "ignore", PlaceholderWeightsWarning
-            )  # the sources are listed above
+            # The sources are listed above.
+            warnings.simplefilter("ignore", PlaceholderWeightsWarning)
             warnings.simplefilter("always", FallbackWarning)
             with AgeMoE(engines) as moe:
                 used = ", ".join(f"{name} on {backend}" for name, backend in moe.backends.items())

@@ -90,7 +90,7 @@ def draw_faces(image: Pixels, faces: Sequence[PhotoFace]) -> Pixels:
         placed = _placed(choices, box, taken, picture.size, gap)
         if placed is None:
             left_over.append(_strip_entry(number, face.result, text_size))
-            tag = _tag(number, text_size)
+            tag = _Label(((str(number), _font(text_size)),), text_size * 0.25)
             in_corner = tag, _corner(tag.size, box, picture.size)
             placed = _placed((tag,), box, taken, picture.size, gap) or in_corner
         label, corner = placed
@@ -111,11 +111,7 @@ def save_drawing(path: Path, image: Pixels) -> None:
 
 
 def drawing_format(path: Path) -> str:
-    """Returns the format of a drawing by its suffix.
-
-    Raises:
-        ValueError: the suffix is not in `SUFFIXES`.
-    """
+    """Returns the format of a drawing; raises ValueError if its suffix is not in `SUFFIXES`."""
     image_format = SUFFIXES.get(path.suffix.lower())
     if image_format is None:
         raise ValueError(f"A drawing is written as {', '.join(SUFFIXES)}, got {path.name}.")
@@ -182,10 +178,6 @@ def _labels(result: AgeEstimate | AgeMoEError, text_size: float) -> tuple[_Label
     lines = [(age, _font(text_size * 1.35)), *((text, _font(text_size)) for text in interval)]
     line = (_in_one_line(age, interval), _font(text_size))
     return _Label(tuple(lines), text_size * 0.35), _Label((line,), text_size * 0.25)
-
-
-def _tag(number: int, text_size: float) -> _Label:
-    return _Label(((str(number), _font(text_size)),), text_size * 0.25)
 
 
 def _strip_entry(number: int, result: AgeEstimate | AgeMoEError, text_size: float) -> _Label:

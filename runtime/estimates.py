@@ -29,7 +29,12 @@ def estimates_from(
     names = list(answers.outputs)
     ages = np.stack([answers.outputs[n]["age_years"] for n in names], axis=1).astype(np.float64)
     reasons = [
-        {**answers.missing, **_unusable(names, row, tables), **_unanswered(answers, face), **of_face}
+        {
+            **answers.missing,
+            **_unusable(names, row, tables),
+            **_unanswered(answers, face),
+            **of_face,
+        }
         for face, (row, of_face) in enumerate(zip(ages, unseen, strict=True))
     ]
     for row, missing in zip(ages, reasons, strict=True):

@@ -91,10 +91,7 @@ def check_output(output: Path) -> None:
 def write_table(output: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
     """Writes a table as CSV or Parquet, by its suffix, atomically.
 
-    Args:
-        output: the file; an existing one is replaced.
-        rows: with names from `columns`; values of missing names are empty.
-        columns: names and types, in this order.
+    The columns, names and types, are in the order of the table; missing values are empty.
     """
     write = _write_parquet if output.suffix.lower() == PARQUET else _write_csv
     escaped = ({name: _escaped(row.get(name)) for name in columns} for row in rows)

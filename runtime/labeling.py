@@ -22,14 +22,7 @@ from runtime.detection import Detector
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
-from runtime.label_tables import (
-    LabelingError,
-    Row,
-    Value,
-    check_output,
-    table_columns,
-    write_table,
-)
+from runtime.label_tables import LabelingError, Row, Value, check_output, table_columns, write_table
 from runtime.photographs import FoundFace, Predictor, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog, ResumeLogError
@@ -113,7 +106,7 @@ class Summary:
     without_face: int = 0
     """Photographs in which no face was found."""
     bad: dict[str, str] = field(default_factory=dict)
-    """Why a photograph, or a face in it, has no age, by path."""
+    """The reason for which a photograph, or a face in it, has no age, by path."""
 
     def count(self, path: str, rows: Sequence[Row]) -> None:
         """Adds one photograph."""
@@ -136,13 +129,9 @@ class Labeler:
         detector: Detector | None,
         limits: ImageLimits | None = None,
     ) -> None:
-        """Stores its parts.
+        """Stores its parts; without a detector, each picture is a face.
 
-        Args:
-            predictor: an `AgeMoE`.
-            engine: fingerprint, written into every row.
-            detector: finds the faces; None means that each picture is a face.
-            limits: on the pictures' bytes and pixels.
+        The fingerprint `engine` is written into every row.
         """
         self._predictor = predictor
         self._engine = engine

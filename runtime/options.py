@@ -16,7 +16,7 @@ class GpuOptions:
     slots: int = 2
     """Batches that can be on the GPU at the same time."""
     graphs: bool = True
-    """Whether CUDA graphs are recorded and replayed where possible."""
+    """Record and replay CUDA graphs where possible."""
     memory_limit_bytes: int | None = None
     """Of each ONNX Runtime session; None means unlimited."""
     on_mismatch: str = "error"

@@ -113,10 +113,8 @@ class Statistics:
         """Counts a batch for which an expert was late, or on which it failed."""
         with self._lock:
             record = self._experts[expert]
-            if late:
-                record.late += faces
-            else:
-                record.failed += faces
+            record.late += faces if late else 0
+            record.failed += 0 if late else faces
 
     def predicted(self, *, estimates: int, degraded: int, refused: int) -> None:
         """Counts the results of a prediction."""
@@ -171,11 +169,5 @@ class _ExpertRecord:
     execute: _Stopwatch = field(default_factory=_Stopwatch)
 
     def stats(self) -> ExpertStats:
-        return ExpertStats(
-            self.answers,
-            self.late,
-            self.failed,
-            self.queue.summary(),
-            self.copy.summary(),
-            self.execute.summary(),
-        )
+        durations = (watch.summary() for watch in (self.queue, self.copy, self.execute))
+        return ExpertStats(self.answers, self.late, self.failed, *durations)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -70,12 +69,7 @@ class BuildDisplay:
         """Returns the display itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stops the spinner."""
         if self._status is not None:
             self._status.stop()

@@ -49,12 +49,7 @@ def demo_checkpoint_fits(config: ExpertConfig, path: Path) -> bool:
 
 
 def write_demo_checkpoint(config: ExpertConfig, path: Path) -> None:
-    """Fits a demo expert and writes its checkpoint, the weights last.
-
-    Args:
-        config: the expert, from experts.demo.toml.
-        path: of the checkpoint, a file or a folder.
-    """
+    """Fits a demo expert and writes its checkpoint, the weights last."""
     from safetensors.torch import save_file
 
     fit_demo = ARCHITECTURES[config.architecture].fit_demo

@@ -32,16 +32,9 @@ _VARIANTS = {
 def build_key(
     config: ExpertConfig, options: BuildOptions, precision: str, weights_sha256: str | None
 ) -> dict[str, str]:
-    """Returns what a graph depends on, one fingerprint per cause of change.
+    """Returns what a graph depends on: 16 hex digits by cause of change, named as shown to users.
 
-    Args:
-        config: the expert.
-        options: of the build.
-        precision: one that the architecture has.
-        weights_sha256: of the checkpoint; None for random weights.
-
-    Returns:
-        By cause, named as shown to users: 16 hex digits each.
+    `weights_sha256` is that of the checkpoint; None for random weights.
     """
     backend = ARCHITECTURES[config.architecture].variants[precision]
     tools = tool_versions()
@@ -68,13 +61,7 @@ def graph_revisions(architecture: str, precision: str) -> list[int]:
 
 
 def engine_key(source: Artifact, profile: BatchProfile, engines: EngineOptions) -> dict[str, str]:
-    """Returns what an engine depends on, one fingerprint per cause of change.
-
-    Args:
-        source: the ONNX file it is built from.
-        profile: batch sizes.
-        engines: options of the engine build.
-    """
+    """Returns what an engine depends on, one fingerprint per cause of change."""
     revisions = [tensorrt.REVISION, parity.REVISION, verification.REVISION]
     return origin_key(source, profile) | {
         "TensorRT": fingerprint(engines.target.version),
@@ -87,9 +74,7 @@ def engine_key(source: Artifact, profile: BatchProfile, engines: EngineOptions) 
 def origin_key(source: Artifact, profile: BatchProfile) -> dict[str, str]:
     """Returns the part of an engine's key without which it belongs to another expert.
 
-    Args:
-        source: the ONNX file it is built from; external data counts too.
-        profile: batch sizes.
+    It covers the ONNX file with its external data, and the batch sizes.
     """
     return {
         "ONNX": fingerprint([file.sha256 for file in source.files]),

@@ -83,48 +83,30 @@ def resolve_options(
     Without `weights`: checkpoints if any was given, demo experts otherwise. Without a file and
     without `only`, the built-in experts that checkpoints were given for are built.
 
-    Args:
-        output: the engines folder.
-        experts_file: experts.toml; None takes the built-in experts.
-        weights: one of `WEIGHTS`.
-        checkpoints: like `vgg16=PATH`; they override the file's.
-        only: names of experts to build.
-        fp16: build half precision too.
-        bf16: build bfloat16 too, for CPUs.
-        int8: build INT8 too, for CPUs.
-        max_batch: largest batch of the engines.
-        force: rebuild what is up to date.
-        target: what to build beyond ONNX files, one of `TARGETS`.
-        workspace_gib: limit on TensorRT's workspace.
-        optimization_level: of TensorRT's builder.
+    The parameters are the command's options: `weights` is one of `WEIGHTS`, `target` one of
+    `TARGETS`, and `checkpoints`, like `vgg16=PATH`, override the file's.
 
     Raises:
         OptionsError: with every problem found.
     """
     problems: list[str] = []
-    choice = _choose(experts_file, weights, checkpoints, only, problems)
-    problems += _variant_problems(choice.experts, bf16=bf16, int8=int8)
+    experts, kind, partial = _choose(experts_file, weights, checkpoints, only, problems)
+    problems += _variant_problems(experts, bf16=bf16, int8=int8)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
     engines, no_engines = _engines(target, workspace_gib, optimization_level, problems)
     if problems:
         raise OptionsError(problems)
     return BuildOptions(
-        choice.experts, choice.weights, output, fp16, bf16, int8, max_batch, force,
-        choice.partial, engines, no_engines,
-    )  # fmt: skip
+        experts, kind, output, fp16, bf16, int8, max_batch, force, partial, engines, no_engines
+    )
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
-    """Reads experts.toml.
+    """Reads the experts of experts.toml that can be read, by name.
 
-    Args:
-        path: the file, or the name of a preset. Relative checkpoints in a file are taken from its
-            folder.
-        problems: every problem is appended here, with file and key.
-
-    Returns:
-        The experts that could be read, by name.
+    The path may be the name of a preset. Relative checkpoints in a file are taken from its folder.
+    Every problem is appended to `problems`, with file and key.
     """
     path = _preset(path)
     try:
@@ -167,22 +149,14 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     return ExpertConfig(name, chosen, checkpoint, geometry, settings)
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """The experts to build and the kind of their weights."""
-
-    experts: tuple[ExpertConfig, ...]
-    weights: str
-    partial: bool
-
-
 def _choose(
     experts_file: Path | None,
     weights: str | None,
     checkpoints: Sequence[str],
     only: Sequence[str],
     problems: list[str],
-) -> _Choice:
+) -> tuple[tuple[ExpertConfig, ...], str, bool]:
+    """Returns the experts to build, the kind of their weights, and whether others are kept."""
     given = _given_checkpoints(checkpoints, problems)
     weights = weights or ("checkpoint" if given or experts_file else "demo")
     default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
@@ -196,7 +170,7 @@ def _choose(
             checkpoint = given.get(name, expert.checkpoint) if weights != "random" else None
             chosen.append(replace(expert, checkpoint=checkpoint))
     problems += _contradictions(weights, chosen, given, experts_file)
-    return _Choice(tuple(chosen), weights, partial=bool(only))
+    return tuple(chosen), weights, bool(only)
 
 
 def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, str]:
@@ -270,7 +244,6 @@ def _contradictions(
     given: Mapping[str, str],
     experts_file: Path | None,
 ) -> list[str]:
-    """Returns the options that contradict the kind of weights."""
     if weights == "checkpoint":
         return _checkpoint_problems(experts)
     problems = [f"--weights {weights}: contradicts --checkpoint"] if given else []

@@ -18,7 +18,8 @@ from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
 from export.graph.weights import has_data_file
 from export.variants.fp16 import LARGEST_HALF, tensor_types
-from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, Parity
+from runtime.backends import ExpertVariant
+from runtime.manifest import ENGINE_BACKENDS, Parity
 
 REVISION = 2
 """To be raised with every change of the tolerances or of what is compared."""
@@ -42,18 +43,11 @@ def check_parity(
     exact: Path | None = None,
     age_grid: AgeGrid = None,
 ) -> Parity:
-    """Compares an ONNX file with the reference on the verification faces.
+    """Compares an ONNX file with PyTorch's outputs on the verification faces; returns differences.
 
-    Args:
-        path: of the ONNX file.
-        precision: selects the tolerance.
-        images: the verification faces.
-        reference: PyTorch's outputs on them.
-        exact: the FP32 file of a half-precision one, to locate differences.
-        age_grid: ages of the columns of `age_probs`, if `age_years` are whole numbers.
-
-    Returns:
-        The differences in years.
+    The precision selects the tolerance. `exact` is the FP32 file of a half-precision one, to locate
+    differences. `age_grid` holds the ages of the columns of `age_probs`, if `age_years` are whole
+    numbers.
 
     Raises:
         ParityError: they exceed the tolerance, or a half-precision tensor overflows.
@@ -71,21 +65,21 @@ def check_parity(
     return parity
 
 
-ArtifactRun = Callable[[str, Expert, Artifact, Path, Images], Outputs]
-"""From an expert's name, entry, artifact, engines folder and images to the artifact's outputs."""
+VariantRun = Callable[[ExpertVariant, Images], Outputs]
+"""From a variant and images to its outputs."""
 
 
-def runtime_outputs(
-    name: str, expert: Expert, artifact: Artifact, folder: Path, images: Images
-) -> Outputs:
-    """Runs an artifact on images with the runtime itself; engines on the first GPU."""
+def runtime_outputs(variant: ExpertVariant, images: Images) -> Outputs:
+    """Runs a variant on images with the runtime itself; engines on the first GPU."""
     from runtime.backends.fallback import DeviceRequest, open_devices
     from runtime.options import GpuOptions
 
+    name, artifact = variant.name, variant.artifact
     kind = "tensorrt" if artifact.backend in ENGINE_BACKENDS else "cpu"
     gpu = GpuOptions(slots=1, graphs=False)
     request = DeviceRequest(kind, 0, artifact.precision, hashes=True, threads=None, gpu=gpu)
-    (device,) = open_devices({name: replace(expert, artifacts=(artifact,))}, folder, request)
+    expert = replace(variant.expert, artifacts=(artifact,))
+    (device,) = open_devices({name: expert}, variant.folder, request)
     results = []
     try:
         for views in _batches(images, expert.profile.largest):
@@ -99,74 +93,41 @@ def runtime_outputs(
     return {output: np.concatenate([r[output] for r in results]) for output in expert.outputs}
 
 
-def check_engine(
-    name: str, expert: Expert, engine: Artifact, folder: Path, run: ArtifactRun = runtime_outputs
-) -> Parity:
-    """Compares an engine with the FP32 ONNX file on the verification faces.
+def check_engine(engine: ExpertVariant, run: VariantRun = runtime_outputs) -> Parity:
+    """Compares an engine with the FP32 ONNX file on the verification faces; returns differences.
 
     That file has been compared with PyTorch, and is available even where PyTorch's weights are not
     loaded because only the engine is built.
 
-    Args:
-        name: of the expert.
-        expert: with its ONNX files.
-        engine: built for this machine's GPU.
-        folder: the engines folder.
-        run: runs the engine.
-
-    Returns:
-        The differences in years.
-
     Raises:
         ParityError: they exceed the tolerance of the engine's precision.
     """
+    expert = engine.expert
     fp32 = next(a for a in expert.artifacts if (a.backend, a.precision) == ("onnx", "fp32"))
-    images = verification_images(
-        expert.inputs, few=fp32.parity is not None and fp32.parity.faces <= len(PROBES)
-    )
-    path = folder / fp32.files[0].path
+    few = fp32.parity is not None and fp32.parity.faces <= len(PROBES)
+    images = verification_images(expert.inputs, few=few)
+    path = engine.folder / fp32.files[0].path
     reference = _outputs(path, list(expert.outputs), images, frugal=has_data_file(path))
-    found = run(name, expert, engine, folder, images)
-    parity, problem = compared(
-        found, reference, TOLERANCES[engine.precision], whole_years_of(expert)
-    )
+    tolerance = TOLERANCES[engine.artifact.precision]
+    parity, problem = compared(run(engine, images), reference, tolerance, whole_years_of(expert))
     if problem:
-        raise ParityError(f"The engine of {name!r} differs from {path.name} by {problem}.")
+        raise ParityError(f"The engine of {engine.name!r} differs from {path.name} by {problem}.")
     return parity
 
 
-def check_openvino(
-    name: str,
-    expert: Expert,
-    variant: Artifact,
-    folder: Path,
-    images: Images,
-    reference: Outputs,
-    run: ArtifactRun = runtime_outputs,
-) -> Parity:
-    """Compares a variant for OpenVINO with the reference on the verification faces.
-
-    Args:
-        name: of the expert.
-        expert: its inputs and outputs.
-        variant: for OpenVINO.
-        folder: the engines folder.
-        images: the verification faces.
-        reference: PyTorch's outputs on them.
-        run: runs the variant.
-
-    Returns:
-        The differences in years.
+def check_openvino(variant: ExpertVariant, images: Images, reference: Outputs) -> Parity:
+    """Compares a variant for OpenVINO with PyTorch's outputs on the verification faces.
 
     Raises:
         ParityError: they exceed the tolerance.
     """
-    found = run(name, expert, variant, folder, images)
-    parity, problem = compared(found, reference, OPENVINO_TOLERANCE, whole_years_of(expert))
+    found = runtime_outputs(variant, images)
+    parity, problem = compared(found, reference, OPENVINO_TOLERANCE, whole_years_of(variant.expert))
     if problem:
+        precision = variant.artifact.precision
         raise ParityError(
-            f"The {variant.precision} variant of {name!r} differs from PyTorch by {problem}. It "
-            f"was left out; to skip the search next time, build it without --{variant.precision}."
+            f"The {precision} variant of {variant.name!r} differs from PyTorch by {problem}. It "
+            f"was left out; to skip the search next time, build it without --{precision}."
         )
     return parity
 

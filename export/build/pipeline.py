@@ -36,6 +36,7 @@ from export.errors import GraphError, ParityError
 from export.experts.registry import ARCHITECTURES, count_parameters
 from export.graph import checks
 from export.variants import registry
+from runtime.backends import ExpertVariant
 from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest, Parity
 from runtime.manifest_file import read_manifest
 
@@ -49,11 +50,9 @@ class Progress(Protocol):
 
     def stage(self, expert: str, what: str) -> None:
         """Called when a stage of an expert begins."""
-        ...
 
     def advance(self, share: float) -> None:
         """Called with the completed share of the stage, from 0 to 1, from any thread."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,6 @@ class ExpertBuild:
         return write_reference(config, checkpoint, fp32, self._stage)
 
     def _written(self, precision: str, job: Job, fp32: Path, model: ReferenceModel) -> Artifact:
-        """Writes one variant into the staging folder."""
         path = fp32.with_name(file_name(self._name, precision))
         backend = self._variants[precision]
         share = 0.0
@@ -204,9 +202,8 @@ class ExpertBuild:
     def _parity(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Parity:
         images, reference = model.images, model.reference
         if artifact.backend == "openvino":
-            return parity.check_openvino(
-                self._name, expert, artifact, self._folder, images, reference
-            )
+            variant = ExpertVariant(self._name, expert, artifact, self._folder)
+            return parity.check_openvino(variant, images, reference)
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
@@ -242,8 +239,8 @@ class ExpertBuild:
         )
         if target.can_run:
             self._stage("comparing the engine with the reference")
-            found = parity.check_engine(self._name, expert, engine, self._folder)
-            engine = replace(engine, parity=found)
+            variant = ExpertVariant(self._name, expert, engine, self._folder)
+            engine = replace(engine, parity=parity.check_engine(variant))
         replaced = (target.backend, precision)
         others = [a for a in expert.artifacts if (a.backend, a.precision) != replaced]
         return replace(expert, artifacts=(*others, engine))

@@ -9,6 +9,7 @@ from pathlib import Path
 from export.build.demo_weights import demo_checkpoint_fits, demo_checkpoint_name
 from export.build.keys import build_key, changed_since, engine_key, origin_key
 from export.build.options import BuildOptions
+from export.build.preflight import SIZE_SHARES
 from export.build.publish import current_manifest
 from export.build.tensorrt_target import EngineTarget
 from export.checkpoints.loading import find_checkpoint, hash_checkpoint
@@ -26,8 +27,6 @@ from runtime.manifest import (
 
 _CHECKPOINTS = "checkpoints"
 """Folder within the engines folder that holds the demo experts' checkpoints."""
-_SIZES = {"fp32": 1.0, "fp16": 0.5, "bf16": 1.0, "int8": 0.25}
-"""Size of a file, as a share of the FP32 weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +79,7 @@ class Planned:
 
 
 def plan(options: BuildOptions) -> list[Planned]:
-    """Returns the files of a build; nothing is written.
-
-    Raises:
-        CheckpointError: a checkpoint cannot be found.
-    """
+    """Returns the files of a build; raises `CheckpointError` if a checkpoint cannot be found."""
     manifest = current_manifest(options.output)
     planned = []
     for config in options.experts:
@@ -105,18 +100,11 @@ def plan(options: BuildOptions) -> list[Planned]:
 
 
 def make_job(
-    config: ExpertConfig,
-    checkpoint: Path | None,
-    options: BuildOptions,
-    manifest: Manifest | None,
+    config: ExpertConfig, checkpoint: Path | None, options: BuildOptions, manifest: Manifest | None
 ) -> Job:
-    """Compares the requested graphs of an expert with those of an earlier build.
+    """Compares the requested graphs of an expert with those of an earlier build's manifest.
 
-    Args:
-        config: the expert.
-        checkpoint: its weights; None for random ones.
-        options: of the build.
-        manifest: of the earlier build.
+    Without a checkpoint the weights are random.
     """
     architecture = ARCHITECTURES[config.architecture]
     sha256 = hash_checkpoint(checkpoint) if checkpoint else None
@@ -141,12 +129,7 @@ def make_job(
 def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
     """Compares the requested engine of an expert with that of an earlier build.
 
-    Args:
-        expert: with its ONNX files up to date.
-        options: of the build.
-
-    Returns:
-        None where no engines are built.
+    The ONNX files are up to date. Returns None where no engines are built.
     """
     if options.engines is None:
         return None
@@ -162,13 +145,7 @@ def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:
 def living_engines(
     built: Expert | None, graphs: Sequence[Artifact], profile: BatchProfile
 ) -> list[Artifact]:
-    """Returns the engines of an earlier build that were built from exactly these graphs.
-
-    Args:
-        built: the expert as the earlier build left it.
-        graphs: its present graphs.
-        profile: its present batch sizes.
-    """
+    """Returns an earlier build's engines that fit the present graphs and batch sizes."""
     keys = {graph.precision: origin_key(graph, profile) for graph in graphs}
     return [
         engine
@@ -226,4 +203,4 @@ def _estimate(job: Job, precision: str) -> int:
         weights = job.checkpoint.stat().st_size
     else:
         weights = 4 * count_parameters(job.config, job.checkpoint)
-    return int(weights * _SIZES[precision])
+    return int(weights * SIZE_SHARES[precision])

@@ -10,7 +10,7 @@ from export.errors import ExportError
 
 MEMORY_PER_WEIGHT = 1.25
 """Peak memory while a large graph is written or run, per byte of FP32 weights."""
-_SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 1.0, "int8": 0.3}
+SIZE_SHARES = {"fp32": 1.0, "fp16": 0.55, "bf16": 1.0, "int8": 0.3}
 """Size of each variant, per byte of FP32 weights; some weights always stay in FP32."""
 _ALWAYS_BYTES = 1 << 30
 """Memory of PyTorch and ONNX Runtime themselves."""
@@ -18,20 +18,10 @@ _GIB = 1 << 30
 
 
 def check_resources(name: str, parameters: int, precisions: Sequence[str], folder: Path) -> None:
-    """Raises if a build would run out of memory or disk.
-
-    Args:
-        name: of the expert.
-        parameters: number of weights of its graph.
-        precisions: variants to be written.
-        folder: of the engines; it exists.
-
-    Raises:
-        ExportError: with what is needed and what is available.
-    """
+    """Raises `ExportError` if building these variants of an expert would exhaust memory or disk."""
     weights = 4 * parameters
     memory = int(weights * MEMORY_PER_WEIGHT) + _ALWAYS_BYTES
-    disk = int(weights * sum(_SHARES[precision] for precision in precisions))
+    disk = int(weights * sum(SIZE_SHARES[precision] for precision in precisions))
     available = available_memory()
     problems = []
     if available is not None and available < memory:

@@ -33,11 +33,7 @@ _LOCK = ".lock"
 
 @contextmanager
 def exclusively(folder: Path) -> Iterator[None]:
-    """Locks an engines folder against other builds; a missing folder is created.
-
-    Raises:
-        ExportError: another build is running in it.
-    """
+    """Creates and locks an engines folder; raises `ExportError` if another build runs in it."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,9 +84,7 @@ def file_record(folder: Path, path: Path) -> FileRecord:
 def publish(folder: Path, manifest: Manifest) -> None:
     """Replaces the folder's manifest and moves staged files to their final names.
 
-    Args:
-        folder: the engines folder.
-        manifest: the new manifest; its files are staged or already in place.
+    The files of the new manifest are staged or already in place.
     """
     write_manifest(folder, manifest)
     _settle(folder, manifest)

@@ -38,11 +38,7 @@ def write_reference(
 ) -> ReferenceModel:
     """Builds a network, runs it on the verification faces and writes its FP32 graph.
 
-    Args:
-        config: the expert.
-        checkpoint: its weights; None for random ones.
-        path: of the ONNX file.
-        stage: callback, called with the name of each stage.
+    Without a checkpoint the weights are random. `stage` is called with the name of each stage.
 
     Raises:
         ExportError: the weights do not fit, or the graph cannot be written.

@@ -40,6 +40,8 @@ _WORK = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
 _BYTES_PER_GIB = 1 << 30
 
 _log = logging.getLogger("agemoe")
+_Trt = Any
+"""An object of TensorRT, which has no types."""
 Advance = Callable[[float], None]
 """Callback that receives the completed share, from 0 to 1; called from another thread."""
 
@@ -55,14 +57,8 @@ def build_engine(
 ) -> float:
     """Builds an engine and writes it; on Ctrl-C the build stops and nothing is written.
 
-    Args:
-        source: the ONNX file; its external data lies beside it.
-        target: the engine to write.
-        precision: of the ONNX file; `fp16` is verified in the network.
-        profile: batch sizes of all inputs.
-        options: of the builder.
-        timing_cache: shared by all engines of a folder.
-        advance: receives the progress.
+    The precision is that of the ONNX file; `fp16` is verified in the network. The timing cache is
+    shared by all engines of a folder.
 
     Returns:
         Share of the network's floating-point activations in half precision.
@@ -84,30 +80,23 @@ def build_engine(
     if precision == "fp16":
         check_half(source, network, library)
     config = _config(builder, network, profile, options, library)
-    timings = _Timings(timing_cache, config) if options.target.backend == "tensorrt" else None
+    timed = options.target.backend == "tensorrt"  # TensorRT for RTX needs no timings
+    if timed:
+        _read_timings(timing_cache, config)
     plan = _plan(source, builder, network, config, advance, library)
     target.write_bytes(plan)
-    if timings:
-        timings.save()
+    if timed:
+        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
     return share
 
 
-def half_share(network: Any, library: ModuleType) -> float:  # noqa: ANN401 - TensorRT has no types
+def half_share(network: _Trt, library: ModuleType) -> float:
     """Returns the half-precision share of a network's floating-point tensors without constants."""
     return _share(dtype for kind, dtype in _computed(network, library) if kind != "CONSTANT")
 
 
-def check_half(source: Path, network: Any, library: ModuleType) -> None:  # noqa: ANN401
-    """Verifies that a network parsed from an FP16 graph computes in half precision.
-
-    Args:
-        source: the ONNX file.
-        network: the parsed network.
-        library: `tensorrt` or `tensorrt_rtx`.
-
-    Raises:
-        GraphError: too much of it is FP32.
-    """
+def check_half(source: Path, network: _Trt, library: ModuleType) -> None:
+    """Raises `GraphError` if too much of a network parsed from an FP16 graph is FP32."""
     found = half_share(network, library)
     work = _share(dtype for kind, dtype in _computed(network, library) if kind in _WORK)
     promised = promised_share(source)
@@ -129,7 +118,7 @@ def promised_share(path: Path) -> float:
     return kinds["fp16"] / max(1, kinds.total())
 
 
-def _computed(network: Any, library: ModuleType) -> Iterator[tuple[str, str]]:  # noqa: ANN401
+def _computed(network: _Trt, library: ModuleType) -> Iterator[tuple[str, str]]:
     """Yields layer type and data type of every floating-point tensor that layers compute."""
     floats = {library.DataType.FLOAT: "fp32", library.DataType.HALF: "fp16"}
     for index in range(network.num_layers):
@@ -146,7 +135,7 @@ def _share(dtypes: Iterator[str]) -> float:
     return round(counts["fp16"] / counts.total(), 4) if counts else 1.0
 
 
-def _parser_errors(parser: Any) -> str:  # noqa: ANN401
+def _parser_errors(parser: _Trt) -> str:
     lines = []
     for index in range(parser.num_errors):
         error = parser.get_error(index)
@@ -158,12 +147,8 @@ def _parser_errors(parser: Any) -> str:  # noqa: ANN401
 
 
 def _config(
-    builder: Any,  # noqa: ANN401
-    network: Any,  # noqa: ANN401
-    profile: BatchProfile,
-    options: EngineOptions,
-    library: ModuleType,
-) -> Any:  # noqa: ANN401
+    builder: _Trt, network: _Trt, profile: BatchProfile, options: EngineOptions, library: ModuleType
+) -> _Trt:
     config = builder.create_builder_config()
     config.builder_optimization_level = options.optimization_level
     config.clear_flag(library.BuilderFlag.TF32)  # too imprecise for the parity of FP32
@@ -184,19 +169,14 @@ def _config(
 
 
 def _plan(
-    source: Path,
-    builder: Any,  # noqa: ANN401
-    network: Any,  # noqa: ANN401
-    config: Any,  # noqa: ANN401
-    advance: Advance,
-    library: ModuleType,
-) -> Any:  # noqa: ANN401
+    source: Path, builder: _Trt, network: _Trt, config: _Trt, advance: Advance, library: ModuleType
+) -> _Trt:
     """Returns the serialized engine, built in another thread so that this one receives Ctrl-C."""
     stopped = threading.Event()
     config.progress_monitor = _monitor(library, Phases(advance), stopped)
     log = tensorrt_logger(library)
 
-    def serialized() -> tuple[Any, str]:
+    def serialized() -> tuple[_Trt, str]:
         log.clear()
         return builder.build_serialized_network(network, config), log.errors()
 
@@ -214,7 +194,7 @@ def _plan(
     return plan
 
 
-def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> Any:  # noqa: ANN401
+def _monitor(library: ModuleType, phases: Phases, stopped: threading.Event) -> _Trt:
     class Monitor(library.IProgressMonitor):  # type: ignore[misc, name-defined]
         """Forwards TensorRT's progress, and cancels the build when `stopped` is set."""
 
@@ -278,17 +258,9 @@ class Phases:
         return min(1.0, (self._done[name] + max(within, default=0.0)) / steps)
 
 
-class _Timings:
-    """The timing cache of an engines folder during one build."""
-
-    def __init__(self, path: Path, config: Any) -> None:  # noqa: ANN401
-        self._path = path
-        self._config = config
-        written = path.read_bytes() if path.is_file() else b""
-        cache = config.create_timing_cache(written)
-        if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - theirs
-            _log.warning("%s is damaged or belongs to another TensorRT; it is not used", path)
-            config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
-
-    def save(self) -> None:
-        write_whole(self._path, bytes(self._config.get_timing_cache().serialize()))
+def _read_timings(path: Path, config: _Trt) -> None:
+    written = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(written)
+    if cache is None or not config.set_timing_cache(cache, False):  # noqa: FBT003 - theirs
+        _log.warning("%s is damaged or belongs to another TensorRT; it is not used", path)
+        config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003

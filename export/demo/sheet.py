@@ -109,10 +109,7 @@ def _draw_tile(
 
 
 def _draw_chart(
-    draw: ImageDraw.ImageDraw,
-    entry: Entry,
-    colors: Mapping[str, str],
-    corner: tuple[int, int],
+    draw: ImageDraw.ImageDraw, entry: Entry, colors: Mapping[str, str], corner: tuple[int, int]
 ) -> None:
     """Draws an age axis: interval as a band, fused age on it, experts above, truth below."""
     x, y = corner[0], corner[1] + 26

@@ -35,13 +35,9 @@ class TeacherAnswers:
     def open(
         cls, folder: Path, settings: Mapping[str, Any], shape: tuple[int, int, int], ages: int
     ) -> Iterator[TeacherAnswers]:
-        """Opens existing answers or creates empty files.
+        """Opens existing answers of this shape (N, T, C) or creates empty files.
 
-        Args:
-            folder: folder of the files.
-            settings: fingerprints of the teacher, its question and the faces.
-            shape: shape (N, T, C) of the tokens.
-            ages: number A of ages.
+        The settings are fingerprints of the teacher, its question and the faces.
 
         Raises:
             ExportError: the disk has too little space.
@@ -67,10 +63,7 @@ class TeacherAnswers:
         return np.array([face for face in faces if self.log[str(face)]], np.int64)
 
     def keep(
-        self,
-        faces: Sequence[int],
-        tokens: NDArray[np.float16],
-        age_probs: NDArray[np.float32],
+        self, faces: Sequence[int], tokens: NDArray[np.float16], age_probs: NDArray[np.float32]
     ) -> None:
         """Writes answers: tokens (N, T, C) and probabilities (N, A)."""
         self.tokens[faces] = tokens

@@ -67,10 +67,6 @@ class Distillation:
 def distil(task: Distillation, progress: Progress) -> dict[str, float]:
     """Runs the teacher, trains the head, evaluates it on held-back faces, writes a checkpoint.
 
-    Args:
-        task: the options.
-        progress: callback that receives progress messages.
-
     Returns:
         The report, which is also written: numbers of faces, KL divergence in nats, differences
         in years.

@@ -1,4 +1,4 @@
-"""A person to draw: who it is, by seed, and how far the signs of age have developed."""
+"""A person to draw: identity by seed, and the signs of age by years."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ class Person:
     """
 
     def __init__(self, age_years: float, seed: int) -> None:
-        """Makes the person of this seed at this age.
-
-        Raises:
-            ValueError: the age is not within 0..100 years.
-        """
+        """Makes the person of this seed at this age; raises ValueError outside 0..100 years."""
         if not 0 <= age_years <= 100:
             raise ValueError(f"age_years must be within 0..100; got {age_years}. Give it in years.")
         self.age_years, self.seed, rng = age_years, seed, np.random.default_rng([seed, 1])

@@ -34,11 +34,7 @@ _NO_PERSON, _NO_FACE = 6, 7
 
 
 def quantization_faces(inputs: Sequence[InputSpec], count: int = FACES) -> Images:
-    """Returns people of all ages, photographs and noise in varied light as an expert's inputs.
-
-    Args:
-        inputs: input specifications of the expert.
-        count: number of drawn people.
+    """Returns `count` drawn people of all ages, photographs and noise in varied light.
 
     Returns:
         By input name: uint8 (count + 14, height, width, 3).
@@ -85,6 +81,5 @@ def _shifted(box: Box, rng: np.random.Generator) -> Box:
 
 
 def _lit(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Returns the picture with another brightness and contrast."""
     gain, gamma = rng.uniform(0.6, 1.3), rng.uniform(0.8, 1.25)
     return (np.clip((image / 255.0) ** gamma * gain, 0.0, 1.0) * 255.0).astype(np.uint8)

@@ -37,12 +37,7 @@ class Standardizer:
 def fit_regression(
     features: NDArray[np.float64], ages_years: NDArray[np.float64], penalty: float
 ) -> tuple[Tensor, Tensor]:
-    """Fits a ridge regression.
-
-    Args:
-        features: (N, F).
-        ages_years: (N,).
-        penalty: L2 penalty on the weights of standardized features.
+    """Fits a ridge regression of ages (N,) on standardized features (N, F).
 
     Returns:
         Weight (1, F) and bias (1,), float32.
@@ -61,13 +56,9 @@ def fit_classes(
     age_grid: tuple[float, ...],
     penalty: float,
 ) -> tuple[Tensor, Tensor]:
-    """Fits a softmax regression to Gaussian soft labels around each age, by L-BFGS.
+    """Fits a softmax regression on standardized features (N, F), by L-BFGS.
 
-    Args:
-        features: (N, F).
-        ages_years: (N,).
-        age_grid: ages of the A classes, in years.
-        penalty: L2 penalty on the weights of standardized features.
+    The A classes are ages in years; labels are soft, Gaussian around each age (N,).
 
     Returns:
         Weight (A, F) and bias (A,), float32.

@@ -36,9 +36,7 @@ PROBES = (0, 10, -1)
 def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> Images:
     """Returns the verification faces as an expert's inputs.
 
-    Args:
-        inputs: input specifications of the expert.
-        few: whether to return only the `PROBES`, for an expert that needs seconds per face.
+    `few` selects only the `PROBES`, for an expert that needs seconds per face.
 
     Returns:
         By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`, or 3.
@@ -64,6 +62,8 @@ def in_batches(images: Images) -> Iterator[Images]:
 
 
 def _scenes() -> Iterator[Scene]:
+    from export.faces.drawn import draw_person
+
     for name, (face, person) in PHOTOGRAPH_BOXES.items():
         picture = photograph(name)
         height, width = picture.shape[:2]
@@ -71,19 +71,13 @@ def _scenes() -> Iterator[Scene]:
         yield picture // 2, {"face": face}
         yield picture, {"face": (0, 0, width, height), "person": person}
         yield np.ascontiguousarray(picture[:, ::-1]), {"person": mirrored(person, width)}
-    yield from _drawn()
+    for seed, age in enumerate(_DRAWN_AGES):
+        scene = draw_person(age, seed=1000 + seed, width=256, height=512)
+        yield scene.image, {"face": scene.face_box, "person": scene.person_box}
     rng = np.random.default_rng(0)
     for _ in range(_NOISE_IMAGES):
         noise = rng.integers(0, 256, (256, 256, 3), np.uint8)
         yield noise, {"face": None, "person": None}
-
-
-def _drawn() -> Iterator[Scene]:
-    from export.faces.drawn import draw_person
-
-    for seed, age in enumerate(_DRAWN_AGES):
-        scene = draw_person(age, seed=1000 + seed, width=256, height=512)
-        yield scene.image, {"face": scene.face_box, "person": scene.person_box}
 
 
 def photograph(name: str) -> Pixels:

@@ -46,17 +46,12 @@ class Scheduling:
 def expert_config(
     name: str, expert: Expert, backend: str, kind: str, scheduling: Scheduling
 ) -> Config:
-    """Returns the configuration of an expert's graph.
-
-    Args:
-        name: name of the expert and of the model.
-        expert: its manifest entry.
-        backend: Triton's backend, `onnxruntime` or `tensorrt`.
-        kind: `KIND_GPU` or `KIND_CPU`.
-        scheduling: instances and queue.
-    """
+    """Returns the configuration of an expert's graph."""
     profile = expert.profile
     inputs = [_picture(spec.name, spec) for spec in expert.inputs]
+    black = {
+        tensor.pop("name"): tensor | {"zero_data": Word("true")} for tensor in map(dict, inputs)
+    }
     return {
         "name": name,
         "backend": backend,
@@ -68,23 +63,7 @@ def expert_config(
             "max_queue_delay_microseconds": scheduling.queue_delay_us,
         },
         "instance_group": [{"count": scheduling.instances, "kind": Word(kind)}],
-        "model_warmup": [
-            {
-                "name": "black picture",
-                "batch_size": 1,
-                "inputs": [
-                    {
-                        "key": tensor["name"],
-                        "value": {
-                            "data_type": tensor["data_type"],
-                            "dims": tensor["dims"],
-                            "zero_data": Word("true"),
-                        },
-                    }
-                    for tensor in inputs
-                ],
-            }
-        ],
+        "model_warmup": [{"name": "black picture", "batch_size": 1, "inputs": _map(black)}],
     }
 
 
@@ -135,10 +114,7 @@ def ensemble_config(experts: Mapping[str, Expert]) -> Config:
         "name": ENSEMBLE,
         "platform": "ensemble",
         "max_batch_size": _largest(experts),
-        "input": [
-            *(_picture(name, spec) for name, spec in named.items()),
-            _visible(len(named)),
-        ],
+        "input": [*(_picture(name, spec) for name, spec in named.items()), _visible(len(named))],
         "output": outputs,
         "ensemble_scheduling": {"step": [*steps, fusion]},
         "parameters": [
@@ -214,7 +190,7 @@ def _largest(experts: Mapping[str, Expert]) -> int:
     return min(expert.profile.largest for expert in experts.values())
 
 
-def _map(pairs: Mapping[str, str]) -> list[Config]:
+def _map(pairs: Mapping[str, object]) -> list[Config]:
     return [{"key": key, "value": value} for key, value in pairs.items()]
 
 

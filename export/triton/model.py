@@ -27,9 +27,8 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Reads the tables next to this file.
 
-        Args:
-            args: Triton's arguments; `model_config` is JSON whose parameter `experts` holds each
-                expert's indices into `visible`.
+        The parameter `experts` of `model_config`, which is JSON, holds each expert's indices into
+        `visible`.
         """
         folder = Path(__file__).parent
         sys.path.insert(0, str(folder))  # for the files of runtime
@@ -67,10 +66,7 @@ def fused_outputs(
 ) -> dict[str, Floats]:
     """Returns the outputs of the model.
 
-    Args:
-        tables: calibration of all experts.
-        names: the E experts, in the order of the columns.
-        ages_years: (N, E) raw predictions; a missing one is not finite.
+    `ages_years` holds raw predictions, (N, E), a column per name; a missing one is not finite.
 
     Returns:
         float64: `age_years`, `low_years` and `high_years` (N, 1), `expert_years`,

@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import Artifact, Expert, InputSpec
+from runtime.manifest import REBUILD, Artifact, Expert, InputSpec
 
 Views = Mapping[InputSpec, NDArray[np.uint8]]
 """By input: uint8 (N, height, width, 3), RGB, the same N for all."""
@@ -48,16 +48,32 @@ class Pending(Protocol):
     """An answer in progress; `concurrent.futures.Future` is one."""
 
     def result(self, timeout: float | None = None) -> Answer:
-        """Waits for the answer and returns it.
-
-        Raises:
-            TimeoutError: it is not complete after `timeout` seconds.
-        """
-        ...
+        """Returns the answer; raises TimeoutError if it takes more than `timeout` seconds."""
 
     def cancel(self) -> bool:
         """Cancels the computation if it has not started; returns True if it was cancelled."""
-        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertVariant:
+    """An expert in one of its variants, as files in an engines folder."""
+
+    name: str
+    expert: Expert
+    artifact: Artifact
+    folder: Path
+    """The engines folder."""
+
+    @property
+    def path(self) -> Path:
+        """The graph or engine, to which further files belong."""
+        return self.folder / self.artifact.files[0].path
+
+    @property
+    def rebuild(self) -> str:
+        """The command that builds the variant again, as an error's remedy."""
+        precision = self.artifact.precision
+        return f"{REBUILD} --only {self.name}{'' if precision == 'fp32' else f' --{precision}'}"
 
 
 class Session(Protocol):
@@ -66,20 +82,15 @@ class Session(Protocol):
     @property
     def backend(self) -> str:
         """Name of the backend, for example `onnx-cpu`; see `backend_kind`."""
-        ...
 
     def enqueue(self, inputs: Inputs) -> Pending:
-        """Starts a batch and returns at once.
+        """Starts a batch, at most the profile's largest, and returns at once.
 
-        Args:
-            inputs: all of the expert's inputs; at most the profile's largest batch. They must not
-                be changed until the answer is complete.
+        The inputs must not be changed until the answer is complete.
         """
-        ...
 
     def close(self) -> None:
         """Frees everything; idempotent."""
-        ...
 
 
 class Batch(Protocol):
@@ -87,11 +98,9 @@ class Batch(Protocol):
 
     def enqueue(self, expert: str) -> Pending:
         """Starts an expert and returns at once."""
-        ...
 
     def release(self) -> None:
         """Releases the batch's slot, which becomes free when the work in it has ended."""
-        ...
 
 
 class Device(Protocol):
@@ -100,24 +109,19 @@ class Device(Protocol):
     @property
     def backends(self) -> Mapping[str, str]:
         """Backend of each of its experts, by name."""
-        ...
 
     def take(self, views: Views, timeout: float | None = None) -> Batch:
         """Reserves a slot for a batch and starts copying the views there.
 
-        Args:
-            views: at most the smallest `largest` of the experts' profiles; they must not be
-                changed until every answer is complete.
-            timeout: in seconds; None waits indefinitely.
+        A batch is at most the smallest `largest` of the experts' profiles; its views must not be
+        changed until every answer is complete. The timeout is in seconds; None waits indefinitely.
 
         Raises:
             TimeoutError: no slot became free in time.
         """
-        ...
 
     def close(self) -> None:
         """Waits for the work in progress and frees everything; idempotent."""
-        ...
 
 
 def backend_kind(backend: str) -> str:
@@ -135,5 +139,5 @@ def all_on_cpu(backends: Iterable[str]) -> bool:
     return all(backend_kind(backend) == "cpu" for backend in backends)
 
 
-SessionFactory = Callable[[str, Expert, Artifact, Path], Session]
-"""Opens an expert, given its name, manifest entry, artifact and the engines folder."""
+SessionFactory = Callable[[ExpertVariant], Session]
+"""Opens an expert on the CPU."""

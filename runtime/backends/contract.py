@@ -9,32 +9,18 @@ from runtime.manifest import OUTPUT_RANKS, REBUILD, Expert
 
 
 def check_inputs(name: str, expert: Expert, found: Mapping[str, object], uint8: str) -> None:
-    """Compares a graph's inputs with the manifest.
+    """Raises `ContractError` if a graph's inputs differ from the manifest.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        found: by input name, data type and dimensions after the first.
-        uint8: the library's name of this data type.
-
-    Raises:
-        ContractError: they differ.
+    `found` holds data type and dimensions after the first; `uint8` is the library's name of it.
     """
     wanted = {spec.name: (uint8, (spec.height, spec.width, 3)) for spec in expert.inputs}
     _compare(name, "inputs", found, wanted)
 
 
 def check_outputs(name: str, expert: Expert, found: Mapping[str, object], float32: str) -> None:
-    """Compares a graph's outputs with the manifest; the graph may have more.
+    """Raises `ContractError` if a graph's outputs differ from the manifest; it may have more.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        found: by output name, data type and rank.
-        float32: the library's name of this data type.
-
-    Raises:
-        ContractError: they differ.
+    `found` holds data type and rank; `float32` is the library's name of it.
     """
     wanted = {output: (float32, OUTPUT_RANKS[output]) for output in expert.outputs}
     _compare(name, "outputs", {key: found[key] for key in wanted if key in found}, wanted)

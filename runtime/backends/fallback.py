@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.backends import Device, Session, SessionFactory
+from runtime.backends import Device, ExpertVariant, Session, SessionFactory
 from runtime.backends.cpu import CpuDevice
 from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
 from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
 from runtime.options import GpuOptions
 
 if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
@@ -48,17 +48,13 @@ class DeviceRequest:
     """Of the GPU."""
     precision: str
     hashes: bool
-    """Whether the files' SHA-256 is compared with the manifest."""
+    """The files' SHA-256 is compared with the manifest."""
     threads: int | None
     """Cores each expert may use at a time on the CPU; None means all."""
     gpu: GpuOptions
 
     def __post_init__(self) -> None:
-        """Validates the options.
-
-        Raises:
-            ValueError: one is out of range.
-        """
+        """Raises ValueError if an option is out of range."""
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
 
@@ -87,14 +83,8 @@ def open_devices(
 ) -> list[Device]:
     """Opens every expert on the best backend that the request allows.
 
-    Args:
-        experts: by name.
-        folder: the engines folder.
-        request: the device and its options.
-        sessions: opens an expert on the CPU; by default on ONNX Runtime or OpenVINO.
-
-    Returns:
-        Devices that together hold all experts.
+    `sessions` opens an expert on the CPU; by default on ONNX Runtime or OpenVINO. The devices
+    returned together hold all experts.
 
     Raises:
         EngineFileError: a file is missing or has changed.
@@ -134,7 +124,7 @@ class _Opener:
         for kind in _FALLBACK_ORDER[self._request.kind]:
             try:
                 artifact = choose_artifact(name, expert, kind, self._request.precision)
-                self._open_on(kind, name, expert, artifact)
+                self._open_on(kind, ExpertVariant(name, expert, artifact, self._folder))
             except EngineMismatchError as error:
                 if self._request.gpu.on_mismatch == "error":
                     raise
@@ -143,7 +133,9 @@ class _Opener:
                 problems[kind] = error
             else:
                 _warn_of_fallback(name, kind, _unexpected(expert, problems))
-                self._log_other_precision(name, artifact)
+                if self._request.precision not in ("auto", artifact.precision):
+                    found, wanted = artifact.precision, self._request.precision
+                    _log.warning("expert %r runs in %s, not in %s", name, found, wanted)
                 return
         reasons = _unexpected(expert, problems) if self._request.kind == "auto" else problems
         if len(reasons) < 2:
@@ -161,48 +153,31 @@ class _Opener:
         if self._on_gpu:
             from runtime.backends.gpu.device import CudaDevice
 
-            inputs = {name: experts[name].inputs for name in self._on_gpu}
-            largest = min(experts[name].profile.largest for name in self._on_gpu)
             slots = self._request.gpu.slots
-            devices.append(CudaDevice(self._gpu(), self._on_gpu, inputs, largest, slots=slots))
+            devices.append(CudaDevice(self._gpu(), self._on_gpu, slots=slots))
         elif self._cuda is not None and not isinstance(self._cuda, BackendError):
             self._cuda.close()
         return devices
 
-    def _log_other_precision(self, name: str, artifact: Artifact) -> None:
-        if self._request.precision not in ("auto", artifact.precision):
-            _log.warning(
-                "expert %r runs in %s, not in %s",
-                name,
-                artifact.precision,
-                self._request.precision,
-            )
-
-    def _open_on(self, kind: str, name: str, expert: Expert, artifact: Artifact) -> None:
-        if kind == "cpu":
-            verify_files(self._folder, name, artifact, hashes=self._request.hashes)
-            session = self._open_session(name, expert, artifact, self._folder)
-            self._on_cpu[name] = session
-            self._opened.callback(session.close)
-            return
+    def _open_on(self, kind: str, variant: ExpertVariant) -> None:
         if kind == "cuda" and (problem := cuda_provider_problem()):
             raise BackendError(problem)
-        cuda = self._gpu()
-        verify_files(self._folder, name, artifact, hashes=self._request.hashes)
-        opened: CudaExpert
-        if kind == "tensorrt":
+        cuda = None if kind == "cpu" else self._gpu()
+        hashes, gpu = self._request.hashes, self._request.gpu
+        verify_files(self._folder, variant.name, variant.artifact, hashes=hashes)
+        opened: CudaExpert | Session
+        if cuda is None:
+            opened = self._on_cpu[variant.name] = self._open_session(variant)
+        elif kind == "tensorrt":
             from runtime.backends.gpu.tensorrt import TensorRTExpert
 
-            graphs = self._request.gpu.graphs
-            opened = TensorRTExpert(name, expert, artifact, self._folder, cuda, graphs=graphs)
+            opened = self._on_gpu[variant.name] = TensorRTExpert(variant, cuda, graphs=gpu.graphs)
         else:
             from runtime.backends.gpu.onnx_cuda import OnnxCudaExpert
 
-            limit = self._request.gpu.memory_limit_bytes
-            opened = OnnxCudaExpert(
-                name, expert, artifact, self._folder, cuda, memory_limit_bytes=limit
-            )
-        self._on_gpu[name] = opened
+            limit = gpu.memory_limit_bytes
+            opened = OnnxCudaExpert(variant, cuda, memory_limit_bytes=limit)
+            self._on_gpu[variant.name] = opened
         self._opened.callback(opened.close)
 
     def _gpu(self) -> Cuda:
@@ -250,11 +225,11 @@ def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
     """
     cores = request.threads or usable_cores()
 
-    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
-        if artifact.backend == "openvino":
+    def open_session(variant: ExpertVariant) -> Session:
+        if variant.artifact.backend == "openvino":
             from runtime.backends.openvino import OpenVinoSession
 
-            return OpenVinoSession(name, expert, artifact, folder, threads=cores)
-        return OnnxCpuSession(name, expert, artifact, folder, threads=cores)
+            return OpenVinoSession(variant, threads=cores)
+        return OnnxCpuSession(variant, threads=cores)
 
     return open_session

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from runtime.backends import Inputs, Outputs
+from runtime.backends import ExpertVariant, Inputs, Outputs
 from runtime.backends.contract import check_inputs, check_outputs
 from runtime.backends.single_face import SingleFaceSession
 from runtime.errors import BackendError, ContractError
-from runtime.manifest import REBUILD, Artifact, Expert
+from runtime.manifest import Expert
 
 
 class OnnxCpuSession(SingleFaceSession):
@@ -19,52 +18,40 @@ class OnnxCpuSession(SingleFaceSession):
 
     backend = "onnx-cpu"
 
-    def __init__(
-        self, name: str, expert: Expert, artifact: Artifact, folder: Path, *, threads: int
-    ) -> None:
-        """Loads the graph and checks its inputs and outputs against the contract.
-
-        Args:
-            name: of the expert.
-            expert: its manifest entry.
-            artifact: the ONNX artifact to load.
-            folder: the engines folder.
-            threads: cores this expert may use at a time.
+    def __init__(self, variant: ExpertVariant, *, threads: int) -> None:
+        """Loads the graph, for so many threads, and checks it against the contract.
 
         Raises:
             BackendError: ONNX Runtime is not installed.
             ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
         """
-        super().__init__(name)
-        graph = folder / artifact.files[0].path
-        self._session = _load(name, graph, threads)
-        self._outputs = expert.outputs
-        check_contract(name, expert, self._session)
+        super().__init__(variant.name)
+        self._session = _load(variant, threads)
+        self._outputs = variant.expert.outputs
+        check_contract(variant.name, variant.expert, self._session)
 
     def _infer(self, inputs: Inputs) -> Outputs:
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
 
 
-def _load(name: str, graph: Path, threads: int) -> Any:  # noqa: ANN401 - lazily imported type
+def _load(variant: ExpertVariant, threads: int) -> Any:  # noqa: ANN401 - lazily imported type
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Experts run side by side: a waiting thread that spins takes a core from another expert.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        providers = ["CPUExecutionProvider"]
+        return onnxruntime.InferenceSession(str(variant.path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise ContractError(
-            f"ONNX Runtime cannot load {graph} of expert {name!r}: {error} {REBUILD} --only {name}"
+            f"ONNX Runtime cannot load {variant.path} of expert {variant.name!r}: {error} "
+            f"{variant.rebuild}"
         ) from error
 
 
 def import_onnxruntime() -> ModuleType:
-    """Imports ONNX Runtime, with its telemetry off.
-
-    Raises:
-        BackendError: it is not installed.
-    """
+    """Imports ONNX Runtime with its telemetry off; raises `BackendError` if not installed."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # its wheels store a machine ID
     try:
         import onnxruntime
@@ -91,11 +78,7 @@ def cuda_provider_problem() -> str | None:
 
 
 def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
-    """Compares a session's inputs and outputs with the manifest; more outputs are allowed.
-
-    Raises:
-        ContractError: they differ.
-    """
+    """Raises `ContractError` if a session's inputs or outputs differ from the manifest."""
     inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
     check_inputs(name, expert, inputs, "tensor(uint8)")
     outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}

@@ -14,16 +14,15 @@ import numpy as np
 
 from runtime.errors import BackendError
 
+Model = Any
+CompiledModel = Any
+"""Types of OpenVINO, which is imported lazily."""
 _FIRST_ARRAY = threading.Lock()
 _PRODUCTS = ("Convolution", "GroupConvolution", "FullyConnected", "MatMul")
 
 
 def import_openvino() -> ModuleType:
-    """Imports OpenVINO, with its telemetry off.
-
-    Raises:
-        BackendError: it is not installed.
-    """
+    """Imports OpenVINO with its telemetry off; raises `BackendError` if not installed."""
     # OpenVINO reports its use through this package; it does not where the package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
@@ -41,11 +40,7 @@ def import_openvino() -> ModuleType:
 
 
 def has_bfloat16() -> bool:
-    """Returns True if this CPU multiplies bfloat16 numbers.
-
-    Raises:
-        BackendError: OpenVINO is not installed.
-    """
+    """Returns True if this CPU multiplies bfloat16; raises what `import_openvino` raises."""
     capabilities = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return "BF16" in capabilities
 
@@ -73,22 +68,11 @@ def has_exact_int8() -> bool:
 
 
 def compile_graph(
-    model: Any,  # noqa: ANN401 - lazily imported type
-    shapes: Mapping[str, tuple[int, ...]],
-    threads: int,
-    *,
-    bfloat16: bool,
-) -> Any:  # noqa: ANN401
-    """Compiles a model for inputs of given shapes; reshapes the model in place.
+    model: Model, shapes: Mapping[str, tuple[int, ...]], threads: int, *, bfloat16: bool
+) -> CompiledModel:
+    """Compiles an `openvino.Model` for inputs of given shapes; reshapes it in place.
 
-    Args:
-        model: an `openvino.Model`.
-        shapes: by input name.
-        threads: cores it may use at a time.
-        bfloat16: compute in bfloat16 everything that is not marked to stay in FP32.
-
-    Returns:
-        An `openvino.CompiledModel`.
+    With `bfloat16`, everything that is not marked to stay in FP32 is computed in bfloat16.
 
     Raises:
         RuntimeError: OpenVINO cannot compile the model.
@@ -107,7 +91,7 @@ def compile_graph(
     return openvino.Core().compile_model(model, "CPU", options)
 
 
-def bfloat16_share(compiled: Any) -> float:  # noqa: ANN401 - lazily imported type
+def bfloat16_share(compiled: CompiledModel) -> float:
     """Returns the share of a compiled model's products that are computed in bfloat16."""
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     kinds = [

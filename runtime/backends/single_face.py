@@ -22,11 +22,7 @@ class SingleFaceSession(ABC):
     """Name of the backend, for example `onnx-cpu`."""
 
     def __init__(self, name: str) -> None:
-        """Prepares the thread, which starts with the first batch.
-
-        Args:
-            name: of the expert.
-        """
+        """Prepares the thread, which starts with the first batch."""
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:

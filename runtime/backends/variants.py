@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from runtime.errors import BackendError
 from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert
 
-BACKEND_NAMES = {
-    "tensorrt": "TensorRT",
-    "cuda": "ONNX Runtime on CUDA",
-    "cpu": "the CPU",
-}
+BACKEND_NAMES = {"tensorrt": "TensorRT", "cuda": "ONNX Runtime on CUDA", "cpu": "the CPU"}
 """By kind of backend: its name in messages."""
 _LOADS: Mapping[str, Sequence[str]] = {
     "tensorrt": ENGINE_BACKENDS,
@@ -31,12 +27,8 @@ _CPU_ONLY = ("bf16", "int8")
 def choose_artifact(name: str, expert: Expert, kind: str, precision: str) -> Artifact:
     """Returns the artifact of an expert to run.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        kind: of backend: `tensorrt`, `cuda` or `cpu`.
-        precision: `auto`, exactly the one wanted, or `bf16` or `int8` where it was built and the
-            backend's own preference elsewhere.
+    The kind of backend is `tensorrt`, `cuda` or `cpu`. The precision is `auto`, exactly the one
+    wanted, or `bf16` or `int8` where it was built and the backend's own preference elsewhere.
 
     Raises:
         BackendError: there is no artifact of this precision.

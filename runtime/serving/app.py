@@ -57,10 +57,7 @@ they are processed, and are neither stored nor logged."""
 def create_app(settings: Settings) -> FastAPI:
     """Builds the application, which opens the engines on startup and closes them on shutdown.
 
-    Raises:
-        KeyFileError: the file of API keys cannot be used.
-        ValueError: the detector is unknown.
-        BackendError: the detector's model cannot be used.
+    Raises what `Service` raises.
     """
     service = Service(settings)
 
@@ -243,7 +240,9 @@ class _Instrumentation:
             return
         started, status = time.perf_counter(), 500
         scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
-        headers = _SECURITY_HEADERS | {"Cache-Control": _cache_control(scope["path"])}
+        page = scope["path"] == "/" or scope["path"].startswith("/page/")
+        # Responses are never cached, and the page is revalidated.
+        headers = _SECURITY_HEADERS | {"Cache-Control": "no-cache" if page else "no-store"}
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -257,8 +256,3 @@ class _Instrumentation:
         finally:
             route = getattr(scope.get("route"), "path", _UNROUTED)
             self._metrics.record_request(route, status, time.perf_counter() - started)
-
-
-def _cache_control(path: str) -> str:
-    """Returns the header: responses are never cached, and the page is revalidated."""
-    return "no-cache" if path == "/" or path.startswith("/page/") else "no-store"

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, Self
+from typing import Self
 
 from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, ClosedError, DeadlineError, PredictionError
@@ -36,13 +36,8 @@ class QueueFullError(AgeMoEError):
         )
 
 
-class Predict(Protocol):
-    """The signature of `AgeMoE.predict` for a list."""
-
-    def __call__(
-        self, faces: list[Face], /, *, deadline_ms: float | Deadline | None = None
-    ) -> list[AgeEstimate | AgeMoEError]:
-        """Returns one entry per face, in order; errors of single faces are returned, not raised."""
+Predict = Callable[..., list[AgeEstimate | AgeMoEError]]
+"""Takes a list of faces and `deadline_ms`; errors of single faces are returned, not raised."""
 
 
 class Batcher:
@@ -213,7 +208,9 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001 - forwarded to the callers
             self._run_singly(batch, error)
         else:
-            self._record_time(batch, results, time.monotonic() - started)
+            if any(isinstance(result, AgeEstimate) for result in results):
+                with self._changed:
+                    self._times.record(len(batch), time.monotonic() - started)
             for queued, result in pairs:
                 _resolve(queued, result, deadline)
 
@@ -224,13 +221,6 @@ class Batcher:
             return
         for queued in batch:
             self._run([queued])
-
-    def _record_time(
-        self, batch: list[QueuedFace], results: Sequence[AgeEstimate | AgeMoEError], seconds: float
-    ) -> None:
-        if any(isinstance(result, AgeEstimate) for result in results):
-            with self._changed:
-                self._times.record(len(batch), seconds)
 
 
 def _resolve(

@@ -70,12 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--detector", default="haar", help="face detector: haar, or yunet:MODEL[#sha256=HEX]")
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
-    add(
-        "--new-key",
-        type=_name,
-        metavar="NAME",
-        help="make a key, print it and its line for --keys, and exit",
-    )
+    new_key = "make a key, print it and its line for --keys, and exit"
+    add("--new-key", type=_name, metavar="NAME", help=new_key)
     add("--admin", action="store_true", help="with --new-key: a key that also permits reloading")
     add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
     add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
@@ -117,12 +113,9 @@ def _add_section(
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
+    names = ("engines", "device", "precision", "detector", "keys")
     return Settings(
-        engines=parsed.engines,
-        device=parsed.device,
-        precision=parsed.precision,
-        detector=parsed.detector,
-        keys=parsed.keys,
+        **{name: given[name] for name in names},
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),
         batching=Batching(**{name: given[f"batching.{name}"] for name in _BATCHING}),
     )

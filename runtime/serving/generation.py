@@ -42,10 +42,6 @@ class Generation:
     def __init__(self, settings: Settings, on_batch: Callable[[int, float], None]) -> None:
         """Opens, verifies and warms up the engines, then makes a canary request.
 
-        Args:
-            settings: of the service.
-            on_batch: as for `Batcher`.
-
         Raises:
             AgeMoEError: the engines cannot be used or the canary request failed.
             ValueError: an option is out of range.
@@ -61,9 +57,10 @@ class Generation:
         try:
             self.check()
             self.gpu = GpuGauge(settings.device, self.moe.backends.values())
+            default_batch = 1 if self.gpu.read() is None else _GPU_BATCH
             self.batcher = Batcher(
                 self.moe.predict,
-                max_batch=settings.batching.max_batch or self._default_max_batch(),
+                max_batch=settings.batching.max_batch or default_batch,
                 max_wait_ms=settings.batching.max_wait_ms,
                 queue_limit=settings.batching.queue_limit,
                 workers=settings.batching.workers,
@@ -86,11 +83,7 @@ class Generation:
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Keeps the engines open for the duration of a request.
-
-        Raises:
-            ClosedError: the engines have been replaced.
-        """
+        """Keeps the engines open for a request; raises `ClosedError` if they have been replaced."""
         with self._calls.call():
             yield
 
@@ -98,7 +91,10 @@ class Generation:
         """Updates the health from results: an estimate proves it, a failure prompts a check."""
         if any(isinstance(result, AgeEstimate) for result in results):
             self._last_success = time.monotonic()
-        elif any(_is_engine_failure(result) for result in results):
+        elif any(
+            isinstance(result, PredictionError) and not isinstance(result, DeadlineError)
+            for result in results
+        ):
             self._last_success = -math.inf
 
     def median_ms(self) -> dict[str, float]:
@@ -111,11 +107,7 @@ class Generation:
         return medians
 
     def check(self) -> None:
-        """Verifies that the engines work, from a recent estimate or by a canary request.
-
-        Raises:
-            AgeMoEError: they do not.
-        """
+        """Raises `AgeMoEError` unless a recent estimate or a canary request succeeds."""
         with self._checking:
             if time.monotonic() - self._last_success > CANARY_INTERVAL_SECONDS:
                 _request_canary(self.moe, self._no_answers)
@@ -131,9 +123,6 @@ class Generation:
         self.batcher.close()
         self.gpu.close()
         self.moe.close()
-
-    def _default_max_batch(self) -> int:
-        return 1 if self.gpu.read() is None else _GPU_BATCH
 
     def _describe(self, name: str, backend: str) -> dict[str, Any]:
         expert = self._manifest.experts[name]
@@ -186,7 +175,3 @@ def _request_canary(moe: AgeMoE, no_answers: Collection[str]) -> None:
 def _is_plausible(estimate: AgeEstimate) -> bool:
     low, high = estimate.age_range
     return math.isfinite(estimate.age_years) and low <= estimate.age_years <= high
-
-
-def _is_engine_failure(result: object) -> bool:
-    return isinstance(result, PredictionError) and not isinstance(result, DeadlineError)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.backends import all_on_cpu
@@ -14,24 +13,11 @@ if TYPE_CHECKING:
     from runtime.backends.gpu.cuda import Cuda
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Memory of a GPU, summed over all processes."""
-
-    used_bytes: int
-    total_bytes: int
-
-
 class GpuGauge:
     """Reads the memory use of the GPU that runs the engines."""
 
     def __init__(self, device: str, backends: Iterable[str]) -> None:
-        """Opens the GPU, unless all experts run on the CPU.
-
-        Args:
-            device: as for `AgeMoE`.
-            backends: of the experts.
-        """
+        """Opens the GPU, unless all experts run on the CPU."""
         self._cuda: Cuda | None = None
         if not all_on_cpu(backends):
             from runtime.backends.gpu.cuda_library import open_cuda
@@ -39,8 +25,8 @@ class GpuGauge:
             _, ordinal = parse_device(device)
             self._cuda = open_cuda(ordinal)
 
-    def read(self) -> Memory | None:
-        """Returns the used and total memory; None without a GPU or if the query fails."""
+    def read(self) -> tuple[int, int] | None:
+        """Returns used and total bytes, over all processes; None without a GPU or on failure."""
         if self._cuda is None:
             return None
         try:
@@ -49,7 +35,7 @@ class GpuGauge:
         except BackendError:
             return None
         total = self._cuda.properties.total_bytes
-        return Memory(total - free, total)
+        return total - free, total
 
     def close(self) -> None:
         """Releases the GPU."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from runtime.errors import AgeMoEError
 
 ROLES = ("user", "admin")
 _KEY_BYTES = 32
-_DIGEST_CHARACTERS = 64
 
 
 class KeyFileError(AgeMoEError, ValueError):
@@ -50,11 +50,7 @@ def new_key(name: str, role: str) -> tuple[str, Key]:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """Reads a file of keys.
-
-    Raises:
-        KeyFileError: it is unreadable, holds no key, or has malformed lines.
-    """
+    """Reads a file of keys; raises `KeyFileError` if it is unreadable, empty or malformed."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -89,14 +85,10 @@ def _keys_of(lines: Sequence[str], problems: list[str]) -> Iterator[Key]:
         if not words:
             continue
         key = Key(*words) if len(words) == len(("name", "role", "digest")) else None
-        if key is None or key.role not in ROLES or not _is_digest(key.digest):
+        if key is None or key.role not in ROLES or not re.fullmatch("[0-9a-f]{64}", key.digest):
             problems.append(f"line {number} is not a key")
         else:
             yield key
-
-
-def _is_digest(text: str) -> bool:
-    return len(text) == _DIGEST_CHARACTERS and set(text) <= set("0123456789abcdef")
 
 
 def _digest(secret: str) -> str:

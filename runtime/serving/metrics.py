@@ -27,11 +27,7 @@ class Metrics:
     """Counters and histograms of a service."""
 
     def __init__(self, current: Callable[[], Generation | None]) -> None:
-        """Creates a registry of its own, so that several services can share a process.
-
-        Args:
-            current: returns the engines in use.
-        """
+        """Creates a registry of its own, so that several services can share a process."""
         self._registry = registry = CollectorRegistry()
         counter = partial(Counter, registry=registry)
         timer = partial(Histogram, buckets=BUCKETS_SECONDS, registry=registry)
@@ -146,11 +142,10 @@ def _duration_metric(
 
 
 def _gpu_metrics(generation: Generation) -> Iterator[Metric]:
-    memory = generation.gpu.read()
-    if memory is not None:
+    if (memory := generation.gpu.read()) is not None:
         family = GaugeMetricFamily(
             "agemoe_gpu_memory_bytes", "GPU memory, over all processes.", labels=("kind",)
         )
-        family.add_metric(("used",), memory.used_bytes)
-        family.add_metric(("total",), memory.total_bytes)
+        for kind, size_bytes in zip(("used", "total"), memory, strict=True):
+            family.add_metric((kind,), size_bytes)
         yield family

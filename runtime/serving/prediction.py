@@ -11,7 +11,7 @@ from runtime.detection import Detector, GivenBoxes
 from runtime.errors import AgeMoEError, NotCalibratedError
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
-from runtime.photographs import FoundFace, faces_in, find_faces
+from runtime.photographs import FoundFace, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.serving.problems import problem_of
 from runtime.serving.request_body import Photo
@@ -28,9 +28,7 @@ class Predictions:
 
     width: int | None = None
     height: int | None = None
-    found: list[FoundFace | None] = field(default_factory=list)
-    """Positions of the faces; None if the whole picture is one face."""
-    faces: list[Face] = field(default_factory=list)
+    scene: Scene = field(default_factory=Scene)
     results: Sequence[AgeEstimate | BaseException] = ()
     error: AgeMoEError | None = None
     """The error of a picture that cannot be used; None otherwise."""
@@ -46,17 +44,14 @@ class Predictions:
 def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | None) -> Predictions:
     """Decodes a picture and detects its faces; errors are recorded, not raised.
 
-    Args:
-        photo: the encoded picture and its boxes.
-        limits: on the picture's bytes and pixels.
-        detector: for pictures without boxes; None takes such a picture as one face.
+    Without a detector, a picture without boxes is taken as one face.
     """
     predictions, started = Predictions(), time.perf_counter()
     try:
         pixels = load_rgb(photo.data, limits)
         predictions.height, predictions.width = pixels.shape[:2]
         predictions.seconds["decode"] = time.perf_counter() - started
-        _detect(predictions, pixels, photo, detector)
+        predictions.scene = _scene(pixels, photo, detector)
     except AgeMoEError as error:
         predictions.error = error
     elapsed = time.perf_counter() - started
@@ -64,16 +59,12 @@ def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | No
     return predictions
 
 
-def _detect(
-    predictions: Predictions, pixels: Pixels, photo: Photo, detector: Detector | None
-) -> None:
+def _scene(pixels: Pixels, photo: Photo, detector: Detector | None) -> Scene:
     if photo.boxes is None and detector is None:
         body = photo.person_boxes[0] if photo.person_boxes else None
-        predictions.found, predictions.faces = [None], [Face(pixels, None, body)]
-        return
+        return Scene((None,), (Face(pixels, None, body),))
     finder = detector if photo.boxes is None else GivenBoxes(photo.boxes)
-    found = find_faces(pixels, finder, photo.person_boxes)
-    predictions.found, predictions.faces = list(found), faces_in(pixels, found)
+    return scene_in(pixels, finder, photo.person_boxes)
 
 
 def sole_error(photos: Sequence[Predictions]) -> BaseException | None:
@@ -107,7 +98,7 @@ def photo_json(photo: Predictions, threshold: float | None) -> JsonObject:
         "height": photo.height,
         "faces": [
             _face_json(found, result, threshold)
-            for found, result in zip(photo.found, photo.results, strict=True)
+            for found, result in zip(photo.scene.found, photo.results, strict=True)
         ],
         "problem": None if photo.error is None else problem_of(photo.error).to_dict(),
     }
@@ -116,17 +107,12 @@ def photo_json(photo: Predictions, threshold: float | None) -> JsonObject:
 def _face_json(
     found: FoundFace | None, result: AgeEstimate | BaseException, threshold: float | None
 ) -> JsonObject:
-    estimate = problem = None
-    if isinstance(result, AgeEstimate):
-        estimate = _estimate_json(result, threshold)
-    else:
-        problem = problem_of(result).to_dict()
     return {
-        "box": None if found is None else list(found.box),
-        "person_box": None if found is None or not found.person_box else list(found.person_box),
-        "score": None if found is None else found.score,
-        "estimate": estimate,
-        "problem": problem,
+        "box": found and list(found.box),
+        "person_box": found and found.person_box and list(found.person_box),
+        "score": found and found.score,
+        "estimate": _estimate_json(result, threshold) if isinstance(result, AgeEstimate) else None,
+        "problem": None if isinstance(result, AgeEstimate) else problem_of(result).to_dict(),
     }
 
 

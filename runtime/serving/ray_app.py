@@ -105,9 +105,12 @@ class Ingress:
     async def __call__(self, request: Request) -> Response:
         """Returns the response of a replica, or a problem."""
         try:
-            return _response(await self._forward(await self._receive(request)))
+            forwarded = await self._forward(await self._receive(request))
         except ServiceError as error:
             return problem_of(error).response()
+        response = Response(forwarded.body, forwarded.status)
+        response.raw_headers = forwarded.headers
+        return response
 
     async def _receive(self, request: Request) -> ForwardedRequest:
         if request.url.path == RELOAD:
@@ -137,15 +140,7 @@ class Ingress:
 
 
 async def call_app(app: ASGIApp, request: ForwardedRequest) -> ForwardedResponse:
-    """Calls an ASGI application in this process.
-
-    Args:
-        app: the application, started.
-        request: the request.
-
-    Returns:
-        Its response; status 500 without a body if it sent none.
-    """
+    """Returns the response of a started ASGI application; status 500 if it sent none."""
     finished = asyncio.Event()
     incoming: list[Message] = [{"type": "http.request", "body": request.body, "more_body": False}]
     outgoing: list[Message] = []
@@ -191,12 +186,11 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         raise ValueError(
             "Give keys: FILE, or without_keys: true behind a proxy that controls access."
         )
+    names = ("device", "precision", "detector")
+    given = {name: arguments[name] for name in names if name in arguments}
+    given |= {name: Path(arguments[name]) for name in ("engines", "keys") if arguments.get(name)}
     settings = Settings(
-        engines=Path(arguments.get("engines", "engines")),
-        device=arguments.get("device", "auto"),
-        precision=arguments.get("precision", "auto"),
-        detector=arguments.get("detector", "haar"),
-        keys=Path(arguments["keys"]) if arguments.get("keys") else None,
+        **given,
         limits=Limits(**arguments.get("limits", {})),
         batching=Batching(**arguments.get("batching", {})),
     )
@@ -220,9 +214,3 @@ def _scope(request: ForwardedRequest) -> dict[str, Any]:
         "client": None,
         "server": None,
     }
-
-
-def _response(forwarded: ForwardedResponse) -> Response:
-    response = Response(forwarded.body, forwarded.status)
-    response.raw_headers = forwarded.headers
-    return response

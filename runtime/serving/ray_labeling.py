@@ -53,13 +53,8 @@ class RemoteLabeler:
     def __init__(self, job: LabelJob, resources: WorkerResources, folder: str, engine: str) -> None:
         """Opens the engines, or keeps the error to return it with the first block.
 
-        An error raised here would reach the user wrapped in Ray's own message.
-
-        Args:
-            job: the labeling job.
-            resources: of the worker; experts use exactly this many cores.
-            folder: the folder that relative paths start from.
-            engine: required fingerprint of the engines on this node.
+        An error raised here would reach the user wrapped in Ray's own message. Relative paths start
+        from `folder`; the engines on this node must have the fingerprint `engine`.
         """
         self._labeler: Labeler | str
         try:
@@ -188,7 +183,6 @@ def _label_blocks(
 
 
 def _max_workers(resources: WorkerResources) -> int:
-    """Returns the number of workers that the cluster's resources allow."""
     cluster = ray.cluster_resources()
     workers = cluster.get("CPU", 0.0) / resources.cpus
     if resources.gpus:

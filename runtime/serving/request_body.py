@@ -64,11 +64,7 @@ class _MemoryParser(MultiPartParser):
 
 
 async def read_request(request: Request, limits: Limits) -> ParsedRequest:
-    """Reads and validates the body of a request for ages.
-
-    Raises:
-        ServiceError: it is too large, too slow, incomplete, of another media type, or invalid.
-    """
+    """Reads and validates the body of a request for ages; raises `ServiceError` to reject it."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (JSON, FORM):
         raise MediaTypeError(
@@ -123,10 +119,7 @@ async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[li
         yield body
 
     parser = _MemoryParser(
-        request.headers,
-        stream(),
-        max_files=limits.images,
-        max_fields=len(Options.model_fields),
+        request.headers, stream(), max_files=limits.images, max_fields=len(Options.model_fields)
     )
     try:
         form = await parser.parse()
@@ -135,37 +128,34 @@ async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[li
             raise _too_many_images(limits, "more pictures") from None
         raise MalformedError(f"The form cannot be parsed: {error.message}") from None
     try:
-        return await _form_images(form), _validate(Options, _form_options(form))
+        images, options = await _form_fields(form)
+        return images, _validate(Options, options)
     finally:
         await form.close()
 
 
-async def _form_images(form: FormData) -> list[bytes]:
-    images = []
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile) and name == IMAGE_FIELD:
-            images.append(await value.read())
-        elif isinstance(value, UploadFile):
-            raise InvalidError(f"Pictures are files in the field {IMAGE_FIELD!r}, got {name!r}.")
-        elif name == IMAGE_FIELD:
-            raise InvalidError(
-                f"The field {IMAGE_FIELD!r} holds text. Send a file, which has a file name."
-            )
-    if not images:
-        raise InvalidError(f"The request has no picture. Send files in the field {IMAGE_FIELD!r}.")
-    return images
-
-
-def _form_options(form: FormData) -> bytes:
-    """Returns the fields other than pictures as a JSON object; fields with lists hold JSON."""
+async def _form_fields(form: FormData) -> tuple[list[bytes], bytes]:
+    """Returns the pictures, and the other fields as a JSON object; fields with lists hold JSON."""
+    images: list[bytes] = []
     options: dict[str, object] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
-            continue
-        if name in options:
+            if name != IMAGE_FIELD:
+                raise InvalidError(
+                    f"Pictures are files in the field {IMAGE_FIELD!r}, got {name!r}."
+                )
+            images.append(await value.read())
+        elif name == IMAGE_FIELD:
+            raise InvalidError(
+                f"The field {name!r} holds text. Send a file, which has a file name."
+            )
+        elif name in options:
             raise InvalidError(f"The field {name!r} occurs more than once.")
-        options[name] = _field_value(name, value)
-    return json.dumps(options).encode()
+        else:
+            options[name] = _field_value(name, value)
+    if not images:
+        raise InvalidError(f"The request has no picture. Send files in the field {IMAGE_FIELD!r}.")
+    return images, json.dumps(options).encode()
 
 
 def _field_value(name: str, text: str) -> object:

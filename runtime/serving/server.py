@@ -80,14 +80,7 @@ class Server(uvicorn.Server):
 
 
 def make_server(settings: Settings, host: str, port: int, shutdown: Shutdown) -> Server:
-    """Builds the server without starting it.
-
-    Args:
-        settings: of the service.
-        host: address to listen on.
-        port: to listen on; 0 selects a free one.
-        shutdown: options of the shutdown.
-    """
+    """Builds the server without starting it; port 0 selects a free one."""
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -61,11 +61,7 @@ class Service:
         self._concurrent_requests = 0
 
     def open(self) -> None:
-        """Opens the engines unless they are open.
-
-        Raises:
-            AgeMoEError: the engines cannot be used or the canary request failed.
-        """
+        """Opens the engines unless they are open; raises what `Generation` raises."""
         if self._current is None:
             self._current = Generation(self.settings, self.metrics.on_batch)
 
@@ -83,10 +79,8 @@ class Service:
         """Reopens the engines folder and the file of API keys, and switches to their content.
 
         Requests in progress finish on the old engines, which are closed after the last of them.
-        Both generations are in memory meanwhile. On any failure the old engines keep serving.
-
-        Args:
-            wait: wait for a concurrent reload instead of raising an error.
+        Both generations are in memory meanwhile. On any failure the old engines keep serving. With
+        `wait`, a concurrent reload is waited for instead of raising an error.
 
         Raises:
             ReloadError: the new engines or keys cannot be used, or another reload is in progress.
@@ -104,11 +98,7 @@ class Service:
         return new
 
     def current(self) -> Generation:
-        """Returns the engines in use.
-
-        Raises:
-            NotReadyError: before `open` and after `close`.
-        """
+        """Returns the engines in use; raises `NotReadyError` before `open` and after `close`."""
         if self._current is None:
             raise NotReadyError("The engines are not open. Try again in a moment.")
         return self._current
@@ -146,11 +136,7 @@ class Service:
             self.metrics.concurrent_requests.set(self._concurrent_requests)
 
     def check_ready(self) -> Generation:
-        """Returns the engines in use after verifying that they work.
-
-        Raises:
-            AgeMoEError: they do not, or the service is shutting down.
-        """
+        """Returns the engines in use; raises `AgeMoEError` if they fail, or while shutting down."""
         if self.draining:
             raise NotReadyError("The service is shutting down.")
         generation = self.current()
@@ -160,9 +146,7 @@ class Service:
     async def ages(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
         """Detects the faces, estimates their ages and returns the response.
 
-        Args:
-            request: the pictures and options.
-            times_ms: receives the duration of each stage.
+        `times_ms` receives the duration of each stage.
 
         Raises:
             AgeMoEError: the whole request failed, or its only picture or only face did.
@@ -207,7 +191,7 @@ class Service:
             )
             pixels_left -= processed.pixels
             photos.append(processed)
-        faces = sum(len(photo.faces) for photo in photos)
+        faces = sum(len(photo.scene.faces) for photo in photos)
         if faces > self.settings.limits.faces:
             raise TooManyError(
                 f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
@@ -221,13 +205,13 @@ class Service:
         deadline = request.deadline
         if deadline is not None and deadline.passed:
             raise TooLateError(deadline)
-        faces = [face for photo in photos for face in photo.faces]
+        faces = [face for photo in photos for face in photo.scene.faces]
         futures = generation.batcher.submit_all(faces, deadline_ms=deadline)
         results = iter(
             await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         )
         for photo in photos:
-            own = [next(results) for _ in photo.faces]
+            own = [next(results) for _ in photo.scene.faces]
             generation.record_results(own)
             photo.results = [require_probability(result, request.threshold) for result in own]
 

@@ -145,7 +145,7 @@ def test_errors_in_the_soak_are_counted_and_listed(
     def sometimes(lane: Any, bucket: int, executed: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls > 100 and lane._expert.name == "beta":
+        if calls > 50 and lane._expert.name == "beta":  # after the 48 of the serial run
             raise RuntimeError("a fault in the middle")
         real(lane, bucket, executed)
 

@@ -26,8 +26,9 @@ from export.build.tensorrt_target import EngineOptions, EngineTarget
 from export.config.contract import Images, Outputs
 from export.errors import ExportError, GraphError, ParityError
 from export.faces.verification import verification_images
+from runtime.backends import ExpertVariant
 from runtime.errors import BackendError
-from runtime.manifest import Artifact, BatchProfile, Expert, InputSpec, Manifest, file_intact
+from runtime.manifest import Artifact, BatchProfile, InputSpec, Manifest, file_intact
 from runtime.manifest_file import read_manifest
 from tests.export.fake_builder import CACHE_MARK, STEPS, MemoryPoolType, fake_tensorrt, gpu
 from tests.export.small import experts_toml, small_module, write_checkpoint
@@ -58,12 +59,11 @@ def drawn(inputs: tuple[InputSpec, ...], *, few: bool) -> Images:
     return verification_images(inputs, few=few)
 
 
-def onnx_outputs(
-    name: str, expert: Expert, engine: Artifact, folder: Path, images: Images, off: float = 0.0
-) -> Outputs:
-    assert file_intact(folder, engine.files[0])
-    twin = folder / name / f"{name}.{engine.precision}.onnx"
-    outputs = parity._outputs(twin, list(expert.outputs), images, frugal=False)
+def onnx_outputs(engine: ExpertVariant, images: Images, off: float = 0.0) -> Outputs:
+    name, artifact = engine.name, engine.artifact
+    assert file_intact(engine.folder, artifact.files[0])
+    twin = engine.folder / name / f"{name}.{artifact.precision}.onnx"
+    outputs = parity._outputs(twin, list(engine.expert.outputs), images, frugal=False)
     return outputs | {"age_years": outputs["age_years"] + np.float32(off)}
 
 
@@ -343,7 +343,7 @@ def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
         expert = built.experts["beta"]
         views = built.views(20)
         images = {spec.name: views[spec] for spec in expert.inputs}
-        found = parity.runtime_outputs("beta", expert, built.engine("beta"), tmp_path, images)
+        found = parity.runtime_outputs(built.variant("beta"), images)
         expected = built.expected("beta", views)
     assert set(found) == set(expert.outputs)
     for name, values in found.items():

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from runtime.backends import Batch, Outputs, Views
+from runtime.backends import Batch, ExpertVariant, Outputs, Views
 from runtime.backends.gpu.cuda import Cuda
 from runtime.backends.gpu.cuda_library import open_cuda
 from runtime.backends.gpu.device import CudaDevice
@@ -56,6 +56,10 @@ class BuiltExperts:
     def graph(self, name: str) -> Artifact:
         return next(a for a in self.experts[name].artifacts if a.backend == "onnx")
 
+    def variant(self, name: str, artifact: Artifact | None = None) -> ExpertVariant:
+        """Returns an expert with its engine, or with another artifact."""
+        return ExpertVariant(name, self.experts[name], artifact or self.engine(name), self.folder)
+
     def views(self, count: int, seed: int = 0) -> Views:
         """Returns noise for all inputs of all experts."""
         rng = np.random.default_rng(seed)
@@ -67,7 +71,7 @@ class BuiltExperts:
     def expected(self, name: str, views: Views) -> Outputs:
         """Returns an expert's outputs on the CPU, face by face."""
         expert = self.experts[name]
-        session = OnnxCpuSession(name, expert, self.graph(name), self.folder, threads=1)
+        session = OnnxCpuSession(self.variant(name, self.graph(name)), threads=1)
         try:
             inputs = {spec.name: views[spec] for spec in expert.inputs}
             return session.enqueue(inputs).result().outputs
@@ -146,11 +150,10 @@ def open_expert(
     built: BuiltExperts, name: str, cuda: Cuda, backend: str = "tensorrt", *, graphs: bool = False
 ) -> TensorRTExpert | OnnxCudaExpert:
     """Opens one expert on a backend: `tensorrt` or `onnx`."""
-    expert, folder = built.experts[name], built.folder
     if backend == "tensorrt":
-        return TensorRTExpert(name, expert, built.engine(name), folder, cuda, graphs=graphs)
-    limit = 1 << 20
-    return OnnxCudaExpert(name, expert, built.graph(name), folder, cuda, memory_limit_bytes=limit)
+        return TensorRTExpert(built.variant(name), cuda, graphs=graphs)
+    graph = built.variant(name, built.graph(name))
+    return OnnxCudaExpert(graph, cuda, memory_limit_bytes=1 << 20)
 
 
 def open_device(
@@ -162,8 +165,6 @@ def open_device(
 ) -> CudaDevice:
     """Opens all experts on the GPU; `backends` is one for all, or one for each."""
     chosen = dict.fromkeys(built.experts, backends) if isinstance(backends, str) else backends
-    inputs = {name: expert.inputs for name, expert in built.experts.items()}
-    largest = min(expert.profile.largest for expert in built.experts.values())
     opened: dict[str, CudaExpert] = {}
     with contextlib.ExitStack() as stack:
         cuda = open_cuda(0)
@@ -171,7 +172,7 @@ def open_device(
         for name in built.experts:
             opened[name] = open_expert(built, name, cuda, chosen[name], graphs=graphs)
             stack.callback(opened[name].close)
-        device = CudaDevice(cuda, opened, inputs, largest, slots=slots)
+        device = CudaDevice(cuda, opened, slots=slots)
         stack.pop_all()
     return device
 

@@ -47,14 +47,8 @@ def test_each_expert_has_its_own_stream_and_no_tf32(tmp_path: Path) -> None:
 
 def test_the_arena_has_no_limit_by_default(tmp_path: Path) -> None:
     with experts_on(tmp_path) as (gpu, built, cuda):
-        expert = OnnxCudaExpert(
-            "alpha",
-            built.experts["alpha"],
-            built.graph("alpha"),
-            tmp_path,
-            cuda,
-            memory_limit_bytes=None,
-        )
+        graph = built.variant("alpha", built.graph("alpha"))
+        expert = OnnxCudaExpert(graph, cuda, memory_limit_bytes=None)
         options = expert.session.get_provider_options()["CUDAExecutionProvider"]
         assert "gpu_mem_limit" not in options
         expert.close()
@@ -105,10 +99,9 @@ def test_a_graph_that_breaks_the_contract_is_rejected(tmp_path: Path) -> None:
     with experts_on(tmp_path) as (_, built, cuda):
         expert = built.experts["alpha"]
         expert = replace(expert, inputs=tuple(replace(spec, width=9) for spec in expert.inputs))
+        graph = replace(built.variant("alpha", built.graph("alpha")), expert=expert)
         with pytest.raises(ContractError, match="'alpha'"):
-            OnnxCudaExpert(
-                "alpha", expert, built.graph("alpha"), tmp_path, cuda, memory_limit_bytes=None
-            )
+            OnnxCudaExpert(graph, cuda, memory_limit_bytes=None)
 
 
 @dataclass

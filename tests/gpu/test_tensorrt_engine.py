@@ -44,7 +44,7 @@ def _no_binding(_: Expert, engine: Artifact) -> Artifact:
         (_other_capability, "compute capability 8.6, Simulated GPU 0 has 9.0"),
         (_other_version, "TensorRT 11.4.0.105, installed is 11.4.0.106"),
         (_other_graph, "another graph than alpha/alpha.fp32.onnx"),
-        (_no_binding, "does not say what the engine of 'alpha' was built for"),
+        (_no_binding, "does not state what the engine of 'alpha' was built for"),
     ],
 )
 def test_a_mismatched_engine_is_rejected_before_it_is_loaded(
@@ -54,7 +54,7 @@ def test_a_mismatched_engine_is_rejected_before_it_is_loaded(
         expert = built.experts["alpha"]
         engine = change(expert, built.engine("alpha"))
         with pytest.raises(EngineMismatchError) as caught:
-            TensorRTExpert("alpha", expert, engine, tmp_path, cuda, graphs=False)
+            TensorRTExpert(built.variant("alpha", engine), cuda, graphs=False)
         assert message in str(caught.value)
         assert "build_engines.py --only alpha" in str(caught.value)
         assert gpu.calls["deserialize_cuda_engine"] == 0
@@ -65,7 +65,9 @@ def test_all_mismatches_are_reported_at_once_with_the_command(tmp_path: Path) ->
         expert = built.experts["alpha"]
         engine = _other_version(expert, _other_capability(expert, built.engine("alpha")))
         with pytest.raises(EngineMismatchError, match=r"8\.6.*--only alpha --fp16") as caught:
-            check_binding("alpha", expert, replace(engine, precision="fp16"), cuda.properties)
+            check_binding(
+                built.variant("alpha", replace(engine, precision="fp16")), cuda.properties
+            )
         assert "11.4.0.105" in str(caught.value)
 
 
@@ -73,7 +75,7 @@ def test_the_graph_of_another_precision_is_not_compared(tmp_path: Path) -> None:
     with experts_on(tmp_path) as (_, built, cuda):
         expert = built.experts["alpha"]
         half = replace(_other_graph(expert, built.engine("alpha")), precision="fp16")
-        check_binding("alpha", expert, half, cuda.properties)
+        check_binding(built.variant("alpha", half), cuda.properties)
 
 
 def test_an_rtx_engine_is_bound_to_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,11 +85,9 @@ def test_an_rtx_engine_is_bound_to_no_gpu(tmp_path: Path, monkeypatch: pytest.Mo
         binding = replace(engine.binding, compute_capability=None)
         portable = replace(engine, backend="tensorrt_rtx", binding=binding)
         with pytest.raises(BackendError, match="tensorrt_rtx cannot be imported"):
-            check_binding("alpha", built.experts["alpha"], portable, cuda.properties)
+            check_binding(built.variant("alpha", portable), cuda.properties)
         monkeypatch.setitem(sys.modules, "tensorrt_rtx", sys.modules["tensorrt"])
-        expert = TensorRTExpert(
-            "alpha", built.experts["alpha"], portable, tmp_path, cuda, graphs=False
-        )
+        expert = TensorRTExpert(built.variant("alpha", portable), cuda, graphs=False)
         assert expert.backend == "tensorrt_rtx"
         expert.close()
 
@@ -130,9 +130,9 @@ def test_an_engine_that_breaks_the_contract_is_rejected(
     tmp_path: Path, change: Callable[[Expert], Expert], message: str
 ) -> None:
     with experts_on(tmp_path) as (_, built, cuda):
-        expert = change(built.experts["beta"])
+        variant = replace(built.variant("beta"), expert=change(built.experts["beta"]))
         with pytest.raises(ContractError) as caught:
-            TensorRTExpert("beta", expert, built.engine("beta"), tmp_path, cuda, graphs=False)
+            TensorRTExpert(variant, cuda, graphs=False)
         assert message in str(caught.value)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from runtime.backends import Answer, Inputs, Outputs, Session, SessionFactory
-from runtime.manifest import Artifact, Expert
 
 Predicts = Callable[[Inputs], Outputs]
 
@@ -47,11 +45,7 @@ class FakeSession:
 def factory(sessions: Mapping[str, Session]) -> SessionFactory:
     """Returns a factory that opens each expert with a given session."""
 
-    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
-        del expert, artifact, folder
-        return sessions[name]
-
-    return open_session
+    return lambda variant: sessions[variant.name]
 
 
 class Hold:

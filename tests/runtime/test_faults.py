@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,9 @@ from runtime import (
     ManifestError,
     PredictionError,
 )
-from runtime.backends import Inputs, Outputs, Session
+from runtime.backends import ExpertVariant, Inputs, Outputs, Session
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.deadline import Deadline
-from runtime.manifest import Artifact, Expert
 from tests.runtime.fakes import FakeSession, Hold, bright, factory
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -96,10 +96,10 @@ def test_missing_and_changed_files_are_errors(engines: Path) -> None:
 def test_a_failure_while_opening_closes_the_opened_sessions(
     engines: Path, fakes: dict[str, FakeSession]
 ) -> None:
-    def open_session(name: str, expert: Expert, artifact: Artifact, folder: Path) -> Session:
-        if name == "c":
-            return OnnxCpuSession(name, expert, artifact, folder.parent / "gone", threads=1)
-        return fakes[name]
+    def open_session(variant: ExpertVariant) -> Session:
+        if variant.name == "c":
+            return OnnxCpuSession(replace(variant, folder=engines.parent / "gone"), threads=1)
+        return fakes[variant.name]
 
     with pytest.raises(ContractError, match="'c'"):
         AgeMoE(engines, sessions=open_session)

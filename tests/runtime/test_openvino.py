@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from runtime import AgeMoE
+from runtime.backends import ExpertVariant
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
@@ -25,7 +26,7 @@ from tests.runtime.tiny_engines import Tiny, write_engines
 def _session(kind: type[Any], folder: Path, tiny: Tiny, **options: object) -> Any:
     write_engines(folder, {"tiny": tiny})
     expert = read_manifest(folder).experts["tiny"]
-    return kind("tiny", expert, expert.artifacts[0], folder, threads=1, **options)
+    return kind(ExpertVariant("tiny", expert, expert.artifacts[0], folder), threads=1, **options)
 
 
 def _faces(tiny: Tiny, count: int = 3) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def test_rejects_a_file_that_is_not_a_graph(tmp_path: Path) -> None:
     expert = read_manifest(tmp_path).experts["tiny"]
     (tmp_path / expert.artifacts[0].files[0].path).write_bytes(b"no graph")
     with pytest.raises(ContractError, match="cannot load"):
-        OpenVinoSession("tiny", expert, expert.artifacts[0], tmp_path, threads=1)
+        OpenVinoSession(ExpertVariant("tiny", expert, expert.artifacts[0], tmp_path), threads=1)
 
 
 @pytest.mark.usefixtures("no_thread_left")

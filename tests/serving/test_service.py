@@ -17,7 +17,7 @@ import pytest
 from runtime import AgeMoE, CudaError, PredictionError
 from runtime.serving import generation
 from runtime.serving.generation import Generation
-from runtime.serving.gpu_memory import GpuGauge, Memory
+from runtime.serving.gpu_memory import GpuGauge
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Batching, Limits, Settings
 from tests.serving.live import (
@@ -215,7 +215,7 @@ def test_gpu_memory_is_read_from_the_experts_gpu(
 
     monkeypatch.setattr("runtime.backends.gpu.cuda_library.open_cuda", open_cuda)
     gauge = GpuGauge(device, ["onnx-cpu", backend])
-    assert gauge.read() == Memory(70, 100)
+    assert gauge.read() == (70, 100)
     opened.free_bytes.side_effect = CudaError("asking", "CUDA_ERROR_UNKNOWN", "unknown")
     assert gauge.read() is None
     gauge.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from runtime.backends import Outputs
 from runtime.backends.gpu.cuda import Cuda, DeviceMemory, Event, Resource, Stream
 from runtime.errors import CudaError
-from runtime.manifest import Expert, InputSpec
+from runtime.manifest import Expert, InputSpec, output_shape
 
 R = TypeVar("R", bound=Resource)
 
@@ -60,12 +61,9 @@ class InputBuffer:
         self.uploaded: Event = resources.keep(cuda.event())
 
     def upload(self, views: NDArray[np.uint8], bucket: int, stream: Stream) -> None:
-        """Enqueues a copy to the device, padded with black views.
+        """Enqueues a copy of uint8 RGB (N, height, width, 3), padded with black to `bucket` views.
 
-        Args:
-            views: uint8 (N, height, width, 3), RGB.
-            bucket: number of views on the device, at least N.
-            stream: for the copy and, after it, the event `uploaded`.
+        The event `uploaded` follows in the same stream.
 
         Raises:
             ValueError: the views have another size.
@@ -81,16 +79,14 @@ class InputBuffer:
 class OutputBuffer:
     """One output: float32 (rows, *tail), written on the device, read from pinned memory."""
 
-    def __init__(
-        self, cuda: Cuda, resources: Resources, tail: tuple[int, ...], largest: int
-    ) -> None:
-        """Allocates memory for `largest` rows."""
+    def __init__(self, cuda: Cuda, resources: Resources, shape: tuple[int, ...]) -> None:
+        """Allocates memory for an output of this shape, that of the largest batch."""
         self._cuda = cuda
-        self.tail = tail
-        self._row_bytes = _FLOAT_BYTES * int(np.prod(tail, dtype=np.int64))
-        self._host = resources.keep(cuda.host_memory(largest * self._row_bytes))
-        self.pinned: NDArray[np.float32] = self._host.array.view(np.float32).reshape(largest, *tail)
-        self.memory: DeviceMemory = resources.keep(cuda.device_memory(largest * self._row_bytes))
+        self.tail = shape[1:]
+        self._row_bytes = _FLOAT_BYTES * math.prod(self.tail)
+        self._host = resources.keep(cuda.host_memory(shape[0] * self._row_bytes))
+        self.pinned: NDArray[np.float32] = self._host.array.view(np.float32).reshape(shape)
+        self.memory: DeviceMemory = resources.keep(cuda.device_memory(shape[0] * self._row_bytes))
 
     def download(self, rows: int, stream: Stream) -> None:
         """Enqueues a copy of the first rows to the host."""
@@ -109,8 +105,8 @@ class OutputBuffers:
         """Allocates memory for `largest` rows of each."""
         self._cuda = cuda
         self.buffers = {
-            name: OutputBuffer(cuda, resources, tail, largest)
-            for name, tail in output_tails(expert).items()
+            name: OutputBuffer(cuda, resources, output_shape(name, largest, expert.age_grid))
+            for name in expert.outputs
         }
 
     def download(self, rows: int, stream: Stream) -> None:
@@ -127,9 +123,3 @@ class OutputBuffers:
         for buffer in self.buffers.values():
             buffer.fill_nan(stream)
         self._cuda.synchronize(stream)
-
-
-def output_tails(expert: Expert) -> dict[str, tuple[int, ...]]:
-    """Returns the dimensions after the first of each of an expert's outputs, by name."""
-    tails = {"age_probs": (len(expert.age_grid or ()),), "gender_probs": (2,)}
-    return {name: tails.get(name, ()) for name in expert.outputs}

@@ -94,96 +94,69 @@ class Cuda(Protocol):
     All methods but `current` and `close` must be called within `with cuda.current():`.
     """
 
-    @property
-    def library(self) -> str:
-        """`cuda-python` or `pycuda`."""
-        ...
-
-    @property
-    def has_graphs(self) -> bool:
-        """True if CUDA graphs are available."""
-        ...
-
-    @property
-    def properties(self) -> DeviceProperties:
-        """Properties of the device."""
-        ...
+    library: str
+    """`cuda-python` or `pycuda`."""
+    has_graphs: bool
+    """True if CUDA graphs are available; without them, captures raise `BackendError`."""
+    properties: DeviceProperties
 
     def current(self) -> AbstractContextManager[None]:
         """Makes the primary context current in this thread; restores the former one on exit."""
-        ...
 
     def free_bytes(self) -> int:
         """Returns the device memory that is free now."""
-        ...
 
     def stream(self) -> Stream:
         """Creates a non-blocking stream, which does not synchronize with the default one."""
-        ...
 
     def event(self) -> Event:
         """Creates an event with timing."""
-        ...
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Allocates pinned host memory."""
-        ...
+        """Allocates pinned host memory, usable in all contexts."""
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
         """Allocates device memory."""
-        ...
 
     def upload(
         self, target: DeviceMemory, source: HostMemory, size_bytes: int, stream: Stream
     ) -> None:
         """Enqueues a copy of the first bytes to the device."""
-        ...
 
     def download(
         self, target: HostMemory, source: DeviceMemory, size_bytes: int, stream: Stream
     ) -> None:
         """Enqueues a copy of the first bytes to the host."""
-        ...
 
     def record(self, event: Event, stream: Stream) -> None:
         """Enqueues an event."""
-        ...
 
     def wait_for(self, event: Event, stream: Stream) -> None:
         """Makes a stream wait for an event; the host does not wait."""
-        ...
 
     def query(self, event: Event) -> bool:
         """Returns True if the device has reached an event, or it was never recorded."""
-        ...
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
         """Returns the device time between two events that were reached."""
-        ...
 
     def synchronize(self, stream: Stream) -> None:
         """Waits until a stream is empty; not for the hot path."""
-        ...
 
     def begin_capture(self, stream: Stream) -> None:
         """Starts capturing: work enqueued in the stream is recorded instead of executed."""
-        ...
 
     def end_capture(self, stream: Stream) -> Graph:
         """Ends a capture; must be called even if enqueuing the work failed."""
-        ...
 
     def launch(self, graph: Graph, stream: Stream) -> None:
         """Enqueues a graph."""
-        ...
 
     def free(self, *resources: Resource) -> None:
-        """Frees resources that the device no longer uses."""
-        ...
+        """Frees resources that the device no longer uses, then raises the first error."""
 
     def close(self) -> None:
         """Releases the primary context; idempotent."""
-        ...
 
 
 def free_each(resources: Iterable[Resource], free: Callable[[Resource], None]) -> None:

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from runtime.backends.gpu.cuda import Cuda, DeviceProperties
 from runtime.backends.gpu.cuda_pycuda import PyCuda
 from runtime.backends.gpu.cuda_python import CudaPython
 from runtime.errors import BackendError, CudaError
 
-
-class CudaLibrary(Protocol):
-    """A class that implements `Cuda`; every method raises `ImportError` if it is not installed."""
-
-    def __call__(self, ordinal: int, /) -> Cuda:
-        """Opens a device."""
-        ...
-
-    def count(self) -> int:
-        """Returns the number of devices."""
-        ...
-
-    def properties_of(self, ordinal: int) -> DeviceProperties:
-        """Returns a device's properties."""
-        ...
-
-
-LIBRARIES: dict[str, CudaLibrary] = {"cuda-python": CudaPython, "pycuda": PyCuda}
-"""By name, the preferred one first."""
+CudaLibrary = CudaPython | PyCuda
+LIBRARIES: dict[str, type[CudaLibrary]] = {"cuda-python": CudaPython, "pycuda": PyCuda}
+"""By name, the preferred one first; every method raises `ImportError` if it is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +24,9 @@ class CudaDeviceList:
 
 
 def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
-    """Opens a device.
+    """Opens a device with `cuda-python`, `pycuda` or, by default, the first that is installed.
 
-    Args:
-        ordinal: of the device, as CUDA counts them.
-        library: `cuda-python` or `pycuda`; None takes the first that is installed.
-
-    Raises:
-        BackendError: the library, the driver or the device is missing.
+    Raises `BackendError` if the library, the driver or the device is missing.
     """
     chosen, count = _installed(library)
     if not 0 <= ordinal < count:
@@ -60,11 +38,7 @@ def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
 
 
 def cuda_devices(library: str | None = None) -> CudaDeviceList:
-    """Lists all devices, or the reason why there is none; opens none and raises nothing.
-
-    Args:
-        library: as in `open_cuda`.
-    """
+    """Lists all devices, or the reason why there is none; opens none and raises nothing."""
     try:
         chosen, count = _installed(library)
         devices = tuple(chosen.properties_of(ordinal) for ordinal in range(count))
@@ -73,7 +47,7 @@ def cuda_devices(library: str | None = None) -> CudaDeviceList:
     return CudaDeviceList(devices, None if devices else "The NVIDIA driver finds no device.")
 
 
-def _installed(library: str | None) -> tuple[CudaLibrary, int]:
+def _installed(library: str | None) -> tuple[type[CudaLibrary], int]:
     """Returns a library, the first that is installed if none is named, and its device count."""
     if library is not None and library not in LIBRARIES:
         raise BackendError(
@@ -91,7 +65,7 @@ def _installed(library: str | None) -> tuple[CudaLibrary, int]:
     )
 
 
-def _count(library: CudaLibrary) -> int:
+def _count(library: type[CudaLibrary]) -> int:
     try:
         return library.count()
     except CudaError as error:

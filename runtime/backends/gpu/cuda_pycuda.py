@@ -1,5 +1,7 @@
 """CUDA through PyCUDA, for services that already use it; without CUDA graphs."""
 
+# ruff: noqa: D102 - documented in the protocol Cuda
+
 from __future__ import annotations
 
 import ctypes
@@ -15,10 +17,10 @@ import numpy as np
 
 from runtime.backends.gpu.cuda import (
     LOST_DEVICE_ERRORS,
+    Cuda,
     DeviceMemory,
     DeviceProperties,
     Event,
-    Graph,
     HostMemory,
     Resource,
     Stream,
@@ -31,7 +33,7 @@ _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, for which PyCUDA has no name
 _MAX_CODE = 999
 
 
-class PyCuda:
+class PyCuda(Cuda):
     """One device, through `pycuda.driver`.
 
     Objects that PyCUDA frees with their last reference are held in a list of one, which `free`
@@ -43,9 +45,6 @@ class PyCuda:
 
     def __init__(self, ordinal: int) -> None:
         """Retains the primary context.
-
-        Args:
-            ordinal: of the device, as CUDA counts them.
 
         Raises:
             ImportError: PyCUDA is not installed or finds no driver.
@@ -80,7 +79,6 @@ class PyCuda:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the primary context current in this thread; restores the former one on exit."""
         with self._translated("making the context current"):
             self._context.push()
         try:
@@ -90,30 +88,25 @@ class PyCuda:
                 self._driver.Context.pop()
 
     def free_bytes(self) -> int:
-        """Returns the device memory that is free now."""
         with self._translated("reading the free memory"):
             return int(self._driver.mem_get_info()[0])
 
     def stream(self) -> Stream:
-        """Creates a non-blocking stream, which does not synchronize with the default one."""
         with self._translated("making a stream"):
             native = self._driver.Stream(_NON_BLOCKING)
             return Stream(int(native.handle), [native])
 
     def event(self) -> Event:
-        """Creates an event with timing."""
         with self._translated("making an event"):
             return Event([self._driver.Event()])
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Allocates pinned host memory, usable in all contexts."""
         flags = self._driver.host_alloc_flags.PORTABLE
         with self._translated(f"allocating {size_bytes:,} bytes of pinned memory"):
             array = self._driver.pagelocked_empty(size_bytes, np.uint8, mem_flags=flags)
             return HostMemory(array, [array.base])
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
-        """Allocates device memory."""
         with self._translated(f"allocating {size_bytes:,} bytes of device memory"):
             native = self._driver.mem_alloc(size_bytes)
             return DeviceMemory(int(native), size_bytes, [native])
@@ -121,7 +114,6 @@ class PyCuda:
     def upload(
         self, target: DeviceMemory, source: HostMemory, size_bytes: int, stream: Stream
     ) -> None:
-        """Enqueues a copy of the first bytes to the device."""
         with self._translated("copying to the device"):
             self._driver.memcpy_htod_async(
                 target.native[0], source.array[:size_bytes], stream.native[0]
@@ -130,55 +122,43 @@ class PyCuda:
     def download(
         self, target: HostMemory, source: DeviceMemory, size_bytes: int, stream: Stream
     ) -> None:
-        """Enqueues a copy of the first bytes to the host."""
         with self._translated("copying from the device"):
             self._driver.memcpy_dtoh_async(
                 target.array[:size_bytes], source.native[0], stream.native[0]
             )
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Enqueues an event."""
         with self._translated("recording an event"):
             event.native[0].record(stream.native[0])
 
     def wait_for(self, event: Event, stream: Stream) -> None:
-        """Makes a stream wait for an event; the host does not wait."""
         with self._translated("ordering streams"):
             stream.native[0].wait_for_event(event.native[0])
 
     def query(self, event: Event) -> bool:
-        """Returns True if the device has reached an event, or it was never recorded."""
         with self._translated("waiting for the device"):
             return bool(event.native[0].query())
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
-        """Returns the device time between two events that were reached."""
         with self._translated("reading the device's clock"):
             return float(start.native[0].time_till(end.native[0])) / 1e3
 
     def synchronize(self, stream: Stream) -> None:
-        """Waits until a stream is empty; not for the hot path."""
         with self._translated("waiting for a stream"):
             stream.native[0].synchronize()
 
-    def begin_capture(self, stream: Stream) -> None:  # noqa: ARG002 - the protocol's
-        """Raises `BackendError`: PyCUDA has no graphs."""
-        _no_graphs()
+    def _no_graphs(self, *_: Any, **__: Any) -> NoReturn:  # noqa: ANN401 - of any method
+        raise BackendError(
+            "PyCUDA has no CUDA graphs. Install cuda-python (agemoe-runtime[tensorrt]), or run "
+            "without."
+        )
 
-    def end_capture(self, stream: Stream) -> Graph:  # noqa: ARG002 - the protocol's
-        """Raises `BackendError`: PyCUDA has no graphs."""
-        _no_graphs()
-
-    def launch(self, graph: Graph, stream: Stream) -> None:  # noqa: ARG002 - the protocol's
-        """Raises `BackendError`: PyCUDA has no graphs."""
-        _no_graphs()
+    begin_capture = end_capture = launch = _no_graphs
 
     def free(self, *resources: Resource) -> None:
-        """Frees all of them, then raises the first error."""
         free_each(resources, self._free)
 
     def close(self) -> None:
-        """Releases the primary context; idempotent."""
         if self._closed:
             return
         self._closed = True
@@ -201,12 +181,6 @@ class PyCuda:
 
     def _translated(self, doing: str) -> Any:  # noqa: ANN401
         return _translated(self._driver, doing)
-
-
-def _no_graphs() -> NoReturn:
-    raise BackendError(
-        "PyCUDA has no CUDA graphs. Install cuda-python (agemoe-runtime[tensorrt]), or run without."
-    )
 
 
 def _initialized_driver() -> ModuleType:

@@ -1,5 +1,7 @@
 """CUDA through NVIDIA's cuda-python: `cuda.bindings.driver`, from 12.9 on."""
 
+# ruff: noqa: D102 - documented in the protocol Cuda
+
 from __future__ import annotations
 
 import ctypes
@@ -13,6 +15,7 @@ import numpy as np
 
 from runtime.backends.gpu.cuda import (
     LOST_DEVICE_ERRORS,
+    Cuda,
     DeviceMemory,
     DeviceProperties,
     Event,
@@ -27,7 +30,7 @@ from runtime.errors import BackendError, CudaError
 _NAME_BYTES = 256
 
 
-class CudaPython:
+class CudaPython(Cuda):
     """One device, through `cuda.bindings.driver`."""
 
     library = "cuda-python"
@@ -35,9 +38,6 @@ class CudaPython:
 
     def __init__(self, ordinal: int) -> None:
         """Retains the primary context.
-
-        Args:
-            ordinal: of the device, as CUDA counts them.
 
         Raises:
             ImportError: cuda-python is not installed.
@@ -81,7 +81,6 @@ class CudaPython:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Makes the primary context current in this thread; restores the former one on exit."""
         self._call("making the context current", "cuCtxPushCurrent", self._context)
         try:
             yield
@@ -89,24 +88,20 @@ class CudaPython:
             self._call("putting the former context back", "cuCtxPopCurrent")
 
     def free_bytes(self) -> int:
-        """Returns the device memory that is free now."""
         free, _total = self._call("reading the free memory", "cuMemGetInfo")
         return int(free)
 
     def stream(self) -> Stream:
-        """Creates a non-blocking stream, which does not synchronize with the default one."""
         flag = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING
         (native,) = self._call("making a stream", "cuStreamCreate", int(flag))
         return Stream(int(native), native)
 
     def event(self) -> Event:
-        """Creates an event with timing."""
         flag = self._driver.CUevent_flags.CU_EVENT_DEFAULT
         (native,) = self._call("making an event", "cuEventCreate", int(flag))
         return Event(native)
 
     def host_memory(self, size_bytes: int) -> HostMemory:
-        """Allocates pinned host memory, usable in all contexts."""
         doing = f"allocating {size_bytes:,} bytes of pinned memory"
         flag = self._driver.CU_MEMHOSTALLOC_PORTABLE
         (address,) = self._call(doing, "cuMemHostAlloc", size_bytes, flag)
@@ -114,7 +109,6 @@ class CudaPython:
         return HostMemory(np.ctypeslib.as_array(memory), address)
 
     def device_memory(self, size_bytes: int) -> DeviceMemory:
-        """Allocates device memory."""
         doing = f"allocating {size_bytes:,} bytes of device memory"
         (native,) = self._call(doing, "cuMemAlloc", size_bytes)
         return DeviceMemory(int(native), size_bytes, native)
@@ -122,27 +116,22 @@ class CudaPython:
     def upload(
         self, target: DeviceMemory, source: HostMemory, size_bytes: int, stream: Stream
     ) -> None:
-        """Enqueues a copy of the first bytes to the device."""
         copied = (target.native, source.native, size_bytes, stream.native)
         self._call("copying to the device", "cuMemcpyHtoDAsync", *copied)
 
     def download(
         self, target: HostMemory, source: DeviceMemory, size_bytes: int, stream: Stream
     ) -> None:
-        """Enqueues a copy of the first bytes to the host."""
         copied = (target.native, source.native, size_bytes, stream.native)
         self._call("copying from the device", "cuMemcpyDtoHAsync", *copied)
 
     def record(self, event: Event, stream: Stream) -> None:
-        """Enqueues an event."""
         self._call("recording an event", "cuEventRecord", event.native, stream.native)
 
     def wait_for(self, event: Event, stream: Stream) -> None:
-        """Makes a stream wait for an event; the host does not wait."""
         self._call("ordering streams", "cuStreamWaitEvent", stream.native, event.native, 0)
 
     def query(self, event: Event) -> bool:
-        """Returns True if the device has reached an event, or it was never recorded."""
         (result,) = self._driver.cuEventQuery(event.native)
         if result == self._driver.CUresult.CUDA_ERROR_NOT_READY:
             return False
@@ -150,22 +139,18 @@ class CudaPython:
         return True
 
     def elapsed_seconds(self, start: Event, end: Event) -> float:
-        """Returns the device time between two events that were reached."""
         marks = (start.native, end.native)
         (milliseconds,) = self._call("reading the device's clock", "cuEventElapsedTime", *marks)
         return float(milliseconds) / 1e3
 
     def synchronize(self, stream: Stream) -> None:
-        """Waits until a stream is empty; not for the hot path."""
         self._call("waiting for a stream", "cuStreamSynchronize", stream.native)
 
     def begin_capture(self, stream: Stream) -> None:
-        """Starts capturing: work enqueued in the stream is recorded instead of executed."""
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("beginning a graph", "cuStreamBeginCapture", stream.native, mode)
 
     def end_capture(self, stream: Stream) -> Graph:
-        """Ends a capture; must be called even if enqueuing the work failed."""
         (graph,) = self._call("ending a graph", "cuStreamEndCapture", stream.native)
         try:
             (native,) = self._call("instantiating a graph", "cuGraphInstantiate", graph, 0)
@@ -174,15 +159,12 @@ class CudaPython:
         return Graph(native)
 
     def launch(self, graph: Graph, stream: Stream) -> None:
-        """Enqueues a graph."""
         self._call("launching a graph", "cuGraphLaunch", graph.native, stream.native)
 
     def free(self, *resources: Resource) -> None:
-        """Frees all of them, then raises the first error."""
         free_each(resources, self._free)
 
     def close(self) -> None:
-        """Releases the primary context; idempotent."""
         if not self._closed:
             self._closed = True
             self._call("closing the device", "cuDevicePrimaryCtxRelease", self._device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -16,7 +17,6 @@ from runtime.backends.gpu.lane import BoundLane, CudaExpert
 from runtime.backends.gpu.slot import Slot
 from runtime.backends.gpu.slot_queue import SlotQueue
 from runtime.errors import CudaError
-from runtime.manifest import InputSpec
 
 _log = logging.getLogger("agemoe")
 _CLOSE_SECONDS = 60.0
@@ -30,40 +30,27 @@ _abandoned: list[object] = []
 class CudaDevice:
     """All experts on one GPU."""
 
-    def __init__(
-        self,
-        cuda: Cuda,
-        experts: Mapping[str, CudaExpert],
-        inputs: Mapping[str, tuple[InputSpec, ...]],
-        largest: int,
-        *,
-        slots: int,
-    ) -> None:
+    def __init__(self, cuda: Cuda, experts: Mapping[str, CudaExpert], *, slots: int) -> None:
         """Allocates all slots and warms up every expert with each batch size.
 
-        Args:
-            cuda: the device; it and the experts are closed with this object, also if this
-                constructor fails.
-            experts: by name.
-            inputs: of each expert.
-            largest: faces in a batch, at most what every expert's engine was built for.
-            slots: batches at a time; with two, one is uploaded while the other is executed.
+        The device and the experts are closed with this object, also if this constructor fails.
+        With two slots, one batch is uploaded while another is executed.
 
         Raises:
             BackendError: the device lacks memory, or an expert cannot run on it.
         """
         self._cuda = cuda
         self._experts = dict(experts)
-        self._largest = largest
+        self._largest = min(expert.expert.profile.largest for expert in experts.values())
         self._health = DeviceHealth()
         self._closing = threading.Lock()
         self._closed = False
-        self._specs = {spec for name in experts for spec in inputs[name]}
+        self._specs = {spec for expert in experts.values() for spec in expert.expert.inputs}
         self._slots: list[Slot] = []
         try:
             with cuda.current():
                 for _ in range(slots):
-                    self._slots.append(Slot(cuda, self._experts, inputs, largest, self._health))
+                    self._slots.append(Slot(cuda, self._experts, self._largest, self._health))
                 for slot in self._slots:
                     slot.warm_up()
         except BaseException:
@@ -77,16 +64,12 @@ class CudaDevice:
         return {name: expert.backend for name, expert in self._experts.items()}
 
     def take(self, views: Views, timeout: float | None = None) -> CudaBatch:
-        """Waits for a free slot and starts uploading a batch.
-
-        Args:
-            views: of all inputs; others are ignored.
-            timeout: in seconds; None waits indefinitely.
+        """Waits, at most `timeout` seconds, for a free slot and starts uploading a batch.
 
         Raises:
             TimeoutError: no slot became free in time.
             CudaError: the uploads could not be enqueued, or the device is lost.
-            ValueError: more faces than `largest`, or views that do not fit the inputs.
+            ValueError: more faces than an engine takes, or views that do not fit the inputs.
         """
         rows = self._rows(views)
         slot = self._queue.take(timeout)
@@ -141,13 +124,7 @@ class CudaBatch:
     """Views on the GPU, in their own slot until `release`."""
 
     def __init__(self, slot: Slot, rows: int, put_back: Callable[[Slot], None]) -> None:
-        """Holds a slot; nothing is uploaded yet.
-
-        Args:
-            slot: held exclusively until it is put back.
-            rows: faces in the batch.
-            put_back: takes the slot, whose work may still be in progress.
-        """
+        """Holds a slot until `put_back`, which takes it with its work still in progress."""
         self.slot = slot
         self.rows = rows
         self.released = False
@@ -188,11 +165,9 @@ class CudaPending:
     ) -> None:
         """Tracks a launched expert.
 
-        Args:
-            batch: must be held when the answer is first read; the answer is kept after that.
-            lane: of the expert.
-            launched: done when everything was enqueued, or enqueuing failed.
-            waited: seconds from the start of the uploads to that of the expert.
+        The batch must be held when the answer is first read; the answer is kept after that.
+        `launched` is done when everything was enqueued, or enqueuing failed; `waited` is the time
+        in seconds from the start of the uploads to that of the expert.
         """
         self._batch = batch
         self._lane = lane
@@ -230,14 +205,11 @@ class CudaPending:
         return answer
 
     def _wait_until_done(self, limit: float | None) -> None:
-        polls = 0
-        while not self._done():
+        for polls in itertools.count(1):
+            self._batch.slot.health.check()  # a lost device's events may be freed by now
+            if self._lane.done.query():
+                return
             if limit is not None and time.monotonic() >= limit:
                 raise TimeoutError("The answer is not complete yet.")
-            polls += 1
             if polls > _SPINS:
                 time.sleep(_SLEEP_SECONDS)
-
-    def _done(self) -> bool:
-        self._batch.slot.health.check()  # a lost device's events may be freed by now
-        return self._lane.done.query()

@@ -9,56 +9,48 @@ from typing import Protocol
 
 from runtime.backends.gpu.buffers import InputBuffer, OutputBuffers, Resources
 from runtime.backends.gpu.cuda import Cuda, DeviceMemory, Event, Stream
+from runtime.manifest import Expert
 
 
 class ExpertLane(Protocol):
     """One expert's part of a slot: at most one batch at a time."""
 
-    @property
-    def stream(self) -> Stream:
-        """Stream that the lane enqueues its work in."""
-        ...
-
-    @property
-    def outputs(self) -> OutputBuffers:
-        """Buffers of the outputs, valid when the stream has reached the end of the batch."""
-        ...
+    stream: Stream
+    """Stream that the lane enqueues its work in."""
+    outputs: OutputBuffers
+    """Buffers of the outputs, valid when the stream has reached the end of the batch."""
 
     def submit(self, work: Callable[[], None]) -> Future[None]:
         """Calls `work`, which enqueues, on the lane's thread; the future holds its exception."""
-        ...
 
     def enqueue(self, bucket: int, executed: Event) -> None:
         """Enqueues the execution of `bucket` views, the event `executed`, and the downloads.
 
         Where execution and downloads are one CUDA graph, the event follows both.
         """
-        ...
 
     def warm_up(self, buckets: Sequence[int]) -> None:
         """Runs each batch size on the views in the input buffers, and waits for it."""
-        ...
 
     def free(self) -> None:
         """Frees everything; idempotent. No work may be in progress."""
-        ...
 
 
 class CudaExpert(Protocol):
     """One expert on a GPU; its lanes share the weights."""
 
+    expert: Expert
+    """Its manifest entry."""
+
     @property
     def backend(self) -> str:
         """Name of the backend, for example `tensorrt`."""
-        ...
 
     def lane(self, inputs: Mapping[str, DeviceMemory], largest: int) -> ExpertLane:
         """Returns a new lane that reads at most `largest` views from the memory, by input name."""
-        ...
 
     def close(self) -> None:
         """Frees everything; idempotent. The lanes must have been freed."""
-        ...
 
 
 class CompletionEvent:

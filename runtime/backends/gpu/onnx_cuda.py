@@ -7,17 +7,16 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from runtime.backends import ExpertVariant
 from runtime.backends.gpu.buffers import OutputBuffers, Resources
 from runtime.backends.gpu.cuda import CAPTURE_LOCK, Cuda, DeviceMemory, Event, Stream
 from runtime.backends.onnx import check_contract, cuda_provider_problem, import_onnxruntime
 from runtime.errors import BackendError, CudaError
-from runtime.manifest import Artifact, Expert
 
 _log = logging.getLogger("agemoe")
 _PROVIDER = "CUDAExecutionProvider"
@@ -33,31 +32,18 @@ class OnnxCudaExpert:
     backend = "onnx-cuda"
 
     def __init__(
-        self,
-        name: str,
-        expert: Expert,
-        artifact: Artifact,
-        folder: Path,
-        cuda: Cuda,
-        *,
-        memory_limit_bytes: int | None,
+        self, variant: ExpertVariant, cuda: Cuda, *, memory_limit_bytes: int | None
     ) -> None:
         """Loads the graph, verifies that it is on the GPU, and checks it against the contract.
 
-        Args:
-            name: of the expert.
-            expert: its manifest entry.
-            artifact: the ONNX artifact to load.
-            folder: the engines folder.
-            cuda: the device; must outlive the expert.
-            memory_limit_bytes: for ONNX Runtime's arena; None means no limit.
+        The device must outlive the expert. The limit is on ONNX Runtime's arena.
 
         Raises:
             BackendError: ONNX Runtime is not installed or cannot use the GPU.
             ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
         """
-        self.name = name
-        self.expert = expert
+        self.name = name = variant.name
+        self.expert = variant.expert
         self.cuda = cuda
         self.library = _import_with_cuda()
         self._resources = Resources(cuda)
@@ -65,8 +51,8 @@ class OnnxCudaExpert:
         try:
             with cuda.current():
                 self.stream = self._resources.keep(cuda.stream())
-                self.session = self._open(folder / artifact.files[0].path, memory_limit_bytes)
-            check_contract(name, expert, self.session)
+                self.session = self._open(str(variant.path), memory_limit_bytes)
+            check_contract(name, variant.expert, self.session)
         except BaseException:
             self.close()
             raise
@@ -89,7 +75,7 @@ class OnnxCudaExpert:
         with contextlib.suppress(CudaError), self.cuda.current():
             self._resources.free()
 
-    def _open(self, graph: Path, memory_limit_bytes: int | None) -> Any:  # noqa: ANN401
+    def _open(self, graph: str, memory_limit_bytes: int | None) -> Any:  # noqa: ANN401
         options = self.library.SessionOptions()
         options.intra_op_num_threads = 1  # at most, the CPU computes shapes
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -100,7 +86,7 @@ class OnnxCudaExpert:
         try:
             with CAPTURE_LOCK:  # the CUDA provider synchronizes the device
                 session = self.library.InferenceSession(
-                    str(graph), options, providers=providers, enable_fallback=0
+                    graph, options, providers=providers, enable_fallback=0
                 )
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise BackendError(
@@ -198,11 +184,7 @@ class OnnxCudaLane:
 
 
 def _import_with_cuda() -> ModuleType:
-    """Imports ONNX Runtime and loads CUDA's libraries, from nvidia-* wheels if installed.
-
-    Raises:
-        BackendError: it is not installed or was built without CUDA.
-    """
+    """Imports ONNX Runtime and loads CUDA's libraries, from nvidia-* wheels if installed."""
     problem = cuda_provider_problem()
     if problem is not None:
         raise BackendError(problem)

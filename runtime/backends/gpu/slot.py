@@ -18,7 +18,6 @@ from runtime.backends.gpu.cuda import Cuda, Stream
 from runtime.backends.gpu.health import DeviceHealth
 from runtime.backends.gpu.lane import BoundLane, CompletionEvent, CudaExpert, ExpertLane
 from runtime.errors import BackendError, CudaError
-from runtime.manifest import InputSpec
 
 _MAX_QUERY_FAILURES = 100
 """A device whose event queries fail this often in a row counts as lost."""
@@ -33,12 +32,7 @@ class Slot:
     """The GPU resources of one batch."""
 
     def __init__(
-        self,
-        cuda: Cuda,
-        experts: Mapping[str, CudaExpert],
-        inputs: Mapping[str, tuple[InputSpec, ...]],
-        largest: int,
-        health: DeviceHealth,
+        self, cuda: Cuda, experts: Mapping[str, CudaExpert], largest: int, health: DeviceHealth
     ) -> None:
         """Allocates everything, or raises and keeps nothing."""
         self.cuda = cuda
@@ -53,7 +47,7 @@ class Slot:
         self._query_failures = 0
         self._resources = Resources(cuda)
         try:
-            self._build(experts, inputs)
+            self._build(experts)
         except BaseException:
             self.free()
             raise
@@ -98,9 +92,7 @@ class Slot:
     def times(self, lane: BoundLane, waited: float) -> Times:
         """Returns the durations of an expert that is done.
 
-        Args:
-            lane: of the expert.
-            waited: seconds between `upload` and `launch`, which do not count as queueing.
+        The seconds waited between `upload` and `launch` do not count as queueing.
         """
         between = self.cuda.elapsed_seconds
         start = self._upload_started
@@ -113,7 +105,7 @@ class Slot:
         )
 
     def idle(self) -> bool:
-        """Returns True if no work is in progress; False also if the device fails to tell."""
+        """Returns True if no work is in progress; also False if the query fails."""
         try:
             with self.current():
                 idle = (
@@ -140,9 +132,7 @@ class Slot:
         self._expert_lanes.clear()
         self._resources.free()
 
-    def _build(
-        self, experts: Mapping[str, CudaExpert], inputs: Mapping[str, tuple[InputSpec, ...]]
-    ) -> None:
+    def _build(self, experts: Mapping[str, CudaExpert]) -> None:
         cuda, keep = self.cuda, self._resources.keep
         self._upload_stream = keep(cuda.stream())
         self._streams.append(self._upload_stream)
@@ -150,10 +140,10 @@ class Slot:
         self._uploaded = CompletionEvent(cuda, keep(cuda.event()), self._upload_stream)
         self._inputs = {
             spec: InputBuffer(cuda, self._resources, spec, self._largest)
-            for spec in dict.fromkeys(spec for name in experts for spec in inputs[name])
+            for spec in dict.fromkeys(s for e in experts.values() for s in e.expert.inputs)
         }
         for name, expert in experts.items():
-            buffers = {spec.name: self._inputs[spec] for spec in inputs[name]}
+            buffers = {spec.name: self._inputs[spec] for spec in expert.expert.inputs}
             with _naming(name):
                 lane = expert.lane({key: b.memory for key, b in buffers.items()}, self._largest)
                 self._expert_lanes.append(lane)

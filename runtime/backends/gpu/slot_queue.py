@@ -19,7 +19,6 @@ class Reusable(Protocol):
 
     def idle(self) -> bool:
         """Returns True if no work of the last batch is in progress."""
-        ...
 
 
 S = TypeVar("S", bound=Reusable)
@@ -29,12 +28,7 @@ class SlotQueue(Generic[S]):
     """Hands out slots in the order of the requests."""
 
     def __init__(self, slots: Iterable[S], check: Callable[[], None]) -> None:
-        """Starts with every slot free.
-
-        Args:
-            slots: to be handed out.
-            check: raises once the device is lost, which ends all waiting.
-        """
+        """Starts with every slot free; `check` raises once the device is lost."""
         self._returned = deque(slots)
         self._count = len(self._returned)
         self._check = check
@@ -43,10 +37,7 @@ class SlotQueue(Generic[S]):
         self._closed = False
 
     def take(self, timeout: float | None) -> S:
-        """Waits for a free slot.
-
-        Args:
-            timeout: in seconds; None waits indefinitely.
+        """Waits for a free slot, at most `timeout` seconds.
 
         Raises:
             TimeoutError: none became free in time.
@@ -69,14 +60,7 @@ class SlotQueue(Generic[S]):
             self._changed.notify_all()
 
     def close(self, timeout: float) -> bool:
-        """Stops handing out slots and waits until every slot is back and idle.
-
-        Args:
-            timeout: in seconds.
-
-        Returns:
-            True if they all are.
-        """
+        """Stops handing out slots; returns True if all are back and idle in time (seconds)."""
         limit = time.monotonic() + timeout
         with self._changed:
             self._closed = True

@@ -7,11 +7,10 @@ import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from runtime.backends import Outputs
+from runtime.backends import ExpertVariant, Outputs
 from runtime.backends.gpu.buffers import OutputBuffers, Resources
 from runtime.backends.gpu.cuda import CAPTURE_LOCK, Cuda, DeviceMemory, Event, Graph
 from runtime.backends.gpu.tensorrt_engine import (
@@ -21,7 +20,6 @@ from runtime.backends.gpu.tensorrt_engine import (
     tensorrt_logger,
 )
 from runtime.errors import BackendError, ContractError, CudaError
-from runtime.manifest import Artifact, Expert
 
 T = TypeVar("T")
 
@@ -31,44 +29,30 @@ _log = logging.getLogger("agemoe")
 class TensorRTExpert:
     """One expert's engine, shared by its lanes."""
 
-    def __init__(
-        self,
-        name: str,
-        expert: Expert,
-        artifact: Artifact,
-        folder: Path,
-        cuda: Cuda,
-        *,
-        graphs: bool,
-    ) -> None:
+    def __init__(self, variant: ExpertVariant, cuda: Cuda, *, graphs: bool) -> None:
         """Checks that the engine fits this machine, loads it and checks it against the contract.
 
-        Args:
-            name: of the expert.
-            expert: its manifest entry.
-            artifact: the engine to load.
-            folder: the engines folder.
-            cuda: the device; must outlive the expert.
-            graphs: capture each batch size as a CUDA graph, if that gives the same outputs.
+        The device must outlive the expert. With `graphs`, each batch size is captured as a CUDA
+        graph, if that gives the same outputs.
 
         Raises:
             BackendError: TensorRT is not installed.
             EngineMismatchError: the engine was built for another TensorRT, GPU or graph.
             ContractError: TensorRT cannot load the engine, or it breaks the contract.
         """
-        check_binding(name, expert, artifact, cuda.properties)
-        self.name = name
-        self.expert = expert
+        check_binding(variant, cuda.properties)
+        self.name = variant.name
+        self.expert = variant.expert
         self.cuda = cuda
         self.graphs = graphs
-        self.library: ModuleType = import_tensorrt(artifact.backend)
+        self.library: ModuleType = import_tensorrt(variant.artifact.backend)
         self._logger = tensorrt_logger(self.library)
-        self._backend = artifact.backend
+        self._backend = variant.artifact.backend
         self._suffix = ""
         if graphs and not cuda.has_graphs:
             self.disable_graphs(f"{cuda.library} has none")
         with cuda.current():
-            self._runtime, self.engine = load_engine(name, expert, artifact, folder, self.library)
+            self._runtime, self.engine = load_engine(variant, self.library)
 
     @property
     def backend(self) -> str:
@@ -86,11 +70,7 @@ class TensorRTExpert:
         self._suffix = " (no graphs)"
 
     def call(self, doing: str, function: Callable[..., T], *arguments: object) -> T:
-        """Calls a function of TensorRT that returns None or False on failure.
-
-        Raises:
-            BackendError: it failed; the message holds TensorRT's own.
-        """
+        """Calls a function of TensorRT; raises `BackendError` with its message where it fails."""
         self._logger.clear()
         result = function(*arguments)
         del function  # an error's traceback would keep its object alive after the device

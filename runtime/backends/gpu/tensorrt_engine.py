@@ -7,14 +7,13 @@ import importlib
 import logging
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from runtime.backends.gpu.buffers import output_tails
+from runtime.backends import ExpertVariant
 from runtime.backends.gpu.cuda import DeviceProperties
 from runtime.errors import BackendError, ContractError, EngineMismatchError
-from runtime.manifest import REBUILD, Artifact, Expert
+from runtime.manifest import Expert, output_shape
 
 T = TypeVar("T")
 
@@ -30,11 +29,7 @@ _VERSION_PARTS = 4
 
 
 def import_tensorrt(backend: str) -> ModuleType:
-    """Imports TensorRT or TensorRT for RTX.
-
-    Raises:
-        BackendError: it is not installed, or not completely.
-    """
+    """Imports TensorRT or TensorRT for RTX; raises `BackendError` if that fails."""
     try:
         return importlib.import_module(backend)
     except (ImportError, OSError) as error:  # OSError: a library of the package is missing
@@ -44,25 +39,20 @@ def import_tensorrt(backend: str) -> ModuleType:
         ) from error
 
 
-def check_binding(name: str, expert: Expert, artifact: Artifact, device: DeviceProperties) -> None:
+def check_binding(variant: ExpertVariant, device: DeviceProperties) -> None:
     """Checks, before loading, that an engine was built for this machine and from this graph.
-
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        artifact: its TensorRT engine.
-        device: that shall run it.
 
     Raises:
         BackendError: TensorRT is not installed.
         EngineMismatchError: TensorRT has another version, the GPU another compute capability, or
             the ONNX graph was rebuilt since.
     """
+    name, artifact = variant.name, variant.artifact
     binding = artifact.binding
     if binding is None:
         raise EngineMismatchError(
-            f"The manifest does not say what the engine of {name!r} was built for. "
-            f"{_rebuild(name, artifact)}"
+            f"The manifest does not state what the engine of {name!r} was built for. "
+            f"{variant.rebuild}"
         )
     library = import_tensorrt(artifact.backend)
     title = "TensorRT for RTX" if artifact.backend == "tensorrt_rtx" else "TensorRT"
@@ -76,38 +66,28 @@ def check_binding(name: str, expert: Expert, artifact: Artifact, device: DeviceP
             f"was built for compute capability {binding.compute_capability}, {device.name} has "
             f"{device.compute_capability}"
         )
-    twins = [
-        a for a in expert.artifacts if (a.backend, a.precision) == ("onnx", artifact.precision)
-    ]
+    source = ("onnx", artifact.precision)
+    twins = [a for a in variant.expert.artifacts if (a.backend, a.precision) == source]
     if any(twin.files[0].sha256 != binding.onnx_sha256 for twin in twins):
         problems.append(f"was built from another graph than {twins[0].files[0].path}")
     if problems:
         raise EngineMismatchError(
             f"The engine of {name!r} does not fit: it {' and it '.join(problems)}. "
-            f"{_rebuild(name, artifact)}"
+            f"{variant.rebuild}"
         )
 
 
-def load_engine(
-    name: str, expert: Expert, artifact: Artifact, folder: Path, library: ModuleType
-) -> tuple[Any, Any]:
-    """Loads an engine and checks it against the contract; the device must be current.
+def load_engine(variant: ExpertVariant, library: ModuleType) -> tuple[Any, Any]:
+    """Loads an engine that has passed `check_binding` and checks it against the contract.
 
-    Args:
-        name: of the expert.
-        expert: its manifest entry.
-        artifact: its engine, which has passed `check_binding`.
-        folder: the engines folder.
-        library: `tensorrt` or `tensorrt_rtx`.
-
-    Returns:
-        The `Runtime`, which must outlive the engine, and the `ICudaEngine`.
+    The device must be current. Returns the `Runtime`, which must outlive the engine, and the
+    `ICudaEngine`.
 
     Raises:
         BackendError: TensorRT does not start on this machine, or lacks GPU memory.
         ContractError: TensorRT cannot read the engine, or it breaks the contract.
     """
-    path = folder / artifact.files[0].path
+    name, path = variant.name, variant.path
     logger = tensorrt_logger(library)
     runtime = construct(library.Runtime, logger)
     logger.clear()
@@ -120,15 +100,14 @@ def load_engine(
         )
     if engine is None:
         raise ContractError(
-            f"TensorRT cannot read {path} of expert {name!r}: {logger.errors()}. "
-            f"{_rebuild(name, artifact)}"
+            f"TensorRT cannot read {path} of expert {name!r}: {logger.errors()}. {variant.rebuild}"
         )
-    problems = _contract_problems(expert, engine, library)
+    problems = _contract_problems(variant.expert, engine, library)
     if problems:
         del engine, runtime  # the error's traceback would keep them alive after the device
         raise ContractError(
             f"The engine of expert {name!r} breaks the contract: {'; '.join(problems)}. "
-            f"{_rebuild(name, artifact)}"
+            f"{variant.rebuild}"
         )
     return runtime, engine
 
@@ -151,14 +130,9 @@ def construct(kind: Callable[[Any], T], logger: Any) -> T:  # noqa: ANN401 - of 
 
 @functools.lru_cache(maxsize=2)
 def tensorrt_logger(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a lazily imported module
-    """Returns the process's only logger; TensorRT supports no second one.
+    """Returns the process's only logger; TensorRT, or TensorRT for RTX, supports no second one.
 
-    Args:
-        library: `tensorrt` or `tensorrt_rtx`.
-
-    Returns:
-        An `ILogger` with `clear()` and `errors()`: this thread's errors since `clear`, or if there
-        were none, its warnings.
+    Its `errors()` are this thread's errors since `clear()`, or if there were none, its warnings.
     """
 
     class _Log(library.ILogger):  # type: ignore[misc, name-defined]
@@ -189,38 +163,26 @@ def tensorrt_logger(library: ModuleType) -> Any:  # noqa: ANN401 - a class of a 
     return _Log()
 
 
-def _rebuild(name: str, artifact: Artifact) -> str:
-    return f"{REBUILD} --only {name}{' --fp16' if artifact.precision == 'fp16' else ''}"
-
-
 def _version(text: str) -> list[str]:
     return text.split(".")[:_VERSION_PARTS]
 
 
 def _contract_problems(expert: Expert, engine: Any, library: ModuleType) -> list[str]:  # noqa: ANN401
-    """Returns the differences between an engine's tensors and the expert's manifest entry."""
     uint8, float32 = library.DataType.UINT8, library.DataType.FLOAT
     into, out = library.TensorIOMode.INPUT, library.TensorIOMode.OUTPUT
     wanted: dict[str, _Tensor] = {
         spec.name: (into, uint8, (-1, spec.height, spec.width, 3)) for spec in expert.inputs
     }
-    wanted |= {o: (out, float32, (-1, *tail)) for o, tail in output_tails(expert).items()}
-    found = {name: _tensor(engine, name) for name in _tensor_names(engine)}
+    wanted |= {o: (out, float32, output_shape(o, -1, expert.age_grid)) for o in expert.outputs}
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    mode, dtype, shape = engine.get_tensor_mode, engine.get_tensor_dtype, engine.get_tensor_shape
+    found = {name: (mode(name), dtype(name), tuple(shape(name))) for name in names}
     problems = [
         f"{name} should be {_described(wanted.get(name))}, is {_described(found.get(name))}"
         for name in sorted(wanted.keys() | found.keys())
         if not _agree(wanted.get(name), found.get(name))
     ]
     return problems or _profile_problems(expert, engine)
-
-
-def _tensor_names(engine: Any) -> list[str]:  # noqa: ANN401
-    return [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-
-
-def _tensor(engine: Any, name: str) -> _Tensor:  # noqa: ANN401
-    shape = tuple(engine.get_tensor_shape(name))
-    return engine.get_tensor_mode(name), engine.get_tensor_dtype(name), shape
 
 
 def _agree(wanted: _Tensor | None, found: _Tensor | None) -> bool:
