@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,7 +192,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_manifest_has_crops_details_and_parity(engines: Path) -> None:
     expert = read_manifest(engines).experts["mivolo"]
     face, person = (spec.geometry for spec in expert.inputs)
-    assert face == LETTERBOX
+    assert face == replace(LETTERBOX, edges="truncate")
+    assert person.edges == "truncate"
     assert (person.erase_face, person.min_side, person.min_visible_share) == (True, 50, 0.4)
     assert expert.outputs == ("age_years", "gender_probs")
     assert expert.details["age_scale"] == {"min_years": 1, "max_years": 95, "avg_years": 48}

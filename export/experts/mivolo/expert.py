@@ -27,8 +27,6 @@ from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
-REVISION = 1
-"""Bumped whenever the files this module writes change."""
 CONFIG = "config.json"
 """File of a v2 folder with its age scale."""
 
@@ -56,7 +54,7 @@ def mivolo_expert(
     Args:
         settings: from experts.toml.
         checkpoint: a .pth.tar, a .safetensors or a v2 folder; None for seeded random weights.
-        geometry: of both crops; the person's own options are added here.
+        geometry: of both crops; the authors' edges and the person's own options are added here.
 
     Raises:
         CheckpointError: the file is no MiVOLO, or contradicts the settings.
@@ -128,9 +126,10 @@ def mivolo_signature(module: MiVoloExpert, geometry: Geometry) -> Signature:
 
     Args:
         module: the expert.
-        geometry: of both crops; the person's own options are added here.
+        geometry: of both crops; the authors' edges and the person's own options are added here.
     """
     spec = module.spec
+    geometry = replace(geometry, edges="truncate")
     geometries = {
         "face": geometry,
         "person": replace(
