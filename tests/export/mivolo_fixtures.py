@@ -18,10 +18,13 @@ from export.graph.conversion import onnx_from_module
 from tests.export.reference_mivolo import raw_outputs
 
 IMDB = AgeScale(1, 95, 48)
+V2_AGES = AgeScale(0, 122, 61)
 
 
-def spec(variant: str = "demo", input_size: int = 64, **options: bool) -> MiVoloSpec:
-    return MiVoloSpec(VARIANTS[variant], IMDB, input_size, **options)
+def spec(
+    variant: str = "demo", input_size: int = 64, ages: AgeScale = IMDB, **options: bool
+) -> MiVoloSpec:
+    return MiVoloSpec(VARIANTS[variant], ages, input_size, **options)
 
 
 def noise_images(expert: MiVoloExpert, count: int, seed: int = 0) -> list[Tensor]:
@@ -41,7 +44,9 @@ def reference(expert: MiVoloExpert, images: list[Tensor]) -> tuple[Tensor, Tenso
     """Returns years (N,) and gender probabilities (N, 2) of the reference, in float64."""
     state, shape = expert.network.state_dict(), expert.spec.shape
     raw = raw_outputs(state, shape.num_heads, images[0], images[1] if len(images) > 1 else None)
-    return raw[:, -1] * 94 + 48, raw[:, :2].softmax(-1)
+    ages = expert.spec.ages
+    years = raw[:, -1] * (ages.max_years - ages.min_years) + ages.avg_years
+    return years, raw[:, :2].softmax(-1)
 
 
 def write_onnx(expert: MiVoloExpert, path: Path) -> Path:

@@ -92,7 +92,7 @@ def test_an_age_scale_of_tensors() -> None:
     assert spec_from_checkpoint(state, tensors | {"no_gender": torch.tensor([0])}) == spec()  # type: ignore[dict-item]
     assert spec_from_checkpoint(state | tensors, {}) == spec()
     assert_same(build_mivolo(spec(), state | tensors), build_mivolo(spec(), state))
-    with pytest.raises(CheckpointError, match="max_age is tensor.* not a number"):
+    with pytest.raises(CheckpointError, match=r"max_age is tensor.* not a number"):
         spec_from_checkpoint(state, SCALE | {"max_age": torch.zeros(2)})
     with pytest.raises(CheckpointError, match="no_gender: the metadata has 1, the tensors have Fa"):
         spec_from_checkpoint(state, SCALE | {"no_gender": torch.tensor(1)})
