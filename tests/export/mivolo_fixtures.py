@@ -21,10 +21,13 @@ IMDB = AgeScale(1, 95, 48)
 V2_AGES = AgeScale(0, 122, 61)
 
 
-def spec(
-    variant: str = "demo", input_size: int = 64, ages: AgeScale = IMDB, **options: bool
-) -> MiVoloSpec:
-    return MiVoloSpec(VARIANTS[variant], ages, input_size, **options)
+def spec(variant: str = "demo", input_size: int = 64, **options: bool) -> MiVoloSpec:
+    return MiVoloSpec(VARIANTS[variant], IMDB, input_size, **options)
+
+
+def v2_spec() -> MiVoloSpec:
+    """The shape of iitolstykh/mivolo_v2."""
+    return MiVoloSpec(VARIANTS["d1"], V2_AGES, 384)
 
 
 def noise_images(expert: MiVoloExpert, count: int, seed: int = 0) -> list[Tensor]:

@@ -89,7 +89,7 @@ def test_counters_of_training_steps_do_not_matter(counters: str) -> None:
 def test_an_age_scale_of_tensors() -> None:
     tensors = {key: torch.tensor(value) for key, value in SCALE.items()}
     state = state_of(spec())
-    assert spec_from_checkpoint(state, tensors | {"no_gender": torch.tensor([0])}) == spec()  # type: ignore[dict-item]
+    assert spec_from_checkpoint(state, tensors | {"no_gender": torch.tensor([0])}) == spec()
     assert spec_from_checkpoint(state | tensors, {}) == spec()
     assert_same(build_mivolo(spec(), state | tensors), build_mivolo(spec(), state))
     with pytest.raises(CheckpointError, match=r"max_age is tensor.* not a number"):

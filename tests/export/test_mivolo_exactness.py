@@ -12,11 +12,11 @@ import torch
 
 from export.experts.mivolo.module import MiVoloExpert, MiVoloSpec, random_mivolo
 from tests.export.mivolo_fixtures import (
-    V2_AGES,
     noise_images,
     reference,
     run_onnx,
     spec,
+    v2_spec,
     write_onnx,
 )
 
@@ -36,7 +36,7 @@ OTHERS = [
 FULL = [
     pytest.param(spec("d1", 224), id="d1-224"),
     pytest.param(spec("d1", 224, with_person=False), id="d1-224-face"),
-    pytest.param(spec("d1", 384, V2_AGES), id="v2"),
+    pytest.param(v2_spec(), id="v2"),
 ]
 
 

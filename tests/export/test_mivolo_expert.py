@@ -26,7 +26,7 @@ from export.variants.fp16 import tensor_types
 from runtime import AgeMoE, Face
 from runtime.geometry import Geometry
 from runtime.manifest_file import read_manifest
-from tests.export.mivolo_fixtures import V2_AGES, spec
+from tests.export.mivolo_fixtures import spec, v2_spec
 from tests.export.test_pipeline import Quiet
 
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
@@ -229,7 +229,7 @@ def test_the_sums_of_the_wide_norm_stay_fp32(engines: Path) -> None:
 @pytest.mark.slow
 def test_v2_is_built_from_its_folder(tmp_path: Path) -> None:
     """The shape of iitolstykh/mivolo_v2, with random weights; the build checks its tolerances."""
-    v2_folder(tmp_path, spec("d1", 384, V2_AGES), input_size=384)
+    v2_folder(tmp_path, v2_spec(), input_size=384)
     settings = MiVoloSettings(None, None, None, None)
     wanted = ExpertConfig("mivolo", "mivolo", str(tmp_path), LETTERBOX, settings)
     build(BuildOptions((wanted,), "checkpoint", tmp_path / "engines", fp16=True), Quiet())
