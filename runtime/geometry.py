@@ -36,6 +36,8 @@ INTERPOLATIONS = (
 )
 ROUNDINGS = ("round", "truncate")
 
+EDGES = ("outward", "truncate")
+
 MAX_CROP_MARGIN = 10.0
 """Limit on the margin, because the padded window is held in memory."""
 
@@ -78,6 +80,9 @@ class Geometry:
     """OpenCV's resize (only `area` antialiases) or Pillow's (antialiased)."""
     pad_color: Color = (0, 0, 0)
     """Color outside the picture and around the fitted crop."""
+    edges: Annotated[str, one_of(EDGES)] = "outward"
+    """Of a box, in whole pixels: `outward` rounds outwards and clips to the picture; `truncate`
+    drops fractions and ends before the last row and column, as MiVOLO's code does."""
     erase_face: bool = False
     """Whether the face within the crop is blackened, for experts with the face as another input."""
     min_side: Annotated[int, at_least(1)] = 1
@@ -95,7 +100,7 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     """Crops a box with its margin out of a picture.
 
     Without a box, the whole picture is the crop and there is no margin. The box is clipped to the
-    picture and rounded outwards to whole pixels; its margin is padded outside the picture.
+    picture, in whole pixels as `geometry.edges` says; its margin is padded outside the picture.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -111,14 +116,14 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     """
     if box is None:
         return image
-    left, top, right, bottom = _box_edges(box, image.shape[1], image.shape[0])
+    left, top, right, bottom = _box_edges(box, image, geometry.edges)
     across = round((right - left) * geometry.crop_margin)
     down = round((bottom - top) * geometry.crop_margin)
     left, top, right, bottom = left - across, top - down, right + across, bottom + down
     window = _window(image, left, top, right, bottom, geometry.pad_color)
     if not geometry.erase_face or face_box is None:
         return window
-    x0, y0, x1, y1 = _box_edges(face_box, image.shape[1], image.shape[0])
+    x0, y0, x1, y1 = _box_edges(face_box, image, geometry.edges)
     window = window.copy()
     window[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = 0
     return window
@@ -155,7 +160,12 @@ def black(height: int, width: int) -> Pixels:
     return np.zeros((height, width, 3), np.uint8)
 
 
-def _box_edges(box: Box, image_width: int, image_height: int) -> tuple[int, int, int, int]:
+def _box_edges(box: Box, image: Pixels, edges: str) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom; truncating keeps one pixel, where MiVOLO's code fails.
+
+    Source: WildChlamydia/MiVOLO, mivolo/structures.py, `get_bbox_by_ind`.
+    """
+    image_height, image_width = image.shape[:2]
     x, y, width, height = _finite(box)
     left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
     right = min(int(np.ceil(x + width)), image_width)
@@ -165,6 +175,9 @@ def _box_edges(box: Box, image_width: int, image_height: int) -> tuple[int, int,
             f"The box {box} lies outside the picture of {image_width}×{image_height} pixels. "
             f"Give x, y, width, height in pixels of the upright picture."
         )
+    if edges == "truncate":
+        right = max(min(int(x + width), image_width - 1), left + 1)
+        bottom = max(min(int(y + height), image_height - 1), top + 1)
     return left, top, right, bottom
 
 

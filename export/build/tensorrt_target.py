@@ -13,6 +13,8 @@ TARGETS = ("auto", "onnx", "tensorrt", "rtx")
 OPTIMIZATION_LEVELS = range(6)
 _OLDEST = (10, 12)
 """The first TensorRT in which strongly typed networks support everything needed here."""
+_RTX_CAPABILITIES = frozenset({"7.5", "8.6", "8.9", "12.0", "12.1"})
+"""Of the GPUs that TensorRT for RTX supports: its support matrices, versions 1.0 to 1.5."""
 _INSTALL = "pip install 'agemoe-runtime[tensorrt]'"
 
 
@@ -115,14 +117,8 @@ def _rtx() -> tuple[EngineTarget | None, str]:
 
 
 def _runs_rtx(found: CudaDeviceList) -> bool:
-    """Returns whether engines of TensorRT for RTX support the GPU.
-
-    Source: NVIDIA's TensorRT-RTX documentation, "CPU-Only AOT and TensorRT-RTX Engines".
-    """
-    if not found.devices:
-        return False
-    capability = found.devices[0].compute_capability
-    return capability in ("8.0", "8.6", "8.9") or int(capability.split(".")[0]) >= 12
+    """Returns whether engines of TensorRT for RTX support the GPU."""
+    return bool(found.devices) and found.devices[0].compute_capability in _RTX_CAPABILITIES
 
 
 def _version_of(package: str) -> tuple[str, str]:

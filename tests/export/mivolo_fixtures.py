@@ -18,10 +18,16 @@ from export.graph.conversion import onnx_from_module
 from tests.export.reference_mivolo import raw_outputs
 
 IMDB = AgeScale(1, 95, 48)
+V2_AGES = AgeScale(0, 122, 61)
 
 
 def spec(variant: str = "demo", input_size: int = 64, **options: bool) -> MiVoloSpec:
     return MiVoloSpec(VARIANTS[variant], IMDB, input_size, **options)
+
+
+def v2_spec() -> MiVoloSpec:
+    """The shape of iitolstykh/mivolo_v2."""
+    return MiVoloSpec(VARIANTS["d1"], V2_AGES, 384)
 
 
 def noise_images(expert: MiVoloExpert, count: int, seed: int = 0) -> list[Tensor]:
@@ -41,7 +47,9 @@ def reference(expert: MiVoloExpert, images: list[Tensor]) -> tuple[Tensor, Tenso
     """Returns years (N,) and gender probabilities (N, 2) of the reference, in float64."""
     state, shape = expert.network.state_dict(), expert.spec.shape
     raw = raw_outputs(state, shape.num_heads, images[0], images[1] if len(images) > 1 else None)
-    return raw[:, -1] * 94 + 48, raw[:, :2].softmax(-1)
+    ages = expert.spec.ages
+    years = raw[:, -1] * (ages.max_years - ages.min_years) + ages.avg_years
+    return years, raw[:, :2].softmax(-1)
 
 
 def write_onnx(expert: MiVoloExpert, path: Path) -> Path:

@@ -63,6 +63,42 @@ def test_prefix_of_distributed_training_and_half_weights() -> None:
 
 
 @pytest.mark.parametrize(
+    "wrapper", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."]
+)
+def test_wrappers_are_removed(wrapper: str) -> None:
+    published = random_mivolo(spec(), seed=7)
+    state = {f"{wrapper}{k}": t for k, t in published.network.state_dict().items()}
+    state[f"{wrapper}fds.running_mean"] = torch.zeros(3)
+    assert spec_from_checkpoint(state, SCALE) == spec()
+    assert_same(build_mivolo(spec(), state), published)
+
+
+@pytest.mark.parametrize("counters", ["missing", "more"])
+def test_counters_of_training_steps_do_not_matter(counters: str) -> None:
+    published = random_mivolo(spec(), seed=7)
+    state = dict(published.network.state_dict())
+    if counters == "missing":
+        state = {k: t for k, t in state.items() if not k.endswith("num_batches_tracked")}
+        assert len(state) < len(published.network.state_dict())
+    else:
+        state |= {"norm.num_batches_tracked": torch.tensor(9), "n_averaged": torch.tensor(4)}
+    assert spec_from_checkpoint(state, SCALE) == spec()
+    assert_same(build_mivolo(spec(), state), published)
+
+
+def test_an_age_scale_of_tensors() -> None:
+    tensors = {key: torch.tensor(value) for key, value in SCALE.items()}
+    state = state_of(spec())
+    assert spec_from_checkpoint(state, tensors | {"no_gender": torch.tensor([0])}) == spec()
+    assert spec_from_checkpoint(state | tensors, {}) == spec()
+    assert_same(build_mivolo(spec(), state | tensors), build_mivolo(spec(), state))
+    with pytest.raises(CheckpointError, match=r"max_age is tensor.* not a number"):
+        spec_from_checkpoint(state, SCALE | {"max_age": torch.zeros(2)})
+    with pytest.raises(CheckpointError, match="no_gender: the metadata has 1, the tensors have Fa"):
+        spec_from_checkpoint(state, SCALE | {"no_gender": torch.tensor(1)})
+
+
+@pytest.mark.parametrize(
     ("options", "entries"),
     [({}, 290), ({"with_gender": False}, 290), ({"with_person": False}, 260)],
 )

@@ -11,7 +11,14 @@ import pytest
 import torch
 
 from export.experts.mivolo.module import MiVoloExpert, MiVoloSpec, random_mivolo
-from tests.export.mivolo_fixtures import noise_images, reference, run_onnx, spec, write_onnx
+from tests.export.mivolo_fixtures import (
+    noise_images,
+    reference,
+    run_onnx,
+    spec,
+    v2_spec,
+    write_onnx,
+)
 
 TOLERANCE_YEARS = 1e-3
 BATCHES = [1, 3, 8]
@@ -29,7 +36,7 @@ OTHERS = [
 FULL = [
     pytest.param(spec("d1", 224), id="d1-224"),
     pytest.param(spec("d1", 224, with_person=False), id="d1-224-face"),
-    pytest.param(spec("d1", 384), id="d1-384"),
+    pytest.param(v2_spec(), id="v2"),
 ]
 
 

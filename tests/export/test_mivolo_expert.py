@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -19,10 +22,11 @@ from export.errors import CheckpointError
 from export.experts.mivolo.module import MiVoloSpec, random_mivolo
 from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
 from export.experts.registry import build_expert, count_parameters
+from export.variants.fp16 import tensor_types
 from runtime import AgeMoE, Face
 from runtime.geometry import Geometry
 from runtime.manifest_file import read_manifest
-from tests.export.mivolo_fixtures import spec
+from tests.export.mivolo_fixtures import spec, v2_spec
 from tests.export.test_pipeline import Quiet
 
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
@@ -69,8 +73,9 @@ def pth_tar(folder: Path, wanted: MiVoloSpec, **metadata: object) -> Path:
     return path
 
 
-def v2_folder(folder: Path, **changes: object) -> Path:
-    tensors = {f"mivolo.model.{k}": t.contiguous() for k, t in state_of(spec()).items()}
+def v2_folder(folder: Path, wanted: MiVoloSpec | None = None, **changes: object) -> Path:
+    state = state_of(wanted or spec())
+    tensors = {f"mivolo.model.{k}": t.contiguous() for k, t in state.items()}
     save_file(tensors, folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(V2_CONFIG | changes))
     return folder
@@ -191,7 +196,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_manifest_has_crops_details_and_parity(engines: Path) -> None:
     expert = read_manifest(engines).experts["mivolo"]
     face, person = (spec.geometry for spec in expert.inputs)
-    assert face == LETTERBOX
+    assert face == replace(LETTERBOX, edges="truncate")
+    assert person.edges == "truncate"
     assert (person.erase_face, person.min_side, person.min_visible_share) == (True, 50, 0.4)
     assert expert.outputs == ("age_years", "gender_probs")
     assert expert.details["age_scale"] == {"min_years": 1, "max_years": 95, "avg_years": 48}
@@ -201,6 +207,40 @@ def test_the_manifest_has_crops_details_and_parity(engines: Path) -> None:
     assert fp32.parity.max_years <= 0.001
     assert fp16.parity.mean_years <= 0.1
     assert fp16.reduced_share > 0.9
+
+
+def test_the_sums_of_the_wide_norm_stay_fp32(engines: Path) -> None:
+    """Values, mean, squares and deviation; the four other means are those of outlook attention."""
+    path = engines / "mivolo/mivolo.fp16.onnx"
+    types = tensor_types(path)
+    found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in onnx.load(path).graph.node:
+        found[node.op_type].append(node)
+    (centered,), (deviation,), (normed,) = (
+        [node.output[0] for node in found[operator]] for operator in ("Sub", "Sqrt", "Div")
+    )
+    (squared,) = (node for node in found["Mul"] if list(node.input) == [centered, centered])
+    means = [node.output[0] for node in found["ReduceMean"]]
+    inside = [*found["Sub"][0].input, centered, squared.output[0], *means, deviation, normed]
+    assert {types[name] for name in inside} == {"fp32"}
+    assert list(found["Div"][0].input) == [centered, deviation]
+
+
+@pytest.mark.slow
+def test_v2_is_built_from_its_folder(tmp_path: Path) -> None:
+    """The shape of iitolstykh/mivolo_v2, with random weights; the build checks its tolerances."""
+    v2_folder(tmp_path, v2_spec(), input_size=384)
+    settings = MiVoloSettings(None, None, None, None)
+    wanted = ExpertConfig("mivolo", "mivolo", str(tmp_path), LETTERBOX, settings)
+    build(BuildOptions((wanted,), "checkpoint", tmp_path / "engines", fp16=True), Quiet())
+    expert = read_manifest(tmp_path / "engines").experts["mivolo"]
+    assert [(spec.height, spec.width) for spec in expert.inputs] == [(384, 384)] * 2
+    assert expert.details["age_scale"] == {"min_years": 0, "max_years": 122, "avg_years": 61}
+    fp32, fp16 = (artifact.parity for artifact in expert.artifacts)
+    assert fp32 is not None
+    assert fp16 is not None
+    assert fp32.max_years < 0.0005, "half the tolerance, for weights that differ from these"
+    assert fp16.mean_years < 0.1
 
 
 @pytest.mark.filterwarnings("ignore::runtime.startup.PlaceholderWeightsWarning")

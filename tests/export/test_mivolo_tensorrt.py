@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import onnx
@@ -12,6 +12,7 @@ from export.build.options import BuildOptions
 from export.build.pipeline import build
 from export.config.architecture import ExpertConfig
 from export.experts.mivolo.settings import LETTERBOX, MiVoloSettings
+from tests.export.mivolo_fixtures import V2_AGES
 from tests.export.test_pipeline import Quiet
 from tests.trt_cpu import trt_report
 
@@ -35,14 +36,15 @@ class Built:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(("demo", 64, MEBIBYTE // 2), id="demo"),
-        pytest.param(("d1", 224, 100 * MEBIBYTE), id="d1-224", marks=pytest.mark.slow),
+        pytest.param(("demo", 64, None, MEBIBYTE // 2), id="demo"),
+        pytest.param(("d1", 224, None, 100 * MEBIBYTE), id="d1-224", marks=pytest.mark.slow),
+        pytest.param(("d1", 384, V2_AGES, 100 * MEBIBYTE), id="v2", marks=pytest.mark.slow),
     ],
 )
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
-    variant, input_size, least_bytes = request.param
+    variant, input_size, ages, least_bytes = request.param
     folder = tmp_path_factory.mktemp(variant)
-    settings = MiVoloSettings(variant, input_size, None, None)
+    settings = MiVoloSettings(variant, input_size, None, astuple(ages) if ages else None)
     config = ExpertConfig("mivolo", "mivolo", None, LETTERBOX, settings)
     build(BuildOptions((config,), "random", folder, fp16=True), Quiet())
     fp32, fp16 = (folder / f"mivolo/mivolo.{kind}.onnx" for kind in ("fp32", "fp16"))

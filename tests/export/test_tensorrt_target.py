@@ -47,7 +47,13 @@ def test_auto_selects_what_is_available(
         assert (target.backend, target.tag) == (backend, tag)
 
 
-@pytest.mark.parametrize(("capability", "can_run"), [("8.9", True), ("9.0", False), ("12.0", True)])
+@pytest.mark.parametrize(
+    ("capability", "can_run"),
+    [
+        *((supported, True) for supported in ("7.5", "8.6", "8.9", "12.0", "12.1")),
+        *((other, False) for other in ("7.0", "8.0", "8.7", "9.0", "10.0", "11.0", "12.2", "13.0")),
+    ],
+)
 def test_rtx_engines_run_on_rtx_gpus(
     monkeypatch: pytest.MonkeyPatch, capability: str, can_run: bool
 ) -> None:
@@ -56,6 +62,14 @@ def test_rtx_engines_run_on_rtx_gpus(
     target, _ = find_target("rtx")
     assert target is not None
     assert target.can_run == can_run
+
+
+def test_rtx_engines_do_not_run_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt("1.7.1", "tensorrt_rtx"))
+    monkeypatch.setattr("export.build.tensorrt_target.cuda_devices", lambda: NO_GPU)
+    target, _ = find_target("rtx")
+    assert target is not None
+    assert not target.can_run
 
 
 def test_every_problem_with_the_engine_options_is_reported(

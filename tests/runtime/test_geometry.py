@@ -237,6 +237,30 @@ def test_boxes_are_clipped_and_rounded_outwards(
     assert found.shape[:2] == (rows[1] - rows[0], columns[1] - columns[0])
 
 
+@pytest.mark.parametrize(
+    ("box", "rows", "columns"),
+    [
+        ((5, 4, 10, 8), (4, 12), (5, 15)),
+        ((5.2, 4.9, 9.1, 7.05), (4, 11), (5, 14)),
+        ((-3.5, -2, 8, 9), (0, 7), (0, 4)),
+        ((5, 4, 24, 15), (4, 19), (5, 29)),
+        ((5, 4, 24.9, 15.9), (4, 19), (5, 29)),
+        ((0, 0, 30, 20), (0, 19), (0, 29)),
+        ((25, 15, 100, 100), (15, 19), (25, 29)),
+        ((7, 7, 0.01, 0.01), (7, 8), (7, 8)),
+        ((29, 19, 1, 1), (19, 20), (29, 30)),
+        ((-0.9, -0.9, 0.95, 0.95), (0, 1), (0, 1)),
+    ],
+)
+def test_boxes_can_be_truncated(
+    box: tuple[float, float, float, float], rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    image = picture(20, 30)
+    found = crop(image, box, Geometry(edges="truncate"))
+    assert found.shape[:2] == (rows[1] - rows[0], columns[1] - columns[0])
+    assert (found == image[slice(*rows), slice(*columns)]).all()
+
+
 @settings(deadline=None)
 @given(
     st.integers(0, 29), st.integers(0, 19), st.integers(1, 40), st.integers(1, 40), st.floats(0, 2)

@@ -41,5 +41,11 @@ def _fit_demo(
 
 
 MIVOLO = Architecture(
-    1, read_mivolo, _build, _count_parameters, geometry=LETTERBOX, fit_demo=_fit_demo
+    2,
+    read_mivolo,
+    _build,
+    _count_parameters,
+    geometry=LETTERBOX,
+    fit_demo=_fit_demo,
+    demo_revision=2,
 )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from export.checkpoints.loading import describe_mismatch
+from export.checkpoints.state import WRAPPERS, is_counter, plain_state, scalar
 from export.config.settings import Normalization
 from export.errors import CheckpointError
 from export.experts.mivolo.network import PATCH, VARIANTS, MiVoloNet, VoloShape
@@ -21,8 +22,8 @@ from export.graph.preprocessing import Normalize
 SIZE_STEP = 2 * PATCH
 """Pixels of input per position of the positional embedding."""
 
-WRAPPERS = ("module.", "mivolo.model.")
-"""Prefixes of all names in training checkpoints (`module.`) and v2 files (`mivolo.model.`)."""
+V2_WRAPPER = "mivolo."
+"""Prefix of all names in v2 files, before `model.`."""
 
 TRAINING_ONLY = "fds."
 """Feature distribution smoothing: in some checkpoints, unused after training."""
@@ -138,8 +139,9 @@ def spec_from_checkpoint(
     """Derives a checkpoint's configuration from its tensors and metadata.
 
     Args:
-        state: the tensors, named as in the file.
-        metadata: the other entries of a `.pth.tar`, or `config.json`.
+        state: the tensors, named as in the file; also an age scale that was saved among them.
+        metadata: the other entries of a `.pth.tar`, or `config.json`; a tensor of one element
+            counts as its number.
         age_scale: (min_age, max_age, avg_age) for a checkpoint without one.
 
     Returns:
@@ -148,6 +150,7 @@ def spec_from_checkpoint(
     Raises:
         CheckpointError: the file is no MiVOLO, or its metadata contradicts its tensors.
     """
+    metadata = {key: scalar(value) for key, value in {**_scale_in(state), **metadata}.items()}
     weights = network_weights(state)
     spec = MiVoloSpec(
         shape=_shape(weights),
@@ -163,17 +166,20 @@ def spec_from_checkpoint(
 def build_mivolo(spec: MiVoloSpec, state: Mapping[str, Tensor]) -> MiVoloExpert:
     """Creates the expert with a checkpoint's weights; all are used and none may be missing.
 
+    Counters of training steps are no weights.
+
     Raises:
         CheckpointError: the names or shapes are not those of `spec`.
     """
     expert = MiVoloExpert(spec)
     weights = network_weights(state)
-    mismatch = describe_mismatch("this MiVOLO", weights, expert.network.state_dict())
+    wanted = {k: t for k, t in expert.network.state_dict().items() if not is_counter(k)}
+    mismatch = describe_mismatch("this MiVOLO", weights, wanted)
     if mismatch:
         raise CheckpointError(
             f"{mismatch}\nPass a file published for MiVOLO or its volo_d1 variants."
         )
-    expert.network.load_state_dict(weights)
+    expert.network.load_state_dict(weights, strict=False)  # without the counters
     return expert.eval()
 
 
@@ -188,12 +194,14 @@ def random_mivolo(spec: MiVoloSpec, seed: int = 0) -> MiVoloExpert:
 
 
 def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames tensors as in the network; omits those that only training needs."""
-    weights = dict(state)
-    for prefix in WRAPPERS:
-        if weights and all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): t for name, t in weights.items()}
-    return {name: t for name, t in weights.items() if TRAINING_ONLY not in name}
+    """Renames tensors as in the network; omits those that prediction does not need."""
+    tensors = {name: tensor for name, tensor in state.items() if name not in AGE_KEYS}
+    return dict(plain_state(tensors, wrappers=(*WRAPPERS, V2_WRAPPER), unused=(TRAINING_ONLY,)))
+
+
+def _scale_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the age scale of a file that holds it beside its tensors."""
+    return {key: state[key] for key in AGE_KEYS if key in state}
 
 
 def _shape(weights: Mapping[str, Tensor]) -> VoloShape:
