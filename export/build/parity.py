@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from export.build.differences import Tolerance, compare, rounded_grid
 from export.config.contract import Images, Outputs
 from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
@@ -21,17 +22,6 @@ from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, Parity
 
 REVISION = 1
 """To be raised with every change of the tolerances or of what is compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """Largest allowed differences between a built file and PyTorch."""
-
-    mean_years: float
-    max_years: float
-    probability: float
-    """Of any probability."""
-
 
 TOLERANCES = {
     "fp32": Tolerance(mean_years=0.001, max_years=0.001, probability=1e-4),
@@ -44,7 +34,12 @@ OPENVINO_TOLERANCE = Tolerance(mean_years=0.3, max_years=1.5, probability=0.1)
 
 
 def check_parity(
-    path: Path, precision: str, images: Images, reference: Outputs, exact: Path | None = None
+    path: Path,
+    precision: str,
+    images: Images,
+    reference: Outputs,
+    exact: Path | None = None,
+    rounded: tuple[float, ...] | None = None,
 ) -> Parity:
     """Compares an ONNX file with the reference on the verification faces.
 
@@ -54,6 +49,7 @@ def check_parity(
         images: the verification faces.
         reference: PyTorch's outputs on them.
         exact: the FP32 file of a half-precision one, to locate differences.
+        rounded: `rounded_grid` of the expert.
 
     Returns:
         The differences in years.
@@ -65,7 +61,7 @@ def check_parity(
     found = _outputs(path, names, images, frugal=precision == "fp16" and has_data_file(path))
     if exact is not None:
         _check_range(path, exact, images)
-    parity, problem = _compared(found, reference, TOLERANCES[precision])
+    parity, problem = compare(found, reference, TOLERANCES[precision], rounded)
     if problem:
         where = ""
         if exact is not None and not has_data_file(exact):  # else the tensors may not fit in memory
@@ -130,7 +126,7 @@ def check_engine(
     path = folder / fp32.files[0].path
     reference = _outputs(path, list(expert.outputs), images, frugal=has_data_file(path))
     found = run(name, expert, engine, folder, images)
-    parity, problem = _compared(found, reference, TOLERANCES[engine.precision])
+    parity, problem = compare(found, reference, TOLERANCES[engine.precision], rounded_grid(expert))
     if problem:
         raise ParityError(f"The engine of {name!r} differs from {path.name} by {problem}.")
     return parity
@@ -163,34 +159,13 @@ def check_openvino(
         ParityError: they exceed the tolerance.
     """
     found = run(name, expert, variant, folder, images)
-    parity, problem = _compared(found, reference, OPENVINO_TOLERANCE)
+    parity, problem = compare(found, reference, OPENVINO_TOLERANCE, rounded_grid(expert))
     if problem:
         raise ParityError(
             f"The {variant.precision} variant of {name!r} differs from PyTorch by {problem}. It "
             f"was left out; to skip the search next time, build it without --{variant.precision}."
         )
     return parity
-
-
-def _compared(found: Outputs, reference: Outputs, tolerance: Tolerance) -> tuple[Parity, str]:
-    """Returns the differences, and their description where they exceed the tolerance."""
-    years = np.abs(found["age_years"] - reference["age_years"])
-    probabilities = max(
-        (float(np.abs(found[n] - reference[n]).max()) for n in reference if n != "age_years"),
-        default=0.0,
-    )
-    parity = Parity(float(years.mean()), float(years.max()), len(years))
-    within = (
-        parity.mean_years <= tolerance.mean_years
-        and parity.max_years <= tolerance.max_years
-        and probabilities <= tolerance.probability
-    )
-    problem = (
-        f"{parity.mean_years:.4g} years on average, {parity.max_years:.4g} at most and "
-        f"{probabilities:.2g} in a probability; allowed are {tolerance.mean_years}, "
-        f"{tolerance.max_years} and {tolerance.probability}"
-    )
-    return parity, "" if within else problem
 
 
 def _batches(images: Images, largest: int) -> Iterator[Images]:

@@ -11,8 +11,9 @@ import pytest
 
 from export import build_engines
 from export.build import parity
+from export.build.differences import Tolerance
 from export.build.options import BuildOptions, resolve_options
-from export.build.parity import OPENVINO_TOLERANCE, Tolerance
+from export.build.parity import OPENVINO_TOLERANCE
 from export.build.pipeline import build
 from export.build.plan import plan
 from export.config.fingerprints import tool_versions
