@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from export.checkpoints.description import describe
 from export.checkpoints.loading import describe_mismatch, load_checkpoint
-from export.checkpoints.state import plain_state
+from export.checkpoints.state import is_counter, plain_state
 from export.config.contract import Signature
 from export.errors import CheckpointError
 from export.experts.cnn.bodies import NETWORKS, VGG16_STRIDE, vgg16_kernel, vgg16_map
@@ -114,9 +114,10 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
     mismatch = describe_mismatch(architecture, shaped, wanted)
     if mismatch:
         unexpected = sorted(shaped.keys() - wanted.keys())
+        missing = [k for k in wanted.keys() - shaped.keys() if not is_counter(k)]
         raise CheckpointError(
             f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
-            f"{look_alike(unexpected)}"
+            f"{look_alike(unexpected, missing)}"
         )
     module.network.load_state_dict(shaped, strict=False)  # counters are left out
 
