@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from export.build.console import described_lines
 from export.build.options import read_experts
+from export.build.pipeline import BuiltRow
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
 from export.experts.cnn.network import cnn_module, load_cnn
 from export.experts.registry import build_expert
 from export.graph.torch_expert import TorchExpert
+from runtime.manifest import BatchProfile, Expert, Source
 from tests.export.small import SIDE, small_module, small_settings, write_checkpoint
 
 PRETRAINED: dict[str, Any] = {
@@ -50,6 +52,23 @@ def config(folder: Path, lines: str = "", architecture: str = "resnet50") -> Exp
     return experts["a"]
 
 
+def row(expert: TorchExpert) -> BuiltRow:
+    signature = expert.signature
+    source = Source("checkpoint", "folder", None)
+    profile = BatchProfile(1, 8, 32)
+    entry = Expert(
+        "resnet50",
+        source,
+        signature.inputs,
+        signature.outputs,
+        signature.age_grid,
+        profile,
+        (),
+        signature.details,
+    )
+    return BuiltRow("a", entry, 1.0, reused=False)
+
+
 def describe(folder: Path, **entries: Any) -> None:
     (folder / "config.json").write_text(json.dumps(entries))
 
@@ -62,13 +81,10 @@ def built(folder: Path, lines: str = "", *, file: bool = False) -> TorchExpert:
 
 @pytest.mark.parametrize("file", [False, True])
 @pytest.mark.parametrize("flat", [False, True])
-def test_preprocessing_is_taken_from_the_description(
-    folder: Path, flat: bool, file: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_preprocessing_is_taken_from_the_description(folder: Path, flat: bool, file: bool) -> None:
     entries = PRETRAINED if flat else {"pretrained_cfg": PRETRAINED}
     describe(folder, architecture="resnet50", **entries)
-    with caplog.at_level(logging.INFO, "agemoe"):
-        expert = built(folder, file=file)
+    expert = built(folder, file=file)
     (spec,) = expert.signature.inputs
     assert (spec.height, spec.width) == (96, 64)
     assert spec.geometry.interpolation == "pillow_bicubic"
@@ -89,12 +105,9 @@ def test_preprocessing_is_taken_from_the_description(
         "std": [0.2, 0.3, 0.4],
         "interpolation": "pillow_bicubic",
     }
-    assert "config.json gives" in caplog.text
 
 
-def test_keys_of_experts_toml_take_precedence_and_that_is_said(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_keys_of_experts_toml_take_precedence_and_that_is_said(folder: Path) -> None:
     describe(folder, architecture="resnet50", pretrained_cfg=PRETRAINED)
     lines = (
         f"input_size = {SIDE}\nmean = [0.5, 0.4, 0.3]\n"
@@ -106,7 +119,12 @@ def test_keys_of_experts_toml_take_precedence_and_that_is_said(
     details = expert.signature.details
     assert details["overruled"] == {"input_size": (96, 64), "interpolation": "pillow_bicubic"}
     assert details["from_config_json"] == {"std": [0.2, 0.3, 0.4]}
-    assert "experts.toml overrules its config.json" in caplog.text
+    taken, overruled = described_lines([row(expert)])
+    assert taken == "a: taken from the checkpoint's config.json: std = [0.2, 0.3, 0.4]."
+    assert overruled == (
+        "a: experts.toml overrules the checkpoint's config.json, which has "
+        "input_size = [96, 64], interpolation = pillow_bicubic."
+    )
 
 
 def test_a_scale_in_experts_toml_keeps_mean_and_std_of_its_own_range(folder: Path) -> None:

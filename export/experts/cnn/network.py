@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,6 @@ from export.graph.preprocessing import Normalize, Readout
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
-
-_log = logging.getLogger("agemoe")
 
 _RANDOM_LOGIT_STD = 2.0
 """Standard deviation of a random network's logits, so that faces get different ages."""
@@ -128,7 +125,7 @@ def build_cnn(
     """Builds the expert with the weights of a checkpoint, or with seeded random ones.
 
     Settings that experts.toml leaves open follow the checkpoint's names and its config.json. What
-    was taken from there is logged and becomes part of the manifest.
+    was taken from there is recorded in the manifest, in `details`.
 
     Raises:
         CheckpointError: the weights cannot be loaded or do not fit, or the checkpoint contradicts
@@ -149,8 +146,7 @@ def build_cnn(
     _check_size(layout, settings)
     module = cnn_module(architecture, settings)
     load_cnn(module, architecture, loaded.state)
-    facts = {"layout": layout.name, **_reported(checkpoint, described)}
-    return cnn_expert(module, settings, described.geometry, facts)
+    return cnn_expert(module, settings, described.geometry, _facts(layout, described))
 
 
 def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
@@ -180,18 +176,10 @@ def cnn_expert(
     return TorchExpert(module, Signature(inputs, readout.outputs, readout.age_grid, details))
 
 
-def _reported(checkpoint: Path, described: Described) -> dict[str, Any]:
-    """Logs what a description changed, and returns it for the manifest."""
-    if described.taken:
-        _log.info("%s: its config.json gives %s.", checkpoint, dict(described.taken))
-    if described.overruled:
-        _log.warning(
-            "%s: experts.toml overrules its config.json, which gives %s.",
-            checkpoint,
-            dict(described.overruled),
-        )
+def _facts(layout: Layout, described: Described) -> dict[str, Any]:
+    """Returns what the checkpoint determined, for the manifest."""
     entries = {"from_config_json": described.taken, "overruled": described.overruled}
-    return {key: dict(values) for key, values in entries.items() if values}
+    return {"layout": layout.name, **{key: dict(v) for key, v in entries.items() if v}}
 
 
 def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:
