@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from export.experts.cnn.checkpoint import (
     describe_settings,
     look_alike,
 )
-from export.experts.cnn.layouts import Layout, find_layout, settings_for, timm_names
+from export.experts.cnn.layouts import Layout, find_layout, settings_for, timm_names, unused_heads
 from export.experts.cnn.settings import CnnSettings
 from export.faces.verification import verification_images
 from export.graph.preprocessing import Normalize, Readout
@@ -141,12 +141,14 @@ def build_cnn(
     description = describe(checkpoint, loaded.metadata)
     check_architecture(architecture, description)
     described = describe_settings(settings, geometry, description)
-    layout = find_layout(architecture, list(plain_state(loaded.state)))
+    keys = list(plain_state(loaded.state))
+    layout = find_layout(architecture, keys)
     settings = settings_for(layout, described.settings)
     _check_size(layout, settings)
     module = cnn_module(architecture, settings)
     load_cnn(module, architecture, loaded.state)
-    return cnn_expert(module, settings, described.geometry, _facts(layout, described))
+    facts = _facts(layout, unused_heads(layout, keys), described)
+    return cnn_expert(module, settings, described.geometry, facts)
 
 
 def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
@@ -176,10 +178,11 @@ def cnn_expert(
     return TorchExpert(module, Signature(inputs, readout.outputs, readout.age_grid, details))
 
 
-def _facts(layout: Layout, described: Described) -> dict[str, Any]:
+def _facts(layout: Layout, unused: Sequence[str], described: Described) -> dict[str, Any]:
     """Returns what the checkpoint determined, for the manifest."""
     entries = {"from_config_json": described.taken, "overruled": described.overruled}
-    return {"layout": layout.name, **{key: dict(v) for key, v in entries.items() if v}}
+    facts: dict[str, Any] = {"unused_heads": list(unused)} if unused else {}
+    return {"layout": layout.name, **facts, **{key: dict(v) for key, v in entries.items() if v}}
 
 
 def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:
