@@ -12,7 +12,13 @@ if __package__ in (None, ""):  # run as a file: python export/build_engines.py
 
 from rich.console import Console
 
-from export.build.console import BuildDisplay, built_table, make_console, plan_table
+from export.build.console import (
+    BuildDisplay,
+    built_table,
+    described_lines,
+    make_console,
+    plan_table,
+)
 from export.build.options import WEIGHTS, BuildOptions, resolve_options
 from export.build.pipeline import build
 from export.build.plan import plan
@@ -76,6 +82,8 @@ def _build(options: BuildOptions, console: Console) -> list[str]:
     with BuildDisplay(console) as display:
         rows = build(options, display)
     console.print(built_table(rows))
+    for line in described_lines(rows):
+        console.print(line, markup=False, soft_wrap=True)
     if all(row.reused for row in rows):
         console.print("Everything was up to date: nothing was built.")
     if options.engines is not None:

@@ -29,6 +29,13 @@ def make_console() -> Console:
     return console
 
 
+_DESCRIBED = {
+    "from_config_json": "taken from the checkpoint's config.json:",
+    "overruled": "experts.toml overrules the checkpoint's config.json, which has",
+}
+"""By key of an expert's details."""
+
+
 class BuildDisplay:
     """A spinner on a terminal, a line per stage anywhere else."""
 
@@ -98,6 +105,18 @@ def built_table(rows: Sequence[BuiltRow]) -> Table:
     return table
 
 
+def described_lines(rows: Sequence[BuiltRow]) -> list[str]:
+    """Returns what was taken from checkpoints' config.json, and what experts.toml overruled."""
+    lines = []
+    for row in rows:
+        for key, what in _DESCRIBED.items():
+            values = row.expert.details.get(key)
+            if isinstance(values, dict) and values:
+                shown = ", ".join(f"{name} = {_shown_value(v)}" for name, v in values.items())
+                lines.append(f"{row.name}: {what} {shown}.")
+    return lines
+
+
 def plan_table(planned: Sequence[Planned]) -> Table:
     """Returns a table of files, sizes, and the planned action with its reason."""
     table = Table(title="Plan: nothing was built", title_justify="left")
@@ -119,3 +138,7 @@ def _shown_parity(artifact: Artifact) -> tuple[str, str]:
     if artifact.parity is None:
         return "not run", "-"
     return f"{artifact.parity.mean_years:.1e}", f"{artifact.parity.max_years:.1e}"
+
+
+def _shown_value(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from export.build import parity, publish, tensorrt
 from export.build.demo_weights import demo_checkpoint_fits, write_demo_checkpoint
+from export.build.differences import whole_years_of
 from export.build.options import BuildOptions
 from export.build.plan import (
     EngineJob,
@@ -208,7 +209,7 @@ class ExpertBuild:
         half = artifact.precision == "fp16"
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
         return parity.check_parity(
-            path, artifact.precision, images, reference, exact, parity.whole_years_of(expert)
+            path, artifact.precision, images, reference, exact, whole_years_of(expert)
         )
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:

@@ -27,7 +27,7 @@ class Description:
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     """timm's `pretrained_cfg`: `input_size`, `mean`, `std`, `interpolation`, …"""
     model_args: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that differ from the architecture's defaults."""
+    """Arguments of timm's model, and its `global_pool`."""
     path: Path | None = None
     """The config.json."""
 
@@ -54,11 +54,14 @@ def describe(path: Path, metadata: Mapping[str, object]) -> Description:
     if isinstance(config.get("architecture"), str):
         named[str(file)] = config["architecture"]
     preprocessing = config.get("pretrained_cfg", config)
-    model_args = config.get("model_args")
+    given = config.get("model_args")
+    model_args = dict(given) if isinstance(given, dict) else {}
+    if "global_pool" in config:
+        model_args.setdefault("global_pool", config["global_pool"])
     return Description(
         named,
         preprocessing if isinstance(preprocessing, dict) else {},
-        model_args if isinstance(model_args, dict) else {},
+        model_args,
         file,
     )
 

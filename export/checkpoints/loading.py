@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import hashlib
 import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from export.checkpoints.description import CONFIG, config_file
 from export.checkpoints.state import finite, is_counter, scalar
 from export.errors import CheckpointError
 from runtime.files import sha256_of
@@ -62,11 +65,19 @@ def find_checkpoint(location: str) -> Path:
 
 
 def hash_checkpoint(path: Path) -> str:
-    """Returns the SHA-256 of a checkpoint file, or of the names and hashes of a folder's files."""
-    if path.is_file():
+    """Returns the SHA-256 of a checkpoint file, or of the names and hashes of several files.
+
+    These are a folder's files, or a file and the config.json beside it that describes it.
+
+    Raises:
+        CheckpointError: config.json is not JSON.
+    """
+    config = config_file(path)
+    if path.is_file() and config is None:
         return sha256_of(path)
+    files = [path, config] if path.is_file() and config else path.iterdir()
     digest = hashlib.sha256()
-    for file in sorted(child for child in path.iterdir() if child.is_file()):
+    for file in sorted(child for child in files if child.is_file()):
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
@@ -239,7 +250,8 @@ def _load_torch(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols, which load or raise
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # timm's `args`
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be loaded without executing code from it, which is not allowed: "
@@ -275,11 +287,13 @@ def _first_line(error: Exception) -> str:
 
 def _from_hub(location: str) -> Path:
     from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     repo, file, revision = parse_hub_id(location)
     try:
         if file:
+            with contextlib.suppress(EntryNotFoundError):  # most repositories have one
+                hf_hub_download(repo, str(PurePosixPath(file).with_name(CONFIG)), revision=revision)
             return Path(hf_hub_download(repo, file, revision=revision))
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, OSError, ValueError) as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -62,11 +60,6 @@ class Readout(nn.Module):
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return ("age_years", "age_probs") if self._head.kind == "expectation" else ("age_years",)
-
-    @property
-    def details(self) -> dict[str, Any]:
-        """Facts for the manifest."""
-        return {"round_years": True} if self._head.round_years else {}
 
     @property
     def age_grid(self) -> tuple[float, ...] | None:

@@ -17,6 +17,12 @@ def tensors_before(nodes: Sequence[onnx.NodeProto], chosen: Collection[str]) -> 
     return _reached(((n.name, n.output, n.input) for n in reversed(nodes)), chosen)
 
 
+def unrounded_ages(nodes: Iterable[onnx.NodeProto]) -> str:
+    """Returns the name of the ages before they are rounded, or `age_years` if they are not."""
+    last = next((node for node in nodes if "age_years" in node.output), None)
+    return str(last.input[0]) if last is not None and last.op_type == "Round" else "age_years"
+
+
 def _reached(
     nodes: Iterable[tuple[str, Iterable[str], Iterable[str]]], chosen: Collection[str]
 ) -> set[str]:

@@ -35,6 +35,8 @@ _MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic
 """Set by OpenVINO's own passes on precision-sensitive nodes; the CPU plugin leaves these in FP32
 also where bfloat16 is requested (intel_cpu/src/node.cpp)."""
 _PRODUCTS = ("Convolution", "MatMul")
+_UNROUNDED = "unrounded_years"
+"""Output that measuring adds to graphs whose ages are rounded; it is not written."""
 
 
 def bf16_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
@@ -104,21 +106,33 @@ class Bf16Graph:
         return self.ages(self.compiled(self.products.keys() - {product}), faces)
 
     def ages(self, compiled: Any, faces: Images) -> NDArray[np.float64]:  # noqa: ANN401
-        """Returns ages in years, (N,)."""
+        """Returns ages in years, (N,), unrounded: the search compares fractions of a year."""
         request = compiled.create_infer_request()
+        named = {name for output in compiled.outputs for name in output.names}
+        key = _UNROUNDED if _UNROUNDED in named else "age_years"
         columns = zip(*faces.values(), strict=True)
         rows = [dict(zip(faces, (view[None] for view in face), strict=True)) for face in columns]
-        return np.array([np.float64(request.infer(row)["age_years"].item()) for row in rows])
+        return np.array([np.float64(request.infer(row)[key].item()) for row in rows])
 
     def _compiled(self, text: bytes, *, bfloat16: bool) -> Any:  # noqa: ANN401
         weights = self._openvino.Tensor(self._weights)
         try:
             model = self._openvino.Core().read_model(text, weights)
+            _expose_unrounded_ages(model)
             return compile_graph(model, self._shapes, usable_cores(), bfloat16=bfloat16)
         except RuntimeError as error:  # raised by OpenVINO for every kind of failure
             raise GraphError(
                 f"OpenVINO cannot compile a bf16 variant: {error} Build it without --bf16."
             ) from error
+
+
+def _expose_unrounded_ages(model: Any) -> None:  # noqa: ANN401 - lazily imported type
+    """Adds an output with the ages before they are rounded, where they are."""
+    ages = model.output("age_years").get_node().input_value(0).get_node()
+    if ages.get_type_name() == "Round":
+        unrounded = ages.input_value(0)
+        unrounded.get_tensor().add_names({_UNROUNDED})
+        model.add_outputs(unrounded)
 
 
 def _products(model: Any) -> dict[str, float]:  # noqa: ANN401 - lazily imported type

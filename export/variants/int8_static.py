@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.config.contract import Images
 from export.errors import GraphError
 from export.graph.shapes import remove_unused
-from export.graph.traversal import tensors_after, tensors_before
+from export.graph.traversal import tensors_after, tensors_before, unrounded_ages
 from export.graph.weights import save_model
 from export.variants.search import Budget, Reduction, products_to_keep
 
@@ -256,7 +256,9 @@ def _correct_biases(
 
 
 def _ages(model: onnx.ModelProto, faces: Images) -> NDArray[np.float64]:
-    return np.asarray(_run(model, [], ["age_years"], faces), np.float64).reshape(-1)
+    """Returns ages in years, (N,), unrounded: the search compares fractions of a year."""
+    name = unrounded_ages(model.graph.node)
+    return np.asarray(_run(model, [], [name], faces), np.float64).reshape(-1)
 
 
 def _means(model: onnx.ModelProto, last: Sequence[onnx.NodeProto], faces: Images) -> Means:

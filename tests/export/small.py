@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import torch
 from safetensors.torch import save_file
 
@@ -32,6 +33,18 @@ def small_module(
     images = verification_images((InputSpec("face", SIDE, SIDE, Geometry()),))
     settle(module, torch.from_numpy(images["face"]), seed=seed)
     return module
+
+
+def round_ages(source: Path, target: Path) -> Path:
+    """Writes a graph with its ages rounded, as a head with `round_years` does."""
+    model = onnx.load(str(source))
+    for node in model.graph.node:
+        for position, name in enumerate(node.output):
+            if name == "age_years":
+                node.output[position] = "exact_years"
+    model.graph.node.append(onnx.helper.make_node("Round", ["exact_years"], ["age_years"], "whole"))
+    onnx.save(model, str(target))
+    return target
 
 
 def write_checkpoint(path: Path, module: CnnExpert) -> Path:

@@ -24,7 +24,7 @@ from runtime.backends.openvino_graph import (
 )
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
-from tests.export.small import SIDE, small_module, small_settings
+from tests.export.small import SIDE, round_ages, small_module, small_settings
 
 pytestmark = pytest.mark.skipif(not has_bfloat16(), reason="this CPU has no bfloat16 products")
 
@@ -46,6 +46,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def graph(source: Path, faces: Images, tmp_path_factory: pytest.TempPathFactory) -> Bf16Graph:
     return Bf16Graph(source, tmp_path_factory.mktemp("graph") / "vgg16.bf16.xml", faces)
+
+
+def test_rounded_ages_are_measured_before_rounding(
+    graph: Bf16Graph, source: Path, faces: Images, tmp_path: Path
+) -> None:
+    path = round_ages(source, tmp_path / "rounded.onnx")
+    rounded = Bf16Graph(path, tmp_path / "rounded.bf16.xml", faces)
+    np.testing.assert_allclose(rounded.ages_years, graph.ages_years, rtol=0, atol=1e-4)
+    assert (rounded.ages_years != np.rint(rounded.ages_years)).all()
+    whole = rounded.compiled(()).create_infer_request()
+    ages = whole.infer({name: pixels[:1] for name, pixels in faces.items()})["age_years"]
+    assert ages.item() == round(ages.item())
 
 
 def _precisions(compiled: Any) -> dict[str, str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
 import os
 import pickle
@@ -177,6 +179,26 @@ def test_hash_depends_on_content_not_location(tmp_path: Path) -> None:
     assert hash_checkpoint(x) != hash_checkpoint(y)
 
 
+def test_hash_of_a_file_includes_the_config_that_describes_it(tmp_path: Path) -> None:
+    path, config = tmp_path / "w.safetensors", tmp_path / "config.json"
+    save_file(STATE, path)
+    alone = hash_checkpoint(path)
+    config.write_text(json.dumps({"optimizer": "adam"}))
+    assert hash_checkpoint(path) == alone == hashlib.sha256(path.read_bytes()).hexdigest()
+    config.write_text(json.dumps({"architecture": "resnet50"}))
+    described = hash_checkpoint(path)
+    config.write_text(json.dumps({"architecture": "resnetaa50"}))
+    assert len({alone, described, hash_checkpoint(path)}) == 3
+
+
+def test_arguments_of_timms_training_script_are_plain_values(tmp_path: Path) -> None:
+    args = argparse.Namespace(model="resnet50", lr=0.1)
+    torch.save({"arch": "resnet50", "args": args, "state_dict": STATE}, tmp_path / "w.pth.tar")
+    loaded = load_checkpoint(tmp_path / "w.pth.tar")
+    assert same(loaded.state)
+    assert loaded.metadata["arch"] == "resnet50"
+
+
 def test_mismatch_lists_every_kind_of_key_abbreviated() -> None:
     wanted = {f"k{i}": torch.ones(1) for i in range(20)} | {"shape": torch.ones(2)}
     text = describe_mismatch("vgg16", {"shape": torch.ones(3), "odd": torch.ones(1)}, wanted)
@@ -224,7 +246,22 @@ def test_hub_files_and_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(huggingface_hub, "snapshot_download", whole)
     assert find_checkpoint("hf://o/r/w.pth@v1") == tmp_path / "one"
     assert find_checkpoint("hf://o/r") == tmp_path
-    assert calls == [("o/r", "w.pth", "v1"), ("o/r", "None")]
+    assert calls == [("o/r", "config.json", "v1"), ("o/r", "w.pth", "v1"), ("o/r", "None")]
+
+
+def test_a_repository_without_a_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def one(repo: str, file: str, *, revision: str | None) -> str:
+        if file == "sub/config.json":
+            raise LocalEntryNotFoundError(f"{repo} {revision}: none")
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", one)
+    assert find_checkpoint("hf://o/r/sub/w.pth") == tmp_path / "sub" / "w.pth"
 
 
 def test_an_unreachable_hub(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch import nn
 
 from export.config.settings import AgeHead, Normalization
 from export.errors import CheckpointError
@@ -40,6 +42,49 @@ def test_full_size_networks_match_the_outputs_of_the_source(architecture: str, s
     pixels = torch.rand(2, 3, 224, 224)
     with torch.inference_mode():
         torch.testing.assert_close(module.network(pixels), original(pixels), atol=1e-4, rtol=1e-4)
+
+
+def _differences_years(ours: nn.Module, theirs: nn.Module, side: int) -> float:
+    """Largest difference in years on random pixels, already normalized.
+
+    Logits are scaled to a standard deviation of 2, as random networks hardly tell classes apart.
+    """
+    pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        logits = [network(pixels) for network in (ours, theirs)]
+    scale = 2.0 / float(logits[1].std(dim=1).mean())
+    years = [torch.softmax(scale * each, dim=1) @ torch.arange(101.0) for each in logits]
+    return float((years[0] - years[1]).abs().max())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [192, 256, 320])
+@pytest.mark.parametrize("source", ["timm", "torchvision"])
+def test_full_size_vgg16_at_other_sizes(source: str, side: int) -> None:
+    torch.manual_seed(0)
+    if source == "timm":
+        original = timm.create_model("vgg16", num_classes=101).eval()
+    else:
+        original = torchvision.models.vgg16(num_classes=101).eval()
+    pooling = "adaptive" if source == "torchvision" else None
+    module = cnn_module("vgg16", replace(FULL, height=side, width=side, pooling=pooling))
+    load_cnn(module, "vgg16", original.state_dict())
+    assert _differences_years(module.network, original, side) < 1e-3
+
+
+@pytest.mark.slow
+def test_full_size_resnet50_with_other_strides_and_pooling() -> None:
+    torch.manual_seed(0)
+    original = torchvision.models.resnet50(num_classes=101).eval()
+    for stage in (original.layer2, original.layer3, original.layer4):
+        stage[0].conv1.stride, stage[0].conv2.stride = (2, 2), (1, 1)
+    original.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+    strange = cnn_module("resnet50", replace(FULL, stride_on="1x1", pooling="caffe"))
+    usual = cnn_module("resnet50", FULL)
+    for module in (strange, usual):
+        load_cnn(module, "resnet50", original.state_dict())
+    assert _differences_years(strange.network, original, 224) < 1e-3
+    assert _differences_years(usual.network, original, 224) > 1e-2
 
 
 def test_keys_of_torchvision_vgg_are_recognized() -> None:

@@ -170,7 +170,8 @@ def test_caffe_names_determine_strides_and_pooling(tmp_path: Path) -> None:
     state = state_of("resnet50")
     given = config(tmp_path, "resnet50")
     expert = built(given, {f"module.{k}": v for k, v in state.items()}, tmp_path)
-    assert expert.signature.details["layout"] == "VGGFace2 in Caffe"
+    details = {"layout": "VGGFace2 in Caffe", "unused_heads": ["classifier"], "round_years": True}
+    assert expert.signature.details == details
     for key, value in (("stride_on", "3x3"), ("pooling", "padded")):
         contradictory = replace(given, settings=replace(given.settings, **{key: value}))
         with pytest.raises(CheckpointError, match=rf"{key} = '{value}'.*Leave {key} out"):
@@ -198,6 +199,19 @@ def test_an_age_head_in_the_place_of_the_identities_is_taken(tmp_path: Path) -> 
     given = config(tmp_path, "resnet50")
     both, one = (built(given, s, tmp_path).module.state_dict() for s in (state, alone))
     assert all(torch.equal(both[key], one[key]) for key in both)
+
+
+def test_mixed_layouts_are_an_error(tmp_path: Path) -> None:
+    state = state_of("resnet50")
+    mixed = state | {"fc.weight": state["classage.weight"].flatten(1)}
+    with pytest.raises(CheckpointError, match=r"mixes two layouts.*both 'fc\.weight'"):
+        built(config(tmp_path, "resnet50"), mixed, tmp_path)
+
+
+def test_an_unused_head_need_not_be_finite(tmp_path: Path) -> None:
+    state = dict(state_of("resnet50"))
+    state["classifier.bias"] = torch.full_like(state["classifier.bias"], float("nan"))
+    built(config(tmp_path, "resnet50"), state, tmp_path)
 
 
 def test_the_dex_layout_takes_only_the_size_it_was_made_for(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.tensorrt
     ],
 )
 def test_both_precisions_are_parsed_and_built(
-    tmp_path: Path, architecture: str, side: int, layout: dict[str, str]
+    tmp_path: Path, architecture: str, side: int, layout: dict[str, Any]
 ) -> None:
     head = replace(small_settings().head, round_years=True)
     settings = replace(small_settings(), height=side, width=side, head=head, **layout)

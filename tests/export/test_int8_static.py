@@ -29,7 +29,7 @@ from export.variants.search import estimate_sensitivities
 from runtime.backends.openvino_graph import has_exact_int8
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
-from tests.export.small import SIDE, small_module, small_settings
+from tests.export.small import SIDE, round_ages, small_module, small_settings
 
 INPUTS = (InputSpec("face", SIDE, SIDE, Geometry()),)
 
@@ -49,6 +49,16 @@ def faces() -> Images:
 @pytest.fixture(scope="module")
 def graph(source: Path, faces: Images) -> Int8Graph:
     return Int8Graph(onnx.load(str(source)), faces)
+
+
+def test_rounded_ages_are_measured_before_rounding(
+    graph: Int8Graph, source: Path, faces: Images, tmp_path: Path
+) -> None:
+    model = onnx.load(str(round_ages(source, tmp_path / "rounded.onnx")))
+    assert (_ages(model, faces) == np.rint(_ages(model, faces))).all()
+    rounded = Int8Graph(model, faces)
+    np.testing.assert_allclose(rounded.ages_years, graph.ages_years, rtol=0, atol=1e-4)
+    assert (rounded.ages_years != np.rint(rounded.ages_years)).all()
 
 
 def _ages(model: onnx.ModelProto, images: Images) -> NDArray[np.float32]:

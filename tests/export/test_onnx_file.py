@@ -76,6 +76,24 @@ HEADS = {
 }
 
 
+def test_rounded_ages_of_a_given_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Network(5, "NCHW", flat=False, softmax=False)
+    source = write(tmp_path / "given.onnx", network)
+    head = AgeHead(age_grid=(0.0, 10.0, 30.0, 60.0, 90.0), round_years=True)
+    expert = external_expert(source, settings(head=head), Geometry())
+    path = tmp_path / "wrapped.onnx"
+    expert.write_onnx(path)
+    check_graph(path, expert.signature)
+    images = verification_images(expert.signature.inputs)
+    check_parity(path, "fp32", images, expert.reference(images), rounded=head.age_grid)
+    ages, shares = ort.InferenceSession(str(path)).run(None, dict(images))
+    exact = np.asarray(shares, np.float64) @ np.array(head.age_grid)
+    clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-3
+    np.testing.assert_array_equal(np.asarray(ages)[clear], np.around(exact)[clear])
+    assert len(np.unique(ages)) > 1
+
+
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
 @pytest.mark.parametrize("head", HEADS)
 def test_wrapped_files_match_the_given_ones(tmp_path: Path, layout: str, head: str) -> None:

@@ -100,6 +100,46 @@ def test_damaged_toml_is_a_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("architecture", "line", "problem"),
+    [
+        ("resnet50", "stride_on = '7x7'", "stride_on: must be one of 3x3, 1x1"),
+        ("resnet50", "pooling = 'adaptive'", "pooling: must be one of padded, caffe"),
+        ("vgg16", "pooling = 'caffe'", "pooling: must be one of average, adaptive"),
+        ("vgg16", "stride_on = '1x1'", "unknown key stride_on"),
+        ("vgg16", "round_years = 1", "round_years: must be true or false"),
+        ("onnx", "head = 'regression'\nround_years = true", "belongs to head = 'expectation'"),
+    ],
+)
+def test_keys_of_layouts_and_rounding(
+    tmp_path: Path, architecture: str, line: str, problem: str
+) -> None:
+    _, problems = read(tmp_path, f"[experts.a]\narchitecture = '{architecture}'\n{line}")
+    assert len(problems) == 1
+    assert problem in problems[0]
+
+
+def test_settings_remember_the_keys_that_a_checkpoint_could_give(tmp_path: Path) -> None:
+    experts, problems = read(
+        tmp_path,
+        "[experts.a]\narchitecture = 'resnet50'\nstd = [1, 1, 1]\npooling = 'caffe'\n"
+        "stride_on = '1x1'\nround_years = true\n"
+        "[experts.a.geometry]\nfit = 'stretch'\ninterpolation = 'opencv_bilinear'\n"
+        "[experts.b]\narchitecture = 'vgg16'\n[experts.b.geometry]\nfit = 'stretch'",
+    )
+    assert not problems
+    first, second = (experts[name].settings for name in "ab")  # type: ignore[attr-defined]
+    assert isinstance(first, CnnSettings)
+    assert first.given == ("std", "interpolation")
+    assert (first.pooling, first.stride_on, first.head.round_years) == ("caffe", "1x1", True)
+    assert (second.given, second.pooling, second.head.round_years) == ((), None, False)
+
+
+def test_the_built_in_experts_leave_preprocessing_to_a_checkpoint_that_gives_it() -> None:
+    experts = read_experts(DEFAULT_EXPERTS, [])
+    assert experts["vgg16"].settings.given == experts["resnet50"].settings.given == ()
+
+
+@pytest.mark.parametrize(
     ("text", "grid"),
     [('"0..100"', WHOLE_YEARS), ('"18..21"', (18.0, 19.0, 20.0, 21.0)), ("[1, 2.5]", (1.0, 2.5))],
 )

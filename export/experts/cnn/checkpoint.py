@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,13 +22,15 @@ _INTERPOLATIONS = {"bilinear": "pillow_bilinear", "bicubic": "pillow_bicubic"}
 _HARMLESS = ("num_classes", "in_chans", "pretrained", "global_pool", "drop_rate", "drop_path_rate")
 """Arguments of timm's models that the weights' shapes show, or that matter in training only."""
 _LOOK_ALIKES = {
-    ".se.": "an SE-ResNet (timm seresnet50, legacy_seresnet50)",
-    "conv1.0.": "a ResNet with a deep stem (timm resnet50c, resnet50d, resnet50s, resnet50t)",
-    "stem.conv": "a ResNet of another family (timm resnetv2_50, resnet50_clip, cspresnet50)",
-    "features.1.": "a VGG16 with batch normalization (vgg16_bn)",
-    ".aa.": "a ResNet with antialiasing (timm resnetblur50, resnetaa50)",
+    r"layer\d\.\d+\.se\.": "an SE-ResNet (timm seresnet50)",
+    r"conv1\.0\.": "a ResNet with a deep stem (timm resnet50c, resnet50d, resnet50s, resnet50t)",
+    r"(stem|layer0)\.": "a ResNet of another family (timm resnetv2_50, resnet50_clip, …)",
+    r"features\.\d+\.running_mean": "a VGG16 with batch normalization (timm, torchvision vgg16_bn)",
+    r".*\.aa\.": "a ResNet with antialiasing (timm resnetblur50, resnetaa50)",
 }
-"""Networks whose keys differ from ours, by a part of a key."""
+"""Networks by an expression for a key that ours lack. The keys of timm's present resnetaa50 and
+resnetblur50, and those of networks with other strides, are the same as ours."""
+_STATISTICS = ("running_mean", "running_var")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,13 @@ def describe_settings(
     )
 
 
-def look_alike(keys: Sequence[str]) -> str:
+def look_alike(unexpected: Sequence[str], missing: Sequence[str]) -> str:
     """Names the network that keys which do not fit belong to; empty if none is known."""
-    for part, network in _LOOK_ALIKES.items():
-        if any(part in f".{key}" or key.startswith(part) for key in keys):
+    for pattern, network in _LOOK_ALIKES.items():
+        if any(re.match(pattern, key) for key in unexpected):
             return f" These are keys of {network}."
+    if missing and all(key.endswith(_STATISTICS) for key in missing):
+        return " These are keys of a network with group normalization (timm resnet50_gn)."
     return ""
 
 

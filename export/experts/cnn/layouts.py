@@ -71,14 +71,30 @@ def find_layout(architecture: str, keys: Sequence[str]) -> Layout:
 
 
 def timm_names(layout: Layout, keys: Sequence[str]) -> dict[str, str]:
-    """Returns the keys in the checkpoint by timm's keys; unused heads are left out."""
-    present = [head for head in layout.heads if f"{head}.weight" in keys]
-    names = {}
+    """Returns the keys in the checkpoint by timm's keys; unused heads are left out.
+
+    Raises:
+        CheckpointError: two keys are of the same layer.
+    """
+    unused = unused_heads(layout, keys)
+    names: dict[str, str] = {}
     for key in keys:
         layer, _, kind = key.rpartition(".")
-        if layer not in present[1:]:
-            names[f"{layout.rename(layer)}.{kind}" if layer else key] = key
+        if layer in unused:
+            continue
+        name = f"{layout.rename(layer)}.{kind}" if layer else key
+        if name in names:
+            raise CheckpointError(
+                f"The checkpoint mixes two layouts: {names[name]!r} and {key!r} are both "
+                f"{name!r}. Save the weights of one network alone."
+            )
+        names[name] = key
     return names
+
+
+def unused_heads(layout: Layout, keys: Sequence[str]) -> list[str]:
+    """Returns the names of last layers beside the one that is used."""
+    return [head for head in layout.heads if f"{head}.weight" in keys][1:]
 
 
 def settings_for(layout: Layout, settings: CnnSettings) -> CnnSettings:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from export.checkpoints.description import describe
 from export.checkpoints.loading import describe_mismatch, load_checkpoint
-from export.checkpoints.state import plain_state
+from export.checkpoints.state import is_counter, plain_state
 from export.config.contract import Signature
 from export.errors import CheckpointError
 from export.experts.cnn.bodies import NETWORKS, VGG16_STRIDE, vgg16_kernel, vgg16_map
@@ -22,15 +21,13 @@ from export.experts.cnn.checkpoint import (
     describe_settings,
     look_alike,
 )
-from export.experts.cnn.layouts import Layout, find_layout, settings_for, timm_names
+from export.experts.cnn.layouts import Layout, find_layout, settings_for, timm_names, unused_heads
 from export.experts.cnn.settings import CnnSettings
 from export.faces.verification import verification_images
 from export.graph.preprocessing import Normalize, Readout
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
-
-_log = logging.getLogger("agemoe")
 
 _RANDOM_LOGIT_STD = 2.0
 """Standard deviation of a random network's logits, so that faces get different ages."""
@@ -114,9 +111,10 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
     mismatch = describe_mismatch(architecture, shaped, wanted)
     if mismatch:
         unexpected = sorted(shaped.keys() - wanted.keys())
+        missing = [k for k in wanted.keys() - shaped.keys() if not is_counter(k)]
         raise CheckpointError(
             f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
-            f"{look_alike(unexpected)}"
+            f"{look_alike(unexpected, missing)}"
         )
     module.network.load_state_dict(shaped, strict=False)  # counters are left out
 
@@ -127,7 +125,7 @@ def build_cnn(
     """Builds the expert with the weights of a checkpoint, or with seeded random ones.
 
     Settings that experts.toml leaves open follow the checkpoint's names and its config.json. What
-    was taken from there is logged and becomes part of the manifest.
+    was taken from there is recorded in the manifest, in `details`.
 
     Raises:
         CheckpointError: the weights cannot be loaded or do not fit, or the checkpoint contradicts
@@ -143,12 +141,13 @@ def build_cnn(
     description = describe(checkpoint, loaded.metadata)
     check_architecture(architecture, description)
     described = describe_settings(settings, geometry, description)
-    layout = find_layout(architecture, list(plain_state(loaded.state)))
+    keys = list(plain_state(loaded.state))
+    layout = find_layout(architecture, keys)
     settings = settings_for(layout, described.settings)
     _check_size(layout, settings)
     module = cnn_module(architecture, settings)
     load_cnn(module, architecture, loaded.state)
-    facts = {"layout": layout.name, **_reported(checkpoint, described)}
+    facts = _facts(layout, unused_heads(layout, keys), described)
     return cnn_expert(module, settings, described.geometry, facts)
 
 
@@ -175,22 +174,21 @@ def cnn_expert(
     """
     inputs = (InputSpec("face", settings.height, settings.width, geometry),)
     readout = module.readout
-    details = {**readout.details, **(facts or {})}
-    return TorchExpert(module, Signature(inputs, readout.outputs, readout.age_grid, details))
+    signature = Signature(
+        inputs,
+        readout.outputs,
+        readout.age_grid,
+        facts or {},
+        whole_years=settings.head.round_years,
+    )
+    return TorchExpert(module, signature)
 
 
-def _reported(checkpoint: Path, described: Described) -> dict[str, Any]:
-    """Logs what a description changed, and returns it for the manifest."""
-    if described.taken:
-        _log.info("%s: its config.json gives %s.", checkpoint, dict(described.taken))
-    if described.overruled:
-        _log.warning(
-            "%s: experts.toml overrules its config.json, which gives %s.",
-            checkpoint,
-            dict(described.overruled),
-        )
+def _facts(layout: Layout, unused: Sequence[str], described: Described) -> dict[str, Any]:
+    """Returns what the checkpoint determined, for the manifest."""
     entries = {"from_config_json": described.taken, "overruled": described.overruled}
-    return {key: dict(values) for key, values in entries.items() if values}
+    facts: dict[str, Any] = {"unused_heads": list(unused)} if unused else {}
+    return {"layout": layout.name, **facts, **{key: dict(v) for key, v in entries.items() if v}}
 
 
 def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:

@@ -20,8 +20,8 @@ from runtime.json_reader import JsonReader
 VGG16_POOLINGS = ("average", "adaptive")
 RESNET50_POOLINGS = ("padded", "caffe")
 STRIDES = ("3x3", "1x1")
-_DESCRIBED_KEYS = ("input_size", *NORMALIZATION_KEYS)
-"""Keys whose values a checkpoint may describe; `geometry.interpolation` is another."""
+_DESCRIBED_KEYS = ("input_size", "scale", "mean", "std")
+"""Keys that determine whether a description is followed; `geometry.interpolation` is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CnnSettings:
     """ResNet50: the convolution of a block that reduces the map, `3x3` (torchvision) or the first
     `1x1` (Caffe). None: by the checkpoint's names, else `3x3`."""
     given: tuple[str, ...] = field(default=(), compare=False)
-    """Keys that experts.toml gives, of those that a checkpoint may describe."""
+    """Keys that experts.toml gives, of those that a checkpoint's config.json may give."""
 
 
 def read_vgg16(entry: JsonReader) -> CnnSettings:

@@ -78,7 +78,7 @@ def external_expert(source: Path, settings: OnnxSettings, geometry: Geometry) ->
         inputs=(InputSpec("face", settings.height, settings.width, geometry),),
         outputs=("age_years", "age_probs") if classes else ("age_years",),
         age_grid=settings.head.age_grid if classes else None,
-        details={"round_years": True} if settings.head.round_years else {},
+        whole_years=settings.head.round_years,
     )
     return ExternalExpert(source, settings, signature)
 
