@@ -202,8 +202,8 @@ def test_onnx_runtime_agrees_with_torch(expert: JanusAgeExpert, graph: Path, bat
     found = session.run(OUTPUTS, {"face": face.numpy()})
     expected = [output.numpy() for output in expert(face)]
     np.testing.assert_array_equal(found[0], expected[0])
-    assert np.isfinite(expected[0]).any()
-    assert np.isnan(expected[0]).any() or batch < 8
+    if batch == 8:
+        assert 0.0 < np.isnan(expected[0]).mean() < 1.0
     for ours, theirs in zip(found[1:], expected[1:], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
