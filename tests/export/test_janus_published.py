@@ -18,8 +18,9 @@ QUESTION = (
     "Please provide a numerical age. Only answer with a number. If unable to answer, say unknown."
 )
 SYSTEM = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content "
-    "that the user provides, and assist the user with a variety of tasks using natural language."
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language."
 )
 IMAGE_TOKENS = 576
 TOML = f"""
@@ -49,7 +50,7 @@ def _deepseek_like(folder: Path) -> JanusTokenizer:
     ]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
-    bos = "<｜begin▁of▁sentence｜>"  # noqa: RUF001
+    bos = "<｜begin▁of▁sentence｜>"
     image = ["<image_placeholder>", "<begin_of_image>", "<end_of_image>"]
     tokenizer.add_special_tokens([bos, *image, "<|User|>", "<|Assistant|>"])
     tokenizer.save(str(folder / "tokenizer.json"))
