@@ -208,9 +208,8 @@ class ExpertBuild:
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
-        return parity.check_parity(
-            path, artifact.precision, images, reference, exact, whole_years_of(expert)
-        )
+        grid = whole_years_of(expert)
+        return parity.check_parity(path, artifact.precision, images, reference, exact, grid)
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""

@@ -16,12 +16,14 @@ from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
 from export.build.pipeline import build
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
+from export.experts.janus.expert import NO_ANSWER
 from export.experts.janus.placeholder import write_configuration, write_tokenizer
 from export.experts.janus.weights import RandomJanus
 from export.experts.registry import build_expert, count_parameters
 from export.faces.drawn import drawn_faces
 from export.graph import weights
-from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
+from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning, PredictionError
+from runtime.geometry import Resize
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 from tests.export.test_pipeline import Quiet
@@ -102,6 +104,32 @@ def test_from_a_checkpoint_folder_to_an_estimate(checkpoint: Path, tmp_path: Pat
     assert mass is not None
     assert 0.0 < mass <= 1.0
     assert estimate.to_dict()["experts"]["janus"]["answer_mass"] == mass
+
+
+def test_a_greedy_expert_answers_with_whole_numbers_or_not_at_all(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    more = 'readout = "greedy"\ngeometry.before = [{resize = 64, interpolation = "pillow_lanczos"}]'
+    expert = _build(tmp_path, checkpoint, fp16=True, int8=True, more=more)
+    assert expert.whole_years
+    assert expert.no_answer == NO_ANSWER
+    assert expert.inputs[0].geometry.before == (Resize(64, 64, "pillow_lanczos"),)
+    parities = {a.precision: a.parity for a in expert.artifacts}
+    for precision, most in (("fp32", 0.001), ("fp16", 0.1)):
+        parity = parities[precision]
+        assert parity is not None
+        assert parity.mean_years <= most
+        assert parity.differing_share is not None
+    assert parities["fp32"].differing_share == 0.0  # type: ignore[union-attr]
+    people = [face.image for face in drawn_faces(6, seed=8, size=96)]
+    noise = np.random.default_rng(5).integers(0, 256, (6, 96, 96, 3), np.uint8)
+    with AgeMoE(tmp_path / "engines") as moe:
+        results = moe.predict([*people, *noise])
+    ages = [r.experts["janus"].age_years for r in results if isinstance(r, AgeEstimate)]
+    errors = [r for r in results if isinstance(r, PredictionError)]
+    assert len(ages) + len(errors) == 12
+    assert ages == [float(round(age)) for age in ages]
+    assert {reason for error in errors for reason in error.missing.values()} <= {NO_ANSWER}
 
 
 def test_external_data_files_are_in_the_manifest(

@@ -27,6 +27,7 @@ from runtime import (
 from runtime.backends import ExpertVariant, Inputs, Outputs, Session
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.deadline import Deadline
+from runtime.manifest_file import read_manifest, write_manifest
 from tests.runtime.fakes import FakeSession, Hold, bright, factory
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -144,6 +145,44 @@ def test_nan_for_one_face_affects_only_that_face(tmp_path: Path) -> None:
     assert light.age_years == pytest.approx(40.0)
     assert dark == again
     assert dark.missing == {}
+
+
+def test_a_network_without_an_age_for_a_face_gives_its_reason(tmp_path: Path) -> None:
+    silent = Tiny(nan_above=0.5, no_answer="it said unknown")
+    folder = write_engines(tmp_path, {"a": silent, "b": Tiny(slope=50.0)})
+    with AgeMoE(folder) as moe:
+        dark, light = moe.predict([gray(51), gray(204)])
+    assert isinstance(light, AgeEstimate)
+    assert light.missing == {"a": "it said unknown"}
+    assert light.age_years == pytest.approx(40.0)
+    assert isinstance(dark, AgeEstimate)
+    assert dark.missing == {}
+    with (
+        AgeMoE(folder, experts=["a"]) as moe,
+        pytest.raises(PredictionError, match="a: it said unknown"),
+    ):
+        moe.predict(gray(204))
+
+
+def test_a_nan_beside_broken_outputs_is_a_failure(
+    engines: Path, fakes: dict[str, FakeSession]
+) -> None:
+    manifest = read_manifest(engines)
+    entry = replace(
+        manifest.experts["a"], no_answer="unknown", outputs=("age_years", "answer_mass")
+    )
+    write_manifest(engines, replace(manifest, experts={**manifest.experts, "a": entry}))
+    masses = iter([0.5, 0.5, 0.5, 0.5, np.nan])
+
+    def answer(inputs: Inputs) -> Outputs:
+        (count,) = {len(array) for array in inputs.values()}
+        one = np.ones(count, np.float32)
+        return {"age_years": one * np.nan, "answer_mass": one * next(masses)}
+
+    fakes["a"].answer = answer
+    with AgeMoE(engines, sessions=factory(fakes), concurrency="lanes") as moe:
+        found = [moe.predict(gray(51)).missing["a"] for _ in range(4)]
+    assert found == ["unknown", "unknown", "unknown", "predicted nan years"]
 
 
 def test_nan_from_every_expert_is_an_error_of_that_face_alone(tmp_path: Path) -> None:

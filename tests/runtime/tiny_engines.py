@@ -47,6 +47,8 @@ class Tiny:
     kind: str = "checkpoint"
     nan_above: float = 2.0
     """Brightness above which the age is NaN."""
+    no_answer: str | None = None
+    """What such a NaN means."""
     broken: str = ""
     """`wide_probs`, `doubled`, `raises`: faults found by a run;
     `rank`, `no_output`, `size`: faults found when opening the graph."""
@@ -68,6 +70,7 @@ def _entry(folder: Path, name: str, tiny: Tiny) -> Expert:
         age_grid=GRID if "age_probs" in tiny.outputs else None,
         profile=BatchProfile(1, min(8, tiny.largest), tiny.largest),
         artifacts=tuple(_artifact(folder, name, tiny, p) for p in tiny.precisions),
+        no_answer=tiny.no_answer,
     )
 
 

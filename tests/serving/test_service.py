@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -14,12 +15,13 @@ import httpx
 import numpy as np
 import pytest
 
-from runtime import AgeMoE, CudaError, PredictionError
+from runtime import AgeMoE, AgeMoEError, CudaError, PredictionError
 from runtime.serving import generation
 from runtime.serving.generation import Generation
 from runtime.serving.gpu_memory import GpuGauge
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Batching, Limits, Settings
+from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import (
     Live,
     assert_problem,
@@ -198,6 +200,18 @@ def test_engines_that_fail_the_canary_request_are_not_served(
     monkeypatch.setattr(generation, "_is_plausible", lambda _: False)
     with pytest.raises(Exception, match="failed the canary request"):
         Generation(Settings(engines), lambda *_: None)
+
+
+@pytest.mark.parametrize("others", [{}, {"b": Tiny()}])
+def test_an_expert_without_an_age_for_the_canary_image_is_served(
+    tmp_path: Path, others: dict[str, Tiny]
+) -> None:
+    silent = Tiny(nan_above=0.0, no_answer="it said unknown")
+    engines = write_engines(tmp_path, {"a": silent, **others})
+    Generation(Settings(engines), lambda *_: None).close()
+    write_engines(tmp_path, {"a": replace(silent, no_answer=None), **others})
+    with pytest.raises(AgeMoEError, match="predicted nan years"):
+        Generation(Settings(tmp_path), lambda *_: None)
 
 
 @pytest.mark.parametrize(("backend", "device"), [("onnx-cuda", "cuda:1"), ("tensorrt", "auto")])
