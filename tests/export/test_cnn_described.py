@@ -64,7 +64,7 @@ def row(expert: TorchExpert) -> BuiltRow:
         signature.age_grid,
         profile,
         (),
-        signature.details,
+        details=signature.details,
     )
     return BuiltRow("a", entry, 1.0, reused=False)
 

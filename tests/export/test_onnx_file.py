@@ -86,7 +86,7 @@ def test_rounded_ages_of_a_given_file(tmp_path: Path) -> None:
     expert.write_onnx(path)
     check_graph(path, expert.signature)
     images = verification_images(expert.signature.inputs)
-    check_parity(path, "fp32", images, expert.reference(images), rounded=head.age_grid)
+    check_parity(path, "fp32", images, expert.reference(images), age_grid=head.age_grid)
     ages, shares = ort.InferenceSession(str(path)).run(None, dict(images))
     exact = np.asarray(shares, np.float64) @ np.array(head.age_grid)
     clear = np.abs(exact - np.floor(exact) - 0.5) > 1e-3
