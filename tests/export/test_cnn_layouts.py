@@ -170,7 +170,7 @@ def test_caffe_names_determine_strides_and_pooling(tmp_path: Path) -> None:
     state = state_of("resnet50")
     given = config(tmp_path, "resnet50")
     expert = built(given, {f"module.{k}": v for k, v in state.items()}, tmp_path)
-    details = {"layout": "VGGFace2 in Caffe", "unused_heads": ["classifier"], "round_years": True}
+    details = {"layout": "VGGFace2 in Caffe", "unused_heads": ["classifier"]}
     assert expert.signature.details == details
     for key, value in (("stride_on", "3x3"), ("pooling", "padded")):
         contradictory = replace(given, settings=replace(given.settings, **{key: value}))
