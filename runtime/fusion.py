@@ -132,7 +132,7 @@ class FusionTables:
     largest_raw_years: float = np.inf
     """Raw predictions above it are not usable."""
     provenance: Mapping[str, object] = field(default_factory=dict)
-    """How the tables were made: faces, sources, cross-validated errors."""
+    """Origin of the tables: faces, sources, cross-validated errors."""
 
     @classmethod
     def identity(cls, names: Iterable[str]) -> FusionTables:

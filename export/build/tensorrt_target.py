@@ -28,7 +28,7 @@ class EngineTarget:
     compute_capability: str | None
     """Of the GPU the engines are for, like `9.0`; None for TensorRT for RTX, whose are portable."""
     can_run: bool
-    """Whether the engines can also run on this machine."""
+    """The engines can also run on this machine."""
 
     @property
     def tag(self) -> str:

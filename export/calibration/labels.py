@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError, read_csv, repeated
+from runtime.images import SUFFIXES
 
 Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]
 LAYOUTS: tuple[Layout, ...] = ("auto", "agedb", "utkface", "fgnet", "caf", "csv")
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _PATTERNS: Mapping[str, re.Pattern[str]] = {
     "agedb": re.compile(r"\d+_(?P<subject>.+)_(?P<age>\d{1,3})_(?P<gender>[mf])", re.IGNORECASE),
     "utkface": re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])(?:_(?P<race>[0-4]))?_\d{8,}"),
@@ -118,7 +118,7 @@ def _layout_of(source: Path) -> str:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in _SUFFIXES and p.is_file())
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
 def _stem(path: Path) -> str:

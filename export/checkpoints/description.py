@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: config.json beside the weights, `arch` in the file.
+"""Description of a checkpoint in its own files: config.json beside the weights, `arch` in the file.
 
 timm's config.json has `architecture`, `pretrained_cfg` (older ones: its entries at the top level)
 and `model_args`; training scripts store `arch` beside the weights.

@@ -52,7 +52,7 @@ class Signature:
     """`age_years` are whole numbers, so that small differences make them jump: parity is measured
     on the expectation of `age_probs`."""
     no_answer: str | None = None
-    """What a NaN in `age_years` means; None if it never occurs."""
+    """Meaning of a NaN in `age_years`; None if it never occurs."""
     few_faces: bool = False
     """A face takes seconds, so parity is verified on a few faces only."""
 

@@ -25,8 +25,6 @@ from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 
-REVISION = 2
-"""Bumped whenever the files this module writes change."""
 JANUS_FP32_OPERATORS = (*FP32_OPERATORS, "Gemm", "ArgMax")
 """The only Gemm is the output layer: all other layers are products of more axes. In half precision
 its largest logit would often be ambiguous."""
