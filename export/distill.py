@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
 def _distill(arguments: argparse.Namespace) -> None:
     config = _teacher_config(arguments)
     # PyTorch is imported only for valid options, so that --help is instant.
-    from export.checkpoints.loading import find_checkpoint
+    from export.checkpoints.sources import find_checkpoint
     from export.distillation.training import Distillation, distil
 
     report = distil(

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from runtime.geometry import Pixels
-from runtime.results import Box
+from runtime.results import Box, Landmarks
 
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
@@ -32,6 +32,8 @@ class Detection:
     """Quarter turns counter-clockwise, 0..3, that turn the face upright."""
     kind: str = FACE
     """`face`, or `person` for a whole body."""
+    landmarks: Landmarks | None = None
+    """In pixels of the picture given to the detector; None if the detector has none."""
 
 
 class Detector(Protocol):

@@ -47,6 +47,8 @@ class Source:
     """Path or hub id, as the user gave it."""
     sha256: SHA256 | None
     """Of the weights; None for random ones."""
+    license: str | None = None
+    """Of the weights, as the configuration states it; None if it states none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,17 @@ class Expert:
 
 
 @dataclass(frozen=True, slots=True)
+class DetectorRecord:
+    """The face detector of an engines folder."""
+
+    name: str
+    """Its kind, as in `runtime.detectors`: `centerface`."""
+    source: Source
+    files: Annotated[tuple[FileRecord, ...], not_empty]
+    """The network."""
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The content of an engines folder."""
 
@@ -178,6 +191,8 @@ class Manifest:
     """Versions of the tools it was built with."""
     experts: Annotated[Mapping[str, Expert], not_empty]
     """By name."""
+    detector: DetectorRecord | None = None
+    """Finds the faces in photographs; None: the runtime's own cascade does."""
 
 
 def output_shape(name: str, rows: Rows, age_grid: Sequence[float] | None) -> tuple[Rows | int, ...]:

@@ -18,10 +18,10 @@ from runtime.json_reader import JsonReader, read_dataclass, shown
 from runtime.manifest import REBUILD, Manifest
 
 FILE_NAME = "manifest.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Incremented whenever the meaning or the layout of manifest.json changes."""
 _OLDEST_VERSION = 2
-"""Version 2 lacks keys whose defaults are what it means."""
+"""Versions 2 and 3 lack keys whose defaults are what they mean."""
 
 
 def read_manifest(folder: Path) -> Manifest:

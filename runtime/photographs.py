@@ -13,7 +13,7 @@ from runtime.detectors import default_detector
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
-from runtime.results import AgeEstimate, Box, Face
+from runtime.results import AgeEstimate, Box, Face, Landmarks
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource
@@ -31,6 +31,8 @@ class FoundFace:
     """Confidence of the detector, on a scale of its own; None if it has none."""
     turn: int = 0
     """Quarter turns counter-clockwise, 0..3, that turn the face upright."""
+    landmarks: Landmarks | None = None
+    """In pixels of the upright photograph; None if the detector has none."""
 
 
 @dataclass(frozen=True, slots=True)

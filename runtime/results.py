@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]
 """x, y, width, height in pixels of the upright picture (EXIF orientation applied)."""
 
+Point = tuple[float, float]
+"""x, y in pixels of the upright picture."""
+
+Landmarks = tuple[Point, Point, Point, Point, Point]
+"""Left eye, right eye, nose, left and right mouth corner; left and right as seen in the picture."""
+
 INTERVAL_LEVEL = 0.9
 """Probability that the true age lies within `low_years` … `high_years`."""
 
@@ -35,6 +41,8 @@ class Face:
     """The face; None means that the whole picture is the face."""
     person_box: Box | None = None
     """The whole person, for experts that use it; None means not visible."""
+    landmarks: Landmarks | None = None
+    """Five points of the face, for experts that align it; None means unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,8 @@ class AgeEstimate:
     """First and last year of the age grid; ages and intervals are clipped to it."""
     residuals: ResidualQuantiles | None = None
     """Source of the interval; None without calibration."""
+    notes: tuple[str, ...] = ()
+    """What was replaced on the way to this estimate, as landmarks by a box's average ones."""
 
     @property
     def low_years(self) -> float | None:
@@ -147,6 +157,7 @@ class AgeEstimate:
                 name: _expert_dict(expert, gender=gender) for name, expert in self.experts.items()
             },
             "missing": dict(self.missing),
+            "notes": list(self.notes),
         }
 
     def _calibrated(self, wanted: str) -> ResidualQuantiles:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from export.build.tensorrt_target import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_target
-from export.checkpoints.loading import HUB_PREFIX
+from export.checkpoints.sources import HUB_PREFIX
 from export.config.architecture import ExpertConfig
 from export.config.settings import read_geometry
 from export.errors import OptionsError

@@ -30,7 +30,7 @@ from export.build.reference import (
     write_reference,
 )
 from export.build.tensorrt_target import EngineOptions
-from export.checkpoints.loading import find_checkpoint
+from export.checkpoints.sources import find_checkpoint
 from export.config.architecture import ExpertConfig
 from export.config.fingerprints import tool_versions
 from export.errors import GraphError, ParityError

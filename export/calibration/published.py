@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from export.checkpoints.loading import find_checkpoint, load_checkpoint
+from export.checkpoints.loading import load_checkpoint
+from export.checkpoints.sources import find_checkpoint
 from export.errors import CheckpointError
 from runtime.files import sha256_of
 from runtime.fusion import ExpertTable, Floats, FusionTables, LinearGate

@@ -1,19 +1,18 @@
-"""Checkpoints: found by path or hub id, hashed, and loaded without executing pickles."""
+"""Checkpoints: hashed, and loaded without executing pickles."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
 import pickle
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from export.checkpoints.description import CONFIG, config_file
+from export.checkpoints.description import config_file
 from export.checkpoints.state import finite, is_counter, scalar
 from export.errors import CheckpointError
 from runtime.files import sha256_of
@@ -21,8 +20,6 @@ from runtime.files import sha256_of
 if TYPE_CHECKING:
     import torch
 
-HUB_PREFIX = "hf://"
-_HUB_FILES = ("*.safetensors", "*.bin", "*.json", "*.txt", "*.model")
 _CONTAINERS = (
     "state_dict_ema",
     "model_ema",
@@ -45,23 +42,6 @@ class Checkpoint:
     """Other entries of the file: plain values only; a tensor of one element is its number."""
     path: Path
     """The file or the folder it came from."""
-
-
-def find_checkpoint(location: str) -> Path:
-    """Returns the path of a checkpoint, downloading it if the location is a hub id.
-
-    Args:
-        location: a file, a folder, or hf://owner/repo[/file]@revision.
-
-    Raises:
-        CheckpointError: nothing is at this path, or the download fails.
-    """
-    if location.startswith(HUB_PREFIX):
-        return _from_hub(location)
-    path = Path(location)
-    if not path.exists():
-        raise CheckpointError(f"There is no checkpoint at {path}.")
-    return path
 
 
 def hash_checkpoint(path: Path) -> str:
@@ -255,11 +235,11 @@ def _load_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} cannot be loaded without executing code from it, which is not allowed: "
-            f"{_first_line(error)}. Save the weights alone: safetensors, or model.state_dict()."
+            f"{first_line(error)}. Save the weights alone: safetensors, or model.state_dict()."
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"{path} is not a readable checkpoint: {_first_line(error)}. Expected "
+            f"{path} is not a readable checkpoint: {first_line(error)}. Expected "
             f"safetensors or a file written by torch.save."
         ) from error
 
@@ -281,36 +261,6 @@ def _tensors(values: Mapping[str, object]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Returns the first line of a message, without its full stop."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def _from_hub(location: str) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
-    repo, file, revision = parse_hub_id(location)
-    try:
-        if file:
-            with contextlib.suppress(EntryNotFoundError):  # most repositories have one
-                hf_hub_download(repo, str(PurePosixPath(file).with_name(CONFIG)), revision=revision)
-            return Path(hf_hub_download(repo, file, revision=revision))
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{location} cannot be fetched: {_first_line(error)}. Check the name and the network, "
-            f"or download it and give its path."
-        ) from error
-
-
-def parse_hub_id(location: str) -> tuple[str, str | None, str | None]:
-    """Splits hf://owner/repo[/file]@revision into repository, file and revision.
-
-    Raises:
-        CheckpointError: the location has another format.
-    """
-    rest, _, revision = location.removeprefix(HUB_PREFIX).partition("@")
-    parts = rest.split("/")
-    if len(parts) < 2 or not all(parts):
-        raise CheckpointError(f"Expected hf://owner/repo[/file]@revision, got {location}.")
-    return "/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None

@@ -14,11 +14,10 @@ from safetensors.torch import save_file
 
 from export.checkpoints.loading import (
     describe_mismatch,
-    find_checkpoint,
     hash_checkpoint,
     load_checkpoint,
-    parse_hub_id,
 )
+from export.checkpoints.sources import find_checkpoint, parse_hub_id
 from export.checkpoints.state import plain_state
 from export.errors import CheckpointError
 

@@ -95,7 +95,7 @@ def test_version_2_is_read_with_the_defaults_of_later_keys(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("version", "problem", "cure"),
     [
-        (4, "4 is newer than the 3", "Update agemoe-runtime"),
+        (5, "5 is newer than the 4", "Update agemoe-runtime"),
         (1, "1 is older than the 2", "Rebuild"),
     ],
 )
@@ -132,7 +132,7 @@ def escape(to: str) -> Callable[[dict[str, Any]], object]:
 CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("unknown key plus", lambda d: d.update(plus=1)),
     ("experts.x: unknown key plus", lambda d: expert(d).update(plus=1)),
-    ("schema_version: must be 3, got '1'", lambda d: d.update(schema_version="1")),
+    ("schema_version: must be 4, got '1'", lambda d: d.update(schema_version="1")),
     ("experts: must not be empty", lambda d: d.update(experts={})),
     ("experts.x.source: unknown key plus", lambda d: expert(d)["source"].update(plus=1)),
     ("geometry: unknown key pad_colour", lambda d: geometry(d).update(pad_colour=[0, 0, 0])),
