@@ -1,7 +1,7 @@
 """Alignment of a face by five landmarks: the similarity transform to a template, and the warp.
 
-Points are x, y in pixels; 0, 0 is the top left corner of a picture and 0.5, 0.5 the center of its
-first pixel.
+Points are x, y in pixels, and 0, 0 is the center of a picture's first pixel, as for OpenCV's warps
+and in published templates.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def transform_to(
 
 def template_problem(template: Sequence[Point]) -> str | None:
     """Returns what is wrong with a template; None if nothing is."""
-    if len(template) != 5:
-        return f"must hold five points [x, y], got {len(template)}"
+    if len(template) != 5 or any(len(point) != 2 for point in template):
+        return f"must hold five points [x, y], got {reprlib.repr(template)}"
     if _spread(template) < LEAST_SPREAD:
         return f"must hold points in pixels of the input, got {_shown(template)}"
     return None
@@ -159,12 +159,13 @@ def warped(
     times = 1
     if interpolation == "opencv_area":
         shrinking = 1.0 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))
-        times = max(min(math.ceil(shrinking), MAX_WARP_SIDE // max(height, width)), 1)
+        whole = math.ceil(shrinking - 1e-6)  # not one more for a rounding error
+        times = max(min(whole, MAX_WARP_SIDE // max(height, width)), 1)
     flag = cv2.INTER_CUBIC if interpolation == "opencv_bicubic" else cv2.INTER_LINEAR
     image, matrix = _warpable(image, matrix, height, width)
     large = cv2.warpAffine(
         image,
-        _between_centers(matrix * times),
+        _enlarged(matrix, times),
         (width * times, height * times),
         flags=flag,
         borderMode=cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT,
@@ -175,11 +176,11 @@ def warped(
     return np.ascontiguousarray(large, np.uint8)
 
 
-def _between_centers(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns a transform for OpenCV, to which whole numbers are the centers of pixels."""
-    moved = matrix.copy()
-    moved[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
-    return moved
+def _enlarged(matrix: NDArray[np.float64], times: int) -> NDArray[np.float64]:
+    """Returns a transform to a result in which each pixel is a block of times × times pixels."""
+    enlarged = matrix * times
+    enlarged[:, 2] += (times - 1) / 2.0  # the center of the first block
+    return enlarged
 
 
 def _warpable(

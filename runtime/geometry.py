@@ -123,7 +123,7 @@ class Geometry:
     the pixels of the edge."""
     template: tuple[Point, ...] | None = None
     """For `align`: where the five landmarks (in the order of `Landmarks`) lie in the input, in
-    pixels; 0, 0 is its top left corner and the center of its first pixel 0.5, 0.5."""
+    pixels; 0, 0 is the center of its first pixel."""
 
     @property
     def outside(self) -> Color | None:
@@ -139,10 +139,15 @@ class Geometry:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the path and text of each inconsistency."""
+        if (len(self.margins), len(self.offset)) != (4, 2):
+            return  # noted where they were read
         left, top, right, bottom = self.sides
         rest = 1.0 + min(left + right, top + bottom)
         if rest < LEAST_REST:
-            yield "margins", f"must leave {LEAST_REST:.0%} of the box, leave {max(rest, 0.0):.0%}"
+            yield (
+                "margins",
+                f"must leave {LEAST_REST:.0%} of the box, these leave {max(rest, 0.0):.0%}",
+            )
         if self.fit != ALIGN:
             if self.template is not None:
                 yield "template", f"belongs to fit = {ALIGN!r}, this is {self.fit!r}"
