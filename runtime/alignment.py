@@ -33,18 +33,20 @@ MAX_PICTURE_SIDE = 32_766
 LEAST_SPREAD = 1.0
 """Minimum root mean square distance of landmarks to their centroid, in pixels."""
 
-LEAST_LIKENESS = 0.4
-"""Minimum correlation of landmarks with their template after the best rotation: a frontal face has
-0.98, a profile 0.7, one with left and right exchanged less than 0.2."""
+LEAST_LIKENESS = 0.6
+"""Minimum correlation of landmarks with their template after the best rotation. The least of 10,600
+faces that CenterFace found was 0.75; landmarks with left and right exchanged have 0.1 to 0.2."""
 
 MEAN_LANDMARKS: Landmarks = (
-    (0.31, 0.39),
-    (0.69, 0.39),
-    (0.50, 0.59),
-    (0.35, 0.78),
-    (0.65, 0.78),
+    (0.276, 0.399),
+    (0.724, 0.399),
+    (0.500, 0.606),
+    (0.314, 0.753),
+    (0.686, 0.753),
 )
-"""TODO"""
+"""Average landmarks of a face in shares of its box. Measured with CenterFace on 493 photographs of
+FG-NET and 4,989 of All-Age-Faces (the mean of the two sources and of their mirror images); standard
+deviation 0.06 to 0.11 across and 0.02 to 0.04 down."""
 
 
 def mean_landmarks(box: Box) -> Landmarks:

@@ -34,10 +34,11 @@ COMMON_KEYS = ("architecture", "checkpoint", "geometry")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
 HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")
-_GEOMETRY_KEYS = (
+GEOMETRY_KEYS = (
     *("crop_margin", "margins", "offset", "before"),
     *("fit", "template", "interpolation", "border", "pad_color"),
 )
+"""Keys of the table `geometry`; the other fields of `Geometry` come with an architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ def three_numbers(entry: JsonReader) -> tuple[float, ...]:
 
 def read_geometry(entry: JsonReader, default: Geometry) -> Geometry:
     """Reads the table `geometry`; absent keys keep the default."""
-    entry.only(_GEOMETRY_KEYS)
+    entry.only(GEOMETRY_KEYS)
     geometry = replace(
         default,
         crop_margin=optional(entry, "crop_margin", _crop_margin, default.crop_margin),

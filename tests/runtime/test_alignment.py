@@ -232,6 +232,7 @@ NAN, INF = float("nan"), float("inf")
         ([(100, 100)] * 5, "within 0 pixels of one another"),
         ([(x / 512, y / 512) for x, y in FACE], "pixels of one another"),
         ([(FACE[i]) for i in (1, 0, 2, 4, 3)], "not arranged as in a face"),
+        ([(FACE[i]) for i in (1, 0, 2, 3, 4)], "not arranged as in a face"),
         ([(10, 10), (200, 200), (10, 10), (200, 200), (10, 10)], "not arranged"),
         ([(100, 100), (100, 200), (100, 100), (100, 200), (100, 150)], "not arranged"),
     ],
