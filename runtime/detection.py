@@ -48,6 +48,11 @@ class Detector(Protocol):
         """Finds the faces, and optionally the persons, in a picture, uint8 RGB (H, W, 3)."""
 
 
+def finds_landmarks(detector: Detector) -> bool:
+    """Returns whether a detector may find landmarks: unless its `finds_landmarks` is false."""
+    return bool(getattr(detector, "finds_landmarks", True))
+
+
 @dataclass(frozen=True, slots=True)
 class GivenBoxes:
     """The caller's own boxes for one picture, in place of a detector."""
@@ -115,6 +120,11 @@ class AnyWayUp:
     def provenance(self) -> str:
         """The detector's provenance and the threshold for turns."""
         return f"{self.detector.provenance}, in quarter turns unless sure of {self.sure:g}"
+
+    @property
+    def finds_landmarks(self) -> bool:
+        """Whether the detector may find landmarks."""
+        return finds_landmarks(self.detector)
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
         """Finds the faces in the turn of the picture with the best score."""

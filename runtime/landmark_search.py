@@ -10,6 +10,7 @@ from runtime.detection import (
     Detection,
     Detector,
     area,
+    finds_landmarks,
     moved_landmarks,
     shared_area,
 )
@@ -61,13 +62,15 @@ class LandmarkSearch:
         if self._detector is None:
             return None, "none were given and there is no detector"
         detector = self._detector() if callable(self._detector) else self._detector
+        if not finds_landmarks(detector):
+            return None, "none were given and the detector finds none"
         left, top, right, bottom = edges
         x, y = max(left - _margin(left, right), 0), max(top - _margin(top, bottom), 0)
         region = image[y : bottom + _margin(top, bottom), x : right + _margin(left, right)]
         box = (float(left - x), float(top - y), float(right - left), float(bottom - top))
         best = _best((face for face in detector.detect(region) if face.kind == FACE), box)
         if best is None:
-            return None, "the detector finds no face in the box"
+            return None, "the detector finds no face there"
         if best.landmarks is None:
             return None, "none were given and the detector finds none"
         return moved_landmarks(best.landmarks, lambda across, down: (x + across, y + down)), ""

@@ -150,7 +150,15 @@ class Failing:
 
 
 SEARCHED: Box = (60.0, 50.0, 40.0, 60.0)
-UNSEEN, NOT_FOUND = "none were given and the detector finds none", "finds no face in the box"
+UNSEEN = "none were given and the detector finds none"
+NOT_FOUND = "the detector finds no face there"
+    "none were given and the detector finds none",
+    "the detector finds no face there",
+)
+
+
+class BoxesOnly(Failing):
+    finds_landmarks = False
 
 
 @pytest.mark.parametrize(
@@ -164,6 +172,8 @@ UNSEEN, NOT_FOUND = "none were given and the detector finds none", "finds no fac
         (Fixed(Detection(SEARCHED, kind=PERSON)), SEARCHED, NOT_FOUND),
         (Fixed(Detection(SEARCHED)), SEARCHED, UNSEEN),
         (Fixed(Detection(SEARCHED)), None, UNSEEN),
+        (BoxesOnly(), SEARCHED, UNSEEN),
+        (AnyWayUp(BoxesOnly(), 0.5), None, UNSEEN),
         (Failing(), SEARCHED, "the detector failed (RuntimeError: no (120, 80, 3))"),
         (Failing(), None, "the detector failed (RuntimeError: no (200, 250, 3))"),
     ],
