@@ -152,9 +152,6 @@ class Failing:
 SEARCHED: Box = (60.0, 50.0, 40.0, 60.0)
 UNSEEN = "none were given and the detector finds none"
 NOT_FOUND = "the detector finds no face there"
-    "none were given and the detector finds none",
-    "the detector finds no face there",
-)
 
 
 class BoxesOnly(Failing):
