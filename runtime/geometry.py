@@ -36,19 +36,7 @@ from runtime.resizing import (
 )
 from runtime.results import Box, Landmarks, Point
 
-__all__ = [
-    "INTERPOLATIONS",
-    "Color",
-    "Geometry",
-    "Pixels",
-    "Resize",
-    "align",
-    "black",
-    "box_edges",
-    "crop",
-    "fit",
-    "shows_enough",
-]
+__all__ = ["Geometry", "Pixels", "Resize", "align", "black", "crop", "fit", "shows_enough"]
 
 ALIGN = "align"
 FITS = ("stretch", "center_crop", "letterbox", "pad_square", ALIGN)
@@ -144,10 +132,8 @@ class Geometry:
         left, top, right, bottom = self.sides
         rest = 1.0 + min(left + right, top + bottom)
         if rest < LEAST_REST:
-            yield (
-                "margins",
-                f"must leave {LEAST_REST:.0%} of the box, these leave {max(rest, 0.0):.0%}",
-            )
+            left_over = f"{max(rest, 0.0):.0%}"
+            yield "margins", f"must leave {LEAST_REST:.0%} of the box, these leave {left_over}"
         if self.fit != ALIGN:
             if self.template is not None:
                 yield "template", f"belongs to fit = {ALIGN!r}, this is {self.fit!r}"

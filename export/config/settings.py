@@ -11,13 +11,13 @@ from runtime.fusion import AGE_GRID
 from runtime.geometry import (
     BORDERS,
     FITS,
-    INTERPOLATIONS,
     MAX_CROP_MARGIN,
     MAX_STEP_SIDE,
     Geometry,
     Resize,
 )
 from runtime.json_reader import JsonReader, shown
+from runtime.resizing import INTERPOLATIONS
 from runtime.results import Point
 
 T = TypeVar("T")

@@ -23,7 +23,6 @@ from runtime.alignment import (
     landmarks_from,
     mean_landmarks,
     similarity,
-    template_problem,
     transform_to,
 )
 from runtime.detection import turned_image, turned_landmarks
@@ -300,30 +299,6 @@ def test_a_face_in_a_picture_too_large_for_opencv() -> None:
     edge = placed(1.3, 10, 39_995, 50)
     replicated = align(image, None, edge, 64, 64, replace(ALIGNED, border="replicate"))
     assert not replicated.any()
-
-
-def test_problems_of_templates() -> None:
-    assert template_problem(TEMPLATE) is None
-    assert "five points" in str(template_problem(TEMPLATE[:4]))
-    assert "pixels of the input" in str(template_problem([(0.3, 0.3)] * 5))
-    shares = [(x / 64, y / 64) for x, y in TEMPLATE]
-    assert "pixels of the input" in str(template_problem(shares))
-
-
-@pytest.mark.parametrize(
-    ("change", "problems"),
-    [
-        ({}, []),
-        ({"template": None}, ["template"]),
-        ({"template": TEMPLATE[:3]}, ["template"]),
-        ({"interpolation": "pillow_bilinear"}, ["interpolation"]),
-        ({"crop_margin": 0.1}, ["margins"]),
-        ({"offset": (0.1, 0.0)}, ["margins"]),
-        ({"fit": "stretch"}, ["template"]),
-    ],
-)
-def test_problems_of_geometries(change: dict[str, Any], problems: list[str]) -> None:
-    assert [path for path, _ in replace(ALIGNED, **change).problems()] == problems
 
 
 def test_least_likeness_is_far_from_faces() -> None:

@@ -17,14 +17,13 @@ from PIL import Image
 from runtime.errors import BoxError
 from runtime.geometry import (
     FITS,
-    INTERPOLATIONS,
     ROUNDINGS,
     Geometry,
     Resize,
-    black,
     crop,
     fit,
 )
+from runtime.resizing import INTERPOLATIONS
 
 Pixels = NDArray[np.uint8]
 BOX_FITS = [fitting for fitting in FITS if fitting != "align"]
@@ -282,87 +281,6 @@ def test_margins_beyond_the_border_are_padded(
             assert found[row, column].tolist() == wanted
 
 
-@settings(deadline=None)
-@given(
-    st.tuples(*[st.integers(0, 25)] * 2),
-    st.tuples(*[st.integers(1, 30)] * 2),
-    st.tuples(*[st.floats(-0.45, 1.5)] * 4),
-    st.tuples(*[st.floats(-2, 2)] * 2),
-    st.booleans(),
-)
-def test_margins_per_side_and_offsets_are_padded_by_opencv(
-    corner: tuple[int, int],
-    size: tuple[int, int],
-    margins: tuple[float, float, float, float],
-    offset: tuple[float, float],
-    replicate: bool,
-) -> None:
-    image = picture(40, 50)
-    x, y = corner
-    width, height = min(size[0], 50 - x), min(size[1], 40 - y)
-    geometry = Geometry(
-        0.1,
-        pad_color=(255, 0, 1),
-        margins=margins,
-        offset=offset,
-        border="replicate" if replicate else "color",
-    )
-    left = x - round(width * (0.1 + margins[0] - offset[0]))
-    top = y - round(height * (0.1 + margins[1] - offset[1]))
-    right = max(x + width + round(width * (0.1 + margins[2] + offset[0])), left + 1)
-    bottom = max(y + height + round(height * (0.1 + margins[3] + offset[1])), top + 1)
-    border, far = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT, 150
-    large = np.asarray(
-        cv2.copyMakeBorder(image, far, far, far, far, border, value=(255, 0, 1)), np.uint8
-    )
-    wanted = large[far + top : far + bottom, far + left : far + right]
-    assert np.array_equal(crop(image, (x, y, width, height), geometry), wanted)
-
-
-@pytest.mark.parametrize("fitting", ["letterbox", "pad_square"])
-@pytest.mark.parametrize("size", [(60, 80), (80, 60), (31, 64), (200, 131)])
-def test_a_replicated_border_continues_the_edge_of_the_fitted_crop(
-    size: tuple[int, int], fitting: str
-) -> None:
-    image = picture(*size)
-    colored = fit(image, 48, 48, Geometry(0.0, fitting, "opencv_area", (1, 2, 3)))
-    found = fit(image, 48, 48, Geometry(0.0, fitting, "opencv_area", border="replicate"))
-    outside = (colored == (1, 2, 3)).all(axis=2)
-    rows, columns = np.flatnonzero(~outside.all(axis=1)), np.flatnonzero(~outside.all(axis=0))
-    y, x = np.indices((48, 48))
-    y, x = y.clip(rows[0], rows[-1]), x.clip(columns[0], columns[-1])
-    assert outside.any()
-    assert np.array_equal(found, colored[y, x])
-
-
-@pytest.mark.parametrize("box", [(10, 12, 60, 81), (-20.4, -9.7, 90.2, 120.3), (100, 60, 99, 99)])
-def test_the_geometry_of_face_api(box: tuple[float, float, float, float]) -> None:
-    """Box clipped to the picture, top 5 % cut off, padded to a square as by face-api's tensors.
-
-    Source: `padToSquare` of vladmandic/face-api (src/ops/padToSquare.ts) pads the crop, half of it
-    before and the rest after; here it is padded after it was scaled, at most a pixel off.
-    """
-    image = picture(140, 150)
-    geometry = Geometry(
-        fit="pad_square", interpolation="opencv_area", margins=(0.0, -0.05, 0.0, 0.0)
-    )
-    left, top = max(int(np.floor(box[0])), 0), max(int(np.floor(box[1])), 0)
-    right = min(int(np.ceil(box[0] + box[2])), 150)
-    bottom = min(int(np.ceil(box[1] + box[3])), 140)
-    cut = image[top + round((bottom - top) * 0.05) : bottom, left:right]
-    height, width = cut.shape[:2]
-    scaled = [round(side * 112 / max(height, width)) for side in (height, width)]
-    inner = cv2.resize(cut, (scaled[1], scaled[0]), interpolation=cv2.INTER_AREA)
-    wanted = np.zeros((112, 112, 3), np.uint8)
-    y, x = (112 - scaled[0]) // 2, (112 - scaled[1]) // 2
-    wanted[y : y + scaled[0], x : x + scaled[1]] = inner
-    found = fit(crop(image, box, geometry), 112, 112, geometry)
-    assert np.array_equal(found, wanted)
-    padding = abs(height - width)
-    before = (padding - round(padding / 2 + 1e-9)) * 112 / max(height, width)
-    assert abs(before - max(y, x)) <= 1.0
-
-
 NAN, INF = float("nan"), float("inf")
 
 
@@ -393,14 +311,3 @@ def test_bad_boxes(box: object) -> None:
     with pytest.raises(BoxError) as caught:
         crop(picture(20, 30), box, Geometry())  # type: ignore[arg-type]
     assert len(str(caught.value)) < 300
-
-
-def test_boxes_may_be_arrays_or_lists() -> None:
-    image = picture(20, 30)
-    for box in ([1, 2, 3, 4], np.array([1, 2, 3, 4]), np.array([1, 2, 3, 4], np.float32)):
-        assert (crop(image, box, Geometry()) == image[2:6, 1:4]).all()  # type: ignore[arg-type]
-
-
-def test_black_is_black() -> None:
-    assert black(3, 5).shape == (3, 5, 3)
-    assert not black(3, 5).any()
