@@ -19,6 +19,7 @@ from runtime.errors import (
     ImageError,
     ImageTooLargeError,
     InputError,
+    LandmarkError,
     ManifestError,
     NotCalibratedError,
     PredictionError,
@@ -26,7 +27,7 @@ from runtime.errors import (
 from runtime.images import ImageLimits
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
-from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
+from runtime.results import AgeEstimate, ExpertAge, Face, Landmarks, ResidualQuantiles
 from runtime.startup import PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
 
@@ -59,6 +60,8 @@ __all__ = [
     "ImageLimits",
     "ImageTooLargeError",
     "InputError",
+    "LandmarkError",
+    "Landmarks",
     "ManifestError",
     "NotCalibratedError",
     "PhotoFace",

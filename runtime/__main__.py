@@ -25,7 +25,8 @@ from runtime.doctor import examine
 from runtime.drawing import draw_faces, drawing_format, save_drawing
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
-from runtime.label_tables import LabelingError, check_output, photographs_in
+from runtime.label_lists import listed_faces, photographs_in
+from runtime.label_tables import LabelingError, check_output
 from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.results import AgeEstimate, Box, Face
@@ -138,7 +139,12 @@ def _label(parsed: argparse.Namespace) -> int:
     check_output(output)
     paths = photographs_in(parsed.photos)
     job = LabelJob(
-        str(parsed.engines), parsed.faces, parsed.detector, parsed.device, parsed.precision
+        str(parsed.engines),
+        parsed.faces,
+        parsed.detector,
+        parsed.device,
+        parsed.precision,
+        listed_faces(parsed.photos),
     )
     try:
         with _stream(job, parsed.ray) as stream, _Progress(sys.stderr) as progress:

@@ -290,9 +290,9 @@ class AgeMoE:
         with self._statistics.timed("experts"):
             answers = self._executor.run(views, deadline)
         with self._statistics.timed("fuse"):
-            return estimates_from(
-                answers, [self._preparer.unseen(face) for face in faces], self._tables
-            )
+            unseen = [self._preparer.unseen(face) for face in faces]
+            notes = [face.notes for face in faces]
+            return estimates_from(answers, unseen, self._tables, notes)
 
     def _count(self, results: Sequence[AgeEstimate | AgeMoEError]) -> None:
         estimates = [result for result in results if isinstance(result, AgeEstimate)]

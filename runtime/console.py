@@ -81,6 +81,7 @@ def _estimate_lines(estimate: AgeEstimate) -> list[str]:
             for name, expert in estimate.experts.items()
         ),
         *(f"    {name:<{width}}  missing: {why}" for name, why in estimate.missing.items()),
+        *(f"    note: {note}" for note in estimate.notes),
     ]
 
 

@@ -6,14 +6,14 @@ runtime. Boxes are x, y, width, height in pixels of the given picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from runtime.geometry import Pixels
-from runtime.results import Box, Landmarks
+from runtime.results import Box, Landmarks, Point
 
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
@@ -33,7 +33,8 @@ class Detection:
     kind: str = FACE
     """`face`, or `person` for a whole body."""
     landmarks: Landmarks | None = None
-    """In pixels of the picture given to the detector; None if the detector has none."""
+    """In pixels of the picture given to the detector, also outside it; None if the detector has
+    none. Their order is that of the face turned upright."""
 
 
 class Detector(Protocol):
@@ -47,12 +48,27 @@ class Detector(Protocol):
         """Finds the faces, and optionally the persons, in a picture, uint8 RGB (H, W, 3)."""
 
 
+def finds_landmarks(detector: Detector) -> bool:
+    """Returns whether a detector may find landmarks: unless its `finds_landmarks` is false."""
+    return bool(getattr(detector, "finds_landmarks", True))
+
+
 @dataclass(frozen=True, slots=True)
 class GivenBoxes:
     """The caller's own boxes for one picture, in place of a detector."""
 
     faces: Sequence[Box]
     persons: Sequence[Box] = ()
+    landmarks: Sequence[Landmarks | None] = ()
+    """Of each face, in the same order; None where unknown. Empty if all are unknown."""
+
+    def __post_init__(self) -> None:
+        """Validates that there are as many landmarks as faces, if there are any."""
+        if len(self.landmarks) not in (0, len(self.faces)):
+            raise ValueError(
+                f"{len(self.landmarks)} sets of landmarks were given for {len(self.faces)} faces. "
+                f"Give one, or None, for each face."
+            )
 
     @property
     def provenance(self) -> str:
@@ -62,8 +78,29 @@ class GivenBoxes:
     def detect(self, image: Pixels) -> list[Detection]:
         """Returns the given boxes."""
         del image
-        persons = [Detection(box, kind=PERSON) for box in self.persons]
-        return [*(Detection(box) for box in self.faces), *persons]
+        landmarks = self.landmarks or [None] * len(self.faces)
+        faces = [
+            Detection(box, landmarks=points)
+            for box, points in zip(self.faces, landmarks, strict=True)
+        ]
+        return [*faces, *(Detection(box, kind=PERSON) for box in self.persons)]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The faces and persons of one picture, known already, in place of a detector."""
+
+    detections: Sequence[Detection]
+
+    @property
+    def provenance(self) -> str:
+        """States that nothing was detected."""
+        return "detections given by the caller"
+
+    def detect(self, image: Pixels) -> Sequence[Detection]:
+        """Returns the given detections."""
+        del image
+        return self.detections
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +121,11 @@ class AnyWayUp:
         """The detector's provenance and the threshold for turns."""
         return f"{self.detector.provenance}, in quarter turns unless sure of {self.sure:g}"
 
+    @property
+    def finds_landmarks(self) -> bool:
+        """Whether the detector may find landmarks."""
+        return finds_landmarks(self.detector)
+
     def detect(self, image: Pixels) -> Sequence[Detection]:
         """Finds the faces in the turn of the picture with the best score."""
         upright = self.detector.detect(image)
@@ -97,7 +139,13 @@ class AnyWayUp:
         view = turned_image(image, turn)
         height, width = view.shape[:2]
         return [
-            replace(found, box=turned_box(found.box, -turn, width, height), turn=turn)
+            replace(
+                found,
+                box=turned_box(found.box, -turn, width, height),
+                turn=turn,
+                landmarks=found.landmarks
+                and turned_landmarks(found.landmarks, -turn, width, height),
+            )
             for found in self.detector.detect(view)
         ]
 
@@ -117,6 +165,25 @@ def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
         x, y, w, h = y, width - x - w, h, w
         width, height = height, width
     return x, y, w, h
+
+
+def turned_landmarks(landmarks: Landmarks, turn: int, width: float, height: float) -> Landmarks:
+    """Returns landmarks after their picture was turned, as `turned_box` does for a box.
+
+    0, 0 is the center of the first pixel. Their order stays that of the face, whose left eye is the
+    left one where it is upright.
+    """
+
+    def turned(x: float, y: float) -> Point:
+        return turned_box((x, y, 0.0, 0.0), turn, width - 1.0, height - 1.0)[:2]
+
+    return moved_landmarks(landmarks, turned)
+
+
+def moved_landmarks(landmarks: Landmarks, move: Callable[[float, float], Point]) -> Landmarks:
+    """Returns landmarks each of which was moved by a function of its x and y."""
+    left_eye, right_eye, nose, left_mouth, right_mouth = (move(x, y) for x, y in landmarks)
+    return left_eye, right_eye, nose, left_mouth, right_mouth
 
 
 def within(box: Box, width: float, height: float) -> Box:

@@ -12,7 +12,8 @@
     ├── InputError                the picture or box cannot be used
     │   ├── ImageError            not a readable picture
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
-    │   └── BoxError              the box lies outside the picture or has no area
+    │   ├── BoxError              the box lies outside the picture or has no area
+    │   └── LandmarkError         the landmarks cannot be those of a face in the picture
     ├── PredictionError           no expert answered
     │   └── DeadlineError         every expert was late
     ├── NotCalibratedError        there are no residual quantiles for an interval
@@ -109,6 +110,10 @@ class ImageTooLargeError(InputError):
 
 class BoxError(InputError):
     """The box lies outside the picture or has no area."""
+
+
+class LandmarkError(InputError):
+    """The landmarks cannot be those of a face in the picture."""
 
 
 class PredictionError(AgeMoEError, RuntimeError):

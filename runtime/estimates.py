@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,7 +15,10 @@ from runtime.results import AgeEstimate, ExpertAge
 
 
 def estimates_from(
-    answers: Answers, unseen: Sequence[Mapping[str, str]], tables: FusionTables
+    answers: Answers,
+    unseen: Sequence[Mapping[str, str]],
+    tables: FusionTables,
+    notes: Sequence[tuple[str, ...]] | None = None,
 ) -> list[AgeEstimate | AgeMoEError]:
     """Fuses a batch.
 
@@ -22,6 +26,7 @@ def estimates_from(
         answers: the experts' outputs for N faces.
         unseen: for each face, the experts whose answer is ignored, with the reason.
         tables: of all experts.
+        notes: for each face, as in `AgeEstimate`; None if there are none.
 
     Returns:
         One entry per face; an error for a face without any usable answer.
@@ -43,12 +48,17 @@ def estimates_from(
     fused = tables.fuse(names, ages[usable])
     rows = iter(range(len(fused.age_years)))
     outputs = [_outputs_of(answers, face) for face in range(len(ages))]
-    return [
+    found: list[AgeEstimate | AgeMoEError] = [
         _estimate(names, ages[face], next(rows), fused, reasons[face], tables, outputs[face])
         if usable[face]
         else PredictionError(reasons[face])
         for face in range(len(ages))
     ]
+    return found if notes is None else [_noted(*pair) for pair in zip(found, notes, strict=True)]
+
+
+def _noted(result: AgeEstimate | AgeMoEError, notes: tuple[str, ...]) -> AgeEstimate | AgeMoEError:
+    return replace(result, notes=notes) if isinstance(result, AgeEstimate) else result
 
 
 def _unusable(names: Sequence[str], raw_years: Floats, tables: FusionTables) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Geometry of an expert's input: crops, resizes and pads a box of a picture.
+"""Geometry of an expert's input: crops or aligns a face in a picture, resizes and pads it.
 
 This is the only part of an expert's preprocessing outside its graph, because TensorRT has neither
 antialiased nor cubic Resize. The parameters are data (`Geometry`, from the manifest). Pictures are
@@ -8,50 +8,56 @@ uint8 RGB (H, W, 3) throughout.
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from runtime.alignment import (
+    SAMPLINGS,
+    mean_landmarks,
+    similarity,
+    template_problem,
+    transform_to,
+    warped,
+)
 from runtime.errors import BoxError
 from runtime.json_reader import at_least, one_of, within
-from runtime.results import Box
-
-Pixels = NDArray[np.uint8]
-_Byte = Annotated[int, within(0, 255)]
-Color = tuple[_Byte, _Byte, _Byte]
-"""RGB."""
-
-FITS = ("stretch", "center_crop", "letterbox", "pad_square")
-INTERPOLATIONS = (
-    "opencv_bilinear",
-    "opencv_area",
-    "opencv_bicubic",
-    "pillow_bilinear",
-    "pillow_bicubic",
-    "pillow_lanczos",
+from runtime.resizing import (
+    INTERPOLATIONS,
+    Color,
+    Pixels,
+    center_crop,
+    letterbox,
+    pad_square,
+    resized,
+    window,
 )
+from runtime.results import Box, Landmarks, Point
+
+__all__ = ["Geometry", "Pixels", "Resize", "align", "black", "crop", "fit", "shows_enough"]
+
+ALIGN = "align"
+FITS = ("stretch", "center_crop", "letterbox", "pad_square", ALIGN)
+BORDERS = ("color", "replicate")
 ROUNDINGS = ("round", "truncate")
 
 EDGES = ("outward", "truncate")
 
 MAX_CROP_MARGIN = 10.0
-"""Limit on the margin, because the padded window is held in memory."""
+"""Limit on margins and offsets, because the padded window is held in memory."""
 
-PAD_SQUARE_LEAST = 14
-"""Minimum of the shorter side in `pad_square`, in pixels, as in Janus's image processor."""
+LEAST_REST = 0.05
+"""Minimum share of a box that negative margins leave, in each direction."""
 
 MAX_STEP_SIDE = 4096
 """Limit on the sides of a resize before the fit, because its result is held in memory."""
 
-MAX_ASPECT_RATIO = 32
-"""Limit on the aspect ratio: `center_crop` first cuts the ends off a longer picture."""
-
-
 _StepSide = Annotated[int, within(1, MAX_STEP_SIDE)]
+_Byte = Annotated[int, within(0, 255)]
+_Margin = Annotated[float, within(-1.0, MAX_CROP_MARGIN)]
+_Shift = Annotated[float, within(-MAX_CROP_MARGIN, MAX_CROP_MARGIN)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +81,13 @@ class Geometry:
     fit: Annotated[str, one_of(FITS)] = "stretch"
     """`stretch` to the input's size; `center_crop`: scale to cover it, keep the center;
     `letterbox`: scale to fit within it, pad evenly; `pad_square`: scale the longest side to a
-    square input, pad evenly."""
+    square input, pad evenly; `align`: not the box, but the face's landmarks are brought onto
+    `template`."""
     interpolation: Annotated[str, one_of(INTERPOLATIONS)] = "pillow_bilinear"
-    """OpenCV's resize (only `area` antialiases) or Pillow's (antialiased)."""
-    pad_color: Color = (0, 0, 0)
-    """Color outside the picture and around the fitted crop."""
+    """OpenCV's resize (only `area` antialiases) or Pillow's (antialiased); with `align`, OpenCV's
+    warp, supersampled for `area`."""
+    pad_color: tuple[_Byte, _Byte, _Byte] = (0, 0, 0)
+    """Color outside the picture and around the fitted crop, RGB."""
     edges: Annotated[str, one_of(EDGES)] = "outward"
     """Of a box, in whole pixels: `outward` rounds outwards and clips to the picture; `truncate`
     drops fractions and ends before the last row and column, as MiVOLO's code does."""
@@ -94,6 +102,51 @@ class Geometry:
     rounding: Annotated[str, one_of(ROUNDINGS)] = "round"
     """Of the shorter side in `pad_square`: `round` to the nearest pixel, as transformers' Janus
     processor does, or `truncate`, as its authors' does."""
+    margins: tuple[_Margin, _Margin, _Margin, _Margin] = (0.0, 0.0, 0.0, 0.0)
+    """Added to `crop_margin` on the left, top, right and bottom; negative ones cut off."""
+    offset: tuple[_Shift, _Shift] = (0.0, 0.0)
+    """Shift of the crop to the right and down, as a share of the box's width and height."""
+    border: Annotated[str, one_of(BORDERS)] = "color"
+    """Outside the picture and around the fitted crop: `color` is `pad_color`, `replicate` repeats
+    the pixels of the edge."""
+    template: tuple[Point, ...] | None = None
+    """For `align`: where the five landmarks (in the order of `Landmarks`) lie in the input, in
+    pixels; 0, 0 is the center of its first pixel."""
+
+    @property
+    def outside(self) -> Color | None:
+        """The color outside the picture; None if its edge is replicated."""
+        return None if self.border == "replicate" else self.pad_color
+
+    @property
+    def sides(self) -> tuple[float, float, float, float]:
+        """By how much left, top, right and bottom lie outside the box, in shares of its size."""
+        left, top, right, bottom = (self.crop_margin + margin for margin in self.margins)
+        across, down = self.offset
+        return left - across, top - down, right + across, bottom + down
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if (len(self.margins), len(self.offset)) != (4, 2):
+            return  # noted where they were read
+        left, top, right, bottom = self.sides
+        rest = 1.0 + min(left + right, top + bottom)
+        if rest < LEAST_REST:
+            left_over = f"{max(rest, 0.0):.0%}"
+            yield "margins", f"must leave {LEAST_REST:.0%} of the box, these leave {left_over}"
+        if self.fit != ALIGN:
+            if self.template is not None:
+                yield "template", f"belongs to fit = {ALIGN!r}, this is {self.fit!r}"
+            return
+        problem = None if self.template is None else template_problem(self.template)
+        if problem or self.template is None:
+            yield "template", problem or f"is needed by fit = {ALIGN!r}: five points [x, y]"
+        if self.interpolation not in SAMPLINGS:
+            known = ", ".join(SAMPLINGS)
+            yield "interpolation", f"must be one of {known} with fit = {ALIGN!r}"
+        if any(self.sides) or self.before:
+            unused = "before" if self.before else "margins"
+            yield unused, f"has no effect with fit = {ALIGN!r}, which looks at landmarks only"
 
 
 def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | None = None) -> Pixels:
@@ -116,17 +169,52 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     """
     if box is None:
         return image
-    left, top, right, bottom = _box_edges(box, image, geometry.edges)
-    across = round((right - left) * geometry.crop_margin)
-    down = round((bottom - top) * geometry.crop_margin)
-    left, top, right, bottom = left - across, top - down, right + across, bottom + down
-    window = _window(image, left, top, right, bottom, geometry.pad_color)
+    left, top, right, bottom = _with_margins(box_edges(box, image, geometry.edges), geometry)
+    cut = window(image, left, top, right, bottom, geometry.outside)
     if not geometry.erase_face or face_box is None:
-        return window
-    x0, y0, x1, y1 = _box_edges(face_box, image, geometry.edges)
-    window = window.copy()
-    window[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = 0
-    return window
+        return cut
+    x0, y0, x1, y1 = box_edges(face_box, image, geometry.edges)
+    cut = cut.copy()
+    cut[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = 0
+    return cut
+
+
+def align(
+    image: Pixels,
+    box: Box | None,
+    landmarks: Landmarks | None,
+    height: int,
+    width: int,
+    geometry: Geometry,
+) -> Pixels:
+    """Brings the landmarks of a face onto the template of an expert's input.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        box: of the face; None means the whole picture. Only used without landmarks.
+        landmarks: of the face, in pixels of the picture; None takes the average ones of the box.
+        height: of the input, in pixels.
+        width: of the input, in pixels.
+        geometry: for the template, the interpolation and the border.
+
+    Returns:
+        uint8 RGB (height, width, 3), contiguous.
+
+    Raises:
+        BoxError: the box is invalid.
+        LandmarkError: the landmarks cannot be those of a face in this picture.
+    """
+    template = geometry.template or ()
+    if landmarks is None:
+        left, top, right, bottom = (
+            (0, 0, image.shape[1], image.shape[0])
+            if box is None
+            else box_edges(box, image, geometry.edges)
+        )
+        matrix = similarity(mean_landmarks((left, top, right - left, bottom - top)), template)
+    else:
+        matrix = transform_to(template, landmarks, image.shape)
+    return warped(image, matrix, height, width, geometry.interpolation, geometry.outside)
 
 
 def shows_enough(image: Pixels, geometry: Geometry) -> bool:
@@ -150,9 +238,8 @@ def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
         uint8 RGB (height, width, 3), contiguous.
     """
     for step in geometry.before:
-        image = _resize(image, step.height, step.width, step.interpolation)
-    fitted = _FITS[geometry.fit](image, height, width, geometry)
-    return np.ascontiguousarray(fitted)
+        image = resized(image, step.height, step.width, step.interpolation)
+    return np.ascontiguousarray(_fitted(image, height, width, geometry))
 
 
 def black(height: int, width: int) -> Pixels:
@@ -160,10 +247,29 @@ def black(height: int, width: int) -> Pixels:
     return np.zeros((height, width, 3), np.uint8)
 
 
-def _box_edges(box: Box, image: Pixels, edges: str) -> tuple[int, int, int, int]:
-    """Returns left, top, right and bottom; truncating keeps one pixel, where MiVOLO's code fails.
+def _with_margins(edges: tuple[int, int, int, int], geometry: Geometry) -> tuple[int, ...]:
+    """Returns left, top, right and bottom of the crop, at least one pixel apart."""
+    left, top, right, bottom = edges
+    width, height = right - left, bottom - top
+    around = geometry.sides
+    left, top = left - round(width * around[0]), top - round(height * around[1])
+    right, bottom = right + round(width * around[2]), bottom + round(height * around[3])
+    return left, top, max(right, left + 1), max(bottom, top + 1)
 
-    Source: WildChlamydia/MiVOLO, mivolo/structures.py, `get_bbox_by_ind`.
+
+def box_edges(box: Box, image: Pixels, edges: str = EDGES[0]) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom of a box in whole pixels, clipped to a picture.
+
+    Truncating, as `Geometry.edges` describes, keeps one pixel, where MiVOLO's code fails. Source:
+    WildChlamydia/MiVOLO, mivolo/structures.py, `get_bbox_by_ind`.
+
+    Args:
+        box: x, y, width, height in pixels.
+        image: uint8 RGB (H, W, 3).
+        edges: one of `EDGES`.
+
+    Raises:
+        BoxError: the box is not finite, has no area or lies outside the picture.
     """
     image_height, image_width = image.shape[:2]
     x, y, width, height = _finite(box)
@@ -194,102 +300,17 @@ def _finite(box: Box) -> Box:
     return x, y, width, height
 
 
-def _window(image: Pixels, left: int, top: int, right: int, bottom: int, color: Color) -> Pixels:
-    height, width = image.shape[:2]
-    inside = image[max(top, 0) : min(bottom, height), max(left, 0) : min(right, width)]
-    if left >= 0 and top >= 0 and right <= width and bottom <= height:
-        return inside
-    window = np.empty((bottom - top, right - left, 3), np.uint8)
-    window[:] = color
-    y, x = max(-top, 0), max(-left, 0)
-    window[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    return window
-
-
-def _stretch(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    return _resize(image, height, width, geometry.interpolation)
-
-
-def _center_crop(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    image = _middle_of_strip(image)
-    scale = max(height / image.shape[0], width / image.shape[1])
-    scaled_height = max(round(image.shape[0] * scale), height)
-    scaled_width = max(round(image.shape[1] * scale), width)
-    scaled = _resize(image, scaled_height, scaled_width, geometry.interpolation)
-    top, left = (scaled_height - height) // 2, (scaled_width - width) // 2
-    return scaled[top : top + height, left : left + width]
-
-
-def _middle_of_strip(image: Pixels) -> Pixels:
-    """Returns the middle of a strip: one of 1×65,535 pixels, scaled, would exhaust the memory."""
-    height, width = image.shape[:2]
-    longest = MAX_ASPECT_RATIO * min(height, width)
-    top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
-    return image[top : top + longest, left : left + longest]
-
-
-def _letterbox(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """Letterbox with MiVOLO's rounding (WildChlamydia/MiVOLO, mivolo/data/misc.py)."""
-    scale = min(height / image.shape[0], width / image.shape[1])
-    inner_height = max(round(image.shape[0] * scale), 1)
-    inner_width = max(round(image.shape[1] * scale), 1)
-    scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
-    top = round((height - inner_height) / 2 - 0.1)
-    left = round((width - inner_width) / 2 - 0.1)
-    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_color)
-
-
-def _pad_square(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
-    """Square padding as in Janus's image processors, whose rounding differs.
-
-    Sources: transformers' `JanusImageProcessor`, and `VLMImageProcessor` of deepseek-ai/Janus
-    (janus/models/image_processing_vlm.py).
-    """
-    side, longest = max(height, width), max(image.shape[:2])
-    if geometry.rounding == "truncate":
-        scaled_sides = [int(length / longest * side) for length in image.shape[:2]]
-    else:
-        scaled_sides = [round(length * (side / longest)) for length in image.shape[:2]]
-    inner_height, inner_width = (max(scaled, PAD_SQUARE_LEAST) for scaled in scaled_sides)
-    scaled = _resize(image, inner_height, inner_width, geometry.interpolation)
-    top, left = (height - inner_height) // 2, (width - inner_width) // 2
-    return _window(scaled, -left, -top, width - left, height - top, geometry.pad_color)
-
-
-def _resize(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
-    if image.shape[:2] == (height, width):
-        return image
-    return _RESIZES[interpolation](image, height, width)
-
-
-def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
-    def resize(image: Pixels, height: int, width: int) -> Pixels:
-        import cv2  # slow to import
-
-        resized = cv2.resize(image, (width, height), interpolation=getattr(cv2, flag))
-        return np.asarray(resized, np.uint8)
-
-    return resize
-
-
-def _pillow(kernel: Image.Resampling) -> Callable[[Pixels, int, int], Pixels]:
-    def resize(image: Pixels, height: int, width: int) -> Pixels:
-        return np.asarray(Image.fromarray(image).resize((width, height), kernel))
-
-    return resize
-
-
-_FITS: dict[str, Callable[[Pixels, int, int, Geometry], Pixels]] = {
-    "stretch": _stretch,
-    "center_crop": _center_crop,
-    "letterbox": _letterbox,
-    "pad_square": _pad_square,
-}
-_RESIZES: dict[str, Callable[[Pixels, int, int], Pixels]] = {
-    "opencv_bilinear": _opencv("INTER_LINEAR"),
-    "opencv_area": _opencv("INTER_AREA"),
-    "opencv_bicubic": _opencv("INTER_CUBIC"),
-    "pillow_bilinear": _pillow(Image.Resampling.BILINEAR),
-    "pillow_bicubic": _pillow(Image.Resampling.BICUBIC),
-    "pillow_lanczos": _pillow(Image.Resampling.LANCZOS),
-}
+def _fitted(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
+    how, outside = geometry.interpolation, geometry.outside
+    match geometry.fit:
+        case "center_crop":
+            return center_crop(image, height, width, how)
+        case "letterbox":
+            return letterbox(image, height, width, how, outside)
+        case "pad_square":
+            truncate = geometry.rounding == "truncate"
+            return pad_square(image, height, width, how, outside, truncate=truncate)
+        case "align":
+            return align(image, None, None, height, width, geometry)
+        case _:
+            return resized(image, height, width, how)

@@ -1,4 +1,4 @@
-"""Input and output of bulk labeling: lists of photographs, and a table of ages.
+"""Output of bulk labeling: the rows of a table of ages, and its files.
 
 Only paths, boxes and numbers are written, never pixels.
 """
@@ -6,51 +6,37 @@ Only paths, boxes and numbers are written, never pixels.
 from __future__ import annotations
 
 import csv
-import glob
 import importlib
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import AgeMoEError
 from runtime.files import replacing
-from runtime.images import SUFFIXES
+from runtime.photographs import FoundFace
+from runtime.results import AgeEstimate
 
 Value = str | int | float | None
 Row = Mapping[str, Value]
 """One line of the table, by column."""
 
 CSV, PARQUET = ".csv", ".parquet"
+BOX_COLUMNS = ("x", "y", "w", "h")
+"""The box of a face, in pixels of the upright photograph."""
+LANDMARK_COLUMNS = tuple(
+    f"{point}_{axis}"
+    for point in ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+    for axis in "xy"
+)
+"""Its landmarks, in pixels of the upright photograph; left and right as seen where the face is
+upright."""
 _ROWS_PER_GROUP = 8192
 
 
 class LabelingError(AgeMoEError, RuntimeError):
     """Bulk labeling cannot start, resume or finish."""
-
-
-def photographs_in(sources: Sequence[str]) -> list[str]:
-    """Resolves sources to photographs, without duplicates, in the order of the sources.
-
-    Args:
-        sources: folders, which are searched recursively; photographs; patterns such as
-            `holiday/**/*.jpg`; and CSV or Parquet lists with a column `path`, relative to the
-            list's folder. The photographs of a folder or pattern are sorted.
-
-    Raises:
-        LabelingError: a source has no photographs, or a list cannot be read.
-    """
-    found: dict[str, None] = {}
-    for source in sources:
-        paths = list(_photographs(source))
-        if not paths:
-            raise LabelingError(
-                f"There is no photograph in {source}. Give folders, photographs, patterns, or CSV "
-                f"or Parquet files with a column 'path'."
-            )
-        found |= dict.fromkeys(paths)
-    return list(found)
 
 
 def table_columns(experts: Sequence[str]) -> dict[str, type]:
@@ -60,17 +46,43 @@ def table_columns(experts: Sequence[str]) -> dict[str, type]:
     `x` … `h` is its box in pixels of the upright picture, `age_NAME` an expert's raw prediction;
     see docs/labeling.md.
     """
-    numbers = ("x", "y", "w", "h", "score")
+    numbers = (*BOX_COLUMNS, "score")
     ages = ("age", "low", "high", *(f"age_{name}" for name in experts))
     return {
         "path": str,
         "face": int,
         **dict.fromkeys(numbers, float),
         "turn": int,
+        **dict.fromkeys(LANDMARK_COLUMNS, float),
         **dict.fromkeys(ages, float),
         "missing": str,
+        "notes": str,
         "error": str,
         "engine": str,
+    }
+
+
+def position_of(found: FoundFace) -> Row:
+    """Returns the columns of a face's position."""
+    numbers = dict(zip(BOX_COLUMNS, found.box, strict=True), score=found.score, turn=found.turn)
+    if found.landmarks is not None:
+        points = itertools.chain.from_iterable(found.landmarks)
+        numbers |= zip(LANDMARK_COLUMNS, points, strict=True)
+    return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
+
+
+def ages_of(result: AgeEstimate | AgeMoEError) -> Row:
+    """Returns the columns of an estimate, or of the error instead of it."""
+    if not isinstance(result, AgeEstimate):
+        return {"error": str(result)}
+    missing = "; ".join(f"{name}: {why}" for name, why in result.missing.items())
+    return {
+        "age": result.age_years,
+        "low": result.low_years,
+        "high": result.high_years,
+        **{f"age_{name}": expert.age_years for name, expert in result.experts.items()},
+        "missing": missing or None,
+        "notes": "; ".join(result.notes) or None,
     }
 
 
@@ -85,7 +97,7 @@ def check_output(output: Path) -> None:
     if not output.parent.is_dir():
         raise LabelingError(f"There is no folder {output.parent} for {output.name}. Create it.")
     if output.suffix.lower() == PARQUET:
-        _pyarrow(output)
+        import_pyarrow(output)
 
 
 def write_table(output: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
@@ -99,62 +111,8 @@ def write_table(output: Path, rows: Iterable[Row], columns: Mapping[str, type]) 
         write(temporary, escaped, columns)
 
 
-def _photographs(source: str) -> Iterator[str]:
-    path = Path(source)
-    if path.is_dir():
-        yield from _in_folder(path)
-    elif path.suffix.lower() in (CSV, PARQUET):
-        yield from (str(path.parent / name) for name in _listed(path))
-    elif not path.exists() and glob.has_magic(source):
-        matches = glob.glob(source, recursive=True)  # noqa: PTH207 - of absolute patterns too
-        yield from sorted(path for path in matches if Path(path).is_file())
-    else:
-        yield source
-
-
-def _in_folder(folder: Path) -> Iterator[str]:
-    def fail(error: OSError) -> None:
-        raise LabelingError(
-            f"{error.filename} cannot be searched ({error.strerror}). Grant access to it, or "
-            f"name the folders to search."
-        ) from error
-
-    for where, folders, files in os.walk(folder, onerror=fail):
-        folders.sort()
-        yield from (
-            str(Path(where) / name)
-            for name in sorted(files)
-            if Path(name).suffix.lower() in SUFFIXES
-        )
-
-
-def _listed(path: Path) -> list[str]:
-    try:
-        names = _parquet_paths(path) if path.suffix.lower() == PARQUET else _csv_paths(path)
-    except (OSError, ValueError, KeyError, csv.Error) as error:  # pyarrow's derive from them
-        raise LabelingError(
-            f"{path} cannot be read as a list with a column 'path' ({error})."
-        ) from error
-    return [name for name in names if name]
-
-
-def _csv_paths(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "path" not in (reader.fieldnames or ()):
-            raise ValueError(f"its columns are {', '.join(reader.fieldnames or ()) or 'none'}")
-        return [row["path"] for row in reader]
-
-
-def _parquet_paths(path: Path) -> list[str]:
-    parquet = _pyarrow(path, "pyarrow.parquet")
-    names = parquet.read_table(path, columns=["path"])["path"].to_pylist()
-    if other := next((name for name in names if not isinstance(name, str | None)), None):
-        raise ValueError(f"it holds {other!r}, which is not text")
-    return [name or "" for name in names]
-
-
-def _pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it has no types
+def import_pyarrow(path: Path, module: str = "pyarrow") -> Any:  # noqa: ANN401 - it has no types
+    """Imports pyarrow or one of its modules for a table; raises `LabelingError` if it is absent."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -183,7 +141,7 @@ def _write_csv(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> 
 
 
 def _write_parquet(path: Path, rows: Iterable[Row], columns: Mapping[str, type]) -> None:
-    arrow, parquet = _pyarrow(path), _pyarrow(path, "pyarrow.parquet")
+    arrow, parquet = import_pyarrow(path), import_pyarrow(path, "pyarrow.parquet")
     kinds = {str: arrow.string(), int: arrow.int32(), float: arrow.float64()}
     schema = arrow.schema([(name, kinds[kind]) for name, kind in columns.items()])
     pending = iter(rows)

@@ -7,23 +7,32 @@ A `LabelJob` describes the work and can be sent to other processes; a `Labeler` 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
-import math
+import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from runtime import manifest_file
 from runtime.agemoe import AgeMoE
 from runtime.cores import usable_cores
-from runtime.detection import Detector
+from runtime.detection import Detection, Detector, Found
 from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
-from runtime.label_tables import LabelingError, Row, Value, check_output, table_columns, write_table
-from runtime.photographs import FoundFace, Predictor, Scene, scene_in
+from runtime.label_tables import (
+    LabelingError,
+    Row,
+    ages_of,
+    check_output,
+    position_of,
+    table_columns,
+    write_table,
+)
+from runtime.photographs import Predictor, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog, ResumeLogError
 
@@ -57,6 +66,8 @@ class LabelJob:
     """As in `AgeMoE`; a resumed job may use another one."""
     precision: str = "auto"
     """As in `AgeMoE`."""
+    given: Mapping[str, tuple[Detection, ...]] = field(default_factory=dict)
+    """Faces that are known, by path, as from `listed_faces`; those photographs are not searched."""
 
     def __post_init__(self) -> None:
         """Validates the options."""
@@ -83,7 +94,7 @@ class LabelJob:
         detector = None if self.faces == WHOLE else detector_named(self.detector)
         engine = self.engine
         with AgeMoE(self.engines, device=self.device, precision=self.precision) as moe:
-            yield Labeler(moe, engine, detector)
+            yield Labeler(moe, engine, detector, given=self.given)
 
     def settings(self) -> dict[str, str]:
         """Returns the settings that have to be the same when a job is resumed."""
@@ -93,6 +104,7 @@ class LabelJob:
             "faces": self.faces,
             "detector": detector,
             "precision": self.precision,
+            **({"given faces": _fingerprint(self.given)} if self.given else {}),
         }
 
 
@@ -128,11 +140,15 @@ class Labeler:
         engine: str,
         detector: Detector | None,
         limits: ImageLimits | None = None,
+        *,
+        given: Mapping[str, tuple[Detection, ...]] | None = None,
     ) -> None:
         """Stores its parts; without a detector, each picture is a face.
 
-        The fingerprint `engine` is written into every row.
+        The fingerprint `engine` is written into every row. Photographs in `given`, by path, are not
+        searched: their faces are known.
         """
+        self._given = given or {}
         self._predictor = predictor
         self._engine = engine
         self._detector = detector
@@ -164,10 +180,12 @@ class Labeler:
         return self._labeled(paths, [scene.result() for scene in scenes])
 
     def _scene(self, path: str) -> Scene:
-        if self._detector is None:
+        given = self._given.get(path)
+        detector = self._detector if given is None else Found(given)
+        if detector is None:
             return Scene((None,), (Face(path),))
         try:
-            return scene_in(load_rgb(path, self._limits), self._detector)
+            return scene_in(load_rgb(path, self._limits), detector)
         except InputError as error:
             return Scene(error=str(error))
         except Exception as error:  # noqa: BLE001 - a failing detector must not end the job
@@ -190,8 +208,8 @@ class Labeler:
             {
                 "path": path,
                 "face": index,
-                **({} if found is None else _position(found)),
-                **_ages(result),
+                **({} if found is None else position_of(found)),
+                **ages_of(result),
                 "engine": self._engine,
             }
             for index, (found, result) in enumerate(zip(scene.found, results, strict=True))
@@ -246,6 +264,11 @@ def journal_of(output: Path) -> Path:
     return output.with_name(f"{output.name}.journal")
 
 
+def _fingerprint(given: Mapping[str, tuple[Detection, ...]]) -> str:
+    faces = {path: [astuple(face) for face in own] for path, own in sorted(given.items())}
+    return hashlib.sha256(json.dumps(faces).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def _fill(journal: ResumeLog, stream: Stream, paths: Sequence[str], report: Report | None) -> None:
     """Labels the photographs that the journal does not hold."""
     waiting = [path for path in paths if path not in journal]
@@ -262,21 +285,3 @@ def _counted(journal: ResumeLog, paths: Sequence[str], summary: Summary) -> Iter
         rows: list[Row] = journal[path]
         summary.count(path, rows)
         yield from rows
-
-
-def _position(found: FoundFace) -> dict[str, Value]:
-    numbers = dict(zip("xywh", found.box, strict=True), score=found.score, turn=found.turn)
-    return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
-
-
-def _ages(result: AgeEstimate | AgeMoEError) -> dict[str, Value]:
-    if not isinstance(result, AgeEstimate):
-        return {"error": str(result)}
-    missing = "; ".join(f"{name}: {why}" for name, why in result.missing.items())
-    return {
-        "age": result.age_years,
-        "low": result.low_years,
-        "high": result.high_years,
-        **{f"age_{name}": expert.age_years for name, expert in result.experts.items()},
-        "missing": missing or None,
-    }

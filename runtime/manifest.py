@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from runtime.errors import EngineFileError
 from runtime.files import sha256_of
-from runtime.geometry import Geometry
+from runtime.geometry import ALIGN, Geometry
 from runtime.json_reader import SHA256, at_least, not_empty, one_of
 
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
@@ -63,6 +63,11 @@ class InputSpec:
     """In pixels."""
     geometry: Geometry
     """From a crop to this input."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if self.name != "face" and self.geometry.fit == ALIGN:
+            yield "geometry.fit", f"{ALIGN!r} is for faces, this input is the {self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.assignment import persons_of
 from runtime.deadline import Deadline
-from runtime.detection import FACE, PERSON, Detector, turned_box, turned_image
+from runtime.detection import (
+    FACE,
+    PERSON,
+    Detector,
+    turned_box,
+    turned_image,
+    turned_landmarks,
+)
 from runtime.detectors import default_detector
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.geometry import Pixels
@@ -60,6 +67,7 @@ class PhotoFace(FoundFace):
             "person_box": None if self.person_box is None else list(self.person_box),
             "score": self.score,
             "turn": self.turn,
+            "landmarks": self.landmarks and [list(point) for point in self.landmarks],
             **result,
         }
 
@@ -144,7 +152,13 @@ def find_faces(
     faces = sorted((d for d in found if d.kind == FACE), key=lambda d: _reading_order(d.box))
     persons = [*(d.box for d in found if d.kind == PERSON), *person_boxes]
     return [
-        FoundFace(face.box, None if owner is None else persons[owner], face.score, face.turn)
+        FoundFace(
+            face.box,
+            None if owner is None else persons[owner],
+            face.score,
+            face.turn,
+            face.landmarks,
+        )
         for face, owner in zip(faces, persons_of([d.box for d in faces], persons), strict=True)
     ]
 
@@ -161,12 +175,22 @@ def faces_in(image: Pixels, found: Iterable[FoundFace]) -> list[Face]:
     def turned(box: Box | None, turn: int) -> Box | None:
         return None if box is None else turned_box(box, turn, width, height)
 
-    return [Face(views[f.turn], turned(f.box, f.turn), turned(f.person_box, f.turn)) for f in found]
+    return [
+        Face(
+            views[face.turn],
+            turned(face.box, face.turn),
+            turned(face.person_box, face.turn),
+            face.landmarks and turned_landmarks(face.landmarks, face.turn, width, height),
+        )
+        for face in found
+    ]
 
 
 def with_result(found: FoundFace, result: AgeEstimate | AgeMoEError) -> PhotoFace:
     """Returns a found face together with its result."""
-    return PhotoFace(found.box, found.person_box, found.score, found.turn, result=result)
+    return PhotoFace(
+        found.box, found.person_box, found.score, found.turn, found.landmarks, result=result
+    )
 
 
 def _reading_order(box: Box) -> tuple[float, float, Box]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from runtime.backends import Views
 from runtime.errors import InputError
-from runtime.geometry import Pixels, black, crop, fit, shows_enough
+from runtime.geometry import ALIGN, Pixels, align, black, crop, fit, shows_enough
 from runtime.images import ImageLimits, load_rgb
+from runtime.landmark_search import DetectorSource, LandmarkSearch
 from runtime.manifest import Expert, InputSpec
-from runtime.results import Box, Face
+from runtime.results import Box, Face, Landmarks
 from runtime.stats import Statistics
 
 if TYPE_CHECKING:
@@ -29,17 +30,39 @@ class PreparedFace:
     """By input: uint8 RGB (height, width, 3)."""
     visible: frozenset[InputSpec]
     """Inputs in which something is visible; the others are black."""
+    notes: tuple[str, ...] = ()
+    """What was replaced, as in `AgeEstimate`."""
 
 
 class Preparer:
     """Prepares faces for a set of experts; experts with equal input specs share a view."""
 
     def __init__(
-        self, experts: Mapping[str, Expert], limits: ImageLimits, statistics: Statistics
+        self,
+        experts: Mapping[str, Expert],
+        limits: ImageLimits,
+        statistics: Statistics,
+        *,
+        detector: DetectorSource | None = None,
     ) -> None:
-        """Stores the experts by name, the limits on pictures, and where durations are recorded."""
+        """Stores its parts.
+
+        Args:
+            experts: by name.
+            limits: on pictures.
+            statistics: where durations are recorded.
+            detector: asked for the landmarks of faces without, if an expert aligns them; a function
+                that returns the detector is called only then.
+        """
         self._experts = experts
+        self._search = LandmarkSearch(detector)
         self._specs = {spec for expert in experts.values() for spec in expert.inputs}
+        self._aligned = [
+            name
+            for name, expert in experts.items()
+            if any(spec.geometry.fit == ALIGN for spec in expert.inputs)
+        ]
+        """Experts that need landmarks."""
         self._limits = limits
         self._statistics = statistics
 
@@ -97,28 +120,50 @@ class Preparer:
             boxes["face"] = face.box
         if face.person_box is not None:
             boxes["person"] = face.person_box
-        found = {spec: input_view(image, boxes, spec) for spec in self._specs}
+        landmarks, note = self._landmarks(image, face, boxes)
+        found = {spec: input_view(image, boxes, spec, landmarks) for spec in self._specs}
         seen = {spec: view for spec, view in found.items() if view is not None}
         unseen = {s: black(s.height, s.width) for s in self._specs - seen.keys()}
-        return PreparedFace(seen | unseen, frozenset(seen))
+        return PreparedFace(seen | unseen, frozenset(seen), () if note is None else (note,))
+
+    def _landmarks(
+        self, image: Pixels, face: Face, boxes: Mapping[str, Box | None]
+    ) -> tuple[Landmarks | None, str | None]:
+        """Returns a face's landmarks, searched for if an expert needs them, and a note."""
+        if face.landmarks is not None or not self._aligned or "face" not in boxes:
+            return face.landmarks, None
+        landmarks, note = self._search.landmarks(image, face.box)
+        return landmarks, note and f"{', '.join(self._aligned)}: {note}"
 
 
-def input_view(image: Pixels, boxes: Mapping[str, Box | None], spec: InputSpec) -> Pixels | None:
-    """Crops and fits a picture for an input.
+def input_view(
+    image: Pixels,
+    boxes: Mapping[str, Box | None],
+    spec: InputSpec,
+    landmarks: Landmarks | None = None,
+) -> Pixels | None:
+    """Crops or aligns, and fits, a picture for an input.
 
     Args:
         image: uint8 RGB (H, W, 3).
         boxes: by input name; None means the whole picture. Inputs without an entry are missing.
         spec: of the input.
+        landmarks: of the face, for an input that is aligned; without them, the average ones of the
+            box are used.
 
     Returns:
         uint8 RGB (height, width, 3); None if the box is missing or too little is visible.
 
     Raises:
         BoxError: a box is invalid.
+        LandmarkError: the landmarks are invalid.
     """
-    if spec.name not in boxes:
+    aligned = spec.geometry.fit == ALIGN
+    if spec.name not in boxes and not (aligned and landmarks is not None):
         return None
+    if aligned:
+        box = boxes.get(spec.name)
+        return align(image, box, landmarks, spec.height, spec.width, spec.geometry)
     cut = crop(image, boxes[spec.name], spec.geometry, boxes.get("face"))
     if not shows_enough(cut, spec.geometry):
         return None

@@ -9,14 +9,16 @@ from typing import TypeVar
 
 from runtime.fusion import AGE_GRID
 from runtime.geometry import (
+    BORDERS,
     FITS,
-    INTERPOLATIONS,
     MAX_CROP_MARGIN,
     MAX_STEP_SIDE,
     Geometry,
     Resize,
 )
 from runtime.json_reader import JsonReader, shown
+from runtime.resizing import INTERPOLATIONS
+from runtime.results import Point
 
 T = TypeVar("T")
 
@@ -32,7 +34,11 @@ COMMON_KEYS = ("architecture", "checkpoint", "geometry")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
 HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")
-_GEOMETRY_KEYS = ("crop_margin", "before", "fit", "interpolation", "pad_color")
+GEOMETRY_KEYS = (
+    *("crop_margin", "margins", "offset", "before"),
+    *("fit", "template", "interpolation", "border", "pad_color"),
+)
+"""Keys of the table `geometry`; the other fields of `Geometry` come with an architecture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +87,24 @@ def three_numbers(entry: JsonReader) -> tuple[float, ...]:
 
 def read_geometry(entry: JsonReader, default: Geometry) -> Geometry:
     """Reads the table `geometry`; absent keys keep the default."""
-    entry.only(_GEOMETRY_KEYS)
-    return replace(
+    entry.only(GEOMETRY_KEYS)
+    geometry = replace(
         default,
         crop_margin=optional(entry, "crop_margin", _crop_margin, default.crop_margin),
+        margins=optional(entry, "margins", _margins, default.margins),
+        offset=optional(entry, "offset", _offset, default.offset),
         before=optional(entry, "before", _resizes, default.before),
         fit=optional(entry, "fit", choice(FITS), default.fit),
+        template=optional(entry, "template", _template, default.template),
         interpolation=optional(
             entry, "interpolation", choice(INTERPOLATIONS), default.interpolation
         ),
+        border=optional(entry, "border", choice(BORDERS), default.border),
         pad_color=optional(entry, "pad_color", _pad_color, default.pad_color),
     )
+    for key, problem in geometry.problems():
+        entry.problem_below(key, problem)
+    return geometry
 
 
 def read_input_size(entry: JsonReader) -> tuple[int, int]:
@@ -158,6 +171,28 @@ def _crop_margin(entry: JsonReader) -> float:
     if not 0.0 <= margin <= MAX_CROP_MARGIN:
         entry.problem(f"must be within 0..{MAX_CROP_MARGIN:g}, got {margin}")
     return margin
+
+
+def _margins(entry: JsonReader) -> tuple[float, float, float, float]:
+    left, top, right, bottom = _shares(entry, 4, low=-1.0)
+    return left, top, right, bottom
+
+
+def _offset(entry: JsonReader) -> tuple[float, float]:
+    across, down = _shares(entry, 2, low=-MAX_CROP_MARGIN)
+    return across, down
+
+
+def _shares(entry: JsonReader, count: int, *, low: float) -> list[float]:
+    shares = entry.numbers(count=count)
+    if any(not low <= share <= MAX_CROP_MARGIN for share in shares):
+        entry.problem(f"must be within {low:g}..{MAX_CROP_MARGIN:g}, got {shares}")
+    return (shares + [0.0] * count)[:count]
+
+
+def _template(entry: JsonReader) -> tuple[Point, ...]:
+    points = [point.numbers(count=2) for point in entry.elements()]
+    return tuple((x, y) for x, y in (([*point, 0.0, 0.0])[:2] for point in points))
 
 
 def _resizes(entry: JsonReader) -> tuple[Resize, ...]:

@@ -63,7 +63,9 @@ def _scene(pixels: Pixels, photo: Photo, detector: Detector | None) -> Scene:
     if photo.boxes is None and detector is None:
         body = photo.person_boxes[0] if photo.person_boxes else None
         return Scene((None,), (Face(pixels, None, body),))
-    finder = detector if photo.boxes is None else GivenBoxes(photo.boxes)
+    finder = detector
+    if photo.boxes is not None:
+        finder = GivenBoxes(photo.boxes, landmarks=photo.landmarks)
     return scene_in(pixels, finder, photo.person_boxes)
 
 
@@ -111,6 +113,7 @@ def _face_json(
         "box": found and list(found.box),
         "person_box": found and found.person_box and list(found.person_box),
         "score": found and found.score,
+        "landmarks": found and found.landmarks and [list(point) for point in found.landmarks],
         "estimate": _estimate_json(result, threshold) if isinstance(result, AgeEstimate) else None,
         "problem": None if isinstance(result, AgeEstimate) else problem_of(result).to_dict(),
     }

@@ -17,6 +17,7 @@ from runtime.errors import (
     ImageError,
     ImageTooLargeError,
     InputError,
+    LandmarkError,
     NotCalibratedError,
     PredictionError,
 )
@@ -113,6 +114,7 @@ _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (ImageTooLargeError, 413, "image-too-large"),
     (ImageError, 422, "image"),
     (BoxError, 422, "box"),
+    (LandmarkError, 422, "landmarks"),
     (InputError, 422, "input"),
     (QueueFullError, 503, "queue-full"),
     (DeadlineError, 504, "deadline"),

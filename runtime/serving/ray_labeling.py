@@ -118,7 +118,8 @@ def _open_labeler(job: LabelJob, resources: WorkerResources, engine: str) -> Lab
         threads=resources.cpus,
         concurrency="sequence" if resources.cpus == 1 and not resources.gpus else "auto",
     )
-    return Labeler(moe, engine, None if job.faces == WHOLE else detector_named(job.detector))
+    detector = None if job.faces == WHOLE else detector_named(job.detector)
+    return Labeler(moe, engine, detector, given=job.given)
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
+from runtime.alignment import landmarks_from
 from runtime.deadline import Deadline
-from runtime.results import Box
+from runtime.results import Box, Landmarks
 from runtime.serving.problems import (
     BodySlowError,
     BodyTooLargeError,
@@ -29,10 +30,11 @@ from runtime.serving.schemas import AgesRequest, Options
 from runtime.serving.settings import Limits
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 JSON, FORM = "application/json", "multipart/form-data"
 IMAGE_FIELD = "image"
-_JSON_FIELDS = ("boxes", "person_boxes")
+_JSON_FIELDS = ("boxes", "landmarks", "person_boxes")
 _SHOWN_PROBLEMS = 10
 
 
@@ -44,6 +46,8 @@ class Photo:
     boxes: tuple[Box, ...] | None
     """Of the faces; None if none were given."""
     person_boxes: tuple[Box, ...]
+    landmarks: tuple[Landmarks | None, ...] = ()
+    """Of the faces, one for each box; empty if none were given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,11 +191,12 @@ def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> Pa
         raise _too_many_images(limits, f"{len(images)} pictures, more")
     boxes = _per_image("boxes", options.boxes, len(images))
     persons = _per_image("person_boxes", options.person_boxes, len(images))
+    landmarks = _per_image("landmarks", options.landmarks, len(images))
     for name, given in (("boxes", boxes), ("person_boxes", persons)):
         _check_count(name, sum(len(own or ()) for own in given), limits)
     photos = tuple(
-        Photo(data, None if own is None else _boxes(own), _boxes(others or []))
-        for data, own, others in zip(images, boxes, persons, strict=True)
+        Photo(data, None if own is None else _boxes(own), _boxes(others or []), _landmarks(own, at))
+        for data, own, others, at in zip(images, boxes, persons, landmarks, strict=True)
     )
     deadline = Deadline.of(options.deadline_ms)
     return ParsedRequest(photos, options.detect, deadline, options.threshold)
@@ -209,9 +214,7 @@ def _too_many_images(limits: Limits, found: str) -> TooManyError:
     return TooManyError(f"The request has {found} than {limits.images}. Send several requests.")
 
 
-def _per_image(
-    name: str, given: list[list[list[float]] | None] | None, images: int
-) -> list[list[list[float]] | None]:
+def _per_image(name: str, given: list[T | None] | None, images: int) -> list[T | None]:
     if given is None:
         return [None] * images
     if len(given) != images:
@@ -220,6 +223,19 @@ def _per_image(
             f"each."
         )
     return given
+
+
+def _landmarks(
+    boxes: list[list[float]] | None, lists: list[list[list[float]] | None] | None
+) -> tuple[Landmarks | None, ...]:
+    if lists is None:
+        return ()
+    if len(lists) != len(boxes or ()):
+        raise InvalidError(
+            f"A picture has landmarks for {len(lists)} faces and {len(boxes or ())} boxes. Give "
+            f"landmarks, or null, for each box."
+        )
+    return tuple(None if points is None else landmarks_from(points) for points in lists)
 
 
 def _boxes(lists: list[list[float]]) -> tuple[Box, ...]:

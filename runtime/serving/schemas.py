@@ -47,6 +47,17 @@ BoxList = Annotated[
     Field(description="x, y, width, height in pixels of the upright picture."),
 ]
 
+Pair = Annotated[list[Annotated[FiniteFloat, Strict()]], Field(min_length=2, max_length=2)]
+FaceLandmarks = Annotated[
+    list[Pair],
+    Field(
+        min_length=5,
+        max_length=5,
+        description="x, y of left eye, right eye, nose, left and right mouth corner in pixels of "
+        "the upright picture; left and right as seen in it.",
+    ),
+]
+
 
 class Options(BaseModel):
     """Options of a request for ages."""
@@ -55,6 +66,11 @@ class Options(BaseModel):
 
     boxes: list[BoxList | None] | None = Field(
         None, description="The faces of each picture; null detects them."
+    )
+    landmarks: list[list[FaceLandmarks | None] | None] | None = Field(
+        None,
+        description="The landmarks of each face in `boxes`, for experts that align it; null: they "
+        "are detected in the box.",
     )
     person_boxes: list[BoxList | None] | None = Field(
         None, description="Whole persons in each picture; matched to the faces by overlap."
@@ -111,6 +127,7 @@ class EstimateAnswer(BaseModel):
     interval_level: float | None = Field(description="Coverage of the interval; 0.9.")
     experts: dict[str, ExpertAnswer]
     missing: dict[str, str] = Field(description="Experts without a prediction, with the reasons.")
+    notes: list[str] = Field(description="What was replaced, as landmarks by average ones.")
     at_least: AtLeastAnswer | None = None
 
 
@@ -120,6 +137,9 @@ class FaceAnswer(BaseModel):
     box: list[float] | None = Field(description="null: the whole picture is the face.")
     person_box: list[float] | None
     score: float | None = Field(description="Confidence of the detector, on its own scale.")
+    landmarks: list[list[float]] | None = Field(
+        description="Five points, as in the request; null if neither given nor detected."
+    )
     estimate: EstimateAnswer | None
     problem: ProblemAnswer | None
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
-from export.config.settings import WHOLE_YEARS
+from export.config.settings import GEOMETRY_KEYS, WHOLE_YEARS
 from export.errors import OptionsError
 from export.experts.cnn.settings import CnnSettings
 from export.experts.onnx_file.settings import OnnxSettings
+from runtime.geometry import Geometry, Resize
 
 
 def read(tmp_path: Path, text: str) -> tuple[dict[str, object], list[str]]:
@@ -37,6 +39,16 @@ def test_the_commented_lines_of_the_example_are_valid_too(tmp_path: Path) -> Non
     assert isinstance(settings, OnnxSettings)
     assert settings.normalization.color_order == "BGR"
     assert settings.head.years_per_unit == 100.0
+
+
+def test_the_commented_example_of_an_aligned_expert_is_valid_too(tmp_path: Path) -> None:
+    text = DEFAULT_EXPERTS.read_text()
+    lines = text[text.index("# [experts.aligned]") :].split("\n\n")[0].splitlines()
+    experts, problems = read(tmp_path, "\n".join(line.removeprefix("# ") for line in lines))
+    assert not problems
+    geometry = experts["aligned"].geometry  # type: ignore[attr-defined]
+    assert geometry.fit == "align"
+    assert geometry.template[2] == (56.0252, 71.7366)
 
 
 def test_example_and_built_in_defaults_agree(tmp_path: Path) -> None:
@@ -91,6 +103,98 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         assert expected in text
     assert "unknown key unknown" not in text  # an unknown architecture is the only problem
     assert all(problem.startswith(str(tmp_path / "experts.toml")) for problem in problems)
+
+
+TEMPLATE = "[[18.28, 17.47], [44.61, 17.36], [31.05, 31.43], [20.1, 43.0], [41.79, 42.84]]"
+
+
+def test_every_key_of_a_geometry(tmp_path: Path) -> None:
+    """The golden reading of `[experts.NAME.geometry]`, which the presets depend on."""
+    experts, problems = read(
+        tmp_path,
+        f"""
+        [experts.crop]
+        architecture = "onnx"
+        [experts.crop.geometry]
+        crop_margin = 0.25
+        margins = [0, -0.05, 0.5, -0.3]
+        offset = [0.1, -0.2]
+        before = [{{ resize = [20, 30], interpolation = "opencv_area" }}]
+        fit = "pad_square"
+        interpolation = "opencv_area"
+        border = "replicate"
+        pad_color = [1, 2, 3]
+        [experts.align]
+        architecture = "onnx"
+        [experts.align.geometry]
+        fit = "align"
+        template = {TEMPLATE}
+        interpolation = "opencv_area"
+        """,
+    )
+    assert not problems
+    crop, align = (experts[name].geometry for name in experts)  # type: ignore[attr-defined]
+    assert crop == Geometry(
+        crop_margin=0.25,
+        fit="pad_square",
+        interpolation="opencv_area",
+        pad_color=(1, 2, 3),
+        before=(Resize(20, 30, "opencv_area"),),
+        margins=(0.0, -0.05, 0.5, -0.3),
+        offset=(0.1, -0.2),
+        border="replicate",
+    )
+    points = ((18.28, 17.47), (44.61, 17.36), (31.05, 31.43), (20.1, 43.0), (41.79, 42.84))
+    assert align == Geometry(fit="align", interpolation="opencv_area", template=points)
+    assert {field.name for field in fields(Geometry)} - set(GEOMETRY_KEYS) == {
+        *("edges", "erase_face", "min_side", "min_visible_share", "rounding")
+    }
+
+
+@pytest.mark.parametrize(
+    ("lines", "problem"),
+    [
+        ("margins = [0, 0, 0]", "geometry.margins: must hold 4 numbers, got 3"),
+        ("margins = [0, -1.5, 0, 0]", "geometry.margins: must be within -1..10"),
+        ("margins = [-0.5, 0, -0.5, 0]", "geometry.margins: must leave 5% of the box"),
+        ("offset = [0]", "geometry.offset: must hold 2 numbers, got 1"),
+        ("offset = [11, 0]", "geometry.offset: must be within -10..10"),
+        ("border = 'mirror'", "geometry.border: must be one of color, replicate"),
+        (f"template = {TEMPLATE}", "geometry.template: belongs to fit = 'align'"),
+        ("fit = 'align'\ninterpolation = 'opencv_area'", "geometry.template: is needed by fit"),
+        (
+            "fit = 'align'\ninterpolation = 'opencv_area'\ntemplate = [[1, 2], [3, 4]]",
+            "geometry.template: must hold five points",
+        ),
+        (
+            "fit = 'align'\ninterpolation = 'opencv_area'\ntemplate = [[1], 2, [3, 4, 5], [], 0]",
+            "geometry.template[0]: must hold 2 numbers, got 1",
+        ),
+        (
+            f"fit = 'align'\ntemplate = {TEMPLATE}",
+            "geometry.interpolation: must be one of opencv_area, opencv_bilinear, opencv_bicubic",
+        ),
+        (
+            f"fit = 'align'\ninterpolation = 'opencv_area'\ncrop_margin = 1\ntemplate = {TEMPLATE}",
+            "geometry.margins: has no effect with fit = 'align'",
+        ),
+    ],
+)
+def test_problems_of_a_geometry(tmp_path: Path, lines: str, problem: str) -> None:
+    _, problems = read(
+        tmp_path, f"[experts.a]\narchitecture = 'onnx'\n[experts.a.geometry]\n{lines}"
+    )
+    assert any(problem in found for found in problems), problems
+
+
+def test_mivolo_and_janus_are_not_aligned(tmp_path: Path) -> None:
+    align = f"fit = 'align'\ninterpolation = 'opencv_area'\ntemplate = {TEMPLATE}"
+    for architecture, problem in (("mivolo", "takes crops"), ("janus", "comes from the check")):
+        _, problems = read(
+            tmp_path,
+            f"[experts.a]\narchitecture = '{architecture}'\n[experts.a.geometry]\n{align}",
+        )
+        assert any(problem in found for found in problems)
 
 
 def test_damaged_toml_is_a_problem(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from runtime.errors import ManifestError
-from runtime.label_tables import LabelingError, Row, photographs_in, write_table
+from runtime.label_lists import photographs_in
+from runtime.label_tables import LabelingError, Row, write_table
 from runtime.labeling import LabelJob, journal_of, label
 from runtime.resume_log import ResumeLog
 from tests.runtime.tiny_engines import Tiny, write_engines

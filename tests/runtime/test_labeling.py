@@ -19,7 +19,8 @@ from runtime.deadline import Deadline
 from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
-from runtime.label_tables import LabelingError, photographs_in, table_columns
+from runtime.label_lists import photographs_in
+from runtime.label_tables import LabelingError, table_columns
 from runtime.labeling import NO_FACE, Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
@@ -278,7 +279,7 @@ _SLOWLY = """
 import time
 from pathlib import Path
 from runtime import labeling
-from runtime.label_tables import photographs_in
+from runtime.label_lists import photographs_in
 
 labeling.BATCH_SIZE = 2
 job = labeling.LabelJob(faces="whole", device="cpu")

@@ -31,13 +31,24 @@ from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
 
 def full_manifest() -> Manifest:
-    letterbox = Geometry(0.2, "letterbox", "opencv_bilinear", (1, 2, 255))
+    letterbox = Geometry(
+        *(0.2, "letterbox", "opencv_bilinear", (1, 2, 255)),
+        margins=(0.0, -0.05, 0.1, 0.0),
+        offset=(0.5, -0.25),
+        border="replicate",
+    )
     files = (FileRecord("x/x.fp16.onnx", SHA, 3), FileRecord("x/x.fp16.onnx.data", SHA, 0))
     artifact = Artifact("onnx", "fp16", files, {"code": "00"}, 0.9, Parity(0.01, 0.2, 32, 0.5))
     square = Geometry(
         fit="pad_square", before=(Resize(256, 255, "pillow_lanczos"),), rounding="truncate"
     )
-    inputs = (InputSpec("face", 224, 200, square), InputSpec("person", 384, 384, letterbox))
+    points = tuple((float(x), float(y)) for x, y in POINTS)
+    to_points = Geometry(fit="align", interpolation="opencv_area", template=points)
+    inputs = (
+        InputSpec("face", 224, 200, square),
+        InputSpec("person", 384, 384, letterbox),
+        InputSpec("face", 64, 64, to_points),
+    )
     expert = Expert(
         architecture="mivolo",
         source=Source("checkpoint", "hf://somebody/something", SHA),
@@ -121,6 +132,15 @@ def geometry(document: dict[str, Any]) -> dict[str, Any]:
     return expert(document)["inputs"][1]["geometry"]  # type: ignore[no-any-return]
 
 
+POINTS = [[18.28, 17.47], [44.61, 17.36], [31.05, 31.43], [20.1, 43.0], [41.79, 42.84]]
+
+
+def aligned(document: dict[str, Any], **changes: object) -> None:
+    plain = {"crop_margin": 0.0, "margins": [0, 0, 0, 0], "offset": [0, 0]}
+    align = {"fit": "align", "interpolation": "opencv_area", "template": POINTS}
+    geometry(document).update(plain | align | changes)
+
+
 def step(**changed: object) -> dict[str, object]:
     return {"height": 5, "width": 5, "interpolation": "pillow_lanczos", **changed}
 
@@ -166,6 +186,23 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("pad_color[2]: must be within 0..255", lambda d: geometry(d).update(pad_color=[0, 0, 256])),
     ("pad_color: must hold 3 values, got 2", lambda d: geometry(d).update(pad_color=[0, 0])),
     ("pad_color[1]: must be a whole", lambda d: geometry(d).update(pad_color=[0, "b", 0])),
+    ("margins[1]: must be within -1..10", lambda d: geometry(d).update(margins=[0, -1.1, 0, 0])),
+    ("margins: must leave 5%", lambda d: geometry(d).update(margins=[-0.9, 0, -0.9, 0])),
+    ("offset: must hold 2 values", lambda d: geometry(d).update(offset=[0.1])),
+    ("offset[0]: must be within -10..10", lambda d: geometry(d).update(offset=[1e9, 0])),
+    ("border: must be one of color, replicate", lambda d: geometry(d).update(border="mirror")),
+    ("template: belongs to fit = 'align'", lambda d: geometry(d).update(template=POINTS)),
+    ("template: is needed by fit = 'align'", lambda d: geometry(d).update(fit="align")),
+    ("template: must hold five", lambda d: aligned(d, template=POINTS[:4])),
+    ("template[1]: must hold 2 values", lambda d: aligned(d, template=[[1, 2], [3], *POINTS[2:]])),
+    ("template[0][0]: must be a finite", lambda d: aligned(d, template=[[None, 2], *POINTS[1:]])),
+    ("template: must hold points in pixels", lambda d: aligned(d, template=[[1, 1]] * 5)),
+    (
+        "interpolation: must be one of opencv_area",
+        lambda d: aligned(d, interpolation="pillow_bilinear"),
+    ),
+    ("margins: has no effect with fit = 'align'", lambda d: aligned(d, crop_margin=0.2)),
+    ("inputs[1].geometry.fit: 'align' is for faces", aligned),
     ("backend: must be one of", lambda d: artifact(d).update(backend="abacus")),
     ("files: must not be empty", lambda d: artifact(d).update(files=[])),
     ("reduced_share: must be a finite", lambda d: artifact(d).update(reduced_share="much")),

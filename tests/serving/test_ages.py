@@ -6,17 +6,21 @@ import dataclasses
 import json
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import Face
+from runtime import AgeMoE, Face, Landmarks
+from runtime.geometry import Geometry
 from runtime.photographs import predict_photo
 from runtime.serving.generation import PAGE
 from runtime.serving.prediction import Predictions, decode_and_detect
+from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import Live, assert_problem, base64_of, encoded, picture
 
+POINTS: Landmarks = ((20, 20), (44, 20), (32, 34), (22, 46), (42, 46))
 FAMILY = (PAGE / "examples" / "family.jpg").read_bytes()
 
 
@@ -34,6 +38,7 @@ def test_a_face_sent_as_json(live: Live) -> None:
         "box": None,
         "person_box": None,
         "score": None,
+        "landmarks": None,
         "estimate": expected.to_dict(),
         "problem": None,
     }
@@ -117,6 +122,35 @@ def test_a_passed_deadline_is_a_504(live: Live, monkeypatch: pytest.MonkeyPatch)
     assert live.ages(encoded(picture(1)), deadline_ms=60_000).status_code == 200
 
 
+def test_landmarks_are_taken_and_given(
+    live: Live, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    template = tuple((x / 8.0, y / 8.0) for x, y in POINTS)
+    geometry = Geometry(fit="align", interpolation="opencv_area", template=template)
+    engines = write_engines(tmp_path, {"a": Tiny(geometry=geometry)})
+    image, boxes = picture(7, width=64, height=64), [[10, 10, 40, 40], [12, 10, 40, 40]]
+    with AgeMoE(engines, device="cpu") as moe:
+        monkeypatch.setattr(live.server.service.current().batcher, "_predict", moe.predict)
+        response = live.ages(encoded(image), boxes=[boxes], landmarks=[[POINTS, None]])
+        given, unknown = response.json()["images"][0]["faces"]
+        assert given["landmarks"] == [list(point) for point in POINTS]
+        expected = moe.predict(Face(image, (10, 10, 40, 40), landmarks=POINTS))
+        assert given["estimate"] == expected.to_dict()
+        assert given["estimate"]["notes"] == []
+        assert unknown["landmarks"] is None
+        assert "average landmarks" in unknown["estimate"]["notes"][0]
+        form = live.client.post(
+            "/v1/ages",
+            files=[("image", ("x.png", encoded(image)))],
+            data={"boxes": json.dumps([boxes]), "landmarks": json.dumps([[POINTS, None]])},
+        )
+        assert form.json()["images"] == response.json()["images"]
+        mirrored = [POINTS[index] for index in (1, 0, 2, 4, 3)]
+        wrong = live.ages(encoded(image), boxes=[boxes[:1]], landmarks=[[mirrored]])
+        assert_problem(wrong, 422, "not arranged as in a face")
+        assert wrong.json()["type"] == "urn:agemoe:problem:landmarks"
+
+
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
@@ -132,6 +166,13 @@ def test_a_passed_deadline_is_a_504(live: Live, monkeypatch: pytest.MonkeyPatch)
         ({"boxes": [[[True, 0, 5, 5]]]}, 422, "boxes.0.0.0: Input should be a valid number"),
         ({"boxes": [[[0, 0, 9, 9]] * 65]}, 422, "65 boxes, more than 64"),
         ({"person_boxes": [[[0, 0, 9, 9]] * 100_000]}, 422, "100,000 person_boxes, more than 64"),
+        ({"landmarks": []}, 422, "landmarks has 0 entries for 1 pictures"),
+        ({"landmarks": [[None]]}, 422, "landmarks for 1 faces and 0 boxes"),
+        ({"boxes": [[[0, 0, 9, 9]]], "landmarks": [[]]}, 422, "landmarks for 0 faces and 1 boxes"),
+        ({"landmarks": [[[[1, 2]] * 4]]}, 422, "landmarks.0.0: List should have at least 5 items"),
+        ({"landmarks": [[[[1, 2]] * 6]]}, 422, "landmarks.0.0: List should have at most 5 items"),
+        ({"landmarks": [[[[1, 2, 3]] * 5]]}, 422, "landmarks.0.0.0: List should have at most 2"),
+        ({"landmarks": [[[[1, "2"]] * 5]]}, 422, "landmarks.0.0.0.1: Input should be a valid num"),
         ({"images": []}, 422, "images: List should have at least 1 item"),
         ({"images": ["§"]}, 422, "images.0: Value error, not base64"),
         ({"images": [5]}, 422, "images.0: Value error, expected a base64 string"),

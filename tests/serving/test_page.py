@@ -150,6 +150,7 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     first, second, third = answer["images"][0]["faces"]
     first["estimate"] |= {"low_years": None, "high_years": None, "interval_level": None}
     second["estimate"]["missing"] = {"b": "deadline of 30 ms passed"}
+    second["estimate"]["notes"] = ["a: aligned by the average landmarks"]
     third["estimate"] = None
     third["problem"] = {"detail": "The box lies outside the picture."}
     errors: list[str] = []
@@ -160,6 +161,7 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     cards = page.locator("#faces li").all_inner_texts()
     assert "Not calibrated: no interval available." in cards[0]
     assert "b is missing: deadline of 30 ms passed." in cards[1]
+    assert "Note: a: aligned by the average landmarks." in cards[1]
     assert cards[2].split("\n\n") == ["Face 3", "The box lies outside the picture."]
     _age, _other_age, its_interval, unknown = page.locator("#boxes text").all_text_contents()
     assert its_interval == "{low_years:.0f} … {high_years:.0f}".format(**second["estimate"])

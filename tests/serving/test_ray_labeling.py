@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.alignment import landmarks_from
+from runtime.detection import Detection
 from runtime.label_tables import LabelingError
 from runtime.labeling import Labeled, LabelJob, Stream, journal_of, label
 from tests.runtime.tiny_engines import Tiny, write_engines
@@ -156,3 +161,17 @@ def test_an_unreachable_cluster_is_reported(job: LabelJob) -> None:
     nowhere = ray_stream(job, "127.0.0.1:1")
     with pytest.raises(LabelingError, match="Cannot connect to a Ray cluster"), nowhere:
         pass
+
+
+def test_a_worker_knows_the_given_faces(job: LabelJob, paths: list[str]) -> None:
+    from runtime.serving.ray_labeling import RemoteLabeler, WorkerResources
+
+    points = landmarks_from([(4, 4), (8, 4), (6, 6), (4, 9), (8, 9)])
+    given = {paths[50]: (Detection((2.0, 1.0, 8.0, 10.0), landmarks=points),)}
+    known = pickle.loads(pickle.dumps(replace(job, given=given)))  # noqa: S301 - Ray sends it so
+    worker = RemoteLabeler(known, WorkerResources(), str(Path.cwd()), job.engine)
+    (text,) = worker({"photographs": np.array([json.dumps(paths[50])], object)})["photographs"]
+    path, (row,) = json.loads(text)
+    assert path == paths[50]
+    assert [row[name] for name in "xywh"] == [2.0, 1.0, 8.0, 10.0]
+    assert (row["left_eye_x"], row["right_mouth_y"]) == (4.0, 9.0)

@@ -19,7 +19,7 @@ from export.experts.janus.files import JanusFolder, JanusTokenizer, read_folder
 from export.experts.janus.light_head import HEAD_PREFIX, LightHead, load_light_expert
 from export.experts.janus.placeholder import placeholder_folder, write_tokenizer
 from export.experts.janus.prompt import AgePrompt, build_prompt
-from export.experts.janus.settings import JanusSettings
+from export.experts.janus.settings import CROP_KEYS, JanusSettings
 from export.experts.janus.weights import RandomJanus, load_expert, parameter_shapes
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
@@ -155,7 +155,8 @@ def janus_signature(settings: JanusSettings, source: JanusSource, geometry: Geom
     """Returns the inputs and outputs of the graph; arguments as for `janus_expert`."""
     first, last = settings.question.ages
     recipe, light = source.folder.recipe, source.prompt is None
-    geometry = replace(recipe.geometry, crop_margin=geometry.crop_margin, before=geometry.before)
+    kept = {key: getattr(geometry, key) for key in CROP_KEYS}
+    geometry = replace(recipe.geometry, **kept)
     outputs = ("age_years", "age_probs") if light else ("age_years", "age_probs", "answer_mass")
     greedy = settings.question.readout == "greedy"
     return Signature(

@@ -16,7 +16,8 @@ from export.config.settings import Normalization
 from export.errors import CheckpointError
 from export.experts.janus.network import LanguageShape, VisionShape
 from export.experts.janus.prompt import ImageTokens
-from runtime.geometry import PAD_SQUARE_LEAST, Geometry
+from runtime.geometry import Geometry
+from runtime.resizing import PAD_SQUARE_LEAST
 
 Layout = Literal["transformers", "official"]
 Json = dict[str, Any]

@@ -12,6 +12,8 @@ from runtime.json_reader import JsonReader, shown
 
 HEADS = ("prompt", "light")
 SIZES = ("1B", "7B", "demo")
+CROP_KEYS = ("crop_margin", "margins", "offset", "before")
+"""Keys of the geometry that the checkpoint does not define."""
 _QUESTION_KEYS = ("prompt", "answer_prefix", "system_prompt", "ages", "termination", "readout")
 
 
@@ -32,7 +34,7 @@ def read_janus(entry: JsonReader) -> JanusSettings:
     entry.only((*COMMON_KEYS, "head", "size", *_QUESTION_KEYS))
     if entry.has("geometry"):
         for key, value in entry.child("geometry").items():
-            if key not in ("crop_margin", "before"):
+            if key not in CROP_KEYS:
                 value.problem("comes from the checkpoint's own processor files; leave it out")
     head = optional(entry, "head", choice(HEADS), "prompt")
     for key in _QUESTION_KEYS:

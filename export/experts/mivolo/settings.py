@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from export.config.settings import COMMON_KEYS
-from runtime.geometry import Geometry
+from runtime.geometry import ALIGN, Geometry
 from runtime.json_reader import JsonReader, shown
 
 SIZES = ("d1", "d2", "d3", "d4", "d5", "demo")
@@ -36,6 +36,10 @@ class MiVoloSettings:
 def read_mivolo(entry: JsonReader) -> MiVoloSettings:
     """Reads the table of a MiVOLO."""
     entry.only((*COMMON_KEYS, "variant", "input_size", "inputs", "age_scale"))
+    if entry.has("geometry") and entry.child("geometry").has("fit"):
+        fit = entry.child("geometry").child("fit")
+        if fit.value == ALIGN:
+            fit.problem(f"{ALIGN!r} is for faces; MiVOLO takes crops of face and person")
     return MiVoloSettings(
         variant=entry.child("variant").choice(SIZES) if entry.has("variant") else None,
         input_size=_input_size(entry.child("input_size")) if entry.has("input_size") else None,

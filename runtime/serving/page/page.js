@@ -126,6 +126,7 @@ function card(face, index, image, answer) {
   const extra = [];
   if (estimate.at_least) extra.push(`At least ${estimate.at_least.threshold}: ${percent(estimate.at_least.probability)}.`);
   for (const [name, reason] of Object.entries(estimate.missing)) extra.push(`${name} is missing: ${reason}.`);
+  for (const note of estimate.notes) extra.push(`Note: ${note}.`);
   const notes = extra.map((text) => html("p", { className: "note", textContent: text }));
   return html("li", {}, head, ...notes, table(estimate, answer.experts_ms));
 }

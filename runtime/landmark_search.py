@@ -1,0 +1,95 @@
+"""Landmarks for faces that come without: asks the detector within the box."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from runtime.detection import (
+    FACE,
+    MAX_OVERLAP,
+    Detection,
+    Detector,
+    area,
+    finds_landmarks,
+    moved_landmarks,
+    shared_area,
+)
+from runtime.geometry import Pixels, box_edges
+from runtime.results import Box, Landmarks
+
+SEARCH_MARGIN = 0.5
+"""Of the box, on each side, within which the detector is asked; a share of its width or height."""
+
+NO_LANDMARKS = "aligned by the average landmarks of a face, because "
+"""Beginning of the note of a face for which none were given or found."""
+
+DetectorSource = Detector | Callable[[], Detector]
+"""A detector, or a function that returns one and is called when it is needed."""
+
+
+class LandmarkSearch:
+    """Finds the landmarks of faces in their boxes. Safe to use from several threads."""
+
+    def __init__(self, detector: DetectorSource | None) -> None:
+        """Stores the detector; None: there is none to ask."""
+        self._detector = detector
+
+    def landmarks(self, image: Pixels, box: Box | None) -> tuple[Landmarks | None, str | None]:
+        """Returns the landmarks of a face, or None and a note on it.
+
+        The detector is asked in the box with a margin, and the detection that overlaps the box most
+        is taken; in a whole picture, the largest.
+
+        Args:
+            image: uint8 RGB (H, W, 3).
+            box: of the face; None means that the whole picture is the face.
+
+        Raises:
+            BoxError: the box is invalid.
+        """
+        height, width = image.shape[:2]
+        edges = (0, 0, width, height) if box is None else box_edges(box, image)
+        try:
+            found, reason = self._found(image, edges)
+        except Exception as error:  # noqa: BLE001 - a failing detector must not cost the age
+            found, reason = None, f"the detector failed ({type(error).__name__}: {error})"
+        return found, None if found is not None else NO_LANDMARKS + reason
+
+    def _found(
+        self, image: Pixels, edges: tuple[int, int, int, int]
+    ) -> tuple[Landmarks | None, str]:
+        """Returns the landmarks within the edges of a box, or None and the reason."""
+        if self._detector is None:
+            return None, "none were given and there is no detector"
+        detector = self._detector() if callable(self._detector) else self._detector
+        if not finds_landmarks(detector):
+            return None, "none were given and the detector finds none"
+        left, top, right, bottom = edges
+        x, y = max(left - _margin(left, right), 0), max(top - _margin(top, bottom), 0)
+        region = image[y : bottom + _margin(top, bottom), x : right + _margin(left, right)]
+        box = (float(left - x), float(top - y), float(right - left), float(bottom - top))
+        best = _best((face for face in detector.detect(region) if face.kind == FACE), box)
+        if best is None:
+            return None, "the detector finds no face there"
+        if best.landmarks is None:
+            return None, "none were given and the detector finds none"
+        return moved_landmarks(best.landmarks, lambda across, down: (x + across, y + down)), ""
+
+
+def _margin(low: int, high: int) -> int:
+    return round((high - low) * SEARCH_MARGIN)
+
+
+def _best(faces: Iterable[Detection], box: Box) -> Detection | None:
+    """Returns the detection with the largest intersection over union; None if none is this face."""
+    same = [
+        face
+        for face in faces
+        if shared_area(face.box, box) > MAX_OVERLAP * min(area(face.box), area(box)) > 0.0
+    ]
+    return max(same, key=lambda face: _overlap(face.box, box), default=None)
+
+
+def _overlap(one: Box, other: Box) -> float:
+    shared = shared_area(one, other)
+    return shared / (area(one) + area(other) - shared)

@@ -1,0 +1,196 @@
+"""Lists of photographs with boxes and landmarks, which a table of `label` is too."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime.deadline import Deadline
+from runtime.detection import Detection
+from runtime.errors import AgeMoEError
+from runtime.geometry import Pixels
+from runtime.label_lists import listed_faces, photographs_in
+from runtime.label_tables import (
+    BOX_COLUMNS,
+    LANDMARK_COLUMNS,
+    LabelingError,
+    Row,
+    table_columns,
+    write_table,
+)
+from runtime.labeling import Labeled, Labeler, LabelJob, Stream, journal_of, label
+from runtime.results import AgeEstimate, Face, Landmarks
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+POINTS: Landmarks = ((12.5, 15.0), (20.0, 15.25), (16.0, 20.0), (13.0, 25.0), (19.0, 25.0))
+FLAT = [number for point in POINTS for number in point]
+FACES = [
+    Detection((10.0, 10.0, 12.0, 20.0), 0.75, landmarks=POINTS),
+    Detection((30.0, 5.0, 10.0, 10.0), 0.5, turn=1),
+]
+
+
+class Sure:
+    """Predicts 30 years, keeps the faces, and notes those without landmarks."""
+
+    def __init__(self) -> None:
+        self.faces: list[Face] = []
+
+    def predict(
+        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
+    ) -> list[AgeEstimate | AgeMoEError]:
+        del deadline_ms
+        self.faces += faces
+        return [AgeEstimate(30.0, {}, notes=self._notes(face)) for face in faces]
+
+    def _notes(self, face: Face) -> tuple[str, ...]:
+        return () if face.landmarks else ("a", "b")
+
+
+class Fixed:
+    provenance = "fixed"
+
+    def detect(self, image: Pixels) -> Sequence[Detection]:
+        del image
+        return FACES
+
+
+class Never:
+    provenance = "never"
+
+    def detect(self, image: Pixels) -> Sequence[Detection]:
+        pytest.fail(f"the faces are known ({image.shape})")
+
+
+@pytest.fixture
+def folder(empty_folder: Path) -> Path:
+    """A working directory with two photographs and engines."""
+    for name in ("a", "b"):
+        Image.fromarray(np.full((40, 50, 3), 90, np.uint8)).save(empty_folder / f"{name}.png")
+    write_engines(empty_folder / "engines", {"x": Tiny()})
+    return empty_folder
+
+
+def labeled(labeler: Labeler, output: Path, paths: Sequence[str]) -> list[dict[str, str]]:
+    job = LabelJob(device="cpu", detector="haar")
+    stream: Stream = lambda waiting: [labeler.label(waiting)]  # noqa: E731
+    label(stream, paths, output, job, overwrite=True)
+    if output.suffix == ".parquet":
+        return []
+    with output.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_rows_hold_landmarks_and_notes(folder: Path) -> None:
+    first, second = labeled(Labeler(Sure(), "e", Fixed()), folder / "ages.csv", ["a.png"])
+    assert [float(first[name]) for name in LANDMARK_COLUMNS] == FLAT
+    assert [second[name] for name in LANDMARK_COLUMNS] == [""] * 10
+    assert (first["notes"], second["notes"]) == ("", "a; b")
+    assert LANDMARK_COLUMNS[:4] == ("left_eye_x", "left_eye_y", "right_eye_x", "right_eye_y")
+    assert LANDMARK_COLUMNS[4:] == (
+        *("nose_x", "nose_y", "left_mouth_x", "left_mouth_y", "right_mouth_x", "right_mouth_y"),
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_is_a_list_with_its_faces(folder: Path, suffix: str) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    table = folder / f"ages{suffix}"
+    first, again = Sure(), Sure()
+    rows = labeled(Labeler(first, "e", Fixed()), table, ["a.png", "b.png"])
+    given = listed_faces([table.name])
+    assert given == {"a.png": tuple(FACES), "b.png": tuple(FACES)}
+    assert photographs_in([table.name]) == ["a.png", "b.png"]
+    labeler = Labeler(again, "e", Never(), given=given)
+    assert labeled(labeler, folder / f"again{suffix}", ["a.png", "b.png"]) == rows
+    assert [(f.box, f.landmarks) for f in again.faces] == [
+        (f.box, f.landmarks) for f in first.faces
+    ]
+
+
+def test_photographs_without_a_box_are_searched(folder: Path) -> None:
+    Path("list.csv").write_text("path,x,y,w,h\na.png,1,2,3,4\nb.png,,,,\n", encoding="utf-8")
+    given = listed_faces(["list.csv", "b.png", "."])
+    assert given == {"a.png": (Detection((1.0, 2.0, 3.0, 4.0)),)}
+    rows = labeled(
+        Labeler(Sure(), "e", Fixed(), given=given), folder / "ages.csv", ["a.png", "b.png"]
+    )
+    assert [row["path"] for row in rows] == ["a.png", "b.png", "b.png"]
+    assert (rows[0]["x"], rows[0]["score"]) == ("1.0", "")
+
+
+def test_known_faces_are_used_where_each_picture_is_a_face(folder: Path) -> None:
+    given = {"a.png": (FACES[0],)}
+    predictor = Sure()
+    labeled(Labeler(predictor, "e", None, given=given), folder / "t.csv", ["a.png", "b.png"])
+    assert [face.box for face in predictor.faces] == [FACES[0].box, None]
+
+
+HEAD = ["path", *BOX_COLUMNS, "score", "turn", *LANDMARK_COLUMNS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([{"x": 1, "y": 2, "w": 3}], "row 2: x is given without h"),
+        ([{}, {"left_eye_x": 1}], "row 3: left_eye_x is given without left_eye_y"),
+        ([dict(zip(LANDMARK_COLUMNS, FLAT, strict=True))], "landmarks need a box in x, y, w, h"),
+        ([{"x": "one", "y": 2, "w": 3, "h": 4}], "row 2: could not convert string to float"),
+        ([{"x": 1, "y": 2, "w": 3, "h": 4, "turn": 4}], "turn must be within 0..3, got 4"),
+        (
+            [dict(zip((*BOX_COLUMNS, *LANDMARK_COLUMNS), [1] * 4 + ["nan"] * 10, strict=True))],
+            "row 2: Landmarks are five pairs x, y of finite numbers",
+        ),
+        ([{"x": 1, "y": 2, "w": 3, "h": 4}, {}], "Only some rows of a.png have a box"),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_incomplete_rows_are_errors(rows: list[Row], problem: str) -> None:
+    with Path("list.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, HEAD)
+        writer.writeheader()
+        writer.writerows({"path": "a.png", **row} for row in rows)
+    with pytest.raises(LabelingError, match=problem) as caught:
+        listed_faces(["list.csv"])
+    assert "list.csv" in str(caught.value) or "a.png" in str(caught.value)
+
+
+def test_numbers_of_other_types_in_parquet_are_errors(folder: Path) -> None:
+    pytest.importorskip("pyarrow")
+    columns = {"path": str, **dict.fromkeys(BOX_COLUMNS, str)}
+    row = {"path": "a.png", "x": "1", "y": "2", "w": "3", "h": "wide"}
+    write_table(folder / "list.parquet", [row], columns)
+    with pytest.raises(LabelingError, match="row 2: could not convert string to float: 'wide'"):
+        listed_faces(["list.parquet"])
+
+
+def test_a_job_is_not_resumed_with_other_faces(folder: Path) -> None:
+    output = folder / "ages.csv"
+
+    def stopped(paths: Sequence[str]) -> list[list[Labeled]]:
+        raise KeyboardInterrupt(paths)
+
+    given = {"a.png": (FACES[0],), "b.png": (FACES[1],)}
+    with pytest.raises(KeyboardInterrupt):
+        label(stopped, ["a.png"], output, LabelJob(detector="haar", given=given))
+    other = LabelJob(detector="haar", given=given | {"b.png": (FACES[0],)})
+    with pytest.raises(LabelingError, match="given faces"):
+        label(stopped, ["a.png"], output, other)
+    with pytest.raises(KeyboardInterrupt):
+        label(
+            stopped, ["a.png"], output, LabelJob(detector="haar", given=dict(sorted(given.items())))
+        )
+    assert journal_of(output).exists()
+
+
+def test_the_columns_of_a_table() -> None:
+    assert list(table_columns(["x"])) == [
+        *("path", "face", *BOX_COLUMNS, "score", "turn", *LANDMARK_COLUMNS),
+        *("age", "low", "high", "age_x", "missing", "notes", "error", "engine"),
+    ]
