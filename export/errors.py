@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runtime.errors import PicklableError
 
-class ExportError(Exception):
+
+class ExportError(PicklableError):
     """Base of all exceptions that the exporter raises deliberately."""
 
 

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 
 from runtime.errors import ClosedError
 
+_POLL_SECONDS = 1e-3
+
 
 class ActiveCalls:
-    """The number of calls in progress; once closed, rejects new ones."""
+    """The calls in progress; once closed, rejects new ones.
+
+    Usable under Ctrl-C: an interrupt can arrive whenever a function written in Python is called, so
+    a call is left by a builtin, and there is no lock that an interrupt could leave locked.
+
+    Example:
+        call = object()
+        try:
+            calls.enter(call)
+            …
+        finally:
+            calls.leave(call)
+    """
 
     def __init__(self) -> None:
         """Starts with no calls; only this process may make any."""
-        self._condition = threading.Condition()
-        self._count = 0
+        self._calls: set[object] = set()
         self._open = True
         self._process = os.getpid()
+        self.leave = self._calls.discard
+        """Ends a call; does nothing for one that was not entered."""
 
-    @contextmanager
-    def call(self) -> Iterator[None]:
-        """Counts a call for as long as the context lasts.
+    def enter(self, call: object) -> None:
+        """Adds a call, any object of its own.
 
         Raises:
             ClosedError: after `close`, or in a forked process.
@@ -32,16 +44,10 @@ class ActiveCalls:
                 f"This AgeMoE was opened in process {self._process} and does not survive a fork. "
                 f"Open one in each process."
             )
-        with self._condition:
-            if not self._open:
-                raise ClosedError("This AgeMoE was closed. Open a new one.")
-            self._count += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._count -= 1
-                self._condition.notify_all()
+        self._calls.add(call)  # before the test, so that `close` either sees it or rejects it
+        if not self._open:
+            self.leave(call)
+            raise ClosedError("This AgeMoE was closed. Open a new one.")
 
     def close(self) -> bool:
         """Rejects new calls and waits for those in progress.
@@ -51,7 +57,7 @@ class ActiveCalls:
         """
         if os.getpid() != self._process:
             return False
-        with self._condition:
-            self._open = False
-            self._condition.wait_for(lambda: self._count == 0)
+        self._open = False
+        while self._calls:
+            time.sleep(_POLL_SECONDS)
         return True

@@ -180,11 +180,14 @@ class AgeMoE:
             PredictionError: no expert answered.
             ClosedError: after `close`, or in a forked process.
         """
-        deadline = Deadline.of(deadline_ms)
-        with self._calls.call():
+        deadline, call = Deadline.of(deadline_ms), object()
+        try:
+            self._calls.enter(call)
             if isinstance(faces, list | tuple):
                 return self._predict(faces, deadline)
             return self._predict_one(faces, deadline)
+        finally:
+            self._calls.leave(call)
 
     def predict_photo(
         self,
@@ -235,9 +238,12 @@ class AgeMoE:
         Raises:
             ClosedError: after `close`, or in a forked process.
         """
-        deadline = Deadline.of(deadline_ms)
-        with self._calls.call():
+        deadline, call = Deadline.of(deadline_ms), object()
+        try:
+            self._calls.enter(call)
             return self._pool.submit(self._predict_one, face, deadline)
+        finally:
+            self._calls.leave(call)
 
     def stats(self) -> Stats:
         """Returns counts and durations since the opening."""

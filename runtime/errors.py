@@ -33,9 +33,18 @@ distinguishes:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 
-class AgeMoEError(Exception):
+class PicklableError(Exception):
+    """An error that can be sent to another process, whatever its `__init__` takes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles the message and the attributes."""
+        return _restored, (type(self), self.args, dict(self.__dict__))
+
+
+class AgeMoEError(PicklableError):
     """Base class of all errors of this library."""
 
 
@@ -136,3 +145,14 @@ class NotCalibratedError(AgeMoEError, RuntimeError):
 
 class ClosedError(AgeMoEError, RuntimeError):
     """The AgeMoE was closed."""
+
+
+def _restored(
+    kind: type[PicklableError], message: tuple[Any, ...], attributes: dict[str, Any]
+) -> PicklableError:
+    # With several bases, looking `__new__` up finds that of the first, which refuses an OSError.
+    new = OSError.__new__ if issubclass(kind, OSError) else kind.__new__
+    error = new(kind, *message)
+    error.args = message
+    error.__dict__.update(attributes)
+    return error

@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,7 +21,13 @@ from runtime.serving import problems
 from runtime.serving.authentication import access_dependencies
 from runtime.serving.generation import PAGE, Generation
 from runtime.serving.metrics import Metrics
-from runtime.serving.problems import ClientGoneError, NotReadyError, Problem, problem_of
+from runtime.serving.problems import (
+    ClientGoneError,
+    HostError,
+    NotReadyError,
+    Problem,
+    problem_of,
+)
 from runtime.serving.request_body import read_request
 from runtime.serving.schemas import (
     AgesAnswer,
@@ -86,7 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     _add_ages(app, service, user)
     _add_operations(app, service, user, admin)
     _add_page(app)
-    app.add_middleware(_Instrumentation, metrics=service.metrics)
+    app.add_middleware(_Instrumentation, metrics=service.metrics, hosts=settings.allowed_hosts)
     return app
 
 
@@ -225,20 +231,22 @@ def _problem_response(request: Request, problem: Problem) -> Response:
 
 
 class _Instrumentation:
-    """Middleware that counts and times requests and adds the security headers to responses.
+    """Middleware that checks Host, counts and times requests and adds the security headers.
 
     HEAD is handled as GET; the server omits the body.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: tuple[str, ...] | None) -> None:
         self._app = app
         self._metrics = metrics
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         started, status = time.perf_counter(), 500
+        app = self._app if self._serves(scope) else _misdirected
         scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
         page = scope["path"] == "/" or scope["path"].startswith("/page/")
         # Responses are never cached, and the page is revalidated.
@@ -252,7 +260,27 @@ class _Instrumentation:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            await app(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", _UNROUTED)
             self._metrics.record_request(route, status, time.perf_counter() - started)
+
+    def _serves(self, scope: Scope) -> bool:
+        """Returns whether the request is for an allowed host.
+
+        A web page of another site whose name was pointed to this address ("DNS rebinding") would
+        otherwise read the answers of a service without keys.
+        """
+        if self._hosts is None:
+            return True
+        name = Headers(scope=scope).get("host", "").rsplit("@", 1)[-1]
+        name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+        return name.lower() in self._hosts
+
+
+async def _misdirected(scope: Scope, receive: Receive, send: Send) -> None:
+    error = HostError(
+        "This service does not serve the host of this request. Use the address it listens on, or "
+        "start it with --allowed-hosts NAME."
+    )
+    await problem_of(error).response()(scope, receive, send)

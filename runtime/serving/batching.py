@@ -87,7 +87,9 @@ class Batcher:
         self._waiting: list[QueuedFace] = []
         self._times = RunTimes()
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        """Entered as it is: entering a `Condition` can be interrupted after it has locked."""
+        self._changed = threading.Condition(self._lock)
         self._workers = [
             threading.Thread(target=self._work, name=f"agemoe-batch-{number}", daemon=True)
             for number in range(workers)
@@ -128,7 +130,7 @@ class Batcher:
         deadline = Deadline.of(deadline_ms)
         arrived = time.monotonic()
         queued = [QueuedFace(face, arrived, deadline) for face in faces]
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise ClosedError("This Batcher was closed. Open a new one.")
             if len(self._waiting) + len(queued) > self._queue_limit:
@@ -141,7 +143,7 @@ class Batcher:
 
     def close(self) -> None:
         """Rejects new faces and waits for the accepted ones."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
         for worker in self._workers:
@@ -173,7 +175,7 @@ class Batcher:
 
     def _next_selection(self) -> Selection | None:
         """Waits for the next selection; returns None once closed and drained."""
-        with self._changed:
+        with self._lock:
             while self._waiting or not self._closed:
                 pause = self._seconds_to_dispatch()
                 if pause is None or pause > 0.0:
@@ -209,7 +211,7 @@ class Batcher:
             self._run_singly(batch, error)
         else:
             if any(isinstance(result, AgeEstimate) for result in results):
-                with self._changed:
+                with self._lock:
                     self._times.record(len(batch), time.monotonic() - started)
             for queued, result in pairs:
                 _resolve(queued, result, deadline)

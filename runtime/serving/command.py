@@ -14,6 +14,11 @@ from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[type[int] | type[float], str]]
 _NOTICE = "on SIGTERM, keep serving this long while reporting not ready, for load balancers"
+_HOSTS = (
+    "names that requests may be addressed to, as in the header Host; by default only this "
+    "machine's own when listening on it without keys, else any"
+)
+_LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
     "body_bytes": (int, "maximum bytes of a request"),
     "image_bytes": (int, "maximum bytes of an encoded picture"),
@@ -69,6 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default="haar", help="face detector: haar, or yunet:MODEL[#sha256=HEX]")
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
+    add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
     new_key = "make a key, print it and its line for --keys, and exit"
     add("--new-key", type=_name, metavar="NAME", help=new_key)
@@ -116,9 +122,18 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     names = ("engines", "device", "precision", "detector", "keys")
     return Settings(
         **{name: given[name] for name in names},
+        allowed_hosts=_allowed_hosts(parsed),
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),
         batching=Batching(**{name: given[f"batching.{name}"] for name in _BATCHING}),
     )
+
+
+def _allowed_hosts(parsed: argparse.Namespace) -> tuple[str, ...] | None:
+    if parsed.allowed_hosts is not None:
+        return tuple(name.lower() for name in parsed.allowed_hosts)
+    if parsed.keys is not None or not _is_loopback(parsed.host):
+        return None
+    return tuple(dict.fromkeys((*_LOOPBACK_NAMES, parsed.host.lower())))
 
 
 def _require_access_control(parsed: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -22,15 +22,22 @@ class Connection(H11Protocol):
     limits: ClassVar[Limits]
     _receive_timer: asyncio.TimerHandle | None = None
     _send_timer: asyncio.TimerHandle | None = None
+    _skipped: int | None = None
+    """Bytes skipped after a response that closes the connection; None before."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the timer for the first request."""
-        super().connection_made(transport)
+        super().connection_made(_Transport(transport, self))  # type: ignore[arg-type]
         transport.set_write_buffer_limits(high=0)  # `pause_writing` comes with the first byte
         self._start_receive_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Stops the timer once the head is complete."""
+        """Stops the timer once the head is complete; skips what follows a final response."""
+        if self._skipped is not None:
+            self._skipped += len(data)
+            if self._skipped > self.limits.body_bytes:
+                self.transport.abort()
+            return
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
             self._start_receive_timer()
@@ -59,6 +66,22 @@ class Connection(H11Protocol):
         _cancel(self._send_timer)
         super().connection_lost(exc)
 
+    def begin_skipping(self) -> bool:
+        """Skips the rest of a request that was answered early, until the client has received that.
+
+        Closing at once would reset the connection, and the client, which is still sending, would
+        see the reset instead of the response. Bytes and time are limited.
+
+        Returns:
+            False if there is nothing to wait for: the connection may be closed.
+        """
+        if self._skipped is not None or self.conn.their_state not in (h11.SEND_BODY, h11.ERROR):
+            return False
+        self._skipped = 0
+        self.flow.resume_reading()
+        self._start_receive_timer()
+        return True
+
     def _body_is_unread(self) -> bool:
         """Returns whether the response is complete while the client still sends its body."""
         responded = self.cycle is not None and self.cycle.response_complete
@@ -68,6 +91,28 @@ class Connection(H11Protocol):
         if self._receive_timer is None or self._receive_timer.cancelled():
             seconds = self.limits.header_seconds
             self._receive_timer = self.loop.call_later(seconds, self.transport.close)
+
+
+class _Transport:
+    """A transport whose `close` waits until the client has received the response."""
+
+    def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
+        self._transport = transport
+        self._connection = connection
+        self._closing = False
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever the transport has
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._closing or self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._closing or self._transport.is_closing() or not self._connection.begin_skipping():
+            self._transport.close()
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()
+        self._closing = True
 
 
 def connection_class(limits: Limits) -> type[Connection]:

@@ -84,8 +84,12 @@ class Generation:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Keeps the engines open for a request; raises `ClosedError` if they have been replaced."""
-        with self._calls.call():
+        call = object()
+        try:
+            self._calls.enter(call)
             yield
+        finally:
+            self._calls.leave(call)
 
     def record_results(self, results: Sequence[AgeEstimate | BaseException]) -> None:
         """Updates the health from results: an estimate proves it, a failure prompts a check."""

@@ -68,6 +68,12 @@ class ForbiddenError(ServiceError):
     status, slug, headers = 403, "forbidden", _CLOSE
 
 
+class HostError(ServiceError):
+    """The request is for a host name that this service does not serve."""
+
+    status, slug, headers = 421, "host", _CLOSE
+
+
 class BodySlowError(ServiceError):
     """The body did not arrive in time."""
 

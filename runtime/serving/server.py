@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import queue
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +25,9 @@ from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
 
+_EXIT_SECONDS = 1.0
+"""Time after the drain for what was cancelled to end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shutdown:
@@ -36,11 +42,14 @@ class Shutdown:
 class Server(uvicorn.Server):
     """A server that stops gracefully on SIGTERM and SIGINT, and reloads on SIGHUP."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, notice_seconds: float) -> None:
-        """Takes the service to reload and the notice period before a shutdown."""
+    def __init__(self, config: uvicorn.Config, service: Service, shutdown: Shutdown) -> None:
+        """Takes the service to reload, and the options of a shutdown."""
         super().__init__(config)
         self.service = service
-        self._notice_seconds = notice_seconds
+        self.exits_process = False
+        """The process ends when the time for a shutdown is over, whatever still runs in it."""
+        self._shutdown = shutdown
+        self._reloads = _Reloads(service)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -48,10 +57,11 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self._reloads.start()
         handlers = {
             signal.SIGTERM: self.handle_exit,
             signal.SIGINT: self.handle_exit,
-            signal.SIGHUP: self._reload,
+            signal.SIGHUP: self._reloads.request,
         }
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
@@ -60,23 +70,68 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    def reload_on_sighup(self) -> None:
+        """Handles SIGHUP for the rest of the process."""
+        self._reloads.start()
+        signal.signal(signal.SIGHUP, self._reloads.request)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves for the notice period, then closes the sockets and shuts down."""
         self.service.draining = True
-        await asyncio.sleep(self._notice_seconds)
+        self._reloads.stop()
+        await asyncio.sleep(self._shutdown.notice_seconds)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Starts the shutdown; a second SIGINT skips the drain."""
+        if self.exits_process and not self.service.draining:
+            seconds = self._shutdown.notice_seconds + self._shutdown.drain_seconds + _EXIT_SECONDS
+            threading.Thread(target=_exit_after, args=(seconds,), daemon=True).start()
         self.service.draining = True
         super().handle_exit(sig, frame)
 
-    def _reload(self, _number: int, _frame: FrameType | None) -> None:
-        def reload() -> None:
-            with suppress(ServiceError):  # logged by the service
-                self.service.reload(wait=True)
 
-        threading.Thread(target=reload, name="agemoe-reload", daemon=True).start()
+class _Reloads:
+    """Reloads the engines on request, one reload at a time.
+
+    Requests during a reload lead to one more, because the folder may have changed again.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Starts the thread that reloads, unless it runs."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="agemoe-reload", daemon=True)
+            self._thread.start()
+
+    def request(self, _number: int, _frame: FrameType | None) -> None:
+        """Handles the signal; it may interrupt itself, so it only uses what is reentrant."""
+        self._requests.put(True)  # noqa: FBT003 - not False, which ends the thread
+
+    def stop(self) -> None:
+        """Ends the thread after the reload in progress."""
+        self._requests.put(False)  # noqa: FBT003
+
+    def _work(self) -> None:
+        while self._requests.get():
+            with suppress(queue.Empty):
+                while self._requests.get_nowait():
+                    pass
+                return
+            with suppress(ServiceError):  # logged by the service
+                self._service.reload(wait=True)
+
+
+def _exit_after(seconds: float) -> None:
+    """Ends the process: threads that decode or compute cannot be stopped otherwise."""
+    threading.Event().wait(seconds)
+    log.error("the time for the shutdown is over; what is still in progress is given up")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def make_server(settings: Settings, host: str, port: int, shutdown: Shutdown) -> Server:
@@ -95,7 +150,7 @@ def make_server(settings: Settings, host: str, port: int, shutdown: Shutdown) ->
         limit_concurrency=settings.limits.connections,
         timeout_graceful_shutdown=int(shutdown.drain_seconds),
     )
-    return Server(config, app.state.service, shutdown.notice_seconds)
+    return Server(config, app.state.service, shutdown)
 
 
 def run(settings: Settings, host: str, port: int, shutdown: Shutdown) -> int:
@@ -106,6 +161,8 @@ def run(settings: Settings, host: str, port: int, shutdown: Shutdown) -> int:
         ValueError: the detector is unknown.
     """
     server = make_server(settings, host, port, shutdown)
+    server.exits_process = True
+    server.reload_on_sighup()  # already while the engines are opened, or it would end the process
     server.service.open()  # uvicorn would report an error as a traceback
     server.run()
     return 0 if server.started else 1

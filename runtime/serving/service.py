@@ -62,8 +62,9 @@ class Service:
 
     def open(self) -> None:
         """Opens the engines unless they are open; raises what `Generation` raises."""
-        if self._current is None:
-            self._current = Generation(self.settings, self.metrics.on_batch)
+        with self._reloading:  # a reload requested meanwhile comes afterwards
+            if self._current is None:
+                self._current = Generation(self.settings, self.metrics.on_batch)
 
     def close(self) -> None:
         """Completes the accepted requests and frees everything."""

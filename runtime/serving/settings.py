@@ -61,6 +61,8 @@ class Settings:
     """As for `runtime.detectors.detector_named`."""
     keys: Path | None = None
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
+    allowed_hosts: tuple[str, ...] | None = None
+    """Names, without port, that the header Host of a request may have; None allows any."""
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
 

@@ -86,23 +86,53 @@ def test_calls_during_close_get_a_result_or_a_clear_error(moe: AgeMoE) -> None:
 
 def test_closing_rejects_new_calls_and_waits_for_those_in_progress() -> None:
     calls = ActiveCalls()
-    with calls.call():
-        closer = threading.Thread(target=calls.close)
-        closer.start()
-        while calls._open:
-            pass
-        with pytest.raises(ClosedError), calls.call():
-            pytest.fail("closing has begun")
-        assert closer.is_alive()
+    calls.enter("first")
+    closer = threading.Thread(target=calls.close)
+    closer.start()
+    while calls._open:
+        pass
+    with pytest.raises(ClosedError):
+        calls.enter("second")
+    assert closer.is_alive()
+    calls.leave("first")
     closer.join(30.0)
     assert not closer.is_alive()
+    calls.leave("first")
 
 
-def test_a_failed_call_is_no_longer_counted() -> None:
-    calls = ActiveCalls()
-    with pytest.raises(KeyError), calls.call():
-        raise KeyError
-    assert calls.close()
+def test_interrupts_leave_no_call_entered() -> None:
+    """Interrupts calls at arbitrary places; afterwards the object closes at once."""
+    script = """
+        import signal
+        from runtime.active_calls import ActiveCalls
+
+        calls, interrupted = ActiveCalls(), 0
+        def interrupt(*_):
+            raise KeyboardInterrupt
+        signal.signal(signal.SIGALRM, interrupt)
+        for attempt in range(3_000):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + attempt % 60))
+                while True:
+                    call = object()
+                    try:
+                        calls.enter(call)
+                    finally:
+                        calls.leave(call)
+            except KeyboardInterrupt:
+                interrupted += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert interrupted == 3_000
+        print(len(calls._calls))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=ROOT,
+        check=True,
+        timeout=60,
+        capture_output=True,
+    )
+    assert done.stdout.strip() == b"0"
 
 
 def test_a_forked_process_has_to_open_its_own(tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert received == [settings, "0.0.0.0", 9, Shutdown(4.0, 30.0)]  # noqa: S104
     assert main([]) == 0
-    assert received[4:] == [Settings(), "127.0.0.1", 8000, Shutdown()]
+    local = Settings(allowed_hosts=("localhost", "127.0.0.1", "[::1]"))
+    assert received[4:] == [local, "127.0.0.1", 8000, Shutdown()]
+    assert main(["--allowed-hosts", "Ages.example"]) == 0
+    assert received[8] == Settings(allowed_hosts=("ages.example",))
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,11 @@ pytestmark = pytest.mark.slow
 class Process:
     """`python -m runtime serve` and its log."""
 
-    def __init__(self, engines: Path, port: int, options: Sequence[str]) -> None:
+    def __init__(self, engines: Path, port: int, options: Sequence[str], code: str) -> None:
         arguments = ["--engines", str(engines), "--port", str(port), *options]
+        program = ["-c", code] if code else ["-m", "runtime"]
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "runtime", "serve", *arguments],
+            [sys.executable, *program, "serve", *arguments],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -57,10 +58,16 @@ class Process:
     def wait_for(self, wanted: str) -> None:
         wait_for(lambda: any(re.search(wanted, line) for line in list(self.log)), 60.0)
 
+    def wait_for_metric(self, line: str) -> None:
+        wait_for(lambda: line in httpx.get(f"{self.url}/metrics", verify=NO_TLS).text, 60.0)
+
 
 @contextmanager
-def process(engines: Path, port: int = 0, options: Sequence[str] = ()) -> Iterator[Process]:
-    started = Process(engines, port or free_port(), options)
+def process(
+    engines: Path, port: int = 0, options: Sequence[str] = (), code: str = ""
+) -> Iterator[Process]:
+    """Runs the command, or a program that ends in it."""
+    started = Process(engines, port or free_port(), options, code)
     try:
         wait_for(lambda: answers(started.url) or started.popen.poll() is not None, 60.0)
         assert started.popen.poll() is None, started.log
@@ -115,7 +122,7 @@ def half_sent(url: str, body: bytes) -> socket.socket:
     """Sends part of a request after the service has confirmed that it reads the body."""
     connection = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 30.0)
     head = (
-        f"POST /v1/ages HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"POST /v1/ages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
     )
     connection.sendall(head.encode())
@@ -147,6 +154,41 @@ def test_sighup_reloads_or_logs_the_error(tmp_path: Path) -> None:
         running.popen.send_signal(signal.SIGHUP)
         running.wait_for("INFO agemoe: reload taken: version")
         assert ages(running.url, 3) == pytest.approx(before + 3.0)
+
+
+def test_the_drain_limit_is_a_limit(tmp_path: Path) -> None:
+    slow = (
+        "import time; from runtime.serving import service as s;"
+        "s.decode_and_detect = lambda *_: time.sleep(600);"
+        "import sys; from runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    options = ["--drain-seconds", "1"]
+    with process(engines_in(tmp_path / "engines"), options=options, code=slow) as running:
+        with ThreadPoolExecutor(1) as pool:
+            pending = pool.submit(ages, running.url, 0)
+            running.wait_for_metric("agemoe_requests_under_way 1.0")
+            running.popen.send_signal(signal.SIGTERM)
+            assert running.popen.wait(20.0) == 1
+            assert pending.exception(20.0) is not None
+        running.wait_for("the time for the shutdown is over")
+
+
+def test_sighup_while_the_engines_are_opened(tmp_path: Path) -> None:
+    slow = (
+        "import os, signal; from runtime.serving import generation as g; opened = g._open_engines\n"
+        "def opening(settings):\n"
+        "    for _ in range(60): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    g._open_engines = opened\n"
+        "    return opened(settings)\n"
+        "g._open_engines = opening\n"
+        "import sys; from runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    with process(engines_in(tmp_path / "engines"), code=slow) as running:
+        running.wait_for("INFO agemoe: reload taken: version")
+        assert ages(running.url, 1) > 0.0
+        running.popen.send_signal(signal.SIGTERM)
+        assert running.popen.wait(30.0) == 0
+    assert 1 <= sum("reload taken" in line for line in running.log) <= 2
 
 
 def test_kill_and_restart_under_load(tmp_path: Path) -> None:

@@ -143,7 +143,9 @@ def test_one_reload_at_a_time(settings: Settings, monkeypatch: pytest.MonkeyPatc
         first = pool.submit(live.client.post, "/v1/reload")
         assert begun.wait(30.0)
         assert_problem(live.client.post("/v1/reload"), 409, "Another reload is in progress")
-        live.server._reload(0, None)  # a reload by signal waits
+        live.server._reloads.start()
+        for _ in range(60):  # reloads by signals wait, and become one
+            live.server._reloads.request(0, None)
         going.set()
         assert first.result(30.0).status_code == 200
         live.wait_for_metric('agemoe_reloads_total{outcome="taken"} 2.0')

@@ -33,7 +33,9 @@ class SlotQueue(Generic[S]):
         self._count = len(self._returned)
         self._check = check
         self._waiting: deque[object] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        """Entered as it is: entering a `Condition` can be interrupted after it has locked."""
+        self._changed = threading.Condition(self._lock)
         self._closed = False
 
     def take(self, timeout: float | None) -> S:
@@ -45,7 +47,7 @@ class SlotQueue(Generic[S]):
         """
         limit = None if timeout is None else time.monotonic() + timeout
         ticket = object()
-        with self._changed:
+        with self._lock:
             self._waiting.append(ticket)
             try:
                 return self._wait(ticket, limit)
@@ -55,14 +57,14 @@ class SlotQueue(Generic[S]):
 
     def put_back(self, slot: S) -> None:
         """Returns a slot, whose work may still be in progress."""
-        with self._changed:
+        with self._lock:
             self._returned.append(slot)
             self._changed.notify_all()
 
     def close(self, timeout: float) -> bool:
         """Stops handing out slots; returns True if all are back and idle in time (seconds)."""
         limit = time.monotonic() + timeout
-        with self._changed:
+        with self._lock:
             self._closed = True
             self._changed.notify_all()
             while time.monotonic() < limit:
