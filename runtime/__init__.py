@@ -3,7 +3,7 @@
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
-from runtime.detectors import HaarDetector, YuNetDetector
+from runtime.detectors import CenterFaceDetector, HaarDetector, YuNetDetector
 from runtime.errors import (
     AgeMoEError,
     BackendError,
@@ -37,6 +37,7 @@ __all__ = [
     "AnyWayUp",
     "BackendError",
     "BoxError",
+    "CenterFaceDetector",
     "ClosedError",
     "ContractError",
     "CudaError",

@@ -6,14 +6,14 @@ runtime. Boxes are x, y, width, height in pixels of the given picture.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from runtime.geometry import Pixels
-from runtime.results import Box, Landmarks
+from runtime.results import Box, Landmarks, Point
 
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
@@ -33,7 +33,8 @@ class Detection:
     kind: str = FACE
     """`face`, or `person` for a whole body."""
     landmarks: Landmarks | None = None
-    """In pixels of the picture given to the detector; None if the detector has none."""
+    """In pixels of the picture given to the detector, also outside it; None if the detector has
+    none. Their order is that of the face turned upright."""
 
 
 class Detector(Protocol):
@@ -97,7 +98,13 @@ class AnyWayUp:
         view = turned_image(image, turn)
         height, width = view.shape[:2]
         return [
-            replace(found, box=turned_box(found.box, -turn, width, height), turn=turn)
+            replace(
+                found,
+                box=turned_box(found.box, -turn, width, height),
+                turn=turn,
+                landmarks=found.landmarks
+                and turned_landmarks(found.landmarks, -turn, width, height),
+            )
             for found in self.detector.detect(view)
         ]
 
@@ -117,6 +124,24 @@ def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
         x, y, w, h = y, width - x - w, h, w
         width, height = height, width
     return x, y, w, h
+
+
+def turned_landmarks(landmarks: Landmarks, turn: int, width: float, height: float) -> Landmarks:
+    """Returns landmarks after their picture was turned, as `turned_box` does for a box.
+
+    Their order stays that of the face, whose left eye is the left one where it is upright.
+    """
+
+    def turned(x: float, y: float) -> Point:
+        return turned_box((x, y, 0.0, 0.0), turn, width, height)[:2]
+
+    return moved_landmarks(landmarks, turned)
+
+
+def moved_landmarks(landmarks: Landmarks, move: Callable[[float, float], Point]) -> Landmarks:
+    """Returns landmarks each of which was moved by a function of its x and y."""
+    left_eye, right_eye, nose, left_mouth, right_mouth = (move(x, y) for x, y in landmarks)
+    return left_eye, right_eye, nose, left_mouth, right_mouth
 
 
 def within(box: Box, width: float, height: float) -> Box:

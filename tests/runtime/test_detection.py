@@ -178,7 +178,7 @@ def test_a_model_is_downloaded_from_the_hub(
 
 @pytest.mark.parametrize("name", ["", "yunet", "yunet:", "haar:x", "dlib", "yunet:#sha256=00"])
 def test_unknown_detectors(name: str) -> None:
-    with pytest.raises(ValueError, match="A detector is haar or yunet:MODEL"):
+    with pytest.raises(ValueError, match="A detector is auto, centerface"):
         parse_detector(name)
 
 

@@ -1,0 +1,130 @@
+"""Detectors by name, as in the options and commands of the runtime."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.detection import AnyWayUp, Detector
+from runtime.detectors.centerface import CenterFaceDetector
+from runtime.detectors.haar import SURE_SCORE, HaarDetector
+from runtime.detectors.yunet import YuNetDetector
+from runtime.errors import BackendError, EngineFileError
+from runtime.manifest import REBUILD, DetectorRecord
+from runtime.manifest_file import read_manifest
+
+AUTO, HAAR, CENTERFACE, YUNET = "auto", "haar", "centerface", "yunet"
+NAMES = "auto, centerface, centerface:MODEL, yunet:MODEL or haar"
+"""The names of detectors; a MODEL may end in `#sha256=HEX`."""
+_SHA_MARK = "#sha256="
+
+
+class DetectorFallbackWarning(UserWarning):
+    """The engines folder has no face detector, so the Haar cascade is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorName:
+    """The parts of a detector's name."""
+
+    kind: str
+    """`auto`, `haar`, `centerface` or `yunet`."""
+    model: str | None = None
+    """Path or `hf://` address of the model file; None if not given."""
+    sha256: str | None = None
+    """Expected SHA-256 of the model file; None accepts any."""
+
+
+def parse_detector(name: str) -> DetectorName:
+    """Parses the name of a detector.
+
+    Args:
+        name: `auto` (the engines folder's detector, else `haar`), `centerface` (the engines
+            folder's), `centerface:MODEL[#sha256=HEX]`, `yunet:MODEL[#sha256=HEX]` or `haar`, where
+            MODEL is a path or `hf://owner/repo/file[@revision]`.
+
+    Raises:
+        ValueError: the name is invalid.
+    """
+    kind, colon, rest = name.partition(":")
+    model, _, sha256 = rest.partition(_SHA_MARK)
+    models = {AUTO: (False,), HAAR: (False,), CENTERFACE: (False, True), YUNET: (True,)}
+    if bool(colon) not in models.get(kind, ()) or bool(colon) != bool(model):
+        raise ValueError(f"A detector is {NAMES}, got {name!r}.")
+    return DetectorName(kind, model or None, sha256 or None)
+
+
+def detector_named(name: str, engines: Path | None = None) -> Detector:
+    """Returns the detector of a name, as in `parse_detector`.
+
+    Args:
+        name: of the detector.
+        engines: the engines folder for `auto` and `centerface`; None means there is none.
+
+    Raises:
+        ValueError: the name is invalid.
+        BackendError: the model cannot be used, or there is none.
+        EngineError: the engines folder or its detector is invalid.
+    """
+    parsed, record = parse_detector(name), None
+    if engines is not None and parsed.model is None and parsed.kind != HAAR:
+        record = read_manifest(engines).detector
+    return open_detector(parsed, engines, record)
+
+
+def open_detector(
+    name: DetectorName, engines: Path | None, record: DetectorRecord | None
+) -> Detector:
+    """Opens a detector; raises as `detector_named` does.
+
+    Args:
+        name: its parsed name.
+        engines: the engines folder; None means there is none.
+        record: the folder's detector; None if it has none.
+    """
+    if name.kind == YUNET and name.model:
+        return YuNetDetector(name.model, sha256=name.sha256)
+    if name.kind == CENTERFACE and name.model:
+        return _centerface(name.model, name.sha256)
+    if name.kind == HAAR:
+        return default_detector()
+    if engines is not None and record is not None:
+        return _folder_detector(engines, record)
+    place = "There is no engines folder" if engines is None else f"{engines} has no face detector"
+    if name.kind == CENTERFACE:
+        raise BackendError(
+            f"{place}, and detector='centerface' needs one. Use centerface:MODEL, or rebuild: "
+            f"{REBUILD.removeprefix('Rebuild: ')}"
+        )
+    warnings.warn(
+        f"{place}: OpenCV's Haar cascade finds the faces, which misses more of them and has no "
+        f"landmarks. {REBUILD}",
+        DetectorFallbackWarning,
+        stacklevel=3,
+    )
+    return default_detector()
+
+
+@functools.cache
+def default_detector() -> Detector:
+    """Returns the detector that needs no model file: the Haar cascade, with quarter turns."""
+    return AnyWayUp(HaarDetector(), SURE_SCORE)
+
+
+def _folder_detector(engines: Path, record: DetectorRecord) -> Detector:
+    if record.name != CENTERFACE:
+        raise EngineFileError(
+            f"{engines} has a detector of the unknown kind {record.name!r}. Update "
+            f"agemoe-runtime, or use another detector."
+        )
+    file = record.files[0]
+    try:
+        return _centerface(str(engines / file.path), file.sha256)
+    except BackendError as error:
+        raise EngineFileError(f"The face detector of {engines} cannot be used. {error}") from error
+
+
+def _centerface(model: str, sha256: str | None) -> Detector:
+    return CenterFaceDetector(model, sha256=sha256)
