@@ -3,7 +3,12 @@
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
-from runtime.detectors import CenterFaceDetector, HaarDetector, YuNetDetector
+from runtime.detectors import (
+    CenterFaceDetector,
+    DetectorFallbackWarning,
+    HaarDetector,
+    YuNetDetector,
+)
 from runtime.errors import (
     AgeMoEError,
     BackendError,
@@ -44,6 +49,7 @@ __all__ = [
     "DeadlineError",
     "Detection",
     "Detector",
+    "DetectorFallbackWarning",
     "Durations",
     "EngineError",
     "EngineFileError",

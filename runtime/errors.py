@@ -12,7 +12,7 @@
     ├── InputError                the picture or box cannot be used
     │   ├── ImageError            not a readable picture
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
-    │   └── BoxError              the box lies outside the picture or has no area
+    │   └── BoxError              the box is no box in pixels of the picture
     ├── PredictionError           no expert answered
     │   └── DeadlineError         every expert was late
     ├── NotCalibratedError        there are no residual quantiles for an interval
@@ -108,7 +108,7 @@ class ImageTooLargeError(InputError):
 
 
 class BoxError(InputError):
-    """The box lies outside the picture or has no area."""
+    """The box is no box in pixels of the picture, or lies mostly outside it."""
 
 
 class PredictionError(AgeMoEError, RuntimeError):

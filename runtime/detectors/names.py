@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from runtime.detectors.centerface import CenterFaceDetector
 from runtime.detectors.haar import SURE_SCORE, HaarDetector
 from runtime.detectors.yunet import YuNetDetector
 from runtime.errors import BackendError, EngineFileError
-from runtime.manifest import REBUILD, DetectorRecord
+from runtime.manifest import REBUILD, DetectorRecord, verify_detector
 from runtime.manifest_file import read_manifest
 
 AUTO, HAAR, CENTERFACE, YUNET = "auto", "haar", "centerface", "yunet"
@@ -84,12 +85,11 @@ def open_detector(
         engines: the engines folder; None means there is none.
         record: the folder's detector; None if it has none.
     """
-    if name.kind == YUNET and name.model:
-        return YuNetDetector(name.model, sha256=name.sha256)
-    if name.kind == CENTERFACE and name.model:
-        return _centerface(name.model, name.sha256)
     if name.kind == HAAR:
         return default_detector()
+    if name.model is not None:
+        opened = YuNetDetector if name.kind == YUNET else CenterFaceDetector
+        return opened(name.model, sha256=name.sha256)
     if engines is not None and record is not None:
         return _folder_detector(engines, record)
     place = "There is no engines folder" if engines is None else f"{engines} has no face detector"
@@ -107,6 +107,40 @@ def open_detector(
     return default_detector()
 
 
+class Detectors:
+    """The detectors used with an engines folder, each opened once, when it is first used."""
+
+    def __init__(
+        self, engines: Path, record: DetectorRecord | None, default: str | Detector
+    ) -> None:
+        """Stores the folder, its detector, and the default detector or its name.
+
+        Raises:
+            ValueError: the default's name is invalid.
+        """
+        if isinstance(default, str):
+            parse_detector(default)
+        self._engines = engines
+        self._record = record
+        self._default = default
+        self._opened: dict[DetectorName, Detector] = {}
+        self._lock = threading.Lock()
+
+    def chosen(self, detector: str | Detector | None) -> Detector:
+        """Returns a detector by its name, a given one as it is, or for None the default.
+
+        Raises as `detector_named` does.
+        """
+        chosen = self._default if detector is None else detector
+        if not isinstance(chosen, str):
+            return chosen
+        name = parse_detector(chosen)
+        with self._lock:
+            if name not in self._opened:
+                self._opened[name] = open_detector(name, self._engines, self._record)
+            return self._opened[name]
+
+
 @functools.cache
 def default_detector() -> Detector:
     """Returns the detector that needs no model file: the Haar cascade, with quarter turns."""
@@ -116,15 +150,9 @@ def default_detector() -> Detector:
 def _folder_detector(engines: Path, record: DetectorRecord) -> Detector:
     if record.name != CENTERFACE:
         raise EngineFileError(
-            f"{engines} has a detector of the unknown kind {record.name!r}. Update "
+            f"{engines} has a face detector of the unknown kind {record.name!r}. Update "
             f"agemoe-runtime, or use another detector."
         )
+    verify_detector(engines, record)
     file = record.files[0]
-    try:
-        return _centerface(str(engines / file.path), file.sha256)
-    except BackendError as error:
-        raise EngineFileError(f"The face detector of {engines} cannot be used. {error}") from error
-
-
-def _centerface(model: str, sha256: str | None) -> Detector:
-    return CenterFaceDetector(model, sha256=sha256)
+    return CenterFaceDetector(engines / file.path, sha256=file.sha256)
