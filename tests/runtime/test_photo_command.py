@@ -36,6 +36,7 @@ def folder(empty_folder: Path) -> Path:
 
 
 HAAR = ("--detector", "haar")
+LABEL = ("label", "photos", *HAAR, "--output", "ages.csv")
 EMPTY = "photos/empty.png: no face found (--whole takes the picture as one face)"
 
 
@@ -77,9 +78,7 @@ def test_a_drawing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_yunet_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tiny_yunet(folder / "bright.onnx")
-    status, out, err = ran(
-        capsys, "predict", "photos/empty.png", "--detector", f"yunet:{model}"
-    )
+    status, out, err = ran(capsys, "predict", "photos/empty.png", "--detector", f"yunet:{model}")
     assert (status, out) == (1, f"{EMPTY}\n")
     assert "yunet bright.onnx (sha256 " in err
     status, _, err = ran(
@@ -113,7 +112,7 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], options: list[s
 
 
 def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = ran(capsys, "label", "photos", *HAAR, "--output", "ages.csv")
+    status, out, err = ran(capsys, *LABEL)
     assert (status, out) == (0, "")
     assert "3 of 3 photographs" in err
     assert "ages.csv: 3 faces in 3 photographs" in err
@@ -135,8 +134,8 @@ def test_label_lists_bad_photographs(capsys: pytest.CaptureFixture[str]) -> None
     )
     assert status == 1
     assert "  gone.png: There is no picture at gone.png." in err
-    assert ran(capsys, "label", "photos", *HAAR, "--output", "ages.csv")[2].startswith("error: ages.csv e")
-    assert ran(capsys, "label", "photos", *HAAR, "--output", "ages.csv", "--overwrite")[0] == 0
+    assert ran(capsys, *LABEL)[2].startswith("error: ages.csv e")
+    assert ran(capsys, *LABEL, "--overwrite")[0] == 0
 
 
 def test_label_resumes_after_ctrl_c(
@@ -154,11 +153,11 @@ def test_label_resumes_after_ctrl_c(
 
     with monkeypatch.context() as patch:
         patch.setattr(ResumeLog, "add", add_one)
-        status, _, err = ran(capsys, "label", "photos", *HAAR, "--output", "ages.csv", "--faces", "whole")
+        status, _, err = ran(capsys, *LABEL, "--faces", "whole")
     assert status == 130
     assert "kept in ages.csv.journal" in err
     assert journal_of(folder / "ages.csv").exists()
-    status, _, err = ran(capsys, "label", "photos", *HAAR, "--output", "ages.csv", "--faces", "whole")
+    status, _, err = ran(capsys, *LABEL, "--faces", "whole")
     assert status == 0
     assert "3 faces in 3 photographs" in err
 
@@ -167,6 +166,6 @@ def test_ray_without_its_package(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "runtime.serving.ray_labeling", None)
-    status, _, err = ran(capsys, "label", "photos", *HAAR, "--output", "ages.csv", "--ray", "auto")
+    status, _, err = ran(capsys, *LABEL, "--ray", "auto")
     assert status == 1
     assert "agemoe-runtime[ray]" in err
