@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ class YuNetDetector:
         model: str | Path,
         *,
         sha256: str | None = None,
-        longest_sides: tuple[int, ...] = (640, 320),
+        longest_sides: Sequence[int] = (640, 320),
         least_score: float = 0.8,
     ) -> None:
         """Reads the model.
