@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 from runtime.__main__ import main
 from runtime.fusion import FusionTables
 from runtime.fusion_file import write_fusion
-from tests.runtime.tiny_engines import Tiny, write_engines
+from tests.runtime.photo_samples import tiny_centerface
+from tests.runtime.tiny_engines import Tiny, add_detector, write_engines
 
 
 @pytest.fixture
@@ -151,6 +153,20 @@ def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[s
     assert "calibrated for a, bb" in out
     assert "works: a on onnx-cpu, bb on onnx-cpu" in out
     assert not any(line.startswith("!") for line in out.splitlines())
+
+
+def test_doctor_describes_the_detector(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "doctor")
+    assert re.search(r"^  detector +none: OpenCV's Haar cascade finds the faces", out, re.MULTILINE)
+    model = add_detector(engines, tiny_centerface(engines.parent / "colors.onnx"))
+    status, out, _ = ran(capsys, "doctor")
+    described = r"^  detector +centerface, pypi://made-up==1\.0/colors\.onnx \(MIT\), intact"
+    assert status == 0, out
+    assert re.search(described, out, re.MULTILINE)
+    model.write_bytes(b"broken")
+    status, out, _ = ran(capsys, "doctor")
+    assert status == 1
+    assert re.search(r"^! detector .*\(MIT\): .* has 6 bytes", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

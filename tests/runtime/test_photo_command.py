@@ -16,8 +16,8 @@ from runtime import labeling
 from runtime.__main__ import main
 from runtime.labeling import journal_of
 from runtime.resume_log import ResumeLog
-from tests.runtime.photo_samples import astronaut, grace, tiny_yunet
-from tests.runtime.tiny_engines import Tiny, write_engines
+from tests.runtime.photo_samples import astronaut, grace, tiny_centerface, tiny_yunet
+from tests.runtime.tiny_engines import Tiny, add_detector, write_engines
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,28 @@ def test_photographs_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(face["experts"]) == {"a", "bb"}
     assert "sha256" in one["detector"]
     assert gone["error"] == "There is no picture at gone.png."
+
+
+@pytest.mark.filterwarnings("always::runtime.DetectorFallbackWarning")
+def test_the_default_detector_is_the_folders_or_the_fallback_is_said(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = ran(capsys, "predict", "photos/one.png")
+    assert status == 0
+    assert err.startswith("warning: engines has no face detector: OpenCV's Haar cascade finds")
+    assert "\ndetector: haar " in err
+    add_detector(folder / "engines", tiny_centerface(folder / "colors.onnx"))
+    status, out, err = ran(capsys, "predict", "photos/empty.png")
+    assert (status, out) == (1, f"{EMPTY}\n")
+    assert err.startswith("detector: centerface colors.onnx (sha256 ")
+    ran(capsys, "label", "photos/empty.png", "--output", "ages.csv")
+    assert "no face found" in (folder / "ages.csv").read_text(encoding="utf-8")
+
+
+def test_the_old_spelling_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["predict", "photos/one.png", "--photo"])
+    assert "--photo is now the default, so leave it out" in capsys.readouterr().err
 
 
 def test_a_drawing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
