@@ -164,11 +164,12 @@ def turned_box(box: Box, turn: int, width: float, height: float) -> Box:
 def turned_landmarks(landmarks: Landmarks, turn: int, width: float, height: float) -> Landmarks:
     """Returns landmarks after their picture was turned, as `turned_box` does for a box.
 
-    Their order stays that of the face, whose left eye is the left one where it is upright.
+    0, 0 is the center of the first pixel. Their order stays that of the face, whose left eye is the
+    left one where it is upright.
     """
 
     def turned(x: float, y: float) -> Point:
-        return turned_box((x, y, 0.0, 0.0), turn, width, height)[:2]
+        return turned_box((x, y, 0.0, 0.0), turn, width - 1.0, height - 1.0)[:2]
 
     return moved_landmarks(landmarks, turned)
 

@@ -25,7 +25,8 @@ Point = tuple[float, float]
 """x, y in pixels of the upright picture."""
 
 Landmarks = tuple[Point, Point, Point, Point, Point]
-"""Left eye, right eye, nose, left and right mouth corner; left and right as seen in the picture."""
+"""Left eye, right eye, nose, left and right mouth corner; left and right as seen in the picture
+where the face is upright. 0, 0 is the center of the first pixel."""
 
 INTERVAL_LEVEL = 0.9
 """Probability that the true age lies within `low_years` … `high_years`."""

@@ -262,7 +262,7 @@ class Seen:
     def detect(self, image: Pixels) -> list[Detection]:
         self.views += 1
         places = [tuple(np.argwhere(image[:, :, 0] == value)[0][::-1]) for value in range(1, 6)]
-        landmarks: Landmarks = tuple((x + 0.5, y + 0.5) for x, y in places)  # type: ignore[assignment]
+        landmarks: Landmarks = tuple((float(x), float(y)) for x, y in places)  # type: ignore[assignment]
         xs, ys = zip(*landmarks, strict=True)
         box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
         return [Detection(box, self.score, landmarks=landmarks), Detection((0, 0, 9, 9), 0.1)]
@@ -282,7 +282,7 @@ def test_the_turn_with_upright_landmarks_is_used(turn: int) -> None:
     for value, (x, y) in enumerate(found.landmarks, 1):  # in the picture as it is
         assert lying[int(y), int(x), 0] == value
     upright = turned_landmarks(found.landmarks, found.turn, lying.shape[1], lying.shape[0])
-    assert np.array(upright) == pytest.approx(np.array(UPRIGHT) + 0.5)
+    assert np.array(upright) == pytest.approx(np.array(UPRIGHT))
 
 
 def test_an_unsure_face_is_not_turned() -> None:
