@@ -74,14 +74,14 @@ class AnyWayUp:
 
     A face counts by its score, times how upright its landmarks are: a detector may find faces in
     any turn. If the upright picture has a sure face, it is not turned. Otherwise the best turn is
-    used if its best face is sure and wins clearly: turned noise is no face.
+    used if its best face wins clearly: turned noise is no face.
     """
 
     detector: Detector
     sure: float
     """Score, times `uprightness`, from which a face counts as sure."""
-    lead: float = 1.25
-    """Factor by which a turned face has to surpass the best one of the upright picture."""
+    lead: float = 1.05
+    """Factor by which a turned face has to surpass `sure` and the best face as it is."""
 
     @property
     def provenance(self) -> str:
@@ -97,7 +97,7 @@ class AnyWayUp:
             return upright
         views = {turn: self.detector.detect(turned_image(image, turn)) for turn in (1, 2, 3)}
         turn = max(views, key=lambda turn: _best_face(views[turn]))
-        if _best_face(views[turn]) < max(self.sure, self.lead * least):
+        if _best_face(views[turn]) < self.lead * max(self.sure, least):
             return upright
         return _turned_back(views[turn], turn, image)
 

@@ -232,17 +232,17 @@ class Staged:
     [
         ((20, 90, 90, 90), 0),  # sure as it is: nothing else is tried
         ((5, 30, 40, 0), 2),  # the surest turn
-        ((5, 19, 19, 19), 0),  # nothing is sure
-        ((0, 0, 0, 21), 3),
-        ((0, 25, 0, 25), 1),  # the first of equals
-        ((18, 22, 0, 0), 0),  # sure, but no clear lead
-        ((18, 23, 0, 0), 1),
+        ((5, 24, 24, 24), 0),  # no lead of a quarter over what is sure
+        ((0, 0, 0, 25), 3),
+        ((0, 26, 0, 26), 1),  # the first of equals
+        ((19, 24, 0, 0), 0),
+        ((19, 25, 0, 0), 1),
     ],
 )
 def test_a_turn_has_to_be_sure(corners: tuple[int, int, int, int], turn: int) -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     image[0, 0], image[0, -1], image[-1, -1], image[-1, 0] = ([value] * 3 for value in corners)
-    (found,) = AnyWayUp(Staged(), 20).detect(image)
+    (found,) = AnyWayUp(Staged(), 20, 1.25).detect(image)
     assert found.turn == turn
     assert turned_box(found.box, turn, 8, 6) == (0, 0, 2, 1)
 
