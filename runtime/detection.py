@@ -82,6 +82,8 @@ class AnyWayUp:
     """Score, times `uprightness`, from which a face counts as sure."""
     lead: float = 1.05
     """Factor by which a turned face has to surpass `sure` and the best face as it is."""
+    quick: Detector | None = None
+    """Searches the turned views where `detector` found nothing; None: `detector` does."""
 
     @property
     def provenance(self) -> str:
@@ -95,10 +97,13 @@ class AnyWayUp:
         least = _best_face(upright)
         if least >= self.sure:
             return upright
-        views = {turn: self.detector.detect(turned_image(image, turn)) for turn in (1, 2, 3)}
+        search = self.detector if upright or self.quick is None else self.quick
+        views = {turn: search.detect(turned_image(image, turn)) for turn in (1, 2, 3)}
         turn = max(views, key=lambda turn: _best_face(views[turn]))
         if _best_face(views[turn]) < self.lead * max(self.sure, least):
             return upright
+        if search is not self.detector:
+            views[turn] = self.detector.detect(turned_image(image, turn))
         return _turned_back(views[turn], turn, image)
 
 

@@ -5,6 +5,7 @@ Source of the network and of its outputs' meaning: Star-Clouds/CenterFace (MIT).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,7 @@ class CenterFaceDetector:
                 model, or ONNX Runtime is not installed.
         """
         file = read_model(model, "CenterFace", sha256, _HINT)
-        self._longest_sides = tuple(longest_sides)
+        self.longest_sides = tuple(longest_sides)
         self._small_face = small_face
         self._least_score = least_score
         self._session = _session(file, threads)
@@ -94,13 +95,19 @@ class CenterFaceDetector:
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds faces in uint8 RGB (H, W, 3), the highest score first."""
         found: list[Detection] = []
-        for longest_side in self._longest_sides:
+        for longest_side in self.longest_sides:
             small, scale = reduced(image, longest_side)
             faces = decoded(self._outputs(network_input(small)), self._least_score)
             found += visible((enlarged(face, scale) for face in faces), image)
             if small is image or not self._may_miss(faces):
                 break
         return without_duplicates(found)
+
+    def at_first_size(self) -> CenterFaceDetector:
+        """Returns this detector without the larger views; both share the network."""
+        quick = copy.copy(self)
+        quick.longest_sides = self.longest_sides[:1]
+        return quick
 
     def _may_miss(self, faces: Sequence[Detection]) -> bool:
         """Returns whether a larger view may show more: small faces are seldom alone."""

@@ -92,8 +92,9 @@ def open_detector(
     if name.kind == HAAR:
         return default_detector()
     if name.model is not None:
-        opened = YuNetDetector if name.kind == YUNET else CenterFaceDetector
-        return AnyWayUp(opened(name.model, sha256=name.sha256), SURE_UPRIGHT)
+        if name.kind == YUNET:
+            return AnyWayUp(YuNetDetector(name.model, sha256=name.sha256), SURE_UPRIGHT)
+        return _centerface(name.model, name.sha256)
     if engines is not None and record is not None:
         return _folder_detector(engines, record)
     place = "There is no engines folder" if engines is None else f"{engines} has no face detector"
@@ -159,4 +160,9 @@ def _folder_detector(engines: Path, record: DetectorRecord) -> Detector:
         )
     verify_detector(engines, record)
     file = record.files[0]
-    return AnyWayUp(CenterFaceDetector(engines / file.path, sha256=file.sha256), SURE_UPRIGHT)
+    return _centerface(engines / file.path, file.sha256)
+
+
+def _centerface(model: str | Path, sha256: str | None) -> Detector:
+    detector = CenterFaceDetector(model, sha256=sha256)
+    return AnyWayUp(detector, SURE_UPRIGHT, quick=detector.at_first_size())

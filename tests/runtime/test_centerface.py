@@ -217,6 +217,8 @@ def test_a_picture_with_small_faces_is_searched_again(
     found = detector.detect(image)
     assert seen == searched
     assert bool(found) == (red > 0)
+    detector.at_first_size().detect(image)
+    assert seen == [*searched, searched[0]]
 
 
 @pytest.mark.parametrize("shape", [(1, 50_000), (50_000, 1), (1, 1), (3, 2), (5000, 7)])

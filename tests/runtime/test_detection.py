@@ -221,8 +221,10 @@ class Staged:
     """Detects one face whose score is the shade of the picture's first pixel."""
 
     provenance = "staged"
+    calls = 0
 
     def detect(self, image: Pixels) -> list[Detection]:
+        self.calls += 1
         score = float(image[0, 0, 0])
         return [Detection((0, 0, 2, 1), score)] if score else []
 
@@ -291,6 +293,17 @@ def test_an_unsure_face_is_not_turned() -> None:
         image[int(y), int(x), 0] = value
     found, _ = AnyWayUp(Seen(0.6), 0.65).detect(turned_image(image, 1))
     assert found.turn == 0
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_turned_views_are_searched_quickly_where_nothing_was_found(found: bool) -> None:
+    """The first pixel's shade is the score of a face; the upright picture has one or none."""
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[0, 0], image[-1, -1] = 5 * found, 40
+    full, quick = Staged(), Staged()
+    (face,) = AnyWayUp(full, 20, quick=quick).detect(image)
+    assert face.turn == 2
+    assert (full.calls, quick.calls) == ((4, 0) if found else (2, 3))
 
 
 @pytest.mark.parametrize("degrees", [0, 10, 30, 60, 90, 135, 180, 270])
