@@ -3,7 +3,12 @@
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
-from runtime.detectors import HaarDetector, YuNetDetector
+from runtime.detectors import (
+    CenterFaceDetector,
+    DetectorFallbackWarning,
+    HaarDetector,
+    YuNetDetector,
+)
 from runtime.errors import (
     AgeMoEError,
     BackendError,
@@ -38,12 +43,14 @@ __all__ = [
     "AnyWayUp",
     "BackendError",
     "BoxError",
+    "CenterFaceDetector",
     "ClosedError",
     "ContractError",
     "CudaError",
     "DeadlineError",
     "Detection",
     "Detector",
+    "DetectorFallbackWarning",
     "Durations",
     "EngineError",
     "EngineFileError",

@@ -20,7 +20,7 @@ from runtime.console import (
     progress_text,
     summary_text,
 )
-from runtime.detectors import detector_named, parse_detector
+from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.doctor import examine
 from runtime.drawing import draw_faces, drawing_format, save_drawing
 from runtime.errors import AgeMoEError, InputError
@@ -62,13 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _misuse(parsed: argparse.Namespace) -> str | None:
-    boxes = parsed.box or parsed.person_box
-    if boxes and (parsed.photo or len(parsed.photos) != 1):
-        return "--box and --person-box need exactly one picture and no --photo"
+    if parsed.photo:
+        return "--photo is now the default, so leave it out; --whole takes a picture as one face"
+    if parsed.box and (parsed.whole or len(parsed.photos) != 1):
+        return "--box needs exactly one picture and no --whole"
+    if parsed.person_box and (len(parsed.photos) != 1 or not (parsed.box or parsed.whole)):
+        return "--person-box needs exactly one picture, and --box or --whole"
     if parsed.draw is None:
         return None
-    if not parsed.photo or len(parsed.photos) != 1:
-        return "--draw needs --photo and exactly one photograph"
+    if _is_one_face(parsed) or len(parsed.photos) != 1:
+        return "--draw needs exactly one photograph, without --whole and --box"
     draw: Path = parsed.draw
     if not draw.parent.is_dir():
         return f"--draw {draw}: there is no folder {draw.parent}"
@@ -81,9 +84,16 @@ def _misuse(parsed: argparse.Namespace) -> str | None:
     return None
 
 
+def _is_one_face(parsed: argparse.Namespace) -> bool:
+    """Returns whether no face has to be found: each picture is one, or its box is given."""
+    return parsed.whole or parsed.box is not None
+
+
 def _predict(parsed: argparse.Namespace) -> int:
-    with AgeMoE(parsed.engines, device=parsed.device, precision=parsed.precision) as moe:
-        return _predict_photos(moe, parsed) if parsed.photo else _predict_faces(moe, parsed)
+    with AgeMoE(
+        parsed.engines, device=parsed.device, precision=parsed.precision, detector=parsed.detector
+    ) as moe:
+        return _predict_faces(moe, parsed) if _is_one_face(parsed) else _predict_photos(moe, parsed)
 
 
 def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
@@ -91,9 +101,9 @@ def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
     for path, result in _results(moe, parsed):
         failed |= not isinstance(result, AgeEstimate)
         if parsed.json:
-            print(face_line(path, result), flush=True)
+            print(face_line(path, parsed.box, result), flush=True)
         elif isinstance(result, AgeEstimate):
-            print(face_text(path, result), flush=True)
+            print(face_text(path, parsed.box, result), flush=True)
         else:
             print(f"{path}\n  error: {result}", file=sys.stderr)
     return int(failed)
@@ -110,7 +120,7 @@ def _results(
 
 
 def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
-    detector = detector_named(parsed.detector)
+    detector = moe.detector
     if not parsed.json:
         print(f"detector: {detector.provenance}", file=sys.stderr)
     failed = False
@@ -124,7 +134,7 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
         else:
             if parsed.draw is not None:
                 save_drawing(parsed.draw, draw_faces(image, found))
-        failed |= isinstance(found, AgeMoEError) or any(face.error for face in found)
+        failed |= isinstance(found, AgeMoEError) or not found or any(f.error for f in found)
         if parsed.json:
             print(photo_line(path, found, detector.provenance), flush=True)
         elif isinstance(found, AgeMoEError):
@@ -245,12 +255,13 @@ def _detector(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    predict = commands.add_parser("predict", help="estimate ages")
+    predict = commands.add_parser("predict", help="estimate the age of every face")
     predict.add_argument("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG or WebP")
     predict.add_argument("--json", action="store_true", help="one JSON object per line")
-    predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the face, in pixels")
+    predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the only face, in pixels")
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
-    predict.add_argument("--photo", action="store_true", help="find all faces in the pictures")
+    predict.add_argument("--whole", action="store_true", help="take each picture as one face")
+    predict.add_argument("--photo", action="store_true", help=argparse.SUPPRESS)
     predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
     bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
     bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")
@@ -261,9 +272,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bulk.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or local")
     for command in (predict, bulk):
-        command.add_argument(
-            "--detector", type=_detector, default="haar", help="haar or yunet:MODEL"
-        )
+        command.add_argument("--detector", type=_detector, default=AUTO, help=NAMES)
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")

@@ -16,6 +16,7 @@ from runtime.backends.fallback import DeviceRequest, open_devices, parse_device
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
+from runtime.detectors.names import AUTO, Detectors
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
@@ -29,9 +30,8 @@ from runtime.results import AgeEstimate, Box, Face
 from runtime.startup import (
     CONCURRENCY,
     chosen_experts,
-    fastest_mode,
     read_calibration,
-    warm_up,
+    start,
     warn_of_placeholders,
 )
 from runtime.stats import Statistics, Stats
@@ -69,6 +69,7 @@ class AgeMoE:
         concurrency: str = "auto",
         threads: int | None = None,
         limits: ImageLimits | None = None,
+        detector: str | Detector = AUTO,
         gpu: GpuOptions | None = None,
         sessions: SessionFactory | None = None,
     ) -> None:
@@ -89,13 +90,15 @@ class AgeMoE:
                 `auto` measures which is faster. A deadline always implies `lanes`.
             threads: cores each expert may use on the CPU; None means all.
             limits: on the size of pictures.
+            detector: of `predict_photo`, or its name as in `runtime.detectors.parse_detector`;
+                opened when first used.
             gpu: options of the experts that run on a GPU.
             sessions: opens an expert on the CPU, in place of ONNX Runtime.
 
         Raises:
             EngineError: the folder, its manifest, a file or fusion.json is invalid.
             BackendError: the requested device or precision is not available.
-            ValueError: an expert is unknown, or an option is out of range.
+            ValueError: an expert or a detector is unknown, or an option is out of range.
         """
         if concurrency not in CONCURRENCY:
             raise ValueError(f"concurrency must be one of {CONCURRENCY}, got {concurrency!r}.")
@@ -103,7 +106,9 @@ class AgeMoE:
             *parse_device(device), precision, verify, threads, gpu or GpuOptions()
         )
         folder = Path(engines)
-        chosen = chosen_experts(read_manifest(folder).experts, experts)
+        manifest = read_manifest(folder)
+        self._detectors = Detectors(folder, manifest.detector, detector)
+        chosen = chosen_experts(manifest.experts, experts)
         self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
         self._calibration = read_calibration(folder, fusion, self._sources)
         self._tables = self._calibration or FusionTables.identity(chosen)
@@ -136,6 +141,11 @@ class AgeMoE:
         if mode not in MODES:
             raise ValueError(f"concurrency must become one of {MODES}, got {mode!r}.")
         self._executor.mode = mode
+
+    @property
+    def detector(self) -> Detector:
+        """The detector of `predict_photo`; raises `AgeMoEError` if it cannot be opened."""
+        return self._detectors.chosen(None)
 
     @property
     def sources(self) -> dict[str, str | None]:
@@ -193,16 +203,16 @@ class AgeMoE:
         self,
         image: ImageSource,
         *,
-        detector: Detector | None = None,
+        detector: str | Detector | None = None,
         person_boxes: Sequence[Box] = (),
         deadline_ms: float | Deadline | None = None,
     ) -> list[PhotoFace]:
         """Finds the faces in a photograph and estimates the age of each.
 
         Args:
-            image: the photograph, as in `predict`.
-            detector: finds the faces; None uses OpenCV's Haar cascade. Wrap your own boxes in
-                `GivenBoxes`.
+            image: as in `predict`.
+            detector: finds the faces, or its name; None uses `self.detector`. Wrap your own boxes
+                in `GivenBoxes`.
             person_boxes: whole persons, in addition to those that the detector finds.
             deadline_ms: as in `predict`, detection included.
 
@@ -211,13 +221,14 @@ class AgeMoE:
 
         Raises:
             InputError: the photograph cannot be read.
+            EngineFileError, BackendError: the detector cannot be opened.
             PredictionError: no expert answered for any face, or the deadline passed.
             ClosedError: after `close`, or in a forked process.
         """
         return predict_photo(
             self,
             image,
-            detector=detector,
+            detector=self._detectors.chosen(detector),
             person_boxes=person_boxes,
             deadline_ms=deadline_ms,
             limits=self._limits,
@@ -283,10 +294,10 @@ class AgeMoE:
         try:
             estimates = iter(self._estimates(usable, deadline) if usable else [])
         except AgeMoEError:
-            self._statistics.predicted(estimates=0, degraded=0, refused=len(faces))
+            self._statistics.refused(len(faces))
             raise
         results = [next(estimates) if isinstance(f, PreparedFace) else f for f in prepared]
-        self._count(results)
+        self._statistics.predicted(results)
         return results
 
     def _estimates(
@@ -300,14 +311,6 @@ class AgeMoE:
             notes = [face.notes for face in faces]
             return estimates_from(answers, unseen, self._tables, notes)
 
-    def _count(self, results: Sequence[AgeEstimate | AgeMoEError]) -> None:
-        estimates = [result for result in results if isinstance(result, AgeEstimate)]
-        self._statistics.predicted(
-            estimates=len(estimates),
-            degraded=sum(bool(estimate.missing) for estimate in estimates),
-            refused=len(results) - len(estimates),
-        )
-
     def _start(self, concurrency: str) -> None:
         """Starts the threads of `submit` and warms the experts up; on failure, closes them."""
         self._calls = ActiveCalls()
@@ -315,9 +318,7 @@ class AgeMoE:
         self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
         try:
             views = self._preparer.stacked([self._preparer.black_face()])
-            warm_up(self._executor, views)
-            measured = concurrency == "auto"
-            self._executor.mode = fastest_mode(self._executor, views) if measured else concurrency
+            start(self._executor, views, concurrency)
             self._statistics.clear()
         except BaseException:
             self.close()

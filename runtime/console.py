@@ -9,16 +9,16 @@ from typing import Any
 from runtime.errors import AgeMoEError
 from runtime.labeling import Summary
 from runtime.photographs import PhotoFace
-from runtime.results import AgeEstimate
+from runtime.results import AgeEstimate, Box
 
 _LISTED = 20
 """Maximum number of bad photographs in a summary."""
 
 
-def face_line(path: str, result: AgeEstimate | AgeMoEError) -> str:
-    """Formats a picture of one face as JSON."""
+def face_line(path: str, box: Box | None, result: AgeEstimate | AgeMoEError) -> str:
+    """Formats a picture of one face as JSON; without a box the whole picture is the face."""
     values = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
-    return _json({"path": path, **values})
+    return _json({"path": path, "box": box, **values})
 
 
 def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: str) -> str:
@@ -29,20 +29,20 @@ def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: st
     return _json({"path": path, "detector": detector, "faces": faces})
 
 
-def face_text(path: str, estimate: AgeEstimate) -> str:
-    """Formats a picture of one face as text."""
-    return "\n".join([path, *_estimate_lines(estimate)])
+def face_text(path: str, box: Box | None, estimate: AgeEstimate) -> str:
+    """Formats a picture of one face as text; without a box the whole picture is the face."""
+    place = "the whole picture as one face" if box is None else f"1 face, {_place(box)} as given"
+    return "\n".join([f"{path}: {place}", *_estimate_lines(estimate)])
 
 
 def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
     """Formats a photograph as text."""
     if not faces:
-        return f"{path}: no face found"
+        return f"{path}: no face found (--whole takes the picture as one face)"
     lines = [f"{path}: {f'{len(faces)} faces, from left to right' if faces[1:] else '1 face'}"]
     for number, face in enumerate(faces, 1):
-        x, y, width, height = face.box
         turned = f", turned by {face.turn * 90}°" if face.turn else ""
-        lines.append(f"{number:3}. {width:.0f}×{height:.0f} pixels at {x:.0f}, {y:.0f}{turned}")
+        lines.append(f"{number:3}. {_place(face.box)}{turned}")
         if isinstance(face.result, AgeEstimate):
             lines += [f"   {line}" for line in _estimate_lines(face.result)]
         else:
@@ -69,6 +69,11 @@ def progress_text(done: int, total: int, fresh: int, seconds: float) -> str:
     rate = fresh / seconds if seconds > 0 else 0.0
     left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
     return f"{done:,} of {total:,} photographs, {rate:.1f} per second{left}"
+
+
+def _place(box: Box) -> str:
+    x, y, width, height = box
+    return f"{width:.0f}×{height:.0f} pixels at {x:.0f}, {y:.0f}"
 
 
 def _estimate_lines(estimate: AgeEstimate) -> list[str]:

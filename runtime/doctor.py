@@ -17,8 +17,9 @@ from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import import_onnxruntime
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.cores import usable_cores
+from runtime.detectors.names import AUTO, detector_named
 from runtime.errors import AgeMoEError, BackendError, EngineFileError
-from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, DetectorRecord, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.startup import PlaceholderWeightsWarning
 
@@ -135,6 +136,7 @@ def _engine_findings(engines: Path) -> Iterator[Finding]:
     yield Finding("engines", f"{engines}, built {manifest.created} with {tools}")
     for name, expert in manifest.experts.items():
         yield from _expert_findings(engines, name, expert)
+    yield _detector_finding(engines, manifest.detector)
     yield _fusion_finding(engines)
     yield _opening_finding(engines)
 
@@ -157,6 +159,20 @@ def _expert_findings(engines: Path, name: str, expert: Expert) -> Iterator[Findi
             yield Finding(f"  {artifact.precision}", str(error), fine=False)
         else:
             yield Finding(f"  {artifact.precision}", f"{artifact.backend}, intact{differs}")
+
+
+def _detector_finding(engines: Path, detector: DetectorRecord | None) -> Finding:
+    if detector is None:
+        return Finding(
+            "detector", "none: OpenCV's Haar cascade finds the faces, which misses more of them"
+        )
+    license_ = detector.source.license or "license unknown"
+    found = f"{detector.name}, {detector.source.location} ({license_})"
+    try:
+        detector_named(AUTO, engines)
+    except AgeMoEError as error:
+        return Finding("detector", f"{found}: {error}", fine=False)
+    return Finding("detector", f"{found}, intact and usable")
 
 
 def _fusion_finding(engines: Path) -> Finding:

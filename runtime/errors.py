@@ -118,7 +118,7 @@ class ImageTooLargeError(InputError):
 
 
 class BoxError(InputError):
-    """The box lies outside the picture or has no area."""
+    """The box is no box in pixels of the picture, or lies mostly outside it."""
 
 
 class LandmarkError(InputError):

@@ -20,7 +20,7 @@ from runtime import manifest_file
 from runtime.agemoe import AgeMoE
 from runtime.cores import usable_cores
 from runtime.detection import Detection, Detector, Found
-from runtime.detectors import detector_named
+from runtime.detectors.names import AUTO
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
 from runtime.label_tables import (
@@ -60,8 +60,8 @@ class LabelJob:
     """The engines folder."""
     faces: str = PHOTO
     """One of `FACES`."""
-    detector: str = "haar"
-    """As in `detectors.detector_named`."""
+    detector: str = AUTO
+    """A name, as in `AgeMoE`."""
     device: str = "auto"
     """As in `AgeMoE`; a resumed job may use another one."""
     precision: str = "auto"
@@ -91,14 +91,22 @@ class LabelJob:
     @contextlib.contextmanager
     def opened(self) -> Iterator[Labeler]:
         """Opens the engines and yields a labeler in this process."""
-        detector = None if self.faces == WHOLE else detector_named(self.detector)
         engine = self.engine
-        with AgeMoE(self.engines, device=self.device, precision=self.precision) as moe:
-            yield Labeler(moe, engine, detector, given=self.given)
+        with AgeMoE(
+            self.engines, device=self.device, precision=self.precision, detector=self.detector
+        ) as moe:
+            yield Labeler(moe, engine, self.detector_of(moe), given=self.given)
+
+    def detector_of(self, moe: AgeMoE) -> Detector | None:
+        return None if self.faces == WHOLE else moe.detector
 
     def settings(self) -> dict[str, str]:
         """Returns the settings that have to be the same when a job is resumed."""
-        detector = "none" if self.faces == WHOLE else detector_named(self.detector).provenance
+        detector = (
+            "none"
+            if self.faces == WHOLE
+            else detector_named(self.detector, Path(self.engines)).provenance
+        )
         return {
             "engine": self.engine,
             "faces": self.faces,

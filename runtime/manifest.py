@@ -237,6 +237,21 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
             )
 
 
+def verify_detector(folder: Path, detector: DetectorRecord) -> None:
+    """Verifies that the detector's files are the ones that were built, by size and SHA-256.
+
+    Raises:
+        EngineFileError: a file is missing, of another size or of other content.
+    """
+    for record in detector.files:
+        problem = _file_problem(folder / record.path, record, hashes=True)
+        if problem:
+            raise EngineFileError(
+                f"{folder / record.path} of the face detector {problem}. {REBUILD} --output "
+                f"{folder}"
+            )
+
+
 def file_intact(folder: Path, record: FileRecord) -> bool:
     """Returns whether a file is the one that was recorded."""
     return _file_problem(folder / record.path, record, hashes=True) is None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.backends import Views
+from runtime.boxes import check_box
 from runtime.errors import InputError
 from runtime.geometry import ALIGN, Pixels, align, black, crop, fit, shows_enough
 from runtime.images import ImageLimits, load_rgb
@@ -115,6 +116,9 @@ class Preparer:
             return error
 
     def _views(self, image: Pixels, face: Face) -> PreparedFace:
+        for box in (face.box, face.person_box):
+            if box is not None:
+                check_box(box, *image.shape[:2])
         boxes: dict[str, Box | None] = {}
         if face.box is not None or face.person_box is None:
             boxes["face"] = face.box

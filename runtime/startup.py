@@ -87,6 +87,12 @@ def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:
             )
 
 
+def start(executor: Executor, views: Views, concurrency: str) -> None:
+    """Runs every expert once and chooses the mode, one of `CONCURRENCY`; raises as `warm_up`."""
+    warm_up(executor, views)
+    executor.mode = fastest_mode(executor, views) if concurrency == "auto" else concurrency
+
+
 def warm_up(executor: Executor, views: Views) -> None:
     """Runs every expert once, to find broken graphs early and to grow buffers.
 

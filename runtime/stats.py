@@ -6,12 +6,14 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from runtime.backends import Times
+from runtime.errors import AgeMoEError
+from runtime.results import AgeEstimate
 
 STAGES = ("decode", "geometry", "stack", "experts", "fuse")
 """Stages of `AgeMoE.predict`, in order; `experts` covers all experts together."""
@@ -116,12 +118,18 @@ class Statistics:
             record.late += faces if late else 0
             record.failed += 0 if late else faces
 
-    def predicted(self, *, estimates: int, degraded: int, refused: int) -> None:
+    def predicted(self, results: Sequence[AgeEstimate | AgeMoEError]) -> None:
         """Counts the results of a prediction."""
+        estimates = [result for result in results if isinstance(result, AgeEstimate)]
         with self._lock:
-            self._estimates += estimates
-            self._degraded += degraded
-            self._refused += refused
+            self._estimates += len(estimates)
+            self._degraded += sum(bool(estimate.missing) for estimate in estimates)
+            self._refused += len(results) - len(estimates)
+
+    def refused(self, faces: int) -> None:
+        """Counts the faces of a prediction that failed as a whole."""
+        with self._lock:
+            self._refused += faces
 
     def snapshot(self) -> Stats:
         """Returns the counts and durations so far."""

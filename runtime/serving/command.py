@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.detectors.names import AUTO, NAMES
 from runtime.errors import AgeMoEError
 from runtime.serving.settings import Batching, Limits, Settings
 
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=_port, default=8000, help="port to listen on; 0 selects a free one")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    add("--detector", default="haar", help="face detector: haar, or yunet:MODEL[#sha256=HEX]")
+    add("--detector", default=AUTO, help=f"face detector: {NAMES}")
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
     add("--without-keys", action="store_true", help="accept requests from any host without a key")

@@ -141,7 +141,7 @@ class Generation:
 
 
 def _open_engines(settings: Settings) -> AgeMoE:
-    """Opens the engines; their warnings are logged."""
+    """Opens the engines and their detector; their warnings are logged."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         moe = AgeMoE(
@@ -149,10 +149,21 @@ def _open_engines(settings: Settings) -> AgeMoE:
             device=settings.device,
             precision=settings.precision,
             limits=ImageLimits(max_pixels=max(settings.limits.pixels, ImageLimits().max_pixels)),
+            detector=settings.detector,
         )
+        _open_detector(moe)
     for warning in caught:
         log.warning("%s", warning.message)
     return moe
+
+
+def _open_detector(moe: AgeMoE) -> None:
+    """Opens the detector now rather than with the first request; on failure, closes the engines."""
+    try:
+        log.info("detector: %s", moe.detector.provenance)
+    except BaseException:
+        moe.close()
+        raise
 
 
 def _request_canary(moe: AgeMoE, no_answers: Collection[str]) -> None:

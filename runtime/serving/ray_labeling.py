@@ -22,10 +22,9 @@ import ray.data
 from ray.exceptions import RayActorError, RayError
 
 from runtime.agemoe import AgeMoE
-from runtime.detectors import detector_named
 from runtime.errors import AgeMoEError, EngineFileError
 from runtime.label_tables import LabelingError
-from runtime.labeling import BATCH_SIZE, WHOLE, Labeled, Labeler, LabelJob, Stream
+from runtime.labeling import BATCH_SIZE, Labeled, Labeler, LabelJob, Stream
 
 _MAX_BLOCKS = 4096
 """Maximum number of blocks that Ray tracks."""
@@ -115,11 +114,11 @@ def _open_labeler(job: LabelJob, resources: WorkerResources, engine: str) -> Lab
         job.engines,
         device=job.device,
         precision=job.precision,
+        detector=job.detector,
         threads=resources.cpus,
         concurrency="sequence" if resources.cpus == 1 and not resources.gpus else "auto",
     )
-    detector = None if job.faces == WHOLE else detector_named(job.detector)
-    return Labeler(moe, engine, detector, given=job.given)
+    return Labeler(moe, engine, job.detector_of(moe), given=job.given)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
-from runtime.detectors import detector_named
+from runtime.detectors import parse_detector
 from runtime.errors import ClosedError
 from runtime.images import ImageLimits
 from runtime.serving.generation import Generation
@@ -39,12 +39,11 @@ class Service:
     """The engines in use and everything that a request passes through before them."""
 
     def __init__(self, settings: Settings) -> None:
-        """Reads the keys and the detector; `open` opens the engines.
+        """Reads the keys; `open` opens the engines and their detector.
 
         Raises:
             KeyFileError: the file of API keys cannot be used.
             ValueError: the detector is unknown.
-            BackendError: the detector's model cannot be used.
         """
         self.settings = settings
         self.keys = _keys_for(settings)
@@ -53,7 +52,7 @@ class Service:
         self.draining = False
         """True while the service is shutting down and reports itself as not ready."""
         self.last_reload: str | None = None
-        self._detector = detector_named(settings.detector)
+        parse_detector(settings.detector)
         self._current: Generation | None = None
         self._reloading = threading.Lock()
         self._retiring: list[threading.Thread] = []
@@ -114,7 +113,7 @@ class Service:
             "concurrency": generation.moe.concurrency,
             "stand_ins": generation.placeholders,
             "experts": generation.describe(),
-            "detector": self._detector.provenance,
+            "detector": generation.moe.detector.provenance,
             "limits": asdict(limits),
         }
 
@@ -155,7 +154,7 @@ class Service:
         with ExitStack() as stack:
             generation = self._hold_engines(stack)
             async with _time_limit(request.deadline):
-                photos = await self._process(request)
+                photos = await self._process(request, generation)
             for stage in STAGES:
                 seconds = sum(photo.seconds[stage] for photo in photos)
                 self.metrics.observe(stage, seconds, times_ms)
@@ -180,9 +179,10 @@ class Service:
                 stack.enter_context(generation.in_use())
                 return generation
 
-    async def _process(self, request: ParsedRequest) -> list[Predictions]:
+    async def _process(self, request: ParsedRequest, generation: Generation) -> list[Predictions]:
         """Decodes the pictures one by one, up to the limit on their total pixels."""
-        loop, detector = asyncio.get_running_loop(), self._detector if request.detect else None
+        loop = asyncio.get_running_loop()
+        detector = generation.moe.detector if request.detect else None
         photos: list[Predictions] = []
         pixels_left = self.settings.limits.pixels
         for photo in request.photos:

@@ -57,8 +57,8 @@ class Settings:
     """As for `AgeMoE`."""
     precision: str = "auto"
     """As for `AgeMoE`."""
-    detector: str = "haar"
-    """As for `runtime.detectors.detector_named`."""
+    detector: str = "auto"
+    """A name, as in `AgeMoE`."""
     keys: Path | None = None
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None

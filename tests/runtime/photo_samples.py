@@ -77,3 +77,26 @@ def tiny_yunet(path: Path) -> Path:
     {{ {" ".join(lines)} }}"""
     onnx.save(parse_model(text), path)
     return path
+
+
+def tiny_centerface(path: Path) -> Path:
+    """A network with CenterFace's four outputs, whose values are the colors of 4×4 blocks.
+
+    With r, g, b as means of a block within 0..1: heat is r, the logarithms of height and width are
+    3g and 3b, the offsets in y and x are g - 0.5 and b - 0.5, and the landmarks are five times
+    g, b. As in the published file, the declared sizes are those of one traced batch, and the
+    weights are declared as inputs.
+    """
+    text = f"""<ir_version: 4, opset_import: ["" : 11]>
+    colors (float[10, 3, 32, 32] picture, float white, float three, float half) =>
+    (float[10, 1, 8, 8] heat, float[10, 2, 8, 8] scale,
+     float[10, 2, 8, 8] offset, float[10, 10, 8, 8] landmarks)
+    <float white = {{255.0}}, float three = {{3.0}}, float half = {{0.5}}>
+    {{ pooled = AveragePool <kernel_shape = [4, 4], strides = [4, 4]> (picture)
+       level = Div (pooled, white)
+       heat, shares = Split <axis = 1, split = [1, 2]> (level)
+       scale = Mul (shares, three)
+       offset = Sub (shares, half)
+       landmarks = Concat <axis = 1> ({", ".join(["shares"] * 5)}) }}"""
+    onnx.save(parse_model(text), path)
+    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 from runtime.__main__ import main
 from runtime.fusion import FusionTables
 from runtime.fusion_file import write_fusion
-from tests.runtime.tiny_engines import Tiny, write_engines
+from tests.runtime.photo_samples import tiny_centerface
+from tests.runtime.tiny_engines import Tiny, add_detector, write_engines
 
 
 @pytest.fixture
@@ -32,10 +34,10 @@ def ran(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.mark.usefixtures("engines")
 def test_predict_as_text(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = ran(capsys, "predict", "dark.png", "light.png")
+    status, out, err = ran(capsys, "predict", "--whole", "dark.png", "light.png")
     assert (status, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "dark.png"
+    assert lines[0] == "dark.png: the whole picture as one face"
     assert "15.0 years" in lines[1]
     assert "not calibrated" in lines[1]
     assert "a   raw  20.0, corrected  20.0, weight 0.50" in lines[2]
@@ -45,10 +47,11 @@ def test_predict_as_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("engines")
 def test_predict_as_json(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = ran(capsys, "predict", "light.png", "dark.png", "--json")
+    status, out, err = ran(capsys, "predict", "--whole", "light.png", "dark.png", "--json")
     assert (status, err) == (0, "")
     light, dark = map(json.loads, out.splitlines())
     assert (light["path"], dark["path"]) == ("light.png", "dark.png")
+    assert dark["box"] is None
     assert dark["age_years"] == pytest.approx(15.0)
     assert dark["experts"]["bb"]["weight"] == 0.5
 
@@ -56,7 +59,7 @@ def test_predict_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("engines")
 def test_more_photographs_than_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
     paths = ["dark.png", "light.png"] * 35
-    status, out, _ = ran(capsys, "predict", *paths, "--json")
+    status, out, _ = ran(capsys, "predict", "--whole", *paths, "--json")
     assert status == 0
     found = [json.loads(line) for line in out.splitlines()]
     assert [line["path"] for line in found] == paths
@@ -69,18 +72,21 @@ def test_a_box_is_cut_out(engines: Path, capsys: pytest.CaptureFixture[str]) -> 
     Image.fromarray(image).save(engines.parent / "spot.png")
     _, out, _ = ran(capsys, "predict", "spot.png", "--json", "--box", "5,5,5,5")
     assert json.loads(out)["age_years"] == pytest.approx(75.0)
+    assert json.loads(out)["box"] == [5, 5, 5, 5]
+    _, out, _ = ran(capsys, "predict", "spot.png", "--box", "5,5,5,5")
+    assert out.startswith("spot.png: 1 face, 5×5 pixels at 5, 5 as given\n")
 
 
 @pytest.mark.usefixtures("engines")
 def test_a_bad_photograph_affects_only_the_exit_status(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    status, out, err = ran(capsys, "predict", "dark.png", "gone.png", "light.png")
+    status, out, err = ran(capsys, "predict", "--whole", "dark.png", "gone.png", "light.png")
     assert status == 1
     assert "15.0 years" in out
     assert "60.0 years" in out
     assert "gone.png\n  error: There is no picture at gone.png" in err
-    status, out, err = ran(capsys, "predict", "dark.png", "gone.png", "--json")
+    status, out, err = ran(capsys, "predict", "--whole", "dark.png", "gone.png", "--json")
     assert (status, err) == (1, "")
     assert "no picture" in json.loads(out.splitlines()[1])["error"]
 
@@ -116,7 +122,12 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], arguments: list
 def test_an_error_is_one_line_without_a_traceback(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
-    status, out, err = ran(capsys, "predict", "dark.png", *arguments)
+    status, out, err = ran(
+        capsys,
+        "predict",
+        "dark.png",
+        *(arguments if "--box" in arguments else ["--whole", *arguments]),
+    )
     assert (status, out) == (1, "")
     assert "error: " in err
     assert message in err
@@ -128,7 +139,7 @@ def test_placeholder_weights_are_warned_of_on_the_terminal(
 ) -> None:
     write_engines(empty_folder / "engines", {"a": Tiny(kind="demo")})
     Image.new("RGB", (9, 9)).save(empty_folder / "p.png")
-    status, _, err = ran(capsys, "predict", "p.png")
+    status, _, err = ran(capsys, "predict", "--whole", "p.png")
     assert status == 0
     assert err.startswith("warning: a: demo experts")
 
@@ -142,6 +153,20 @@ def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[s
     assert "calibrated for a, bb" in out
     assert "works: a on onnx-cpu, bb on onnx-cpu" in out
     assert not any(line.startswith("!") for line in out.splitlines())
+
+
+def test_doctor_describes_the_detector(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = ran(capsys, "doctor")
+    assert re.search(r"^  detector +none: OpenCV's Haar cascade finds the faces", out, re.MULTILINE)
+    model = add_detector(engines, tiny_centerface(engines.parent / "colors.onnx"))
+    status, out, _ = ran(capsys, "doctor")
+    described = r"^  detector +centerface, pypi://made-up==1\.0/colors\.onnx \(MIT\), intact"
+    assert status == 0, out
+    assert re.search(described, out, re.MULTILINE)
+    model.write_bytes(b"broken")
+    status, out, _ = ran(capsys, "doctor")
+    assert status == 1
+    assert re.search(r"^! detector .*\(MIT\): .* has 6 bytes", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

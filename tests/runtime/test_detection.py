@@ -19,6 +19,8 @@ from runtime.detection import (
     shared_area,
     turned_box,
     turned_image,
+    turned_landmarks,
+    uprightness,
     within,
     without_duplicates,
 )
@@ -27,11 +29,12 @@ from runtime.detectors import (
     YuNetDetector,
     default_detector,
     detector_named,
-    parse_detector,
+    yunet,
 )
+from runtime.detectors.common import reduced
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
-from runtime.results import Box
+from runtime.results import Box, Landmarks
 from tests.runtime.photo_samples import ASTRONAUT_FACE, GRACE_FACE, astronaut, grace, tiny_yunet
 
 BOXES = st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 20)] * 2)
@@ -123,6 +126,37 @@ def test_yunet_runs_any_model_with_its_outputs(tmp_path: Path) -> None:
     assert YuNetDetector(model).detect(np.zeros((50, 70, 3), np.uint8)) == []
 
 
+def test_yunet_gives_the_landmarks_of_the_picture(tmp_path: Path) -> None:
+    image = np.zeros((96, 1280, 3), np.uint8)
+    image[32:48, 640:656] = 255  # one 8×8 block at 640 pixels
+    model = tiny_yunet(tmp_path / "bright.onnx")
+    (found,) = YuNetDetector(model, longest_sides=[640]).detect(image)
+    # point j is anchor + 8 times the model's values: (½, ½), (0, 0), (½, ½), (0, 0), (½, ½)
+    wanted = [(648, 40), (640, 32), (648, 40), (640, 32), (648, 40)]
+    assert np.array(found.landmarks) == pytest.approx(np.array(wanted), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("white", "width", "searched"),
+    [(255, 960, [640]), (0, 960, [640, 320]), (0, 480, [640, 320]), (0, 320, [640])],
+)
+def test_yunet_searches_again_at_320_pixels_if_it_found_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, white: int, width: int, searched: list[int]
+) -> None:
+    seen: list[int] = []
+
+    def noted(image: Pixels, longest_side: int) -> tuple[Pixels, tuple[float, float]]:
+        seen.append(longest_side)
+        return reduced(image, longest_side)
+
+    monkeypatch.setattr(yunet, "reduced", noted)
+    image = np.zeros((96, width, 3), np.uint8)
+    image[32:64, 64:96] = white
+    found = YuNetDetector(tiny_yunet(tmp_path / "bright.onnx")).detect(image)
+    assert seen == searched
+    assert bool(found) == (white > 0)
+
+
 def test_yunet_scales_boxes_back_to_the_original(tmp_path: Path) -> None:
     image = np.zeros((64, 1280, 3), np.uint8)
     image[32:48, 640:656] = 255
@@ -176,12 +210,6 @@ def test_a_model_is_downloaded_from_the_hub(
         YuNetDetector("hf://some/where")
 
 
-@pytest.mark.parametrize("name", ["", "yunet", "yunet:", "haar:x", "dlib", "yunet:#sha256=00"])
-def test_unknown_detectors(name: str) -> None:
-    with pytest.raises(ValueError, match="A detector is haar or yunet:MODEL"):
-        parse_detector(name)
-
-
 def test_given_boxes_are_returned_unchanged() -> None:
     given_boxes = GivenBoxes([(1, 2, 3, 4), (1, 2, 3, 4)], persons=[(0, 0, 9, 9)])
     found = given_boxes.detect(astronaut())
@@ -193,8 +221,10 @@ class Staged:
     """Detects one face whose score is the shade of the picture's first pixel."""
 
     provenance = "staged"
+    calls = 0
 
     def detect(self, image: Pixels) -> list[Detection]:
+        self.calls += 1
         score = float(image[0, 0, 0])
         return [Detection((0, 0, 2, 1), score)] if score else []
 
@@ -204,17 +234,91 @@ class Staged:
     [
         ((20, 90, 90, 90), 0),  # sure as it is: nothing else is tried
         ((5, 30, 40, 0), 2),  # the surest turn
-        ((5, 19, 19, 19), 0),  # nothing is sure
-        ((0, 0, 0, 21), 3),
-        ((0, 25, 0, 25), 1),  # the first of equals
+        ((5, 24, 24, 24), 0),  # no lead of a quarter over what is sure
+        ((0, 0, 0, 25), 3),
+        ((0, 26, 0, 26), 1),  # the first of equals
+        ((19, 24, 0, 0), 0),
+        ((19, 25, 0, 0), 1),
     ],
 )
 def test_a_turn_has_to_be_sure(corners: tuple[int, int, int, int], turn: int) -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     image[0, 0], image[0, -1], image[-1, -1], image[-1, 0] = ([value] * 3 for value in corners)
-    (found,) = AnyWayUp(Staged(), 20).detect(image)
+    (found,) = AnyWayUp(Staged(), 20, 1.25).detect(image)
     assert found.turn == turn
     assert turned_box(found.box, turn, 8, 6) == (0, 0, 2, 1)
+
+
+UPRIGHT: Landmarks = ((30, 40), (70, 40), (50, 60), (35, 80), (65, 80))
+
+
+class Seen:
+    """Detects a face whose landmarks are the pixels of value 1 to 5, and an unsure other one."""
+
+    provenance = "seen"
+
+    def __init__(self, score: float = 1.0) -> None:
+        self.score = score
+        self.views = 0
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        self.views += 1
+        places = [tuple(np.argwhere(image[:, :, 0] == value)[0][::-1]) for value in range(1, 6)]
+        landmarks: Landmarks = tuple((float(x), float(y)) for x, y in places)  # type: ignore[assignment]
+        xs, ys = zip(*landmarks, strict=True)
+        box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+        return [Detection(box, self.score, landmarks=landmarks), Detection((0, 0, 9, 9), 0.1)]
+
+
+@pytest.mark.parametrize("turn", [0, 1, 2, 3])
+def test_the_turn_with_upright_landmarks_is_used(turn: int) -> None:
+    image = np.zeros((100, 120, 3), np.uint8)
+    for value, (x, y) in enumerate(UPRIGHT, 1):
+        image[int(y), int(x), 0] = value
+    lying = turned_image(image, turn)
+    detector = Seen()
+    found, _ = AnyWayUp(detector, 0.65).detect(lying)
+    assert detector.views == (1 if turn == 0 else 4)
+    assert (found.turn + turn) % 4 == 0
+    assert found.landmarks is not None
+    for value, (x, y) in enumerate(found.landmarks, 1):  # in the picture as it is
+        assert lying[int(y), int(x), 0] == value
+    upright = turned_landmarks(found.landmarks, found.turn, lying.shape[1], lying.shape[0])
+    assert np.array(upright) == pytest.approx(np.array(UPRIGHT))
+
+
+def test_an_unsure_face_is_not_turned() -> None:
+    image = np.zeros((100, 120, 3), np.uint8)
+    for value, (x, y) in enumerate(UPRIGHT, 1):
+        image[int(y), int(x), 0] = value
+    found, _ = AnyWayUp(Seen(0.6), 0.65).detect(turned_image(image, 1))
+    assert found.turn == 0
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_turned_views_are_searched_quickly_where_nothing_was_found(found: bool) -> None:
+    """The first pixel's shade is the score of a face; the upright picture has one or none."""
+    image = np.zeros((6, 8, 3), np.uint8)
+    image[0, 0], image[-1, -1] = 5 * found, 40
+    full, quick = Staged(), Staged()
+    (face,) = AnyWayUp(full, 20, quick=quick).detect(image)
+    assert face.turn == 2
+    assert (full.calls, quick.calls) == ((4, 0) if found else (2, 3))
+
+
+@pytest.mark.parametrize("degrees", [0, 10, 30, 60, 90, 135, 180, 270])
+def test_uprightness_is_the_cosine_of_the_rotation(degrees: float) -> None:
+    points = np.array([(18.28, 17.47), (44.61, 17.36), (31.05, 31.43), (20.1, 43), (41.79, 42.84)])
+    angle = np.radians(degrees)
+    rotation = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    turned = 3.0 * points @ np.array(rotation) + (500, -20)
+    landmarks: Landmarks = tuple((x, y) for x, y in turned.tolist())  # type: ignore[assignment]
+    assert uprightness(landmarks) == pytest.approx(max(np.cos(angle), 0.0), abs=1e-9)
+
+
+def test_uprightness_without_a_shape() -> None:
+    assert uprightness(None) == 1.0
+    assert uprightness(((5, 5),) * 5) == 0.0
 
 
 @given(BOXES, st.integers(-4, 7))

@@ -7,7 +7,7 @@ pixels within 0..1. Different pictures thus have different ages, and a mix-up is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -18,13 +18,14 @@ from runtime.geometry import Geometry
 from runtime.manifest import (
     Artifact,
     BatchProfile,
+    DetectorRecord,
     Expert,
     FileRecord,
     InputSpec,
     Manifest,
     Source,
 )
-from runtime.manifest_file import write_manifest
+from runtime.manifest_file import read_manifest, write_manifest
 
 GRID = (0.0, 25.0, 50.0, 75.0, 100.0)
 HALF_OFFSET_YEARS = 1.0
@@ -147,3 +148,15 @@ _EXTRAS = {
     "gender_probs = Softmax <axis = 1> (two)",
     "answer_mass": "answer_mass = Identity (bright)",
 }
+
+
+def add_detector(folder: Path, model: Path, name: str = "centerface") -> Path:
+    """Makes a model the face detector of an engines folder and returns its path there."""
+    path = folder / "detector" / model.name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(model.read_bytes())
+    files = (FileRecord(f"detector/{path.name}", sha256_of(path), path.stat().st_size),)
+    source = Source("onnx", "pypi://made-up==1.0/colors.onnx", sha256_of(path), license="MIT")
+    detector = DetectorRecord(name, source, files)
+    write_manifest(folder, replace(read_manifest(folder), detector=detector))
+    return path

@@ -57,7 +57,7 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--host 0.0.0.0", "accepts connections from other machines, and there are no API keys"),
         ("--host example.org", "accepts connections from other machines"),
-        ("--detector nose", "A detector is haar or yunet:MODEL"),
+        ("--detector nose", "A detector is auto, centerface"),
         ("--keys nowhere", "The key file nowhere cannot be read"),
         ("--engines nowhere", "manifest.json"),
         ("--max-faces 300", "A request may have 300 faces, but the queue holds only 256"),

@@ -6,11 +6,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from runtime import ClosedError
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Settings
+from tests.runtime.photo_samples import tiny_centerface
+from tests.runtime.tiny_engines import add_detector
 from tests.serving.live import (
     Live,
     assert_problem,
@@ -55,6 +58,29 @@ def test_new_engines_replace_the_old(settings: Settings) -> None:
         assert ready["version"] == answer.json()["version"]
         assert ready["last_reload"].startswith("taken: version ")
         assert 'agemoe_reloads_total{outcome="taken"} 1.0' in live.client.get("/metrics").text
+
+
+def test_the_engines_bring_their_detector(settings: Settings, tmp_path: Path) -> None:
+    """The cascade finds nothing in a red spot; `tiny_centerface` finds it."""
+    spot = np.zeros((64, 96, 3), np.uint8)
+    spot[32:36, 40:44] = 255, 128, 128
+    with serving(settings) as live:
+        authorize(live)
+        assert live.client.get("/v1/experts").json()["detector"].startswith("haar ")
+        (nothing,) = live.ages(encoded(spot), detect=True).json()["images"]
+        assert nothing["faces"] == []
+        assert nothing["problem"] is None
+        model = add_detector(settings.engines, tiny_centerface(tmp_path / "colors.onnx"))
+        assert live.client.post("/v1/reload").status_code == 200
+        described = live.client.get("/v1/experts").json()["detector"]
+        assert described.startswith("centerface colors.onnx (sha256 ")
+        (found,) = live.ages(encoded(spot), detect=True).json()["images"]
+        assert found["faces"][0]["score"] == 1.0
+        model.write_bytes(b"broken")
+        assert_problem(
+            live.client.post("/v1/reload"), 409, "colors.onnx of the face detector has 6"
+        )
+        assert live.ages(encoded(spot), detect=True).status_code == 200
 
 
 @pytest.mark.parametrize("fault", ["manifest", "graph", "fusion", "silent"])

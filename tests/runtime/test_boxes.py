@@ -1,0 +1,70 @@
+"""Boxes that callers give: what they cannot have meant is refused, with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime import AgeMoE, BoxError, Face
+from runtime.boxes import check_box
+from runtime.results import Box
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ((0.1, 0.2, 0.5, 0.5), r"\(0\.1, 0\.2, 0\.5, 0\.5\) look like shares .* has 200×100"),
+        ((0, 0, 1, 1), "look like shares of the picture. Give pixels"),
+        ((50, 50, 3.9, 20), "has a side of less than 4 pixels"),
+        ((50, 50, 20, 0.5), "has a side of less than 4 pixels"),
+        ((-11, 10, 20, 20), "Only 45% of the box"),
+        ((190, 90, 30, 30), "Only 11% of the box"),
+        ((-500, -500, 5000, 5000), "Only 0% of the box"),
+    ],
+)
+def test_refused(box: Box, message: str) -> None:
+    with pytest.raises(BoxError, match=message):
+        check_box(box, 100, 200)
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (0, 0, 4, 4),
+        (0.5, 0.5, 4, 4),
+        (-10, 10, 20, 20),  # exactly half of it inside
+        (0, 0, 200, 100),
+        (0.5, 0.5, 199, 99),
+        (500, 0, 20, 20),  # `crop` rejects it
+        (0, 0, float("nan"), 5),
+        (0, 0, -5, 5),
+    ],
+)
+def test_accepted_or_left_to_the_crop(box: Box) -> None:
+    check_box(box, 100, 200)
+
+
+def test_a_picture_of_one_pixel_is_its_own_share() -> None:
+    with pytest.raises(BoxError, match="less than 4 pixels"):
+        check_box((0, 0, 1, 1), 1, 1)
+
+
+def test_boxes_of_a_prediction(tmp_path: Path) -> None:
+    image = np.full((100, 200, 3), 99, np.uint8)
+    with AgeMoE(write_engines(tmp_path, {"a": Tiny()})) as moe:
+        results = moe.predict(
+            [
+                Face(image, (0.2, 0.2, 0.5, 0.5)),
+                Face(image, (20, 20, 50, 50)),
+                Face(image, (20, 20, 50, 50), person_box=(0.1, 0.1, 0.8, 0.9)),
+                Face(image, None, person_box=(150, 0, 200, 100)),
+            ]
+        )
+    shares, fine, person, outside = results
+    assert isinstance(shares, BoxError)
+    assert not isinstance(fine, Exception)
+    assert "look like shares" in str(person)
+    assert "Only 25%" in str(outside)
