@@ -115,7 +115,9 @@ class AgeMoE:
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
         self._limits = limits or ImageLimits()
-        self._preparer = Preparer(chosen, self._limits, self._statistics)
+        self._preparer = Preparer(
+            chosen, self._limits, self._statistics, detector=lambda: self.detector
+        )
         devices = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, devices, self._statistics)
         self._start(concurrency)

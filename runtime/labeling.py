@@ -20,7 +20,7 @@ from runtime import manifest_file
 from runtime.agemoe import AgeMoE
 from runtime.cores import usable_cores
 from runtime.detection import Detection, Detector, Found
-from runtime.detectors.names import AUTO
+from runtime.detectors.names import AUTO, detector_named
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
 from runtime.label_tables import (
@@ -98,6 +98,7 @@ class LabelJob:
             yield Labeler(moe, engine, self.detector_of(moe), given=self.given)
 
     def detector_of(self, moe: AgeMoE) -> Detector | None:
+        """Returns the detector of the opened engines; None takes each picture as one face."""
         return None if self.faces == WHOLE else moe.detector
 
     def settings(self) -> dict[str, str]:

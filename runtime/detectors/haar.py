@@ -31,6 +31,7 @@ class HaarDetector:
     """
 
     CASCADE = "haarcascade_frontalface_default.xml"
+    finds_landmarks = False
 
     def __init__(
         self,

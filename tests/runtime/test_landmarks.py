@@ -237,8 +237,8 @@ def test_an_estimate_carries_the_note(engines: Path) -> None:
     assert second == exact
     assert exact.notes == ()
     assert noted.to_dict()["notes"] == list(noted.notes)
-    assert "note: aligned: aligned by the average" in face_text("x.jpg", noted)
-    assert "note" not in face_text("x.jpg", exact)
+    assert "note: aligned: aligned by the average" in face_text("x.jpg", None, noted)
+    assert "note" not in face_text("x.jpg", None, exact)
     assert noted.experts["plain"].age_years == exact.experts["plain"].age_years
     assert noted.experts["aligned"].age_years != exact.experts["aligned"].age_years
 
