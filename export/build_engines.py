@@ -16,6 +16,7 @@ from export.build.console import (
     BuildDisplay,
     built_table,
     described_lines,
+    fetching_lines,
     make_console,
     plan_table,
 )
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.weights in _NOTICES:
             console.print(_NOTICES[options.weights], soft_wrap=True)
         if only_plan:
-            console.print(plan_table(plan(options)))
+            _show_plan(options, console)
             return 0
         problems = _build(options, console)
     except (ExportError, AgeMoEError) as error:
@@ -75,6 +76,13 @@ def _print_error(message: str) -> None:
     Console(stderr=True, highlight=False).print(
         f"error: {message}", style="red", markup=False, soft_wrap=True
     )
+
+
+def _show_plan(options: BuildOptions, console: Console) -> None:
+    planned = plan(options)
+    console.print(plan_table(planned))
+    for line in fetching_lines(planned):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _build(options: BuildOptions, console: Console) -> list[str]:

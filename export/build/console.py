@@ -137,6 +137,12 @@ def plan_table(planned: Sequence[Planned]) -> Table:
     return table
 
 
+def fetching_lines(planned: Sequence[Planned]) -> list[str]:
+    """Returns what a build would fetch first, a line per expert."""
+    located = {row.expert: row.to_fetch for row in planned if row.to_fetch}
+    return [f"{expert}: to be fetched: {location}" for expert, location in located.items()]
+
+
 def shown_size(size_bytes: int) -> str:
     """Formats a size for display."""
     return f"{size_bytes / 1e6:,.1f} MB"

@@ -10,7 +10,7 @@ from runtime.files import sha256_of, write_json, write_whole
 from runtime.fusion_file import FILE_NAME, check_fusion_fits, read_fusion
 from runtime.manifest_file import read_manifest
 
-NOTE = ".fusion.preset.json"
+NOTE = "fusion.preset.json"
 """Beside fusion.json: the SHA-256 of the tables that were copied, while they are unchanged."""
 
 

@@ -76,6 +76,8 @@ class Planned:
     """Estimated for a file that is yet to be built; None before its weights are fetched."""
     license: str = ""
     """Of the weights; empty if none is stated."""
+    to_fetch: str = ""
+    """The location of weights that a build would fetch first; empty if it fetches none."""
 
 
 def plan(options: BuildOptions) -> list[Planned]:
@@ -93,8 +95,9 @@ def plan(options: BuildOptions) -> list[Planned]:
             kept = job.kept.get(precision)
             size = sum(f.size_bytes for f in kept.files) if kept else _estimate(job, precision)
             path = f"{config.name}/{file_name(config.name, precision)}"
-            reason = _with_fetching(job.reasons.get(precision, ""), job.weights)
-            planned.append(Planned(config.name, path, reason, size, stated))
+            reason = job.reasons.get(precision, "")
+            fetch = _to_fetch(reason, job.weights)
+            planned.append(Planned(config.name, path, reason, size, stated, fetch))
         if options.engines is not None:
             planned.append(_planned_engine(job, options, options.engines.target))
     if options.detector is not None:
@@ -191,7 +194,8 @@ def _planned_detector(
     if built is not None and not reason:
         size = sum(file.size_bytes for file in built.files)
     path = f"{DETECTOR}/{detector_file_name(config)}"
-    return Planned(DETECTOR, path, _with_fetching(reason, weights), size, config.license or "")
+    fetch = _to_fetch(reason, weights)
+    return Planned(DETECTOR, path, reason, size, config.license or "", fetch)
 
 
 def detector_reason(
@@ -208,9 +212,8 @@ def detector_file_name(config: DetectorConfig) -> str:
     return f"{config.kind}.onnx"
 
 
-def _with_fetching(reason: str, weights: Weights) -> str:
-    fetched = is_remote(weights.to_fetch)
-    return f"{reason}; to be fetched: {weights.to_fetch}" if reason and fetched else reason
+def _to_fetch(reason: str, weights: Weights) -> str:
+    return weights.to_fetch if reason and is_remote(weights.to_fetch) else ""
 
 
 def _reason(artifact: Artifact | None, key: Mapping[str, str], options: BuildOptions) -> str:
