@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +16,7 @@ from export.build.keys import detector_key
 from export.build.options import BuildOptions
 from export.build.plan import detector_file_name, detector_reason
 from export.build.weights import known_weights, ready_weights
+from export.checkpoints.loading import first_line
 from export.config.detector import DETECTOR, DetectorConfig
 from export.errors import GraphError, ParityError
 from export.faces.drawn import drawn_faces
@@ -77,13 +77,12 @@ def check_centerface(given: Path, built: Path) -> None:
 
     Raises:
         ParityError: an output differs from the given file's at the size that it declares.
-        GraphError: an output has another shape than the size of the picture demands, or a value
-            that is not finite.
+        GraphError: it cannot be run, an output has another shape than the size of the picture
+            demands, or a value that is not finite.
     """
-    reference, session = _session(given), _session(built)
     batch, _, height, width = _declared(given)
     picture = _picture(height, width, batch)
-    for wanted, found in zip(_run(reference, picture), _run(session, picture), strict=True):
+    for wanted, found in zip(_outputs(given, picture), _outputs(built, picture), strict=True):
         scale = max(1.0, float(np.abs(wanted).max()))
         difference = float(np.abs(found - wanted).max()) / scale
         if not difference <= _TOLERANCE:
@@ -92,13 +91,11 @@ def check_centerface(given: Path, built: Path) -> None:
                 f"output; allowed is {_TOLERANCE:g}."
             )
     for height, width in _SIZES:
-        outputs = _run(session, _picture(height, width, 2))
+        outputs = _outputs(built, _picture(height, width, 2))
         shapes = [output.shape for output in outputs]
         cells = height // STRIDE, width // STRIDE
         if shapes != [(2, channels, *cells) for channels in CENTERFACE_CHANNELS]:
             raise GraphError(f"{given} has outputs {shapes} for a picture of {height} by {width}.")
-        if not all(np.isfinite(output).all() for output in outputs):
-            raise GraphError(f"{given} computes values that are not finite.")
 
 
 def _given_file(path: Path | None) -> Path:
@@ -107,17 +104,23 @@ def _given_file(path: Path | None) -> Path:
     return path
 
 
-def _session(path: Path) -> Any:  # noqa: ANN401 - onnxruntime has no types
+def _outputs(path: Path, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """Runs a graph; raises `GraphError` if that fails, or a value is not finite."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # not that weights are also inputs
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: Any, pixels: NDArray[np.float32]) -> list[NDArray[np.float32]]:  # noqa: ANN401
-    name = session.get_inputs()[0].name
-    return [np.asarray(output) for output in session.run(None, {name: pixels})]
+    options.log_severity_level = 4  # not that weights are also inputs; errors are raised below
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+        found = session.run(None, {session.get_inputs()[0].name: pixels})
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        raise GraphError(f"{path} cannot be run: {first_line(error)}.") from error
+    outputs = [np.asarray(output) for output in found]
+    if not all(np.isfinite(output).all() for output in outputs):
+        raise GraphError(f"{path} computes values that are not finite.")
+    return outputs
 
 
 def _declared(path: Path) -> tuple[int, int, int, int]:
