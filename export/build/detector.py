@@ -55,8 +55,7 @@ def build_detector(
     built = manifest.detector
     if built is not None and not detector_reason(built, config, weights, options):
         return BuiltDetector(built, time.monotonic() - started, reused=True)
-    if weights.path is None:
-        weights = ready_weights(config, options, say)
+    weights = ready_weights(config, options, weights, say)
     given = _given_file(weights.path)
     path = publish.staging_folder(options.output, DETECTOR) / detector_file_name(config)
     say("writing ONNX with symbolic sizes")

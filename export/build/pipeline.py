@@ -158,8 +158,8 @@ class ExpertBuild:
         manifest = publish.current_manifest(self._folder)
         config, options = self._config, self._options
         job = make_job(config, known_weights(config, options), options, manifest)
-        if job.reasons and job.weights.to_fetch:
-            weights = ready_weights(config, options, self._stage)
+        if job.reasons:
+            weights = ready_weights(config, options, job.weights, self._stage)
             job = make_job(config, weights, options, manifest)
         expert = job.built
         if expert is None or job.reasons:

@@ -61,21 +61,24 @@ def known_weights(config: ExpertConfig | DetectorConfig, options: BuildOptions) 
 
 
 def ready_weights(
-    config: ExpertConfig | DetectorConfig, options: BuildOptions, say: Callable[[str], None]
+    config: ExpertConfig | DetectorConfig,
+    options: BuildOptions,
+    known: Weights,
+    say: Callable[[str], None],
 ) -> Weights:
     """Fetches weights, or fits those of a demo expert; calls `say` with what is going on.
+
+    Weights of the hub that are known already are completed: its cache may hold a part of them.
 
     Raises:
         CheckpointError: they cannot be fetched, or are other ones than configured.
     """
-    known = known_weights(config, options)
-    if known.location is None:
+    if known.location is None or (known.path and not is_remote(known.location)):
         return known
     if options.weights == "demo" and isinstance(config, ExpertConfig):
-        if known.path is None:
-            say("fitting a demo expert on drawn faces")
-            write_demo_checkpoint(config, Path(known.location))
+        say("fitting a demo expert on drawn faces")
         path = Path(known.location)
+        write_demo_checkpoint(config, path)
     else:
         path = find_checkpoint(known.location, config.sha256, say)
     return Weights(known.location, path, hash_checkpoint(path))

@@ -11,11 +11,14 @@ from export.build import parity
 from export.build.differences import Tolerance
 from export.build.options import BuildOptions, resolve_options
 from export.build.pipeline import BuildError, build
+from export.checkpoints import hub
+from export.checkpoints.loading import hash_checkpoint
 from export.errors import CheckpointError, GraphError
 from runtime import AgeMoE
 from runtime.manifest_file import read_manifest
 from tests.export.archives import Registries, registries
 from tests.export.onnx_files import write_classifier
+from tests.export.small import experts_toml, small_module, write_checkpoint
 from tests.export.test_pipeline import Quiet
 
 __all__ = ["registries"]
@@ -142,3 +145,27 @@ def test_a_changed_license_is_recorded_without_building(
     assert expert.source.license == "MIT"
     assert expert.artifacts == before
     assert "writing ONNX" not in [what for _, what in progress.stages]
+
+
+def test_a_repository_that_the_hub_cached_in_part_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    (snapshot / "README.md").write_text("a part")
+    fetched: list[hub.HubFile] = []
+
+    def fetch(self: hub.HubFile, _: object) -> Path:
+        fetched.append(self)
+        write_checkpoint(snapshot / "model.safetensors", small_module("vgg16"))
+        return snapshot
+
+    monkeypatch.setattr(hub.HubFile, "present", lambda _: snapshot)
+    monkeypatch.setattr(hub.HubFile, "fetch", fetch)
+    path = experts_toml(tmp_path, vgg16="hf://owner/repo")
+    options = resolve_options(output=tmp_path / "engines", experts_file=path)
+    (row,) = build(options, Quiet()).rows
+    assert row.expert.source.sha256 == hash_checkpoint(snapshot)
+    (row,) = build(options, Quiet()).rows
+    assert row.reused
+    assert len(fetched) == 1  # what is complete and built is not asked for again

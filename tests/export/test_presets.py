@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from skimage.data import astronaut
 
@@ -81,10 +82,10 @@ def portrait() -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize((224, 224)), np.uint8)
 
 
-def run(path: Path, pixels: np.ndarray, output: str) -> np.ndarray:
+def run(path: Path, pixels: np.ndarray, output: str) -> NDArray[np.float64]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (found,) = session.run([output], {"pixels": pixels.transpose(2, 0, 1)[None]})
-    return np.asarray(found, np.float64)[0]
+    return np.asarray(found[0], np.float64)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
