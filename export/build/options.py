@@ -119,8 +119,7 @@ def resolve_options(
     experts = _chosen(found, given, only, weights, problems)
     problems += _contradictions(weights, experts, given, experts_file)
     problems += variant_problems(experts, bf16=bf16, int8=int8)
-    detector = _with_given_detector(found.detector, given) if weights == "checkpoint" else None
-    problems += _detector_problems(detector)
+    detector = _chosen_detector(found, given, weights, problems)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
     engines, no_engines = engine_options(target, workspace_gib, optimization_level, problems)
@@ -251,12 +250,17 @@ def _chosen(
     return tuple(chosen)
 
 
-def _with_given_detector(
-    detector: DetectorConfig | None, given: Mapping[str, str]
+def _chosen_detector(
+    found: Configuration, given: Mapping[str, str], weights: str, problems: list[str]
 ) -> DetectorConfig | None:
-    if detector is None or DETECTOR not in given:
-        return detector
-    return replace(detector, checkpoint=given[DETECTOR])
+    """Returns the detector to build, with the given file; placeholder weights come with none."""
+    detector = found.detector
+    if detector is None or weights != "checkpoint":
+        return None
+    detector = replace(detector, checkpoint=given.get(DETECTOR, detector.checkpoint))
+    if problem := location_problem(detector.checkpoint):
+        problems.append(f"{DETECTOR}.checkpoint: {problem}")
+    return detector
 
 
 def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, str]:
@@ -311,8 +315,3 @@ def _checkpoint_problems(experts: Sequence[ExpertConfig]) -> list[str]:
         elif problem := location_problem(location):
             problems.append(f"experts.{expert.name}.checkpoint: {problem}")
     return problems
-
-
-def _detector_problems(detector: DetectorConfig | None) -> list[str]:
-    problem = location_problem(detector.checkpoint) if detector else None
-    return [f"{DETECTOR}.checkpoint: {problem}"] if problem else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from export.build import parity, publish, tensorrt
-from export.build.detector import BuiltDetector, build_detector
+from export.build.detector import BuiltDetector
 from export.build.differences import whole_years_of
+from export.build.folder import publish_expert, remove_others, update_detector
 from export.build.fusion import update_fusion
 from export.build.options import BuildOptions
 from export.build.plan import (
@@ -35,15 +35,13 @@ from export.build.tensorrt_target import EngineOptions
 from export.build.weights import known_weights, ready_weights
 from export.config.architecture import ExpertConfig
 from export.config.detector import DETECTOR
-from export.config.fingerprints import tool_versions
 from export.errors import ExportError, GraphError, ParityError
 from export.experts.registry import ARCHITECTURES, count_parameters
 from export.graph import checks
 from export.variants import registry
 from runtime.backends import ExpertVariant
 from runtime.errors import AgeMoEError
-from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest, Parity
-from runtime.manifest_file import read_manifest
+from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Parity
 
 _BEST_BATCH = 8
 _DURATIONS = {"onnx": "", "openvino": ", product by product: minutes"}
@@ -125,11 +123,12 @@ def build(options: BuildOptions, progress: Progress) -> BuildReport:
         detector, fusion = None, ""
         if publish.current_manifest(options.output) is not None:
             try:
-                detector = _with_detector(options, progress, keep=bool(failures))
+                say = partial(progress.stage, DETECTOR)
+                detector = update_detector(options, say, keep=bool(failures))
             except (ExportError, AgeMoEError) as error:
                 failures[DETECTOR] = error
             if not (options.partial or failures):
-                _remove_others(options)
+                remove_others(options)
             fusion = update_fusion(options.output, options.fusion)
     report = BuildReport(tuple(rows), detector, fusion)
     if failures:
@@ -291,55 +290,4 @@ class ExpertBuild:
     def _published(self, expert: Expert) -> Expert:
         """Publishes an expert's staged files and returns its new entry."""
         self._stage("publishing")
-        former = publish.current_manifest(self._folder)
-        experts = {**(former.experts if former else {}), self._name: expert}
-        detector = former.detector if former else None
-        publish.publish(self._folder, Manifest(_now(), tool_versions(), experts, detector))
-        published = read_manifest(self._folder)
-        if former is not None:
-            publish.remove_strays(self._folder, published, former)
-        return published.experts[self._name]
-
-
-def _with_detector(
-    options: BuildOptions, progress: Progress, *, keep: bool
-) -> BuiltDetector | None:
-    """Builds and publishes the configured detector; without one, a full build removes the former.
-
-    With `keep` the former stays.
-
-    Raises:
-        ExportError: it cannot be built; the former stays.
-    """
-    manifest = read_manifest(options.output)
-    built = None
-    if options.detector is not None:
-        say = partial(progress.stage, DETECTOR)
-        built = build_detector(options.detector, options, manifest, say)
-    elif options.partial or keep:
-        return None
-    record = built.record if built else None
-    if record == manifest.detector:
-        return built
-    renewed = replace(manifest, created=_now(), detector=record)
-    publish.publish(options.output, renewed)
-    published = read_manifest(options.output)
-    publish.remove_strays(options.output, published, manifest)
-    if built is None or published.detector is None:
-        return None
-    return replace(built, record=published.detector)
-
-
-def _remove_others(options: BuildOptions) -> None:
-    """Removes the experts of earlier builds that are not among those to build."""
-    manifest = read_manifest(options.output)
-    wanted = {config.name for config in options.experts}
-    kept = {name: e for name, e in manifest.experts.items() if name in wanted}
-    if kept and len(kept) < len(manifest.experts):
-        renewed = replace(manifest, created=_now(), experts=kept)
-        publish.publish(options.output, renewed)
-        publish.remove_strays(options.output, renewed, manifest)
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        return publish_expert(self._folder, self._name, expert)
