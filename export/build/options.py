@@ -195,7 +195,8 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     known = entry.has("architecture") and entry.child("architecture").value == chosen
     # With an unknown architecture every key would be reported as unknown too.
     settings = architecture.read_settings(entry if known else JsonReader({}, "", []))
-    return ExpertConfig(name, chosen, checkpoint, geometry, settings, _pin(entry), _license(entry))
+    pin, stated = _pin(entry), _license(entry)
+    return ExpertConfig(name, chosen, checkpoint, geometry, settings, sha256=pin, license=stated)
 
 
 def _detector(entry: JsonReader, folder: Path) -> DetectorConfig:

@@ -144,6 +144,15 @@ def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[s
     assert not any(line.startswith("!") for line in out.splitlines())
 
 
+def test_doctor_shows_the_licenses_of_weights(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_engines(empty_folder / "engines", {"a": Tiny(license="CC0-1.0"), "bb": Tiny()})
+    _, out, _ = ran(capsys, "doctor")
+    (line,) = [line for line in out.splitlines() if "CC0-1.0" in line]
+    assert "a.pth (sha256 abababababab…), license CC0-1.0" in line
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
