@@ -139,13 +139,13 @@ def test_bf16_of_janus_alone_is_rejected(tmp_path: Path) -> None:
 def test_a_cpu_without_bfloat16_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.build.options.has_bfloat16", lambda: False)
+    monkeypatch.setattr("export.build.variant_support.has_bfloat16", lambda: False)
     with pytest.raises(OptionsError, match="--bf16: this CPU has no bfloat16 products"):
         _options(tmp_path, bf16=True)
 
 
 def test_a_cpu_without_vnni_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.build.options.has_exact_int8", lambda: False)
+    monkeypatch.setattr("export.build.variant_support.has_exact_int8", lambda: False)
     with pytest.raises(OptionsError, match="--int8: INT8 products overflow on this CPU"):
         _options(tmp_path, int8=True)
     resolve_options(
