@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +54,9 @@ def build_detector(
     weights = known_weights(config, options)
     built = manifest.detector
     if built is not None and not detector_reason(built, config, weights, options):
-        return BuiltDetector(built, time.monotonic() - started, reused=True)
+        source = replace(built.source, license=config.license)
+        record = replace(built, source=source)
+        return BuiltDetector(record, time.monotonic() - started, reused=True)
     weights = ready_weights(config, options, weights, say)
     given = _given_file(weights.path)
     path = publish.staging_folder(options.output, DETECTOR) / detector_file_name(config)

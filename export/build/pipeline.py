@@ -163,8 +163,9 @@ class ExpertBuild:
         expert = job.built
         if expert is None or job.reasons:
             expert = self._published(self._with_graphs(job))
-        elif expert.source != job.source:  # the same weights, described otherwise
-            expert = self._published(replace(expert, source=job.source))
+        elif expert.source.license != config.license:
+            source = replace(expert.source, license=config.license)
+            expert = self._published(replace(expert, source=source))
         engine = make_engine_job(expert, self._options)
         if self._options.engines is not None and engine is not None and engine.reason:
             expert = self._published(self._with_engine(expert, engine, self._options.engines))

@@ -207,6 +207,19 @@ def test_a_pinned_detector_that_was_built_needs_no_network(
         build(make(table, force=True), Quiet())
 
 
+def test_a_changed_license_is_recorded_without_building(make: Make, tmp_path: Path) -> None:
+    build(make(), Quiet())
+    former = read_manifest(tmp_path / "engines").detector
+    report = build(make("checkpoint = 'c.onnx'\nlicense = 'MIT'"), Quiet())
+    record = read_manifest(tmp_path / "engines").detector
+    assert former is not None
+    assert record is not None
+    assert report.detector is not None
+    assert report.detector.reused
+    assert (former.source.license, record.source.license) == (None, "MIT")
+    assert record.files == former.files
+
+
 def test_a_path_with_another_file_stops_the_plan(make: Make) -> None:
     with pytest.raises(CheckpointError, match="not the expected checkpoint"):
         plan(make(f"checkpoint = 'c.onnx'\nsha256 = '{'0' * 64}'"))
