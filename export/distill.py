@@ -63,7 +63,7 @@ def _distill(arguments: argparse.Namespace) -> None:
     report = distil(
         Distillation(
             config=config,
-            checkpoint=find_checkpoint(str(config.checkpoint)),
+            checkpoint=find_checkpoint(str(config.checkpoint), config.sha256),
             faces=arguments.faces,
             output=arguments.output,
             epochs=arguments.epochs,

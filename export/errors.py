@@ -4,7 +4,7 @@ ExportError
 ├── OptionsError      the command line or experts.toml is invalid; lists every problem
 ├── CheckpointError   a checkpoint is missing, unsafe, or of another architecture
 ├── GraphError        an ONNX graph breaks the contract or is not supported by TensorRT
-└── ParityError       a built file differs too much from PyTorch
+└── ParityError       a built file differs too much from the reference model
 """
 
 from __future__ import annotations
@@ -37,4 +37,4 @@ class GraphError(ExportError, ValueError):
 
 
 class ParityError(ExportError, ArithmeticError):
-    """A built file differs too much from PyTorch."""
+    """A built file differs too much from the reference model."""

@@ -144,13 +144,14 @@ def _engine_findings(engines: Path) -> Iterator[Finding]:
 def _expert_findings(engines: Path, name: str, expert: Expert) -> Iterator[Finding]:
     source = expert.source
     weights = "" if source.sha256 is None else f" (sha256 {source.sha256[:12]}…)"
-    yield Finding(name, f"{expert.architecture}, {source.kind}: {source.location}{weights}")
+    stated = f", license {source.license}" if source.license else ""
+    yield Finding(name, f"{expert.architecture}, {source.kind}: {source.location}{weights}{stated}")
     for artifact in expert.artifacts:
         parity = artifact.parity
         differs = (
             ""
             if parity is None
-            else f"; {parity.mean_years:.1e} years from PyTorch on average, "
+            else f"; {parity.mean_years:.1e} years from the original on average, "
             f"{parity.max_years:.1e} at most"
         )
         try:

@@ -54,11 +54,12 @@ def not_empty(value: Sized) -> str | None:
     return None if len(value) else "must not be empty"
 
 
-def _hex64(text: str) -> str | None:
+def hex_problem(text: str) -> str | None:
+    """Accepts a SHA-256 in lower-case hex."""
     return None if re.fullmatch("[0-9a-f]{64}", text) else "must be 64 hex digits"
 
 
-SHA256 = Annotated[str, _hex64]
+SHA256 = Annotated[str, hex_problem]
 """A SHA-256 in lower-case hex."""
 
 

@@ -44,7 +44,7 @@ class Source:
     kind: Annotated[str, one_of(SOURCE_KINDS)]
     """`checkpoint`, `demo` (drawn faces only), `random` (speed only) or `onnx` (a given file)."""
     location: str
-    """Path or hub id, as the user gave it."""
+    """Path or address, as the user gave it."""
     sha256: SHA256 | None
     """Of the weights; None for random ones."""
     license: str | None = None
@@ -95,7 +95,7 @@ class FileRecord:
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """Difference between an artifact's ages and PyTorch's on the verification faces."""
+    """Difference between an artifact's ages and the reference model's on the verification faces."""
 
     mean_years: float
     """Where ages are whole numbers: of the expectation of `age_probs`."""
@@ -184,6 +184,8 @@ class DetectorRecord:
     source: Source
     files: Annotated[tuple[FileRecord, ...], not_empty]
     """The network."""
+    build_key: Mapping[str, str] = field(default_factory=dict)
+    """Fingerprints of everything it was made from, as an artifact's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from export.build.pipeline import BuiltRow
+from export.build.detector import BuiltDetector
+from export.build.pipeline import BuildReport, BuiltRow
 from export.build.plan import Planned
+from export.config.detector import DETECTOR
 from runtime.manifest import Artifact
 
 _LOG_WIDTH = 124
@@ -82,26 +84,31 @@ class BuildDisplay:
             self._status.stop()
 
 
-def built_table(rows: Sequence[BuiltRow]) -> Table:
+def built_table(report: BuildReport) -> Table:
     """Returns a table of experts, weights, files with sizes, parity in years and time."""
     table = Table(title="Engines", title_justify="left")
-    for heading in ("expert", "weights", "file"):
+    for heading in ("expert", "weights", "license", "file"):
         table.add_column(heading)
     for heading in ("size", "below FP32", "parity mean", "max (years)", "time"):
         table.add_column(heading, justify="right")
-    for row in rows:
+    for row in report.rows:
         for index, artifact in enumerate(row.expert.artifacts):
             first = index == 0
-            took = "up to date" if row.reused else f"{row.seconds:.1f} s"
             table.add_row(
                 row.name if first else "",
                 row.expert.source.kind if first else "",
+                row.expert.source.license or "" if first else "",
                 PurePosixPath(artifact.files[0].path).name,
                 shown_size(sum(file.size_bytes for file in artifact.files)),
                 f"{artifact.reduced_share:.0%}",
                 *_shown_parity(artifact),
-                took if first else "",
+                _shown_time(row) if first else "",
             )
+    if report.detector is not None:
+        source, files = report.detector.record.source, report.detector.record.files
+        name, size = PurePosixPath(files[0].path).name, sum(file.size_bytes for file in files)
+        cells = (DETECTOR, source.kind, source.license or "", name, shown_size(size), "", "", "")
+        table.add_row(*cells, _shown_time(report.detector))
     return table
 
 
@@ -118,20 +125,31 @@ def described_lines(rows: Sequence[BuiltRow]) -> list[str]:
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:
-    """Returns a table of files, sizes, and the planned action with its reason."""
+    """Returns a table of files, licenses, sizes, and the planned action with its reason."""
     table = Table(title="Plan: nothing was built", title_justify="left")
-    for heading in ("expert", "file", "size", "action"):
+    for heading in ("expert", "license", "file", "size", "action"):
         table.add_column(heading, justify="right" if heading == "size" else "left")
     for row in planned:
         about = "≈ " if row.reason else ""
+        size = "?" if row.size_bytes is None else about + shown_size(row.size_bytes)
         what = f"build ({row.reason})" if row.reason else "keep (up to date)"
-        table.add_row(row.expert, row.path, about + shown_size(row.size_bytes), what)
+        table.add_row(row.expert, row.license, row.path, size, what)
     return table
+
+
+def fetching_lines(planned: Sequence[Planned]) -> list[str]:
+    """Returns what a build would fetch first, a line per expert."""
+    located = {row.expert: row.to_fetch for row in planned if row.to_fetch}
+    return [f"{expert}: to be fetched: {location}" for expert, location in located.items()]
 
 
 def shown_size(size_bytes: int) -> str:
     """Formats a size for display."""
     return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def _shown_time(built: BuiltRow | BuiltDetector) -> str:
+    return "up to date" if built.reused else f"{built.seconds:.1f} s"
 
 
 def _shown_parity(artifact: Artifact) -> tuple[str, str]:

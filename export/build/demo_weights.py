@@ -6,7 +6,6 @@ tests and documentation run anywhere. On photographs they are useless.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
@@ -70,9 +69,8 @@ def fitting_faces() -> tuple[Pixels, NDArray[np.float64]]:
 
 
 def _demo_key(config: ExpertConfig) -> str:
-    described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
     revision = ARCHITECTURES[config.architecture].demo_revision
-    return fingerprint([described, revision, drawn.REVISION])
+    return fingerprint([config.described(), revision, drawn.REVISION])
 
 
 def _weights_path(config: ExpertConfig, path: Path) -> Path:

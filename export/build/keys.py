@@ -7,16 +7,16 @@ the producers involved, integers that stand next to them and are raised when the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from export.build import parity, tensorrt
 from export.build.options import BuildOptions
 from export.build.tensorrt_target import EngineOptions
 from export.config.architecture import ExpertConfig
+from export.config.detector import DetectorConfig
 from export.config.fingerprints import fingerprint, tool_versions
 from export.experts.registry import ARCHITECTURES
 from export.faces import quantization, verification
-from export.graph import conversion
+from export.graph import conversion, detector
 from export.variants import bf16, fp16, int8_dynamic, int8_static
 from runtime.manifest import Artifact, BatchProfile
 
@@ -39,12 +39,21 @@ def build_key(
     backend = ARCHITECTURES[config.architecture].variants[precision]
     tools = tool_versions()
     unused = None if backend == "openvino" else "openvino"
-    described = {key: value for key, value in asdict(config).items() if key != "checkpoint"}
     return {
         "checkpoint": fingerprint(weights_sha256),
-        "options": fingerprint([described, options.weights, precision, options.max_batch]),
+        "options": fingerprint([config.described(), options.weights, precision, options.max_batch]),
         "tools": fingerprint({name: tools[name] for name in tools if name != unused}),
         "exporter": fingerprint(graph_revisions(config.architecture, precision)),
+    }
+
+
+def detector_key(config: DetectorConfig, weights_sha256: str | None) -> dict[str, str]:
+    """Returns what the detector's file depends on, one fingerprint per cause of change."""
+    return {
+        "checkpoint": fingerprint(weights_sha256),
+        "options": fingerprint(config.kind),
+        "tools": fingerprint({name: tool_versions()[name] for name in ("onnx", "onnxruntime")}),
+        "exporter": fingerprint(detector.REVISION),
     }
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from export.build.tensorrt_target import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_target
-from export.checkpoints.sources import HUB_PREFIX
+from export.build.tensorrt_target import EngineOptions, engine_options
+from export.build.variant_support import variant_problems
+from export.checkpoints.pins import Pin, read_pin
+from export.checkpoints.sources import is_remote, location_problem
 from export.config.architecture import ExpertConfig
+from export.config.detector import DETECTOR, DETECTOR_KEYS, DETECTOR_KINDS, DetectorConfig
 from export.config.settings import read_geometry
 from export.errors import OptionsError
 from export.experts.registry import ARCHITECTURES
-from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
-from runtime.errors import BackendError
 from runtime.json_reader import JsonReader, shown
 from runtime.manifest import SOURCE_KINDS
 
@@ -22,11 +23,25 @@ _EXPORT = Path(__file__).resolve().parent.parent
 _CONFIG = _EXPORT / "config"
 PRESETS = _EXPORT / "presets"
 """Folder of the experts.toml files that `--experts NAME` finds by name."""
+PUBLIC = PRESETS / "public.toml"
+"""Small networks with permissive licenses from package registries: built where nothing is given."""
 DEFAULT_EXPERTS = _CONFIG / "experts.example.toml"
-"""The full-size experts with their usual settings, and the commented example."""
+"""The full-size experts with their usual settings, for given checkpoints and random weights; also
+the commented example."""
 DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
 WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
 _NAME = "must be lower-case letters, digits, '-' or '_'"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """The content of experts.toml."""
+
+    experts: Mapping[str, ExpertConfig]
+    """By name."""
+    detector: DetectorConfig | None = None
+    fusion: Path | None = None
+    """The fusion tables beside a preset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +65,10 @@ class BuildOptions:
     """Options of the TensorRT engines; None builds ONNX files only."""
     no_engines: str = ""
     """The reason for building no engines."""
+    detector: DetectorConfig | None = None
+    """The detector to build; None keeps or removes that of an earlier build, as with experts."""
+    fusion: Path | None = None
+    """Fusion tables that come with the experts; None: there are none."""
 
     def engine_precision(self, architecture: str) -> str:
         """Returns the precision of the ONNX file that an engine is built from."""
@@ -80,8 +99,9 @@ def resolve_options(
 ) -> BuildOptions:
     """Combines the command line with experts.toml.
 
-    Without `weights`: checkpoints if any was given, demo experts otherwise. Without a file and
-    without `only`, the built-in experts that checkpoints were given for are built.
+    Without any of `experts_file`, `weights` and `checkpoints` the preset `public` is built; given
+    checkpoints of other experts belong to the built-in ones, of which those alone are built. With
+    placeholder weights the built-in or the demo experts are built.
 
     The parameters are the command's options: `weights` is one of `WEIGHTS`, `target` one of
     `TARGETS`, and `checkpoints`, like `vgg16=PATH`, override the file's.
@@ -90,20 +110,46 @@ def resolve_options(
         OptionsError: with every problem found.
     """
     problems: list[str] = []
-    experts, kind, partial = _choose(experts_file, weights, checkpoints, only, problems)
-    problems += _variant_problems(experts, bf16=bf16, int8=int8)
+    given = _given_checkpoints(checkpoints, problems)
+    source = experts_file or _default_file(weights, given)
+    weights = weights or "checkpoint"
+    found = read_configuration(source, problems)
+    if source == DEFAULT_EXPERTS and weights == "checkpoint":
+        only = only or tuple(given)
+    experts = _chosen(found, given, only, weights, problems)
+    problems += _contradictions(weights, experts, given, experts_file)
+    problems += variant_problems(experts, bf16=bf16, int8=int8)
+    detector = _chosen_detector(found, given, weights, problems)
     if max_batch < 1:
         problems.append(f"--max-batch: must be at least 1, got {max_batch}")
-    engines, no_engines = _engines(target, workspace_gib, optimization_level, problems)
+    engines, no_engines = engine_options(target, workspace_gib, optimization_level, problems)
     if problems:
         raise OptionsError(problems)
+    fusion = found.fusion if weights == "checkpoint" else None
     return BuildOptions(
-        experts, kind, output, fp16, bf16, int8, max_batch, force, partial, engines, no_engines
+        experts,
+        weights,
+        output,
+        fp16,
+        bf16,
+        int8,
+        max_batch,
+        force,
+        bool(only),
+        engines,
+        no_engines,
+        detector,
+        fusion,
     )
 
 
 def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
-    """Reads the experts of experts.toml that can be read, by name.
+    """Reads the experts of experts.toml, as `read_configuration` does."""
+    return dict(read_configuration(path, problems).experts)
+
+
+def read_configuration(path: Path, problems: list[str]) -> Configuration:
+    """Reads what can be read of experts.toml.
 
     The path may be the name of a preset. Relative checkpoints in a file are taken from its folder.
     Every problem is appended to `problems`, with file and key.
@@ -114,15 +160,18 @@ def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
     except (OSError, ValueError) as error:
         known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
         problems.append(f"{path}: cannot be read: {error}; presets: {known}")
-        return {}
+        return Configuration({})
     found: list[str] = []
     root = JsonReader(document, "", found)
-    root.only(("experts",))
+    root.only(("experts", DETECTOR))
     experts = {
         name: _expert(name, entry, path.parent) for name, entry in root.child("experts").items()
     }
+    detector = _detector(root.child(DETECTOR), path.parent) if root.has(DETECTOR) else None
     problems += [f"{path}: {problem}" for problem in found]
-    return experts
+    fusion = path.with_suffix(".fusion.json")
+    shipped = path.parent == PRESETS and fusion.is_file()
+    return Configuration(experts, detector, fusion if shipped else None)
 
 
 def _preset(path: Path) -> Path:
@@ -135,42 +184,84 @@ def _preset(path: Path) -> Path:
 def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     if not name or set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
         entry.problem(_NAME)
+    if name == DETECTOR:
+        entry.problem("this name stands for the face detector; choose another")
     chosen = entry.child("architecture").choice(tuple(ARCHITECTURES))
     architecture = ARCHITECTURES[chosen]
-    checkpoint = entry.child("checkpoint").string() if entry.has("checkpoint") else None
-    if checkpoint and not checkpoint.startswith(HUB_PREFIX):
-        checkpoint = str(folder / checkpoint)
+    checkpoint = _location(entry, folder) if entry.has("checkpoint") else None
     geometry = architecture.geometry
     if entry.has("geometry"):
         geometry = read_geometry(entry.child("geometry"), geometry)
     known = entry.has("architecture") and entry.child("architecture").value == chosen
     # With an unknown architecture every key would be reported as unknown too.
     settings = architecture.read_settings(entry if known else JsonReader({}, "", []))
-    return ExpertConfig(name, chosen, checkpoint, geometry, settings)
+    pin, stated = _pin(entry), _license(entry)
+    return ExpertConfig(name, chosen, checkpoint, geometry, settings, sha256=pin, license=stated)
 
 
-def _choose(
-    experts_file: Path | None,
-    weights: str | None,
-    checkpoints: Sequence[str],
+def _detector(entry: JsonReader, folder: Path) -> DetectorConfig:
+    entry.only(DETECTOR_KEYS)
+    kind = entry.child("kind").choice(DETECTOR_KINDS)
+    return DetectorConfig(kind, _location(entry, folder) or "", _pin(entry), _license(entry))
+
+
+def _location(entry: JsonReader, folder: Path) -> str | None:
+    location = entry.child("checkpoint").string()
+    return location if not location or is_remote(location) else str(folder / location)
+
+
+def _pin(entry: JsonReader) -> Pin | None:
+    return read_pin(entry.child("sha256")) if entry.has("sha256") else None
+
+
+def _license(entry: JsonReader) -> str | None:
+    return entry.child("license").string() if entry.has("license") else None
+
+
+def _default_file(weights: str | None, given: Mapping[str, str]) -> Path:
+    """Returns the experts.toml that is used where none is given."""
+    if weights == "demo":
+        return DEMO_EXPERTS
+    if weights == "random":
+        return DEFAULT_EXPERTS
+    public = {*read_experts(PUBLIC, []), DETECTOR}
+    return PUBLIC if public.issuperset(given) else DEFAULT_EXPERTS
+
+
+def _chosen(
+    found: Configuration,
+    given: Mapping[str, str],
     only: Sequence[str],
+    weights: str,
     problems: list[str],
-) -> tuple[tuple[ExpertConfig, ...], str, bool]:
-    """Returns the experts to build, the kind of their weights, and whether others are kept."""
-    given = _given_checkpoints(checkpoints, problems)
-    weights = weights or ("checkpoint" if given or experts_file else "demo")
-    default = DEMO_EXPERTS if weights == "demo" else DEFAULT_EXPERTS
-    experts = read_experts(experts_file or default, problems)
-    if experts_file is None and weights == "checkpoint":
-        only = only or tuple(given)
-    problems += _unknown_names(experts, given, only) if experts else []
+) -> tuple[ExpertConfig, ...]:
+    """Returns the experts to build, with the given checkpoints."""
+    if found.experts:
+        known = [*found.experts, *([DETECTOR] if found.detector else [])]
+        problems += _unknown_names("--checkpoint", given, known)
+        problems += _unknown_names("--only", only, list(found.experts))
     chosen = []
-    for name, expert in experts.items():
+    for name, expert in found.experts.items():
         if not only or name in only:
-            checkpoint = given.get(name, expert.checkpoint) if weights != "random" else None
-            chosen.append(replace(expert, checkpoint=checkpoint))
-    problems += _contradictions(weights, chosen, given, experts_file)
-    return tuple(chosen), weights, bool(only)
+            checkpoint = given.get(name, expert.checkpoint)
+            if weights == "checkpoint":
+                chosen.append(replace(expert, checkpoint=checkpoint))
+            else:
+                chosen.append(replace(expert, checkpoint=None, sha256=None, license=None))
+    return tuple(chosen)
+
+
+def _chosen_detector(
+    found: Configuration, given: Mapping[str, str], weights: str, problems: list[str]
+) -> DetectorConfig | None:
+    """Returns the detector to build, with the given file; placeholder weights come with none."""
+    detector = found.detector
+    if detector is None or weights != "checkpoint":
+        return None
+    detector = replace(detector, checkpoint=given.get(DETECTOR, detector.checkpoint))
+    if problem := location_problem(detector.checkpoint):
+        problems.append(f"{DETECTOR}.checkpoint: {problem}")
+    return detector
 
 
 def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, str]:
@@ -186,55 +277,11 @@ def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, s
     return given
 
 
-def _engines(
-    wanted: str, workspace_gib: float | None, level: int, problems: list[str]
-) -> tuple[EngineOptions | None, str]:
-    """Returns the options of the engine build, or None and the reason for it."""
-    if workspace_gib is not None and not workspace_gib > 0:
-        problems.append(f"--workspace-gib: must be more than 0, got {workspace_gib:g}")
-    if level not in OPTIMIZATION_LEVELS:
-        problems.append(f"--optimization-level: must lie within 0..5, got {level}")
-    if wanted not in TARGETS:
-        problems.append(f"--target: must be one of {', '.join(TARGETS)}, got {shown(wanted)}")
-        return None, ""
-    target, reason = find_target(wanted)
-    if target is not None:
-        return EngineOptions(target, workspace_gib, level), ""
-    if wanted in ("tensorrt", "rtx"):
-        problems.append(f"--target {wanted}: {reason}, or leave --target out")
-    return None, reason
-
-
-def _variant_problems(chosen: Sequence[ExpertConfig], *, bf16: bool, int8: bool) -> list[str]:
-    """Returns why variants for CPUs cannot be built here; each has to be run to verify it."""
-    backends = [ARCHITECTURES[config.architecture].variants for config in chosen]
-    for precision, requested in (("bf16", bf16), ("int8", int8)):
-        if requested and chosen and not any(precision in variants for variants in backends):
-            names = ", ".join(dict.fromkeys(config.architecture for config in chosen))
-            return [f"--{precision}: {names} has no such variant, and no other expert is built"]
-    static = int8 and any(variants.get("int8") == "openvino" for variants in backends)
-    try:
-        if bf16 and not has_bfloat16():
-            return ["--bf16: this CPU has no bfloat16 products, so it cannot be verified"]
-        if static:
-            import_openvino()
-            if not has_exact_int8():
-                return [
-                    "--int8: INT8 products overflow on this CPU (no VNNI): it cannot be verified"
-                ]
-    except BackendError as error:
-        return [f"{'--bf16' if bf16 else '--int8'}: {error}"]
-    return []
-
-
-def _unknown_names(
-    experts: Mapping[str, ExpertConfig], given: Mapping[str, str], only: Sequence[str]
-) -> list[str]:
+def _unknown_names(flag: str, names: Iterable[str], known: Sequence[str]) -> list[str]:
     return [
-        f"{flag} {name}: no such expert; there are {', '.join(experts)}"
-        for flag, names in (("--checkpoint", given), ("--only", only))
+        f"{flag} {name}: no such expert; there are {', '.join(known)}"
         for name in names
-        if name not in experts
+        if name not in known
     ]
 
 
@@ -266,6 +313,6 @@ def _checkpoint_problems(experts: Sequence[ExpertConfig]) -> list[str]:
                 f"experts.{expert.name}.checkpoint: missing; give --checkpoint "
                 f"{expert.name}=PATH, or leave the expert out with --only"
             )
-        elif not location.startswith(HUB_PREFIX) and not Path(location).exists():
-            problems.append(f"experts.{expert.name}.checkpoint: there is nothing at {location}")
+        elif problem := location_problem(location):
+            problems.append(f"experts.{expert.name}.checkpoint: {problem}")
     return problems

@@ -1,4 +1,4 @@
-"""Parity of built files with PyTorch: differences in years on the verification faces."""
+"""Parity of built files with the reference model, in years, on the verification faces."""
 
 from __future__ import annotations
 
@@ -42,12 +42,18 @@ def check_parity(
     reference: Outputs,
     exact: Path | None = None,
     age_grid: AgeGrid = None,
+    origin: str = "PyTorch",
 ) -> Parity:
-    """Compares an ONNX file with PyTorch's outputs on the verification faces; returns differences.
+    """Compares an ONNX file with the reference's outputs on the verification faces.
 
-    The precision selects the tolerance. `exact` is the FP32 file of a half-precision one, to locate
-    differences. `age_grid` holds the ages of the columns of `age_probs`, if `age_years` are whole
-    numbers.
+    Args:
+        path: of the file.
+        precision: selects the tolerance.
+        images: the verification faces.
+        reference: the reference model's outputs.
+        exact: the FP32 file of a half-precision one, to locate differences.
+        age_grid: ages of the columns of `age_probs`, if `age_years` are whole numbers.
+        origin: what the reference model is, for the message.
 
     Raises:
         ParityError: they exceed the tolerance, or a half-precision tensor overflows.
@@ -61,7 +67,7 @@ def check_parity(
         where = ""
         if exact is not None and not has_data_file(exact):  # else the tensors may not fit in memory
             where = f" They diverge at {_divergence(path, exact, images)}."
-        raise ParityError(f"{path.name} differs from PyTorch by {problem}.{where}")
+        raise ParityError(f"{path.name} differs from {origin} by {problem}.{where}")
     return parity
 
 
@@ -96,7 +102,7 @@ def runtime_outputs(variant: ExpertVariant, images: Images) -> Outputs:
 def check_engine(engine: ExpertVariant, run: VariantRun = runtime_outputs) -> Parity:
     """Compares an engine with the FP32 ONNX file on the verification faces; returns differences.
 
-    That file has been compared with PyTorch, and is available even where PyTorch's weights are not
+    That file has been compared with the reference model, and is available even where that is not
     loaded because only the engine is built.
 
     Raises:
@@ -115,8 +121,10 @@ def check_engine(engine: ExpertVariant, run: VariantRun = runtime_outputs) -> Pa
     return parity
 
 
-def check_openvino(variant: ExpertVariant, images: Images, reference: Outputs) -> Parity:
-    """Compares a variant for OpenVINO with PyTorch's outputs on the verification faces.
+def check_openvino(
+    variant: ExpertVariant, images: Images, reference: Outputs, origin: str = "PyTorch"
+) -> Parity:
+    """Compares a variant for OpenVINO with the reference's outputs on the verification faces.
 
     Raises:
         ParityError: they exceed the tolerance.
@@ -126,7 +134,7 @@ def check_openvino(variant: ExpertVariant, images: Images, reference: Outputs) -
     if problem:
         precision = variant.artifact.precision
         raise ParityError(
-            f"The {precision} variant of {variant.name!r} differs from PyTorch by {problem}. It "
+            f"The {precision} variant of {variant.name!r} differs from {origin} by {problem}. It "
             f"was left out; to skip the search next time, build it without --{precision}."
         )
     return parity

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from export.build import parity, publish, tensorrt
-from export.build.demo_weights import demo_checkpoint_fits, write_demo_checkpoint
+from export.build.detector import BuiltDetector
 from export.build.differences import whole_years_of
+from export.build.folder import publish_expert, remove_others, update_detector
+from export.build.fusion import update_fusion
 from export.build.options import BuildOptions
 from export.build.plan import (
     EngineJob,
@@ -20,7 +23,6 @@ from export.build.plan import (
     living_engines,
     make_engine_job,
     make_job,
-    weights_location,
 )
 from export.build.preflight import check_resources
 from export.build.reference import (
@@ -30,16 +32,16 @@ from export.build.reference import (
     write_reference,
 )
 from export.build.tensorrt_target import EngineOptions
-from export.checkpoints.sources import find_checkpoint
+from export.build.weights import known_weights, ready_weights
 from export.config.architecture import ExpertConfig
-from export.config.fingerprints import tool_versions
-from export.errors import GraphError, ParityError
+from export.config.detector import DETECTOR
+from export.errors import ExportError, GraphError, ParityError
 from export.experts.registry import ARCHITECTURES, count_parameters
 from export.graph import checks
 from export.variants import registry
 from runtime.backends import ExpertVariant
-from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Manifest, Parity
-from runtime.manifest_file import read_manifest
+from runtime.errors import AgeMoEError
+from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Parity
 
 _BEST_BATCH = 8
 _DURATIONS = {"onnx": "", "openvino": ", product by product: minutes"}
@@ -65,31 +67,73 @@ class BuiltRow:
     seconds: float
     reused: bool
     refused: tuple[str, ...] = ()
-    """Reasons why CPU variants were left out: they differ too much from the reference model."""
+    """Reasons why variants were left out: they differ too much from the reference model, or cannot
+    be written."""
 
 
-def build(options: BuildOptions, progress: Progress) -> list[BuiltRow]:
-    """Builds, verifies and publishes every expert that is not up to date.
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """The result of a build."""
+
+    rows: tuple[BuiltRow, ...]
+    """One per expert that is in the engines folder now."""
+    detector: BuiltDetector | None
+    """None where none is configured, or it failed."""
+    fusion: str
+    """What was done about the fusion tables that come with the experts; empty: nothing."""
+
+
+class BuildError(ExportError):
+    """Experts, or the detector, could not be built; everything else was, and is published."""
+
+    def __init__(self, failures: Mapping[str, Exception], report: BuildReport) -> None:
+        """Composes the message from the failures, which are kept by name, as is the report."""
+        self.failures = failures
+        self.report = report
+        named = [f"{name}: {error}" for name, error in failures.items()]
+        many = f"{len(named)} could not be built:\n" if len(named) > 1 else ""
+        super().__init__(many + "\n".join(named))
+
+
+def build(options: BuildOptions, progress: Progress) -> BuildReport:
+    """Builds, verifies and publishes every expert, and the detector, that is not up to date.
 
     An expert's ONNX files are published as soon as they are complete, and then its engine, so that
     an interrupted build loses only the files in progress. Experts of an earlier build that are not
-    among those to build stay with `--only`, and are removed without.
+    among those to build stay with `--only`, and are removed without; so does the detector where
+    none is configured.
 
-    A CPU variant that differs too much from the reference model is left out; the expert's other
-    variants and other experts are built all the same.
-
-    Returns:
-        One row per expert.
+    A variant that differs too much from the reference model is left out; the expert's other
+    variants and other experts are built all the same. An expert that fails does not stop the
+    others; nothing of an earlier build is removed then.
 
     Raises:
-        ExportError: an expert cannot be built; what was published before stays.
+        BuildError: experts or the detector failed; raised when all others are published.
+        ExportError: another build is running in the folder.
     """
+    failures: dict[str, Exception] = {}
+    rows = []
     with publish.exclusively(options.output):
         publish.recover(options.output)
-        rows = [ExpertBuild(config, options, progress).run() for config in options.experts]
-        if not options.partial:
-            _remove_others(options)
-    return rows
+        for config in options.experts:
+            try:
+                rows.append(ExpertBuild(config, options, progress).run())
+            except (ExportError, AgeMoEError) as error:
+                failures[config.name] = error
+        detector, fusion = None, ""
+        if publish.current_manifest(options.output) is not None:
+            try:
+                say = partial(progress.stage, DETECTOR)
+                detector = update_detector(options, say, keep=bool(failures))
+            except (ExportError, AgeMoEError) as error:
+                failures[DETECTOR] = error
+            if not (options.partial or failures):
+                remove_others(options)
+            fusion = update_fusion(options.output, options.fusion)
+    report = BuildReport(tuple(rows), detector, fusion)
+    if failures:
+        raise BuildError(failures, report)
+    return report
 
 
 class ExpertBuild:
@@ -102,7 +146,8 @@ class ExpertBuild:
         self._progress = progress
         self._name = config.name
         self._folder = options.output
-        self._variants = ARCHITECTURES[config.architecture].variants
+        self._architecture = ARCHITECTURES[config.architecture]
+        self._variants = self._architecture.variants
         self._refused: list[str] = []
 
     def run(self) -> BuiltRow:
@@ -110,10 +155,17 @@ class ExpertBuild:
         started = time.monotonic()
         self._stage("checking the weights")
         manifest = publish.current_manifest(self._folder)
-        job = make_job(self._config, self._checkpoint(), self._options, manifest)
+        config, options = self._config, self._options
+        job = make_job(config, known_weights(config, options), options, manifest)
+        if job.reasons:
+            weights = ready_weights(config, options, job.weights, self._stage)
+            job = make_job(config, weights, options, manifest)
         expert = job.built
         if expert is None or job.reasons:
             expert = self._published(self._with_graphs(job))
+        elif expert.source.license != config.license:
+            source = replace(expert.source, license=config.license)
+            expert = self._published(replace(expert, source=source))
         engine = make_engine_job(expert, self._options)
         if self._options.engines is not None and engine is not None and engine.reason:
             expert = self._published(self._with_engine(expert, engine, self._options.engines))
@@ -123,17 +175,6 @@ class ExpertBuild:
 
     def _stage(self, what: str) -> None:
         self._progress.stage(self._name, what)
-
-    def _checkpoint(self) -> Path | None:
-        """Finds the weights; those of a demo expert are fitted where they are out of date."""
-        location = weights_location(self._config, self._options)
-        if location is None:
-            return None
-        demo = self._options.weights == "demo"
-        if demo and not demo_checkpoint_fits(self._config, Path(location)):
-            self._stage("fitting a demo expert on drawn faces")
-            write_demo_checkpoint(self._config, Path(location))
-        return find_checkpoint(location)
 
     def _with_graphs(self, job: Job) -> Expert:
         """Writes all graphs into the staging folder and verifies them."""
@@ -160,15 +201,15 @@ class ExpertBuild:
                 artifact = self._written(precision, job, fp32, model)
                 artifacts.append(self._verified(expert, artifact, model))
             except (GraphError, ParityError) as error:
-                if self._variants[precision] != "openvino":
+                if precision == "fp32":
                     raise
-                self._refused.append(str(error))
+                self._refused.append(f"{self._name}: {error}")
         engines = living_engines(job.built, artifacts, expert.profile)
         return replace(expert, artifacts=(*artifacts, *engines))
 
     def _reference_model(self, job: Job, fp32: Path) -> ReferenceModel:
         """Writes the FP32 graph; returns the reference model's outputs."""
-        config, checkpoint = self._config, job.checkpoint
+        config, checkpoint = self._config, job.weights.path
         parameters = count_parameters(config, checkpoint)
         precisions = self._options.precisions_of(config)
         check_resources(config.name, parameters, precisions, self._folder)
@@ -202,14 +243,16 @@ class ExpertBuild:
 
     def _parity(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Parity:
         images, reference = model.images, model.reference
+        origin = self._architecture.reference
         if artifact.backend == "openvino":
             variant = ExpertVariant(self._name, expert, artifact, self._folder)
-            return parity.check_openvino(variant, images, reference)
+            return parity.check_openvino(variant, images, reference, origin)
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
         grid = whole_years_of(expert)
-        return parity.check_parity(path, artifact.precision, images, reference, exact, grid)
+        precision = artifact.precision
+        return parity.check_parity(path, precision, images, reference, exact, grid, origin)
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""
@@ -248,26 +291,4 @@ class ExpertBuild:
     def _published(self, expert: Expert) -> Expert:
         """Publishes an expert's staged files and returns its new entry."""
         self._stage("publishing")
-        manifest = publish.current_manifest(self._folder)
-        former = dict(manifest.experts) if manifest else {}
-        experts = {**former, self._name: expert}
-        publish.publish(self._folder, Manifest(_now(), tool_versions(), experts))
-        published = read_manifest(self._folder)
-        publish.remove_strays(self._folder, published, former)
-        return published.experts[self._name]
-
-
-def _remove_others(options: BuildOptions) -> None:
-    """Removes the experts of earlier builds that are not among those to build."""
-    manifest = read_manifest(options.output)
-    wanted = {config.name for config in options.experts}
-    former = {name: e for name, e in manifest.experts.items() if name not in wanted}
-    if former:
-        kept = {name: e for name, e in manifest.experts.items() if name in wanted}
-        renewed = replace(manifest, created=_now(), experts=kept)
-        publish.publish(options.output, renewed)
-        publish.remove_strays(options.output, renewed, former)
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        return publish_expert(self._folder, self._name, expert)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from pathlib import Path
 from export.errors import ExportError
 from runtime.errors import ManifestError
 from runtime.files import TEMPORARY_SUFFIX, replacing, sha256_of
-from runtime.manifest import Artifact, Expert, FileRecord, Manifest
+from runtime.manifest import Artifact, FileRecord, Manifest
 from runtime.manifest_file import read_manifest, write_manifest
 
 STAGING = ".staging"
@@ -67,9 +67,9 @@ def recover(folder: Path) -> None:
         leftover.unlink()
 
 
-def staging_folder(folder: Path, expert: str) -> Path:
-    """Returns an empty folder for an expert's new files."""
-    staging = folder / STAGING / expert
+def staging_folder(folder: Path, name: str) -> Path:
+    """Returns an empty folder for the new files of an expert, or of the detector."""
+    staging = folder / STAGING / name
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     return staging
@@ -91,9 +91,9 @@ def publish(folder: Path, manifest: Manifest) -> None:
     shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 
-def remove_strays(folder: Path, manifest: Manifest, former: Mapping[str, Expert]) -> None:
+def remove_strays(folder: Path, manifest: Manifest, former: Manifest) -> None:
     """Deletes files that a former manifest lists and the present one does not."""
-    listed = {record.path for record in _records(manifest.experts)}
+    listed = {record.path for record in _records(manifest)}
     for record in _records(former):
         path = folder / record.path
         if record.path not in listed:
@@ -112,7 +112,10 @@ def _settle(folder: Path, manifest: Manifest) -> None:
         name: replace(expert, artifacts=tuple(_unstaged(a) for a in expert.artifacts))
         for name, expert in manifest.experts.items()
     }
-    write_manifest(folder, replace(manifest, experts=experts))
+    detector = manifest.detector
+    if detector is not None:
+        detector = replace(detector, files=_final_records(detector.files))
+    write_manifest(folder, replace(manifest, experts=experts, detector=detector))
 
 
 def _link(source: Path, target: Path) -> None:
@@ -123,8 +126,11 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _unstaged(artifact: Artifact) -> Artifact:
-    files = tuple(replace(record, path=_final(record.path)) for record in artifact.files)
-    return replace(artifact, files=files)
+    return replace(artifact, files=_final_records(artifact.files))
+
+
+def _final_records(files: tuple[FileRecord, ...]) -> tuple[FileRecord, ...]:
+    return tuple(replace(record, path=_final(record.path)) for record in files)
 
 
 def _final(path: str) -> str:
@@ -132,12 +138,14 @@ def _final(path: str) -> str:
 
 
 def _staged_paths(manifest: Manifest) -> Iterator[str]:
-    for record in _records(manifest.experts):
+    for record in _records(manifest):
         if record.path.startswith(f"{STAGING}/"):
             yield record.path
 
 
-def _records(experts: Mapping[str, Expert]) -> Iterator[FileRecord]:
-    for expert in experts.values():
+def _records(manifest: Manifest) -> Iterator[FileRecord]:
+    for expert in manifest.experts.values():
         for artifact in expert.artifacts:
             yield from artifact.files
+    if manifest.detector is not None:
+        yield from manifest.detector.files

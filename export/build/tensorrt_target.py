@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runtime.backends.gpu.cuda_library import CudaDeviceList, cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.errors import BackendError
+from runtime.json_reader import shown
 
 TARGETS = ("auto", "onnx", "tensorrt", "rtx")
 OPTIMIZATION_LEVELS = range(6)
@@ -127,3 +128,22 @@ def _version_of(package: str) -> tuple[str, str]:
         return str(import_tensorrt(package).__version__), ""
     except BackendError as error:
         return "", str(error.__cause__ or error)
+
+
+def engine_options(
+    wanted: str, workspace_gib: float | None, level: int, problems: list[str]
+) -> tuple[EngineOptions | None, str]:
+    """Returns the options of the engine build, or None and the reason for it."""
+    if workspace_gib is not None and not workspace_gib > 0:
+        problems.append(f"--workspace-gib: must be more than 0, got {workspace_gib:g}")
+    if level not in OPTIMIZATION_LEVELS:
+        problems.append(f"--optimization-level: must lie within 0..5, got {level}")
+    if wanted not in TARGETS:
+        problems.append(f"--target: must be one of {', '.join(TARGETS)}, got {shown(wanted)}")
+        return None, ""
+    target, reason = find_target(wanted)
+    if target is not None:
+        return EngineOptions(target, workspace_gib, level), ""
+    if wanted in ("tensorrt", "rtx"):
+        problems.append(f"--target {wanted}: {reason}, or leave --target out")
+    return None, reason

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from export.checkpoints.companions import companion_paths
 from export.checkpoints.description import config_file
 from export.checkpoints.state import finite, is_counter, scalar
 from export.errors import CheckpointError
@@ -47,19 +48,26 @@ class Checkpoint:
 def hash_checkpoint(path: Path) -> str:
     """Returns the SHA-256 of a checkpoint file, or of the names and hashes of several files.
 
-    These are a folder's files, or a file and the config.json beside it that describes it.
+    These are a folder's files, or a file with the config.json beside it that describes it and with
+    its companions.
 
     Raises:
         CheckpointError: config.json is not JSON.
     """
-    config = config_file(path)
-    if path.is_file() and config is None:
+    files = _files(path)
+    if files == [path]:
         return sha256_of(path)
-    files = [path, config] if path.is_file() and config else path.iterdir()
     digest = hashlib.sha256()
     for file in sorted(child for child in files if child.is_file()):
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return list(path.iterdir())
+    config = config_file(path)
+    return [path, *companion_paths(path), *([config] if config else [])]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +32,20 @@ class ExpertConfig:
     architecture: str
     """A key of `export.experts.registry.ARCHITECTURES`."""
     checkpoint: str | None
-    """A path, absolute or from the current folder, or hf://owner/repo[/file]@revision."""
+    """A location, as in `export.checkpoints.sources`; a path is absolute or from the current
+    folder."""
     geometry: Geometry
     settings: Any
     """The settings dataclass of its architecture."""
+    sha256: str | Mapping[str, str] | None = None
+    """The only checkpoint to accept, as in `export.checkpoints.pins`; None accepts any."""
+    license: str | None = None
+    """Of the checkpoint; None if none is stated."""
+
+    def described(self) -> dict[str, Any]:
+        """Returns everything that shapes the graph but the weights, ready for a fingerprint."""
+        origin = ("checkpoint", "sha256", "license")
+        return {key: value for key, value in asdict(self).items() if key not in origin}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,11 @@ class Architecture:
     checkpoint_kind: str = "checkpoint"
     """Kind of `runtime.manifest.Source` for an expert built from a checkpoint; an architecture of
     kind `onnx` has no placeholder weights."""
+
+    @property
+    def reference(self) -> str:
+        """What a built file is compared with, for messages."""
+        return "the given ONNX file" if self.checkpoint_kind == "onnx" else "PyTorch"
 
     @property
     def has_placeholders(self) -> bool:

@@ -30,7 +30,7 @@ WHOLE_YEARS = tuple(AGE_GRID.tolist())
 COLOR_ORDERS = ("RGB", "BGR")
 HEADS = ("expectation", "regression")
 
-COMMON_KEYS = ("architecture", "checkpoint", "geometry")
+COMMON_KEYS = ("architecture", "checkpoint", "sha256", "license", "geometry")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
 HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")

@@ -135,6 +135,7 @@ class Generation:
             "architecture": expert.architecture,
             "source": expert.source.kind,
             "source_sha256": expert.source.sha256,
+            "license": expert.source.license,
             "backend": backend,
             "inputs": [spec.name for spec in expert.inputs],
         }

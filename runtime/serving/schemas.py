@@ -176,6 +176,7 @@ class ExpertDescription(BaseModel):
     architecture: str
     source: str = Field(description="`checkpoint`, `onnx`; placeholders: `demo`, `random`.")
     source_sha256: str | None
+    license: str | None = Field(description="Of the weights; null where none is stated.")
     backend: str
     inputs: list[str]
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from export.checkpoints.hub import parse_hub_id
 from export.checkpoints.loading import (
     describe_mismatch,
     hash_checkpoint,
     load_checkpoint,
 )
-from export.checkpoints.sources import find_checkpoint, parse_hub_id
+from export.checkpoints.sources import find_checkpoint
 from export.checkpoints.state import plain_state
 from export.errors import CheckpointError
 

@@ -93,7 +93,7 @@ def test_a_variant_out_of_tolerance_is_not_published(
 ) -> None:
     build(_options(tmp_path), Quiet())
     monkeypatch.setattr(parity, "OPENVINO_TOLERANCE", Tolerance(0.0, 0.0, 0.0))
-    (row,) = build(_options(tmp_path, fp16=True, int8=True), Quiet())
+    (row,) = build(_options(tmp_path, fp16=True, int8=True), Quiet()).rows
     (reason,) = row.refused
     assert re.search(r"int8 variant of 'vgg16' differs .* without --int8", reason)
     assert set(_variants(tmp_path)) == {"fp32", "fp16"}  # the others are there
@@ -111,7 +111,7 @@ def test_a_refused_variant_is_an_error_of_the_command(
     assert build_engines.main([*where, "--int8"]) == 1
     captured = capsys.readouterr()
     assert "vgg16.fp32.onnx" in captured.out
-    assert "error: The int8 variant of 'vgg16' differs" in captured.err
+    assert "error: vgg16: The int8 variant of 'vgg16' differs" in captured.err
 
 
 @needs_vnni
@@ -139,13 +139,13 @@ def test_bf16_of_janus_alone_is_rejected(tmp_path: Path) -> None:
 def test_a_cpu_without_bfloat16_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("export.build.options.has_bfloat16", lambda: False)
+    monkeypatch.setattr("export.build.variant_support.has_bfloat16", lambda: False)
     with pytest.raises(OptionsError, match="--bf16: this CPU has no bfloat16 products"):
         _options(tmp_path, bf16=True)
 
 
 def test_a_cpu_without_vnni_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("export.build.options.has_exact_int8", lambda: False)
+    monkeypatch.setattr("export.build.variant_support.has_exact_int8", lambda: False)
     with pytest.raises(OptionsError, match="--int8: INT8 products overflow on this CPU"):
         _options(tmp_path, int8=True)
     resolve_options(

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import export.build.demo_weights
-from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
+from export.build.options import DEMO_EXPERTS, BuildOptions, read_experts, resolve_options
 from export.build.pipeline import build
 from export.demo import __main__ as demo
 from export.demo.sheet import Entry, contact_sheet, evaluation_summary
@@ -45,6 +45,10 @@ def assert_better_than_guessing(errors: dict[str, np.ndarray], share: float) -> 
             assert np.abs(error).mean() < share * guess, (name, np.abs(error).mean(), guess)
 
 
+def demo_options(output: Path) -> BuildOptions:
+    return resolve_options(output=output, weights="demo", only=["vgg16", "resnet50"])
+
+
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns an engines folder of CNN demo experts fitted on few faces."""
@@ -52,7 +56,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(export.build.demo_weights, "FITTING_FACES", 300)
         export.build.demo_weights.fitting_faces.cache_clear()
-        build(resolve_options(output=output, only=["vgg16", "resnet50"]), Quiet())
+        build(demo_options(output), Quiet())
         export.build.demo_weights.fitting_faces.cache_clear()
     return output
 
@@ -69,18 +73,18 @@ def test_checkpoints_are_ordinary_and_recognized(engines: Path, tmp_path: Path) 
     settings = DEMO_EXPERTS.read_text().split("[experts.resnet50.geometry]")[1].split("[")[0]
     text = f"[experts.resnet50]\ncheckpoint = '{checkpoint}'\n{table}"
     (tmp_path / "experts.toml").write_text(f"{text}\n[experts.resnet50.geometry]{settings}")
-    rows = build(
+    report = build(
         resolve_options(output=tmp_path / "out", experts_file=tmp_path / "experts.toml"), Quiet()
     )
-    assert rows[0].expert.source.kind == "checkpoint"
+    assert report.rows[0].expert.source.kind == "checkpoint"
     ours = (tmp_path / "out" / "resnet50" / "resnet50.fp32.onnx").read_bytes()
     assert ours == (engines / "resnet50" / "resnet50.fp32.onnx").read_bytes()
 
 
 def test_a_second_run_fits_nothing(engines: Path) -> None:
     quiet = Quiet()
-    rows = build(resolve_options(output=engines, only=["vgg16", "resnet50"]), quiet)
-    assert all(row.reused for row in rows)
+    report = build(demo_options(engines), quiet)
+    assert all(row.reused for row in report.rows)
     assert not [what for _, what in quiet.stages if "fitting" in what]
 
 
@@ -143,7 +147,7 @@ def test_draw_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 @pytest.mark.slow
 def test_every_demo_expert_beats_guessing_clearly(tmp_path: Path) -> None:
-    build(resolve_options(output=tmp_path, fp16=True), Quiet())
+    build(resolve_options(output=tmp_path, weights="demo", fp16=True), Quiet())
     errors = errors_years(tmp_path, 200)
     assert set(errors) == {*read_experts(DEMO_EXPERTS, []), "fused", "guess"}
     assert_better_than_guessing(errors, 0.75)

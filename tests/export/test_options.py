@@ -258,13 +258,6 @@ def test_age_grids(tmp_path: Path, text: str, grid: tuple[float, ...]) -> None:
     assert (settings.height, settings.width) == (96, 64)
 
 
-def test_without_checkpoints_demo_experts_are_built(tmp_path: Path) -> None:
-    options = resolve_options(output=tmp_path)
-    assert options.weights == "demo"
-    assert options.precisions_of(options.experts[0]) == ("fp32",)
-    assert all(expert.checkpoint is None for expert in options.experts)
-
-
 def test_a_checkpoint_on_the_command_line_selects_the_built_in_experts(tmp_path: Path) -> None:
     weights = tmp_path / "vgg16.safetensors"
     weights.touch()

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from skimage.data import astronaut
 
 import export.build_engines
 from export.build.options import BuildOptions, resolve_options
-from export.build.pipeline import BuiltRow, build
+from export.build.pipeline import BuildError, BuildReport, build
 from export.build.plan import plan
 from export.errors import CheckpointError
 from runtime import AgeMoE
@@ -53,8 +52,8 @@ def options(sources: Path, output: Path, **changes: object) -> BuildOptions:
     )
 
 
-def names_built(rows: Sequence[BuiltRow]) -> list[str]:
-    return [row.name for row in rows if not row.reused]
+def names_built(report: BuildReport) -> list[str]:
+    return [row.name for row in report.rows if not row.reused]
 
 
 @pytest.fixture
@@ -69,8 +68,8 @@ def engines(sources: Path, tmp_path: Path, built_once: Path) -> Path:
 @pytest.fixture(scope="module")
 def built_once(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("built") / "engines"
-    rows = build(options(sources, output, fp16=True), Quiet())
-    assert names_built(rows) == ["vgg16", "resnet50"]
+    report = build(options(sources, output, fp16=True), Quiet())
+    assert names_built(report) == ["vgg16", "resnet50"]
     return output
 
 
@@ -170,8 +169,9 @@ def test_a_failed_build_leaves_earlier_engines_untouched(engines: Path, tmp_path
     wrong = resolve_options(
         output=engines, experts_file=experts_toml(tmp_path, vgg16="v.safetensors"), fp16=True
     )
-    with pytest.raises(CheckpointError, match="does not fit vgg16"):
+    with pytest.raises(BuildError, match="vgg16: The checkpoint does not fit vgg16") as caught:
         build(wrong, Quiet())
+    assert isinstance(caught.value.failures["vgg16"], CheckpointError)
     assert read_manifest(engines) == before
     with AgeMoE(engines) as moe:
         assert set(moe.experts) == {"vgg16", "resnet50"}
@@ -199,7 +199,7 @@ def test_the_command_line_plans_without_building(sources: Path, tmp_path: Path) 
 
 
 def test_the_command_line_reports_every_problem() -> None:
-    done = run("--only", "alexnet", "--max-batch", "0")
+    done = run("--weights", "demo", "--only", "alexnet", "--max-batch", "0")
     assert done.returncode == 1
     assert "2 problems with the options" in done.stderr
     assert "--only alexnet: no such expert" in done.stderr

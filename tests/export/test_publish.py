@@ -153,7 +153,7 @@ def test_files_that_no_manifest_lists_are_removed(folder: Path) -> None:
     assert (folder / "b" / "b.fp32.onnx").exists()
     alone = manifest_of(a=former.experts["a"])
     publish.publish(folder, alone)
-    publish.remove_strays(folder, alone, both.experts)
+    publish.remove_strays(folder, alone, both)
     assert not (folder / "b" / "b.fp32.onnx").exists()
     assert (folder / "a" / "a.fp32.onnx").exists()
     assert (folder / "a" / "notes.txt").exists()

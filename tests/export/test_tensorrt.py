@@ -19,15 +19,14 @@ import pytest
 
 from export.build import parity
 from export.build.options import BuildOptions, resolve_options
-from export.build.pipeline import build
+from export.build.pipeline import BuildError, build
 from export.build.plan import plan
 from export.build.tensorrt import build_engine
 from export.build.tensorrt_target import EngineOptions, EngineTarget
 from export.config.contract import Images, Outputs
-from export.errors import ExportError, GraphError, ParityError
+from export.errors import GraphError
 from export.faces.verification import verification_images
 from runtime.backends import ExpertVariant
-from runtime.errors import BackendError
 from runtime.manifest import Artifact, BatchProfile, InputSpec, Manifest, file_intact
 from runtime.manifest_file import read_manifest
 from tests.export.fake_builder import CACHE_MARK, STEPS, MemoryPoolType, fake_tensorrt, gpu
@@ -105,7 +104,7 @@ def test_from_onnx_to_a_bound_engine(options: Options, tensorrt: Any) -> None:
     wanted = options(workspace_gib=1.5, optimization_level=5)
     assert [p.reason for p in plan(wanted)] == ["", "", "not built yet"]
     assert plan(wanted)[2].path == "vgg16/vgg16.fp16.trt11.4-sm90.engine"
-    (row,) = build(wanted, Quiet())
+    (row,) = build(wanted, Quiet()).rows
     single, half, engine = row.expert.artifacts
     assert engine.files[0].path == plan(wanted)[2].path
     assert engine.binding is not None
@@ -196,7 +195,7 @@ def test_an_engine_that_differs_is_not_published(
     wrong = functools.partial(onnx_outputs, off=2.0)
     real = parity.check_engine.func  # type: ignore[attr-defined]
     monkeypatch.setattr(parity, "check_engine", functools.partial(real, run=wrong))
-    with pytest.raises(ParityError, match=r"engine of 'vgg16' differs from .* by [12]\.\d+ years"):
+    with pytest.raises(BuildError, match=r"engine of 'vgg16' differs from .* by [12]\.\d+ years"):
         build(options(), Quiet())
     assert engines(options().output) == []
 
@@ -267,7 +266,7 @@ def test_a_canceled_build_stops_and_writes_nothing(
 
 def test_a_tensorrt_that_does_not_start_reports_the_reason(options: Options, tensorrt: Any) -> None:
     tensorrt.Builder.starts = False
-    with pytest.raises(BackendError, match=r"does not start .* error: 35\. .*newer NVIDIA driver"):
+    with pytest.raises(BuildError, match=r"does not start .* error: 35\. .*newer NVIDIA driver"):
         build(options(), Quiet())
 
 
@@ -293,7 +292,7 @@ def test_only_rtx_engines_are_built_for_cuda_graphs(
 
 def test_the_error_contains_the_log_of_the_builder(options: Options, tensorrt: Any) -> None:
     tensorrt.Builder.fails = "no kernel for this"
-    with pytest.raises(ExportError, match=r"no engine from vgg16.fp16.onnx: no kernel for this"):
+    with pytest.raises(BuildError, match=r"no engine from vgg16.fp16.onnx: no kernel for this"):
         build(options(), Quiet())
 
 

@@ -199,5 +199,5 @@ def test_full_size_networks(tmp_path: Path, only: str) -> None:
 
 @pytest.mark.slow
 def test_fitted_demo_experts(tmp_path: Path) -> None:
-    build(tmp_path / "e", "--fp16", "--target", "rtx")
+    build(tmp_path / "e", "--weights", "demo", "--fp16", "--target", "rtx")
     assert set(engines(tmp_path / "e")) == {"vgg16", "resnet50", "mivolo", "janus"}

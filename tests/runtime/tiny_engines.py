@@ -53,6 +53,7 @@ class Tiny:
     broken: str = ""
     """`wide_probs`, `doubled`, `raises`: faults found by a run;
     `rank`, `no_output`, `size`: faults found when opening the graph."""
+    license: str | None = None
 
 
 def write_engines(folder: Path, experts: Mapping[str, Tiny]) -> Path:
@@ -62,10 +63,15 @@ def write_engines(folder: Path, experts: Mapping[str, Tiny]) -> Path:
     return folder
 
 
+def _source(name: str, tiny: Tiny) -> Source:
+    sha256 = None if tiny.kind == "random" else SHA
+    return Source(tiny.kind, f"{name}.pth", sha256, tiny.license)
+
+
 def _entry(folder: Path, name: str, tiny: Tiny) -> Expert:
     return Expert(
         architecture="tiny",
-        source=Source(tiny.kind, f"{name}.pth", None if tiny.kind == "random" else SHA),
+        source=_source(name, tiny),
         inputs=tuple(InputSpec(i, tiny.side, tiny.side, tiny.geometry) for i in tiny.inputs),
         outputs=tiny.outputs,
         age_grid=GRID if "age_probs" in tiny.outputs else None,

@@ -31,7 +31,7 @@ from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 EXPERTS = {
     "a": Tiny(),
     "b": Tiny(slope=70.0, side=12),
-    "both": Tiny(offset=3.0, inputs=("face", "person")),
+    "both": Tiny(offset=3.0, inputs=("face", "person"), license="CC0-1.0"),
 }
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Shared by all clients, because loading the system's certificates is slow."""

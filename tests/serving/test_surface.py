@@ -13,6 +13,7 @@ def test_experts_and_health(live: Live) -> None:
     experts = live.client.get("/v1/experts").json()
     assert [expert["name"] for expert in experts["experts"]] == ["a", "b", "both"]
     assert experts["experts"][2]["inputs"] == ["face", "person"]
+    assert [expert["license"] for expert in experts["experts"]] == [None, None, "CC0-1.0"]
     assert experts["limits"]["faces"] == 64
     assert experts["stand_ins"] == {}
     assert live.client.get("/health/live").json() == {"status": "live"}
