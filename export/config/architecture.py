@@ -36,6 +36,8 @@ class ExpertConfig:
     geometry: Geometry
     settings: Any
     """The settings dataclass of its architecture."""
+    views: tuple[str, ...] = ()
+    """Views besides the picture itself that the graph averages over, some of `VIEWS`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,12 @@ def build_expert(config: ExpertConfig, checkpoint: Path | None) -> BuiltExpert:
         CheckpointError: the weights cannot be loaded or do not fit.
         GraphError: a given ONNX file is not as configured.
     """
-    return ARCHITECTURES[config.architecture].build(config, checkpoint)
+    expert = ARCHITECTURES[config.architecture].build(config, checkpoint)
+    if not config.views:
+        return expert
+    from export.graph.views import MirroredExpert
+
+    return MirroredExpert(expert)
 
 
 def count_parameters(config: ExpertConfig, checkpoint: Path | None = None) -> int:
