@@ -7,13 +7,12 @@ import hashlib
 import json
 import pickle
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoints.description import config_file
-from export.checkpoints.tensorflow_js import is_manifest, manifest_files
 from export.checkpoints.state import finite, is_counter, scalar
 from export.errors import CheckpointError
 from runtime.files import sha256_of
@@ -48,20 +47,15 @@ class Checkpoint:
 def hash_checkpoint(path: Path) -> str:
     """Returns the SHA-256 of a checkpoint file, or of the names and hashes of several files.
 
-    These are a folder's files, a file and the config.json beside it that describes it, or a
-    manifest of TensorFlow.js weights and the files that it names.
+    These are a folder's files, or a file and the config.json beside it that describes it.
 
     Raises:
-        CheckpointError: config.json is not JSON, or the manifest is damaged.
+        CheckpointError: config.json is not JSON.
     """
     config = config_file(path)
-    files: Iterable[Path]
-    if path.is_file() and is_manifest(path):
-        files = manifest_files(path)
-    elif path.is_file() and config is None:
+    if path.is_file() and config is None:
         return sha256_of(path)
-    else:
-        files = [path, config] if path.is_file() and config else path.iterdir()
+    files = [path, config] if path.is_file() and config else path.iterdir()
     digest = hashlib.sha256()
     for file in sorted(child for child in files if child.is_file()):
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())

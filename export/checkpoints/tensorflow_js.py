@@ -66,16 +66,6 @@ def is_manifest(path: Path) -> bool:
     return path.name.endswith(MANIFEST_SUFFIX)
 
 
-def manifest_files(path: Path) -> list[Path]:
-    """Returns the manifest and the files of weights that it names.
-
-    Raises:
-        CheckpointError: the manifest is damaged, or a file is missing.
-    """
-    groups = _read_manifest(path)
-    return [path, *dict.fromkeys(file for group in groups for file in group.paths)]
-
-
 def read_tensorflow_js(path: Path) -> Mapping[str, NDArray[np.generic]]:
     """Reads all weights, float32 where they are quantized, by name and in the format's order.
 
@@ -94,7 +84,7 @@ def read_tensorflow_js(path: Path) -> Mapping[str, NDArray[np.generic]]:
 
 def _read_manifest(path: Path) -> list[_Group]:
     problems: list[str] = []
-    groups = [_group(entry, path.parent) for entry in _document(path, problems).elements()]
+    groups = [_group(entry, path) for entry in _document(path, problems).elements()]
     names = [weight.name for group in groups for weight in group.weights]
     if not problems:
         problems += [] if names else ["there are no weights"]
@@ -125,27 +115,35 @@ def _document(path: Path, problems: list[str]) -> JsonReader:
     return JsonReader(document, "", problems)
 
 
-def _group(entry: JsonReader, folder: Path) -> _Group:
-    paths = [_file(name, folder) for name in entry.child("paths").elements()]
+def _group(entry: JsonReader, manifest: Path) -> _Group:
+    paths = [_file(name, manifest) for name in entry.child("paths").elements()]
     weights = [_weight(weight) for weight in entry.child("weights").elements()]
     if not paths:
         entry.problem_below("paths", "names no file")
     return _Group(tuple(paths), tuple(weights))
 
 
-def _file(entry: JsonReader, folder: Path) -> Path:
-    name = entry.string()
-    if name in ("", ".", "..") or set(name) & set("/\\:\0") or len(name) > _LONGEST_NAME:
-        entry.problem(f"must be the name of a file beside the manifest, got {shown(name)}")
-        return folder
-    return folder / name
+def _file(entry: JsonReader, manifest: Path) -> Path:
+    """Returns the path of a file of weights; its name has to begin with the manifest's own.
+
+    A pinned hash covers the files beside a manifest by that rule.
+    """
+    name, stem = entry.string(), manifest.name.removesuffix(MANIFEST_SUFFIX)
+    begins = name.startswith((f"{stem}.", f"{stem}-")) and len(name) <= _LONGEST_NAME
+    if not begins or set(name) & set("/\\:\0"):
+        entry.problem(
+            f"must be the name of a file beside the manifest that begins with {stem!r}, "
+            f"got {shown(name)}"
+        )
+    return manifest.parent / name
 
 
 def _weight(entry: JsonReader) -> _Weight:
     name = entry.child("name").string()
     shape = tuple(axis.integer(low=1) for axis in entry.child("shape").elements())
     if len(shape) > _MOST_AXES or max(shape, default=1) > _LARGEST_WEIGHTS_BYTES:
-        entry.problem_below("shape", f"must be at most {_MOST_AXES} sizes of memory, got {shown(shape)}")
+        limits = f"at most {_MOST_AXES} axes of at most {_LARGEST_WEIGHTS_BYTES}"
+        entry.problem_below("shape", f"must have {limits}, got {shown(shape)}")
     kind = entry.child("dtype").choice(tuple(_TYPES))
     if not entry.has("quantization"):
         return _Weight(name, shape, np.dtype(_TYPES[kind]), None, 0.0)
