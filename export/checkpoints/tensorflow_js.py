@@ -101,17 +101,14 @@ def _read_manifest(path: Path) -> list[_Group]:
 
 def _document(path: Path, problems: list[str]) -> JsonReader:
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_MANIFEST_BYTES:
-            raise CheckpointError(
-                f"{path} has {size:,} bytes; a manifest of weights has at most "
-                f"{_LARGEST_MANIFEST_BYTES:,}. Give the file *{MANIFEST_SUFFIX}."
-            )
-        document = json.loads(path.read_bytes())
-    except CheckpointError:
-        raise
+        with path.open("rb") as file:
+            text = file.read(_LARGEST_MANIFEST_BYTES + 1)
+        document = json.loads(text) if len(text) <= _LARGEST_MANIFEST_BYTES else None
     except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. {_DAMAGED}") from error
+    if document is None:
+        problems.append(f"must be a list of groups in at most {_LARGEST_MANIFEST_BYTES} bytes")
+        document = []
     return JsonReader(document, "", problems)
 
 

@@ -88,9 +88,7 @@ def _both(name: str) -> str:
     return f"views/{name}"
 
 
-def _both_views(
-    graph: onnx.GraphProto, constants: dict[str, NDArray[Any]]
-) -> list[onnx.NodeProto]:
+def _both_views(graph: onnx.GraphProto, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
     """Returns the graph's nodes on batches that hold all faces, then all their mirror images."""
     inputs = {value.name for value in graph.input}
     nodes: list[onnx.NodeProto] = []

@@ -85,9 +85,10 @@ def forward(faces: NDArray[np.uint8], weights: Weights) -> tuple[Maps, Maps]:
     def conv(x: Maps, name: str, stride: int) -> Maps:
         filters = weights[f"{name}/filters"]
         windows = _windows(x, filters.shape[0], stride, 0.0)
-        return np.einsum("nhwijc,ijco->nhwo", windows, filters, optimize=True) + weights[
-            f"{name}/bias"
-        ]
+        return (
+            np.einsum("nhwijc,ijco->nhwo", windows, filters, optimize=True)
+            + weights[f"{name}/bias"]
+        )
 
     def separable(x: Maps, name: str) -> Maps:
         windows = _windows(x, 3, 1, 0.0)

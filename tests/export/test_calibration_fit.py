@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export.calibration.bias import BIAS_MODELS, BiasModel, fit_bias
-from export.calibration.fit import HeldOut, _is_worse, Calibration, fit_fusion
+from export.calibration.fit import Calibration, HeldOut, _is_worse, fit_fusion
 from export.calibration.gate import BEST, GateModel, fit_gate
 from export.calibration.labeled_predictions import LabelsError
 from export.calibration.scores import scores_of_calibration, scores_of_tables

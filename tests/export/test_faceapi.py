@@ -96,7 +96,7 @@ def test_a_folder_or_its_manifest_but_nothing_else(tmp_path: Path) -> None:
     other = tmp_path / "age_gender_model.bin"
     other.write_bytes(b"x")
     for path in (other, tmp_path.parent / "nothing"):
-        with pytest.raises(CheckpointError, match="is no manifest of TensorFlow.js weights"):
+        with pytest.raises(CheckpointError, match="is no manifest of TensorFlow"):
             faceapi_expert(path, PAD_SQUARE)
 
 
@@ -116,9 +116,7 @@ def test_other_weights_are_listed(tmp_path: Path) -> None:
 def test_it_has_no_settings_of_its_own(tmp_path: Path) -> None:
     write_weights(tmp_path)
     with pytest.raises(OptionsError, match="unknown key input_size"):
-        resolve_options(
-            output=tmp_path, experts_file=experts_toml(tmp_path, "input_size = 224\n")
-        )
+        resolve_options(output=tmp_path, experts_file=experts_toml(tmp_path, "input_size = 224\n"))
 
 
 def test_batches_of_both_views_keep_faces_apart(tmp_path: Path) -> None:

@@ -33,9 +33,8 @@ def manifest() -> Any:
             "paths": ["m-shard1", "m-shard2"],
             "weights": [
                 weight("floats", [1, 3]),
-                weight("codes", [4], dtype="float32") | {
-                    "quantization": {"dtype": "uint8", "scale": 0.1, "min": -3.7}
-                },
+                weight("codes", [4], dtype="float32")
+                | {"quantization": {"dtype": "uint8", "scale": 0.1, "min": -3.7}},
                 weight("wide", [2])
                 | {"quantization": {"dtype": "uint16", "scale": 1e-3, "min": 0.5}},
             ],
@@ -117,7 +116,11 @@ QUANTIZED = (0, "weights", 1, "quantization")
         ((*QUANTIZED, "scale"), "x", "must be a finite number"),
         ((*QUANTIZED, "scale"), float("nan"), "must be a finite number"),
         ((*QUANTIZED, "dtype"), "int4", "must be one of uint8, uint16"),
-        ((1, "weights", 0, "quantization"), {"dtype": "uint8", "scale": 1, "min": 0}, "float32 only"),
+        (
+            (1, "weights", 0, "quantization"),
+            {"dtype": "uint8", "scale": 1, "min": 0},
+            "float32 only",
+        ),
         ((0,), {"weights": []}, "paths: missing"),
         ((1,), "text", "must be an object"),
     ],
@@ -136,7 +139,7 @@ def test_damaged_manifests_are_refused(
 def test_files_that_are_not_json(tmp_path: Path, text: str) -> None:
     path = write(tmp_path)
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(CheckpointError, match="cannot be read as JSON|must be an object"):
+    with pytest.raises(CheckpointError, match=r"cannot be read as JSON|must be an object"):
         read_tensorflow_js(path)
 
 

@@ -13,8 +13,8 @@ NORMALIZATION = Normalization(1.0, (122.782, 117.001, 104.298), (255.0, 255.0, 2
 HEAD = AgeHead("regression")
 """The network's output is the age in years (face-api.js, src/ageGenderNet/AgeGenderNet.ts)."""
 PAD_SQUARE = Geometry(fit="pad_square", interpolation="opencv_area")
-"""face-api.js pads a crop with black to a square and resizes it; averaging over areas is ours, where
-a browser's canvas filters as it likes."""
+"""face-api.js pads a crop with black to a square and resizes it; averaging over areas is ours,
+where a browser's canvas filters as it likes."""
 
 
 def read_faceapi(entry: JsonReader) -> None:
