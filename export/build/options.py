@@ -10,7 +10,7 @@ from pathlib import Path
 from export.build.tensorrt_target import OPTIMIZATION_LEVELS, TARGETS, EngineOptions, find_target
 from export.checkpoints.sources import HUB_PREFIX
 from export.config.architecture import ExpertConfig
-from export.config.settings import optional, read_geometry, read_views
+from export.config.settings import read_geometry, read_views
 from export.errors import OptionsError
 from export.experts.registry import ARCHITECTURES
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
@@ -146,7 +146,7 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     known = entry.has("architecture") and entry.child("architecture").value == chosen
     # With an unknown architecture every key would be reported as unknown too.
     settings = architecture.read_settings(entry if known else JsonReader({}, "", []))
-    views = optional(entry, "views", read_views, ())
+    views: tuple[str, ...] = read_views(entry.child("views")) if entry.has("views") else ()
     return ExpertConfig(name, chosen, checkpoint, geometry, settings, views)
 
 

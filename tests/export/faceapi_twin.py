@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 NAME = "age_gender_model-weights_manifest.json"
 MEAN = np.array([122.782, 117.001, 104.298], np.float32)
 Weights = Mapping[str, NDArray[np.float32]]
-Maps = NDArray[np.float32]
+Maps = NDArray[Any]
 
 
 def shapes() -> dict[str, tuple[int, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,7 +108,7 @@ def random_faceapi(seed: int = 0) -> FaceApiExpert:
     with torch.inference_mode():
         image = module.normalize(torch.from_numpy(images["face"]))
         ages, _ = module.network(image)
-    head = module.network.fc["age"]
+    head: Any = module.network.fc["age"]
     scale = _RANDOM_STD_YEARS / ages.std()
     with torch.no_grad():
         head.weight.mul_(scale)
