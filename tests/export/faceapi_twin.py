@@ -85,21 +85,22 @@ def forward(faces: NDArray[np.uint8], weights: Weights) -> tuple[Maps, Maps]:
     def conv(x: Maps, name: str, stride: int) -> Maps:
         filters = weights[f"{name}/filters"]
         windows = _windows(x, filters.shape[0], stride, 0.0)
-        return (
-            np.einsum("nhwijc,ijco->nhwo", windows, filters, optimize=True)
-            + weights[f"{name}/bias"]
-        )
+        out: Maps = np.einsum("nhwijc,ijco->nhwo", windows, filters, optimize=True)
+        out += weights[f"{name}/bias"]
+        return out
 
     def separable(x: Maps, name: str) -> Maps:
         windows = _windows(x, 3, 1, 0.0)
         each = np.einsum("nhwijc,ijc->nhwc", windows, weights[f"{name}/depthwise_filter"][..., 0])
-        return each @ weights[f"{name}/pointwise_filter"][0, 0] + weights[f"{name}/bias"]
+        out: Maps = each @ weights[f"{name}/pointwise_filter"][0, 0] + weights[f"{name}/bias"]
+        return out
 
     def reduction(x: Maps, name: str, *, activate: bool = True) -> Maps:
         out = separable(_relu(x) if activate else x, f"{name}/separable_conv0")
         out = separable(_relu(out), f"{name}/separable_conv1")
-        pooled = _windows(out, 3, 2, -np.inf).max(axis=(3, 4))
-        return pooled + conv(x, f"{name}/expansion_conv", 2)
+        pooled: Maps = _windows(out, 3, 2, -np.inf).max(axis=(3, 4))
+        pooled += conv(x, f"{name}/expansion_conv", 2)
+        return pooled
 
     x = _relu(conv((faces.astype(np.float32) - MEAN) / 255, "entry_flow/conv_in", 2))
     x = reduction(x, "entry_flow/reduction_block_0", activate=False)
