@@ -16,7 +16,7 @@ from export.config.detector import DetectorConfig
 from export.config.fingerprints import fingerprint, tool_versions
 from export.experts.registry import ARCHITECTURES
 from export.faces import quantization, verification
-from export.graph import conversion, detector
+from export.graph import conversion, detector, views
 from export.variants import bf16, fp16, int8_dynamic, int8_static
 from runtime.manifest import Artifact, BatchProfile
 
@@ -43,7 +43,7 @@ def build_key(
         "checkpoint": fingerprint(weights_sha256),
         "options": fingerprint([config.described(), options.weights, precision, options.max_batch]),
         "tools": fingerprint({name: tools[name] for name in tools if name != unused}),
-        "exporter": fingerprint(graph_revisions(config.architecture, precision)),
+        "exporter": fingerprint(graph_revisions(config, precision)),
     }
 
 
@@ -57,15 +57,17 @@ def detector_key(config: DetectorConfig, weights_sha256: str | None) -> dict[str
     }
 
 
-def graph_revisions(architecture: str, precision: str) -> list[int]:
+def graph_revisions(config: ExpertConfig, precision: str) -> list[int]:
     """Returns the revisions of all producers that a graph depends on."""
-    record = ARCHITECTURES[architecture]
+    record = ARCHITECTURES[config.architecture]
     backend = record.variants[precision]
     revisions = [record.revision, conversion.REVISION, verification.REVISION, parity.REVISION]
     if precision != "fp32":
         revisions.append(_VARIANTS[backend, precision].REVISION)
     if backend == "openvino":
         revisions.append(quantization.REVISION)
+    if config.views:
+        revisions.append(views.REVISION)
     return revisions
 
 

@@ -13,7 +13,7 @@ from export.checkpoints.pins import Pin, read_pin
 from export.checkpoints.sources import is_remote, location_problem
 from export.config.architecture import ExpertConfig
 from export.config.detector import DETECTOR, DETECTOR_KEYS, DETECTOR_KINDS, DetectorConfig
-from export.config.settings import read_geometry
+from export.config.settings import optional, read_geometry, read_views
 from export.errors import OptionsError
 from export.experts.registry import ARCHITECTURES
 from runtime.json_reader import JsonReader, shown
@@ -195,8 +195,9 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     known = entry.has("architecture") and entry.child("architecture").value == chosen
     # With an unknown architecture every key would be reported as unknown too.
     settings = architecture.read_settings(entry if known else JsonReader({}, "", []))
+    views: tuple[str, ...] = optional(entry, "views", read_views, ())
     pin, stated = _pin(entry), _license(entry)
-    return ExpertConfig(name, chosen, checkpoint, geometry, settings, sha256=pin, license=stated)
+    return ExpertConfig(name, chosen, checkpoint, geometry, settings, views, pin, stated)
 
 
 def _detector(entry: JsonReader, folder: Path) -> DetectorConfig:

@@ -5,7 +5,8 @@ tenth of the people held out at a time (nested cross-validation). The held-out f
 figures of the report and the residuals for the intervals; the tables themselves are fitted on all
 faces. Of two forms, the preferred one is taken unless the other is better by more than one
 standard error on the held-out faces. Where the fused age is worse on them than the best corrected
-expert alone, the tables fall back to that expert, with a warning.
+expert alone, by more than one standard error too, the tables fall back to that expert, with a
+warning.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0, form: str = "auto") -> 
     chosen: Form[Any] = FORMS[name]
     compared = {n: round(float(h.errors_years(faces.age_years)[0]), 4) for n, h in held_out.items()}
     errors = held_out[name].errors_years(faces.age_years)
-    found, fell_back = held_out[name], bool(errors[0] > errors[1:].min() + _SAME_YEARS)
+    found, fell_back = held_out[name], _is_worse(held_out[name], faces.age_years)
     if fell_back:
         logger.warning(
             "Fusing is worse on held-out faces (%.2f years) than the best corrected expert (%.2f "
@@ -173,6 +174,14 @@ def fuse_subset(tables: FusionTables, faces: LabeledPredictions, names: frozense
     columns = [index for index, name in enumerate(faces.names) if name in names]
     chosen = [faces.names[index] for index in columns]
     return tables.fuse(chosen, faces.predictions_years[:, columns]).age_years
+
+
+def _is_worse(held_out: HeldOut, age_years: Floats) -> bool:
+    """Returns whether fusing is worse than the best corrected expert by more than chance."""
+    fused = np.abs(held_out.fused_years[max(held_out.fused_years, key=len)] - age_years)
+    experts = np.abs(held_out.corrected_years - age_years[:, None])
+    lead = fused - experts[:, int(np.argmin(experts.mean(axis=0)))]
+    return bool(lead.mean() > lead.std() / np.sqrt(len(lead)) + _SAME_YEARS)
 
 
 def _provenance(faces: LabeledPredictions, held_out: HeldOut, seed: int) -> dict[str, object]:

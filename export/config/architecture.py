@@ -37,6 +37,8 @@ class ExpertConfig:
     geometry: Geometry
     settings: Any
     """The settings dataclass of its architecture."""
+    views: tuple[str, ...] = ()
+    """Views besides the picture itself that the graph averages over, some of `VIEWS`."""
     sha256: str | Mapping[str, str] | None = None
     """The only checkpoint to accept, as in `export.checkpoints.pins`; None accepts any."""
     license: str | None = None

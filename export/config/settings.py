@@ -29,8 +29,10 @@ WHOLE_YEARS = tuple(AGE_GRID.tolist())
 
 COLOR_ORDERS = ("RGB", "BGR")
 HEADS = ("expectation", "regression")
+VIEWS = ("flip",)
+"""Views besides the picture itself: `flip` is its mirror image."""
 
-COMMON_KEYS = ("architecture", "checkpoint", "sha256", "license", "geometry")
+COMMON_KEYS = ("architecture", "checkpoint", "sha256", "license", "geometry", "views")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
 HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")
@@ -105,6 +107,14 @@ def read_geometry(entry: JsonReader, default: Geometry) -> Geometry:
     for key, problem in geometry.problems():
         entry.problem_below(key, problem)
     return geometry
+
+
+def read_views(entry: JsonReader) -> tuple[str, ...]:
+    """Reads `views`, a list of some of `VIEWS`."""
+    views = tuple(view.choice(VIEWS) for view in entry.elements())
+    if len(set(views)) < len(views):
+        entry.problem(f"must name each view once, got {shown(entry.value)}")
+    return views
 
 
 def read_input_size(entry: JsonReader) -> tuple[int, int]:

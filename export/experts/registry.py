@@ -7,6 +7,7 @@ from pathlib import Path
 from export.config.architecture import Architecture, ExpertConfig
 from export.config.contract import BuiltExpert
 from export.experts.cnn.architecture import RESNET50, VGG16
+from export.experts.faceapi.architecture import FACEAPI
 from export.experts.janus.architecture import JANUS
 from export.experts.mivolo.architecture import MIVOLO
 from export.experts.onnx_file.architecture import ONNX
@@ -15,6 +16,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "vgg16": VGG16,
     "resnet50": RESNET50,
     "onnx": ONNX,
+    "faceapi": FACEAPI,
     "janus": JANUS,
     "mivolo": MIVOLO,
 }
@@ -32,7 +34,12 @@ def build_expert(config: ExpertConfig, checkpoint: Path | None) -> BuiltExpert:
         CheckpointError: the weights cannot be loaded or do not fit.
         GraphError: a given ONNX file is not as configured.
     """
-    return ARCHITECTURES[config.architecture].build(config, checkpoint)
+    expert = ARCHITECTURES[config.architecture].build(config, checkpoint)
+    if not config.views:
+        return expert
+    from export.graph.views import MirroredExpert
+
+    return MirroredExpert(expert)
 
 
 def count_parameters(config: ExpertConfig, checkpoint: Path | None = None) -> int:

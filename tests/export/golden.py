@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
@@ -33,7 +33,7 @@ from export.experts.registry import ARCHITECTURES, build_expert
 from export.faces import drawn, quantization, verification
 from export.faces.quantization import quantization_faces
 from export.faces.verification import verification_images
-from export.graph import conversion
+from export.graph import conversion, views
 from export.variants import fp16, int8_dynamic, registry
 from runtime.geometry import Geometry
 from runtime.manifest import BatchProfile, InputSpec
@@ -64,6 +64,7 @@ def producers() -> dict[str, Producer]:
             f"graph of {name}": ([record.revision, conversion.REVISION], partial(graph, name))
             for name, record in ARCHITECTURES.items()
         },
+        "views": ([views.REVISION, conversion.REVISION], views_graph),
         # Those for OpenVINO are searched for by running them on the CPU, and differ between CPUs.
         "fp16 variant": ([fp16.REVISION, *janus], partial(variant, "fp16")),
         "dynamic int8 variant": ([int8_dynamic.REVISION, *janus], partial(variant, "int8")),
@@ -85,10 +86,12 @@ def folder() -> Path:
 
 
 def demo_config(name: str) -> ExpertConfig:
-    """The demo expert of an architecture; a given ONNX file is the FP32 graph of the last one."""
+    """The demo expert of an architecture; face-api.js's network has one size, and no demo."""
     experts = read_experts(DEMO_EXPERTS, [])
     if name in experts:
         return experts[name]
+    if name == "faceapi":
+        return ExpertConfig(name, name, None, ARCHITECTURES[name].geometry, None)
     settings = OnnxSettings(
         SIDE, SIDE, Normalization(), AgeHead("regression"), "NCHW", None, probabilities=False
     )
@@ -124,6 +127,12 @@ def given_file() -> Path:
 
 def graph(name: str) -> str:
     return structure_digest(fp32_graph(name))
+
+
+def views_graph() -> str:
+    path = folder() / "views.onnx"
+    build_expert(replace(demo_config("vgg16"), views=("flip",)), None).write_onnx(path)
+    return structure_digest(path)
 
 
 def variant(precision: str) -> str:

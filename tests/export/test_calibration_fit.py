@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from export.calibration.bias import BIAS_MODELS, BiasModel, fit_bias
-from export.calibration.fit import Calibration, fit_fusion
+from export.calibration.fit import Calibration, HeldOut, _is_worse, fit_fusion
 from export.calibration.gate import BEST, GateModel, fit_gate
 from export.calibration.labeled_predictions import LabelsError
 from export.calibration.scores import scores_of_calibration, scores_of_tables
@@ -150,3 +150,17 @@ def test_a_single_expert_can_be_calibrated() -> None:
     alone = replace(faces, names=("late",), predictions_years=faces.predictions_years[:, 1:2])
     tables = fit_fusion(alone).tables
     assert tables.fuse(("late",), alone.predictions_years).weights.min() == 1.0
+
+
+@pytest.mark.parametrize(("worse_years", "falls_back"), [(0.0, False), (0.01, False), (0.1, True)])
+def test_chance_is_no_reason_to_fall_back(worse_years: float, falls_back: bool) -> None:
+    """600 faces, whose errors differ by 0.4 years: the standard error is 0.016 years."""
+    rng = np.random.default_rng(7)
+    ages = np.full(600, 40.0)
+    alone = ages + np.abs(rng.normal(5.0, 1.0, 600))
+    noise = rng.normal(0.0, 0.4, 600)
+    fused = alone + (noise - noise.mean()) + worse_years
+    other = ages + 9.0
+    everyone = frozenset({"a", "b"})
+    held_out = HeldOut(np.zeros(600, int), np.stack([alone, other], axis=1), {everyone: fused})
+    assert _is_worse(held_out, ages) == falls_back

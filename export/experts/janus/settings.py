@@ -37,6 +37,11 @@ def read_janus(entry: JsonReader) -> JanusSettings:
             if key not in CROP_KEYS:
                 value.problem("comes from the checkpoint's own processor files; leave it out")
     head = optional(entry, "head", choice(HEADS), "prompt")
+    if entry.has("views") and entry.has("readout") and entry.child("readout").value == "greedy":
+        entry.child("views").problem(
+            "readout = 'greedy' writes one number per picture, or none: there is no mean of two "
+            "answers. Use readout = 'expectation', or leave views out"
+        )
     for key in _QUESTION_KEYS:
         if head == "light" and key != "ages" and entry.has(key):
             entry.child(key).problem("belongs to head = 'prompt'; a light head has no prompt")

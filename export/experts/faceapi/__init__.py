@@ -1,0 +1,1 @@
+"""face-api.js's age and gender network."""
