@@ -9,9 +9,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from export.calibration.csv_tables import LabelsError
 from export.calibration.labeled_predictions import (
     LabeledPredictions,
-    LabelsError,
     constant_problems,
     read_predictions,
 )

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError, read_csv, repeated
+from export.calibration.csv_tables import LabelsError, read_csv, repeated
+from export.calibration.labeled_predictions import OLDEST_YEARS
 from runtime.images import SUFFIXES
 
 Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]

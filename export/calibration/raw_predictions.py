@@ -9,10 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from export.calibration.csv_tables import LabelsError
 from export.calibration.labeled_predictions import (
     MOST_GROUPS,
     LabeledPredictions,
-    LabelsError,
     reserved_problems,
     write_predictions,
 )

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from export import calibrate, evaluate
-from export.calibration.labeled_predictions import LabelsError, read_predictions
+from export.calibration.csv_tables import LabelsError
+from export.calibration.labeled_predictions import read_predictions
 from export.calibration.labels import LabeledFace
 from export.calibration.raw_predictions import LOG_NAME, PREDICTIONS_NAME, predict_faces
 from runtime.errors import AgeMoEError, ImageError
