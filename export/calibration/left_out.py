@@ -4,16 +4,20 @@ Photographs of one source (a data set, a camera, a country) are more alike than 
 at random have every source on both sides, and their figures hold for new faces of the same sources.
 Here everything is fitted again without each source and scored on it.
 
-Robust intervals are the widest of several: at each fused age and level, the outermost of the
-ordinary residual quantile and of those of every source, from predictions by the tables that were
-fitted without it. Each left-out source is then covered as the level claims. If sources are
-exchangeable, so that a new one is as likely as any of the K given ones to have the outermost
-quantile, its own lies within with a probability of K / (K + 1) at each end (the rank argument of
-conformal prediction, applied to sources instead of faces).
+Robust intervals are wider by as much as the left-out sources need. The outermost quantiles, at each
+fused age and level, are the outermost of the ordinary ones and of those of every source, from its
+predictions by the tables that were fitted without it. The robust quantiles lie a share of the way
+from the ordinary to the outermost ones: the smallest share with which the 90 % interval covers
+every left-out source, each with the finite-sample correction of split conformal prediction (the
+ceil(0.9 (n + 1))-th smallest of the shares that its n faces need; nested sets as in Gupta,
+Kuchibhotla and Ramdas, Nested conformal prediction, 2022). If sources are exchangeable, so that a
+new one is as likely as any of the K given ones to need the largest share, it needs no more with a
+probability of K / (K + 1).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -27,6 +31,7 @@ from export.calibration.metrics import Bootstrap
 from export.calibration.report import Report, ReportOptions, all_rows, coverage_of, figures_of
 from export.calibration.scores import Quantiles, Scores, scores_of_tables
 from runtime.fusion import Floats, FusionTables, Spread
+from runtime.results import INTERVAL_LEVEL
 
 FEWEST_SOURCES = 2
 
@@ -88,72 +93,132 @@ def leave_sources_out(faces: LabeledPredictions, refit: Refit) -> LeftOut:
     return LeftOut(sources, skipped)
 
 
-def robust_tables(tables: FusionTables, left_out: LeftOut) -> FusionTables:
-    """Returns tables whose intervals cover every left-out source, for every set of experts.
+@dataclass(frozen=True, slots=True, eq=False)
+class Robust:
+    """Intervals that cover every left-out source."""
 
-    Raises:
-        LabelsError: fewer than `FEWEST_SOURCES` sources were left out, or there are no intervals.
-    """
-    _check_sources(left_out)
-    if tables.spread is None:
-        raise LabelsError("The fusion", ["it has no intervals that could be widened"])
-    levels = tables.spread.levels
-    widened = {
-        names: np.round(
-            _outermost(
-                [
-                    quantiles,
-                    *(s.quantiles(names, levels, tables.age_grid) for s in _sources(left_out)),
-                ],
-                levels,
-            ),
-            3,
-        )
-        for names, quantiles in tables.spread.quantiles_years.items()
-    }
-    return replace(tables, spread=Spread(levels, widened))
+    left_out: LeftOut
+    share: float
+    """Of the way from the ordinary to the outermost quantiles, 0 to 1."""
+
+    @classmethod
+    def of(cls, tables: FusionTables, left_out: LeftOut) -> Robust:
+        """Finds the smallest share with which every left-out source is covered.
+
+        Raises:
+            LabelsError: fewer than `FEWEST_SOURCES` sources were left out, or the tables have no
+                intervals.
+        """
+        _check_sources(left_out)
+        if tables.spread is None:
+            raise LabelsError("The fusion", ["it has no intervals that could be widened"])
+        levels, widest = tables.spread.levels, cls(left_out, 1.0)
+        names = frozenset(next(iter(left_out.sources.values())).scores.faces.names)
+        ordinary = tables.spread.quantiles_years[names]
+        outermost = widest.widened(ordinary, names, levels, tables.age_grid)
+        shares = [
+            _share_needed(source.scores, tables, levels, ordinary, outermost)
+            for source in left_out.sources.values()
+        ]
+        return cls(left_out, max(shares))
+
+    @property
+    def provenance(self) -> dict[str, object]:
+        """What the intervals allow for, for fusion.json."""
+        return {"sources": sorted(self.left_out.sources), "share": round(self.share, 4)}
+
+    def widened(
+        self, table: Floats, names: frozenset[str], levels: Sequence[float], age_grid: Floats
+    ) -> Floats:
+        """Returns (G, L) robust quantiles for (G, L) ordinary ones of a set of experts."""
+        found = [s.quantiles(names, levels, age_grid) for s in self.left_out.sources.values()]
+        return self._between(table, found, levels)
+
+    def tables(self, tables: FusionTables) -> FusionTables:
+        """Returns tables with robust intervals, for every set of experts."""
+        if tables.spread is None:
+            return tables
+        levels, grid = tables.spread.levels, tables.age_grid
+        widened = {
+            names: np.round(self.widened(table, names, levels, grid), 3)
+            for names, table in tables.spread.quantiles_years.items()
+        }
+        return replace(tables, spread=Spread(levels, widened))
+
+    def scores(self, scores: Scores, age_grid: Floats) -> Scores:
+        """Returns scores with robust intervals."""
+        if scores.quantiles is None:
+            return scores
+        names, levels = frozenset(scores.faces.names), scores.quantiles.levels
+        found = [
+            quantiles_at(source.quantiles(names, levels, age_grid), age_grid, scores.fused_years)
+            for source in self.left_out.sources.values()
+        ]
+        years = self._between(scores.quantiles.years, found, levels)
+        return replace(scores, quantiles=Quantiles(levels, years))
+
+    def _between(
+        self, ordinary: Floats, others: Sequence[Floats], levels: Sequence[float]
+    ) -> Floats:
+        """Returns (…, L) quantiles between the ordinary and the outermost ones.
+
+        The median stays as it is, so that no two quantiles cross.
+        """
+        stacked, level = np.stack([ordinary, *others]), np.asarray(levels)
+        above = np.where(level > 0.5, stacked.max(axis=0), ordinary)
+        outermost = np.where(level < 0.5, stacked.min(axis=0), above)
+        return np.asarray(ordinary + self.share * (outermost - ordinary))
 
 
-def robust_scores(scores: Scores, left_out: LeftOut, age_grid: Floats) -> Scores:
-    """Returns scores with intervals widened in the same way."""
-    _check_sources(left_out)
-    if scores.quantiles is None:
-        return scores
-    names, levels = frozenset(scores.faces.names), scores.quantiles.levels
-    found = [
-        quantiles_at(source.quantiles(names, levels, age_grid), age_grid, scores.fused_years)
-        for source in _sources(left_out)
-    ]
-    years = _outermost([scores.quantiles.years, *found], levels)
-    return replace(scores, quantiles=Quantiles(levels, years))
+def _share_needed(
+    scores: Scores,
+    tables: FusionTables,
+    levels: Sequence[float],
+    ordinary: Floats,
+    outermost: Floats,
+) -> float:
+    """Returns the share with which the interval covers a source; at most 1, the outermost."""
+    grid, tail = tables.age_grid, (1.0 - INTERVAL_LEVEL) / 2.0
+    inner, outer = (
+        Quantiles(tuple(levels), quantiles_at(table, grid, scores.fused_years))
+        for table in (ordinary, outermost)
+    )
+    residuals = np.clip(scores.faces.age_years, grid[0], grid[-1]) - scores.fused_years
+    needed = np.zeros(len(residuals))
+    for level, sign in ((tail, -1.0), (1.0 - tail, 1.0)):
+        missing = sign * (residuals - inner.at(level))
+        room = sign * (outer.at(level) - inner.at(level))
+        share = np.divide(missing, room, out=np.full(len(missing), np.inf), where=room > 0.0)
+        needed = np.maximum(needed, np.where(missing > 0.0, share, 0.0))
+    rank = math.ceil(INTERVAL_LEVEL * (len(needed) + 1))
+    return float(min(1.0, np.sort(needed)[min(rank, len(needed)) - 1]))
 
 
 def left_out_report(
-    left_out: LeftOut, options: ReportOptions, robust: FusionTables | None = None
+    left_out: LeftOut, options: ReportOptions, tables: FusionTables, robust: Robust | None
 ) -> Report:
     """Builds the report on left-out sources.
 
     Args:
         left_out: the sources.
         options: for the bootstrap.
-        robust: tables with robust intervals, to report their coverage, too.
+        tables: the finished ones.
+        robust: how their intervals were widened; None if they were not.
     """
     report: Report = {"sources": {}, "skipped": dict(left_out.skipped)}
+    if robust is not None:
+        report["robust_share"] = robust.share
     for name, source in left_out.sources.items():
         scores = source.scores
         bootstrap = Bootstrap(scores.faces.people, options.resamples, options.seed)
         figures = figures_of(scores, bootstrap, all_rows(scores))
-        if robust is not None and robust.spread is not None:
-            table = robust.spread.quantiles_years[frozenset(scores.faces.names)]
-            years = quantiles_at(table, robust.age_grid, scores.fused_years)
-            wider = replace(scores, quantiles=Quantiles(robust.spread.levels, years))
+        if robust is not None and tables.spread is not None:
+            table = tables.spread.quantiles_years[frozenset(scores.faces.names)]
+            years = quantiles_at(table, tables.age_grid, scores.fused_years)
+            wider = replace(scores, quantiles=Quantiles(tables.spread.levels, years))
             figures["robust"] = coverage_of(wider, all_rows(wider))
         report["sources"][name] = figures
     return report
-
-
-def _sources(left_out: LeftOut) -> list[LeftOutSource]:
-    return list(left_out.sources.values())
 
 
 def _check_sources(left_out: LeftOut) -> None:
@@ -165,14 +230,3 @@ def _check_sources(left_out: LeftOut) -> None:
             f"{found}{skipped}"
         )
         raise LabelsError("The labeled data", [problem])
-
-
-def _outermost(tables: Sequence[Floats], levels: Sequence[float]) -> Floats:
-    """Returns the outermost of (…, L) quantiles: below the median the least, above the largest.
-
-    The median itself is the first one's, which no other can cross.
-    """
-    first, stacked, below = tables[0], np.stack(tables), np.asarray(levels) < 0.5
-    above = np.asarray(levels) > 0.5
-    outer = np.where(above, stacked.max(axis=0), first)
-    return np.asarray(np.where(below, stacked.min(axis=0), outer))
