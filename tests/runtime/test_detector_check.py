@@ -1,4 +1,4 @@
-"""A fusion knows the detector whose faces it was calibrated on, and predictions with another warn."""
+"""A fusion knows the detector whose faces it was calibrated on; predicting with another warns."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def engines(tmp_path: Path) -> Path:
 
 def test_another_detector_warns_once_and_names_both(engines: Path) -> None:
     other = Fake("yunet (sha256 2) on OpenCV 4.1.0")
-    with AgeMoE(engines) as moe:
-        with pytest.warns(DetectorWarning) as caught:
-            moe.predict_photo(PICTURE, detector=other)
-            moe.predict_photo(PICTURE, detector=other)
-    assert len(caught) == 1
+    with AgeMoE(engines) as moe, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moe.predict_photo(PICTURE, detector=other)
+        moe.predict_photo(PICTURE, detector=other)
+    assert [found.category for found in caught] == [DetectorWarning]
     assert FITTED in str(caught[0].message)
     assert other.provenance in str(caught[0].message)
     assert caught[0].filename == __file__
@@ -54,7 +54,11 @@ def test_another_detector_warns_once_and_names_both(engines: Path) -> None:
 
 @pytest.mark.parametrize(
     "detector",
-    [Fake(FITTED), Fake("haar (sha256 1) of OpenCV 5.0.2-dev, windows 6"), GivenBoxes([(0, 0, 5, 5)])],
+    [
+        Fake(FITTED),
+        Fake("haar (sha256 1) of OpenCV 5.0.2-dev, windows 6"),
+        GivenBoxes([(0, 0, 5, 5)]),
+    ],
     ids=["the same", "another version of a library", "boxes of the caller"],
 )
 def test_the_same_detector_does_not_warn(engines: Path, detector: Fake | GivenBoxes) -> None:
@@ -72,9 +76,9 @@ def test_a_fusion_without_a_known_detector_fits_all(engines: Path) -> None:
 
 def test_bulk_labeling_warns_too(engines: Path, tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    with pytest.warns(DetectorWarning, match="calibrated on faces found by another detector"):
-        with LabelJob(str(engines)).opened():
-            pass
+    job = LabelJob(str(engines))
+    with pytest.warns(DetectorWarning, match="another detector"), job.opened() as labeler:
+        assert labeler.label([str(tmp_path / "a.png")])
 
 
 def test_doctor_tells_the_detector(engines: Path) -> None:

@@ -151,7 +151,13 @@ def expert(sha256: str | None, fingerprint: str | None = None) -> Expert:
     artifact = Artifact("onnx", "fp32", (file,), {}, 0.0, None)
     profile = BatchProfile()
     return Expert(
-        "cnn", source, (geometry,), ("age_years",), None, profile, (artifact,),
+        "cnn",
+        source,
+        (geometry,),
+        ("age_years",),
+        None,
+        profile,
+        (artifact,),
         fingerprint=fingerprint,
     )
 
