@@ -74,7 +74,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         _import_published(arguments)
         return
     from export.calibration.inputs import labeled_data
-    from export.calibration.left_out import LeftOut, Robust, left_out_report
+    from export.calibration.left_out import Robust, check_sources, left_out_report
     from export.calibration.origin import preface, print_errors, with_origin
     from export.calibration.report import report_of
     from export.calibration.report_files import REPORT_PAGE, write_report
@@ -84,11 +84,13 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     kept = None if arguments.keep_fusion is None else read_fusion(arguments.keep_fusion)
     names = arguments.experts if kept is None else arguments.experts or list(kept.experts)
     data = labeled_data(arguments, names, varied=kept is None)
+    if arguments.robust is not None:
+        check_sources(data.faces)
     calibration, left_out = _fitted(arguments, data, kept)
     tables, scores = calibration.tables, scores_of_calibration(data.faces, calibration)
     robust = None
-    if arguments.robust is not None:
-        robust = Robust.of(tables, left_out or LeftOut({}, {}))
+    if left_out is not None and arguments.robust is not None:
+        robust = Robust.of(tables, left_out)
         tables, scores = robust.tables(tables), robust.scores(scores, tables.age_grid)
     name = (arguments.predictions or arguments.faces).name
     tables = with_origin(tables, data.experts, data.detector, name)
@@ -111,6 +113,7 @@ def _fitted(
     """Fits the tables, and again without each source if there are sources."""
     from export.calibration.fit import fit_fusion, keep_fusion
     from export.calibration.left_out import leave_sources_out
+    from export.calibration.origin import warn_of_detector
 
     faces, seed = data.faces, arguments.seed
     if kept is None:
@@ -118,6 +121,7 @@ def _fitted(
     else:
         experts = {**dict.fromkeys(faces.names), **data.experts}
         check_fusion_fits(arguments.keep_fusion, kept, experts)
+        warn_of_detector(kept, data.detector)
         calibration = keep_fusion(faces, kept, seed)
     if faces.sources is None:
         return calibration, None

@@ -118,7 +118,8 @@ def _predict(
     faces = read_faces(arguments.faces, arguments.layout, columns, arguments.groups)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        detector = None if arguments.whole else detector_of(arguments.detector, arguments.engines)
+        searched = not arguments.whole and any(face.place.box is None for face in faces)
+        detector = detector_of(arguments.detector, arguments.engines) if searched else None
         moe = AgeMoE(
             arguments.engines,
             device=arguments.device,
@@ -135,8 +136,8 @@ def _predict(
         settings = {"files": _files(moe, chosen, arguments.precision)}
         found = predict_faces(moe, faces, finder, arguments.cache, settings, _progress)
     _LOGGER.info("The raw predictions are in %s.", arguments.cache)
-    searched = any(face.place.box is None for face in faces)
-    return LabeledData(found, chosen, finder.provenance if searched else None)
+    boxes = all(face.place.box is not None for face in faces)
+    return LabeledData(found, chosen, None if boxes else finder.provenance)
 
 
 def _files(moe: AgeMoE, experts: Mapping[str, Expert], precision: str) -> dict[str, object]:

@@ -69,28 +69,51 @@ def leave_sources_out(faces: LabeledPredictions, refit: Refit) -> LeftOut:
 
     Faces of the source's people are left out of the fit too. Faces without a source are part of
     every fit. A source of fewer than `FEWEST_FACES` faces is not left out.
+    """
+    splits, skipped = _splits(faces)
+    sources = {}
+    for source, (rest, held) in splits.items():
+        tables = refit(rest)
+        fused = {names: fuse_subset(tables, held, names) for names in subsets_of(faces.names)}
+        sources[source] = LeftOutSource(scores_of_tables(held, tables), fused)
+    return LeftOut(sources, skipped)
+
+
+def check_sources(faces: LabeledPredictions) -> None:
+    """Verifies, before any fit, that robust intervals are possible.
 
     Raises:
-        LabelsError: the faces have no sources.
+        LabelsError: fewer than `FEWEST_SOURCES` sources can be left out.
     """
-    if faces.sources is None:
-        raise LabelsError("The labeled data", ["there is no column of sources"])
-    people = faces.people
-    sources: dict[str, LeftOutSource] = {}
+    splits, skipped = _splits(faces)
+    if len(splits) < FEWEST_SOURCES:
+        reasons = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
+        problem = (
+            f"robust intervals need {FEWEST_SOURCES} sources that can be left out, found "
+            f"{', '.join(splits) or 'none'}{reasons}"
+        )
+        raise LabelsError("The labeled data", [problem])
+
+
+def _splits(
+    faces: LabeledPredictions,
+) -> tuple[dict[str, tuple[LabeledPredictions, LabeledPredictions]], dict[str, str]]:
+    """Returns the other faces and those of each source, and why sources cannot be left out."""
+    splits: dict[str, tuple[LabeledPredictions, LabeledPredictions]] = {}
     skipped: dict[str, str] = {}
+    if faces.sources is None:
+        return splits, skipped
+    people = faces.people
     for source in np.unique(faces.sources[faces.sources != ""]).tolist():
         within = faces.sources == source
-        rest = faces.take(~np.isin(people, people[within]))
-        held = faces.take(within)
+        rest, held = faces.take(~np.isin(people, people[within])), faces.take(within)
         if len(held) < FEWEST_FACES:
             skipped[source] = f"it has {len(held)} faces, and {FEWEST_FACES} are required"
         elif problem := size_problem(rest):
             skipped[source] = f"of the others, {problem}"
         else:
-            tables = refit(rest)
-            fused = {names: fuse_subset(tables, held, names) for names in subsets_of(faces.names)}
-            sources[source] = LeftOutSource(scores_of_tables(held, tables), fused)
-    return LeftOut(sources, skipped)
+            splits[source] = rest, held
+    return splits, skipped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,13 +128,10 @@ class Robust:
     def of(cls, tables: FusionTables, left_out: LeftOut) -> Robust:
         """Finds the smallest share with which every left-out source is covered.
 
-        Raises:
-            LabelsError: fewer than `FEWEST_SOURCES` sources were left out, or the tables have no
-                intervals.
+        There is at least one left-out source, and the tables have intervals.
         """
-        _check_sources(left_out)
         if tables.spread is None:
-            raise LabelsError("The fusion", ["it has no intervals that could be widened"])
+            raise ValueError("There are no intervals that could be widened.")
         levels, widest = tables.spread.levels, cls(left_out, 1.0)
         names = frozenset(next(iter(left_out.sources.values())).scores.faces.names)
         ordinary = tables.spread.quantiles_years[names]
@@ -219,14 +239,3 @@ def left_out_report(
             figures["robust"] = coverage_of(wider, all_rows(wider))
         report["sources"][name] = figures
     return report
-
-
-def _check_sources(left_out: LeftOut) -> None:
-    if len(left_out.sources) < FEWEST_SOURCES:
-        found = ", ".join(left_out.sources) or "none"
-        skipped = "".join(f"; {name}: {reason}" for name, reason in left_out.skipped.items())
-        problem = (
-            f"robust intervals need {FEWEST_SOURCES} sources that can be left out, found "
-            f"{found}{skipped}"
-        )
-        raise LabelsError("The labeled data", [problem])

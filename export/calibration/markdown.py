@@ -51,9 +51,9 @@ _ROBUST = """\
 **Robust intervals** (`--robust source`) are in `fusion.json`, and in all other tables of this page.
 Each end lies {share:.0f} % of the way from that of the ordinary interval to the outermost one that
 any left-out source would have needed at this age: the smallest share with which every left-out
-source is covered. The last two columns show them for the same estimates. They allow for a new
-source that differs from these no more than these differ from one another, and {count} sources are a
-small sample."""
+source is covered. The last two columns show them for the same estimates; that these sources are
+covered is by construction. A further source is covered as well if it differs from these no more
+than these differ from one another, and {count} sources are a small sample."""
 
 _NOT_ROBUST = """\
 The intervals in `fusion.json` are the ordinary ones. Where a left-out source is covered clearly

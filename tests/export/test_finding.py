@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from export.calibration import inputs, raw_predictions
 from export.calibration.csv_tables import LabelsError
 from export.calibration.finding import NO_FACE, WHOLE, Finder, detector_of
 from export.calibration.labels import LabeledFace, read_faces
+from export.calibration.origin import warn_of_detector
 from export.calibration.places import LANDMARKS, Place
 from export.errors import OptionsError
 from runtime.detection import PERSON, Detection
+from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.geometry import Pixels
 from runtime.results import Box, Face
@@ -243,3 +246,30 @@ def test_many_photographs_without_a_face_are_refused(
     assert "no face was found in 9 of 40 photographs, more than 20%" in error
     assert "The detector was fake 1. Use another --detector" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_given_boxes_need_no_detector_and_record_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Fake:
+        raise AssertionError
+
+    monkeypatch.setattr(inputs, "detector_of", refuse)
+    source = photographs(tmp_path / "photos", 60)
+    lines = source.read_text().splitlines()
+    boxed = [f"{lines[0]},x,y,w,h", *(f"{line},10,5,20,20" for line in lines[1:])]
+    source.write_text("\n".join(boxed))
+    with fewer_splits():
+        assert calibrate.main(command(tmp_path, source)) == 0
+    assert read_fusion(tmp_path / "out" / FILE_NAME).detector is None
+
+
+def test_other_faces_than_the_tables_were_fitted_on_warn(caplog: pytest.LogCaptureFixture) -> None:
+    fitted = replace(FusionTables.identity(["a"]), detector="haar on OpenCV 4.1")
+    warn_of_detector(fitted, "haar on OpenCV 5.0")
+    warn_of_detector(fitted, None)
+    warn_of_detector(FusionTables.identity(["a"]), WHOLE)
+    assert not caplog.messages
+    warn_of_detector(fitted, WHOLE)
+    assert "fitted on faces found by another detector (haar on OpenCV 4.1)" in caplog.text
+    assert WHOLE in caplog.text
