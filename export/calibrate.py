@@ -151,6 +151,8 @@ def _check_options(arguments: argparse.Namespace) -> None:
         problems.append("--keep-fusion keeps the form of the fusion: leave --form out")
     if arguments.bind and not (published or given):
         problems.append("--bind belongs to --published and --predictions; --faces always binds")
+    if published and arguments.robust is not None:
+        problems.append("--robust needs labeled faces: use it with --keep-fusion")
     if problems:
         raise OptionsError(problems)
 

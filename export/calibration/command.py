@@ -74,6 +74,8 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
     ]
     if arguments.truth is not None and arguments.predictions is None:
         problems.append("--truth belongs to --predictions TABLE, a table of runtime label")
+    if arguments.whole and arguments.faces is None:
+        problems.append("--whole belongs to --faces")
     if (resamples := arguments.bootstrap) < FEWEST_RESAMPLES:
         problems.append(f"--bootstrap must be {FEWEST_RESAMPLES} or more, got {resamples}")
     if problems:
