@@ -34,8 +34,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
     faces.add_argument("--device", default="auto", help="as for AgeMoE; default: auto")
     faces.add_argument("--precision", default="auto", help="as for AgeMoE; default: auto")
     faces.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the labels")
-    detector = "finds the face in pictures whose labels give no box, as in predict; default: auto"
-    faces.add_argument("--detector", default="auto", metavar="NAME", help=detector)
+    detector = (
+        "finds the face in pictures whose labels give no box, as in predict; default: auto. With "
+        "--predictions: the detector that found their faces, to be recorded"
+    )
+    faces.add_argument("--detector", metavar="NAME", help=detector)
     whole = "each picture is one face, unless its box is given: no face is looked for"
     faces.add_argument("--whole", action="store_true", help=whole)
     cache = f"keeps raw predictions, with the pictures' paths; default: {CACHE}"

@@ -62,9 +62,11 @@ def labeled_data(
             raise LabelsError("The labeled data", problems)
         return data
     faces = _read(arguments, experts, columns, varied=varied)
-    if not getattr(arguments, "bind", False):
-        return LabeledData(faces)
-    return LabeledData(faces, experts_of(arguments.engines, faces.names))
+    bound = experts_of(arguments.engines, faces.names) if getattr(arguments, "bind", False) else {}
+    name, engines = arguments.detector, arguments.engines
+    return LabeledData(
+        faces, bound, None if name is None else detector_of(name, engines).provenance
+    )
 
 
 def experts_of(engines: Path, names: Sequence[str]) -> dict[str, Expert]:
@@ -119,7 +121,8 @@ def _predict(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         searched = not arguments.whole and any(face.place.box is None for face in faces)
-        detector = detector_of(arguments.detector, arguments.engines) if searched else None
+        name = arguments.detector or "auto"
+        detector = detector_of(name, arguments.engines) if searched else None
         moe = AgeMoE(
             arguments.engines,
             device=arguments.device,

@@ -14,7 +14,8 @@ from export.calibration.label_tables import join_labels
 from export.calibration.labeled_predictions import read_predictions
 from export.calibration.labels import read_faces
 from runtime import AgeMoE
-from runtime.fusion_file import FILE_NAME
+from runtime.detectors import default_detector
+from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.label_tables import table_columns, write_table
 from runtime.labeling import LabelJob, label
 from tests.export.calibration_examples import fewer_splits
@@ -151,11 +152,13 @@ def test_from_label_to_calibrate(tmp_path: Path) -> None:
     lines = "".join(f"photos/{n}.png,{age}\n" for n, age in enumerate(ages))
     wanted = truth(tmp_path, f"image,age\n{lines}")
     options = ["--predictions", str(table), "--truth", str(wanted), "--form", "tables", "--bind"]
+    options += ["--detector", "haar"]
     options += ["--engines", str(engines), "--output", str(engines), "--bootstrap", "100"]
     with fewer_splits():
         assert calibrate.main(options) == 0
-    tables = (engines / FILE_NAME).read_text()
-    assert '"fingerprint"' in tables
+    tables = read_fusion(engines / FILE_NAME)
+    assert tables.detector == default_detector().provenance
+    assert None not in {table.fingerprint for table in tables.experts.values()}
     with AgeMoE(engines) as moe:
         estimate = moe.predict(Image.new("RGB", (8, 8), (102, 102, 102)))
     assert estimate.age_years == pytest.approx(38.0, abs=4.0)
