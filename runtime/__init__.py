@@ -33,7 +33,7 @@ from runtime.images import ImageLimits
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, ExpertAge, Face, Landmarks, ResidualQuantiles
-from runtime.startup import PlaceholderWeightsWarning
+from runtime.startup import DetectorWarning, PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "Detection",
     "Detector",
     "DetectorFallbackWarning",
+    "DetectorWarning",
     "Durations",
     "EngineError",
     "EngineFileError",

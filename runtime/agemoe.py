@@ -29,6 +29,7 @@ from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box, Face
 from runtime.startup import (
     CONCURRENCY,
+    DetectorCheck,
     chosen_experts,
     read_calibration,
     start,
@@ -110,7 +111,8 @@ class AgeMoE:
         self._detectors = Detectors(folder, manifest.detector, detector)
         chosen = chosen_experts(manifest.experts, experts)
         self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
-        self._calibration = read_calibration(folder, fusion, self._sources)
+        self._calibration = read_calibration(folder, fusion, chosen)
+        self._check_detector = DetectorCheck(self._calibration)
         self._tables = self._calibration or FusionTables.identity(chosen)
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
@@ -147,7 +149,7 @@ class AgeMoE:
     @property
     def detector(self) -> Detector:
         """The detector of `predict_photo`; raises `AgeMoEError` if it cannot be opened."""
-        return self._detectors.chosen(None)
+        return self._check_detector(self._detectors.chosen(None), stacklevel=2)
 
     @property
     def sources(self) -> dict[str, str | None]:
@@ -230,7 +232,7 @@ class AgeMoE:
         return predict_photo(
             self,
             image,
-            detector=self._detectors.chosen(detector),
+            detector=self._check_detector(self._detectors.chosen(detector), stacklevel=2),
             person_boxes=person_boxes,
             deadline_ms=deadline_ms,
             limits=self._limits,

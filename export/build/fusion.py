@@ -60,9 +60,8 @@ def _is_copy(engines: Path) -> bool:
 
 def _misfit(engines: Path, tables: Path) -> str:
     """Returns why tables do not fit the experts of an engines folder; empty if they do."""
-    sources = {name: e.source.sha256 for name, e in read_manifest(engines).experts.items()}
     try:
-        check_fusion_fits(tables, read_fusion(tables), sources)
+        check_fusion_fits(tables, read_fusion(tables), read_manifest(engines).experts)
     except FusionTableError as error:
         return f"The preset's tables are not used: {error}"
     return ""

@@ -13,7 +13,12 @@ from export.build.options import BuildOptions
 from export.build.tensorrt_target import EngineOptions
 from export.config.architecture import ExpertConfig
 from export.config.detector import DetectorConfig
-from export.config.fingerprints import fingerprint, tool_versions
+from export.config.fingerprints import (
+    fingerprint,
+    long_fingerprint,
+    tool_versions,
+    without_defaults,
+)
 from export.experts.registry import ARCHITECTURES
 from export.faces import quantization, verification
 from export.graph import conversion, detector, views
@@ -27,6 +32,9 @@ _VARIANTS = {
     ("openvino", "bf16"): bf16,
 }
 """Modules that write variants, by backend and precision."""
+
+_NO_MATTER = ("name", "checkpoint", "sha256", "license")
+"""Options of an expert that its predictions do not depend on."""
 
 
 def build_key(
@@ -55,6 +63,18 @@ def detector_key(config: DetectorConfig, weights_sha256: str | None) -> dict[str
         "tools": fingerprint({name: tool_versions()[name] for name in ("onnx", "onnxruntime")}),
         "exporter": fingerprint(detector.REVISION),
     }
+
+
+def expert_fingerprint(config: ExpertConfig, weights_sha256: str | None) -> str:
+    """Returns `runtime.manifest.Expert.fingerprint`: 64 hex digits.
+
+    They stand for the weights, the architecture and every option of the expert, as its geometry,
+    that differs from its default; not for its name, where its weights are from, or their licence.
+    """
+    described = without_defaults(config)
+    for key in _NO_MATTER:
+        described.pop(key, None)
+    return long_fingerprint({"weights": weights_sha256, "expert": described})
 
 
 def graph_revisions(config: ExpertConfig, precision: str) -> list[int]:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from export.build.keys import build_key, changed_since, detector_key, engine_key, origin_key
+from export.build.keys import (
+    build_key,
+    changed_since,
+    detector_key,
+    engine_key,
+    expert_fingerprint,
+    origin_key,
+)
 from export.build.options import BuildOptions
 from export.build.preflight import SIZE_SHARES
 from export.build.publish import current_manifest
@@ -35,6 +42,8 @@ class Job:
     config: ExpertConfig
     weights: Weights
     source: Source
+    fingerprint: str
+    """As in `runtime.manifest.Expert`."""
     keys: Mapping[str, Mapping[str, str]]
     """Build key of every variant the expert can have, by precision."""
     built: Expert | None
@@ -126,7 +135,8 @@ def make_job(
             kept[precision] = artifacts[precision]
         elif precision in options.precisions_of(config):
             reasons[precision] = reason
-    return Job(config, weights, source, keys, built, kept, reasons)
+    identity = expert_fingerprint(config, sha256)
+    return Job(config, weights, source, identity, keys, built, kept, reasons)
 
 
 def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:

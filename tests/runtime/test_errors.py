@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-import export.calibration.labeled_predictions
+import export.calibration.csv_tables
 import export.errors
 import runtime.label_tables
 import runtime.resume_log
@@ -36,7 +36,7 @@ CASES = [
     runtime.serving.problems.BusyError("busy"),
     runtime.serving.keys.KeyFileError("no key"),
     export.errors.OptionsError(["--fp16: no", "--int8: no"]),
-    export.calibration.labeled_predictions.LabelsError("a.csv", ["row 2"]),
+    export.calibration.csv_tables.LabelsError("a.csv", ["row 2"]),
 ]
 
 
