@@ -28,7 +28,8 @@ class Photograph:
     @property
     def box(self) -> Box | None:
         """The labeled face, in pixels; None if the labels hold no boxes."""
-        box: Box | None = getattr(self.face, "box", None)
+        place = getattr(self.face, "place", None)
+        box: Box | None = getattr(place, "box", None)
         return box
 
     @property

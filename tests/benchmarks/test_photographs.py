@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -210,7 +211,7 @@ def test_labels_beyond_the_grid_are_covered_where_the_interval_reaches_its_end()
 
 def test_a_wrong_face_is_no_find() -> None:
     class Boxed(LabeledFace):
-        box = (50.0, 50.0, 10.0, 10.0)
+        place = SimpleNamespace(box=(50.0, 50.0, 10.0, 10.0))
 
     face = Boxed(Path("0.png"), "0.png", 30.0)
     wrong = Reading(0.01, (found(30.0),))
