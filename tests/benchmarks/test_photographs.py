@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -34,6 +33,7 @@ from benchmarks.photograph_sets import (
 from export.calibration.labeled_predictions import LabelsError
 from export.calibration.labels import LabeledFace
 from runtime import AgeMoE, Face
+from runtime.results import Box
 from tests.benchmarks.fake_age_and_gender import fake_python
 from tests.runtime.photo_samples import astronaut, grace
 from tests.runtime.tiny_engines import Tiny, write_engines
@@ -210,13 +210,15 @@ def test_labels_beyond_the_grid_are_covered_where_the_interval_reaches_its_end()
 
 
 def test_a_wrong_face_is_no_find() -> None:
-    class Boxed(LabeledFace):
-        place = SimpleNamespace(box=(50.0, 50.0, 10.0, 10.0))
+    class Boxed(Photograph):
+        @property
+        def box(self) -> Box:
+            return 50.0, 50.0, 10.0, 10.0
 
-    face = Boxed(Path("0.png"), "0.png", 30.0)
+    face = LabeledFace(Path("0.png"), "0.png", 30.0)
     wrong = Reading(0.01, (found(30.0),))
     right = Reading(0.01, (found(31.0), found(39.0, (50, 50, 10, 12))))
-    report = figures_of([Record(Photograph("a", face), {AGEMOE: right, AGE_AND_GENDER: wrong})])
+    report = figures_of([Record(Boxed("a", face), {AGEMOE: right, AGE_AND_GENDER: wrong})])
     ours, theirs = (report["all"]["methods"][name] for name in (AGEMOE, AGE_AND_GENDER))
     assert (ours["mae"], ours["only_wrong"], ours["several"]) == (9.0, 0, 1)
     assert (theirs["found"]["rate"], theirs["only_wrong"]) == (0.0, 1)
