@@ -1,5 +1,5 @@
 # make help     list the targets
-# make demo     build the demo experts and estimate ages with them
+# make demo     estimate the ages in real portraits; PHOTO=path adds your own
 # make test     run the quick tests
 #
 # Everything runs in .venv, which is created on first use and again when requirements.lock changes.
@@ -11,12 +11,13 @@ ENGINES ?= engines
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DEMO := build/demo
+DEMO_ENGINES := build/demo-engines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-tensorrt test-public gpu-check lint clean
+.PHONY: help setup demo demo-architectures test test-slow test-tensorrt test-public gpu-check lint clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
 
 setup: $(READY) ## create .venv with everything in requirements.lock
 
@@ -33,13 +34,17 @@ $(READY): requirements.lock
 	fi
 	@cp requirements.lock $(READY)
 
-demo: $(READY) ## build and calibrate demo experts, estimate unseen faces: demo.png
+demo: $(READY) ## real ages of real portraits: demo.png; PHOTO=path adds your own
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
+	$(RUN) -m export.demo portraits $(if $(PHOTO),'$(PHOTO)') --engines $(ENGINES) --output demo.png
+
+demo-architectures: $(READY) ## the four architectures on drawn faces, calibrated: demo-architectures.png
+	$(RUN) export/build_engines.py --weights demo --fp16 --output $(DEMO_ENGINES)
 	$(RUN) -m export.demo draw $(DEMO)
-	$(RUN) export/calibrate.py --faces $(DEMO)/labeled/labels.csv --whole --engines $(ENGINES) --output $(ENGINES) --cache $(DEMO)/calibration
-	$(RUN) export/evaluate.py --faces $(DEMO)/unseen/labels.csv --whole --engines $(ENGINES) --fusion $(ENGINES)/fusion.json --cache $(DEMO)/calibration --json > $(DEMO)/evaluation.json
-	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
-	$(RUN) -m export.demo show $(DEMO) --output demo.png
+	$(RUN) export/calibrate.py --faces $(DEMO)/labeled/labels.csv --whole --engines $(DEMO_ENGINES) --output $(DEMO_ENGINES) --cache $(DEMO)/calibration
+	$(RUN) export/evaluate.py --faces $(DEMO)/unseen/labels.csv --whole --engines $(DEMO_ENGINES) --fusion $(DEMO_ENGINES)/fusion.json --cache $(DEMO)/calibration --json > $(DEMO)/evaluation.json
+	$(RUN) -m runtime predict --whole --engines $(DEMO_ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
+	$(RUN) -m export.demo show $(DEMO) --output demo-architectures.png
 
 # Two processes use two cores better than the threads of one.
 test: $(READY) ## the quick tests
@@ -62,5 +67,5 @@ lint: $(READY) ## ruff and mypy
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 
-clean: ## remove what the demo built; keep .venv
-	rm -rf $(ENGINES)/.staging $(ENGINES)/*/ $(ENGINES)/*.json $(ENGINES)/timing.cache build demo.png
+clean: ## remove what the demos built; keep .venv
+	rm -rf $(ENGINES)/.staging $(ENGINES)/*/ $(ENGINES)/*.json $(ENGINES)/timing.cache build demo.png demo-architectures.png

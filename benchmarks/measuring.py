@@ -20,7 +20,7 @@ T = TypeVar("T")
 Floats = NDArray[np.float64]
 
 MIN_ROUNDS = 5
-_PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.02
 """After each run, in which threads that spin while they wait for more work come to rest."""
 _MIN_SAMPLES = {"p50": 1, "p90": 10, "p95": 20, "p99": 100}
 """Samples from which on a percentile is given."""
@@ -57,7 +57,7 @@ def interleaved(
         generator.shuffle(order)
         for name in order:
             result = runs[name]()
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(PAUSE_SECONDS)
             if done >= 0:
                 results[name].append(result)
         done += 1

@@ -60,16 +60,22 @@ def parser_of(
 ) -> argparse.ArgumentParser:
     """Returns a parser with the shared options; `per` is the unit of `--seconds` in its help."""
     parser = argparse.ArgumentParser(prog=f"python benchmarks/{command}", description=description)
+    add_agemoe_options(parser)
+    add = parser.add_argument
+    add("--seconds", type=positive, default=seconds, help=f"per {per}; default: {seconds:g}")
+    add("--plot", type=new_file, metavar="PATH", help="write a plot (PNG) to this file")
+    return parser
+
+
+def add_agemoe_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `AgeMoE` and `--json`."""
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
     add("--device", default="auto", help="as for AgeMoE; default: auto")
     add("--precision", default="auto", help="as for AgeMoE; default: auto")
     add("--experts", nargs="+", metavar="NAME", help="only these; default: all")
     add("--threads", type=count, metavar="N", help="as for AgeMoE; default: all cores")
-    add("--seconds", type=positive, default=seconds, help=f"per {per}; default: {seconds:g}")
     add("--json", type=new_file, metavar="PATH", help="write the full report to this file")
-    add("--plot", type=new_file, metavar="PATH", help="write a plot (PNG) to this file")
-    return parser
 
 
 def agemoe_options(options: argparse.Namespace) -> dict[str, object]:

@@ -19,8 +19,8 @@ _PERCENTILES = ("p50", "p90", "p95", "p99")
 def latency(report: Report) -> str:
     """Returns the report of latency.py."""
     lines = [
-        *_machine(report),
-        *_experts(report),
+        *machine(report),
+        *experts(report),
         *_cold_start(report),
         *(line for batch in report["batches"].values() for line in _batch(batch)),
         *(f"{name}: {listed(what)}" for name, what in report["baselines"].items()),
@@ -42,8 +42,8 @@ def load(report: Report) -> str:
     kept = "none of these rates" if saturation["rate"] is None else f"{saturation['rate']:g}/s"
     lost = "" if saturation["lost_rate"] is None else f", not with {saturation['lost_rate']:g}/s"
     lines = [
-        *_machine(report),
-        *_experts(report),
+        *machine(report),
+        *experts(report),
         "",
         f"milliseconds from arrival to answer; deadline: {deadline or 'none'}",
         *table(title, rows),
@@ -67,12 +67,13 @@ def comparison(found: Comparison) -> str:
     return "\n".join(["", *table(title, rows), *(f"differs: {note}" for note in found.notes)])
 
 
-def table(title: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table: the first column aligned left, the others right."""
+def table(title: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+    """Returns the lines of a table: the first `left` columns aligned left, the others right."""
     every = [list(title), *map(list, rows)]
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    names, numbers = widths[:left], widths[left:]
     return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        "  ".join([*map(str.ljust, row, names), *map(str.rjust, row[left:], numbers)]).rstrip()
         for row in every
     ]
 
@@ -101,6 +102,36 @@ def listed(fact: Any) -> str:  # noqa: ANN401 - any JSON value
     return ", ".join(map(str, fact)) if isinstance(fact, list) else str(fact)
 
 
+def machine(report: Report) -> Iterator[str]:
+    """Yields the lines on machine, load and settings."""
+    found, load, settings = report["machine"], report["load_average"], report["settings"]
+    yield f"{found['processor']}, {found['cores']} cores ({', '.join(found['instructions'])})"
+    for gpu in found["gpus"]:
+        yield f"GPU: {gpu}"
+    yield f"Python {found['python']}, {listed(found['versions'])}"
+    yield f"load average {load['before'][0]} before, {load['after'][0]} after"
+    if busy(load["before"], found["cores"]):
+        yield "NOTE: other programs were running before the start; repeat it on a quiet machine."
+    yield (
+        f"device {settings['device']}, {settings['threads']} threads, AgeMoE's concurrency: "
+        f"{settings['concurrency']}. Input: {settings['input']}"
+    )
+
+
+def experts(report: Report) -> Iterator[str]:
+    """Yields a blank line and the table of the experts."""
+    rows = []
+    for name, expert in report["experts"].items():
+        parity = expert["parity_years"]
+        years = ["-", "-"] if parity is None else [f"{parity[k]:.1e}" for k in ("mean", "max")]
+        size = f"{expert['size_bytes'] / 1e6:.1f} MB"
+        facts = [expert["weights"], expert["backend"], expert["precision"], expert["sha256"][:12]]
+        rows.append([name, *facts, size, *years])
+    title = ["expert", "weights", "backend", "precision", "sha256", "size"]
+    yield ""
+    yield from table([*title, "parity mean (years)", "max"], rows)
+
+
 def _point(point: Report) -> list[str]:
     latency = point["latency"] or dict.fromkeys((f"{p}_seconds" for p in _PERCENTILES), None)
     counts = (str(point[name]) for name in (*OUTCOMES, "abandoned"))
@@ -114,34 +145,6 @@ def _batch_limit(point: Report) -> str:
         return f"per second {point['rate']:g}, one by one"
     mean = f"mean {point['mean_batch']:.1f}"
     return f"per second {point['rate']:g}, batches up to {point['max_batch']} ({mean})"
-
-
-def _machine(report: Report) -> Iterator[str]:
-    machine, load, settings = report["machine"], report["load_average"], report["settings"]
-    yield f"{machine['processor']}, {machine['cores']} cores ({', '.join(machine['instructions'])})"
-    for gpu in machine["gpus"]:
-        yield f"GPU: {gpu}"
-    yield f"Python {machine['python']}, {listed(machine['versions'])}"
-    yield f"load average {load['before'][0]} before, {load['after'][0]} after"
-    if busy(load["before"], machine["cores"]):
-        yield "NOTE: other programs were running before the start; repeat it on a quiet machine."
-    yield (
-        f"device {settings['device']}, {settings['threads']} threads, AgeMoE's concurrency: "
-        f"{settings['concurrency']}. Input: {settings['input']}"
-    )
-
-
-def _experts(report: Report) -> Iterator[str]:
-    rows = []
-    for name, expert in report["experts"].items():
-        parity = expert["parity_years"]
-        years = ["-", "-"] if parity is None else [f"{parity[k]:.1e}" for k in ("mean", "max")]
-        size = f"{expert['size_bytes'] / 1e6:.1f} MB"
-        facts = [expert["weights"], expert["backend"], expert["precision"], expert["sha256"][:12]]
-        rows.append([name, *facts, size, *years])
-    title = ["expert", "weights", "backend", "precision", "sha256", "size"]
-    yield ""
-    yield from table([*title, "parity mean (years)", "max"], rows)
 
 
 def _cold_start(report: Report) -> Iterator[str]:

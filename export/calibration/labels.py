@@ -26,7 +26,7 @@ LAYOUTS: tuple[Layout, ...] = ("auto", "agedb", "utkface", "fgnet", "caf", "csv"
 
 _PATTERNS: Mapping[str, re.Pattern[str]] = {
     "agedb": re.compile(r"\d+_(?P<subject>.+)_(?P<age>\d{1,3})_(?P<gender>[mf])", re.IGNORECASE),
-    "utkface": re.compile(r"(?P<age>\d{1,3})_(?P<gender>[01])(?:_(?P<race>[0-4]))?_\d{8,}"),
+    "utkface": re.compile(r"(?P<age>\d{1,3})(?:_(?P<gender>[01]))?(?:_(?P<race>[0-4]))?_\d{8,}"),
     "fgnet": re.compile(r"(?P<subject>\d{3,5})A(?P<age>\d{1,3})[a-z]*", re.IGNORECASE),
 }
 _CODES: Mapping[str, Mapping[str, Mapping[str, str]]] = {

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.table import Table
 
-from export.demo.sheet import Entry, expert_names
+from export.demo.chart import Entry, expert_names, truth_text
 
 
 def estimates_table(entries: Sequence[Entry]) -> Table:
-    """Returns a table with one row per picture."""
+    """Returns a table with one row per face."""
     names = expert_names(entries)
     table = Table(title="Ages in years: raw → corrected prediction, weight", title_justify="left")
     table.add_column("picture", no_wrap=True)
@@ -25,9 +25,9 @@ def estimates_table(entries: Sequence[Entry]) -> Table:
         table.add_row(
             entry.path.name,
             *(_prediction(experts.get(name)) for name in names),
-            _years(entry.estimate["age_years"]),
+            f"{entry.estimate['age_years']:.1f}",
             _interval(entry.estimate),
-            _years(entry.true_years),
+            truth_text(entry, digits=1) or "-",
         )
     return table
 
@@ -42,7 +42,3 @@ def _interval(estimate: Mapping[str, Any]) -> str:
     if estimate["low_years"] is None:
         return "-"
     return f"{estimate['low_years']:.0f}…{estimate['high_years']:.0f}"
-
-
-def _years(years: float | None) -> str:
-    return "-" if years is None else f"{years:.1f}"

@@ -14,7 +14,8 @@ import export.build.demo_weights
 from export.build.options import DEMO_EXPERTS, BuildOptions, read_experts, resolve_options
 from export.build.pipeline import build
 from export.demo import __main__ as demo
-from export.demo.sheet import Entry, contact_sheet, evaluation_summary
+from export.demo.chart import Entry
+from export.demo.sheet import contact_sheet, evaluation_summary
 from export.faces.drawn import drawn_faces
 from runtime import AgeEstimate, AgeMoE, PlaceholderWeightsWarning
 from tests.export.test_pipeline import Quiet
