@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 SURE_SCORE = 20.0
 """Windows of the cascade that agree on a sure face."""
-CLEAR_LEAD = 1.5
-"""Of a turned face, see `AnyWayUp`: on coins and a clock, turned, up to 27 windows agreed, on the
-faces of two portraits 32 and 46."""
+CLEAR_LEAD = 1.6
+"""Of a turned face, see `AnyWayUp`. In wrong turns of 250 photographs, coins and a clock up to 30
+windows agreed; on 82 % of the photographs' faces at least 32 do."""
 
 
 class HaarDetector:
