@@ -90,30 +90,29 @@ def _both(name: str) -> str:
 
 def _both_views(graph: onnx.GraphProto, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
     """Returns the graph's nodes on batches that hold all faces, then all their mirror images."""
-    inputs = {value.name for value in graph.input}
+    widths = {v.name: v.type.tensor_type.shape.dim[_WIDTH_AXIS].dim_value for v in graph.input}
     nodes: list[onnx.NodeProto] = []
     renamed: dict[str, str] = {}
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         nodes.append(node)
-        if node.op_type == "Cast" and node.input[0] in inputs:
+        if node.op_type == "Cast" and node.input[0] in widths:
             pixels = node.output[0]
             renamed[pixels] = _both(pixels)
-            nodes += _with_mirror_image(pixels, constants)
+            nodes += _with_mirror_image(pixels, widths[node.input[0]], constants)
     return nodes
 
 
-def _with_mirror_image(pixels: str, constants: dict[str, NDArray[Any]]) -> list[onnx.NodeProto]:
+def _with_mirror_image(
+    pixels: str, width: int, constants: dict[str, NDArray[Any]]
+) -> list[onnx.NodeProto]:
     """Returns nodes that append the mirror images of float32 (N, H, W, 3) along the batch."""
-    constants |= {
-        _both("last"): np.array([-1], np.int64),
-        _both("before_first"): np.array([np.iinfo(np.int64).min], np.int64),
-        _both("width_axis"): np.array([_WIDTH_AXIS], np.int64),
-    }
-    last, end, axis = (_both(name) for name in ("last", "before_first", "width_axis"))
+    # A Gather with constant positions, since TensorRT turns a Slice into shape arithmetic.
+    positions = _both(f"{pixels}/positions")
+    constants[positions] = np.arange(width - 1, -1, -1, dtype=np.int64)
     flipped = _both(f"{pixels}/flipped")
     return [
-        helper.make_node("Slice", [pixels, last, end, axis, last], [flipped], flipped),
+        helper.make_node("Gather", [pixels, positions], [flipped], flipped, axis=_WIDTH_AXIS),
         helper.make_node("Concat", [pixels, flipped], [_both(pixels)], _both(pixels), axis=0),
     ]
 
