@@ -32,10 +32,10 @@ def detector_of(name: str, engines: Path) -> Detector:
     Raises:
         OptionsError: the name is invalid.
         BackendError: the detector cannot be used.
+        EngineError: the engines folder, or its detector, is invalid.
     """
-    del engines
     try:
-        return detector_named("haar" if name == "auto" else name)
+        return detector_named(name, engines)
     except ValueError as error:
         raise OptionsError([str(error)]) from error
 
