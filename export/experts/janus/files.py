@@ -7,11 +7,11 @@ deepseek-ai/Janus-Pro-1B).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from export.checkpoints.recognition import read_json
 from export.config.settings import Normalization
 from export.errors import CheckpointError
 from export.experts.janus.network import LanguageShape, VisionShape
@@ -245,9 +245,6 @@ def _expect(problems: list[str], name: str, found: object, allowed: tuple[object
 
 def _json(folder: Path, name: str) -> Json | None:
     file = folder / name
-    if not file.is_file():
+    if not file.exists():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} does not hold a JSON object.")
-    return content
+    return read_json(file)
