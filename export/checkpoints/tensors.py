@@ -12,6 +12,9 @@ from export.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
+_OF_TORCH = (b"PK", b"\x80")
+"""Beginnings of torch.save's files: zip, pickle."""
+
 
 class TorchState(Mapping[str, "Tensor"]):
     """Weights of a file written by torch.save."""
@@ -78,7 +81,8 @@ class SafetensorsState(Mapping[str, "Tensor"]):
 def is_safetensors(path: Path) -> bool:
     """Recognizes safetensors: eight bytes with the length of a JSON header, then the header."""
     with path.open("rb") as file:
-        return file.read(9)[8:] == b"{" or path.suffix == ".safetensors"
+        head = file.read(9)
+    return head[8:] == b"{" or (path.suffix == ".safetensors" and not head.startswith(_OF_TORCH))
 
 
 def _read(path: Path, read: Any) -> Any:  # noqa: ANN401 - safetensors' handle has no public type

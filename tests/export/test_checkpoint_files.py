@@ -68,10 +68,6 @@ def test_what_is_no_checkpoint_is_named(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=words):
         load_checkpoint(tmp_path / name)
-    if name == "w.pth":
-        with pytest.raises(CheckpointError, match=words.partition("zip")[0] or "."):
-            hash_checkpoint(tmp_path / name)
-            load_checkpoint(tmp_path / name)
 
 
 def test_pipes_and_folders_are_named(tmp_path: Path) -> None:
@@ -130,7 +126,7 @@ def test_shards_outside_the_folder_are_refused(tmp_path: Path, shard: str) -> No
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": []}', '{"weight_map": {}}', "[1]", "{"])
 def test_an_index_without_weight_map(tmp_path: Path, content: str) -> None:
     sharded(tmp_path / "x").write_text(content)
-    with pytest.raises(CheckpointError, match="no weight_map|not hold a JSON object|is not JSON"):
+    with pytest.raises(CheckpointError, match=r"no weight_map|not hold a JSON object|is not JSON"):
         load_checkpoint(tmp_path / "x")
 
 
@@ -169,7 +165,7 @@ def test_external_data_of_an_onnx_file_is_in_the_hash(tmp_path: Path) -> None:
     (tmp_path / "w.data").write_bytes(data)
     assert hash_checkpoint(path) != before
     (tmp_path / "w.data").unlink()
-    with pytest.raises(CheckpointError, match="w.data' *, which is missing|w.data"):
+    with pytest.raises(CheckpointError, match=r"'w\.data', which is missing"):
         hash_checkpoint(path)
 
 
@@ -202,7 +198,7 @@ def test_damage_gives_a_checkpoint_or_a_checkpoint_error(tmp_path: Path, kind: s
     data = save(STATE) if kind == "safetensors" else _written(content, legacy=kind != "zip")
     archive = _written(content)
     path = tmp_path / "w.pth"
-    refused = 0
+    refused: list[str] = []
     for _ in range(150):
         if kind == "pickle alone":  # the archive stays intact, so that its pickle is reached
             data = _with_pickle(archive, lambda inner: damaged(inner, rng))
@@ -212,10 +208,9 @@ def test_damage_gives_a_checkpoint_or_a_checkpoint_error(tmp_path: Path, kind: s
         try:
             dict(load_checkpoint(path).state)
         except CheckpointError as error:
-            refused += 1
-            assert str(path) in str(error)
-            assert "weights_only" not in str(error)
-    assert refused > 30
+            refused.append(str(error))
+    assert len(refused) > 30
+    assert all(str(path) in text and "weights_only" not in text for text in refused)
 
 
 def _with_pickle(archive: bytes, change: Any) -> bytes:
