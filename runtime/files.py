@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import operator
 import os
@@ -59,6 +61,27 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line} is not UTF-8. Save it as UTF-8") from error
+
+
+def read_rows(text: str) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of a CSV, without spaces around names and without empty rows.
+
+    The separator is the one of comma, semicolon and tab that the first line has most of;
+    spreadsheets write semicolons where the comma is the decimal sign.
+
+    Raises:
+        ValueError: a row cannot be parsed.
+    """
+    first = text.lstrip("\r\n").partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    try:
+        rows = [
+            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row
+        ]
+    except csv.Error as error:
+        raise ValueError(f"it is no CSV ({error})") from error
+    header = [name.strip() for name in rows[0]] if rows else []
+    return header, rows[1:]
 
 
 def sha256_of(path: Path) -> str:

@@ -120,7 +120,7 @@ class _Jpeg:
         """Returns the JPEG without metadata."""
         for marker, start, end in self._segments():
             content = self._view[start + 4 : end]
-            if marker == _APP1 and self._orientation is None and content[:5] == b"Exif\0":
+            if marker == _APP1 and self._orientation is None and bytes(content[:5]) == b"Exif\0":
                 self._orientation = exif_orientation(content[6:])
             elif marker in _FRAMES:
                 self._read_frame(marker, content)
@@ -191,9 +191,9 @@ class _Jpeg:
 def _needed(marker: int, content: memoryview) -> bool:
     """Returns whether a segment affects the pixels; unknown ones are left to the decoder."""
     if marker == _APP0:
-        return content[:5] == b"JFIF\0"
+        return bytes(content[:5]) == b"JFIF\0"
     if marker == _APP14:
-        return content[:5] == b"Adobe" and len(content) >= _ADOBE_BYTES
+        return bytes(content[:5]) == b"Adobe" and len(content) >= _ADOBE_BYTES
     return marker not in _APPS and marker != _COM
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import AgeMoEError
-from runtime.files import replacing
-from runtime.images import SUFFIXES
+from runtime.files import read_rows, read_text, replacing
+from runtime.images import is_of_macos, is_photograph
 
 Value = str | int | float | None
 Row = Mapping[str, Value]
@@ -107,7 +107,7 @@ def _photographs(source: str) -> Iterator[str]:
         yield from (str(path.parent / name) for name in _listed(path))
     elif not path.exists() and glob.has_magic(source):
         matches = glob.glob(source, recursive=True)  # noqa: PTH207 - of absolute patterns too
-        yield from sorted(path for path in matches if Path(path).is_file())
+        yield from sorted(m for m in matches if Path(m).is_file() and not is_of_macos(Path(m)))
     else:
         yield source
 
@@ -121,11 +121,8 @@ def _in_folder(folder: Path) -> Iterator[str]:
 
     for where, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
-        yield from (
-            str(Path(where) / name)
-            for name in sorted(files)
-            if Path(name).suffix.lower() in SUFFIXES
-        )
+        within = Path(where).relative_to(folder)
+        yield from (str(Path(where) / n) for n in sorted(files) if is_photograph(within / n))
 
 
 def _listed(path: Path) -> list[str]:
@@ -139,11 +136,12 @@ def _listed(path: Path) -> list[str]:
 
 
 def _csv_paths(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "path" not in (reader.fieldnames or ()):
-            raise ValueError(f"its columns are {', '.join(reader.fieldnames or ()) or 'none'}")
-        return [row["path"] for row in reader]
+    """Reads the column `path` of a CSV with commas, semicolons or tabs; rows may be shorter."""
+    header, rows = read_rows(read_text(path))
+    if "path" not in header:
+        raise ValueError(f"its columns are {', '.join(header)[:200] or 'none'}")
+    place = header.index("path")
+    return [row[place] for row in rows if len(row) > place]
 
 
 def _parquet_paths(path: Path) -> list[str]:

@@ -15,6 +15,7 @@ from export.errors import OptionsError
 from export.experts.registry import ARCHITECTURES
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.errors import BackendError
+from runtime.files import read_text
 from runtime.json_reader import JsonReader, shown
 from runtime.manifest import SOURCE_KINDS
 
@@ -26,6 +27,7 @@ DEFAULT_EXPERTS = _CONFIG / "experts.example.toml"
 """The full-size experts with their usual settings, and the commented example."""
 DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
 WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
+_MOST_TOML_BYTES = 1 << 20
 _NAME = "must be lower-case letters, digits, '-' or '_'"
 
 
@@ -110,8 +112,8 @@ def read_experts(path: Path, problems: list[str]) -> dict[str, ExpertConfig]:
     """
     path = _preset(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document = tomllib.loads(read_text(path, _MOST_TOML_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
         problems.append(f"{path}: cannot be read: {error}; presets: {known}")
         return {}

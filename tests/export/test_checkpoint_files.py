@@ -153,9 +153,7 @@ def test_external_data_of_an_onnx_file_is_in_the_hash(tmp_path: Path) -> None:
     model = parse_model(
         "<ir_version: 8, opset_import: ['' : 18]> g () => (float[4] w) {}".replace("'", '"')
     )
-    model.graph.initializer.append(
-        onnx.numpy_helper.from_array(torch.arange(4.0).numpy(), "w")  # type: ignore[attr-defined]
-    )
+    model.graph.initializer.append(onnx.numpy_helper.from_array(torch.arange(4.0).numpy(), "w"))
     path = tmp_path / "model.onnx"
     onnx.save(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
     before = hash_checkpoint(path)
