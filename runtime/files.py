@@ -10,6 +10,7 @@ import io
 import json
 import operator
 import os
+import re
 import stat
 import uuid
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
+_QUOTED = re.compile('"[^"]*"')
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -72,7 +74,7 @@ def read_rows(text: str) -> tuple[list[str], list[list[str]]]:
     Raises:
         ValueError: a row cannot be parsed.
     """
-    first = text.lstrip("\r\n").partition("\n")[0]
+    first = _QUOTED.sub("", text.lstrip("\r\n").partition("\n")[0])
     separator = max(",;\t", key=first.count)
     try:
         rows = [

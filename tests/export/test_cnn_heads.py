@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from export.build.console import described_lines
 from export.build.options import read_experts
 from export.checkpoints.loading import load_checkpoint
 from export.errors import CheckpointError
@@ -19,6 +20,7 @@ from export.experts.cnn.layouts import timm_names
 from export.experts.registry import build_expert
 from export.graph.torch_expert import TorchExpert
 from tests.export import cnn_twins as twins
+from tests.export.test_cnn_described import row
 from tests.export.test_cnn_layouts import TINY_RESNET50, TINY_VGG16, ages, config
 
 State = dict[str, Tensor]
@@ -116,6 +118,8 @@ def test_averaged_weights_are_named_in_the_manifest(tmp_path: Path) -> None:
         assert isinstance(expert, TorchExpert)
         used = key or "model_ema_state_dict"
         assert expert.signature.details["weights"]["used"] == used
+        (line,) = described_lines([row(expert)])
+        assert f"used = {used}" in line
         found[key] = expert.module.network.fc.weight  # type: ignore[union-attr]
     assert torch.equal(found[None], averaged["fc.weight"])
     assert torch.equal(found["model_state_dict"], resnet()["fc.weight"])
