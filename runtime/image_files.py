@@ -32,14 +32,15 @@ _ANCILLARY = 0x20
 """Bit of the first letter of a PNG chunk: decoders may skip it."""
 _JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """Markers followed by a segment, and the end; the others may stand within a scan."""
-_RESTARTS = re.compile(rb"\xff[\xd0-\xd7]")
+_FILL = re.compile(rb"\xff{2,}")
+"""Fill bytes that may stand before a marker, with its first byte."""
 _SOI, _EOI, _SOS, _COM, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xEE
 _APPS = range(0xE0, 0xF0)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start of a frame, by coding."""
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
-_FILLERS = tuple(bytes((step * i + step) % 255 for i in range(254)) for step in (254, 181, 109))
-"""Data without markers. Where pixels are missing they are decoded, or are no valid codes."""
+_FILLER = bytes((254 - i) % 255 for i in range(254))
+"""Data without markers, that begin with codes of large values."""
 _ADOBE_BYTES = 12
 """Of an Adobe segment's content; libjpeg ignores shorter ones."""
 _ORIENTATION_TAG = 0x0112
@@ -59,9 +60,9 @@ class PictureFile:
     """The file without metadata and without what follows the picture."""
     orientation: int
     """EXIF's, 1 to 8; 1 where there is none or it cannot be read."""
-    extended: tuple[bytes, ...] = ()
-    """A JPEG that lacks its end marker, with other data in the place of what may be missing: all
-    decode to the same pixels unless pixels are missing. Empty for other files."""
+    extended: bytes | None = None
+    """A JPEG that lacks its end marker, with other data in the place of what may be missing: both
+    decode to the same pixels unless pixels are missing. None for other files."""
 
 
 def read_picture_file(data: bytes) -> PictureFile | None:
@@ -139,7 +140,7 @@ class _Jpeg:
         position, segments, in_scan = 2, 0, False
         while mark := _JPEG_MARK.search(self._data, position):
             if in_scan:
-                self._kept.append(self._view[position : mark.start()])
+                self._keep_scan(position, mark.start())
             marker = mark[0][1]
             if marker == _EOI:
                 self._kept.append(b"\xff\xd9")
@@ -151,7 +152,13 @@ class _Jpeg:
             position, in_scan = mark.end() + size, marker == _SOS
             yield marker, mark.start(), position
         if in_scan:
-            self._kept.append(self._view[position:])
+            self._keep_scan(position, len(self._data))
+
+    def _keep_scan(self, start: int, end: int) -> None:
+        """Keeps the data of a scan, without fill bytes: Pillow reads them in quadratic time."""
+        filled = self._data.find(b"\xff\xff", start, end) >= 0
+        scan = self._view[start:end]
+        self._kept.append(_FILL.sub(b"\xff", scan) if filled else scan)
 
     def _read_frame(self, marker: int, content: memoryview) -> None:
         if marker in _ARITHMETIC:
@@ -180,12 +187,13 @@ class _Jpeg:
         if not self._components <= self._scanned:
             raise ImageError("The JPEG is incomplete: scans of its colors are missing.")
         # Data up to the next restart, and data after it, for a file cut off at either.
-        restarts = _RESTARTS.findall(data)
-        after = (restarts[-1][1] + 1) % 8 if restarts else 0
         data = data.rstrip(b"\xff")  # half of a marker
-        restart = bytes([0xFF, 0xD0 + after])
-        extended = (data + filler + restart + filler + b"\xff\xd9" for filler in _FILLERS)
-        return PictureFile(JPEG, data + b"\xff\xd9", orientation, tuple(extended))
+        if 4 * self._scans * self._pixels > MAX_SCANNED_PIXELS:  # it is decoded twice
+            raise ImageError("The JPEG is incomplete, and too large to find out what is missing.")
+        last = max(range(8), key=lambda number: data.rfind(bytes([0xFF, 0xD0 + number])))
+        after = (last + 1) % 8
+        extended = data + _FILLER + bytes([0xFF, 0xD0 + after]) + _FILLER + b"\xff\xd9"
+        return PictureFile(JPEG, data + b"\xff\xd9", orientation, extended)
 
 
 def _needed(marker: int, content: memoryview) -> bool:

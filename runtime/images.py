@@ -64,8 +64,16 @@ _MAX_SIDE = 65_535
 _STRIP_PIXELS = 1 << 20
 """Converted to RGB at a time, so that no second picture is in memory."""
 _MAX_PATH = 4096
-_AS_UNTRANSPOSED = {5: 1, 6: 2, 7: 3, 8: 4}
-"""The orientation that is left after rows and columns are swapped."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a stored image upright, by EXIF orientation."""
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes an image on first use; two threads that do so at once get wrong pixels."""
 
@@ -104,8 +112,8 @@ def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
     if file is None:
         raise UnidentifiedImageError
     upright = _decoded_file(file.data, file.format, file.orientation, limits)
-    for extended in file.extended:
-        other = _decoded_file(extended, file.format, file.orientation, limits)
+    if file.extended is not None:
+        other = _decoded_file(file.extended, file.format, file.orientation, limits)
         if not np.array_equal(upright, other):
             raise ImageError("The JPEG is incomplete: its end is missing.")
     return upright
@@ -119,7 +127,10 @@ def _decoded_file(
             limits = replace(limits, max_pixels=limits.max_pixels // _WEBP_COPIES)
         _check_pixels(image.width, image.height, limits)
         image.load()
-        return _upright(_rgb_array(image), orientation)
+        upright = _upright(image, orientation)
+        if upright is image:
+            return _rgb_array(image)
+    return _rgb_array(upright)  # the image as stored is closed, which frees its memory
 
 
 def _checked_array(array: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
@@ -206,7 +217,7 @@ def _as_input_errors(subject: str) -> Iterator[None]:
 def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
     _check_pixels(image.width, image.height, limits)
     image.load()
-    return _upright(_rgb_array(image), _orientation(image))
+    return _rgb_array(_upright(image, _orientation(image)))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -218,15 +229,10 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Turns and mirrors pixels (H, W, 3) as EXIF's orientation says."""
-    if orientation == 1:
-        return pixels
-    if orientation > 4:
-        pixels = pixels.swapaxes(0, 1)
-    turn = orientation if orientation < 5 else _AS_UNTRANSPOSED[orientation]
-    rows, columns = slice(None, None, -1 if turn in (3, 4) else 1), -1 if turn in (2, 3) else 1
-    return np.ascontiguousarray(pixels[rows, ::columns])
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns and mirrors an image as EXIF's orientation says."""
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _rgb_array(image: Image.Image) -> NDArray[np.uint8]:

@@ -217,6 +217,25 @@ def test_segments_of_metadata_are_skipped_unread(extra: bytes) -> None:
         assert differs(data) <= 1
 
 
+def test_fill_bytes_are_left_out() -> None:
+    data = encoded("JPEG", restart_marker_blocks=1)
+    for filled in (
+        data[:-2] + b"\xff" * 500_000 + data[-2:],
+        data.replace(b"\xff\xd1", b"\xff\xff\xff\xd1"),
+    ):
+        file = read_picture_file(filled)
+        assert file is not None
+        assert len(file.data) <= len(data) + 1
+        assert (load_rgb(filled, LIMITS) == load_rgb(data, LIMITS)).all()
+
+
+def test_a_large_incomplete_jpeg_is_not_decoded_twice() -> None:
+    data = (CASES / "scans100_7615_bytes.jpg").read_bytes()
+    scans = [place for place in range(len(data)) if data[place : place + 2] == b"\xff\xda"]
+    with pytest.raises(ImageError, match="too large to find out"):
+        load_rgb(data[: scans[8]], LIMITS)
+
+
 def test_thousands_of_exif_segments_never_reach_the_decoder() -> None:
     data = in_jpeg(segment(0xE1, b"Exif\0\0" + exif(1, before=200)) * 9_900)
     file = read_picture_file(data)
