@@ -84,7 +84,12 @@ class JanusTokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{folder} has no tokenizer.json. Copy it from the checkpoint.")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises this base class
+            raise CheckpointError(
+                f"{file} is not a tokenizer ({error}). Download it again."
+            ) from error
         config = _json(folder, "tokenizer_config.json") or {}
         bos = config.get("bos_token")
         bos = bos.get("content") if isinstance(bos, dict) else bos
@@ -111,6 +116,18 @@ def read_folder(folder: Path) -> JanusFolder:
         CheckpointError: a file is missing or describes an unsupported model; every problem at
             once.
     """
+    try:
+        return _read_folder(folder)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{folder}: a value in its JSON files is of another kind than Janus-Pro's ({error}). "
+            f"Copy them from the checkpoint again."
+        ) from error
+
+
+def _read_folder(folder: Path) -> JanusFolder:
     config = _json(folder, "config.json")
     if config is None:
         raise CheckpointError(f"{folder} has no config.json. Is it a Janus-Pro checkpoint folder?")
