@@ -12,7 +12,7 @@ from export.build.options import BuildOptions
 from export.build.preflight import SIZE_SHARES
 from export.build.publish import current_manifest
 from export.build.tensorrt_target import EngineTarget
-from export.checkpoints.hashing import hash_checkpoint
+from export.checkpoints.loading import hash_checkpoint
 from export.checkpoints.sources import find_checkpoint
 from export.config.architecture import ExpertConfig
 from export.experts.registry import ARCHITECTURES, count_parameters

@@ -1,19 +1,23 @@
-"""Checkpoints: loaded without executing pickles."""
+"""Checkpoints: hashed, and loaded without executing pickles."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.checkpoints.description import config_file
+from export.checkpoints.onnx_files import external_data_files
 from export.checkpoints.pickles import read_torch
 from export.checkpoints.recognition import check_file
-from export.checkpoints.shards import folder_index, shard_files
+from export.checkpoints.shards import INDEX_SUFFIX, folder_index, shard_files
 from export.checkpoints.state import is_counter
 from export.checkpoints.tensors import SafetensorsState, TorchState, is_safetensors
 from export.checkpoints.weight_sets import WeightSet, choose, prefix_sets, sets_in
 from export.errors import CheckpointError
+from runtime.files import check_regular, sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -44,6 +48,48 @@ class Checkpoint:
         )
 
 
+def hash_checkpoint(path: Path) -> str:
+    """Returns the SHA-256 of a checkpoint file, or of the names and hashes of several files.
+
+    Several files are those of a folder with its shards, wherever in it they are; an index and its
+    shards; an ONNX file and its external data; or a file and the config.json beside it that
+    describes it.
+
+    Raises:
+        CheckpointError: a file is missing, outside the folder, or no file.
+    """
+    files = checkpoint_files(path)
+    if list(files.values()) == [path]:
+        return sha256_of(path)
+    digest = hashlib.sha256()
+    for name, file in sorted(files.items()):
+        digest.update(f"{name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def checkpoint_files(path: Path) -> dict[str, Path]:
+    """Returns the files that a checkpoint's answers depend on, by their name within its folder.
+
+    Raises:
+        CheckpointError: as for `hash_checkpoint`.
+    """
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir():
+        found = {child.name: child for child in path.iterdir() if child.is_file()}
+    else:
+        found = {file.name: file for file in (path, config_file(path)) if file}
+    index = folder_index(path) if path.is_dir() else path
+    is_index = index is not None and index.name.endswith(INDEX_SUFFIX)
+    outside = [*(shard_files(index) if index and is_index else []), *external_data_files(path)]
+    found |= {file.relative_to(folder).as_posix(): file for file in outside}
+    for file in found.values():
+        try:
+            check_regular(file)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}.") from error
+    return found
+
+
 def load_checkpoint(path: Path, weights_key: str | None = None) -> Checkpoint:
     """Reads a checkpoint: safetensors, or PyTorch's own format with tensors and plain values only.
 
@@ -58,7 +104,7 @@ def load_checkpoint(path: Path, weights_key: str | None = None) -> Checkpoint:
         CheckpointError: it is no checkpoint, damaged, or cannot be read without executing code;
             or it holds several sets of weights and which to use is ambiguous.
     """
-    if path.is_dir() or path.name.endswith(".index.json"):
+    if path.is_dir() or path.name.endswith(INDEX_SUFFIX):
         sets = _sets_of_folder(path)
     else:
         sets = _sets_of_file(path)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from export.checkpoints.recognition import read_json
 from export.errors import CheckpointError
 
+INDEX_SUFFIX = ".index.json"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 """Of transformers, in the order of preference."""
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.checkpoints.hashing import hash_checkpoint
+from export.checkpoints.loading import hash_checkpoint
 from export.config.architecture import ExpertConfig
 from export.config.fingerprints import fingerprint
 from export.distillation.teacher import TeacherAnswers

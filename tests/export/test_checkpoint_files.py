@@ -18,8 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from export.checkpoints.hashing import checkpoint_files, hash_checkpoint
-from export.checkpoints.loading import load_checkpoint
+from export.checkpoints.loading import checkpoint_files, hash_checkpoint, load_checkpoint
 from export.checkpoints.recognition import read_json
 from export.errors import CheckpointError
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from export.checkpoints.hashing import hash_checkpoint
-from export.checkpoints.loading import describe_mismatch, load_checkpoint
+from export.checkpoints.loading import (
+    describe_mismatch,
+    hash_checkpoint,
+    load_checkpoint,
+)
 from export.checkpoints.sources import find_checkpoint, parse_hub_id
 from export.checkpoints.state import plain_state
 from export.errors import CheckpointError
