@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.checkpoints.state import PlainState, scalar
+from export.checkpoints.state import PlainState, plain_state, scalar
 from export.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def choose(path: Path, sets: Sequence[WeightSet], key: str | None) -> Chosen:
             f"experts.toml: {WEIGHTS_KEY} = {names[0]!r}."
         )
     if len(candidates) > 1:
-        _check_averaged(path, preferred[0], names)
+        _check_averaged(path, preferred[0], [s for s in sets if s is not preferred[0]])
     return _chosen(preferred[0], names)
 
 
@@ -202,17 +202,27 @@ def _is_averaged(weights: WeightSet, names: Sequence[str]) -> bool:
     return weights.averaged or beside_raw
 
 
-def _check_averaged(path: Path, averaged: WeightSet, names: Sequence[str]) -> None:
-    """Raises an error if averaged weights beside raw ones cannot be meant."""
-    raw = next(name for name in names if name != averaged.name)
-    problem = "are an average over 0 steps of training" if _steps(averaged) == 0 else ""
+def _check_averaged(path: Path, averaged: WeightSet, others: Sequence[WeightSet]) -> None:
+    """Raises an error if averaged weights beside others cannot be meant, or not alone."""
+    problem = ""
     if not averaged.state:
         problem = "are a list without names"
+    elif _steps(averaged) == 0:
+        problem = "are an average over 0 steps of training"
+    elif missing := _missing(averaged, others):
+        problem = f"lack {len(missing)} tensors that the other weights have, such as {missing[0]!r}"
     if problem:
         raise CheckpointError(
             f"{path}: the averaged weights in {averaged.name!r} {problem}. Name the set to use in "
-            f"experts.toml: {WEIGHTS_KEY} = {raw!r}."
+            f"experts.toml: {WEIGHTS_KEY} = {others[0].name!r}."
         )
+
+
+def _missing(averaged: WeightSet, others: Sequence[WeightSet]) -> list[str]:
+    """Returns what averaged weights lack of the most similar other ones, such as statistics."""
+    own = plain_state(averaged.state).keys()
+    lacking = [sorted(plain_state(other.state).keys() - own) for other in others]
+    return min(lacking, key=len)
 
 
 def _steps(weights: WeightSet) -> float | None:

@@ -120,6 +120,15 @@ def test_an_averaged_list_without_names_is_refused(tmp_path: Path) -> None:
     assert same(loaded(content, tmp_path, "model"), RAW)
 
 
+def test_averaged_parameters_without_statistics_are_refused(tmp_path: Path) -> None:
+    """Some programs average parameters only, and leave the statistics of normalization out."""
+    raw = RAW | {"bn.running_mean": torch.zeros(2)}
+    for ema in (EMA, {key.replace(".", ""): value for key, value in EMA.items()}):
+        with pytest.raises(CheckpointError, match=r"'ema' lack . tensors .*weights_key = 'model'"):
+            loaded({"model": raw, "ema": ema}, tmp_path)
+    assert same(loaded({"model": raw, "ema": EMA}, tmp_path, "ema"), EMA)
+
+
 def test_an_unknown_key_lists_the_sets(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"no weights_key = 'emma'; it has .*params, params_ema"
