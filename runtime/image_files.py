@@ -114,6 +114,7 @@ class _Jpeg:
         self._orientation: int | None = None
         self._pixels = 0
         self._scans = 0
+        self._ended = False
         self._components: set[int] = set()
         self._scanned: set[int] = set()
 
@@ -144,6 +145,7 @@ class _Jpeg:
             marker = mark[0][1]
             if marker == _EOI:
                 self._kept.append(b"\xff\xd9")
+                self._ended = True
                 return
             segments += 1
             if segments > MAX_SEGMENTS:
@@ -182,7 +184,7 @@ class _Jpeg:
 
     def _finish(self) -> PictureFile:
         data, orientation = b"".join(self._kept), self._orientation or 1
-        if data.endswith(b"\xff\xd9") or not self._scans:
+        if self._ended or not self._scans:
             return PictureFile(JPEG, data, orientation)
         if not self._components <= self._scanned:
             raise ImageError("The JPEG is incomplete: scans of its colors are missing.")
