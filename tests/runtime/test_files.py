@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from runtime.errors import FusionTableError, ManifestError
 from runtime.files import read_rows, read_text
+from runtime.fusion_file import read_fusion
+from runtime.label_tables import LabelingError, photographs_in
+from runtime.manifest_file import read_manifest
+from runtime.serving.keys import KeyFileError, read_keys
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -51,3 +57,30 @@ def test_an_endless_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
 )
 def test_rows(text: str, rows: tuple[list[str], list[list[str]]]) -> None:
     assert read_rows(text) == rows
+
+
+READERS: list[tuple[str, Callable[[Path], object], type[Exception]]] = [
+    ("manifest.json", lambda path: read_manifest(path.parent), ManifestError),
+    ("fusion.json", read_fusion, FusionTableError),
+    ("keys.txt", read_keys, KeyFileError),
+    ("list.csv", lambda path: photographs_in([str(path)]), LabelingError),
+]
+
+
+@pytest.mark.parametrize(("name", "read", "error"), READERS, ids=[name for name, *_ in READERS])
+def test_pipes_and_other_encodings_end_in_the_readers_own_error(
+    tmp_path: Path, name: str, read: Callable[[Path], object], error: type[Exception]
+) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(error, match="named pipe"):
+        read(tmp_path / name)
+    (tmp_path / name).unlink()
+    (tmp_path / name).write_bytes(b'{"a": "\xe4"}')
+    with pytest.raises(error, match="line 1 is not UTF-8"):
+        read(tmp_path / name)
+    for encoding in ("utf-8-sig", "utf-16"):
+        (tmp_path / name).write_text("{}", encoding=encoding)
+        with pytest.raises(error) as caught:
+            read(tmp_path / name)
+        assert "BOM" not in str(caught.value)
+        assert "UTF" not in str(caught.value)
