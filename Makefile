@@ -36,8 +36,8 @@ $(READY): requirements.lock
 demo: $(READY) ## build and calibrate demo experts, estimate unseen faces: demo.png
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
 	$(RUN) -m export.demo draw $(DEMO)
-	$(RUN) export/calibrate.py --faces $(DEMO)/labeled/labels.csv --engines $(ENGINES) --output $(ENGINES)
-	$(RUN) export/evaluate.py --faces $(DEMO)/unseen/labels.csv --engines $(ENGINES) --fusion $(ENGINES)/fusion.json --json > $(DEMO)/evaluation.json
+	$(RUN) export/calibrate.py --faces $(DEMO)/labeled/labels.csv --whole --engines $(ENGINES) --output $(ENGINES) --cache $(DEMO)/calibration
+	$(RUN) export/evaluate.py --faces $(DEMO)/unseen/labels.csv --whole --engines $(ENGINES) --fusion $(ENGINES)/fusion.json --cache $(DEMO)/calibration --json > $(DEMO)/evaluation.json
 	$(RUN) -m runtime predict --engines $(ENGINES) --json $(DEMO)/gallery/*.png > $(DEMO)/estimates.jsonl
 	$(RUN) -m export.demo show $(DEMO) --output demo.png
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,14 +52,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from export.calibration.comparison import comparison, comparison_text
     from export.calibration.inputs import labeled_data
     from export.calibration.markdown import markdown
+    from export.calibration.origin import warn_of_detector
     from export.calibration.report import report_of
     from export.calibration.report_files import write_report
     from export.calibration.scores import scores_of_tables
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.output or Path(scratch)
-        faces, sources = labeled_data(arguments, names, folder, varied=False)
-    check_fusion_fits(arguments.fusion, tables, sources)
+    data = labeled_data(arguments, names, varied=False)
+    faces = data.faces
+    check_fusion_fits(arguments.fusion, tables, data.experts)
+    warn_of_detector(tables, data.detector)
     scores = scores_of_tables(faces, tables)
     report, appendix = report_of(scores, options), ""
     if other is not None:
@@ -74,7 +74,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
     ]
     if arguments.output is not None:
-        write_report(folder, report, tables, "Evaluation report", preface, appendix)
+        write_report(arguments.output, report, tables, "Evaluation report", preface, appendix)
     if arguments.json:
         print(json.dumps(report, indent=1, sort_keys=True, allow_nan=False))
     else:

@@ -27,7 +27,7 @@ from runtime.images import ImageLimits
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
 from runtime.results import AgeEstimate, ExpertAge, Face, ResidualQuantiles
-from runtime.startup import PlaceholderWeightsWarning
+from runtime.startup import DetectorWarning, PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "DeadlineError",
     "Detection",
     "Detector",
+    "DetectorWarning",
     "Durations",
     "EngineError",
     "EngineFileError",

@@ -109,7 +109,7 @@ def _results(
 
 
 def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
-    detector = detector_named(parsed.detector)
+    detector = moe.checked_detector(detector_named(parsed.detector))
     if not parsed.json:
         print(f"detector: {detector.provenance}", file=sys.stderr)
     failed = False

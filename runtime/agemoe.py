@@ -28,6 +28,7 @@ from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box, Face
 from runtime.startup import (
     CONCURRENCY,
+    DetectorCheck,
     chosen_experts,
     fastest_mode,
     read_calibration,
@@ -105,7 +106,8 @@ class AgeMoE:
         folder = Path(engines)
         chosen = chosen_experts(read_manifest(folder).experts, experts)
         self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
-        self._calibration = read_calibration(folder, fusion, self._sources)
+        self._calibration = read_calibration(folder, fusion, chosen)
+        self.checked_detector = DetectorCheck(self._calibration)
         self._tables = self._calibration or FusionTables.identity(chosen)
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
@@ -214,7 +216,7 @@ class AgeMoE:
         return predict_photo(
             self,
             image,
-            detector=detector,
+            detector=self.checked_detector(detector, stacklevel=2),
             person_boxes=person_boxes,
             deadline_ms=deadline_ms,
             limits=self._limits,

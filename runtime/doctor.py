@@ -171,7 +171,9 @@ def _fusion_finding(engines: Path) -> Finding:
         tables = fusion_file.read_fusion(path)
     except AgeMoEError as error:
         return Finding("fusion", str(error), fine=False)
-    return Finding("fusion", f"calibrated for {', '.join(tables.experts)}")
+    text = f"calibrated for {', '.join(tables.experts)}"
+    found = "" if tables.detector is None else f", on faces found by {tables.detector}"
+    return Finding("fusion", f"{text}{found}")
 
 
 def _opening_finding(engines: Path) -> Finding:

@@ -43,6 +43,8 @@ class ExpertTable:
     """(K,) years added to a raw prediction, at the knots."""
     source_sha256: str | None = None
     """The checkpoint the table was fitted for; None when fitted on predictions alone."""
+    fingerprint: str | None = None
+    """Of the expert the table was fitted for, as `Expert.fingerprint`; None when unknown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +133,9 @@ class FusionTables:
     """None when no intervals were fitted."""
     largest_raw_years: float = np.inf
     """Raw predictions above it are not usable."""
+    detector: str | None = None
+    """Provenance of the detector that found the faces; None where boxes or predictions were given.
+    """
     provenance: Mapping[str, object] = field(default_factory=dict)
     """Origin of the tables: faces, sources, cross-validated errors."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
@@ -17,9 +17,14 @@ from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, 
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.results import INTERVAL_LEVEL
 
+if TYPE_CHECKING:
+    from runtime.manifest import Expert
+
 FILE_NAME = "fusion.json"
-SCHEMA_VERSION = 2
-"""Incremented whenever the meaning or the layout of fusion.json changes; 1 is still read."""
+SCHEMA_VERSION = 3
+"""Incremented whenever the meaning or the layout of fusion.json changes; older ones are read.
+
+Version 2 lacks `fingerprint` and `detector`: its tables are bound to checkpoints only."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
 
@@ -79,6 +84,7 @@ class _Expert:
     knots_years: Annotated[Floats, _ages] | None = None
     """None: the age grid."""
     source_sha256: SHA256 | None = None
+    fingerprint: SHA256 | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +132,7 @@ class _Document:
     gate: _Gate
     largest_raw_years: float | None = None
     spread: _Spread | None = None
+    detector: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -169,32 +176,53 @@ def write_fusion(path: Path, tables: FusionTables) -> None:
         _gate_of(tables.gate),
         largest if np.isfinite(largest) else None,
         None if spread is None else _spread_of(spread),
+        tables.detector,
         tables.provenance,
     )
     write_json(path, _without_none(asdict(document)))
 
 
-def check_fusion_fits(path: Path, tables: FusionTables, sources: Mapping[str, str | None]) -> None:
+def check_fusion_fits(
+    path: Path, tables: FusionTables, experts: Mapping[str, Expert | None]
+) -> None:
     """Verifies that tables were fitted for these experts.
 
     Args:
         path: of the tables, for the message.
         tables: the tables.
-        sources: SHA-256 of each expert's checkpoint, by the expert's name; None when unknown.
+        experts: the experts by name; None where only the name is known.
 
     Raises:
-        FusionTableError: an expert has no table, or has one of another checkpoint.
+        FusionTableError: an expert has no table, or has one of other weights, settings or another
+            geometry.
     """
     problems = []
-    for name, sha256 in sources.items():
+    for name, expert in experts.items():
         table = tables.experts.get(name)
         if table is None:
             known = ", ".join(tables.experts)
             problems.append(f"experts.{name}: missing; there are tables for {known}")
-        elif table.source_sha256 not in (None, sha256):
-            problems.append(f"experts.{name}: was calibrated for another checkpoint")
+        elif expert is not None and (difference := _difference(table, expert)):
+            problems.append(f"experts.{name}: {difference}")
     if problems:
         raise FusionTableError(str(path), problems, f"{_CURE} Or remove the file.")
+
+
+def _difference(table: ExpertTable, expert: Expert) -> str | None:
+    """Returns what a table was fitted for, if it is not this expert."""
+    if table.source_sha256 not in (None, expert.source.sha256):
+        return "was calibrated for another checkpoint"
+    if table.fingerprint in (None, expert.fingerprint):
+        return None
+    if expert.fingerprint is None:
+        return (
+            "was calibrated for known settings and geometry, and the manifest states none for this "
+            "expert. Run the build again, which adds them: python export/build_engines.py"
+        )
+    return (
+        "was calibrated for other settings or another geometry of the same checkpoint, which "
+        "change its predictions"
+    )
 
 
 def _upgraded(document: Any) -> Any:  # noqa: ANN401 - parsed JSON
@@ -224,6 +252,7 @@ def _tables(document: _Document) -> FusionTables:
             grid if table.knots_years is None else table.knots_years,
             table.bias_years,
             table.source_sha256,
+            table.fingerprint,
         )
         for name, table in document.experts.items()
     }
@@ -237,6 +266,7 @@ def _tables(document: _Document) -> FusionTables:
         _gate(document.gate, tuple(experts), grid),
         found,
         np.inf if largest is None else largest,
+        document.detector,
         document.provenance,
     )
 
@@ -253,7 +283,8 @@ def _gate(gate: _Gate, names: tuple[str, ...], grid: Floats) -> Gate:
 
 def _expert_of(table: ExpertTable, grid: Floats) -> _Expert:
     same = np.array_equal(table.knots_years, grid)
-    return _Expert(table.bias_years, None if same else table.knots_years, table.source_sha256)
+    knots = None if same else table.knots_years
+    return _Expert(table.bias_years, knots, table.source_sha256, table.fingerprint)
 
 
 def _gate_of(gate: Gate) -> _Gate:

@@ -83,6 +83,8 @@ class LabelJob:
         detector = None if self.faces == WHOLE else detector_named(self.detector)
         engine = self.engine
         with AgeMoE(self.engines, device=self.device, precision=self.precision) as moe:
+            if detector is not None:
+                moe.checked_detector(detector)
             yield Labeler(moe, engine, detector)
 
     def settings(self) -> dict[str, str]:

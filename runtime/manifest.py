@@ -161,6 +161,10 @@ class Expert:
     face. None if every NaN is a failure."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Notes of the exporter on this architecture; the runtime does not read them."""
+    fingerprint: SHA256 | None = None
+    """SHA-256 of what its raw predictions depend on besides rounding: weights, architecture,
+    settings and geometry, but no tool versions. `fusion.json` is bound to it. None in folders that
+    were built before it was recorded."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the path and text of each inconsistency."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import statistics
 import time
 import warnings
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from runtime import fusion_file
 from runtime.backends import Views
+from runtime.detection import Detector, GivenBoxes
+from runtime.detectors import default_detector
 from runtime.errors import ContractError, PredictionError
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
@@ -21,6 +24,8 @@ _PLACEHOLDERS = {
     "demo": "demo experts, fitted on drawn faces; their ages of photographs are meaningless",
     "random": "random weights, for measuring speed; their ages are meaningless",
 }
+_LIBRARY = re.compile(r"(OpenCV|ONNX Runtime) [^\s,]+")
+"""Name and version of a library in the provenance of a detector."""
 _TRIAL_SECONDS = 1.0
 """Limit on the time spent on measuring the modes."""
 _TRIALS = 9
@@ -30,6 +35,10 @@ _CLEARLY_FASTER = 0.95
 
 class PlaceholderWeightsWarning(UserWarning):
     """Experts have placeholder weights: fitted on drawn faces, or random."""
+
+
+class DetectorWarning(UserWarning):
+    """Faces come from another detector than those that the fusion was calibrated on."""
 
 
 def chosen_experts(
@@ -52,14 +61,14 @@ def chosen_experts(
 
 
 def read_calibration(
-    folder: Path, fusion: str | os.PathLike[str] | None, sources: Mapping[str, str | None]
+    folder: Path, fusion: str | os.PathLike[str] | None, experts: Mapping[str, Expert]
 ) -> FusionTables | None:
     """Reads the fusion tables and verifies that they belong to these experts.
 
     Args:
         folder: the engines folder.
         fusion: file within it; None, or the default name without such a file, means no tables.
-        sources: SHA-256 of each expert's weights.
+        experts: by name.
 
     Raises:
         FusionTableError: the file is invalid, or belongs to other experts.
@@ -70,8 +79,48 @@ def read_calibration(
     if fusion == fusion_file.FILE_NAME and not path.exists():
         return None
     tables = fusion_file.read_fusion(path)
-    fusion_file.check_fusion_fits(path, tables, sources)
+    fusion_file.check_fusion_fits(path, tables, experts)
     return tables
+
+
+def same_detector(provenance: str, other: str) -> bool:
+    """Returns whether two provenances differ in nothing but versions of libraries."""
+    return _LIBRARY.sub(r"\1", provenance) == _LIBRARY.sub(r"\1", other)
+
+
+class DetectorCheck:
+    """Warns of a detector other than the one whose faces the fusion was calibrated on."""
+
+    def __init__(self, tables: FusionTables | None) -> None:
+        """Stores the fusion; None, or one without a known detector, fits every detector."""
+        self._fitted = None if tables is None else tables.detector
+        self._warned: set[str] = set()
+
+    def __call__(self, detector: Detector | None, *, stacklevel: int = 1) -> Detector:
+        """Returns the detector, by default the Haar cascade, after a warning once for each.
+
+        Boxes given by the caller may be from any detector, and versions of libraries make no other
+        detector.
+
+        Args:
+            detector: finds the faces.
+            stacklevel: as in `warnings.warn`; 1 is the caller.
+        """
+        used = default_detector() if detector is None else detector
+        name, fitted = used.provenance, self._fitted
+        if fitted is None or isinstance(used, GivenBoxes) or name in self._warned:
+            return used
+        if not same_detector(fitted, name):
+            self._warned.add(name)
+            warnings.warn(
+                f"The fusion was calibrated on faces found by another detector ({fitted}) than the "
+                f"one in use ({name}). Other boxes shift the ages, and the intervals may be too "
+                f"narrow. Use that detector, or calibrate with this one: python "
+                f"export/calibrate.py --detector …",
+                DetectorWarning,
+                stacklevel=stacklevel + 1,
+            )
+        return used
 
 
 def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:

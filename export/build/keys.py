@@ -13,7 +13,12 @@ from export.build import parity, tensorrt
 from export.build.options import BuildOptions
 from export.build.tensorrt_target import EngineOptions
 from export.config.architecture import ExpertConfig
-from export.config.fingerprints import fingerprint, tool_versions
+from export.config.fingerprints import (
+    fingerprint,
+    long_fingerprint,
+    tool_versions,
+    without_defaults,
+)
 from export.experts.registry import ARCHITECTURES
 from export.faces import quantization, verification
 from export.graph import conversion
@@ -27,6 +32,9 @@ _VARIANTS = {
     ("openvino", "bf16"): bf16,
 }
 """Modules that write variants, by backend and precision."""
+
+_NO_MATTER = ("name", "checkpoint", "sha256", "license")
+"""Options of an expert that its predictions do not depend on."""
 
 
 def build_key(
@@ -46,6 +54,18 @@ def build_key(
         "tools": fingerprint({name: tools[name] for name in tools if name != unused}),
         "exporter": fingerprint(graph_revisions(config.architecture, precision)),
     }
+
+
+def expert_fingerprint(config: ExpertConfig, weights_sha256: str | None) -> str:
+    """Returns `runtime.manifest.Expert.fingerprint`: 64 hex digits.
+
+    They stand for the weights, the architecture and every option of the expert, as its geometry,
+    that differs from its default; not for its name, where its weights are from, or their licence.
+    """
+    described = without_defaults(config)
+    for key in _NO_MATTER:
+        described.pop(key, None)
+    return long_fingerprint({"weights": weights_sha256, "expert": described})
 
 
 def graph_revisions(architecture: str, precision: str) -> list[int]:

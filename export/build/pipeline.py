@@ -114,11 +114,13 @@ class ExpertBuild:
         expert = job.built
         if expert is None or job.reasons:
             expert = self._published(self._with_graphs(job))
+        elif expert.fingerprint != job.fingerprint:  # built before fingerprints were recorded
+            expert = self._published(replace(expert, fingerprint=job.fingerprint))
         engine = make_engine_job(expert, self._options)
         if self._options.engines is not None and engine is not None and engine.reason:
             expert = self._published(self._with_engine(expert, engine, self._options.engines))
         seconds = time.monotonic() - started
-        reused = expert is job.built
+        reused = not job.reasons and (engine is None or not engine.reason)
         return BuiltRow(self._name, expert, seconds, reused, tuple(self._refused))
 
     def _stage(self, what: str) -> None:
@@ -153,6 +155,7 @@ class ExpertBuild:
             whole_years=model.signature.whole_years,
             no_answer=model.signature.no_answer,
             details=model.signature.details,
+            fingerprint=job.fingerprint,
         )
         artifacts = []
         for precision in job.precisions(self._options):

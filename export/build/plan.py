@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.build.demo_weights import demo_checkpoint_fits, demo_checkpoint_name
-from export.build.keys import build_key, changed_since, engine_key, origin_key
+from export.build.keys import (
+    build_key,
+    changed_since,
+    engine_key,
+    expert_fingerprint,
+    origin_key,
+)
 from export.build.options import BuildOptions
 from export.build.preflight import SIZE_SHARES
 from export.build.publish import current_manifest
@@ -38,6 +44,8 @@ class Job:
     checkpoint: Path | None
     """None for random weights."""
     source: Source
+    fingerprint: str
+    """As in `runtime.manifest.Expert`."""
     keys: Mapping[str, Mapping[str, str]]
     """Build key of every variant the expert can have, by precision."""
     built: Expert | None
@@ -124,7 +132,8 @@ def make_job(
             kept[precision] = artifacts[precision]
         elif precision in options.precisions_of(config):
             reasons[precision] = reason
-    return Job(config, checkpoint, Source(kind, location, sha256), keys, built, kept, reasons)
+    source, identity = Source(kind, location, sha256), expert_fingerprint(config, sha256)
+    return Job(config, checkpoint, source, identity, keys, built, kept, reasons)
 
 
 def make_engine_job(expert: Expert, options: BuildOptions) -> EngineJob | None:

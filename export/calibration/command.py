@@ -14,20 +14,35 @@ from export.calibration.report import ReportOptions
 from export.errors import ExportError, OptionsError
 from runtime.errors import AgeMoEError
 
+CACHE = Path("build/calibration")
+"""Raw predictions are kept there: outside the engines folder, which is deployed."""
+
 
 def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
     """Adds the options for the source of labeled faces; returns the group of sources."""
     inputs = parser.add_argument_group("source, one of")
     one = inputs.add_mutually_exclusive_group(required=True)
-    one.add_argument("--predictions", type=Path, metavar="CSV", help="age, one column per expert")
+    predictions = "age, one column per expert; or, with --truth, a table of runtime label"
+    one.add_argument("--predictions", type=Path, metavar="CSV", help=predictions)
     one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labeled pictures")
+    truth = "the true ages for a table of `python -m runtime label`: image, age"
+    inputs.add_argument("--truth", type=Path, metavar="CSV", help=truth)
+    columns = "a CSV's own names of image, age, subject, source and the position of the face"
+    inputs.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
     faces = parser.add_argument_group("with --faces")
     faces.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
     faces.add_argument("--device", default="auto", help="as for AgeMoE; default: auto")
     faces.add_argument("--precision", default="auto", help="as for AgeMoE; default: auto")
     faces.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the labels")
-    columns = "the CSV's own names of the columns image, age and subject"
-    faces.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
+    detector = (
+        "finds the face in pictures whose labels give no box, as in predict; default: auto. With "
+        "--predictions: the detector that found their faces, to be recorded"
+    )
+    faces.add_argument("--detector", metavar="NAME", help=detector)
+    whole = "each picture is one face, unless its box is given: no face is looked for"
+    faces.add_argument("--whole", action="store_true", help=whole)
+    cache = f"keeps raw predictions, with the pictures' paths; default: {CACHE}"
+    faces.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=cache)
     return one
 
 
@@ -60,6 +75,10 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
         for value in getattr(arguments, name)
         if not 1.0 <= value <= 100.0
     ]
+    if arguments.truth is not None and arguments.predictions is None:
+        problems.append("--truth belongs to --predictions TABLE, a table of runtime label")
+    if arguments.whole and arguments.faces is None:
+        problems.append("--whole belongs to --faces")
     if (resamples := arguments.bootstrap) < FEWEST_RESAMPLES:
         problems.append(f"--bootstrap must be {FEWEST_RESAMPLES} or more, got {resamples}")
     if problems:

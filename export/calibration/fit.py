@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from export.calibration.csv_tables import LabelsError
 from export.calibration.folds import Folds, folds_of
 from export.calibration.forms import FORMS, Form, TablesForm
 from export.calibration.gate import BEST
 from export.calibration.intervals import FEWEST_FACES, fit_spread, subsets_of
-from export.calibration.labeled_predictions import LabeledPredictions, LabelsError
+from export.calibration.labeled_predictions import LabeledPredictions
 from runtime.fusion import Floats, FusionTables
 
 logger = logging.getLogger("agemoe")
@@ -63,18 +64,21 @@ class Calibration:
     held_out: HeldOut
 
 
-def fit_fusion(faces: LabeledPredictions, seed: int = 0, form: str = "auto") -> Calibration:
+def fit_fusion(
+    faces: LabeledPredictions, seed: int = 0, form: str = "auto", *, quiet: bool = False
+) -> Calibration:
     """Fits bias, gate and intervals; deterministic for the same faces, order and seed.
 
     Args:
         faces: at least `FEWEST_FACES` of them.
         seed: of the splits.
         form: one of `FORMS`; `auto` chooses by the held-out errors.
+        quiet: log no warning; for fits that repeat another one on some of its faces.
 
     Raises:
         LabelsError: there are too few faces, or too few people, to hold any out.
     """
-    _check_size(faces)
+    _check_size(faces, quiet=quiet)
     names = list(FORMS) if form == "auto" else [form]
     held_out = {name: _hold_out(faces, seed, FORMS[name]) for name in names}
     name = _chosen(held_out, faces.age_years)
@@ -83,7 +87,8 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0, form: str = "auto") -> 
     errors = held_out[name].errors_years(faces.age_years)
     found, fell_back = held_out[name], bool(errors[0] > errors[1:].min() + _SAME_YEARS)
     if fell_back:
-        logger.warning(
+        logger.log(
+            logging.DEBUG if quiet else logging.WARNING,
             "Fusing is worse on held-out faces (%.2f years) than the best corrected expert (%.2f "
             "years): the tables fall back to that expert alone.",
             errors[0],
@@ -103,18 +108,21 @@ def fit_fusion(faces: LabeledPredictions, seed: int = 0, form: str = "auto") -> 
     return Calibration(tables, found)
 
 
-def keep_fusion(faces: LabeledPredictions, tables: FusionTables, seed: int = 0) -> Calibration:
+def keep_fusion(
+    faces: LabeledPredictions, tables: FusionTables, seed: int = 0, *, quiet: bool = False
+) -> Calibration:
     """Fits the intervals of a given fusion, whose other tables stay as they are.
 
     Args:
         faces: at least `FEWEST_FACES`, none of which the fusion was fitted on.
         tables: of all experts of the faces.
         seed: of the splits in which the intervals are verified.
+        quiet: log no warning.
 
     Raises:
         LabelsError: there are too few faces, or too few people, to hold any out.
     """
-    _check_size(faces)
+    _check_size(faces, quiet=quiet)
     fused = {names: fuse_subset(tables, faces, names) for names in subsets_of(faces.names)}
     folds = folds_of(faces.age_years, faces.people, _outer_folds(faces), seed + 1)
     corrected = tables.fuse(faces.names, faces.predictions_years).corrected_years
@@ -132,15 +140,21 @@ def _chosen(held_out: Mapping[str, HeldOut], age_years: Floats) -> str:
     return best if lead.mean() > lead.std() / np.sqrt(len(lead)) else first
 
 
-def _check_size(faces: LabeledPredictions) -> None:
+def size_problem(faces: LabeledPredictions) -> str | None:
+    """Returns why there are too few faces, or too few people, to fit anything; None if enough."""
     people = int(faces.people.max(initial=-1)) + 1
-    if len(faces) < FEWEST_FACES or people < _OUTER_FOLDS:
-        problem = (
-            f"{len(faces)} faces of {people} people are too few: {FEWEST_FACES} faces of "
-            f"{_OUTER_FOLDS} people are required, {ENOUGH_FACES} faces give useful figures"
-        )
+    if len(faces) >= FEWEST_FACES and people >= _OUTER_FOLDS:
+        return None
+    return (
+        f"{len(faces)} faces of {people} people are too few: {FEWEST_FACES} faces of "
+        f"{_OUTER_FOLDS} people are required, {ENOUGH_FACES} faces give useful figures"
+    )
+
+
+def _check_size(faces: LabeledPredictions, *, quiet: bool) -> None:
+    if problem := size_problem(faces):
         raise LabelsError("The labeled data", [problem])
-    if len(faces) < ENOUGH_FACES:
+    if len(faces) < ENOUGH_FACES and not quiet:
         logger.warning(
             "Only %d labeled faces: the tables are shrunk toward zero bias and the figures are "
             "imprecise. %d faces or more are recommended.",

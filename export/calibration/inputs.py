@@ -7,58 +7,122 @@ import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from export.calibration.csv_tables import LabelsError
+from export.calibration.finding import Finder, detector_of
+from export.calibration.label_tables import join_labels
 from export.calibration.labeled_predictions import (
     LabeledPredictions,
-    LabelsError,
     constant_problems,
     read_predictions,
 )
-from export.calibration.labels import read_faces
+from export.calibration.labels import KEYS, read_faces
 from export.calibration.raw_predictions import predict_faces
 from export.errors import OptionsError
+from runtime.backends import backend_kind
+from runtime.backends.variants import choose_artifact
+from runtime.manifest import Expert
+from runtime.manifest_file import read_manifest
+
+if TYPE_CHECKING:
+    from runtime import AgeMoE
 
 _LOGGER = logging.getLogger("agemoe")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledData:
+    """Labeled predictions, and what they are from."""
+
+    faces: LabeledPredictions
+    experts: Mapping[str, Expert] = field(default_factory=dict)
+    """The experts of the engines folder that made the predictions; empty where it is unknown."""
+    detector: str | None = None
+    """Provenance of the detector that found the faces; None where no face was looked for."""
+
+
 def labeled_data(
-    arguments: argparse.Namespace, experts: Sequence[str] | None, folder: Path, *, varied: bool
-) -> tuple[LabeledPredictions, Mapping[str, str | None]]:
-    """Returns the labeled predictions of the options, and the experts' checkpoints.
+    arguments: argparse.Namespace, experts: Sequence[str] | None, *, varied: bool
+) -> LabeledData:
+    """Returns the labeled predictions of the options.
 
     Args:
         arguments: as defined by `command.add_inputs` and `command.add_report`.
         experts: the experts to use; None means all of the engines folder.
-        folder: where predictions for pictures are kept.
         varied: refuse an expert that predicts one age for all faces.
-
-    Returns:
-        The predictions; and the SHA-256 of each expert's checkpoint, where it is known.
     """
-    if arguments.predictions is not None:
-        path, names = arguments.predictions, tuple(experts or ())
-        return read_predictions(path, names, arguments.groups, varied=varied), {}
-    faces, sources = _predict(arguments, experts, folder)
-    problems = constant_problems(faces.names, faces.predictions_years) if varied else []
-    if problems:
-        raise LabelsError("The labeled data", problems)
-    return faces, sources
+    columns = _columns(arguments)
+    if arguments.predictions is None:
+        data = _predict(arguments, experts, columns)
+        names, years = data.faces.names, data.faces.predictions_years
+        if varied and (problems := constant_problems(names, years)):
+            raise LabelsError("The labeled data", problems)
+        return data
+    faces = _read(arguments, experts, columns, varied=varied)
+    bound = experts_of(arguments.engines, faces.names) if getattr(arguments, "bind", False) else {}
+    name, engines = arguments.detector, arguments.engines
+    return LabeledData(
+        faces, bound, None if name is None else detector_of(name, engines).provenance
+    )
+
+
+def experts_of(engines: Path, names: Sequence[str]) -> dict[str, Expert]:
+    """Returns some experts of an engines folder.
+
+    Raises:
+        OptionsError: the folder lacks an expert.
+        ManifestError: there is no valid manifest.
+    """
+    experts = read_manifest(engines).experts
+    if absent := [name for name in names if name not in experts]:
+        found = ", ".join(experts)
+        raise OptionsError([f"{engines} has no expert {', '.join(absent)}; it has {found}"])
+    return {name: experts[name] for name in names}
+
+
+def _read(
+    arguments: argparse.Namespace,
+    experts: Sequence[str] | None,
+    columns: Mapping[str, str],
+    *,
+    varied: bool,
+) -> LabeledPredictions:
+    table, truth, groups = arguments.predictions, arguments.truth, arguments.groups
+    if truth is not None:
+        return join_labels(table, truth, experts, groups, columns, varied=varied)
+    sources = getattr(arguments, "sources", None)
+    return read_predictions(table, tuple(experts or ()), groups, sources=sources, varied=varied)
+
+
+def _columns(arguments: argparse.Namespace) -> dict[str, str]:
+    """Returns the names of columns that differ from their keys.
+
+    Raises:
+        OptionsError: a key is unknown.
+    """
+    columns = dict(pair.partition("=")[::2] for pair in arguments.columns)
+    if unknown := sorted(set(columns) - set(KEYS)):
+        known = ", ".join(KEYS)
+        raise OptionsError([f"--columns knows {known}; not {', '.join(unknown)}"])
+    if getattr(arguments, "sources", None) is not None:
+        columns["source"] = arguments.sources
+    return columns
 
 
 def _predict(
-    arguments: argparse.Namespace, experts: Sequence[str] | None, folder: Path
-) -> tuple[LabeledPredictions, Mapping[str, str | None]]:
+    arguments: argparse.Namespace, experts: Sequence[str] | None, columns: Mapping[str, str]
+) -> LabeledData:
     from runtime import AgeMoE
 
-    columns = dict(pair.partition("=")[::2] for pair in arguments.columns)
-    unknown = sorted(set(columns) - {"image", "age", "subject"})
-    if unknown:
-        raise OptionsError([f"--columns knows image, age and subject, not {', '.join(unknown)}"])
-    faces = read_faces(arguments.faces, arguments.layout, columns)
-    folder.mkdir(parents=True, exist_ok=True)
+    faces = read_faces(arguments.faces, arguments.layout, columns, arguments.groups)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        searched = not arguments.whole and any(face.place.box is None for face in faces)
+        name = arguments.detector or "auto"
+        detector = detector_of(name, arguments.engines) if searched else None
         moe = AgeMoE(
             arguments.engines,
             device=arguments.device,
@@ -68,9 +132,31 @@ def _predict(
         )
     for warning in caught:
         _LOGGER.warning("%s", warning.message)
+    finder = Finder(detector)
+    arguments.cache.mkdir(parents=True, exist_ok=True)
     with moe:
-        run_as = f"{arguments.device}, {arguments.precision}"
-        return predict_faces(moe, faces, folder, _progress, run_as=run_as), moe.sources
+        chosen = experts_of(arguments.engines, moe.experts)
+        settings = {"files": _files(moe, chosen, arguments.precision)}
+        found = predict_faces(moe, faces, finder, arguments.cache, settings, _progress)
+    _LOGGER.info("The raw predictions are in %s.", arguments.cache)
+    boxes = all(face.place.box is not None for face in faces)
+    return LabeledData(found, chosen, None if boxes else finder.provenance)
+
+
+def _files(moe: AgeMoE, experts: Mapping[str, Expert], precision: str) -> dict[str, object]:
+    """Returns what raw predictions depend on, by expert: the files in use, and the geometry."""
+    return {
+        name: {
+            "files": [
+                file.sha256
+                for file in choose_artifact(
+                    name, expert, backend_kind(moe.backends[name]), precision
+                ).files
+            ],
+            "inputs": [asdict(spec) for spec in expert.inputs],
+        }
+        for name, expert in experts.items()
+    }
 
 
 def _progress(done: int, total: int) -> None:

@@ -1,14 +1,15 @@
 """Labeled predictions: the true age and each expert's raw prediction for every face.
 
 As a CSV: the columns `age` and one per expert, optionally `id`, `subject` (the person in the
-picture) and groups (every column named `group…`, and any column requested by name).
+picture), `source` (the data set or camera the picture is from) and groups (every column named
+`group…`, and any column requested by name). Cells of `subject`, `source` and groups may be empty.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,29 +17,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.errors import ExportError
+from export.calibration.csv_tables import LabelsError, Strings, read_csv, repeated
 from runtime.files import write_whole
 from runtime.fusion import Floats
+
+logger = logging.getLogger("agemoe")
 
 OLDEST_YEARS = 120.0
 """Upper limit of labels; the lower one is 0."""
 MOST_GROUPS = 200
 """A column with more distinct values does not form groups."""
-_RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject"})
+MOST_SOURCES = 20
+"""Everything is fitted again without each source, so there is a limit on them."""
+SOURCE = "source"
+"""The column of sources, unless another one is requested."""
+_RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject", SOURCE})
 """Not allowed as names of experts: reports and CSVs use them."""
 _LISTED_ROWS = 12
-
-Strings = NDArray[np.str_]
-
-
-class LabelsError(ExportError, ValueError):
-    """The labeled data cannot be used; `problems` lists everything found."""
-
-    def __init__(self, source: str, problems: Sequence[str]) -> None:
-        """Compose the message from the name of the source and all its problems."""
-        self.problems = tuple(problems)
-        count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        super().__init__(f"{source} has {count}:" + "".join(f"\n- {p}" for p in problems))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +47,11 @@ class LabeledPredictions:
     predictions_years: Floats
     """(N, E) raw predictions, all finite."""
     subjects: Strings | None = None
-    """(N,) the person in each picture; None when every face is a person of its own."""
+    """(N,) the person in each picture; empty, or None for all, is a person of its own."""
     groups: Mapping[str, Strings] = field(default_factory=dict)
-    """(N,) values, by the name of the group's column."""
+    """(N,) values, by the name of the group's column; a face with an empty one is in no group."""
+    sources: Strings | None = None
+    """(N,) the source of each picture, empty where unknown; None without such a column."""
 
     def __len__(self) -> int:
         """Number of faces."""
@@ -65,7 +62,11 @@ class LabeledPredictions:
         """(N,) the number of the person in each picture, from 0."""
         if self.subjects is None:
             return np.arange(len(self))
-        return np.unique(self.subjects, return_inverse=True)[1]
+        named = self.subjects != ""
+        known, numbers = np.unique(self.subjects[named], return_inverse=True)
+        people = np.arange(len(known), len(known) + len(self))
+        people[named] = numbers
+        return np.unique(people, return_inverse=True)[1]
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> LabeledPredictions:
         """Returns the faces at some rows, in that order."""
@@ -75,71 +76,123 @@ class LabeledPredictions:
             self.predictions_years[rows],
             None if self.subjects is None else self.subjects[rows],
             {column: values[rows] for column, values in self.groups.items()},
+            None if self.sources is None else self.sources[rows],
         )
 
 
 def read_predictions(
-    path: Path, experts: Sequence[str], groups: Sequence[str] = (), *, varied: bool = True
+    path: Path,
+    experts: Sequence[str],
+    groups: Sequence[str] = (),
+    *,
+    sources: str | None = None,
+    varied: bool = True,
 ) -> LabeledPredictions:
     """Reads and validates a CSV of labeled predictions.
 
     Args:
         path: the CSV, UTF-8, with a header.
         experts: columns that hold the experts' raw predictions in years.
-        groups: columns to report separately, besides every column whose name begins with `group`.
+        groups: columns to report separately, besides every column whose name begins with `group`
+            and the column of sources.
+        sources: column of the sources; None means `source`, if there is one.
         varied: refuse an expert that predicts one age for all faces; it cannot be calibrated.
 
     Raises:
         LabelsError: the file cannot be used; every problem is listed with its rows.
     """
     header, rows = read_csv(path)
-    problems = _header_problems(header, experts, groups)
+    wanted = [*groups, *([] if sources is None else [sources])]
+    problems = _header_problems(header, experts, wanted)
     if not rows:
         problems.append("there are no faces, only a header")
     if problems:
         raise LabelsError(path.name, problems)
     columns = {name: np.array([row[name] for row in rows], dtype=np.str_) for name in header}
-    numbers = {name: np.array([_number(c) for c in columns[name]]) for name in ("age", *experts)}
-    for name, values in numbers.items():
-        problems += _problem(name, "no finite number", columns[name], ~np.isfinite(values))
+    return predictions_of(path.name, columns, experts, wanted, sources=sources, varied=varied)
+
+
+def predictions_of(
+    name: str,
+    columns: Mapping[str, Strings],
+    experts: Sequence[str],
+    groups: Sequence[str],
+    *,
+    sources: str | None = None,
+    varied: bool = True,
+) -> LabeledPredictions:
+    """Validates the columns of a table of labeled predictions, as `read_predictions` does.
+
+    Args:
+        name: of the table, for messages.
+        columns: (N,) cells by column, `age` and the experts among them.
+        experts: as in `read_predictions`.
+        groups: as in `read_predictions`.
+        sources: as in `read_predictions`.
+        varied: as in `read_predictions`.
+
+    Raises:
+        LabelsError: a value cannot be used; every problem is listed with its rows.
+    """
+    numbers = {key: np.array([_number(c) for c in columns[key]]) for key in ("age", *experts)}
+    problems: list[str] = []
+    for key, values in numbers.items():
+        problems += _problem(key, "no finite number", columns[key], ~np.isfinite(values))
     ages, years = numbers.pop("age"), np.stack(list(numbers.values()), axis=1)
     outside = (ages < 0.0) | (ages > OLDEST_YEARS)
     problems += _problem("age", f"outside 0..{OLDEST_YEARS:g}", columns["age"], outside)
     problems += constant_problems(experts, years) if varied else []
     if (ids := columns.get("id")) is not None:
         problems += _problem("id", "not unique", ids, np.isin(ids, repeated(ids)) & (ids != ""))
-    if (subjects := columns.get("subject")) is not None:
-        problems += _problem("subject", "empty", subjects, subjects == "")
-    chosen = [c for c in header if c in groups or (c.startswith("group") and c not in experts)]
+    chosen = group_columns(columns, experts, groups)
     problems += [
         f"{column}: {count} different values are too many for a group (at most {MOST_GROUPS})"
         for column in chosen
         if (count := len(np.unique(columns[column]))) > MOST_GROUPS
     ]
+    origin = source_column(columns, sources, problems)
     if problems:
-        raise LabelsError(path.name, problems)
-    values_of = {column: columns[column] for column in chosen}
-    return LabeledPredictions(ages, tuple(experts), years, subjects, values_of)
+        raise LabelsError(name, problems)
+    groups_of = {column: columns[column] for column in chosen}
+    if origin is not None:
+        groups_of[origin] = columns[origin]
+    return LabeledPredictions(
+        ages,
+        tuple(experts),
+        years,
+        columns.get("subject"),
+        groups_of,
+        None if origin is None else columns[origin],
+    )
 
 
-def read_csv(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns header and rows of a UTF-8 CSV, without spaces around cells or empty last rows.
+def group_columns(
+    columns: Iterable[str], experts: Sequence[str], groups: Sequence[str]
+) -> list[str]:
+    """Returns the columns to report separately: requested, or with a name like `group…`."""
+    return [c for c in columns if c in groups or (c.startswith("group") and c not in experts)]
 
-    Short rows are padded with empty cells, long ones cut.
 
-    Raises:
-        LabelsError: the file cannot be read.
+def source_column(
+    columns: Mapping[str, Strings], requested: str | None, problems: list[str]
+) -> str | None:
+    """Returns the column of the sources; None if there is none.
+
+    Notes a problem where a requested column has too many values. An unrequested `source` with too
+    many of them is not used, with a warning.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
-    except (OSError, ValueError, csv.Error) as error:
-        raise LabelsError(path.name, [f"cannot be read: {error}"]) from error
-    while lines and not any(lines[-1]):
-        lines.pop()
-    header = lines[0] if lines else []
-    padding = [""] * len(header)
-    return header, [dict(zip(header, line + padding, strict=False)) for line in lines[1:]]
+    name = SOURCE if requested is None else requested
+    if name not in columns:
+        return None
+    count = len(set(columns[name]) - {""})
+    if count <= MOST_SOURCES:
+        return name
+    text = f"{name}: {count} different values are too many sources (at most {MOST_SOURCES})"
+    if requested is None:
+        logger.warning("%s; the column is not used.", text)
+    else:
+        problems.append(text)
+    return None
 
 
 def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions) -> None:
@@ -148,6 +201,7 @@ def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions)
         "id": ids,
         "age": [f"{age:g}" for age in faces.age_years],
         **({} if faces.subjects is None else {"subject": faces.subjects}),
+        **({} if faces.sources is None else {SOURCE: faces.sources}),
         **faces.groups,
         **dict(zip(faces.names, faces.predictions_years.T.tolist(), strict=True)),
     }
@@ -156,11 +210,6 @@ def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions)
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
     write_whole(path, buffer.getvalue().encode())
-
-
-def repeated(names: Iterable[str]) -> list[str]:
-    """Returns the names that occur more than once, sorted."""
-    return sorted(name for name, count in Counter(names).items() if count > 1)
 
 
 def reserved_problems(experts: Iterable[str]) -> list[str]:

@@ -4,19 +4,21 @@
 - `utkface`: `25_0_1_20170116174525125.jpg.chip.jpg`, age, gender, race, date;
 - `fgnet`: `001A02.JPG`, subject and age, letters may follow (as in All-Age-Faces);
 - `caf`: a text file of lines `id filename age gender`, as published with the Cross-Age Faces;
-- `csv`: a CSV with the columns `image` and `age`, optionally `subject` and groups; the names of
-  the columns can be changed.
+- `csv`: a CSV with the columns `image` (or `path`) and `age`, optionally `subject`, `source`, the
+  position of the face (module `places`) and groups; the names of the columns can be changed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from export.calibration.labeled_predictions import OLDEST_YEARS, LabelsError, read_csv, repeated
+from export.calibration.csv_tables import LabelsError, read_csv, repeated
+from export.calibration.labeled_predictions import OLDEST_YEARS, SOURCE, group_columns
+from export.calibration.places import COLUMNS, Place, column_problems, place_of
 from runtime.images import SUFFIXES
 
 Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]
@@ -36,20 +38,27 @@ _CODES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "caf": {"gender": {"1": "male", "0": "female"}},
 }
 _CAF_FIELDS = ("subject", "filename", "age", "gender")
+KEYS = ("image", "age", "subject", SOURCE, *COLUMNS)
+"""Columns of a CSV that mean something, besides groups; `--columns` renames them."""
 _LISTED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class LabeledFace:
-    """One picture of one face of known age."""
+    """One face of known age in a picture."""
 
     path: Path
     name: str
-    """Identifies the face in tables: the picture's path within the data set."""
+    """Identifies the face in tables: the picture's path within the data set, and the face's box
+    where several faces of the picture are labeled."""
     age_years: float
     subject: str | None = None
     """The person in the picture; None when unknown."""
     groups: Mapping[str, str] = field(default_factory=dict)
+    source: str | None = None
+    """The data set or camera the picture is from; None when unknown."""
+    place: Place = field(default_factory=Place)
+    """Where the face is, as far as the labels say."""
 
 
 class _Entry(NamedTuple):
@@ -60,18 +69,24 @@ class _Entry(NamedTuple):
     path: Path
     name: str
     labels: Mapping[str, str]
-    """With the key `age`, optionally `subject`; all others are groups."""
+    """With the key `age`, optionally `subject`, `source` and those of a position."""
+    groups: Mapping[str, str]
 
 
 def read_faces(
-    source: Path, layout: Layout = "auto", columns: Mapping[str, str] | None = None
+    source: Path,
+    layout: Layout = "auto",
+    columns: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (),
 ) -> list[LabeledFace]:
     """Finds labeled faces.
 
     Args:
         source: a folder, searched recursively; a CSV; or a text file of CAF.
         layout: the layout of the labels; `auto` detects it.
-        columns: the CSV's own names of the columns `image`, `age` and `subject`.
+        columns: the CSV's own names of the columns in `KEYS`.
+        groups: labels to report separately. In a CSV also the columns named `group…`; in other
+            layouts none means all that the layout has.
 
     Raises:
         LabelsError: the labels cannot be used; every problem is listed.
@@ -79,12 +94,13 @@ def read_faces(
     problems: list[str] = []
     chosen = _layout_of(source) if layout == "auto" else layout
     if chosen == "csv":
-        entries = _from_csv(source, columns or {}, problems)
+        entries = _from_csv(source, columns or {}, groups, problems)
     elif chosen == "caf":
         entries = _from_caf(source, problems)
     else:
         entries = _from_folder(source, chosen, problems)
-    faces = [_face(entry, _CODES.get(chosen, {}), problems) for entry in entries]
+    faces = [_face(entry, _CODES.get(chosen, {}), groups, problems) for entry in entries]
+    faces = _named_apart(faces)
     problems += [f"picture {name!r} is listed twice" for name in repeated(f.name for f in faces)]
     if not faces and not problems:
         problems.append(f"no labeled picture was found with layout {chosen!r}")
@@ -134,7 +150,7 @@ def _from_folder(folder: Path, layout: str, problems: list[str]) -> Iterator[_En
             problems.append(f"{name}: is not a name of the layout {layout}")
         else:
             labels = {key: value for key, value in match.groupdict().items() if value is not None}
-            yield _Entry(name, path, name, labels)
+            yield _Entry(name, path, name, *_split(labels))
 
 
 def _from_caf(source: Path, problems: list[str]) -> Iterator[_Entry]:
@@ -147,38 +163,78 @@ def _from_caf(source: Path, problems: list[str]) -> Iterator[_Entry]:
         if len(fields) == len(_CAF_FIELDS):
             labels = dict(zip(_CAF_FIELDS, fields, strict=True))
             name = labels.pop("filename")
-            yield _Entry(f"line {number}", source.parent / name, name, labels)
+            yield _Entry(f"line {number}", source.parent / name, name, *_split(labels))
         elif fields:
             problems.append(f"line {number}: is not `id filename age gender`, got {line!r}")
 
 
-def _from_csv(source: Path, columns: Mapping[str, str], problems: list[str]) -> Iterator[_Entry]:
+def _from_csv(
+    source: Path, columns: Mapping[str, str], groups: Sequence[str], problems: list[str]
+) -> Iterator[_Entry]:
     header, rows = read_csv(source)
-    keys = {columns.get(key, key): key for key in ("image", "age", "subject")}
+    names = {key: columns.get(key, key) for key in KEYS}
+    if "image" not in columns and "image" not in header and "path" in header:
+        names["image"] = "path"
+    wanted = dict.fromkeys((names["image"], names["age"], *columns.values(), *groups))
     found = ", ".join(header) or "nothing"
-    missing = [name for name, key in keys.items() if name not in header and key != "subject"]
-    problems += [f"column {name!r} is missing; found {found}" for name in missing]
-    for number, row in enumerate(rows if not missing else [], start=2):
-        # Renamed columns come last: they win over other columns with the same names.
-        labels = {keys.get(name, name): row[name] for name in sorted(row, key=keys.__contains__)}
-        name = labels.pop("image")
+    problems += [
+        f"column {name!r} is missing; found {found}" for name in wanted if name not in header
+    ]
+    problems += column_problems({key for key, name in names.items() if name in header})
+    chosen = group_columns(header, (), groups)
+    for number, row in enumerate([] if problems else rows, start=2):
         if any(row.values()):
-            yield _Entry(f"row {number}", source.parent / name, name, labels)
+            labels = {key: row[name] for key, name in names.items() if name in header}
+            name = labels.pop("image")
+            belongs = {column: row[column] for column in chosen}
+            yield _Entry(f"row {number}", source.parent / name, name, labels, belongs)
+
+
+def _split(labels: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Returns the labels that mean something, and the others, which are groups."""
+    known = {key: value for key, value in labels.items() if key in KEYS}
+    return known, {key: value for key, value in labels.items() if key not in KEYS}
 
 
 def _face(
-    entry: _Entry, codes: Mapping[str, Mapping[str, str]], problems: list[str]
+    entry: _Entry,
+    codes: Mapping[str, Mapping[str, str]],
+    groups: Sequence[str],
+    problems: list[str],
 ) -> LabeledFace:
-    labels = dict(entry.labels)
+    labels = entry.labels
     if not entry.path.is_file():
         problems.append(f"{entry.place}: picture {entry.path.name!r} does not exist")
-    text = labels.pop("age")
+    text = labels["age"]
     try:
         age = float(text)
     except ValueError:
         age = -1.0
     if not 0.0 <= age <= OLDEST_YEARS:
         problems.append(f"{entry.place}: age {text!r} is no number within 0..{OLDEST_YEARS:g}")
-    subject = labels.pop("subject", None)
-    groups = {key: codes.get(key, {}).get(value.lower(), value) for key, value in labels.items()}
-    return LabeledFace(entry.path, entry.name, age, subject, groups)
+    found = {k: codes.get(k, {}).get(value.lower(), value) for k, value in entry.groups.items()}
+    if absent := [name for name in groups if name not in found]:
+        known = ", ".join(found) or "none"
+        problems.append(f"{entry.place}: has no label {', '.join(absent)} to group by; has {known}")
+    if groups and codes:
+        found = {name: value for name, value in found.items() if name in groups}
+    return LabeledFace(
+        entry.path,
+        entry.name,
+        age,
+        labels.get("subject") or None,
+        found,
+        labels.get(SOURCE) or None,
+        place_of(labels, lambda text: problems.append(f"{entry.place}: {text}")),
+    )
+
+
+def _named_apart(faces: Sequence[LabeledFace]) -> list[LabeledFace]:
+    """Adds the boxes to the names of faces that share a picture."""
+    shared = set(repeated(face.name for face in faces))
+    return [
+        replace(face, name=f"{face.name} {' '.join(f'{n:g}' for n in face.place.box)}")
+        if face.name in shared and face.place.box is not None
+        else face
+        for face in faces
+    ]

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from export.calibration.csv_tables import LabelsError
+from export.calibration.finding import NO_FACE, Finder
 from export.calibration.labeled_predictions import (
     MOST_GROUPS,
+    SOURCE,
     LabeledPredictions,
-    LabelsError,
     reserved_problems,
+    source_column,
     write_predictions,
 )
 from export.calibration.labels import LabeledFace
+from export.config.fingerprints import fingerprint
+from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
 
 logger = logging.getLogger("agemoe")
 
-LOG_NAME = "raw_predictions.jsonl"
 PREDICTIONS_NAME = "predictions.csv"
-_BATCH = 32
+_BATCH, _SEARCHED_BATCH = 32, 8
+"""Faces per batch; fewer where the whole photographs are in memory for a detector."""
 _NAMED_FACES = 10
-_NO_GROUPS = frozenset({"id", "age", "subject"})
+_NO_GROUPS = frozenset({"id", "age", "subject", SOURCE})
+MOST_WITHOUT_FACE = 0.2
+"""Share of photographs without a face above which the job is refused: what is left is a choice of
+the detector's, and the tables would hold for that only."""
 
-Prediction = dict[str, float] | str
-"""Years by expert, or the reason why there are none."""
+Prediction = dict[str, Any] | str
+"""`years` by expert and `notes`, or the reason why there are none."""
 
 
 class Predictor(Protocol):
@@ -40,10 +50,6 @@ class Predictor(Protocol):
     def experts(self) -> tuple[str, ...]:
         """The names of all experts."""
 
-    @property
-    def sources(self) -> Mapping[str, str | None]:
-        """SHA-256 of each expert's checkpoint, None when unknown."""
-
     def predict(self, faces: list[Face], /) -> Sequence[AgeEstimate | AgeMoEError]:
         """Returns one result per face, in order; an error where a picture is unusable."""
 
@@ -51,27 +57,29 @@ class Predictor(Protocol):
 def predict_faces(
     predictor: Predictor,
     faces: Sequence[LabeledFace],
-    folder: Path,
+    finder: Finder,
+    cache: Path,
+    settings: Mapping[str, object],
     progress: Callable[[int, int], None] = lambda _done, _all: None,
-    *,
-    run_as: str = "",
 ) -> LabeledPredictions:
     """Predicts the age of every face with every expert.
 
-    Predictions are logged in `raw_predictions.jsonl` as they come: an interrupted run resumes, and
-    a run with the same experts and pictures predicts nothing again. The result is also written to
-    `predictions.csv`. Faces without a prediction of every expert are left out, with a warning.
-    Every label of a picture is a group, unless it has too many values.
+    Predictions are logged in the cache as they come: an interrupted run resumes, and a run with the
+    same settings and pictures predicts nothing again. The result is also written to
+    `predictions.csv` there. Faces without a prediction of every expert are left out, with a
+    warning. A label of the pictures with too many values is no group.
 
     Args:
         predictor: the experts.
-        faces: the pictures.
-        folder: of the log and the CSV; it exists.
+        faces: the labeled pictures.
+        finder: finds the faces in them.
+        cache: folder of the logs and the CSV; it exists.
+        settings: everything else that predictions depend on, ready for JSON.
         progress: called with the number of finished faces and of all faces.
-        run_as: device and precision; predictions of other ones are not reused.
 
     Raises:
-        LabelsError: no face has a prediction of every expert, or a name is used twice.
+        LabelsError: no face has a prediction of every expert, too many photographs have no face, or
+            a name is used twice.
     """
     labels = {label for face in faces for label in face.groups} - _NO_GROUPS
     problems = reserved_problems(predictor.experts)
@@ -81,50 +89,90 @@ def predict_faces(
     ]
     if problems:
         raise LabelsError("The labeled data", problems)
-    predictions = _predict_missing(predictor, faces, folder / LOG_NAME, progress, run_as)
+    predictions = _predict_missing(predictor, faces, finder, cache, settings, progress)
     pairs = list(zip(faces, predictions, strict=True))
-    failed = [f"{face.name}: {found}" for face, found in pairs if isinstance(found, str)]
+    _warn_of_missing_faces(predictions, finder)
+    failed = [
+        f"{face.name}: {found}"
+        for face, found in pairs
+        if isinstance(found, str) and found != NO_FACE
+    ]
     if failed:
         shown = "; ".join(failed[:_NAMED_FACES])
         logger.warning("%d of %d faces are left out: %s", len(failed), len(faces), shown)
     usable = [(face, found) for face, found in pairs if not isinstance(found, str)]
     if not usable:
         raise LabelsError("The labeled data", ["no face has a prediction of every expert"])
+    _warn_of_notes([found for _, found in usable])
     labeled = _labeled(predictor.experts, usable, sorted(labels))
-    write_predictions(folder / PREDICTIONS_NAME, [face.name for face, _ in usable], labeled)
+    write_predictions(cache / PREDICTIONS_NAME, [face.name for face, _ in usable], labeled)
     return labeled
+
+
+def check_found(without: int, count: int, cure: str) -> None:
+    """Warns that some photographs have no face.
+
+    Raises:
+        LabelsError: it is more than `MOST_WITHOUT_FACE` of them.
+    """
+    if without > MOST_WITHOUT_FACE * count:
+        problem = (
+            f"no face was found in {without} of {count} photographs, more than "
+            f"{MOST_WITHOUT_FACE:.0%}. {cure}"
+        )
+        raise LabelsError("The labeled data", [problem])
+    if without:
+        logger.warning(
+            "No face was found in %d of %d photographs, which are left out.", without, count
+        )
+
+
+def log_name(settings: Mapping[str, object]) -> str:
+    """Returns the name of the log of predictions with some settings."""
+    return f"raw_predictions-{fingerprint(dict(settings))}.jsonl"
 
 
 def _predict_missing(
     predictor: Predictor,
     faces: Sequence[LabeledFace],
-    path: Path,
+    finder: Finder,
+    cache: Path,
+    settings: Mapping[str, object],
     progress: Callable[[int, int], None],
-    run_as: str,
 ) -> list[Prediction]:
     """Returns the prediction of each face, from the log where it is there."""
-    settings = {
-        "experts": list(predictor.experts),
-        "sources": dict(predictor.sources),
-        "run_as": run_as,
-    }
-    keys = {face.name: _key(face.path) for face in faces}
-    with ResumeLog.open(path, settings, restart=True) as log:
-        missing = [face for face in faces if keys[face.name] not in log]
-        for start in range(0, len(missing), _BATCH):
-            progress(len(faces) - len(missing) + start, len(faces))
-            batch = missing[start : start + _BATCH]
-            results = predictor.predict([Face(face.path) for face in batch])
-            found = zip(batch, results, strict=True)
-            log.add((keys[face.name], _prediction(result)) for face, result in found)
-        progress(len(faces), len(faces))
-        return [log[key] for key in keys.values()]
+    settings = {**settings, "experts": list(predictor.experts), "detector": finder.provenance}
+    keys = [_key(face) for face in faces]
+    with ResumeLog.open(cache / log_name(settings), settings) as log:
+        missing = [face for face, key in zip(faces, keys, strict=True) if key not in log]
+        done = len(faces) - len(missing)
+        progress(done, len(faces))
+        for batch, found in _batches(predictor, missing, finder):
+            log.add((_key(face), one) for face, one in zip(batch, found, strict=True))
+            done += len(batch)
+            progress(done, len(faces))
+        return [log[key] for key in keys]
 
 
-def _key(path: Path) -> str:
-    """Returns a key that changes with the picture."""
-    found = path.stat()
-    return f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}"
+def _batches(
+    predictor: Predictor, faces: Sequence[LabeledFace], finder: Finder
+) -> Iterator[tuple[Sequence[LabeledFace], list[Prediction]]]:
+    """Yields batches of faces with their predictions; the faces are found on all cores."""
+    with ThreadPoolExecutor(usable_cores(), thread_name_prefix="agemoe-faces") as pool:
+        size = _BATCH if finder.detector is None else _SEARCHED_BATCH
+        for start in range(0, len(faces), size):
+            batch = faces[start : start + size]
+            found = list(pool.map(finder.face, batch))
+            visible = [face for face in found if isinstance(face, Face)]
+            results = iter(predictor.predict(visible) if visible else ())
+            yield batch, [f if isinstance(f, str) else _prediction(next(results)) for f in found]
+
+
+def _key(face: LabeledFace) -> str:
+    """Returns a key that changes with the picture, and with the position of the face in it."""
+    found, place = face.path.stat(), face.place
+    position = [place.box, place.person_box, place.landmarks, place.turn]
+    return f"{face.path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{position}"
 
 
 def _prediction(result: AgeEstimate | AgeMoEError) -> Prediction:
@@ -132,23 +180,48 @@ def _prediction(result: AgeEstimate | AgeMoEError) -> Prediction:
         return str(result)
     if result.missing:
         return "; ".join(f"{name}: {reason}" for name, reason in result.missing.items())
-    return {name: expert.age_years for name, expert in result.experts.items()}
+    years = {name: expert.age_years for name, expert in result.experts.items()}
+    return {"years": years, "notes": list(result.notes)}
+
+
+def _warn_of_missing_faces(predictions: Sequence[Prediction], finder: Finder) -> None:
+    without = sum(found == NO_FACE for found in predictions)
+    cure = (
+        f"The detector was {finder.provenance}. Use another --detector, give boxes in a CSV, or "
+        f"--whole where each picture is one face"
+    )
+    check_found(without, len(predictions), cure)
+
+
+def _warn_of_notes(predictions: Sequence[Mapping[str, Any]]) -> None:
+    for note, count in Counter(note for one in predictions for note in one["notes"]).items():
+        logger.warning("%d of %d faces: %s", count, len(predictions), note)
 
 
 def _labeled(
     experts: tuple[str, ...],
-    usable: Sequence[tuple[LabeledFace, Mapping[str, float]]],
+    usable: Sequence[tuple[LabeledFace, Mapping[str, Any]]],
     labels: Sequence[str],
 ) -> LabeledPredictions:
-    subjects = [face.subject for face, _ in usable if face.subject]
+    faces = [face for face, _ in usable]
+    columns = {
+        "subject": np.array([face.subject or "" for face in faces], dtype=np.str_),
+        SOURCE: np.array([face.source or "" for face in faces], dtype=np.str_),
+    }
     groups = {
-        label: np.array([face.groups.get(label, "") for face, _ in usable], dtype=np.str_)
+        label: np.array([face.groups.get(label, "") for face in faces], dtype=np.str_)
         for label in labels
     }
+    known = {name: column for name, column in columns.items() if any(column)}
+    sources = known[SOURCE] if source_column(known, None, []) else None
     return LabeledPredictions(
-        np.array([face.age_years for face, _ in usable]),
+        np.array([face.age_years for face in faces]),
         experts,
-        np.array([[found[name] for name in experts] for _, found in usable]),
-        np.array(subjects, dtype=np.str_) if len(subjects) == len(usable) else None,
-        {label: column for label, column in groups.items() if len(set(column)) <= MOST_GROUPS},
+        np.array([[found["years"][name] for name in experts] for _, found in usable]),
+        known.get("subject"),
+        {
+            **{name: column for name, column in groups.items() if len(set(column)) <= MOST_GROUPS},
+            **({} if sources is None else {SOURCE: sources}),
+        },
+        sources,
     )

@@ -3,7 +3,8 @@
 Figures have one shape everywhere: `mae.fused`, `mae.<expert>.raw`, `mae.<expert>.corrected`,
 `mae.mean.raw`, `mae.mean.corrected`, and so for `median`, `bias`, `rmse`, `cs5` and `spread`;
 `coverage.90` is the share of true ages within the 90 % interval. The same object stands under
-`groups.<column>.<value>`, `age_bands.<band>` and `estimated_age_bands.<band>`.
+`groups.<column>.<value>`, `age_bands.<band>`, `estimated_age_bands.<band>` and
+`left_out.sources.<source>`.
 """
 
 from __future__ import annotations
@@ -48,13 +49,13 @@ def report_of(scores: Scores, options: ReportOptions) -> Report:
     """Builds the report of some scores."""
     bootstrap = bootstrap_of(scores, options)
     by_age, by_estimate, *by_group = (
-        {name: _figures(scores, bootstrap, rows) for name, rows in parts.items()}
+        {name: figures_of(scores, bootstrap, rows) for name, rows in parts.items()}
         for parts in parts_of(scores).values()
     )
     groups = dict(zip(scores.faces.groups, by_group, strict=True))
     return {
         "experts": list(scores.faces.names),
-        **_figures(scores, bootstrap, all_rows(scores)),
+        **figures_of(scores, bootstrap, all_rows(scores)),
         "age_bands": by_age,
         "estimated_age_bands": by_estimate,
         "groups": groups,
@@ -85,7 +86,7 @@ def parts_of(scores: Scores) -> dict[str, dict[str, Rows]]:
         "labeled age": _bands(scores.faces.age_years),
         "estimated age": _bands(scores.fused_years),
         **{
-            column: {str(value) or "(empty)": values == value for value in np.unique(values)}
+            column: {str(value): values == value for value in np.unique(values) if value}
             for column, values in scores.faces.groups.items()
         },
     }
@@ -114,7 +115,7 @@ def _methods(scores: Scores) -> dict[tuple[str, ...], Floats]:
     return methods
 
 
-def _figures(scores: Scores, bootstrap: Bootstrap, rows: Rows) -> Report:
+def figures_of(scores: Scores, bootstrap: Bootstrap, rows: Rows) -> Report:
     """Builds the object that stands at the top and under every band and group."""
     methods = _methods(scores)
     errors = np.stack(list(methods.values()), axis=1) - scores.faces.age_years[:, None]
@@ -122,7 +123,7 @@ def _figures(scores: Scores, bootstrap: Bootstrap, rows: Rows) -> Report:
         name: _nested(methods, values.tolist())
         for name, values in error_figures(errors, rows, bootstrap).items()
     }
-    return {"faces": int(rows.sum()), **figures, **_coverage(scores, rows)}
+    return {"faces": int(rows.sum()), **figures, **coverage_of(scores, rows)}
 
 
 def _nested(places: Iterable[tuple[str, ...]], values: Sequence[Any]) -> Report:
@@ -135,7 +136,7 @@ def _nested(places: Iterable[tuple[str, ...]], values: Sequence[Any]) -> Report:
     return nested
 
 
-def _coverage(scores: Scores, rows: Rows) -> Report:
+def coverage_of(scores: Scores, rows: Rows) -> Report:
     """Builds the coverage and the width of central intervals, by level in percent."""
     coverage, intervals, widths = {}, {}, {}
     for level in _COVERAGES:

@@ -77,8 +77,7 @@ def write_repository(
     experts = read_manifest(engines).experts
     if taken := {ENSEMBLE, FUSION} & set(experts):
         raise ExportError(f"The expert name {taken.pop()!r} is reserved. Rename the expert.")
-    sources = {name: expert.source.sha256 for name, expert in experts.items()}
-    read_calibration(engines, fusion_file.FILE_NAME, sources)
+    read_calibration(engines, fusion_file.FILE_NAME, experts)
     models = {name: _model(name, expert, device, precision) for name, expert in experts.items()}
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:

@@ -3,20 +3,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from export import calibrate, evaluate
-from export.calibration.labeled_predictions import LabelsError, read_predictions
-from export.calibration.labels import LabeledFace
-from export.calibration.raw_predictions import LOG_NAME, PREDICTIONS_NAME, predict_faces
-from runtime.errors import AgeMoEError, ImageError
 from runtime.fusion_file import read_fusion
-from runtime.results import AgeEstimate, ExpertAge, Face
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up, write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,94 +106,3 @@ def test_scripts_run_from_the_root(script: str) -> None:
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "--predictions CSV" in result.stdout
-
-
-class FakeMoE:
-    """Predicts 10 and 20 for every picture, except empty ones; counts the faces it gets."""
-
-    experts = ("a", "b")
-
-    def __init__(self, sha256: str = "1") -> None:
-        self.calls = 0
-        self.sha256 = sha256
-
-    @property
-    def sources(self) -> Mapping[str, str | None]:
-        return {"a": self.sha256, "b": None}
-
-    def predict(self, faces: list[Face]) -> list[AgeEstimate | AgeMoEError]:
-        self.calls += len(faces)
-        return [self._one(face) for face in faces]
-
-    def _one(self, face: Face) -> AgeEstimate | AgeMoEError:
-        content = Path(str(face.image)).read_bytes()
-        if not content:
-            return ImageError("empty")
-        a, b = (ExpertAge(age, age, 0.5) for age in (10.0, 20.0))
-        late = content == b"late"
-        return AgeEstimate(
-            15.0, {"a": a} if late else {"a": a, "b": b}, {"b": "late"} if late else {}
-        )
-
-
-def labeled(folder: Path, **contents: bytes) -> list[LabeledFace]:
-    faces = []
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-        faces.append(LabeledFace(folder / name, name, 30.0, f"subject {name}", {"sex": "f"}))
-    return faces
-
-
-def test_unusable_pictures_are_left_out_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    faces = labeled(tmp_path, one=b"x", empty=b"", two=b"y", slow=b"late")
-    found = predict_faces(FakeMoE(), faces, tmp_path)
-    read = read_predictions(tmp_path / PREDICTIONS_NAME, ["a", "b"], ["sex"], varied=False)
-    for result in (found, read):
-        assert result.age_years.tolist() == [30.0, 30.0]
-        assert result.predictions_years.tolist() == [[10.0, 20.0], [10.0, 20.0]]
-        assert result.subjects is not None
-        assert result.subjects.tolist() == ["subject one", "subject two"]
-        assert result.groups["sex"].tolist() == ["f", "f"]
-    assert "2 of 4 faces are left out: empty: empty; slow: b: late" in caplog.text
-
-
-def test_an_interrupted_run_resumes_and_a_finished_one_predicts_nothing(tmp_path: Path) -> None:
-    faces = labeled(tmp_path, one=b"x", two=b"y", three=b"z")
-    predict_faces(FakeMoE(), faces[:2], tmp_path)
-    log = tmp_path / LOG_NAME
-    log.write_bytes(log.read_bytes()[:-7])  # a crash in the middle of a line
-    second = FakeMoE()
-    predict_faces(second, faces, tmp_path)
-    assert second.calls == 2
-    third = FakeMoE()
-    predict_faces(third, faces, tmp_path)
-    assert third.calls == 0
-
-
-def test_other_checkpoints_and_changed_pictures_are_predicted_again(tmp_path: Path) -> None:
-    faces = labeled(tmp_path, one=b"x", two=b"y")
-    predict_faces(FakeMoE(), faces, tmp_path)
-    rebuilt = FakeMoE("2")
-    predict_faces(rebuilt, faces, tmp_path)
-    assert rebuilt.calls == 2
-    (tmp_path / "one").write_bytes(b"longer")
-    changed = FakeMoE("2")
-    predict_faces(changed, faces, tmp_path)
-    assert changed.calls == 1
-
-
-def test_no_usable_picture_is_an_error(tmp_path: Path) -> None:
-    faces = labeled(tmp_path, empty=b"")
-    with pytest.raises(LabelsError, match="no face has a prediction of every expert"):
-        predict_faces(FakeMoE(), faces, tmp_path)
-    assert not (tmp_path / PREDICTIONS_NAME).exists()
-
-
-def test_a_label_named_like_an_expert_is_refused_before_any_prediction(tmp_path: Path) -> None:
-    faces = [replace(face, groups={"b": "1"}) for face in labeled(tmp_path, one=b"x")]
-    moe = FakeMoE()
-    with pytest.raises(LabelsError, match="the label 'b' is also the name of an expert"):
-        predict_faces(moe, faces, tmp_path)
-    assert moe.calls == 0

@@ -5,8 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.calibration.labeled_predictions import LabelsError, read_predictions
+from export.calibration.csv_tables import LabelsError
+from export.calibration.labeled_predictions import read_predictions
 from export.calibration.labels import read_faces
+from export.calibration.report import parts_of
+from export.calibration.scores import scores_of_tables
+from runtime.fusion import FusionTables
 
 
 def problems_of(path: Path, *experts: str, groups: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -44,7 +48,7 @@ def test_reads_ages_predictions_subjects_and_groups(tmp_path: Path) -> None:
 def test_all_problems_of_rows_are_reported_at_once_with_row_numbers(tmp_path: Path) -> None:
     path = table(
         tmp_path,
-        "id,age,a,b,c,subject\nx,-1,1,7,,s\nx,20,nan,7,,\nz,121,3,7,,s\nw,,4,7,,s\n",
+        "id,age,a,b,c,subject\nx,-1,1,7,,s\nx,20,nan,7,,s\nz,121,3,7,,s\nw,,4,7,,s\n",
     )
     text = "\n".join(problems_of(path, "a", "b", "c"))
     assert "age: outside 0..120 in rows 2, 4" in text
@@ -53,7 +57,44 @@ def test_all_problems_of_rows_are_reported_at_once_with_row_numbers(tmp_path: Pa
     assert "b: is 7 for every face" in text
     assert "c: no finite number in rows 2, 3, 4, 5" in text
     assert "id: not unique in rows 2, 3; the first is 'x'" in text
-    assert "subject: empty in row 3" in text
+
+
+def test_empty_subjects_sources_and_groups_are_unknown(tmp_path: Path) -> None:
+    path = table(
+        tmp_path,
+        "age,a,subject,source,group_sex\n20,21,,s,f\n30,33,eve,,\n40,44,,s,m\n50,52,eve,t,f\n",
+    )
+    faces = read_predictions(path, ["a"])
+    assert faces.subjects is not None
+    people = faces.people
+    assert people[1] == people[3]
+    assert len(set(people.tolist())) == 3
+    assert people.max() == 2
+    assert faces.sources is not None
+    assert faces.sources.tolist() == ["s", "", "s", "t"]
+    assert set(faces.groups) == {"group_sex", "source"}
+    scores = scores_of_tables(faces, FusionTables.identity(["a"]))
+    parts = parts_of(scores)
+    assert {name: int(rows.sum()) for name, rows in parts["group_sex"].items()} == {"f": 2, "m": 1}
+    assert {name: int(rows.sum()) for name, rows in parts["source"].items()} == {"s": 2, "t": 1}
+
+
+def test_another_column_of_sources(tmp_path: Path) -> None:
+    path = table(tmp_path, "age,a,source,camera\n20,21,s,x\n30,33,t,y\n")
+    found = read_predictions(path, ["a"], sources="camera").sources
+    assert found is not None
+    assert found.tolist() == ["x", "y"]
+    with pytest.raises(LabelsError, match="column 'lens' is missing"):
+        read_predictions(path, ["a"], sources="lens")
+
+
+def test_too_many_sources(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = "".join(f"20,{n},{n}\n" for n in range(21))
+    path = table(tmp_path, f"age,a,source\n{rows}")
+    assert read_predictions(path, ["a"]).sources is None
+    assert "source: 21 different values are too many sources" in caplog.text
+    with pytest.raises(LabelsError, match="21 different values are too many sources"):
+        read_predictions(path, ["a"], sources="source")
 
 
 def test_all_problems_of_the_header_are_reported_at_once(tmp_path: Path) -> None:
@@ -163,9 +204,30 @@ def test_a_csv_is_read_by_its_own_column_names(tmp_path: Path) -> None:
     source.write_text("Datei,Alter,who,ort\n\n1.jpg,12, eve ,Ulm\n", encoding="utf-8")
     columns = {"image": "Datei", "age": "Alter", "subject": "who"}
     (face,) = read_faces(source, "auto", columns)
-    assert (face.age_years, face.subject, face.groups) == (12.0, "eve", {"ort": "Ulm"})
+    assert (face.age_years, face.subject, face.groups) == (12.0, "eve", {})
+    (face,) = read_faces(source, "auto", columns, ["ort"])
+    assert face.groups == {"ort": "Ulm"}
+    with pytest.raises(LabelsError, match="column 'land' is missing; found Datei, Alter"):
+        read_faces(source, "auto", columns, ["land"])
     with pytest.raises(LabelsError, match="column 'image' is missing; found Datei, Alter"):
         read_faces(source)
+
+
+def test_labels_of_names_can_be_chosen_as_groups(tmp_path: Path) -> None:
+    pictures(tmp_path, "25_0_1_20170116174525125.jpg")
+    (face,) = read_faces(tmp_path, groups=["race"])
+    assert face.groups == {"race": "black"}
+    with pytest.raises(LabelsError, match="has no label city to group by; has gender, race"):
+        read_faces(tmp_path, groups=["city"])
+
+
+def test_subject_and_source_of_a_picture_may_be_empty(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.jpg", "2.jpg")
+    source = tmp_path / "faces.csv"
+    source.write_text("path,age,subject,source\n1.jpg,12,,\n2.jpg,13,eve,s\n", encoding="utf-8")
+    first, second = read_faces(source)
+    assert (first.subject, first.source) == (None, None)
+    assert (second.subject, second.source) == ("eve", "s")
 
 
 def test_a_picture_listed_twice_is_an_error(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 from PIL import Image
 
 from export import calibrate, evaluate
-from export.calibration.raw_predictions import LOG_NAME, PREDICTIONS_NAME
+from export.calibration.finding import WHOLE
+from export.calibration.raw_predictions import PREDICTIONS_NAME
 from runtime import AgeEstimate, AgeMoE, FusionTableError
-from runtime.fusion_file import FILE_NAME
+from runtime.fusion_file import FILE_NAME, read_fusion
+from runtime.geometry import Geometry
 from tests.export.calibration_examples import fewer_splits
 from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engines
 
@@ -36,7 +39,8 @@ def engines_and_command(folder: Path, experts: dict[str, Tiny]) -> tuple[Path, l
     write_engines(engines, experts)
     faces = labeled_pictures(folder / "faces", FACES, seed=1)
     options = ["--engines", str(engines), "--output", str(engines), "--bootstrap", "100"]
-    return engines, ["--faces", str(faces), *options]
+    cache = ["--cache", str(folder / "cache"), "--whole", "--form", "tables"]
+    return engines, ["--faces", str(faces), *options, *cache]
 
 
 def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,7 +49,12 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     )
     with fewer_splits():
         assert calibrate.main(command) == 0
-    assert (engines / LOG_NAME).exists()
+    names = [path.name for path in (tmp_path / "faces").iterdir()]
+    for path in engines.iterdir():  # no paths of labeled photographs are deployed
+        content = path.read_bytes() if path.is_file() else b""
+        assert not any(name.encode() in content for name in names), path
+    assert names[0] in (tmp_path / "cache" / PREDICTIONS_NAME).read_text()
+    assert read_fusion(engines / FILE_NAME).detector == WHOLE
     with AgeMoE(engines, fusion=None) as plain, AgeMoE(engines) as moe:
         assert moe.calibrated
         assert not plain.calibrated
@@ -59,20 +68,24 @@ def test_faces_through_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert estimate.probability_at_least(18) > 0.9
     others = labeled_pictures(tmp_path / "others", 40, seed=2)
     options = ["--faces", str(others), "--engines", str(engines), "--bootstrap", "100", "--json"]
+    options += ["--whole", "--cache", str(tmp_path / "cache"), "--groups", "gender"]
+    capsys.readouterr()
     assert evaluate.main([*options, "--fusion", str(engines / FILE_NAME)]) == 0
-    assert '"fused"' in capsys.readouterr().out
+    report = json.loads(capsys.readouterr().out)
+    assert set(report["groups"]) == {"gender"}
+    assert report["groups"]["gender"]["male"]["faces"] == 40
 
 
 def test_predictions_of_another_precision_are_not_reused(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # fp16 predicts a year more
-    engines, command = engines_and_command(tmp_path, {"a": Tiny(precisions=("fp32", "fp16"))})
+    _, command = engines_and_command(tmp_path, {"a": Tiny(precisions=("fp32", "fp16"))})
     predicted = {}
     with fewer_splits():
         for precision in ("fp32", "fp16"):
             assert calibrate.main([*command, "--precision", precision]) == 0, caplog.text
-            lines = (engines / PREDICTIONS_NAME).read_text().splitlines()[1:]
+            lines = (tmp_path / "cache" / PREDICTIONS_NAME).read_text().splitlines()[1:]
             predicted[precision] = np.array([float(line.split(",")[-1]) for line in lines])
     np.testing.assert_allclose(predicted["fp16"] - predicted["fp32"], HALF_OFFSET_YEARS, atol=0.1)
 
@@ -89,5 +102,28 @@ def test_tables_of_other_checkpoints_are_refused_but_do_not_prevent_recalibratio
         with pytest.raises(FusionTableError, match="was calibrated for another checkpoint"):
             AgeMoE(engines)
         assert calibrate.main(command) == 0
+    with AgeMoE(engines) as moe:
+        assert moe.calibrated
+
+
+def test_another_geometry_is_predicted_again_and_its_old_tables_are_refused(
+    tmp_path: Path,
+) -> None:
+    """The brightness of a picture with a black border, or one without, is another age."""
+    experts = {"a": Tiny(), "b": Tiny(slope=60.0)}
+    engines, command = engines_and_command(tmp_path, experts)
+    with fewer_splits():
+        assert calibrate.main(command) == 0
+        first = (tmp_path / "cache" / PREDICTIONS_NAME).read_text()
+        # The checkpoint and the graph stay the same.
+        border = Geometry(0.5, "letterbox", "pillow_bilinear", (255, 255, 255), min_side=2)
+        write_engines(engines, {**experts, "a": Tiny(geometry=border)})
+        with pytest.raises(
+            FusionTableError, match=r"experts\.a: was calibrated for other settings"
+        ):
+            AgeMoE(engines)
+        assert calibrate.main(command) == 0
+    assert len(list((tmp_path / "cache").glob("*.jsonl"))) == 2
+    assert first.splitlines()[0] == "id,age,gender,race,a,b"
     with AgeMoE(engines) as moe:
         assert moe.calibrated

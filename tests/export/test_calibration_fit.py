@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from export.calibration.bias import BIAS_MODELS, BiasModel, fit_bias
+from export.calibration.csv_tables import LabelsError
 from export.calibration.fit import Calibration, fit_fusion
 from export.calibration.gate import BEST, GateModel, fit_gate
-from export.calibration.labeled_predictions import LabelsError
 from export.calibration.scores import scores_of_calibration, scores_of_tables
 from runtime.fusion import AGE_GRID, PivotGate
 from tests.export.calibration_examples import NAMES, fewer_splits, made_up, mean_error

@@ -125,6 +125,7 @@ def test_the_published_file_on_the_command_line(
     assert calibrate.main([*command, "--bind"]) == 0
     bound = read_fusion(tmp_path / "engines" / "fusion.json")
     assert None not in {table.source_sha256 for table in bound.experts.values()}
+    assert None not in {table.fingerprint for table in bound.experts.values()}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +133,12 @@ def test_the_published_file_on_the_command_line(
     [
         (["--published", "x.pth"], "--published needs --experts"),
         (["--published", "x.pth", "--experts", "a", "--keep-fusion", "f"], "exclude each other"),
-        (["--predictions", "p.csv", "--experts", "a", "--bind"], "--bind belongs to --published"),
+        (["--faces", "photos", "--bind"], "--faces always binds"),
+        (["--predictions", "p.csv", "--experts", "a", "--whole"], "--whole belongs to --faces"),
+        (
+            ["--published", "x.pth", "--experts", "a", "--robust", "source"],
+            "--robust needs labeled",
+        ),
         (["--predictions", "p.csv", "--keep-fusion", "f", "--form", "agemoe"], "leave --form out"),
         (["--published", "missing.pth", "--experts", "a"], "missing.pth"),
     ],
@@ -155,6 +161,6 @@ def test_a_trained_published_fusion_survives_fusion_json(tmp_path: Path) -> None
         == 0
     )
     document = json.loads((tmp_path / "out" / "fusion.json").read_bytes())
-    assert document["schema_version"] == 2
+    assert document["schema_version"] == 3
     assert document["gate"]["form"] == "linear"
     assert document["largest_raw_years"] == 150.0

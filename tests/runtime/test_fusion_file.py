@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pytest
 from runtime import FusionTableError
 from runtime.fusion import ExpertTable, FusionTables, LinearGate, PivotGate, Spread
 from runtime.fusion_file import check_fusion_fits, read_fusion, write_fusion
+from runtime.geometry import Geometry
+from runtime.manifest import Artifact, BatchProfile, Expert, FileRecord, InputSpec, Source
 from tests.runtime.fusion_tables import Row, pivot_tables
 
-SHA = "ab" * 32
+SHA, OTHER = "ab" * 32, "cd" * 32
 
 
 def tables() -> FusionTables:
@@ -142,15 +145,71 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
         read_fusion(tmp_path)
 
 
+def expert(sha256: str | None, fingerprint: str | None = None) -> Expert:
+    geometry = InputSpec("face", 8, 8, Geometry())
+    source, file = Source("checkpoint", "x.pth", sha256), FileRecord("x.onnx", SHA, 1)
+    artifact = Artifact("onnx", "fp32", (file,), {}, 0.0, None)
+    profile = BatchProfile()
+    return Expert(
+        "cnn",
+        source,
+        (geometry,),
+        ("age_years",),
+        None,
+        profile,
+        (artifact,),
+        fingerprint=fingerprint,
+    )
+
+
 def test_tables_of_other_experts_or_checkpoints_are_rejected(path: Path) -> None:
     read = read_fusion(path)
-    check_fusion_fits(path, read, {"a": SHA, "b": "cd" * 32})  # b was fitted without a checkpoint
+    # b was fitted without a checkpoint
+    check_fusion_fits(path, read, {"a": expert(SHA), "b": expert(OTHER)})
     with pytest.raises(FusionTableError) as caught:
-        check_fusion_fits(path, read, {"a": "cd" * 32, "z": None})
+        check_fusion_fits(path, read, {"a": expert(OTHER), "z": None})
     assert caught.value.problems == (
         "experts.a: was calibrated for another checkpoint",
         "experts.z: missing; there are tables for a, b",
     )
+
+
+def test_tables_of_other_settings_or_geometry_are_rejected(path: Path) -> None:
+    bound = tables()
+    bound = replace(
+        bound, experts={**bound.experts, "a": replace(bound.experts["a"], fingerprint=OTHER)}
+    )
+    write_fusion(path, bound)
+    read = read_fusion(path)
+    assert {name: table.fingerprint for name, table in read.experts.items()} == {
+        "a": OTHER,
+        "b": None,
+    }
+    check_fusion_fits(path, read, {"a": expert(SHA, OTHER), "b": expert(SHA, SHA)})
+    for found, problem in (
+        (expert(SHA, SHA), "other settings or another geometry of the same checkpoint"),
+        (expert(OTHER, OTHER), "another checkpoint"),
+        (expert(SHA, None), "the manifest states none for this expert. Run the build again"),
+    ):
+        with pytest.raises(FusionTableError, match=problem):
+            check_fusion_fits(path, read, {"a": found})
+
+
+def test_the_detector_is_kept(path: Path) -> None:
+    assert read_fusion(path).detector is None
+    write_fusion(path, replace(tables(), detector="haar 1"))
+    assert read_fusion(path).detector == "haar 1"
+
+
+def test_version_2_is_read_and_bound_to_checkpoints_only(path: Path) -> None:
+    document = json.loads(path.read_bytes())
+    document["schema_version"] = 2
+    path.write_text(json.dumps(document))
+    read = read_fusion(path)
+    assert (read.detector, read.experts["a"].fingerprint) == (None, None)
+    check_fusion_fits(path, read, {"a": expert(SHA, OTHER)})
+    with pytest.raises(FusionTableError, match="another checkpoint"):
+        check_fusion_fits(path, read, {"a": expert(OTHER)})
 
 
 def test_nan_is_never_written(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ pixels within 0..1. Different pictures thus have different ages, and a mix-up is
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,7 @@ def _entry(folder: Path, name: str, tiny: Tiny) -> Expert:
         profile=BatchProfile(1, min(8, tiny.largest), tiny.largest),
         artifacts=tuple(_artifact(folder, name, tiny, p) for p in tiny.precisions),
         no_answer=tiny.no_answer,
+        fingerprint=hashlib.sha256(repr(tiny).encode()).hexdigest(),
     )
 
 

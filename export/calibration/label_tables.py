@@ -1,0 +1,180 @@
+"""From bulk labeling to calibration: a table of `python -m runtime label`, and the true ages.
+
+The table holds each expert's raw prediction (`age_NAME`) for every face of many photographs; the
+true ages are another CSV with the columns `image` (or `path`) and `age`, optionally `face` (the
+number of the face in its photograph), `subject`, `source` and groups. Without `face`, the largest
+face of a photograph is the labeled one.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.calibration.csv_tables import LabelsError, is_label_table, read_csv, repeated
+from export.calibration.labeled_predictions import (
+    SOURCE,
+    LabeledPredictions,
+    group_columns,
+    predictions_of,
+)
+from export.calibration.raw_predictions import check_found
+from runtime.label_tables import PARQUET
+
+logger = logging.getLogger("agemoe")
+
+_RAW = "age_"
+"""Start of the columns with raw predictions."""
+_NAMED = 5
+
+Row = Mapping[str, str]
+
+
+def join_labels(
+    table: Path,
+    truth: Path,
+    experts: Sequence[str] | None,
+    groups: Sequence[str] = (),
+    columns: Mapping[str, str] | None = None,
+    *,
+    varied: bool = True,
+) -> LabeledPredictions:
+    """Returns the raw predictions of a label table beside the true ages.
+
+    A photograph is the same where both files name it equally, or where the names lead to the same
+    file: those of the true ages from the folder of their CSV, those of the table from the current
+    folder. Photographs without a face, or without a prediction of every expert, are left out, with
+    a warning.
+
+    Args:
+        table: written by `python -m runtime label`, .csv or .parquet.
+        truth: CSV of true ages.
+        experts: the experts to use; None means all of the table.
+        groups: columns of the true ages to report separately.
+        columns: the true ages' own names of `image`, `age`, `subject` and `source`.
+        varied: refuse an expert that predicts one age for all faces.
+
+    Raises:
+        LabelsError: a file cannot be used, or they do not fit together.
+    """
+    header, rows = (
+        _parquet(table) if table.suffix.lower() == PARQUET else read_csv(table, estimates=True)
+    )
+    if not is_label_table(header):
+        problem = (
+            f"is no table of `python -m runtime label`; its columns are {', '.join(header)}. "
+            f"Leave --truth out where the table itself has the true ages"
+        )
+        raise LabelsError(table.name, [problem])
+    raw = [name.removeprefix(_RAW) for name in header if name.startswith(_RAW)]
+    names = list(raw if experts is None else experts)
+    if absent := [name for name in names if name not in raw]:
+        problem = f"has no expert {', '.join(absent)}; it has {', '.join(raw)}"
+        raise LabelsError(table.name, [problem])
+    labeled = _Truth(truth, columns or {}, groups)
+    pairs = _joined(table, rows, labeled)
+    complete = [(t, row) for t, row in pairs if all(row[f"{_RAW}{name}"] for name in names)]
+    if len(complete) < len(pairs):
+        logger.warning(
+            "%d of %d faces are left out: they have no prediction of every expert.",
+            len(pairs) - len(complete),
+            len(pairs),
+        )
+    if not complete:
+        raise LabelsError(table.name, ["no labeled face has a prediction of every expert"])
+    cells = {key: np.array([t[key] for t, _ in complete]) for key in labeled.kept}
+    cells |= {name: np.array([row[f"{_RAW}{name}"] for _, row in complete]) for name in names}
+    return predictions_of(truth.name, cells, names, labeled.groups, varied=varied)
+
+
+class _Truth:
+    """The rows of the CSV of true ages, by the keys of their columns."""
+
+    def __init__(self, path: Path, columns: Mapping[str, str], groups: Sequence[str]) -> None:
+        header, rows = read_csv(path)
+        image = "image" if "image" in columns or "image" in header else "path"
+        names = {key: columns.get(key, key) for key in ("age", "subject", SOURCE, "face")}
+        names["image"] = columns.get("image", image)
+        wanted = (names["image"], names["age"], *columns.values(), *groups)
+        missing = [name for name in dict.fromkeys(wanted) if name not in header]
+        if missing:
+            found = ", ".join(header) or "nothing"
+            raise LabelsError(
+                path.name, [f"column {n!r} is missing; found {found}" for n in missing]
+            )
+        self.path = path
+        self.groups = group_columns(header, (), groups)
+        present = {key: name for key, name in names.items() if name in header}
+        present |= {name: name for name in self.groups}
+        self.kept = [key for key in present if key not in ("image", "face")]
+        self.rows = [{key: row[name] for key, name in present.items()} for row in rows]
+        if twice := repeated(f"{row['image']} {row.get('face', '')}".strip() for row in self.rows):
+            raise LabelsError(path.name, [f"{name} is listed twice" for name in twice[:_NAMED]])
+
+
+def _joined(table: Path, rows: Sequence[Row], truth: _Truth) -> list[tuple[Row, Row]]:
+    """Returns each row of the true ages with the table's row of its face."""
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(row["path"], []).append(row)
+    by_path = {Path(name).resolve(): found for name, found in by_name.items()}
+    pairs: list[tuple[Row, Row]] = []
+    unknown, without = [], 0
+    for wanted in truth.rows:
+        image = wanted["image"]
+        found = by_name.get(image) or by_path.get((truth.path.parent / image).resolve())
+        if found is None:
+            unknown.append(image)
+        elif face := _face_of(found, wanted.get("face", "")):
+            pairs.append((wanted, face))
+        else:
+            without += 1
+    if unknown:
+        listed = ", ".join(unknown[:_NAMED]) + (" …" if len(unknown) > _NAMED else "")
+        text = f"{len(unknown)} of {len(truth.rows)} photographs are not in {table.name}: {listed}"
+        if not pairs:
+            known = next(iter(by_name), "nothing")
+            raise LabelsError(truth.path.name, [f"{text}. The first of {table.name} is {known}"])
+        logger.warning("%s", text)
+    check_found(without, len(pairs) + without, "Label them again with another --detector")
+    return pairs
+
+
+def _face_of(rows: Sequence[Row], number: str) -> Row | None:
+    """Returns the row of the face of that number, or of the largest; None if there is none."""
+    faces = [row for row in rows if row["face"] and not row.get("error")]
+    if number:
+        return next((row for row in faces if row["face"] == number), None)
+    return max(faces, key=_area, default=None)
+
+
+def _area(row: Row) -> float:
+    width, height = row.get("w"), row.get("h")
+    return float(width) * float(height) if width and height else 0.0
+
+
+def _read(path: Path) -> tuple[list[str], Sequence[Row]]:
+    """Returns header and rows of a label table."""
+    return _parquet(path) if path.suffix.lower() == PARQUET else read_csv(path, estimates=True)
+
+
+def _parquet(path: Path) -> tuple[list[str], list[Row]]:
+    """Returns header and rows of a Parquet table, its values as text."""
+    try:
+        parquet: Any = importlib.import_module("pyarrow.parquet")
+        table = parquet.read_table(path)
+    except ImportError as error:
+        cure = "Install agemoe-runtime[label], or label into a .csv"
+        raise LabelsError(path.name, [f"needs pyarrow, which is not installed. {cure}"]) from error
+    except (OSError, ValueError) as error:  # pyarrow's derive from them
+        raise LabelsError(path.name, [f"cannot be read: {error}"]) from error
+    rows: list[Row] = [
+        {name: "" if value is None else str(value) for name, value in row.items()}
+        for row in table.to_pylist()
+    ]
+    return list(table.column_names), rows

@@ -1,0 +1,86 @@
+"""A fusion knows the detector whose faces it was calibrated on; predicting with another warns."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime import AgeMoE, Detection, DetectorWarning, GivenBoxes
+from runtime.doctor import examine
+from runtime.fusion_file import write_fusion
+from runtime.geometry import Pixels
+from runtime.labeling import LabelJob
+from tests.runtime.fusion_tables import Row, pivot_tables
+from tests.runtime.tiny_engines import SHA, Tiny, write_engines
+
+FITTED = "haar (sha256 1) of OpenCV 4.1.0, windows 6"
+PICTURE = np.full((12, 12, 3), 102, np.uint8)
+
+
+class Fake:
+    """Finds the whole picture."""
+
+    def __init__(self, provenance: str) -> None:
+        self.provenance = provenance
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        return [Detection((0.0, 0.0, float(image.shape[1]), float(image.shape[0])))]
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    write_engines(tmp_path, {"a": Tiny()})
+    tables = pivot_tables({"a": Row(source_sha256=SHA)})
+    write_fusion(tmp_path / "fusion.json", replace(tables, detector=FITTED))
+    return tmp_path
+
+
+def test_another_detector_warns_once_and_names_both(engines: Path) -> None:
+    other = Fake("yunet (sha256 2) on OpenCV 4.1.0")
+    with AgeMoE(engines) as moe, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moe.predict_photo(PICTURE, detector=other)
+        moe.predict_photo(PICTURE, detector=other)
+    assert [found.category for found in caught] == [DetectorWarning]
+    assert FITTED in str(caught[0].message)
+    assert other.provenance in str(caught[0].message)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        Fake(FITTED),
+        Fake("haar (sha256 1) of OpenCV 5.0.2-dev, windows 6"),
+        GivenBoxes([(0, 0, 5, 5)]),
+    ],
+    ids=["the same", "another version of a library", "boxes of the caller"],
+)
+def test_the_same_detector_does_not_warn(engines: Path, detector: Fake | GivenBoxes) -> None:
+    with AgeMoE(engines) as moe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(moe.predict_photo(PICTURE, detector=detector)) == 1
+
+
+def test_a_fusion_without_a_known_detector_fits_all(engines: Path) -> None:
+    write_fusion(engines / "fusion.json", pivot_tables({"a": Row()}))
+    with AgeMoE(engines) as moe, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        moe.predict_photo(PICTURE, detector=Fake("any"))
+
+
+def test_bulk_labeling_warns_too(engines: Path, tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    job = LabelJob(str(engines))
+    with pytest.warns(DetectorWarning, match="another detector"), job.opened() as labeler:
+        assert labeler.label([str(tmp_path / "a.png")])
+
+
+def test_doctor_tells_the_detector(engines: Path) -> None:
+    found = {finding.topic: finding.text for finding in examine(engines)}
+    assert f"on faces found by {FITTED}" in found["fusion"]
