@@ -66,7 +66,7 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
 
 
 def read_rows(text: str) -> tuple[list[str], list[list[str]]]:
-    """Returns header and rows of a CSV, without spaces around names and without empty rows.
+    """Returns header and rows of a CSV, without spaces around names; row 1 is the header.
 
     The separator is the one of comma, semicolon and tab that the first line has most of;
     spreadsheets write semicolons where the comma is the decimal sign.
@@ -77,11 +77,11 @@ def read_rows(text: str) -> tuple[list[str], list[list[str]]]:
     first = _QUOTED.sub("", text.lstrip("\r\n").partition("\n")[0])
     separator = max(",;\t", key=first.count)
     try:
-        rows = [
-            row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if row
-        ]
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:
         raise ValueError(f"it is no CSV ({error})") from error
+    while rows and not any(rows[0]):
+        rows.pop(0)
     header = [name.strip() for name in rows[0]] if rows else []
     return header, rows[1:]
 

@@ -51,7 +51,7 @@ def test_an_endless_file_is_read_up_to_the_limit(tmp_path: Path) -> None:
         ("a;b\r\n1,5;2\r\n", (["a", "b"], [["1,5", "2"]])),
         ("a\tb\n1\t2\n", (["a", "b"], [["1", "2"]])),
         ('a,"b;c;d"\n1,2\n', (["a", "b;c;d"], [["1", "2"]])),
-        ("\na , b\n\n1\n", (["a", "b"], [["1"]])),
+        ("\na , b\n\n1\n", (["a", "b"], [[], ["1"]])),
         ("", ([], [])),
     ],
 )
