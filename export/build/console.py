@@ -34,6 +34,7 @@ def make_console() -> Console:
 _DESCRIBED = {
     "from_config_json": "taken from the checkpoint's config.json:",
     "overruled": "experts.toml overrules the checkpoint's config.json, which has",
+    "weights": "the checkpoint holds several sets of weights (weights_key chooses):",
 }
 """By key of an expert's details."""
 
@@ -113,7 +114,7 @@ def built_table(report: BuildReport) -> Table:
 
 
 def described_lines(rows: Sequence[BuiltRow]) -> list[str]:
-    """Returns what was taken from checkpoints' config.json, and what experts.toml overruled."""
+    """Returns what was taken from checkpoints, and what experts.toml overruled."""
     lines = []
     for row in rows:
         for key, what in _DESCRIBED.items():
