@@ -1,0 +1,199 @@
+"""A given ONNX file as it is: read with its external data, and run unchanged by ONNX Runtime."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
+
+from export.checkpoints.onnx_files import external_data_files
+from export.errors import GraphError
+from export.experts.onnx_file.nodes import all_graphs, name_nodes
+
+_LARGEST_PROTOBUF = (1 << 31) - 1
+"""Bytes; a larger model is opened by its path."""
+_KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "com.microsoft")
+"""Domains of operators that ONNX Runtime has; others need a library of their own."""
+_POINTER = b"version https://git-lfs"
+
+
+class GivenFile:
+    """A given ONNX file, unchanged."""
+
+    def __init__(self, path: Path) -> None:
+        """Reads the file and its external data.
+
+        Raises:
+            CheckpointError: external data is missing.
+            GraphError: it is not an ONNX file, or damaged.
+        """
+        self.path = path
+        self.model = _read(path)
+
+    @cached_property
+    def session(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
+        """ONNX Runtime's session of the unchanged file.
+
+        Raises:
+            GraphError: ONNX Runtime cannot load it.
+        """
+        # In memory, because ONNX Runtime opens no external data outside the file's own folder,
+        # and some versions none through the symbolic links of the hub's cache.
+        small = self.model.ByteSize() <= _LARGEST_PROTOBUF
+        self._source = self.model.SerializeToString() if small else str(self.path)
+        try:
+            return open_session(self._source)
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise GraphError(_not_loaded(self.path, self.model, error)) from error
+
+    def run(self, name: str, pixels: NDArray[Any], outputs: list[str] | None) -> list[NDArray[Any]]:
+        """Runs the file on an input given by name.
+
+        Raises:
+            GraphError: it cannot be run on it.
+        """
+        try:
+            found: list[NDArray[Any]] = self.session.run(outputs, {name: pixels})
+        except GraphError:
+            raise
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            reason = run_problem(self._source, {name: pixels}, error)
+            raise GraphError(
+                f"{self.path}: ONNX Runtime cannot run it on an input {name!r} of shape "
+                f"{pixels.shape}: {reason}. Check `input_size`, `layout` and `color_order`, or "
+                f"export the file again."
+            ) from error
+        return found
+
+
+def open_session(source: str | bytes, *, optimized: bool = True) -> Any:  # noqa: ANN401
+    """Opens a session on the CPU; `optimized`: nodes are fused, and thereby lose their names."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is fatal is raised too
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if path.is_dir():
+        found = ", ".join(sorted(p.name for p in path.glob("*.onnx"))) or "none"
+        raise GraphError(f"{path} is a folder; give the ONNX file itself (there: {found}).")
+    with path.open("rb") as file:
+        pointer = file.read(len(_POINTER)) == _POINTER
+    if pointer:
+        raise GraphError(
+            f"{path} is not a valid ONNX file but Git LFS's pointer to one. Run `git lfs pull`."
+        )
+    files = external_data_files(path)
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf raises its own, without a common base
+        raise GraphError(f"{path} is not a valid ONNX file: {error}") from error
+    if not model.graph.node or not model.graph.output:
+        raise GraphError(f"{path} is not a valid ONNX file: its graph is empty.")
+    name_nodes(model)
+    if files:
+        for tensor in _tensors(model):
+            if uses_external_data(tensor):
+                _load_outside(tensor, path)
+    return model
+
+
+def _tensors(model: onnx.ModelProto) -> list[TensorProto]:
+    """Returns all tensors of a model: weights, and constants in nodes."""
+    tensors = []
+    graphs = list(all_graphs(model.graph))
+    nodes = [node for graph in graphs for node in graph.node]
+    for function in model.functions:
+        nodes += function.node
+        for node in function.node:
+            for attribute in node.attribute:
+                inner = [attribute.g] if attribute.HasField("g") else [*attribute.graphs]
+                for graph in inner:
+                    graphs += all_graphs(graph)
+                    nodes += [n for part in all_graphs(graph) for n in part.node]
+    for graph in graphs:
+        tensors += graph.initializer
+        for sparse in graph.sparse_initializer:
+            tensors += [sparse.values, sparse.indices]
+    for node in nodes:
+        for attribute in node.attribute:
+            tensors += [attribute.t] if attribute.HasField("t") else []
+            tensors += attribute.tensors
+    return tensors
+
+
+def _load_outside(tensor: TensorProto, path: Path) -> None:
+    """Reads a tensor's values from its file beside the model, into the tensor."""
+    info = ExternalDataInfo(tensor)
+    source = path.parent / info.location
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    count = int(np.prod(tensor.dims, dtype=np.int64))
+    wanted = info.length or count * dtype.itemsize
+    with source.open("rb") as file:
+        file.seek(info.offset or 0)
+        data = file.read(wanted)
+    if len(data) != wanted:
+        raise GraphError(
+            f"{source} is too short: {tensor.name!r} should have {wanted:,} bytes from "
+            f"{info.offset or 0:,}, there are {len(data):,}. Download it again."
+        )
+    tensor.raw_data = data
+    tensor.data_location = TensorProto.DEFAULT
+    del tensor.external_data[:]
+    try:
+        numpy_helper.to_array(tensor)
+    except ValueError as error:
+        raise GraphError(f"{path}: {tensor.name!r} does not fit {source.name}: {error}") from error
+
+
+def _not_loaded(path: Path, model: onnx.ModelProto, error: Exception) -> str:
+    local = {function.domain for function in model.functions}
+    foreign = [
+        f"node {node.name or node.output[0]!r} is {node.domain}.{node.op_type}"
+        for graph in all_graphs(model.graph)
+        for node in graph.node
+        if node.domain not in (*_KNOWN_DOMAINS, *local)
+    ]
+    if foreign:
+        more = f" (and {len(foreign) - 1} more)" if len(foreign) > 1 else ""
+        return (
+            f"{path} uses an operator that ONNX Runtime does not have: {foreign[0]}{more}. Export "
+            f"the network again with standard operators."
+        )
+    return f"{path} cannot be loaded by ONNX Runtime: {load_problem(error)}."
+
+
+def load_problem(error: Exception) -> str:
+    """Returns what ONNX Runtime objects to, without its error code and places in its sources."""
+    text = re.sub(r"^Load model from .*? failed:", "", _reason(str(error)))
+    return re.sub(r", -1\) : ", ") : ", text)
+
+
+def run_problem(source: str | bytes, inputs: Mapping[str, NDArray[Any]], error: Exception) -> str:
+    """Returns node, operator and reason of an error that ONNX Runtime raised on these inputs."""
+    try:  # again, with the nodes as they are in the file
+        open_session(source, optimized=False).run(None, dict(inputs))
+    except Exception as plain:  # noqa: BLE001 - onnxruntime's exceptions have no common base
+        error = plain
+    text = str(error)
+    node = re.search(r"while running (\w+) node\. Name:'([^']*)'", text)
+    reason = _reason(text.partition("Status Message:")[2] or text)
+    return f"node {node[2]!r} ({node[1]}): {reason}" if node else reason
+
+
+def _reason(text: str) -> str:
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text.strip())
+    line = " ".join(text.split("\n")[:3])
+    return re.sub(r"^/\S+:\d+ .*?\) (?=\w)", "", line).strip(" .")
