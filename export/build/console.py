@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Self
 
-from rich.console import Console
-from rich.status import Status
-from rich.table import Table
-
 from export.build.pipeline import BuiltRow
 from export.build.plan import Planned
+from export.build.sensible import WARNINGS
+from export.build.terminal import Console, Status, Table
 from runtime.manifest import Artifact
 
 _LOG_WIDTH = 124
@@ -115,6 +113,15 @@ def described_lines(rows: Sequence[BuiltRow]) -> list[str]:
                 shown = ", ".join(f"{name} = {_shown_value(v)}" for name, v in values.items())
                 lines.append(f"{row.name}: {what} {shown}.")
     return lines
+
+
+def warning_lines(rows: Sequence[BuiltRow]) -> list[str]:
+    """Returns what was noticed about experts when they were built."""
+    return [
+        f"warning: {row.name}: {text}"
+        for row in rows
+        for text in row.expert.details.get(WARNINGS, ())
+    ]
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

@@ -29,6 +29,7 @@ from export.build.reference import (
     write_large_reference,
     write_reference,
 )
+from export.build.sensible import WARNINGS, age_warnings, tensorrt_warnings
 from export.build.tensorrt_target import EngineOptions
 from export.checkpoints.sources import find_checkpoint
 from export.config.architecture import ExpertConfig
@@ -103,6 +104,7 @@ class ExpertBuild:
         self._name = config.name
         self._folder = options.output
         self._variants = ARCHITECTURES[config.architecture].variants
+        self._wants_tensorrt = options.engines is not None
         self._refused: list[str] = []
 
     def run(self) -> BuiltRow:
@@ -140,7 +142,8 @@ class ExpertBuild:
         fp32 = publish.staging_folder(self._folder, self._name) / file_name(self._name, "fp32")
         model = self._reference_model(job, fp32)
         self._stage("checking ONNX")
-        checks.check_graph(fp32, model.signature)
+        unsupported = checks.check_graph(fp32, model.signature, tensorrt=self._wants_tensorrt)
+        warnings = [*age_warnings(job.source.kind, model), *tensorrt_warnings(unsupported)]
         largest = self._options.max_batch
         expert = Expert(
             architecture=self._config.architecture,
@@ -152,7 +155,7 @@ class ExpertBuild:
             artifacts=(),
             whole_years=model.signature.whole_years,
             no_answer=model.signature.no_answer,
-            details=model.signature.details,
+            details={**model.signature.details, **({WARNINGS: warnings} if warnings else {})},
         )
         artifacts = []
         for precision in job.precisions(self._options):
@@ -183,7 +186,9 @@ class ExpertBuild:
         share = 0.0
         if precision != "fp32":
             self._stage(f"converting to {precision}{_DURATIONS[backend]}")
-            share = registry.write_variant(precision, backend, fp32, path, model.signature)
+            share = registry.write_variant(
+                precision, backend, fp32, path, model.signature, tensorrt=self._wants_tensorrt
+            )
         return Artifact(
             backend=backend,
             precision=precision,

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from export.checkpoints.description import CONFIG
 from export.checkpoints.loading import first_line
+from export.checkpoints.onnx_files import external_data_names
 from export.errors import CheckpointError
 
 HUB_PREFIX = "hf://"
@@ -39,7 +40,10 @@ def _from_hub(location: str) -> Path:
         if file:
             with contextlib.suppress(EntryNotFoundError):  # most repositories have one
                 hf_hub_download(repo, str(PurePosixPath(file).with_name(CONFIG)), revision=revision)
-            return Path(hf_hub_download(repo, file, revision=revision))
+            path = Path(hf_hub_download(repo, file, revision=revision))
+            for name in external_data_names(path):  # an ONNX file's weights
+                hf_hub_download(repo, str(PurePosixPath(file).parent / name), revision=revision)
+            return path
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(_HUB_FILES)))
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(

@@ -94,8 +94,9 @@ class ExternalExpert:
 
     def _one(self, output: NDArray[Any]) -> NDArray[np.float32]:
         """Returns the values of one face; a file with a fixed batch computes them several times."""
-        rows: NDArray[np.float32] = np.asarray(output, np.float32).reshape(self._input.batch, -1)
-        return rows[0]
+        values: NDArray[np.float32] = np.asarray(output, np.float32)
+        first: NDArray[np.float32] = values.reshape(self._input.batch, -1)[0]
+        return first
 
     def _candidates(self) -> Iterator[onnx.ModelProto]:
         """Yields the given graph in its normal form: with the newest opset, then with its own."""
