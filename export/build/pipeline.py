@@ -212,9 +212,10 @@ class ExpertBuild:
             return parity.check_openvino(variant, images, reference)
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
+        tolerance = "fp16" if model.signature.half_precision else artifact.precision
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
         grid = whole_years_of(expert)
-        return parity.check_parity(path, artifact.precision, images, reference, exact, grid)
+        return parity.check_parity(path, tolerance, images, reference, exact, grid)
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""

@@ -50,8 +50,8 @@ def age_warnings(source: str, model: ReferenceModel) -> list[str]:
     if len(outside) > _MOST_OUTSIDE * len(ages):
         raise GraphError(
             f"The ages of {len(outside)} of {len(ages)} verification faces are not ages: they "
-            f"reach {found}. Check `head`, `years_per_unit`, `years_offset`, `output`, and `scale`, "
-            f"`mean`, `std` and `color_order`, which have to be those of training."
+            f"reach {found}. Check `head`, `years_per_unit`, `years_offset`, `output`, and "
+            f"`scale`, `mean`, `std` and `color_order`, which have to be those of training."
         )
     if len(outside):
         warnings.append(f"ages of verification faces reach {found}")

@@ -31,7 +31,7 @@ _PHOTOGRAPH_FILES = {
     "astronaut": ("scikit-image", "skimage", "data/astronaut.png"),
     "grace_hopper": ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
 }
-"""Package, its module, and path within it. Only the file is read: to import scikit-image is to import SciPy."""
+"""Package, its module, and path within it. Only the file is read: scikit-image imports SciPy."""
 _DRAWN_AGES = (2.0, 9.0, 17.0, 24.0, 38.0, 52.0, 67.0, 84.0)
 _NOISE_IMAGES = 4
 BATCHES = (1, 3, 7, 9)

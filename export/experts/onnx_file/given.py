@@ -16,12 +16,15 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from export.checkpoints.onnx_files import external_data_files
 from export.errors import GraphError
-from export.experts.onnx_file.nodes import all_graphs, name_nodes
+from export.experts.onnx_file.nodes import all_graphs, attribute_of, name_nodes, opset_of
+from export.graph.conversion import OPSET
 
 _LARGEST_PROTOBUF = (1 << 31) - 1
 """Bytes; a larger model is opened by its path."""
 _KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "com.microsoft")
 """Domains of operators that ONNX Runtime has; others need a library of their own."""
+OLDEST_OPSET = 7
+"""Of which ONNX Runtime has all operators."""
 _POINTER = b"version https://git-lfs"
 
 
@@ -74,6 +77,23 @@ class GivenFile:
         return found
 
 
+def computes_in_half(model: onnx.ModelProto) -> bool:
+    """Returns whether a model has tensors in half precision."""
+    casts = (
+        node.op_type == "Cast" and attribute_of(node, "to") == TensorProto.FLOAT16
+        for graph in all_graphs(model.graph)
+        for node in graph.node
+    )
+    values = (
+        value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)
+    )
+    return (
+        any(tensor.data_type == TensorProto.FLOAT16 for tensor in _tensors(model))
+        or TensorProto.FLOAT16 in values
+        or any(casts)
+    )
+
+
 def open_session(source: str | bytes, *, optimized: bool = True) -> Any:  # noqa: ANN401
     """Opens a session on the CPU; `optimized`: nodes are fused, and thereby lose their names."""
     import onnxruntime
@@ -102,7 +122,16 @@ def _read(path: Path) -> onnx.ModelProto:
         raise GraphError(f"{path} is not a valid ONNX file: {error}") from error
     if not model.graph.node or not model.graph.output:
         raise GraphError(f"{path} is not a valid ONNX file: its graph is empty.")
+    if 0 < opset_of(model) < OLDEST_OPSET:
+        raise GraphError(
+            f"{path} uses opset {opset_of(model)}; the oldest that can be read is {OLDEST_OPSET}. "
+            f"Export the network again with opset {OPSET}."
+        )
     name_nodes(model)
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.dim_value == 0:  # how some exporters write any size
+                axis.ClearField("dim_value")
     if files:
         for tensor in _tensors(model):
             if uses_external_data(tensor):

@@ -22,7 +22,6 @@ from export.experts.onnx_file.nodes import (
 )
 from export.graph.conversion import OPSET
 
-_OLDEST_OPSET = 7
 _CONVERTED_BELOW = 13
 """Older opsets are converted: later steps expect the operators of this one."""
 _OLDEST_IR = 8
@@ -40,12 +39,6 @@ def normal_form(path: Path, given: onnx.ModelProto) -> onnx.ModelProto:
     Raises:
         GraphError: that is not possible.
     """
-    opset = opset_of(given)
-    if opset < _OLDEST_OPSET:
-        raise GraphError(
-            f"{path} uses opset {opset}; the oldest that can be read is {_OLDEST_OPSET}. Export "
-            f"the network again with opset {OPSET}."
-        )
     model = onnx.ModelProto()
     model.CopyFrom(given)
     if model.functions:

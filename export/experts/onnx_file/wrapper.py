@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from export.config.contract import Images, Outputs, Signature
 from export.errors import GraphError
 from export.experts.onnx_file.batch import free_batch
 from export.experts.onnx_file.comparison import difference
-from export.experts.onnx_file.given import GivenFile
+from export.experts.onnx_file.given import GivenFile, computes_in_half
 from export.experts.onnx_file.inputs import add_preparation, as_input, connect, find_input
 from export.experts.onnx_file.nodes import Nodes, opset_of
 from export.experts.onnx_file.normal import given_name, in_newest_opset, normal_form
@@ -40,9 +41,9 @@ class ExternalExpert:
             GraphError: it is not an ONNX file, its inputs or outputs are not as configured, or ONNX
                 Runtime cannot run it.
         """
-        self.signature = signature
         self._settings = settings
         self._given = GivenFile(source)
+        self.signature = replace(signature, half_precision=computes_in_half(self._given.model))
         self._input = find_input(self._given, settings)
         self._output = _age_output(self._given, settings)
         black = np.zeros((settings.height, settings.width, 3), np.uint8)
