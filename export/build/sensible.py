@@ -16,13 +16,17 @@ from export.faces.verification import missing_photographs, shows_face
 
 WARNINGS = "warnings"
 """Key of an expert's details in the manifest."""
-SANE_YEARS = (-10.0, 130.0)
-"""Ages outside are not ages; networks without a limit stay within on any face."""
-_MOST_OUTSIDE = 0.25
-"""Largest share of faces with ages outside, since drawn faces are unusual to some networks."""
+USUAL_YEARS = (-10.0, 130.0)
+"""Ages outside are a warning: drawn faces are unusual to some networks."""
+_FARTHEST_YEARS = 500.0
+"""Ages farther from 0 for most faces are refused: they are no ages."""
 _SAME_YEARS = 1.0
 """The faces are of all ages; a network whose ages differ by less does not tell them apart."""
 _REAL_WEIGHTS = ("checkpoint", "onnx")
+_CHECK = (
+    "Check `head`, `output`, `years_per_unit` and `years_offset`, and `scale`, `mean`, `std` and "
+    "`color_order`, which have to be those of training"
+)
 _SHOWN = 3
 
 
@@ -44,21 +48,24 @@ def age_warnings(source: str, model: ReferenceModel) -> list[str]:
     warnings = []
     if not len(ages):
         return ["no verification face got an age"]
-    low, high = SANE_YEARS
+    low, high = USUAL_YEARS
+    far = ages[np.abs(ages) > _FARTHEST_YEARS]
     outside = ages[(ages < low) | (ages > high)]
     found = f"from {ages.min():.4g} to {ages.max():.4g} years"
-    if len(outside) > _MOST_OUTSIDE * len(ages):
+    if len(far) > len(ages) / 2:
         raise GraphError(
-            f"The ages of {len(outside)} of {len(ages)} verification faces are not ages: they "
-            f"reach {found}. Check `head`, `years_per_unit`, `years_offset`, `output`, and "
-            f"`scale`, `mean`, `std` and `color_order`, which have to be those of training."
+            f"The ages of {len(far)} of {len(ages)} verification faces are not ages: they reach "
+            f"{found}. {_CHECK}."
         )
     if len(outside):
-        warnings.append(f"ages of verification faces reach {found}")
+        warnings.append(
+            f"{len(outside)} of {len(ages)} verification faces get ages outside "
+            f"{low:g}..{high:g}; they reach {found}. {_CHECK}"
+        )
     if len(ages) > 1 and np.ptp(ages) < _SAME_YEARS:
         warnings.append(
             f"every verification face gets the same age, {found}, though they are of all ages. "
-            f"Check `head`, `years_per_unit`, `output`, and `scale`, `mean` and `std`"
+            f"{_CHECK}"
         )
     if missing := missing_photographs():
         warnings.append(

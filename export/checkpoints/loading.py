@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoints.description import config_file
+from export.checkpoints.onnx_files import external_data_files
 from export.checkpoints.state import finite, is_counter, scalar
 from export.errors import CheckpointError
 from runtime.files import sha256_of
@@ -47,15 +48,18 @@ class Checkpoint:
 def hash_checkpoint(path: Path) -> str:
     """Returns the SHA-256 of a checkpoint file, or of the names and hashes of several files.
 
-    These are a folder's files, or a file and the config.json beside it that describes it.
+    These are a folder's files, or a file, the config.json beside it that describes it, and the
+    external data of an ONNX file.
 
     Raises:
         CheckpointError: config.json is not JSON.
     """
     config = config_file(path)
-    if path.is_file() and config is None:
+    outside = external_data_files(path)
+    if path.is_file() and config is None and not outside:
         return sha256_of(path)
-    files = [path, config] if path.is_file() and config else path.iterdir()
+    beside = [path, *([config] if config else []), *outside]
+    files = beside if path.is_file() else path.iterdir()
     digest = hashlib.sha256()
     for file in sorted(child for child in files if child.is_file()):
         digest.update(f"{file.name} {sha256_of(file)}\n".encode())

@@ -120,7 +120,10 @@ def photograph(name: str) -> Pixels:
 
 def _photograph_path(name: str) -> Path | None:
     _, module, within = _PHOTOGRAPH_FILES[name]
-    spec = importlib.util.find_spec(module)
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # the module is blocked
+        return None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / within).is_file():
             return path

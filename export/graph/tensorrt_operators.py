@@ -57,6 +57,8 @@ def _reasons(node: onnx.NodeProto, constants: set[str]) -> Iterator[str]:
         mode = attributes["mode"].s.decode() if "mode" in attributes else "nearest"
         if mode == "cubic" or ("antialias" in attributes and attributes["antialias"].i):
             yield "cubic and antialiased Resize are not supported"
+    if node.op_type == "Cast" and attributes["to"].i == onnx.TensorProto.UINT8:
+        yield "it makes UINT8, and TensorRT has UINT8 only as a network's input"
     if node.op_type == "MaxPool" and len([name for name in node.output if name]) > 1:
         yield "the indices output of MaxPool is not supported"
     position = _AXES_INPUT.get(node.op_type.removeprefix("Reduce"))

@@ -90,7 +90,7 @@ class _Rewriting:
         if before is None or after is None:
             return 0
         if node.op_type == "Reshape":
-            return _reshaped_axis(before, after, axis)
+            return _reshaped_axis(before, after, axis, self._batch)
         axes = self._axes_argument(node)
         if node.op_type == "Squeeze" and axes is not None:
             return axis - sum(1 for a in axes if a % len(before) < axis)
@@ -205,12 +205,12 @@ def _shapes(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> dict[str, lis
     return shapes
 
 
-def _reshaped_axis(before: Sequence[int], after: Sequence[int], axis: int) -> int:
+def _reshaped_axis(before: Sequence[int], after: Sequence[int], axis: int, batch: int) -> int:
     """Returns where the batch lies after a Reshape: behind as many values as before."""
     outer = int(np.prod(before[:axis], dtype=np.int64))
     size = 1
     for index, length in enumerate(after):
-        if size == outer and (length > 1 or before[axis] == 1):
+        if size == outer and length % batch == 0:
             return index
         size *= length
     return 0

@@ -54,6 +54,8 @@ class GivenFile:
         self._source = self.model.SerializeToString() if small else str(self.path)
         try:
             return open_session(self._source)
+        except ModuleNotFoundError:  # of ONNX Runtime itself
+            raise
         except Exception as error:  # onnxruntime's own exceptions have no common base
             raise GraphError(_not_loaded(self.path, self.model, error)) from error
 
@@ -63,10 +65,9 @@ class GivenFile:
         Raises:
             GraphError: it cannot be run on it.
         """
+        session = self.session
         try:
-            found: list[NDArray[Any]] = self.session.run(outputs, {name: pixels})
-        except GraphError:
-            raise
+            found: list[NDArray[Any]] = session.run(outputs, {name: pixels})
         except Exception as error:  # onnxruntime's own exceptions have no common base
             reason = run_problem(self._source, {name: pixels}, error)
             raise GraphError(
@@ -106,15 +107,7 @@ def open_session(source: str | bytes, *, optimized: bool = True) -> Any:  # noqa
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    if path.is_dir():
-        found = ", ".join(sorted(p.name for p in path.glob("*.onnx"))) or "none"
-        raise GraphError(f"{path} is a folder; give the ONNX file itself (there: {found}).")
-    with path.open("rb") as file:
-        pointer = file.read(len(_POINTER)) == _POINTER
-    if pointer:
-        raise GraphError(
-            f"{path} is not a valid ONNX file but Git LFS's pointer to one. Run `git lfs pull`."
-        )
+    _refuse_others(path)
     files = external_data_files(path)
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -128,15 +121,33 @@ def _read(path: Path) -> onnx.ModelProto:
             f"Export the network again with opset {OPSET}."
         )
     name_nodes(model)
-    for value in (*model.graph.input, *model.graph.output):
-        for axis in value.type.tensor_type.shape.dim:
-            if axis.dim_value == 0:  # how some exporters write any size
-                axis.ClearField("dim_value")
+    _clear_zeros(model)
     if files:
         for tensor in _tensors(model):
             if uses_external_data(tensor):
                 _load_outside(tensor, path)
     return model
+
+
+def _refuse_others(path: Path) -> None:
+    """Raises `GraphError` for a folder, or a pointer of Git LFS."""
+    if path.is_dir():
+        found = ", ".join(sorted(p.name for p in path.glob("*.onnx"))) or "none"
+        raise GraphError(f"{path} is a folder; give the ONNX file itself (there: {found}).")
+    with path.open("rb") as file:
+        pointer = file.read(len(_POINTER)) == _POINTER
+    if pointer:
+        raise GraphError(
+            f"{path} is not a valid ONNX file but Git LFS's pointer to one. Run `git lfs pull`."
+        )
+
+
+def _clear_zeros(model: onnx.ModelProto) -> None:
+    """Removes sizes of 0 from the declared shapes, by which some exporters mean any size."""
+    for value in (*model.graph.input, *model.graph.output):
+        for axis in value.type.tensor_type.shape.dim:
+            if axis.HasField("dim_value") and axis.dim_value == 0:
+                axis.ClearField("dim_value")
 
 
 def _tensors(model: onnx.ModelProto) -> list[TensorProto]:
