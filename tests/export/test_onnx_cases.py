@@ -58,8 +58,8 @@ def ages(folder: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     session = ort.InferenceSession(str(folder / "engines" / "mine" / "mine.fp32.onnx"))
     found = session.run(["age_years"], {"face": faces})[0]
     evaluator = ReferenceEvaluator(onnx.load(str(folder / "model.onnx")))
-    rows = [evaluator.run(None, {"x": one[None]})[0] for one in image(faces)]
-    return found, np.concatenate(rows)
+    rows = [np.asarray(evaluator.run(["out"], {"x": one[None]})) for one in image(faces)]
+    return found, np.concatenate(rows, axis=1)[0]
 
 
 def test_gender_and_age_in_one_vector(tmp_path: Path) -> None:

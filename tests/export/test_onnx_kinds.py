@@ -210,12 +210,14 @@ def test_inputs_of_pixels(tmp_path: Path, faces: NDArray[np.uint8], kind: int, f
         helper.make_node("Div", ["three", "s"], ["four"], "four"),
         *body(source="four"),
     ]
-    extra = [numpy_helper.from_array(np.float32(v), n) for n, v in (("m", 127.5), ("s", 128.0))]
+    extra = [
+        numpy_helper.from_array(np.array(v, np.float32), n) for n, v in (("m", 127.5), ("s", 128.0))
+    ]
     written = model([*tiny.tensors(), *extra], nodes, kind=kind, shape=[1, SIDE, SIDE, 3])
     found = ages(tmp_path, written, settings(head=UNIT, layout="NHWC"))
     pixels = ((faces.astype(np.float32) - 127.5) / 128).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(
-        found, tiny(np.ascontiguousarray(pixels))[:, 0] * 30 + 40, atol=YEARS
+        found, tiny(np.ascontiguousarray(pixels, np.float32))[:, 0] * 30 + 40, atol=YEARS
     )
     inside = {
         attribute.i
@@ -237,7 +239,7 @@ def test_a_gray_input(tmp_path: Path, faces: NDArray[np.uint8]) -> None:
     )
     found = ages(tmp_path, model(tiny.tensors(), body(), channels=1), given)
     gray = np.stack([np.asarray(Image.fromarray(face).convert("L")) for face in faces])
-    pixels = ((gray.astype(np.float32) / 255 - 0.5) / 0.25)[:, None]
+    pixels = ((gray / 255 - 0.5) / 0.25).astype(np.float32)[:, None]
     np.testing.assert_allclose(found, tiny(pixels)[:, 0] * 30 + 40, atol=YEARS)
 
 

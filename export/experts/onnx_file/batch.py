@@ -187,12 +187,10 @@ class _Rewriting:
 
 def _shapes(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> dict[str, list[int]]:
     """Returns the shapes that are known for the batch that a file was exported for."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.value_info[:], copy.graph.input[:]
-    copy.graph.input.append(value)
-    for output in copy.graph.output:
-        output.type.tensor_type.ClearField("shape")
+    outputs = [onnx.ValueInfoProto(name=output.name) for output in model.graph.output]
+    weights = [_shape_only(tensor) for tensor in model.graph.initializer]
+    graph = helper.make_graph(model.graph.node, "shapes", [value], outputs, weights)
+    copy = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
     shapes = {}
     for known in (*inferred.value_info, *inferred.output, *inferred.input):
@@ -203,6 +201,13 @@ def _shapes(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> dict[str, lis
     for weight in model.graph.initializer:
         shapes[weight.name] = list(weight.dims)
     return shapes
+
+
+def _shape_only(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """Returns a weight without its values, unless they may be shapes."""
+    if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32):
+        return tensor
+    return onnx.TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
 
 
 def _reshaped_axis(before: Sequence[int], after: Sequence[int], axis: int, batch: int) -> int:

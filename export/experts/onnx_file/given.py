@@ -40,6 +40,9 @@ class GivenFile:
         """
         self.path = path
         self.model = _read(path)
+        # ONNX Runtime opens no external data outside the file's own folder, and some versions none
+        # through the symbolic links of the hub's cache; sizes of 0 it takes at their word.
+        self._in_parts = bool(external_data_files(path)) or _clear_zeros(self.model)
 
     @cached_property
     def session(self) -> Any:  # noqa: ANN401 - onnxruntime has no types
@@ -48,12 +51,8 @@ class GivenFile:
         Raises:
             GraphError: ONNX Runtime cannot load it.
         """
-        # In memory, because ONNX Runtime opens no external data outside the file's own folder,
-        # and some versions none through the symbolic links of the hub's cache.
-        small = self.model.ByteSize() <= _LARGEST_PROTOBUF
-        self._source = self.model.SerializeToString() if small else str(self.path)
         try:
-            return open_session(self._source)
+            return open_session(self._in_memory() if self._in_parts else str(self.path))
         except ModuleNotFoundError:  # of ONNX Runtime itself
             raise
         except Exception as error:  # onnxruntime's own exceptions have no common base
@@ -69,13 +68,18 @@ class GivenFile:
         try:
             found: list[NDArray[Any]] = session.run(outputs, {name: pixels})
         except Exception as error:  # onnxruntime's own exceptions have no common base
-            reason = run_problem(self._source, {name: pixels}, error)
+            reason = run_problem(self._in_memory(), {name: pixels}, error)
             raise GraphError(
                 f"{self.path}: ONNX Runtime cannot run it on an input {name!r} of shape "
                 f"{pixels.shape}: {reason}. Check `input_size`, `layout` and `color_order`, or "
                 f"export the file again."
             ) from error
         return found
+
+    def _in_memory(self) -> str | bytes:
+        """Returns the whole model, or its path where it is too large for one protobuf."""
+        small = self.model.ByteSize() <= _LARGEST_PROTOBUF
+        return self.model.SerializeToString() if small else str(self.path)
 
 
 def computes_in_half(model: onnx.ModelProto) -> bool:
@@ -121,7 +125,6 @@ def _read(path: Path) -> onnx.ModelProto:
             f"Export the network again with opset {OPSET}."
         )
     name_nodes(model)
-    _clear_zeros(model)
     if files:
         for tensor in _tensors(model):
             if uses_external_data(tensor):
@@ -142,12 +145,18 @@ def _refuse_others(path: Path) -> None:
         )
 
 
-def _clear_zeros(model: onnx.ModelProto) -> None:
-    """Removes sizes of 0 from the declared shapes, by which some exporters mean any size."""
+def _clear_zeros(model: onnx.ModelProto) -> bool:
+    """Removes sizes of 0 from the declared shapes, by which some exporters mean any size.
+
+    Returns whether there were any.
+    """
+    found = False
     for value in (*model.graph.input, *model.graph.output):
         for axis in value.type.tensor_type.shape.dim:
             if axis.HasField("dim_value") and axis.dim_value == 0:
                 axis.ClearField("dim_value")
+                found = True
+    return found
 
 
 def _tensors(model: onnx.ModelProto) -> list[TensorProto]:

@@ -12,8 +12,9 @@ from onnx import TensorProto, helper
 from export.config.settings import Normalization
 from export.errors import GraphError
 from export.experts.onnx_file.given import GivenFile
-from export.experts.onnx_file.nodes import Nodes, names_read
+from export.experts.onnx_file.nodes import Nodes
 from export.experts.onnx_file.settings import GRAY, OnnxSettings
+from export.graph.traversal import names_read
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 _INTEGERS = (TensorProto.UINT8, TensorProto.INT32, TensorProto.INT64)

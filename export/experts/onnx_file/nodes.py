@@ -10,6 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graph.traversal import graphs_within, names_read
+
 OWN = "agemoe/"
 """Prefix of the names of everything that is added to a given graph."""
 TAKEN = ("face", "age_years", "age_probs")
@@ -46,32 +48,12 @@ class Nodes:
         return output
 
 
-def graphs_within(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """Yields the graphs of a node's attributes: branches and bodies of loops."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
-
-
 def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """Yields a graph and all graphs within it."""
     yield graph
     for node in graph.node:
         for inner in graphs_within(node):
             yield from all_graphs(inner)
-
-
-def names_read(node: onnx.NodeProto) -> set[str]:
-    """Returns the tensors that a node reads, also through the graphs within it."""
-    read = {name for name in node.input if name}
-    for graph in graphs_within(node):
-        made = {value.name for value in graph.input} | {t.name for t in graph.initializer}
-        for inner in graph.node:
-            read |= names_read(inner) - made
-            made |= set(inner.output)
-        read |= {value.name for value in graph.output} - made
-    return read
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -16,11 +16,11 @@ from export.experts.onnx_file.nodes import (
     TAKEN,
     all_graphs,
     name_nodes,
-    names_read,
     opset_of,
     rename,
 )
 from export.graph.conversion import OPSET
+from export.graph.traversal import names_read
 
 _CONVERTED_BELOW = 13
 """Older opsets are converted: later steps expect the operators of this one."""
@@ -54,6 +54,9 @@ def normal_form(path: Path, given: onnx.ModelProto) -> onnx.ModelProto:
     _keep_used_domains(model)
     taken = {name: f"{name}.given" for name in _tensor_names(model.graph) if _is_taken(name)}
     rename(model.graph, taken)
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            node.name += ".given" if _is_taken(node.name) else ""
     name_nodes(model)
     return model
 

@@ -163,7 +163,7 @@ class Readout:
         if head.order is not None:
             order = nodes.constant("class_order", np.array(head.order, np.int64))
             probabilities = nodes.add(
-                "Gather", [probabilities, order], "ordered", "age_probs", axis=1
+                "Gather", [probabilities, order], "in_order", "age_probs", axis=1
             )
         ages = nodes.constant("ages", np.array(head.increasing, np.float32))
         weighted = nodes.add("Mul", [probabilities, ages], "weighted")

@@ -72,9 +72,14 @@ class ExternalExpert:
             if problem is None:
                 return
             problems.append(problem)
+        quantized = any(n.op_type == "DynamicQuantizeLinear" for n in self._given.model.graph.node)
+        cure = (
+            "It is quantized dynamically, by the values of the whole batch: give the file in float"
+            if quantized
+            else "Export with a dynamic batch"
+        )
         raise GraphError(
-            f"{self._given.path} cannot be run on several faces at once: {problems[0]}. Export "
-            f"with a dynamic batch."
+            f"{self._given.path} cannot be run on several faces at once: {problems[0]}. {cure}."
         )
 
     def reference(self, images: Images) -> Outputs:
