@@ -125,6 +125,16 @@ def test_operators_of_onnx_runtime(tmp_path: Path) -> None:
         fp16_from_fp32(tmp_path / "wrapped.onnx", tmp_path / "half.onnx")
 
 
+def test_an_old_opset_that_cannot_be_converted_is_kept(tmp_path: Path) -> None:
+    """Of operators that are not ONNX's the converter knows nothing."""
+    nodes = body()
+    nodes[1] = node("Gelu", ["c"], ["r"], "gelu", domain="com.microsoft")
+    wrap(tmp_path, model(Tiny(1).tensors(), nodes, opset=11, opsets=[MICROSOFT]))
+    versions = {o.domain: o.version for o in onnx.load(str(tmp_path / "wrapped.onnx")).opset_import}
+    assert versions["com.microsoft"] == 1
+    assert versions[""] in (11, 20)
+
+
 def test_layers_quantized_with_fixed_ranges(tmp_path: Path) -> None:
     nodes = body()
     nodes[1:2] = [

@@ -9,14 +9,25 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from export.build.parity import check_parity
 from export.config.settings import AgeHead, Normalization
 from export.experts.onnx_file.settings import OnnxSettings
+from export.experts.onnx_file.wrapper import external_expert
+from export.faces.verification import verification_images
+from export.graph.checks import check_graph
+from runtime.geometry import Geometry
+from runtime.manifest import InputSpec
 
 SIDE = 32
+YEARS = 0.002
+"""Tolerance: FP32 arithmetic of two libraries."""
+UNIT = {"years_per_unit": 30.0, "years_offset": 40.0}
+GRID = (0.0, 10.0, 30.0, 60.0, 90.0)
 FEATURES = 8
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -135,6 +146,25 @@ def toml(folder: Path, table: Mapping[str, object], name: str = "mine") -> Path:
     path = folder / "experts.toml"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def faces() -> NDArray[np.uint8]:
+    """The verification faces: uint8 (N, SIDE, SIDE, 3)."""
+    return verification_images((InputSpec("face", SIDE, SIDE, Geometry()),))["face"]
+
+
+def ages(folder: Path, written: onnx.ModelProto, given: OnnxSettings) -> NDArray[Any]:
+    """Wraps a file, verifies graph and parity as a build does, and predicts in one batch."""
+    expert = external_expert(save(written, folder), given, Geometry())
+    path = folder / "wrapped.onnx"
+    expert.write_onnx(path)
+    check_graph(path, expert.signature, tensorrt=False)
+    images = verification_images(expert.signature.inputs)
+    grid = expert.signature.age_grid if given.head.round_years else None
+    precision = "fp16" if expert.signature.half_precision else "fp32"
+    check_parity(path, precision, images, expert.reference(images), age_grid=grid)
+    found = ort.InferenceSession(str(path)).run(["age_years"], dict(images))[0]
+    return np.asarray(found)
 
 
 def _toml(value: object) -> str:

@@ -190,15 +190,15 @@ def _load_outside(tensor: TensorProto, path: Path) -> None:
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     count = int(np.prod(tensor.dims, dtype=np.int64))
     wanted = info.length or count * dtype.itemsize
-    with source.open("rb") as file:
-        file.seek(info.offset or 0)
-        data = file.read(wanted)
-    if len(data) != wanted:
+    start, size = info.offset or 0, source.stat().st_size
+    if not 0 <= start <= start + wanted <= size:
         raise GraphError(
-            f"{source} is too short: {tensor.name!r} should have {wanted:,} bytes from "
-            f"{info.offset or 0:,}, there are {len(data):,}. Download it again."
+            f"{source} is too short: {tensor.name!r} should have {wanted:,} bytes from {start:,}, "
+            f"the file has {size:,}. Download it again."
         )
-    tensor.raw_data = data
+    with source.open("rb") as file:
+        file.seek(start)
+        tensor.raw_data = file.read(wanted)
     tensor.data_location = TensorProto.DEFAULT
     del tensor.external_data[:]
     try:
