@@ -79,11 +79,11 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
             tensor.name = names.get(tensor.name, tensor.name)
 
 
-def depend_on(graph: onnx.GraphProto, name: str) -> set[str]:
-    """Returns a tensor and all that depend on it; shapes of tensors do not count as dependent."""
+def depend_on(graph: onnx.GraphProto, name: str, *, shapes: bool) -> set[str]:
+    """Returns a tensor and all that depend on it; with `shapes` also on its shape alone."""
     reached = {name}
     for node in graph.node:
-        if node.op_type not in ("Shape", "Size") and reached & names_read(node):
+        if (shapes or node.op_type not in ("Shape", "Size")) and reached & names_read(node):
             reached.update(node.output)
     return reached
 
