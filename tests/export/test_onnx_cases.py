@@ -77,12 +77,13 @@ def test_ordinal(tmp_path: Path) -> None:
     status, text = build(case("ordinal", tmp_path))
     assert status == 1
     assert "head = 'ordinal'" in text
-    right = {'head = "expectation"': 'head = "ordinal"', 'age_grid = "1..100"': "first_age = 1"}
-    folder = case("ordinal", tmp_path / "right", replaced=right)
-    status, text = build(folder)
-    assert status == 0, text
-    found, last = ages(folder)
-    np.testing.assert_allclose(found, 1 + last.sum(axis=1), atol=0.002)
+    ordinal = {'head = "expectation"': 'head = "ordinal"'}
+    for name, more in (("grid", {}), ("first", {'age_grid = "1..100"': "first_age = 1"})):
+        folder = case("ordinal", tmp_path / name, replaced={**ordinal, **more})
+        status, text = build(folder)
+        assert status == 0, text
+        found, last = ages(folder)
+        np.testing.assert_allclose(found, 1 + last.sum(axis=1), atol=0.002)
 
 
 def test_double_softmax(tmp_path: Path) -> None:

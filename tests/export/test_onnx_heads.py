@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from export.config.settings import AgeHead
+from export.errors import GraphError
 from export.experts.onnx_file.wrapper import external_expert
 from runtime.geometry import Geometry
 from tests.export import tiny_onnx
@@ -82,6 +83,22 @@ def test_ordinal_heads(tmp_path: Path, faces: NDArray[np.uint8], probabilities: 
     found = ages(tmp_path, model(tiny.tensors(), body(last if probabilities else [])), given)
     wanted = 1.0 + sigmoid(tiny(image(faces))).sum(axis=1)
     np.testing.assert_allclose(found, wanted, atol=YEARS)
+
+
+def test_an_ordinal_head_with_an_age_per_threshold(
+    tmp_path: Path, faces: NDArray[np.uint8]
+) -> None:
+    tiny = Tiny(4, scale=3)
+    given = settings("ordinal", head={"age_grid": (5.0, 10.0, 15.0, 20.0)}, first_age=None)
+    found = ages(tmp_path, model(tiny.tensors(), body()), given)
+    wanted = 5.0 + 5.0 * sigmoid(tiny(image(faces))).sum(axis=1)
+    np.testing.assert_allclose(found, wanted, atol=YEARS)
+    with pytest.raises(GraphError, match=r"4 thresholds; an ordinal head of 4 ages has 3"):
+        ages(
+            tmp_path,
+            model(tiny.tensors(), body()),
+            settings("ordinal", head={"age_grid": (0.0, 1.0, 5.0, 9.0)}, first_age=None),
+        )
 
 
 def test_an_ordinal_head_over_age_groups(tmp_path: Path, faces: NDArray[np.uint8]) -> None:

@@ -70,9 +70,9 @@ def test_ordinal_heads_and_their_probabilities(tmp_path: Path) -> None:
     status, text = build(tmp_path, head="ordinal", probabilities=True)
     assert status == 1
     assert "leave `probabilities` out" in text
-    status, text = build(tmp_path, head="ordinal", age_grid="1..100")
+    status, text = build(tmp_path, head="ordinal", age_grid="1..90")
     assert status == 1
-    assert "has 99. Leave out `age_grid` and give `first_age`" in text
+    assert "has 89. Leave out `age_grid` and give `first_age`" in text
     given(tmp_path, Tiny(101), SOFTMAX)
     status, text = build(tmp_path, head="ordinal", probabilities=True)
     assert status == 1

@@ -56,9 +56,10 @@ class Readout:
     @property
     def ages(self) -> tuple[float, ...]:
         """Ages of an ordinal head, in years: below all thresholds, and above each."""
-        first = self.settings.first_age
+        first, grid = self.settings.first_age, self.settings.head.age_grid
         if first is None:
-            return self.settings.head.age_grid
+            # A grid with one age per threshold names its first age and the step between them.
+            return grid if self.count < len(grid) else (*grid, 2 * grid[-1] - grid[-2])
         return tuple(first + step for step in range(self.count + 1))
 
     def values(self, output: NDArray[Any]) -> Values:
@@ -204,8 +205,12 @@ def find_readout(
                 f"another `head`."
             )
         return readout
-    wanted = len(settings.head.age_grid) - (settings.head.kind == "ordinal")
-    if readout.count != wanted and (settings.head.kind != "ordinal" or settings.first_age is None):
+    grid, ordinal = settings.head.age_grid, settings.head.kind == "ordinal"
+    wanted = len(grid) - ordinal
+    fits = readout.count == wanted or (
+        ordinal and readout.count == len(grid) and np.ptp(np.diff(grid)) == 0
+    )
+    if not fits and (not ordinal or settings.first_age is None):
         raise GraphError(_wrong_count(has, readout, wanted))
     return readout
 
