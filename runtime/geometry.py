@@ -7,7 +7,6 @@ uint8 RGB (H, W, 3) throughout.
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -22,7 +21,7 @@ from runtime.alignment import (
     transform_to,
     warped,
 )
-from runtime.errors import BoxError
+from runtime.box_edges import EDGES, box_edges, without_margins
 from runtime.json_reader import at_least, one_of, within
 from runtime.resizing import (
     INTERPOLATIONS,
@@ -42,8 +41,6 @@ ALIGN = "align"
 FITS = ("stretch", "center_crop", "letterbox", "pad_square", ALIGN)
 BORDERS = ("color", "replicate")
 ROUNDINGS = ("round", "truncate")
-
-EDGES = ("outward", "truncate")
 
 MAX_CROP_MARGIN = 10.0
 """Limit on margins and offsets, because the padded window is held in memory."""
@@ -103,7 +100,8 @@ class Geometry:
     """Of the shorter side in `pad_square`: `round` to the nearest pixel, as transformers' Janus
     processor does, or `truncate`, as its authors' does."""
     margins: tuple[_Margin, _Margin, _Margin, _Margin] = (0.0, 0.0, 0.0, 0.0)
-    """Added to `crop_margin` on the left, top, right and bottom; negative ones cut off."""
+    """Added to `crop_margin` on the left, top, right and bottom; negative ones cut off
+    a part of the box, before it is rounded to whole pixels."""
     offset: tuple[_Shift, _Shift] = (0.0, 0.0)
     """Shift of the crop to the right and down, as a share of the box's width and height."""
     border: Annotated[str, one_of(BORDERS)] = "color"
@@ -169,7 +167,9 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     """
     if box is None:
         return image
-    left, top, right, bottom = _with_margins(box_edges(box, image, geometry.edges), geometry)
+    left, top, right, bottom = _with_margins(
+        box_edges(without_margins(box, geometry.margins), image, geometry.edges), geometry
+    )
     cut = window(image, left, top, right, bottom, geometry.outside)
     if not geometry.erase_face or face_box is None:
         return cut
@@ -251,53 +251,11 @@ def _with_margins(edges: tuple[int, int, int, int], geometry: Geometry) -> tuple
     """Returns left, top, right and bottom of the crop, at least one pixel apart."""
     left, top, right, bottom = edges
     width, height = right - left, bottom - top
-    around = geometry.sides
+    cut = [min(margin, 0.0) for margin in geometry.margins]
+    around = [side - off for side, off in zip(geometry.sides, cut, strict=True)]
     left, top = left - round(width * around[0]), top - round(height * around[1])
     right, bottom = right + round(width * around[2]), bottom + round(height * around[3])
     return left, top, max(right, left + 1), max(bottom, top + 1)
-
-
-def box_edges(box: Box, image: Pixels, edges: str = EDGES[0]) -> tuple[int, int, int, int]:
-    """Returns left, top, right and bottom of a box in whole pixels, clipped to a picture.
-
-    Truncating, as `Geometry.edges` describes, keeps one pixel, where MiVOLO's code fails. Source:
-    WildChlamydia/MiVOLO, mivolo/structures.py, `get_bbox_by_ind`.
-
-    Args:
-        box: x, y, width, height in pixels.
-        image: uint8 RGB (H, W, 3).
-        edges: one of `EDGES`.
-
-    Raises:
-        BoxError: the box is not finite, has no area or lies outside the picture.
-    """
-    image_height, image_width = image.shape[:2]
-    x, y, width, height = _finite(box)
-    left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
-    right = min(int(np.ceil(x + width)), image_width)
-    bottom = min(int(np.ceil(y + height)), image_height)
-    if left >= right or top >= bottom:
-        raise BoxError(
-            f"The box {box} lies outside the picture of {image_width}×{image_height} pixels. "
-            f"Give x, y, width, height in pixels of the upright picture."
-        )
-    if edges == "truncate":
-        right = max(min(int(x + width), image_width - 1), left + 1)
-        bottom = max(min(int(y + height), image_height - 1), top + 1)
-    return left, top, right, bottom
-
-
-def _finite(box: Box) -> Box:
-    try:
-        x, y, width, height = map(float, box)
-    except (TypeError, ValueError, OverflowError):
-        x = y = width = height = float("nan")
-    if not np.isfinite((x, y, x + width, y + height)).all() or width <= 0 or height <= 0:
-        raise BoxError(
-            f"A box is x, y, width, height in pixels with a positive width and height, got "
-            f"{reprlib.repr(box)}."
-        )
-    return x, y, width, height
 
 
 def _fitted(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:

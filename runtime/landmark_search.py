@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from runtime.box_edges import box_edges
 from runtime.detection import (
     FACE,
     MAX_OVERLAP,
@@ -14,7 +15,7 @@ from runtime.detection import (
     moved_landmarks,
     shared_area,
 )
-from runtime.geometry import Pixels, box_edges
+from runtime.geometry import Pixels
 from runtime.results import Box, Landmarks
 
 SEARCH_MARGIN = 0.5

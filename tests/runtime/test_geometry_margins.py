@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -51,10 +52,17 @@ def test_margins_per_side_and_offsets_are_padded_by_opencv(
         offset=offset,
         border="replicate" if replicate else "color",
     )
-    left = x - round(width * (0.1 + margins[0] - offset[0]))
-    top = y - round(height * (0.1 + margins[1] - offset[1]))
-    right = max(x + width + round(width * (0.1 + margins[2] + offset[0])), left + 1)
-    bottom = max(y + height + round(height * (0.1 + margins[3] + offset[1])), top + 1)
+    cut = [min(margin, 0.0) for margin in margins]
+    around = [0.1 + max(margin, 0.0) for margin in margins]
+    x0, y0 = math.floor(x - cut[0] * width), math.floor(y - cut[1] * height)
+    x1 = math.ceil(x - cut[0] * width + width * (1.0 + cut[0] + cut[2]))
+    y1 = math.ceil(y - cut[1] * height + height * (1.0 + cut[1] + cut[3]))
+    x1, y1 = min(x1, 50), min(y1, 40)
+    w, h = x1 - x0, y1 - y0
+    left = x0 - round(w * (around[0] - offset[0]))
+    top = y0 - round(h * (around[1] - offset[1]))
+    right = max(x1 + round(w * (around[2] + offset[0])), left + 1)
+    bottom = max(y1 + round(h * (around[3] + offset[1])), top + 1)
     border, far = cv2.BORDER_REPLICATE if replicate else cv2.BORDER_CONSTANT, 150
     large = np.asarray(
         cv2.copyMakeBorder(image, far, far, far, far, border, value=(255, 0, 1)), np.uint8
@@ -81,7 +89,7 @@ def test_a_replicated_border_continues_the_edge_of_the_fitted_crop(
 
 @pytest.mark.parametrize("box", [(10, 12, 60, 81), (-20.4, -9.7, 90.2, 120.3), (100, 60, 99, 99)])
 def test_the_geometry_of_face_api(box: tuple[float, float, float, float]) -> None:
-    """Box clipped to the picture, top 5 % cut off, padded to a square as by face-api's tensors.
+    """Top 5 % cut off, rounded outward and clipped, padded to a square as by face-api's tensors.
 
     Source: `padToSquare` of vladmandic/face-api (src/ops/padToSquare.ts) pads the crop, half of it
     before and the rest after; here it is padded after it was scaled, at most a pixel off.
@@ -90,10 +98,10 @@ def test_the_geometry_of_face_api(box: tuple[float, float, float, float]) -> Non
     geometry = Geometry(
         fit="pad_square", interpolation="opencv_area", margins=(0.0, -0.05, 0.0, 0.0)
     )
-    left, top = max(int(np.floor(box[0])), 0), max(int(np.floor(box[1])), 0)
+    left, top = max(math.floor(box[0]), 0), max(math.floor(box[1] + 0.05 * box[3]), 0)
     right = min(int(np.ceil(box[0] + box[2])), 150)
     bottom = min(int(np.ceil(box[1] + box[3])), 140)
-    cut = image[top + round((bottom - top) * 0.05) : bottom, left:right]
+    cut = image[top:bottom, left:right]
     height, width = cut.shape[:2]
     scaled = [round(side * 112 / max(height, width)) for side in (height, width)]
     inner = cv2.resize(cut, (scaled[1], scaled[0]), interpolation=cv2.INTER_AREA)
