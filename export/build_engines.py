@@ -10,22 +10,27 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: python export/build_engines.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from rich.console import Console
+from export.missing import missing_package
 
-from export.build.console import (
-    BuildDisplay,
-    built_table,
-    described_lines,
-    fetching_lines,
-    make_console,
-    plan_table,
-)
-from export.build.options import PRESETS, WEIGHTS, BuildOptions, resolve_options
-from export.build.pipeline import BuildError, BuildReport, build
-from export.build.plan import plan
-from export.build.tensorrt_target import TARGETS
-from export.errors import ExportError
-from runtime.errors import AgeMoEError
+try:
+    from export.build.console import (
+        BuildDisplay,
+        built_table,
+        described_lines,
+        fetching_lines,
+        make_console,
+        plan_table,
+        warning_lines,
+    )
+    from export.build.options import PRESETS, WEIGHTS, BuildOptions, resolve_options
+    from export.build.pipeline import BuildError, BuildReport, build
+    from export.build.plan import plan
+    from export.build.tensorrt_target import TARGETS
+    from export.build.terminal import Console
+    from export.errors import ExportError
+    from runtime.errors import AgeMoEError
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {missing_package(error) or error}")
 
 _NOTICES = {
     "demo": (
@@ -64,6 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ExportError, AgeMoEError) as error:
         _print_error(str(error))
         return 1
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing is None:
+            raise
+        _print_error(missing)
+        return 1
     except KeyboardInterrupt:
         console.print("Interrupted. Everything published so far is complete; a rerun continues.")
         return 130
@@ -96,6 +107,8 @@ def _build(options: BuildOptions, console: Console) -> list[str]:
             problems = [f"{name}: {failure}" for name, failure in error.failures.items()]
     if report.rows:
         _summarize(report, options, console)
+    for line in warning_lines(report.rows):
+        console.print(line, style="yellow", markup=False, soft_wrap=True)
     if all(row.reused for row in report.rows) and not problems:
         console.print("Everything was up to date: nothing was built.")
     return [reason for row in report.rows for reason in row.refused] + problems

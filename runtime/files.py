@@ -1,12 +1,17 @@
-"""Atomic writes and file fingerprints."""
+"""Atomic writes, file fingerprints, and bounded reading of files that users write."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import operator
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +19,71 @@ from pathlib import Path
 TEMPORARY_SUFFIX = ".tmp"
 """Suffix of incomplete files; only a killed process leaves one behind."""
 _CHUNK_BYTES = 1 << 20
+MOST_TEXT_BYTES = 256 << 20
+"""Of a list or configuration: some millions of lines."""
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+_QUOTED = re.compile('"[^"]*"')
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def check_regular(path: Path) -> None:
+    """Verifies that a path is a file; reading a pipe or a device could wait or go on for ever.
+
+    Raises:
+        OSError: there is nothing at this path.
+        ValueError: it is a folder, pipe, socket or device.
+    """
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise ValueError(f"it is {_KINDS.get(kind, 'no file')}, expected a file")
+
+
+def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
+    """Reads a text that people wrote or exported: UTF-8, or UTF-16 as its byte order mark says.
+
+    A byte order mark is left out. Line ends are kept as they are.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no file, has more bytes, or is in another encoding.
+    """
+    check_regular(path)
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"it has more than {most_bytes:,} bytes")
+    try:
+        return data.decode("utf-16" if data.startswith(_UTF16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line} is not UTF-8. Save it as UTF-8") from error
+
+
+def read_rows(text: str) -> tuple[list[str], list[list[str]]]:
+    """Returns header and rows of a CSV, without spaces around names; row 1 is the header.
+
+    The separator is the one of comma, semicolon and tab that the first line has most of;
+    spreadsheets write semicolons where the comma is the decimal sign.
+
+    Raises:
+        ValueError: a row cannot be parsed.
+    """
+    first = _QUOTED.sub("", text.lstrip("\r\n").partition("\n")[0])
+    separator = max(",;\t", key=first.count)
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
+        raise ValueError(f"it is no CSV ({error})") from error
+    while rows and not any(rows[0]):
+        rows.pop(0)
+    header = [name.strip() for name in rows[0]] if rows else []
+    return header, rows[1:]
 
 
 def sha256_of(path: Path) -> str:

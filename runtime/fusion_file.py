@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from runtime.errors import FusionTableError
-from runtime.files import write_json
+from runtime.files import read_text, write_json
 from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.results import INTERVAL_LEVEL
@@ -156,7 +156,7 @@ def read_fusion(path: Path) -> FusionTables:
         FusionTableError: the file is unreadable or inconsistent; every problem is listed.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []

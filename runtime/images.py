@@ -5,26 +5,46 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import re
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageTooLargeError, InputError
+from runtime.image_files import JPEG, PNG, WEBP, read_picture_file
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource
 
-SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+SUFFIXES = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".pjpeg", ".pjp"), JPEG),
+    ".png": PNG,
+    ".webp": WEBP,
+}
 """Formats by file name suffix, in lower case."""
 FORMATS = tuple(dict.fromkeys(SUFFIXES.values()))
 """The only formats that are decoded: every further decoder adds attack surface."""
+
+
+def is_photograph(path: PurePath) -> bool:
+    """Returns whether the name of a file in a folder is that of a photograph.
+
+    Files that macOS adds to archives are none: `._x.jpg` and everything below `__MACOSX`.
+
+    Args:
+        path: within the folder.
+    """
+    return path.suffix.lower() in SUFFIXES and not is_of_macos(path)
+
+
+def is_of_macos(path: PurePath) -> bool:
+    """Returns whether macOS added a file to an archive beside the user's own."""
+    return path.name.startswith("._") or "__MACOSX" in path.parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +57,23 @@ class ImageLimits:
     """Width times height."""
 
 
-_MAX_SCANS = 100
-"""In a JPEG. Encoders write about ten; each takes a pass over all pixels, for a few bytes."""
-_MAX_SEGMENTS = 10_000
-"""In a JPEG. 32 MiB of metadata take 500; each runs Python code in Pillow, for four bytes."""
-_JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-"""Markers followed by a segment, and the end; the others may stand within a scan."""
-_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+_WEBP_COPIES = 3
+"""Times the memory per pixel that Pillow's decoder of animations takes; it decodes every WebP."""
+_MAX_SIDE = 65_535
+"""Pixels; that of JPEG. Of PNG's larger sides each row costs time."""
+_STRIP_PIXELS = 1 << 20
+"""Converted to RGB at a time, so that no second picture is in memory."""
 _MAX_PATH = 4096
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes a stored image upright, by EXIF orientation."""
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes an image on first use; two threads that do so at once get wrong pixels."""
 
@@ -74,12 +103,34 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
             return _pixels(source, limits)
     with _as_input_errors("The source"):
         data = _encoded(source, limits)
-        _check_segments(data)
-    with (
-        _as_input_errors(f"The picture of {len(data):,} bytes"),
-        Image.open(io.BytesIO(data), formats=FORMATS) as image,
-    ):
-        return _pixels(image, limits)
+    with _as_input_errors(f"The picture of {len(data):,} bytes"):
+        return _decoded(data, limits)
+
+
+def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+    file = read_picture_file(data)
+    if file is None:
+        raise UnidentifiedImageError
+    upright = _decoded_file(file.data, file.format, file.orientation, limits)
+    if file.extended is not None:
+        other = _decoded_file(file.extended, file.format, file.orientation, limits)
+        if not np.array_equal(upright, other):
+            raise ImageError("The JPEG is incomplete: its end is missing.")
+    return upright
+
+
+def _decoded_file(
+    data: bytes, format_: str, orientation: int, limits: ImageLimits
+) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=(format_,)) as image:
+        if format_ == WEBP:
+            limits = replace(limits, max_pixels=limits.max_pixels // _WEBP_COPIES)
+        _check_pixels(image.width, image.height, limits)
+        image.load()
+        upright = _upright(image, orientation)
+        if upright is image:
+            return _rgb_array(image)
+    return _rgb_array(upright)  # the image as stored is closed, which frees its memory
 
 
 def _checked_array(array: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
@@ -133,26 +184,6 @@ def _check_bytes(size: int, limits: ImageLimits) -> None:
         )
 
 
-def _check_segments(data: bytes) -> None:
-    """Rejects a JPEG that takes long to decode for its size.
-
-    Segments are skipped by their length, as decoders do, and data after the picture (such as the
-    video of a motion photo) is ignored: either may hold anything.
-    """
-    if not data.startswith(b"\xff\xd8"):
-        return
-    segments, scans, position = 0, 0, 2
-    while (mark := _JPEG_MARK.search(data, position)) and mark[0][1] != _END_OF_IMAGE:
-        segments += 1
-        scans += mark[0][1] == _START_OF_SCAN
-        if scans > _MAX_SCANS or segments > _MAX_SEGMENTS:
-            raise ImageError(
-                f"The JPEG has more than {_MAX_SCANS} scans or {_MAX_SEGMENTS:,} segments, which "
-                f"take too long to decode. Save it again."
-            )
-        position = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
-
-
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width * height == 0:
         raise ImageError(f"The picture has {width}×{height} pixels. Send one that is not empty.")
@@ -160,6 +191,10 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
         raise ImageTooLargeError(
             f"The picture has {width}×{height} pixels, more than {limits.max_pixels:,}. Send a "
             f"smaller one, or raise ImageLimits.max_pixels."
+        )
+    if max(width, height) > _MAX_SIDE:
+        raise ImageTooLargeError(
+            f"The picture has {width}×{height} pixels; a side has at most {_MAX_SIDE:,}."
         )
 
 
@@ -182,9 +217,32 @@ def _as_input_errors(subject: str) -> Iterator[None]:
 def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
     _check_pixels(image.width, image.height, limits)
     image.load()
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    upright = ImageOps.exif_transpose(image) if turned else image  # it always copies
-    return np.asarray(_rgb(upright))
+    return _rgb_array(_upright(image, _orientation(image)))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation of a PIL image; 1 where its metadata cannot be read."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - Pillow raises nearly anything; metadata decides nothing
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Turns and mirrors an image as EXIF's orientation says."""
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb_array(image: Image.Image) -> NDArray[np.uint8]:
+    """Converts an image to RGB, strip by strip."""
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    rows = max(_STRIP_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        bottom = min(top + rows, image.height)
+        pixels[top:bottom] = np.asarray(_rgb(image.crop((0, top, image.width, bottom))))
+    return pixels
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,8 @@ import numpy as np
 
 from runtime.alignment import landmarks_from
 from runtime.detection import Detection
-from runtime.images import SUFFIXES
+from runtime.files import read_rows, read_text
+from runtime.images import is_of_macos, is_photograph
 from runtime.label_tables import (
     BOX_COLUMNS,
     CSV,
@@ -91,7 +92,7 @@ def _photographs(source: str) -> Iterator[str]:
         yield from (str(path.parent / row["path"]) for row in _rows(path))
     elif not path.exists() and glob.has_magic(source):
         matches = glob.glob(source, recursive=True)  # noqa: PTH207 - of absolute patterns too
-        yield from sorted(path for path in matches if Path(path).is_file())
+        yield from sorted(m for m in matches if Path(m).is_file() and not is_of_macos(Path(m)))
     else:
         yield source
 
@@ -105,11 +106,8 @@ def _in_folder(folder: Path) -> Iterator[str]:
 
     for where, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
-        yield from (
-            str(Path(where) / name)
-            for name in sorted(files)
-            if Path(name).suffix.lower() in SUFFIXES
-        )
+        within = Path(where).relative_to(folder)
+        yield from (str(Path(where) / n) for n in sorted(files) if is_photograph(within / n))
 
 
 def _rows(path: Path) -> list[Mapping[str, str]]:
@@ -124,11 +122,16 @@ def _rows(path: Path) -> list[Mapping[str, str]]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if "path" not in (reader.fieldnames or ()):
-            raise ValueError(f"its columns are {', '.join(reader.fieldnames or ()) or 'none'}")
-        return [{name: row.get(name) or "" for name in _GIVEN_COLUMNS} for row in reader]
+    """Reads the known columns of a CSV with commas, semicolons or tabs; rows may be shorter."""
+    header, rows = read_rows(read_text(path))
+    if "path" not in header:
+        raise ValueError(f"its columns are {', '.join(header)[:200] or 'none'}")
+    nothing = dict.fromkeys(_GIVEN_COLUMNS, "")
+    known = set(_GIVEN_COLUMNS)
+    return [
+        nothing | {name: cell for name, cell in zip(header, row, strict=False) if name in known}
+        for row in rows
+    ]
 
 
 def _parquet_rows(path: Path) -> list[dict[str, str]]:

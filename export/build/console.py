@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Self
 
-from rich.console import Console
-from rich.status import Status
-from rich.table import Table
-
 from export.build.detector import BuiltDetector
 from export.build.pipeline import BuildReport, BuiltRow
 from export.build.plan import Planned
+from export.build.sensible import WARNINGS
+from export.build.terminal import Console, Status, Table
 from export.config.detector import DETECTOR
 from runtime.manifest import Artifact
 
@@ -34,6 +32,7 @@ def make_console() -> Console:
 _DESCRIBED = {
     "from_config_json": "taken from the checkpoint's config.json:",
     "overruled": "experts.toml overrules the checkpoint's config.json, which has",
+    "weights": "the checkpoint holds several sets of weights (weights_key chooses):",
 }
 """By key of an expert's details."""
 
@@ -113,7 +112,7 @@ def built_table(report: BuildReport) -> Table:
 
 
 def described_lines(rows: Sequence[BuiltRow]) -> list[str]:
-    """Returns what was taken from checkpoints' config.json, and what experts.toml overruled."""
+    """Returns what was taken from checkpoints, and what experts.toml overruled."""
     lines = []
     for row in rows:
         for key, what in _DESCRIBED.items():
@@ -122,6 +121,15 @@ def described_lines(rows: Sequence[BuiltRow]) -> list[str]:
                 shown = ", ".join(f"{name} = {_shown_value(v)}" for name, v in values.items())
                 lines.append(f"{row.name}: {what} {shown}.")
     return lines
+
+
+def warning_lines(rows: Sequence[BuiltRow]) -> list[str]:
+    """Returns what was noticed about experts when they were built."""
+    return [
+        f"warning: {row.name}: {text}"
+        for row in rows
+        for text in row.expert.details.get(WARNINGS, ())
+    ]
 
 
 def plan_table(planned: Sequence[Planned]) -> Table:

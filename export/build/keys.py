@@ -47,10 +47,12 @@ def build_key(
     backend = ARCHITECTURES[config.architecture].variants[precision]
     tools = tool_versions()
     unused = None if backend == "openvino" else "openvino"
+    used: dict[str, object] = {name: tools[name] for name in tools if name != unused}
+    missing = verification.missing_photographs()  # files are verified, or quantized, without them
     return {
         "checkpoint": fingerprint(weights_sha256),
         "options": fingerprint([config.described(), options.weights, precision, options.max_batch]),
-        "tools": fingerprint({name: tools[name] for name in tools if name != unused}),
+        "tools": fingerprint(used | ({"photographs": missing} if missing else {})),
         "exporter": fingerprint(graph_revisions(config, precision)),
     }
 

@@ -16,6 +16,7 @@ from export.config.detector import DETECTOR, DETECTOR_KEYS, DETECTOR_KINDS, Dete
 from export.config.settings import optional, read_geometry, read_views
 from export.errors import OptionsError
 from export.experts.registry import ARCHITECTURES
+from runtime.files import read_text
 from runtime.json_reader import JsonReader, shown
 from runtime.manifest import SOURCE_KINDS
 
@@ -30,6 +31,7 @@ DEFAULT_EXPERTS = _CONFIG / "experts.example.toml"
 the commented example."""
 DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
 WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
+_MOST_TOML_BYTES = 1 << 20
 _NAME = "must be lower-case letters, digits, '-' or '_'"
 
 
@@ -99,9 +101,8 @@ def resolve_options(
 ) -> BuildOptions:
     """Combines the command line with experts.toml.
 
-    Without any of `experts_file`, `weights` and `checkpoints` the preset `public` is built; given
-    checkpoints of other experts belong to the built-in ones, of which those alone are built. With
-    placeholder weights the built-in or the demo experts are built.
+    Without `experts_file`, `weights` and `checkpoints` the preset `public` is built. Checkpoints
+    alone, or placeholder weights, are for the built-in experts (`demo`: the demo experts).
 
     The parameters are the command's options: `weights` is one of `WEIGHTS`, `target` one of
     `TARGETS`, and `checkpoints`, like `vgg16=PATH`, override the file's.
@@ -156,8 +157,8 @@ def read_configuration(path: Path, problems: list[str]) -> Configuration:
     """
     path = _preset(path)
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document = tomllib.loads(read_text(path, _MOST_TOML_BYTES))
+    except (OSError, ValueError, RecursionError) as error:
         known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
         problems.append(f"{path}: cannot be read: {error}; presets: {known}")
         return Configuration({})

@@ -31,6 +31,7 @@ from export.build.reference import (
     write_large_reference,
     write_reference,
 )
+from export.build.sensible import WARNINGS, age_warnings, tensorrt_warnings
 from export.build.tensorrt_target import EngineOptions
 from export.build.weights import known_weights, ready_weights
 from export.config.architecture import ExpertConfig
@@ -148,6 +149,7 @@ class ExpertBuild:
         self._folder = options.output
         self._architecture = ARCHITECTURES[config.architecture]
         self._variants = self._architecture.variants
+        self._wants_tensorrt = options.engines is not None
         self._refused: list[str] = []
 
     def run(self) -> BuiltRow:
@@ -181,7 +183,8 @@ class ExpertBuild:
         fp32 = publish.staging_folder(self._folder, self._name) / file_name(self._name, "fp32")
         model = self._reference_model(job, fp32)
         self._stage("checking ONNX")
-        checks.check_graph(fp32, model.signature)
+        unsupported = checks.check_graph(fp32, model.signature, tensorrt=self._wants_tensorrt)
+        warnings = [*age_warnings(job.source.kind, model), *tensorrt_warnings(unsupported)]
         largest = self._options.max_batch
         expert = Expert(
             architecture=self._config.architecture,
@@ -193,7 +196,7 @@ class ExpertBuild:
             artifacts=(),
             whole_years=model.signature.whole_years,
             no_answer=model.signature.no_answer,
-            details=model.signature.details,
+            details={**model.signature.details, **({WARNINGS: warnings} if warnings else {})},
             fingerprint=job.fingerprint,
         )
         artifacts = []
@@ -225,7 +228,9 @@ class ExpertBuild:
         share = 0.0
         if precision != "fp32":
             self._stage(f"converting to {precision}{_DURATIONS[backend]}")
-            share = registry.write_variant(precision, backend, fp32, path, model.signature)
+            share = registry.write_variant(
+                precision, backend, fp32, path, model.signature, tensorrt=self._wants_tensorrt
+            )
         return Artifact(
             backend=backend,
             precision=precision,
@@ -250,10 +255,10 @@ class ExpertBuild:
             return parity.check_openvino(variant, images, reference, origin)
         path = self._folder / artifact.files[0].path
         half = artifact.precision == "fp16"
+        tolerance = "fp16" if model.signature.half_precision else artifact.precision
         exact = path.with_name(file_name(self._name, "fp32")) if half else None
         grid = whole_years_of(expert)
-        precision = artifact.precision
-        return parity.check_parity(path, precision, images, reference, exact, grid, origin)
+        return parity.check_parity(path, tolerance, images, reference, exact, grid, origin)
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from runtime.files import read_rows, read_text
 
 Strings = NDArray[np.str_]
 _LABEL_TABLE = frozenset({"face", "low", "high", "missing", "error", "engine"})
 """Columns of the tables of `python -m runtime label`, which hold estimates."""
 _ENOUGH_TO_TELL = 2
+_LISTED = 20
 
 
 class LabelsError(ExportError, ValueError):
@@ -29,9 +30,9 @@ class LabelsError(ExportError, ValueError):
 
 
 def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[dict[str, str]]]:
-    """Returns header and rows of a UTF-8 CSV, without spaces around cells or empty last rows.
+    """Returns header and rows of a CSV, without spaces around cells or empty last rows.
 
-    Short rows are padded with empty cells, long ones cut.
+    Commas, semicolons and tabs separate cells. Short rows are padded with empty cells.
 
     Args:
         path: the CSV.
@@ -39,16 +40,18 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
             refused: its column `age` holds estimates, and would be taken for the true age.
 
     Raises:
-        LabelsError: the file cannot be read, or holds estimates.
+        LabelsError: the file cannot be read, has rows with more cells than the header, or holds
+            estimates.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in line] for line in csv.reader(file)]
-    except (OSError, ValueError, csv.Error) as error:
+        header, rows = read_rows(read_text(path))
+    except (OSError, ValueError) as error:
         raise LabelsError(path.name, [f"cannot be read: {error}"]) from error
+    lines = [[cell.strip() for cell in line] for line in rows]
     while lines and not any(lines[-1]):
         lines.pop()
-    header = lines[0] if lines else []
+    if problems := _ragged(header, lines):
+        raise LabelsError(path.name, problems)
     if not estimates and is_label_table(header):
         problem = (
             "is a table of `python -m runtime label`: its column age holds estimates, not true "
@@ -57,7 +60,17 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
         )
         raise LabelsError(path.name, [problem])
     padding = [""] * len(header)
-    return header, [dict(zip(header, line + padding, strict=False)) for line in lines[1:]]
+    return header, [dict(zip(header, line + padding, strict=False)) for line in lines]
+
+
+def _ragged(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a problem for each row with cells beyond the header; row 1 is the header."""
+    return [
+        f"row {number}: has {len(line)} cells, the header {len(header)}; the first one too many "
+        f"is {line[len(header)]!r}. Put quotes around cells that hold the separator"
+        for number, line in enumerate(lines, start=2)
+        if any(line[len(header) :])
+    ][:_LISTED]
 
 
 def is_label_table(header: Sequence[str]) -> bool:

@@ -1,7 +1,8 @@
 """Labeled pictures: one face of known age each, found and read in the layouts of data sets.
 
 - `agedb`: `16_AlbertEinstein_59_m.jpg`, number, name, age, gender;
-- `utkface`: `25_0_1_20170116174525125.jpg.chip.jpg`, age, gender, race, date;
+- `utkface`: `25_0_1_20170116174525125.jpg.chip.jpg`, age, gender, race, date; a few of the
+  published names lack gender, race or the dot before `jpg`;
 - `fgnet`: `001A02.JPG`, subject and age, letters may follow (as in All-Age-Faces);
 - `caf`: a text file of lines `id filename age gender`, as published with the Cross-Age Faces;
 - `csv`: a CSV with the columns `image` (or `path`) and `age`, optionally `subject`, `source`, the
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,14 +21,19 @@ from typing import Literal, NamedTuple
 from export.calibration.csv_tables import LabelsError, read_csv, repeated
 from export.calibration.labeled_predictions import OLDEST_YEARS, SOURCE, group_columns
 from export.calibration.places import COLUMNS, Place, column_problems, place_of
-from runtime.images import SUFFIXES
+from runtime.files import read_text
+from runtime.images import is_photograph
+
+logger = logging.getLogger("agemoe")
 
 Layout = Literal["auto", "agedb", "utkface", "fgnet", "caf", "csv"]
 LAYOUTS: tuple[Layout, ...] = ("auto", "agedb", "utkface", "fgnet", "caf", "csv")
 
 _PATTERNS: Mapping[str, re.Pattern[str]] = {
     "agedb": re.compile(r"\d+_(?P<subject>.+)_(?P<age>\d{1,3})_(?P<gender>[mf])", re.IGNORECASE),
-    "utkface": re.compile(r"(?P<age>\d{1,3})(?:_(?P<gender>[01]))?(?:_(?P<race>[0-4]))?_\d{8,}"),
+    "utkface": re.compile(
+        r"(?P<age>\d{1,3})(?:_(?P<gender>[01])?)?(?:_(?P<race>[0-4]))?_\d{8,} ?(?:jpe?g)?"
+    ),
     "fgnet": re.compile(r"(?P<subject>\d{3,5})A(?P<age>\d{1,3})[a-z]*", re.IGNORECASE),
 }
 _CODES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
@@ -41,6 +48,8 @@ _CAF_FIELDS = ("subject", "filename", "age", "gender")
 KEYS = ("image", "age", "subject", SOURCE, *COLUMNS)
 """Columns of a CSV that mean something, besides groups; `--columns` renames them."""
 _LISTED = 20
+_FEW_SHARE = 0.05
+"""Of a folder's pictures: so many may have names of no layout; they are left out and counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +108,10 @@ def read_faces(
         entries = _from_caf(source, problems)
     else:
         entries = _from_folder(source, chosen, problems)
-    faces = [_face(entry, _CODES.get(chosen, {}), groups, problems) for entry in entries]
+    listed = list(entries)
+    faces = [_face(entry, _CODES.get(chosen, {}), groups, problems) for entry in listed]
     faces = _named_apart(faces)
-    problems += [f"picture {name!r} is listed twice" for name in repeated(f.name for f in faces)]
+    problems += _repeated_problems(faces, [entry.place for entry in listed])
     if not faces and not problems:
         problems.append(f"no labeled picture was found with layout {chosen!r}")
     if problems:
@@ -134,7 +144,11 @@ def _layout_of(source: Path) -> str:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if is_photograph(path.relative_to(folder)) and path.is_file()
+    )
 
 
 def _stem(path: Path) -> str:
@@ -143,19 +157,31 @@ def _stem(path: Path) -> str:
 
 
 def _from_folder(folder: Path, layout: str, problems: list[str]) -> Iterator[_Entry]:
-    for path in _pictures(folder):
-        name = path.relative_to(folder).as_posix()
-        match = _PATTERNS[layout].fullmatch(_stem(path))
-        if match is None:
-            problems.append(f"{name}: is not a name of the layout {layout}")
-        else:
+    pictures = _pictures(folder)
+    names = {path: path.relative_to(folder).as_posix() for path in pictures}
+    matches = {path: _PATTERNS[layout].fullmatch(_stem(path)) for path in pictures}
+    unusable = [names[path] for path, match in matches.items() if match is None]
+    if len(unusable) > _FEW_SHARE * len(pictures):
+        problems += [f"{name}: is not a name of the layout {layout}" for name in unusable]
+    elif unusable:
+        more = ", …" if len(unusable) > _LISTED else ""
+        logger.warning(
+            "%d of %d pictures are left out, because their names are not of the layout %s: %s%s",
+            len(unusable),
+            len(pictures),
+            layout,
+            ", ".join(unusable[:_LISTED]),
+            more,
+        )
+    for path, match in matches.items():
+        if match is not None:
             labels = {key: value for key, value in match.groupdict().items() if value is not None}
-            yield _Entry(name, path, name, *_split(labels))
+            yield _Entry(names[path], path, names[path], *_split(labels))
 
 
 def _from_caf(source: Path, problems: list[str]) -> Iterator[_Entry]:
     try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(source).splitlines()
     except (OSError, ValueError) as error:
         raise LabelsError(source.name, [f"cannot be read: {error}"]) from error
     for number, line in enumerate(lines, start=1):
@@ -186,6 +212,9 @@ def _from_csv(
         if any(row.values()):
             labels = {key: row[name] for key, name in names.items() if name in header}
             name = labels.pop("image")
+            if not name:
+                problems.append(f"row {number}: the column {names['image']!r} is empty")
+                continue
             belongs = {column: row[column] for column in chosen}
             yield _Entry(f"row {number}", source.parent / name, name, labels, belongs)
 
@@ -227,6 +256,18 @@ def _face(
         labels.get(SOURCE) or None,
         place_of(labels, lambda text: problems.append(f"{entry.place}: {text}")),
     )
+
+
+def _repeated_problems(faces: Sequence[LabeledFace], places: Sequence[str]) -> list[str]:
+    """Returns a problem for each picture that is listed several times, with its places and ages."""
+    listed: dict[str, list[str]] = {}
+    for face, place in zip(faces, places, strict=True):
+        listed.setdefault(face.name, []).append(f"{place} (age {face.age_years:g})")
+    return [
+        f"picture {name!r} is listed twice: {', '.join(found[:_LISTED])}"
+        for name, found in sorted(listed.items())
+        if len(found) > 1
+    ]
 
 
 def _named_apart(faces: Sequence[LabeledFace]) -> list[LabeledFace]:

@@ -6,13 +6,12 @@ and `model_args`; training scripts store `arch` beside the weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from export.errors import CheckpointError
+from export.checkpoints.recognition import read_json
 
 CONFIG = "config.json"
 _ARCHITECTURE_KEYS = ("arch", "architecture")
@@ -40,7 +39,7 @@ def describe(path: Path, metadata: Mapping[str, object]) -> Description:
         metadata: entries of the file other than weights.
 
     Raises:
-        CheckpointError: config.json is not JSON.
+        CheckpointError: config.json is not a JSON object.
     """
     named = {
         f"{path.name}, {key!r}": str(metadata[key])
@@ -50,7 +49,7 @@ def describe(path: Path, metadata: Mapping[str, object]) -> Description:
     file = config_file(path)
     if file is None:
         return Description(named)
-    config = _read(file)
+    config = read_json(file)
     if isinstance(config.get("architecture"), str):
         named[str(file)] = config["architecture"]
     preprocessing = config.get("pretrained_cfg", config)
@@ -70,17 +69,9 @@ def config_file(path: Path) -> Path | None:
     """Returns the config.json in a folder or beside a file, if it describes a network of timm.
 
     Raises:
-        CheckpointError: it is not JSON.
+        CheckpointError: it is not a JSON object.
     """
     file = (path if path.is_dir() else path.parent) / CONFIG
-    if not file.is_file():
+    if not file.exists():
         return None
-    return file if {"architecture", "pretrained_cfg"} & _read(file).keys() else None
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}. Download it again.") from error
-    return config if isinstance(config, dict) else {}
+    return file if {"architecture", "pretrained_cfg"} & read_json(file).keys() else None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from export.checkpoints.description import CONFIG
+from export.checkpoints.onnx_files import external_data_names
 from export.errors import CheckpointError
 
 PREFIX = "hf://"
@@ -29,12 +30,16 @@ class HubFile:
 
     def present(self) -> Path | None:
         """Returns its path if the hub's cache has it; a repository may be incomplete there."""
-        from huggingface_hub import snapshot_download, try_to_load_from_cache
+        from huggingface_hub import snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         if self.file:
-            found = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
-            return Path(found) if isinstance(found, str) else None
+            found = self._cached(self.file)
+            complete = isinstance(found, str) and all(
+                isinstance(self._cached(self._beside(name)), str)
+                for name in external_data_names(Path(found))
+            )
+            return Path(found) if isinstance(found, str) and complete else None
         with contextlib.suppress(LocalEntryNotFoundError):
             return Path(snapshot_download(self.repo, revision=self.revision, local_files_only=True))
         return None
@@ -57,7 +62,19 @@ class HubFile:
         with contextlib.suppress(EntryNotFoundError):  # most repositories have one
             config = str(PurePosixPath(self.file).with_name(CONFIG))
             hf_hub_download(self.repo, config, revision=revision)
-        return Path(hf_hub_download(self.repo, self.file, revision=revision))
+        path = Path(hf_hub_download(self.repo, self.file, revision=revision))
+        for name in external_data_names(path):  # an ONNX file's weights
+            hf_hub_download(self.repo, self._beside(name), revision=revision)
+        return path
+
+    def _cached(self, file: str) -> object:
+        """Returns the path of a file in the hub's cache, as text; something else if it lacks it."""
+        from huggingface_hub import try_to_load_from_cache
+
+        return try_to_load_from_cache(self.repo, file, revision=self.revision)
+
+    def _beside(self, name: str) -> str:
+        return str(PurePosixPath(self.file or "").parent / name)
 
     def discard(self) -> None:
         """Keeps it: the cache is the hub's own."""

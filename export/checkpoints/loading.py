@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import pickle
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.checkpoints.companions import companion_paths
 from export.checkpoints.description import config_file
-from export.checkpoints.state import finite, is_counter, scalar
+from export.checkpoints.onnx_files import external_data_files
+from export.checkpoints.pickles import read_torch
+from export.checkpoints.recognition import check_file
+from export.checkpoints.shards import INDEX_SUFFIX, folder_index, shard_files
+from export.checkpoints.state import is_counter
+from export.checkpoints.tensors import SafetensorsState, TorchState, is_safetensors
+from export.checkpoints.weight_sets import WeightSet, choose, prefix_sets, sets_in
 from export.errors import CheckpointError
-from runtime.files import sha256_of
+from runtime.files import check_regular, sha256_of
 
 if TYPE_CHECKING:
     import torch
 
-_CONTAINERS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-)
-"""Keys under which training scripts store weights, averaged ones (EMA) first, as in timm."""
+_SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,119 +36,87 @@ class Checkpoint:
     """Other entries of the file: plain values only; a tensor of one element is its number."""
     path: Path
     """The file or the folder it came from."""
+    used: str = ""
+    """Name of the set of weights in use; empty where the file is the set itself."""
+    unused: tuple[str, ...] = ()
+    """Names of other sets of weights in the file."""
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """Which of several sets of weights is used, for the manifest; empty if there is one."""
+        return (
+            {"weights": {"used": self.used, "not_used": list(self.unused)}} if self.unused else {}
+        )
 
 
 def hash_checkpoint(path: Path) -> str:
     """Returns the SHA-256 of a checkpoint file, or of the names and hashes of several files.
 
-    These are a folder's files, or a file with the config.json beside it that describes it and with
-    its companions.
+    Several files are those of a folder with its shards, wherever in it they are; an index and its
+    shards; an ONNX file and its external data; or a file and the config.json beside it that
+    describes it and its companions.
 
     Raises:
-        CheckpointError: config.json is not JSON.
+        CheckpointError: a file is missing, outside the folder, or no file.
     """
-    files = _files(path)
-    if files == [path]:
+    files = checkpoint_files(path)
+    if list(files.values()) == [path]:
         return sha256_of(path)
     digest = hashlib.sha256()
-    for file in sorted(child for child in files if child.is_file()):
-        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    for name, file in sorted(files.items()):
+        digest.update(f"{name} {sha256_of(file)}\n".encode())
     return digest.hexdigest()
 
 
-def _files(path: Path) -> list[Path]:
+def checkpoint_files(path: Path) -> dict[str, Path]:
+    """Returns the files that a checkpoint's answers depend on, by their name within its folder.
+
+    Raises:
+        CheckpointError: as for `hash_checkpoint`.
+    """
+    folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        return list(path.iterdir())
-    config = config_file(path)
-    return [path, *companion_paths(path), *([config] if config else [])]
+        found = {child.name: child for child in path.iterdir() if child.is_file()}
+    else:
+        found = {file.name: file for file in (path, config_file(path)) if file}
+    index = folder_index(path) if path.is_dir() else path
+    is_index = index is not None and index.name.endswith(INDEX_SUFFIX)
+    outside = [
+        *(shard_files(index) if index and is_index else []),
+        *external_data_files(path),
+        *companion_paths(path),
+    ]
+    found |= {file.relative_to(folder).as_posix(): file for file in outside}
+    for file in found.values():
+        try:
+            check_regular(file)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}.") from error
+    return found
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, weights_key: str | None = None) -> Checkpoint:
     """Reads a checkpoint: safetensors, or PyTorch's own format with tensors and plain values only.
 
     A folder holds `model.safetensors` or `pytorch_model.bin`, or shards of either with an index.
 
+    Args:
+        path: the file or folder; an index of shards counts as its folder.
+        weights_key: name of the set of weights, where the file holds several; see
+            `export.checkpoints.weight_sets`.
+
     Raises:
-        CheckpointError: it is no checkpoint, damaged, or cannot be read without executing code.
+        CheckpointError: it is no checkpoint, damaged, or cannot be read without executing code;
+            or it holds several sets of weights and which to use is ambiguous.
     """
-    if path.is_dir():
-        return _from_folder(path)
-    if _is_safetensors(path):
-        return Checkpoint(SafetensorsState([path]), {}, path)
-    loaded = _load_torch(path)
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"{path} holds {type(loaded).__name__}, expected a state dict. Save model.state_dict()."
-        )
-    state, metadata = _split(loaded)
-    if not state:
-        raise CheckpointError(
-            f"{path} holds no weights; its keys are {', '.join(map(str, loaded))}. Save "
-            f"model.state_dict(), as it is or under one of {', '.join(_CONTAINERS)}."
-        )
-    return Checkpoint(TorchState(state, path), metadata, path)
-
-
-class TorchState(Mapping[str, "torch.Tensor"]):
-    """Weights of a file written by torch.save."""
-
-    def __init__(self, state: Mapping[str, torch.Tensor], path: Path) -> None:
-        """Keeps the weights and the path of their file."""
-        self._state = state
-        self._path = path
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        """Returns the weights of a key.
-
-        Raises:
-            CheckpointError: they are not finite.
-        """
-        return finite(self._state[key], key, self._path)
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterates over the keys."""
-        return iter(self._state)
-
-    def __len__(self) -> int:
-        """Returns the number of keys."""
-        return len(self._state)
-
-
-class SafetensorsState(Mapping[str, "torch.Tensor"]):
-    """Weights of one or several safetensors files, each read on access."""
-
-    def __init__(self, paths: list[Path]) -> None:
-        """Reads the names of all weights.
-
-        Raises:
-            CheckpointError: a file is missing or damaged.
-        """
-        from safetensors import SafetensorError
-
-        self._paths: dict[str, Path] = {}
-        for path in paths:
-            try:
-                with _opened(path) as file:
-                    self._paths.update(dict.fromkeys(file.keys(), path))
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path} cannot be read: {error}.") from error
-
-    def __getitem__(self, key: str) -> torch.Tensor:
-        """Reads the weights of a key.
-
-        Raises:
-            CheckpointError: they are not finite.
-        """
-        with _opened(self._paths[key]) as file:
-            return finite(file.get_tensor(key), key, self._paths[key])
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterates over the keys."""
-        return iter(self._paths)
-
-    def __len__(self) -> int:
-        """Returns the number of keys."""
-        return len(self._paths)
+    if path.is_dir() or path.name.endswith(INDEX_SUFFIX):
+        sets = _sets_of_folder(path)
+    else:
+        sets = _sets_of_file(path)
+    chosen = choose(path, sets, weights_key)
+    used = chosen.used
+    state = used.state if isinstance(used.state, SafetensorsState) else TorchState(used.state, path)
+    return Checkpoint(state, used.metadata, path, used.name, chosen.others)
 
 
 def describe_mismatch(
@@ -191,82 +152,51 @@ def _listed(what: str, keys: set[str], most: int = 8) -> str:
     return f"\n- {len(keys)} {what}: {shown}"
 
 
-def _opened(path: Path) -> Any:  # noqa: ANN401 - safetensors' handle has no public type
-    from safetensors import safe_open
-
-    return safe_open(path, framework="pt")
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Recognizes safetensors: eight bytes with the length of a JSON header, then the header."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
-
-
-def _from_folder(folder: Path) -> Checkpoint:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return Checkpoint(SafetensorsState(_shards(index)), {}, folder)
-    index = folder / "pytorch_model.bin.index.json"
-    if index.is_file():
-        parts = [load_checkpoint(shard).state for shard in _shards(index)]
-        return Checkpoint({key: part[key] for part in parts for key in part}, {}, folder)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            found = load_checkpoint(folder / name)
-            return Checkpoint(found.state, found.metadata, folder)
-    raise CheckpointError(
-        f"{folder} holds no model.safetensors, model.safetensors.index.json or pytorch_model.bin."
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    """Returns the files that an index lists, all of which have to exist."""
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [name for name in names if not (index.parent / name).is_file()]
-    if missing:
+def _sets_of_file(path: Path) -> list[WeightSet]:
+    check_file(path)
+    if is_safetensors(path):
+        return prefix_sets(WeightSet("", SafetensorsState([path]), {}))
+    loaded = read_torch(path)
+    if not isinstance(loaded, dict | list | tuple):
         raise CheckpointError(
-            f"{index.parent} lacks {len(missing)} of {len(names)} shards: {', '.join(missing)}. "
-            f"Download the whole folder again."
+            f"{path} holds {type(loaded).__name__}, expected a state dict. Save model.state_dict()."
         )
-    return [index.parent / name for name in names]
-
-
-def _load_torch(path: Path) -> object:
-    import torch
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old pickle protocols, which load or raise
-            with torch.serialization.safe_globals([argparse.Namespace]):  # timm's `args`
-                return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    sets = sets_in(loaded)
+    if not any(weights.state for weights in sets):
+        keys = ", ".join(str(key)[:40] for key in list(loaded)[:20])
         raise CheckpointError(
-            f"{path} cannot be loaded without executing code from it, which is not allowed: "
-            f"{first_line(error)}. Save the weights alone: safetensors, or model.state_dict()."
-        ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+            f"{path} holds no weights; its keys are {keys}. Save model.state_dict(), as it is or "
+            f"under a key such as state_dict or model."
+        )
+    return sets
+
+
+def _sets_of_folder(path: Path) -> list[WeightSet]:
+    folder = path if path.is_dir() else path.parent
+    index = folder_index(folder) if path.is_dir() else path
+    if index is None:
+        for name in _SINGLE_FILES:
+            if (folder / name).exists():
+                return _sets_of_file(folder / name)
         raise CheckpointError(
-            f"{path} is not a readable checkpoint: {first_line(error)}. Expected "
-            f"safetensors or a file written by torch.save."
-        ) from error
-
-
-def _split(loaded: Mapping[str, object]) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Separates the weights from other entries, in whichever container they are."""
-    for container in _CONTAINERS:
-        inner = loaded.get(container)
-        if isinstance(inner, dict):
-            others = {k: scalar(v) for k, v in loaded.items() if k not in _CONTAINERS}
-            return _tensors(inner), others
-    state = _tensors(loaded)
-    return state, {key: value for key, value in loaded.items() if key not in state}
-
-
-def _tensors(values: Mapping[str, object]) -> dict[str, torch.Tensor]:
-    import torch
-
-    return {key: value for key, value in values.items() if isinstance(value, torch.Tensor)}
+            f"{folder} holds no model.safetensors, model.safetensors.index.json or "
+            f"pytorch_model.bin."
+        )
+    files = shard_files(index)
+    for file in files:
+        check_file(file)
+    if all(is_safetensors(file) for file in files):
+        return prefix_sets(WeightSet("", SafetensorsState(files), {}))
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        for part in _sets_of_file(file):
+            if twice := sorted(state.keys() & part.state.keys()):
+                raise CheckpointError(
+                    f"{twice[0]!r} is in {file.name} and in another shard of {folder}. Download "
+                    f"the whole folder again."
+                )
+            state.update(part.state)
+    return [WeightSet("", state, {})]
 
 
 def first_line(error: Exception) -> str:

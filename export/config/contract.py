@@ -51,6 +51,8 @@ class Signature:
     whole_years: bool = False
     """`age_years` are whole numbers, so that small differences make them jump: parity is measured
     on the expectation of `age_probs`."""
+    half_precision: bool = False
+    """The network computes in half precision where it was given so: parity is that of FP16."""
     no_answer: str | None = None
     """Meaning of a NaN in `age_years`; None if it never occurs."""
     few_faces: bool = False

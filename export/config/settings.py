@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TypeVar
 
 from runtime.fusion import AGE_GRID
@@ -35,7 +34,20 @@ VIEWS = ("flip",)
 COMMON_KEYS = ("architecture", "checkpoint", "sha256", "license", "geometry", "views")
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
-HEAD_KEYS = ("head", "age_grid", "round_years", "years_per_unit", "years_offset")
+HEAD_KEYS = ("head", "age_grid", "class_order", "round_years", "years_per_unit", "years_offset")
+_KEY_OWNERS = {
+    "age_grid": ("expectation", "ordinal"),
+    "class_order": ("expectation",),
+    "round_years": ("expectation",),
+    "years_per_unit": ("regression",),
+    "years_offset": ("regression",),
+}
+"""Kinds of head that each key belongs to."""
+OLDEST_YEARS = 200
+"""Limit of an age grid: no scale of ages in years reaches farther."""
+_MOST_CLASSES = 2001
+"""Limit of an age grid: classes a tenth of a year apart."""
+_CLASS_ORDERS = ("age", "text")
 GEOMETRY_KEYS = (
     *("crop_margin", "margins", "offset", "before"),
     *("fit", "template", "interpolation", "border", "pad_color"),
@@ -63,13 +75,24 @@ class AgeHead:
 
     kind: str = "expectation"
     """`expectation`: softmax over age classes, times their ages (DEX); `regression`: one number,
-    years = output * years_per_unit + years_offset."""
+    years = output * years_per_unit + years_offset. `ordinal`: see `export.experts.onnx_file`."""
     age_grid: tuple[float, ...] = WHOLE_YEARS
-    """Ages of the classes, in years."""
+    """Ages of the classes in years, in the order of the network's last layer."""
     years_per_unit: float = 1.0
     years_offset: float = 0.0
     round_years: bool = False
     """Whether the expectation is rounded to whole years, half to even as by NumPy."""
+
+    @property
+    def increasing(self) -> tuple[float, ...]:
+        """The ages of the classes in increasing order."""
+        return tuple(sorted(self.age_grid))
+
+    @property
+    def order(self) -> tuple[int, ...] | None:
+        """The class of each age of `increasing`; None where they are in that order already."""
+        order = tuple(sorted(range(len(self.age_grid)), key=self.age_grid.__getitem__))
+        return None if order == tuple(range(len(order))) else order
 
 
 def optional(entry: JsonReader, key: str, read: Callable[[JsonReader], T], default: T) -> T:
@@ -132,7 +155,9 @@ def read_input_size(entry: JsonReader) -> tuple[int, int]:
     return sides[0], sides[1]
 
 
-def read_normalization(entry: JsonReader) -> Normalization:
+def read_normalization(
+    entry: JsonReader, color_orders: tuple[str, ...] = COLOR_ORDERS
+) -> Normalization:
     """Reads the keys in `NORMALIZATION_KEYS`."""
     default = Normalization()
     std = optional(entry, "std", three_numbers, default.std)
@@ -142,20 +167,26 @@ def read_normalization(entry: JsonReader) -> Normalization:
         scale=optional(entry, "scale", JsonReader.number, default.scale),
         mean=optional(entry, "mean", three_numbers, default.mean),
         std=std,
-        color_order=optional(entry, "color_order", choice(COLOR_ORDERS), default.color_order),
+        color_order=optional(entry, "color_order", choice(color_orders), default.color_order),
     )
 
 
-def read_age_head(entry: JsonReader) -> AgeHead:
+def read_age_head(entry: JsonReader, kinds: tuple[str, ...] = HEADS) -> AgeHead:
     """Reads the keys in `HEAD_KEYS`."""
-    kind = optional(entry, "head", choice(HEADS), "expectation")
-    for key in HEAD_KEYS[1:]:
-        owner = "expectation" if key in ("age_grid", "round_years") else "regression"
-        if entry.has(key) and kind != owner:
-            entry.child(key).problem(f"belongs to head = {owner!r}, this expert's is {kind!r}")
+    kind = optional(entry, "head", choice(kinds), "expectation")
+    for key, all_owners in _KEY_OWNERS.items():
+        owners = [owner for owner in all_owners if owner in kinds]
+        if entry.has(key) and kind not in owners:
+            belongs = " or ".join(map(repr, owners))
+            entry.child(key).problem(f"belongs to head = {belongs}, this expert's is {kind!r}")
+    grid = optional(entry, "age_grid", read_age_grid, WHOLE_YEARS)
+    if kind == "ordinal" and grid != tuple(sorted(grid)):
+        entry.child("age_grid").problem("must increase, since each threshold lies above the last")
+    if optional(entry, "class_order", choice(_CLASS_ORDERS), "age") == "text":
+        grid = tuple(sorted(grid, key=lambda age: f"{age:g}"))
     return AgeHead(
         kind,
-        age_grid=optional(entry, "age_grid", read_age_grid, WHOLE_YEARS),
+        age_grid=grid,
         years_per_unit=optional(entry, "years_per_unit", JsonReader.number, 1.0),
         years_offset=optional(entry, "years_offset", JsonReader.number, 0.0),
         round_years=optional(entry, "round_years", JsonReader.boolean, default=False),
@@ -163,15 +194,25 @@ def read_age_head(entry: JsonReader) -> AgeHead:
 
 
 def read_age_grid(entry: JsonReader) -> tuple[float, ...]:
-    """Reads `"0..100"` for whole years, or a list of increasing ages."""
+    """Reads `"0..100"` for whole years, or a list of different ages in any order."""
     if isinstance(entry.value, list):
-        ages = tuple(entry.numbers())
-        if len(ages) < 2 or any(low >= high for low, high in pairwise(ages)):
-            entry.problem("must hold at least 2 increasing ages")
+        ages = tuple(entry.numbers()) if len(entry.value) <= _MOST_CLASSES else ()
+        if len(ages) < 2 or len(set(ages)) < len(ages):
+            entry.problem(f"must hold 2 to {_MOST_CLASSES} different ages")
+            return WHOLE_YEARS
+        if not 0.0 <= min(ages) <= max(ages) <= OLDEST_YEARS:
+            entry.problem(f"must lie within 0..{OLDEST_YEARS} years, got {shown(entry.value)}")
+            return WHOLE_YEARS
         return ages
     first, dots, last = str(entry.value).partition("..")
-    if not (dots and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    if not (dots and first.isdecimal() and last.isdecimal()):
         entry.problem(f'must be like "0..100" or a list of ages, got {shown(entry.value)}')
+        return WHOLE_YEARS
+    if len(last) > len(str(OLDEST_YEARS)) or not int(first) < int(last) <= OLDEST_YEARS:
+        entry.problem(
+            f'must be like "0..100", increase and end at {OLDEST_YEARS} years at most, got '
+            f"{shown(entry.value)}"
+        )
         return WHOLE_YEARS
     return tuple(float(age) for age in range(int(first), int(last) + 1))
 

@@ -27,7 +27,7 @@ from export.experts.janus.weights import load_expert, parameter_shapes, source_k
 from runtime.errors import InputError
 from runtime.files import replacing, write_json
 from runtime.geometry import Pixels
-from runtime.images import SUFFIXES, ImageLimits, load_rgb
+from runtime.images import ImageLimits, is_photograph, load_rgb
 from runtime.manifest import InputSpec
 from runtime.preparation import input_view
 
@@ -103,7 +103,9 @@ def distil(task: Distillation, progress: Progress) -> dict[str, float]:
 def _open_answers(
     task: Distillation, source: JanusSource
 ) -> Iterator[tuple[TeacherAnswers, list[Path]]]:
-    pictures = sorted(p for p in task.faces.rglob("*") if p.suffix.lower() in SUFFIXES)
+    pictures = sorted(
+        path for path in task.faces.rglob("*") if is_photograph(path.relative_to(task.faces))
+    )
     names = [picture.relative_to(task.faces).as_posix() for picture in pictures]
     settings = {
         "teacher": hash_checkpoint(task.checkpoint),

@@ -13,7 +13,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from export.config.contract import Images
-from export.faces.verification import PHOTOGRAPH_BOXES, Scene, as_inputs, mirrored, photograph
+from export.faces.verification import (
+    PHOTOGRAPH_BOXES,
+    Scene,
+    as_inputs,
+    mirrored,
+    photograph,
+    photographs,
+)
 from runtime.geometry import Pixels
 from runtime.manifest import InputSpec
 from runtime.results import Box
@@ -61,8 +68,8 @@ def _scenes(count: int) -> Iterator[Scene]:
 
 
 def _photographs(rng: np.random.Generator) -> Iterator[Scene]:
-    for name, (face, person) in PHOTOGRAPH_BOXES.items():
-        image = photograph(name)
+    for name in photographs():
+        image, (face, person) = photograph(name), PHOTOGRAPH_BOXES[name]
         width = image.shape[1]
         for cut in range(_CUTS):
             if cut % 2:

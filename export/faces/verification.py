@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.config.contract import Images
 from runtime.geometry import Pixels, black
@@ -25,6 +27,11 @@ PHOTOGRAPH_BOXES: dict[str, tuple[Box, Box]] = {
 }
 """Face and person boxes in two public-domain photographs that installed packages contain
 (scikit-image: Eileen Collins, NASA; Matplotlib: Grace Hopper, US Navy)."""
+_PHOTOGRAPH_FILES = {
+    "astronaut": ("scikit-image", "skimage", "data/astronaut.png"),
+    "grace_hopper": ("matplotlib", "matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+}
+"""Package, its module, and path within it. Only the file is read: scikit-image imports SciPy."""
 _DRAWN_AGES = (2.0, 9.0, 17.0, 24.0, 38.0, 52.0, 67.0, 84.0)
 _NOISE_IMAGES = 4
 BATCHES = (1, 3, 7, 9)
@@ -36,15 +43,23 @@ PROBES = (0, 10, -1)
 def verification_images(inputs: Sequence[InputSpec], *, few: bool = False) -> Images:
     """Returns the verification faces as an expert's inputs.
 
-    `few` selects only the `PROBES`, for an expert that needs seconds per face.
+    Photographs whose package is not installed are left out; see `missing_photographs`. `few`
+    selects only the `PROBES`, for an expert that needs seconds per face.
 
     Returns:
         By input name: uint8 (N, height, width, 3), where N is the sum of `BATCHES`, or 3.
     """
+    return as_inputs(_chosen(few=few), inputs)
+
+
+def shows_face(*, few: bool = False) -> NDArray[np.bool_]:
+    """Returns, for each of the verification faces, whether a face is visible on it: bool (N,)."""
+    return np.array([boxes.get("face") is not None for _, boxes in _chosen(few=few)])
+
+
+def _chosen(*, few: bool) -> list[Scene]:
     scenes = list(_scenes())
-    if few:
-        scenes = [scenes[index] for index in PROBES]
-    return as_inputs(scenes, inputs)
+    return [scenes[index] for index in PROBES] if few else scenes
 
 
 def as_inputs(scenes: Sequence[Scene], inputs: Sequence[InputSpec]) -> Images:
@@ -64,8 +79,8 @@ def in_batches(images: Images) -> Iterator[Images]:
 def _scenes() -> Iterator[Scene]:
     from export.faces.drawn import draw_person
 
-    for name, (face, person) in PHOTOGRAPH_BOXES.items():
-        picture = photograph(name)
+    for name in photographs():
+        picture, (face, person) = photograph(name), PHOTOGRAPH_BOXES[name]
         height, width = picture.shape[:2]
         yield picture, {"face": face, "person": person}
         yield picture // 2, {"face": face}
@@ -80,16 +95,39 @@ def _scenes() -> Iterator[Scene]:
         yield noise, {"face": None, "person": None}
 
 
+def photographs() -> tuple[str, ...]:
+    """Returns the keys of `PHOTOGRAPH_BOXES` whose photographs are installed."""
+    return tuple(name for name in PHOTOGRAPH_BOXES if _photograph_path(name) is not None)
+
+
+def missing_photographs() -> tuple[str, ...]:
+    """Returns the packages whose photographs are not installed."""
+    found = photographs()
+    return tuple(package for name, (package, *_) in _PHOTOGRAPH_FILES.items() if name not in found)
+
+
 def photograph(name: str) -> Pixels:
-    """Returns the photograph of a key of `PHOTOGRAPH_BOXES`: uint8 (H, W, 3), RGB."""
-    if name == "astronaut":
-        from skimage.data import astronaut
+    """Returns the photograph of a key of `PHOTOGRAPH_BOXES`: uint8 (H, W, 3), RGB.
 
-        return np.asarray(astronaut(), np.uint8)  # type: ignore[no-untyped-call]
-    import matplotlib as mpl
-
-    path = Path(mpl.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    Raises:
+        FileNotFoundError: it is not installed.
+    """
+    path = _photograph_path(name)
+    if path is None:
+        raise FileNotFoundError(f"{_PHOTOGRAPH_FILES[name][0]} is not installed.")
     return load_rgb(path, ImageLimits())
+
+
+def _photograph_path(name: str) -> Path | None:
+    _, module, within = _PHOTOGRAPH_FILES[name]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # the module is blocked
+        return None
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / within).is_file():
+            return path
+    return None
 
 
 def mirrored(box: Box, width: int) -> Box:

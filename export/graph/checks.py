@@ -13,13 +13,16 @@ from export.graph.tensorrt_operators import tensorrt_problems
 from runtime.manifest import OUTPUT_RANKS
 
 
-def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> None:
+def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> list[str]:
     """Validates an ONNX file.
 
     Args:
         path: of the file.
         signature: the inputs and outputs it must have.
         tensorrt: whether TensorRT must support its operators.
+
+    Returns:
+        Nodes that TensorRT does not support; none where it must.
 
     Raises:
         GraphError: the file is not valid ONNX, does not match the signature, or has nodes that
@@ -31,10 +34,12 @@ def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> N
         raise GraphError(f"{path.name} is not valid ONNX: {error}") from error
     model = onnx.load(str(path), load_external_data=False)
     problems = _signature_problems(model, signature)
-    if tensorrt:
-        problems += tensorrt_problems(model)
-    if problems:
-        raise GraphError(f"{path.name}:" + "".join(f"\n- {problem}" for problem in problems))
+    unsupported = tensorrt_problems(model)
+    if problems or (tensorrt and unsupported):
+        cure = "\nBuild without engines: --target onnx." if tensorrt and unsupported else ""
+        problems += unsupported if tensorrt else []
+        raise GraphError(f"{path.name}:" + "".join(f"\n- {p}" for p in problems) + cure)
+    return unsupported
 
 
 def _signature_problems(model: onnx.ModelProto, signature: Signature) -> list[str]:

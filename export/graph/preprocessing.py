@@ -42,14 +42,17 @@ class Readout(nn.Module):
     """
 
     ages: Tensor
+    order: Tensor | None
 
     def __init__(self, head: AgeHead, *, probabilities: bool = False) -> None:
         """Creates the readout of a head; `probabilities`: the last layer is a softmax already."""
         super().__init__()
         self._head = head
         self._probabilities = probabilities
-        ages = torch.tensor(head.age_grid)
+        ages = torch.tensor(head.increasing)
         self.register_buffer("ages", ages, persistent=False)
+        order = None if head.order is None else torch.tensor(head.order)
+        self.register_buffer("order", order, persistent=False)
 
     @property
     def classes(self) -> int:
@@ -63,13 +66,15 @@ class Readout(nn.Module):
 
     @property
     def age_grid(self) -> tuple[float, ...] | None:
-        """Ages of the classes, in years."""
-        return self._head.age_grid if self._head.kind == "expectation" else None
+        """Ages of the columns of `age_probs`, in years: increasing, whatever the classes' order."""
+        return self._head.increasing if self._head.kind == "expectation" else None
 
     def forward(self, last: Tensor) -> tuple[Tensor, ...]:
         """Computes the outputs from the last layer (N, classes)."""
         if self._head.kind == "regression":
             return (last.reshape(-1) * self._head.years_per_unit + self._head.years_offset,)
         probabilities = last if self._probabilities else torch.softmax(last, dim=1)
+        if self.order is not None:
+            probabilities = probabilities.index_select(1, self.order)
         years = (probabilities * self.ages).sum(dim=1)
         return years.round() if self._head.round_years else years, probabilities

@@ -12,6 +12,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from export.graph.traversal import names_read
+
 
 def fix_reshapes(model: onnx.ModelProto) -> None:
     """Gives every Reshape a constant target, in place, and removes the nodes that computed it.
@@ -38,7 +40,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
     kept = []
     for node in reversed(model.graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(names_read(node))
             kept.append(node)
     weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
     del model.graph.node[:], model.graph.initializer[:]

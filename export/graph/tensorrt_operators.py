@@ -22,13 +22,12 @@ _UNSUPPORTED = """
 """
 _AXES_INPUT = {
     **dict.fromkeys(("Squeeze", "Unsqueeze", "CumSum"), 1),
-    **dict.fromkeys(
-        ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare"), 1
-    ),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax"), 1),
+    **dict.fromkeys(("ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"), 1),
     "Slice": 3,
     "Pad": 3,
 }
-"""Operators whose axes must be constant, with the index of that input; reductions by suffix."""
+"""Operators whose axes must be constant, with the index of that input."""
 
 
 def tensorrt_problems(model: onnx.ModelProto) -> list[str]:
@@ -57,9 +56,11 @@ def _reasons(node: onnx.NodeProto, constants: set[str]) -> Iterator[str]:
         mode = attributes["mode"].s.decode() if "mode" in attributes else "nearest"
         if mode == "cubic" or ("antialias" in attributes and attributes["antialias"].i):
             yield "cubic and antialiased Resize are not supported"
+    if node.op_type == "Cast" and attributes["to"].i == onnx.TensorProto.UINT8:
+        yield "it makes UINT8, and TensorRT has UINT8 only as a network's input"
     if node.op_type == "MaxPool" and len([name for name in node.output if name]) > 1:
         yield "the indices output of MaxPool is not supported"
-    position = _AXES_INPUT.get(node.op_type.removeprefix("Reduce"))
+    position = _AXES_INPUT.get(node.op_type)
     if position is not None and len(node.input) > position:
         axes = node.input[position]
         if axes and axes not in constants:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 
@@ -21,6 +21,26 @@ def unrounded_ages(nodes: Iterable[onnx.NodeProto]) -> str:
     """Returns the name of the ages before they are rounded, or `age_years` if they are not."""
     last = next((node for node in nodes if "age_years" in node.output), None)
     return str(last.input[0]) if last is not None and last.op_type == "Round" else "age_years"
+
+
+def graphs_within(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yields the graphs of a node's attributes: branches and bodies of loops."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def names_read(node: onnx.NodeProto) -> set[str]:
+    """Returns the tensors that a node reads, also through the graphs within it."""
+    read = {name for name in node.input if name}
+    for graph in graphs_within(node):
+        made = {value.name for value in graph.input} | {t.name for t in graph.initializer}
+        for inner in graph.node:
+            read |= names_read(inner) - made
+            made |= set(inner.output)
+        read |= {value.name for value in graph.output} - made
+    return read
 
 
 def _reached(

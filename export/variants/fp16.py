@@ -48,9 +48,15 @@ def fp16_from_fp32(source: Path, target: Path, operators: Sequence[str] = FP32_O
         operators: types of nodes that stay in FP32 everywhere.
 
     Raises:
-        GraphError: the graph has subgraphs.
+        GraphError: the graph has subgraphs, quantized layers or operators that are not ONNX's.
     """
     model = onnx.load(str(source), load_external_data=False)
+    for node in model.graph.node:
+        if node.domain not in ("", "ai.onnx") or "Quantize" in node.op_type:
+            raise GraphError(
+                f"{source.name} has no FP16 variant: the types of node {node.name!r} "
+                f"({node.domain or 'ai.onnx'}.{node.op_type}) are fixed. Build it without --fp16."
+            )
     if any(a.HasField("g") for node in model.graph.node for a in node.attribute):
         raise GraphError(f"{source.name} has subgraphs; their precision is not converted.")
     floats = {name for name, kind in _tensor_types(model).items() if kind == "fp32"}

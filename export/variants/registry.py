@@ -14,7 +14,13 @@ from export.variants import bf16, fp16, int8_dynamic, int8_static
 
 
 def write_variant(
-    precision: str, backend: str, source: Path, path: Path, signature: Signature
+    precision: str,
+    backend: str,
+    source: Path,
+    path: Path,
+    signature: Signature,
+    *,
+    tensorrt: bool = True,
 ) -> float:
     """Writes a variant of an FP32 graph and runs the checks that need no inference.
 
@@ -24,6 +30,7 @@ def write_variant(
         source: the FP32 graph.
         path: of the file to write; more files may be written beside it, see `variant_files`.
         signature: of the expert.
+        tensorrt: whether TensorRT must support the operators of an FP16 variant.
 
     Returns:
         The variant's `reduced_share`, as in the manifest.
@@ -36,6 +43,8 @@ def write_variant(
             f"{source.name} keeps its weights in an external data file, as networks over 1 GiB do. "
             f"Such networks have no {precision} variant; build it without --{precision}."
         )
+    if (backend, precision) == ("onnx", "fp16"):
+        return _write_fp16(source, path, signature, tensorrt=tensorrt)
     return _WRITERS[backend, precision](source, path, signature)
 
 
@@ -44,9 +53,9 @@ def variant_files(path: Path) -> list[Path]:
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else model_files(path)
 
 
-def _write_fp16(source: Path, path: Path, signature: Signature) -> float:
+def _write_fp16(source: Path, path: Path, signature: Signature, *, tensorrt: bool) -> float:
     fp16.fp16_from_fp32(source, path, signature.fp32_operators)
-    check_graph(path, signature)
+    check_graph(path, signature, tensorrt=tensorrt)
     return fp16.fp16_share(path)
 
 
@@ -68,7 +77,6 @@ def _write_bf16(source: Path, path: Path, signature: Signature) -> float:
 
 
 _WRITERS: Mapping[tuple[str, str], Callable[[Path, Path, Signature], float]] = {
-    ("onnx", "fp16"): _write_fp16,
     ("onnx", "int8"): _write_int8_dynamic,
     ("openvino", "int8"): _write_int8_static,
     ("openvino", "bf16"): _write_bf16,

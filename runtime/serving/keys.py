@@ -19,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import AgeMoEError
+from runtime.files import read_text
 
 ROLES = ("user", "admin")
 _KEY_BYTES = 32
+_MOST_BYTES = 16 << 20
 
 
 class KeyFileError(AgeMoEError, ValueError):
@@ -52,8 +54,8 @@ def new_key(name: str, role: str) -> tuple[str, Key]:
 def read_keys(path: Path) -> tuple[Key, ...]:
     """Reads a file of keys; raises `KeyFileError` if it is unreadable, empty or malformed."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path, _MOST_BYTES).splitlines()
+    except (OSError, ValueError) as error:
         raise KeyFileError(f"The key file {path} cannot be read: {error}") from error
     problems: list[str] = []
     keys = tuple(_keys_of(lines, problems))

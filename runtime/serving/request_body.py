@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import json
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ async def read_request(request: Request, limits: Limits) -> ParsedRequest:
     if media_type == FORM:
         images, options = await _parse_form(request, body, limits)
     else:
-        parsed = await run_in_threadpool(_validate, AgesRequest, body, strict=True)
+        document = body.removeprefix(codecs.BOM_UTF8)
+        parsed = await run_in_threadpool(_validate, AgesRequest, document, strict=True)
         images, options = parsed.images, parsed
     return _parsed_request(images, options, limits)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from typing import Annotated, Any
 
@@ -18,15 +17,30 @@ from pydantic import (
 
 _TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
 MAX_DEADLINE_MS = 600_000.0
+_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_LONGEST_HEAD = 200
+"""Characters of a data URI before its comma."""
 
 
 def _decoded(value: object) -> bytes:
+    """Decodes base64: plain or URL-safe, padded or not, wrapped into lines, or as a data URI."""
     if not isinstance(value, str):
         raise ValueError("expected a base64 string")  # noqa: TRY004 - pydantic expects ValueError
+    text = value
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not comma or len(head) > _LONGEST_HEAD or not head.lower().endswith(";base64"):
+            raise ValueError("not a data URI in base64, as data:image/jpeg;base64,…")
     try:
-        return base64.b64decode(value, validate=True)
+        symbols = text.encode("ascii").translate(_FROM_URL_SAFE, b" \t\r\n").rstrip(b"=")
+        return binascii.a2b_base64(symbols + b"=" * (-len(symbols) % 4), strict_mode=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"not base64: {error}") from None
+        raise ValueError(f"not base64: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Returns the reason without the text, which is a whole picture."""
+    return "other than ASCII" if isinstance(error, UnicodeEncodeError) else str(error)
 
 
 Picture = Annotated[
@@ -36,11 +50,12 @@ Picture = Annotated[
         {
             "type": "string",
             "contentEncoding": "base64",
-            "pattern": "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+            "pattern": r"^([Dd][Aa][Tt][Aa]:[^,]{0,200};[Bb][Aa][Ss][Ee]64,)?"
+            r"[A-Za-z0-9+/_\- \t\r\n]*[= \t\r\n]*$",
         }
     ),
 ]
-"""A JPEG, PNG or WebP file in base64."""
+"""A JPEG, PNG or WebP file in base64, plain or URL-safe, or as a data URI."""
 
 BoxList = Annotated[
     list[Annotated[list[Annotated[FiniteFloat, Strict()]], Field(min_length=4, max_length=4)]],

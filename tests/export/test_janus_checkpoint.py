@@ -142,6 +142,41 @@ def test_other_folders_are_rejected(
         JanusTokenizer(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("vision_config",), None),
+        (("vision_config", "patch_size"), "x"),
+        (("text_config",), [1]),
+        (("text_config", "num_attention_heads"), 0),
+        (("text_config", "rope_scaling"), 5),
+        (("model_type",), ["janus"]),
+    ],
+)
+def test_values_of_another_kind_are_an_error(
+    tmp_path: Path, place: tuple[str, ...], value: Any
+) -> None:
+    config = transformers_config(RandomJanus("tiny"))
+    inner = config
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    if place[-1] == "num_attention_heads":
+        inner.pop("head_dim", None)
+    _folder(tmp_path, config, preprocessor_config=IMAGES)
+    with pytest.raises(CheckpointError):
+        read_folder(tmp_path)
+
+
+def test_a_damaged_tokenizer_and_byte_order_marks(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is not a tokenizer"):
+        JanusTokenizer(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llava"}', encoding="utf-8-sig")
+    with pytest.raises(CheckpointError, match="has model_type 'llava'"):
+        read_folder(tmp_path)
+
+
 def test_missing_keys_are_listed(prompt: AgePrompt) -> None:
     tensors = dict(RandomJanus("tiny"))
     del tensors["lm_head.weight"], tensors["model.aligner.fc1.bias"]

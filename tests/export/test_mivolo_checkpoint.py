@@ -178,3 +178,20 @@ def test_wrong_tensors_are_listed_up_to_a_limit() -> None:
 def test_indivisible_input_sizes_are_rejected(size: int) -> None:
     with pytest.raises(CheckpointError, match=f"multiple of 16 pixels, got {size}"):
         spec(input_size=size)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network.x.weight": torch.ones(1)},
+        {"network.": torch.ones(1)},
+        {"network.9.0.norm2.weight": torch.ones(1)},
+        {"network.2.0.norm1.weight": torch.tensor(1.0)},
+        {"pos_embed": torch.ones(3)},
+        {"head.weight": torch.tensor(1.0)},
+    ],
+)
+def test_odd_names_and_shapes_are_checkpoint_errors(change: dict[str, Tensor]) -> None:
+    state = state_of(spec()) | change
+    with pytest.raises(CheckpointError):
+        build_mivolo(spec_from_checkpoint(state, {}, (1.0, 95.0, 48.0)), state)

@@ -64,7 +64,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         [experts.a]
         architecture = "vgg16"
         hed = "regression"
-        age_grid = [3, 2]
+        age_grid = [3, 3]
         std = [0.2, 0.2, 0.0]
         width_factor = 2
         [experts.a.geometry]
@@ -88,7 +88,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
     text = "\n".join(problems)
     for expected in (
         "experts.a: unknown key hed",
-        "experts.a.age_grid: must hold at least 2 increasing ages",
+        "experts.a.age_grid: must hold 2 to 2001 different ages",
         "experts.a.std: must be positive",
         "experts.a.width_factor: must be within (0, 1]",
         "experts.a.geometry.fit: must be one of stretch",
@@ -245,7 +245,13 @@ def test_the_built_in_experts_leave_preprocessing_to_a_checkpoint_that_gives_it(
 
 @pytest.mark.parametrize(
     ("text", "grid"),
-    [('"0..100"', WHOLE_YEARS), ('"18..21"', (18.0, 19.0, 20.0, 21.0)), ("[1, 2.5]", (1.0, 2.5))],
+    [
+        ('"0..100"', WHOLE_YEARS),
+        ('"18..21"', (18.0, 19.0, 20.0, 21.0)),
+        ("[1, 2.5]", (1.0, 2.5)),
+        ("[10, 2, 1]", (10.0, 2.0, 1.0)),
+        ("\"8..11\"\nclass_order = 'text'", (10.0, 11.0, 8.0, 9.0)),
+    ],
 )
 def test_age_grids(tmp_path: Path, text: str, grid: tuple[float, ...]) -> None:
     experts, problems = read(

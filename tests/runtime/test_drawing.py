@@ -154,5 +154,5 @@ def test_a_drawing_is_written_by_its_suffix(tmp_path: Path, name: str, form: str
 
 
 def test_a_drawing_in_another_format_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"\.jpg, \.jpeg, \.png, \.webp, got a\.pdf"):
+    with pytest.raises(ValueError, match=r"\.jpg, \.jpeg, .*\.webp, got a\.pdf"):
         save_drawing(tmp_path / "a.pdf", ground(40, 30))

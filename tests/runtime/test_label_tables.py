@@ -165,3 +165,37 @@ def test_without_engines_no_journal_is_started(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no such file"):
         label(lambda _: pytest.fail("nothing to label"), ["a"], tmp_path / "ages.csv", job)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("path,age\na.png,3\nb.png\n\n,4\nc d.png,5,x,y\n", "utf-8"),
+        ("age;path\r\n3,5;a.png\r\n;b.png\r\n4\r\n1;c d.png\r\n", "utf-8-sig"),
+        ("age\t path \n3\ta.png\n4\tb.png\n1\tc d.png\n", "utf-16"),
+    ],
+)
+def test_lists_as_spreadsheets_write_them(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "list.csv").write_text(text, encoding=encoding, newline="")
+    found = photographs_in([str(tmp_path / "list.csv")])
+    assert [Path(path).name for path in found] == ["a.png", "b.png", "c d.png"]
+
+
+def test_lists_in_another_encoding_and_pipes_are_named(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_bytes("path\na\nübung.png\n".encode("latin-1"))
+    with pytest.raises(LabelingError, match=r"line 3 is not UTF-8\. Save it as UTF-8"):
+        photographs_in([str(tmp_path / "list.csv")])
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(LabelingError, match="it is a named pipe, expected a file"):
+        photographs_in([str(tmp_path / "pipe.csv")])
+
+
+def test_files_that_macos_adds_are_no_photographs(tmp_path: Path) -> None:
+    for name in ("a.JFIF", "b.jpe", "._a.jpg", "sub/c.pjpeg", "__MACOSX/sub/d.jpg", "e.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    wanted = ["a.JFIF", "b.jpe", "c.pjpeg"]
+    assert [Path(p).name for p in photographs_in([str(tmp_path)])] == wanted
+    assert [Path(p).name for p in photographs_in([f"{tmp_path}/**/*.[jJ]*"])] == wanted[:2]
+    inside = tmp_path / "__MACOSX" / "sub"  # named by the user, so it is meant
+    assert [Path(p).name for p in photographs_in([str(inside)])] == ["d.jpg"]

@@ -190,6 +190,46 @@ def test_invalid_requests_are_rejected(
     assert_problem(live.client.post("/v1/ages", json=body), status, message)
 
 
+JPEG = base64_of(encoded(picture(6)))
+SPELLINGS = {
+    "plain": JPEG,
+    "data URI": f"data:image/jpeg;base64,{JPEG}",
+    "data URI with a parameter": f"DATA:image/jpeg;name=a;BASE64,{JPEG}",
+    "wrapped": "\r\n".join(JPEG[i : i + 76] for i in range(0, len(JPEG), 76)) + "\n",
+    "URL-safe": JPEG.replace("+", "-").replace("/", "_"),
+    "without padding": JPEG.rstrip("="),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_base64_in_every_spelling_and_json_with_byte_order_mark(live: Live, spelling: str) -> None:
+    body = json.dumps({"images": [SPELLINGS[spelling]], "detect": False})
+    headers = {"Content-Type": "application/json"}
+    for encoding in ("utf-8", "utf-8-sig"):
+        content = body.encode(encoding)
+        response = live.client.post("/v1/ages", content=content, headers=headers)
+        age = response.json()["images"][0]["faces"][0]["estimate"]["age_years"]
+        assert age == live.moe.predict(encoded(picture(6))).age_years
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data:image/jpeg,AAAA", "not a data URI in base64"),
+        ("data:image/jpeg;base64", "not a data URI in base64"),
+        ("data:" + "x" * 300 + ";base64,AAAA", "not a data URI in base64"),
+        ("AAAAA", "not base64"),
+        ("AA=A", "not base64"),
+        ("AA.A", "not base64"),
+        ("ä" * 1000, "not base64: other than ASCII"),
+    ],
+)
+def test_what_is_no_base64_is_rejected(live: Live, text: str, message: str) -> None:
+    response = live.client.post("/v1/ages", json={"images": [text]})
+    assert_problem(response, 422, message)
+    assert len(response.text) < 400
+
+
 @pytest.mark.parametrize(
     ("content", "media_type", "status", "message"),
     [

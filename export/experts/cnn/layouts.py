@@ -54,7 +54,7 @@ class Layout:
     """Settings that the names determine."""
     one_position: bool = False
     """The first dense layer covers the whole last map, so that only one map size fits."""
-    heads: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ("fc",)
     """Names of the last layer; the first one present is used, the others are left out."""
 
 
@@ -153,11 +153,21 @@ def _from_caffe_resnet50(layer: str) -> str:
 _DEX_LAYERS = _dex_vgg16_layers()
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "vgg16": (
-        Layout("pytorch-DEX", "conv.0.conv1.weight", _from_dex_vgg16, one_position=True),
         Layout(
-            "torchvision", "classifier.0.weight", _from_torchvision_vgg16, {"pooling": "adaptive"}
+            "pytorch-DEX",
+            "conv.0.conv1.weight",
+            _from_dex_vgg16,
+            one_position=True,
+            heads=("cls",),
         ),
-        Layout("timm", "", _same),
+        Layout(
+            "torchvision",
+            "classifier.0.weight",
+            _from_torchvision_vgg16,
+            {"pooling": "adaptive"},
+            heads=("classifier.6",),
+        ),
+        Layout("timm", "", _same, heads=("head.fc",)),
     ),
     "resnet50": (
         Layout(

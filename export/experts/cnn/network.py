@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from export.checkpoints.description import describe
 from export.checkpoints.loading import describe_mismatch, load_checkpoint
-from export.checkpoints.state import is_counter, plain_state
+from export.checkpoints.state import is_counter
 from export.config.contract import Signature
 from export.errors import CheckpointError
 from export.experts.cnn.bodies import NETWORKS, VGG16_STRIDE, vgg16_kernel, vgg16_map
@@ -21,7 +21,8 @@ from export.experts.cnn.checkpoint import (
     describe_settings,
     look_alike,
 )
-from export.experts.cnn.layouts import Layout, find_layout, settings_for, timm_names, unused_heads
+from export.experts.cnn.heads import NamedWeights, name_weights, suggest_head
+from export.experts.cnn.layouts import Layout, settings_for, timm_names, unused_heads
 from export.experts.cnn.settings import CnnSettings
 from export.faces.verification import verification_images
 from export.graph.preprocessing import Normalize, Readout
@@ -42,6 +43,7 @@ class CnnExpert(nn.Module):
     def __init__(self, architecture: str, settings: CnnSettings) -> None:
         """Builds the network with timm's own initialization."""
         super().__init__()
+        self.settings = settings
         self.normalize = Normalize(settings.normalization)
         self.readout = Readout(settings.head)
         self.network = NETWORKS[architecture](settings, self.readout.classes)
@@ -104,9 +106,9 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
     Raises:
         CheckpointError: keys or shapes do not fit; all of them are listed.
     """
-    plain = plain_state(state)
     wanted = module.network.state_dict()
-    names = timm_names(find_layout(architecture, list(plain)), list(plain))
+    named = name_weights(architecture, state, module.settings.head_layer)
+    plain, names = named.state, timm_names(named.layout, list(named.state))
     shaped = {key: _shaped(plain[name], wanted.get(key)) for key, name in names.items()}
     mismatch = describe_mismatch(architecture, shaped, wanted)
     if mismatch:
@@ -114,7 +116,7 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
         missing = [k for k in wanted.keys() - shaped.keys() if not is_counter(k)]
         raise CheckpointError(
             f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
-            f"{look_alike(unexpected, missing)}"
+            f"{look_alike(unexpected, missing)}{suggest_head(named, names, wanted.keys())}"
         )
     module.network.load_state_dict(shaped, strict=False)  # counters are left out
 
@@ -137,18 +139,18 @@ def build_cnn(
         images = verification_images(expert.signature.inputs)
         settle(module, torch.from_numpy(images["face"]))
         return expert
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_checkpoint(checkpoint, settings.weights_key)
     description = describe(checkpoint, loaded.metadata)
     check_architecture(architecture, description)
     described = describe_settings(settings, geometry, description)
-    keys = list(plain_state(loaded.state))
-    layout = find_layout(architecture, keys)
+    named = name_weights(architecture, loaded.state, settings.head_layer)
+    layout = named.layout
     settings = settings_for(layout, described.settings)
     _check_size(layout, settings)
     module = cnn_module(architecture, settings)
     load_cnn(module, architecture, loaded.state)
-    facts = _facts(layout, unused_heads(layout, keys), described)
-    return cnn_expert(module, settings, described.geometry, facts)
+    facts = _facts(named, described)
+    return cnn_expert(module, settings, described.geometry, {**facts, **loaded.facts})
 
 
 def count_cnn_parameters(architecture: str, settings: CnnSettings) -> int:
@@ -184,11 +186,15 @@ def cnn_expert(
     return TorchExpert(module, signature)
 
 
-def _facts(layout: Layout, unused: Sequence[str], described: Described) -> dict[str, Any]:
+def _facts(named: NamedWeights, described: Described) -> dict[str, Any]:
     """Returns what the checkpoint determined, for the manifest."""
+    unused = [*unused_heads(named.layout, list(named.state)), *named.unused_heads]
     entries = {"from_config_json": described.taken, "overruled": described.overruled}
-    facts: dict[str, Any] = {"unused_heads": list(unused)} if unused else {}
-    return {"layout": layout.name, **facts, **{key: dict(v) for key, v in entries.items() if v}}
+    facts: dict[str, Any] = {"unused_heads": unused} if unused else {}
+    if named.head_layer:
+        facts["head_layer"] = named.head_layer
+    name = named.layout.name
+    return {"layout": name, **facts, **{key: dict(v) for key, v in entries.items() if v}}
 
 
 def _shaped(value: Tensor, wanted: Tensor | None) -> Tensor:

@@ -42,6 +42,10 @@ class CnnSettings:
     stride_on: str | None = None
     """ResNet50: the convolution of a block that reduces the map, `3x3` (torchvision) or the first
     `1x1` (Caffe). None: by the checkpoint's names, else `3x3`."""
+    weights_key: str | None = None
+    """Name of the set of weights in a file that holds several, as `model_ema_state_dict`."""
+    head_layer: str | None = None
+    """Name of the last layer in the checkpoint, where it is not the architecture's own."""
     given: tuple[str, ...] = field(default=(), compare=False)
     """Keys that experts.toml gives, of those that a checkpoint's config.json may give."""
 
@@ -59,7 +63,8 @@ def read_resnet50(entry: JsonReader) -> CnnSettings:
 def _read_cnn(
     entry: JsonReader, poolings: tuple[str, ...], *, strides: bool = False
 ) -> CnnSettings:
-    own = ("input_size", "width_factor", "pooling", *(["stride_on"] if strides else []))
+    own = ["input_size", "width_factor", "pooling", "weights_key", "head_layer"]
+    own += ["stride_on"] if strides else []
     entry.only((*COMMON_KEYS, *own, *NORMALIZATION_KEYS, *HEAD_KEYS))
     height, width = read_input_size(entry)
     factor = optional(entry, "width_factor", JsonReader.number, 1.0)
@@ -74,6 +79,8 @@ def _read_cnn(
         factor,
         entry.child("pooling").choice(poolings) if entry.has("pooling") else None,
         entry.child("stride_on").choice(STRIDES) if stride_on else None,
+        entry.child("weights_key").string() if entry.has("weights_key") else None,
+        entry.child("head_layer").string() if entry.has("head_layer") else None,
         _given(entry),
     )
 

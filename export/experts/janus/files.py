@@ -7,11 +7,11 @@ deepseek-ai/Janus-Pro-1B).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from export.checkpoints.recognition import read_json
 from export.config.settings import Normalization
 from export.errors import CheckpointError
 from export.experts.janus.network import LanguageShape, VisionShape
@@ -85,7 +85,12 @@ class JanusTokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             raise CheckpointError(f"{folder} has no tokenizer.json. Copy it from the checkpoint.")
-        self._tokenizer = Tokenizer.from_file(str(file))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises this base class
+            raise CheckpointError(
+                f"{file} is not a tokenizer ({error}). Download it again."
+            ) from error
         config = _json(folder, "tokenizer_config.json") or {}
         bos = config.get("bos_token")
         bos = bos.get("content") if isinstance(bos, dict) else bos
@@ -112,6 +117,18 @@ def read_folder(folder: Path) -> JanusFolder:
         CheckpointError: a file is missing or describes an unsupported model; every problem at
             once.
     """
+    try:
+        return _read_folder(folder)
+    except CheckpointError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(
+            f"{folder}: a value in its JSON files is of another kind than Janus-Pro's ({error}). "
+            f"Copy them from the checkpoint again."
+        ) from error
+
+
+def _read_folder(folder: Path) -> JanusFolder:
     config = _json(folder, "config.json")
     if config is None:
         raise CheckpointError(f"{folder} has no config.json. Is it a Janus-Pro checkpoint folder?")
@@ -246,9 +263,6 @@ def _expect(problems: list[str], name: str, found: object, allowed: tuple[object
 
 def _json(folder: Path, name: str) -> Json | None:
     file = folder / name
-    if not file.is_file():
+    if not file.exists():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} does not hold a JSON object.")
-    return content
+    return read_json(file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 
 import torch
 
-from export.checkpoints.loading import load_checkpoint
+from export.checkpoints.loading import Checkpoint, load_checkpoint
+from export.checkpoints.recognition import read_json
 from export.config.contract import Signature
 from export.errors import CheckpointError
 from export.experts.mivolo.module import (
@@ -60,8 +60,12 @@ def mivolo_expert(
     Raises:
         CheckpointError: the file is no MiVOLO, or contradicts the settings.
     """
-    module = _loaded(settings, checkpoint) if checkpoint else random_mivolo(random_spec(settings))
-    return TorchExpert(module, mivolo_signature(module, geometry))
+    if checkpoint is None:
+        module = random_mivolo(random_spec(settings))
+        return TorchExpert(module, mivolo_signature(module, geometry))
+    loaded = load_checkpoint(checkpoint, settings.weights_key)
+    module = _module(settings, loaded)
+    return TorchExpert(module, mivolo_signature(module, geometry, loaded.facts))
 
 
 def count_mivolo_parameters(settings: MiVoloSettings) -> int:
@@ -81,25 +85,18 @@ def random_spec(settings: MiVoloSettings) -> MiVoloSpec:
     )
 
 
-def _loaded(settings: MiVoloSettings, path: Path) -> MiVoloExpert:
-    checkpoint = load_checkpoint(path)
+def _module(settings: MiVoloSettings, checkpoint: Checkpoint) -> MiVoloExpert:
     state = dict(checkpoint.state)
-    metadata = {**checkpoint.metadata, **_config(path)}
+    metadata = {**checkpoint.metadata, **_config(checkpoint.path)}
     spec = spec_from_checkpoint(state, metadata, settings.age_scale)
-    _check_settings(settings, spec, path)
+    _check_settings(settings, spec, checkpoint.path)
     return build_mivolo(spec, state)
 
 
 def _config(path: Path) -> Mapping[str, Any]:
     """Returns the content of a v2 folder's config.json; empty if there is none."""
     file = path / CONFIG
-    if not file.is_file():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not JSON: {error}. Download the folder again.") from error
-    return config if isinstance(config, dict) else {}
+    return read_json(file) if path.is_dir() and file.exists() else {}
 
 
 def _check_settings(settings: MiVoloSettings, spec: MiVoloSpec, path: Path) -> None:
@@ -122,12 +119,15 @@ def _check_settings(settings: MiVoloSettings, spec: MiVoloSpec, path: Path) -> N
         )
 
 
-def mivolo_signature(module: MiVoloExpert, geometry: Geometry) -> Signature:
+def mivolo_signature(
+    module: MiVoloExpert, geometry: Geometry, facts: Mapping[str, object] | None = None
+) -> Signature:
     """Returns the inputs and outputs of the graph.
 
     Args:
         module: the expert.
         geometry: of both crops; the authors' edges and the person's own options are added here.
+        facts: about the checkpoint, for the manifest.
     """
     spec = module.spec
     geometry = replace(geometry, edges="truncate")
@@ -144,7 +144,7 @@ def mivolo_signature(module: MiVoloExpert, geometry: Geometry) -> Signature:
     return Signature(
         inputs=tuple(InputSpec(name, side, side, geometries[name]) for name in spec.inputs),
         outputs=module.output_names,
-        details={"variant": _variant(spec), "age_scale": asdict(spec.ages)},
+        details={"variant": _variant(spec), "age_scale": asdict(spec.ages), **(facts or {})},
         fp32_operators=MIVOLO_FP32_OPERATORS,
         fold_weights=True,
     )

@@ -6,6 +6,7 @@ Checkpoints are passed in as tensors and metadata; nothing is read from disk.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -27,6 +28,9 @@ V2_WRAPPER = "mivolo."
 
 TRAINING_ONLY = "fds."
 """Feature distribution smoothing: in some checkpoints, unused after training."""
+
+_BLOCK = re.compile(r"network\.(\d{1,3})\.([^.]+)\.")
+"""A stage and a block in it."""
 
 AGE_KEYS = ("min_age", "max_age", "avg_age")
 
@@ -155,9 +159,9 @@ def spec_from_checkpoint(
     spec = MiVoloSpec(
         shape=_shape(weights),
         ages=_ages(metadata, age_scale),
-        input_size=SIZE_STEP * weights["pos_embed"].shape[1],
+        input_size=SIZE_STEP * _positions(weights["pos_embed"]),
         with_person="patch_embed.conv1.0.weight" in weights,
-        with_gender=len(weights["head.weight"]) > 1,
+        with_gender=weights["head.weight"].shape[:1] != (1,),
     )
     _check_metadata(spec, metadata)
     return spec
@@ -199,6 +203,16 @@ def network_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(plain_state(tensors, wrappers=(*WRAPPERS, V2_WRAPPER), unused=(TRAINING_ONLY,)))
 
 
+def _positions(embedding: Tensor) -> int:
+    """Returns the number of rows of the positional embedding (1, rows, columns, channels)."""
+    if embedding.ndim != 4:
+        raise CheckpointError(
+            f"This is not a MiVOLO checkpoint: pos_embed has the shape {tuple(embedding.shape)}, "
+            f"expected (1, rows, columns, channels)."
+        )
+    return embedding.shape[1]
+
+
 def _scale_in(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the age scale of a file that holds it beside its tensors."""
     return {key: state[key] for key in AGE_KEYS if key in state}
@@ -213,19 +227,16 @@ def _shape(weights: Mapping[str, Tensor]) -> VoloShape:
             f"This is not a MiVOLO checkpoint: {', '.join(missing)} missing; found {found}, … "
             f"({len(weights)} tensors). Pass the .pth.tar or the v2 .safetensors of MiVOLO."
         )
-    stages = sorted({int(n.split(".")[1]) for n in weights if n.startswith("network.")} - {1})
-    layers = tuple(_depth(weights, stage) for stage in stages)
-    dims = tuple(len(weights[f"network.{stage}.0.norm1.weight"]) for stage in stages)
+    blocks = {(int(m[1]), m[2]) for name in weights if (m := _BLOCK.match(name))}
+    stages = sorted({stage for stage, _ in blocks} - {1})
+    layers = tuple(sum(stage == own for stage, _ in blocks) for own in stages)
+    norms = [weights.get(f"network.{stage}.0.norm1.weight") for stage in stages]
+    dims = tuple(0 if norm is None else norm.numel() for norm in norms)
     for shape in VARIANTS.values():
         if (shape.layers, shape.embed_dims) == (layers, dims):
             return shape
     known = ", ".join(f"{name} {s.layers} {s.embed_dims}" for name, s in VARIANTS.items())
     raise CheckpointError(f"No MiVOLO has {layers} blocks of {dims} channels; known are {known}.")
-
-
-def _depth(weights: Mapping[str, Tensor], stage: int) -> int:
-    prefix = f"network.{stage}."
-    return len({name.split(".")[2] for name in weights if name.startswith(prefix)})
 
 
 def _ages(metadata: Mapping[str, object], given: tuple[float, float, float] | None) -> AgeScale:

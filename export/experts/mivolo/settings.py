@@ -31,11 +31,13 @@ class MiVoloSettings:
     """`face`, or `face` and `person`; None: the checkpoint's, or both."""
     age_scale: tuple[float, float, float] | None
     """Its min_age, max_age and avg_age; years = output * (max_age - min_age) + avg_age."""
+    weights_key: str | None = None
+    """Name of the set of weights in a file that holds several."""
 
 
 def read_mivolo(entry: JsonReader) -> MiVoloSettings:
     """Reads the table of a MiVOLO."""
-    entry.only((*COMMON_KEYS, "variant", "input_size", "inputs", "age_scale"))
+    entry.only((*COMMON_KEYS, "variant", "input_size", "inputs", "age_scale", "weights_key"))
     if entry.has("geometry") and entry.child("geometry").has("fit"):
         fit = entry.child("geometry").child("fit")
         if fit.value == ALIGN:
@@ -45,6 +47,7 @@ def read_mivolo(entry: JsonReader) -> MiVoloSettings:
         input_size=_input_size(entry.child("input_size")) if entry.has("input_size") else None,
         inputs=_inputs(entry.child("inputs")) if entry.has("inputs") else None,
         age_scale=_age_scale(entry.child("age_scale")) if entry.has("age_scale") else None,
+        weights_key=entry.child("weights_key").string() if entry.has("weights_key") else None,
     )
 
 
