@@ -90,7 +90,12 @@ class Connection(H11Protocol):
     def _start_receive_timer(self) -> None:
         if self._receive_timer is None or self._receive_timer.cancelled():
             seconds = self.limits.header_seconds
-            self._receive_timer = self.loop.call_later(seconds, self.transport.close)
+            self._receive_timer = self.loop.call_later(seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        """Closes the connection, whatever its client still sends."""
+        self._skipped = self._skipped or 0
+        self.transport.close()
 
 
 class _Transport:

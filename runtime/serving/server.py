@@ -70,10 +70,19 @@ class Server(uvicorn.Server):
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def reload_on_sighup(self) -> None:
-        """Handles SIGHUP for the rest of the process."""
+    @contextmanager
+    def reloading_on_sighup(self) -> Iterator[None]:
+        """Handles SIGHUP within the context, in which the service need not be open yet."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         self._reloads.start()
-        signal.signal(signal.SIGHUP, self._reloads.request)
+        before = signal.signal(signal.SIGHUP, self._reloads.request)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGHUP, before)
+            self._reloads.stop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves for the notice period, then closes the sockets and shuts down."""
@@ -162,7 +171,7 @@ def run(settings: Settings, host: str, port: int, shutdown: Shutdown) -> int:
     """
     server = make_server(settings, host, port, shutdown)
     server.exits_process = True
-    server.reload_on_sighup()  # already while the engines are opened, or it would end the process
-    server.service.open()  # uvicorn would report an error as a traceback
-    server.run()
+    with server.reloading_on_sighup():
+        server.service.open()  # uvicorn would report an error as a traceback
+        server.run()
     return 0 if server.started else 1

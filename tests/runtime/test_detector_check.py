@@ -76,7 +76,7 @@ def test_a_fusion_without_a_known_detector_fits_all(engines: Path) -> None:
 
 def test_bulk_labeling_warns_too(engines: Path, tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
-    job = LabelJob(str(engines))
+    job = LabelJob(str(engines), detector="haar")
     with pytest.warns(DetectorWarning, match="another detector"), job.opened() as labeler:
         assert labeler.label([str(tmp_path / "a.png")])
 
