@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 FOCUSED = "document.activeElement.id || document.activeElement.innerText"
+COLLINS, HOPPER = "Eileen Collins, about 42", "Grace Hopper, 77"
+FAMILY_NAME = "A drawn family"
 FAMILY = PAGE / "examples" / "family.jpg"
 
 pytestmark = [
@@ -63,7 +65,7 @@ def test_an_example_is_estimated(demo: Live, browser: Browser, scheme: Any, widt
     errors: list[str] = []
     size: Any = {"width": width, "height": 800}
     page = opened(browser, demo.url, errors, viewport=size, color_scheme=scheme)
-    page.get_by_role("button", name="A family").click()
+    page.get_by_role("button", name=FAMILY_NAME).click()
     page.wait_for_selector("#faces li >> nth=2")
     assert page.locator("#status").inner_text() == "3 faces, from left to right."
     assert page.locator("#boxes rect").count() == 3
@@ -119,12 +121,12 @@ def test_the_page_works_with_the_keyboard(demo: Live, browser: Browser) -> None:
         reached.append(
             page.evaluate("document.activeElement.id || document.activeElement.innerText")
         )
-    assert reached == ["file", "A woman", "An elder", "A family", "Options"]
+    assert reached == ["file", COLLINS, HOPPER, FAMILY_NAME, "Options"]
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "detect"
     page.keyboard.press("Space")
-    page.get_by_role("button", name="A woman").focus()
+    page.get_by_role("button", name=COLLINS).focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("#faces li")
     assert page.locator("#boxes rect").count() == 0, "the whole picture is the face"
@@ -156,7 +158,7 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     errors: list[str] = []
     page = opened(browser, demo.url, errors)
     page.route("**/v1/ages", lambda route: route.fulfill(json=answer))
-    page.get_by_role("button", name="A family").click()
+    page.get_by_role("button", name=FAMILY_NAME).click()
     page.wait_for_selector("#faces li >> nth=2")
     cards = page.locator("#faces li").all_inner_texts()
     assert "Not calibrated: no interval available." in cards[0]
@@ -168,7 +170,7 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     assert unknown == "?"
     assert errors == []
     page.route("**/v1/ages", lambda route: route.abort())
-    page.get_by_role("button", name="A woman").click()
+    page.get_by_role("button", name=COLLINS).click()
     page.wait_for_selector("#status.problem")
     assert page.locator("#status").inner_text().startswith("The service cannot be reached.")
     assert page.locator("#result").is_hidden()
@@ -183,7 +185,7 @@ def test_an_api_key_can_be_entered(tmp_path: Path, browser: Browser) -> None:
         page.wait_for_selector("#status.problem")
         assert "requires an API key" in page.locator("#status").inner_text()
         page.locator("#key").fill(secret)
-        page.get_by_role("button", name="An elder").click()
+        page.get_by_role("button", name=HOPPER).click()
         page.wait_for_selector("#faces li")
         assert secret not in page.content()
         page.context.close()
