@@ -96,7 +96,9 @@ def _build(options: BuildOptions, console: Console) -> list[str]:
             problems = [f"{name}: {failure}" for name, failure in error.failures.items()]
     if report.rows:
         _summarize(report, options, console)
-    if all(row.reused for row in report.rows) and not problems:
+    reused = [row.reused for row in report.rows]
+    reused += [] if report.detector is None else [report.detector.reused]
+    if all(reused) and not problems:
         console.print("Everything was up to date: nothing was built.")
     return [reason for row in report.rows for reason in row.refused] + problems
 

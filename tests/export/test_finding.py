@@ -13,7 +13,7 @@ from PIL import Image
 from export import calibrate
 from export.calibration import inputs, raw_predictions
 from export.calibration.csv_tables import LabelsError
-from export.calibration.finding import NO_FACE, WHOLE, Finder, detector_of
+from export.calibration.finding import NO_FACE, Finder, detector_of
 from export.calibration.labels import LabeledFace, read_faces
 from export.calibration.origin import warn_of_detector
 from export.calibration.places import LANDMARKS, Place
@@ -24,6 +24,7 @@ from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.geometry import Geometry, Pixels
 from runtime.results import Box, Face
+from runtime.startup import WHOLE
 from tests.export.calibration_examples import fewer_splits
 from tests.runtime.tiny_engines import Tiny, write_engines
 
