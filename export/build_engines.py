@@ -109,7 +109,9 @@ def _build(options: BuildOptions, console: Console) -> list[str]:
         _summarize(report, options, console)
     for line in warning_lines(report.rows):
         console.print(line, style="yellow", markup=False, soft_wrap=True)
-    if all(row.reused for row in report.rows) and not problems:
+    reused = [row.reused for row in report.rows]
+    reused += [] if report.detector is None else [report.detector.reused]
+    if all(reused) and not problems:
         console.print("Everything was up to date: nothing was built.")
     return [reason for row in report.rows for reason in row.refused] + problems
 

@@ -293,6 +293,7 @@ class AgeMoE:
     ) -> list[AgeEstimate | AgeMoEError]:
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
+        self._check_detector.check_boxes(faces, stacklevel=3)
         prepared = self._preparer.prepare(faces)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
         try:

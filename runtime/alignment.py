@@ -99,7 +99,7 @@ def similarity(points: Sequence[Point], template: Sequence[Point]) -> NDArray[np
 
 
 def transform_to(
-    template: Sequence[Point], landmarks: Landmarks, shape: tuple[int, ...]
+    template: Sequence[Point], landmarks: Landmarks, shape: tuple[int, ...], box: Box | None = None
 ) -> NDArray[np.float64]:
     """Returns the similarity transform from a picture to a template of landmarks.
 
@@ -107,6 +107,7 @@ def transform_to(
         template: of the landmarks, in pixels of the input.
         landmarks: in pixels of the picture.
         shape: of the picture, (H, W, …).
+        box: of the face; None means that it may be anywhere.
 
     Returns:
         float64 (2, 3).
@@ -115,7 +116,8 @@ def transform_to(
         LandmarkError: the landmarks cannot be those of a face in this picture.
     """
     points = landmarks_from(landmarks)
-    if problem := _misplaced(points, shape) or _unlike(points, template):
+    problem = _misplaced(points, shape) or _beside(points, shape, box) or _unlike(points, template)
+    if problem:
         raise LandmarkError(
             f"The landmarks {_shown(points)} {problem}. Give left eye, right eye, nose, left and "
             f"right mouth corner, left and right as seen in the picture, in its pixels."
@@ -217,6 +219,21 @@ def _misplaced(points: Landmarks, shape: tuple[int, ...]) -> str | None:
         return f"lie outside {picture}"
     if (spread := _spread(points)) < LEAST_SPREAD:
         return f"lie within {spread:.2g} pixels of one another"
+    return None
+
+
+def _beside(points: Landmarks, shape: tuple[int, ...], box: Box | None) -> str | None:
+    """Returns that points lie beside their box, as those of another face do.
+
+    Half of the box on each side is tolerated. A face may be cut off by the edge of the picture, and
+    its box with it, so their center counts at the edge if it is outside.
+    """
+    if box is None:
+        return None
+    x, y, width, height = box
+    center = np.clip(np.mean(points, axis=0), 0.0, (shape[1], shape[0]))
+    if (np.abs(center - (x + width / 2.0, y + height / 2.0)) > (width, height)).any():
+        return f"lie beside their box ({x:g}, {y:g}, {width:g}, {height:g})"
     return None
 
 

@@ -191,7 +191,7 @@ def align(
 
     Args:
         image: uint8 RGB (H, W, 3).
-        box: of the face; None means the whole picture. Only used without landmarks.
+        box: of the face; None means the whole picture. Landmarks have to lie in it or near it.
         landmarks: of the face, in pixels of the picture; None takes the average ones of the box.
         height: of the input, in pixels.
         width: of the input, in pixels.
@@ -205,15 +205,17 @@ def align(
         LandmarkError: the landmarks cannot be those of a face in this picture.
     """
     template = geometry.template or ()
+    left, top, right, bottom = (
+        (0, 0, image.shape[1], image.shape[0])
+        if box is None
+        else box_edges(box, image, geometry.edges)
+    )
+    visible = (left, top, right - left, bottom - top)
     if landmarks is None:
-        left, top, right, bottom = (
-            (0, 0, image.shape[1], image.shape[0])
-            if box is None
-            else box_edges(box, image, geometry.edges)
-        )
-        matrix = similarity(mean_landmarks((left, top, right - left, bottom - top)), template)
+        matrix = similarity(mean_landmarks(visible), template)
     else:
-        matrix = transform_to(template, landmarks, image.shape)
+        near = None if box is None else visible
+        matrix = transform_to(template, landmarks, image.shape, near)
     return warped(image, matrix, height, width, geometry.interpolation, geometry.outside)
 
 

@@ -168,6 +168,10 @@ def _file_bytes(path: Path, limits: ImageLimits) -> bytes:
             f"decode base64 first."
         )
     if not path.is_file():
+        if path.is_dir():
+            raise ImageError(
+                f"{path} is a folder. Give a picture; `python -m runtime label` takes folders."
+            )
         raise ImageError(f"There is no picture at {path}.")
     # One byte more than allowed: the size that the file system reports may be wrong.
     with path.open("rb") as file:

@@ -7,7 +7,7 @@ import re
 import statistics
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from runtime import fusion_file
@@ -17,6 +17,7 @@ from runtime.errors import ContractError, PredictionError
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.manifest import REBUILD, Expert
+from runtime.results import Face
 
 CONCURRENCY = ("auto", *MODES)
 _PLACEHOLDERS = {
@@ -87,8 +88,12 @@ def same_detector(provenance: str, other: str) -> bool:
     return _LIBRARY.sub(r"\1", provenance) == _LIBRARY.sub(r"\1", other)
 
 
+WHOLE = "none: each picture is one face"
+"""In place of the provenance of a detector."""
+
+
 class DetectorCheck:
-    """Warns of a detector other than the one whose faces the fusion was calibrated on."""
+    """Warns of faces found in another way than those that the fusion was calibrated on."""
 
     def __init__(self, tables: FusionTables | None) -> None:
         """Stores the fusion; None, or one without a known detector, fits every detector."""
@@ -105,20 +110,32 @@ class DetectorCheck:
             detector: finds the faces.
             stacklevel: as in `warnings.warn`; 1 is the caller.
         """
-        name, fitted = detector.provenance, self._fitted
-        if fitted is None or isinstance(detector, GivenBoxes) or name in self._warned:
-            return detector
-        if not same_detector(fitted, name):
-            self._warned.add(name)
-            warnings.warn(
-                f"The fusion was calibrated on faces found by another detector ({fitted}) than the "
-                f"one in use ({name}). Other boxes shift the ages, and the intervals may be too "
-                f"narrow. Use that detector, or calibrate with this one: python "
-                f"export/calibrate.py --detector …",
-                DetectorWarning,
-                stacklevel=stacklevel + 1,
-            )
+        if not isinstance(detector, GivenBoxes):
+            self._warn_of(detector.provenance, "--detector …", stacklevel + 2)
         return detector
+
+    def check_boxes(self, faces: Iterable[object], *, stacklevel: int = 1) -> None:
+        """Warns once if a face is a whole picture, without any box; arguments as in a call."""
+        if self._fitted is not None and any(_is_whole(face) for face in faces):
+            self._warn_of(WHOLE, "--whole", stacklevel + 2)
+
+    def _warn_of(self, name: str, option: str, stacklevel: int) -> None:
+        fitted = self._fitted
+        if fitted is None or name in self._warned or same_detector(fitted, name):
+            return
+        self._warned.add(name)
+        warnings.warn(
+            f"The fusion was calibrated on faces found by another detector ({fitted}) than the "
+            f"one in use ({name}). Other boxes shift the ages, and the intervals may be too "
+            f"narrow. Use that detector, or calibrate with this one: python "
+            f"export/calibrate.py {option}",
+            DetectorWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def _is_whole(face: object) -> bool:
+    return not isinstance(face, Face) or (face.box is None and face.person_box is None)
 
 
 def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:

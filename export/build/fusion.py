@@ -30,11 +30,13 @@ def update_fusion(engines: Path, shipped: Path | None) -> str:
     path = engines / FILE_NAME
     copied = _is_copy(engines)
     if path.exists() and not copied:
+        if misfit := _misfit(engines, path):
+            return f"Your own tables stay, but AgeMoE refuses them: {misfit}"
         if shipped is None:
             return ""
         return f"{path} is your own and stays; the preset's tables are in {shipped}."
-    problem = "" if shipped is None else _misfit(engines, shipped)
-    if shipped is not None and not problem:
+    misfit = "" if shipped is None else _misfit(engines, shipped)
+    if shipped is not None and not misfit:
         if copied and sha256_of(path) == sha256_of(shipped):
             return ""
         write_whole(path, shipped.read_bytes())
@@ -46,7 +48,8 @@ def update_fusion(engines: Path, shipped: Path | None) -> str:
         removed = f"{path} came with a preset, does not fit these experts, and was removed. "
     else:
         removed = ""
-    return f"{removed}{problem}".strip()
+    unused = f"The preset's tables are not used: {misfit}" if misfit else ""
+    return f"{removed}{unused}".strip()
 
 
 def _is_copy(engines: Path) -> bool:
@@ -63,5 +66,5 @@ def _misfit(engines: Path, tables: Path) -> str:
     try:
         check_fusion_fits(tables, read_fusion(tables), read_manifest(engines).experts)
     except FusionTableError as error:
-        return f"The preset's tables are not used: {error}"
+        return str(error)
     return ""

@@ -20,10 +20,9 @@ from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
 from runtime.photographs import FoundFace, faces_in, find_faces
 from runtime.results import Face
+from runtime.startup import WHOLE
 
 NO_FACE = "no face was found"
-WHOLE = "none: each picture is one face"
-"""Provenance of faces that are whole pictures."""
 
 
 def detector_of(name: str, engines: Path) -> Detector:

@@ -130,6 +130,7 @@ def keep_fusion(
     found = HeldOut(folds, corrected, fused)
     spread = fit_spread(fused, faces.age_years, tables.age_grid)
     provenance = {**tables.provenance, "intervals": _provenance(faces, found, seed)}
+    provenance.pop("robust", None)  # told of the intervals that were replaced
     return Calibration(replace(tables, spread=spread, provenance=provenance), found)
 
 

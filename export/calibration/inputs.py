@@ -19,11 +19,13 @@ from export.calibration.labeled_predictions import (
     constant_problems,
     read_predictions,
 )
-from export.calibration.labels import KEYS, read_faces
+from export.calibration.labels import KEYS, LabeledFace, read_faces
 from export.calibration.raw_predictions import predict_faces
 from export.errors import OptionsError
 from runtime.backends import backend_kind
 from runtime.backends.variants import choose_artifact
+from runtime.detectors.names import AUTO
+from runtime.geometry import ALIGN
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 
@@ -121,26 +123,41 @@ def _predict(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         searched = not arguments.whole and any(face.place.box is None for face in faces)
-        name = arguments.detector or "auto"
-        detector = detector_of(name, arguments.engines) if searched else None
+        name = arguments.detector or AUTO
+        needed = searched or _lack_landmarks(faces, arguments.engines, experts)
+        detector = detector_of(name, arguments.engines) if needed else None
         moe = AgeMoE(
             arguments.engines,
             device=arguments.device,
             precision=arguments.precision,
             experts=experts,
             fusion=None,
+            detector=detector or name,  # finds the landmarks as in `predict`
         )
     for warning in caught:
         _LOGGER.warning("%s", warning.message)
-    finder = Finder(detector)
+    finder = Finder(detector if searched else None)
     arguments.cache.mkdir(parents=True, exist_ok=True)
     with moe:
         chosen = experts_of(arguments.engines, moe.experts)
-        settings = {"files": _files(moe, chosen, arguments.precision)}
+        settings = {
+            "files": _files(moe, chosen, arguments.precision),
+            "landmarks": None if detector is None else detector.provenance,
+        }
         found = predict_faces(moe, faces, finder, arguments.cache, settings, _progress)
     _LOGGER.info("The raw predictions are in %s.", arguments.cache)
     boxes = all(face.place.box is not None for face in faces)
     return LabeledData(found, chosen, None if boxes else finder.provenance)
+
+
+def _lack_landmarks(
+    faces: Sequence[LabeledFace], engines: Path, names: Sequence[str] | None
+) -> bool:
+    """Returns whether an expert needs landmarks that the labels do not give."""
+    experts = read_manifest(engines).experts
+    used = [expert for name, expert in experts.items() if names is None or name in names]
+    aligned = any(spec.geometry.fit == ALIGN for expert in used for spec in expert.inputs)
+    return aligned and any(face.place.landmarks is None for face in faces)
 
 
 def _files(moe: AgeMoE, experts: Mapping[str, Expert], precision: str) -> dict[str, object]:

@@ -90,7 +90,8 @@ def check_sources(faces: LabeledPredictions) -> None:
         reasons = "".join(f"; {name}: {reason}" for name, reason in skipped.items())
         problem = (
             f"robust intervals need {FEWEST_SOURCES} sources that can be left out, found "
-            f"{', '.join(splits) or 'none'}{reasons}"
+            f"{', '.join(splits) or 'none'}{reasons}. A column `source` of the CSV, or the one "
+            f"named by --sources, holds them"
         )
         raise LabelsError("The labeled data", [problem])
 

@@ -70,7 +70,7 @@ def print_errors(provenance: Mapping[str, Any], faces: int) -> None:
     print(f"Held-out mean absolute error on {faces} faces, in years:")
     for name, error in errors.items():
         print(f"  {name:<{width}}  {error:6.2f}")
-    compared = provenance.get("form_mae_years", {})
+    compared = of_faces(provenance).get("form_mae_years", {})
     if len(compared) > 1:
         listed = ", ".join(f"{name} {error:.2f}" for name, error in compared.items())
         print(f"Form: {provenance['form']} (fused error by form: {listed}).")

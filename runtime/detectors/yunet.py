@@ -94,6 +94,10 @@ def _network(file: ModelFile, least_score: float) -> cv2.FaceDetectorYN:
     nothing = np.empty(0, np.uint8)
     buffer = np.frombuffer(file.data, np.uint8)
     try:
-        return cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), least_score)
+        network = cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), least_score)
+        network.detect(np.zeros((320, 320, 3), np.uint8))  # only now are its outputs looked for
     except cv2.error as error:
-        raise BackendError(f"OpenCV cannot load {file.name} as a YuNet model ({error}).") from error
+        raise BackendError(
+            f"OpenCV cannot load {file.name} as a YuNet model ({error}). {_HINT}"
+        ) from error
+    return network

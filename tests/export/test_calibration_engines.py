@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from export import calibrate, evaluate
-from export.calibration.finding import WHOLE
 from export.calibration.raw_predictions import PREDICTIONS_NAME
 from runtime import AgeEstimate, AgeMoE, FusionTableError
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.geometry import Geometry
+from runtime.startup import WHOLE
 from tests.export.calibration_examples import fewer_splits
 from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engines
 

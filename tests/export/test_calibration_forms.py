@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,13 +86,18 @@ def test_a_kept_fusion_gets_intervals_and_nothing_else_changes() -> None:
 def test_keep_fusion_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given, table = exact(made_up(300)), write_csv(tmp_path / "new.csv", made_up(120, seed=5))
+    table = write_csv(tmp_path / "new.csv", made_up(120, seed=5))
+    former = {"form": "agemoe", "form_mae_years": {"agemoe": 9.0, "tables": 9.5}, "robust": {}}
+    given = replace(exact(made_up(300)), provenance=former)
     write_fusion(tmp_path / "given.json", given)
     arguments = ["--predictions", str(table), "--keep-fusion", str(tmp_path / "given.json")]
     arguments += ["--output", str(tmp_path / "out"), "--bootstrap", "100"]
     assert calibrate.main(arguments) == 0
-    assert "Held-out mean absolute error on 120 faces" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Held-out mean absolute error on 120 faces" in shown
+    assert "9.0" not in shown  # a figure of other faces
     kept = read_fusion(tmp_path / "out" / "fusion.json")
+    assert "robust" not in kept.provenance  # the new intervals are not
     raw = made_up(50, seed=7).predictions_years
     assert (kept.fuse(NAMES, raw).age_years == given.fuse(NAMES, raw).age_years).all()
     assert kept.spread is not None

@@ -188,6 +188,9 @@ def test_the_table_and_the_plan_show_it(
     assert "MIT" in line
     assert build_engines.main(where) == 0
     assert "Everything was up to date" in capsys.readouterr().out
+    (tmp_path / "engines" / "detector" / "centerface.onnx").unlink()
+    assert build_engines.main(where) == 0
+    assert "Everything was up to date" not in capsys.readouterr().out
 
 
 def test_a_pinned_detector_that_was_built_needs_no_network(

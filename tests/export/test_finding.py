@@ -13,16 +13,18 @@ from PIL import Image
 from export import calibrate
 from export.calibration import inputs, raw_predictions
 from export.calibration.csv_tables import LabelsError
-from export.calibration.finding import NO_FACE, WHOLE, Finder, detector_of
+from export.calibration.finding import NO_FACE, Finder, detector_of
 from export.calibration.labels import LabeledFace, read_faces
 from export.calibration.origin import warn_of_detector
 from export.calibration.places import LANDMARKS, Place
 from export.errors import OptionsError
+from runtime.alignment import mean_landmarks
 from runtime.detection import PERSON, Detection
 from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, read_fusion
-from runtime.geometry import Pixels
+from runtime.geometry import Geometry, Pixels
 from runtime.results import Box, Face
+from runtime.startup import WHOLE
 from tests.export.calibration_examples import fewer_splits
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -262,6 +264,40 @@ def test_given_boxes_need_no_detector_and_record_none(
     with fewer_splits():
         assert calibrate.main(command(tmp_path, source)) == 0
     assert read_fusion(tmp_path / "out" / FILE_NAME).detector is None
+
+
+def test_missing_landmarks_in_given_boxes_are_found_by_the_named_detector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Marked(Fake):
+        """Its landmarks are those of a smaller face within the box."""
+
+        def detect(self, image: Pixels) -> list[Detection]:
+            marks = mean_landmarks((17, 12, 6, 6))
+            return [replace(face, landmarks=marks) for face in super().detect(image)]
+
+    marked, plain = Marked((10, 5, 20, 20)), Fake((10, 5, 20, 20))
+    marked.provenance = "marked 1"
+    named = {"marked": marked, "plain": plain}
+    monkeypatch.setattr(inputs, "detector_of", lambda name, _engines: named[name])
+    source = photographs(tmp_path / "photos", 60)
+    lines = source.read_text().splitlines()
+    boxed = [f"{lines[0]},x,y,w,h", *(f"{line},10,5,20,20" for line in lines[1:])]
+    source.write_text("\n".join(boxed))
+    arguments = command(tmp_path, source)
+    template = mean_landmarks((4, 4, 8, 8))  # shows the box, and half of it on each side
+    aligned = Geometry(fit="align", interpolation="opencv_bilinear", template=template)
+    write_engines(tmp_path / "engines", {"a": Tiny(side=16, geometry=aligned), "b": Tiny()})
+    errors = {}
+    for name in named:
+        with fewer_splits():
+            assert calibrate.main([*arguments, "--detector", name]) == 0
+        table = (tmp_path / "cache" / raw_predictions.PREDICTIONS_NAME).read_text().splitlines()
+        column = table[0].split(",").index("a")
+        ages = np.array([[float(row.split(",")[i]) for i in (1, column)] for row in table[1:]])
+        errors[name] = np.abs(ages[:, 0] - ages[:, 1]).mean()
+    assert errors["marked"] < 5.0  # nothing of the white around the face
+    assert errors["plain"] > 10.0
 
 
 def test_other_faces_than_the_tables_were_fitted_on_warn(caplog: pytest.LogCaptureFixture) -> None:

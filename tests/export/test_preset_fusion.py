@@ -60,6 +60,19 @@ def test_tables_of_the_user_are_never_replaced(
     assert (engines / FILE_NAME).read_bytes() == own
 
 
+@pytest.mark.parametrize("preset", [False, True])
+def test_tables_of_the_user_that_do_not_fit_any_more_are_named(
+    engines: Path, tmp_path: Path, preset: bool
+) -> None:
+    own = tables(engines / FILE_NAME, "a", "b", sha256="0" * 64).read_bytes()
+    shipped = tables(tmp_path / "public.fusion.json", "a", "b") if preset else None
+    said = update_fusion(engines, shipped)
+    assert "Your own tables stay, but AgeMoE refuses them" in said
+    assert "was calibrated for another checkpoint" in said
+    assert "export/calibrate.py" in said
+    assert (engines / FILE_NAME).read_bytes() == own
+
+
 @pytest.mark.parametrize("harm", ["missing expert", "other weights", "damaged"])
 def test_tables_that_do_not_fit_are_not_copied(engines: Path, tmp_path: Path, harm: str) -> None:
     shipped = tmp_path / "public.fusion.json"

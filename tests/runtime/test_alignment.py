@@ -259,6 +259,23 @@ def test_a_profile_and_a_lying_face_are_accepted() -> None:
         assert align(astronaut(), None, landmarks_from(face), 64, 64, ALIGNED).any()
 
 
+def test_landmarks_of_another_face_are_refused() -> None:
+    near = [(187.0, 83.0, 80.0, 90.0), (160.0, 83.0, 80.0, 90.0), (215.0, 120.0, 80.0, 90.0)]
+    for box in near:
+        assert align(astronaut(), box, FACE, 64, 64, ALIGNED).any()
+    for box in [(97.0, 83.0, 80.0, 90.0), (187.0, 183.0, 80.0, 90.0), (300.0, 300.0, 80.0, 90.0)]:
+        with pytest.raises(LandmarkError, match="lie beside their box"):
+            align(astronaut(), box, FACE, 64, 64, ALIGNED)
+
+
+def test_a_face_cut_off_by_the_edge_keeps_its_landmarks() -> None:
+    left, right = np.array(FACE).T[0][:2]
+    cut = astronaut()[:, int(right) - 5 :]
+    points = [(x - int(right) + 5, y) for x, y in FACE]
+    box = (0.0, min(y for _, y in FACE) - 20.0, 0.6 * (right - left), 110.0)
+    assert align(cut, box, landmarks_from(points), 64, 64, ALIGNED).any()
+
+
 def test_landmarks_may_be_lists_or_arrays() -> None:
     wanted = align(astronaut(), None, FACE, 64, 64, ALIGNED)
     for points in ([list(point) for point in FACE], np.array(FACE), np.array(FACE, np.float32)):

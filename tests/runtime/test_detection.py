@@ -35,7 +35,14 @@ from runtime.detectors.common import reduced
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
 from runtime.results import Box, Landmarks
-from tests.runtime.photo_samples import ASTRONAUT_FACE, GRACE_FACE, astronaut, grace, tiny_yunet
+from tests.runtime.photo_samples import (
+    ASTRONAUT_FACE,
+    GRACE_FACE,
+    astronaut,
+    grace,
+    tiny_centerface,
+    tiny_yunet,
+)
 
 BOXES = st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 20)] * 2)
 
@@ -187,6 +194,9 @@ def test_a_bad_yunet_model_is_explained(tmp_path: Path) -> None:
     (tmp_path / "noise.onnx").write_bytes(b"no model at all")
     with pytest.raises(BackendError, match=r"cannot load .*noise\.onnx as a YuNet model"):
         YuNetDetector(tmp_path / "noise.onnx")
+    other = tiny_centerface(tmp_path / "other.onnx")
+    with pytest.raises(BackendError, match=r"cannot load .*other\.onnx as a YuNet model"):
+        YuNetDetector(other)
     with pytest.raises(BackendError, match=r"gone\.onnx cannot be read"):
         YuNetDetector(tmp_path / "gone.onnx")
 

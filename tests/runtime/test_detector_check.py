@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import AgeMoE, Detection, DetectorWarning, GivenBoxes
+from runtime import AgeMoE, Detection, DetectorWarning, Face, GivenBoxes
 from runtime.doctor import examine
 from runtime.fusion_file import write_fusion
 from runtime.geometry import Pixels
 from runtime.labeling import LabelJob
+from runtime.startup import WHOLE
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
@@ -65,6 +66,28 @@ def test_the_same_detector_does_not_warn(engines: Path, detector: Fake | GivenBo
     with AgeMoE(engines) as moe, warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(moe.predict_photo(PICTURE, detector=detector)) == 1
+
+
+def test_a_whole_picture_as_a_face_warns_once(engines: Path, tmp_path: Path) -> None:
+    with AgeMoE(engines) as moe, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        moe.predict(Face(PICTURE, (0, 0, 12, 12)))
+        assert not caught
+        moe.predict(PICTURE)
+        moe.predict([Face(PICTURE)])
+    assert [found.category for found in caught] == [DetectorWarning]
+    assert WHOLE in str(caught[0].message)
+    assert "export/calibrate.py --whole" in str(caught[0].message)
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    job = LabelJob(str(engines), "whole")
+    with pytest.warns(DetectorWarning, match=WHOLE), job.opened() as labeler:
+        assert labeler.label([str(tmp_path / "a.png")])
+    tables = pivot_tables({"a": Row(source_sha256=SHA)})
+    write_fusion(engines / "fusion.json", replace(tables, detector=WHOLE))
+    with AgeMoE(engines) as moe:
+        moe.predict(PICTURE)
+        with pytest.warns(DetectorWarning, match="Use that detector"):
+            moe.predict_photo(PICTURE, detector=Fake("any"))
 
 
 def test_a_fusion_without_a_known_detector_fits_all(engines: Path) -> None:

@@ -211,6 +211,11 @@ def test_paths_without_a_picture(path: str) -> None:
         load(path)
 
 
+def test_a_folder_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"is a folder\. .* label` takes folders"):
+        load(tmp_path)
+
+
 def test_the_message_does_not_repeat_a_picture_given_as_text() -> None:
     with pytest.raises(ImageError, match="decode base64") as caught:
         load("/9j/4AAQSkZJRg" * 1000)

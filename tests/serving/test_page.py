@@ -13,6 +13,7 @@ import pytest
 from runtime.serving.generation import PAGE
 from runtime.serving.keys import new_key
 from runtime.serving.settings import Settings
+from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import Live, engines_in, serving
 
 if TYPE_CHECKING:
@@ -74,6 +75,17 @@ def test_an_example_is_estimated(demo: Live, browser: Browser, scheme: Any, widt
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) < 150) == (scheme == "dark")
+    assert errors == []
+
+
+def test_the_page_tells_the_licenses(browser: Browser, tmp_path: Path) -> None:
+    engines = write_engines(tmp_path, {"a": Tiny(license="CC0-1.0"), "b": Tiny()})
+    errors: list[str] = []
+    with serving(Settings(engines, detector="haar")) as running:
+        page = opened(browser, running.url, errors)
+        page.wait_for_function("document.getElementById('experts').textContent")
+        shown = page.locator("#experts").inner_text()
+    assert shown == "Experts: a (CC0-1.0), b (no license stated)."
     assert errors == []
 
 

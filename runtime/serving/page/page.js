@@ -205,9 +205,15 @@ function announce(placeholders) {
   $("notice").textContent = `${names.join(", ")} ${names.length === 1 ? "has" : "have"} placeholder weights: the ages of real photographs are meaningless. The drawn examples show how the page works.`;
 }
 
+function describe({ stand_ins, experts }) {
+  announce(stand_ins);
+  const named = experts.map(({ name, license }) => `${name} (${license ?? "no license stated"})`);
+  $("experts").textContent = `Experts: ${named.join(", ")}.`;
+}
+
 async function checkService() {
   const response = await request("v1/experts", { headers: headers() });
-  if (response.ok) return announce((await response.json()).stand_ins);
+  if (response.ok) return describe(await response.json());
   if (response.status !== 401) throw new Error(await detailOf(response));
   $("key").closest("details").open = true;
   setStatus($("key").value ? await detailOf(response) : "This service requires an API key: enter it under Options.", true);
