@@ -26,7 +26,7 @@ from runtime.manifest_file import read_manifest
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.preparation import PreparedFace, Preparer
-from runtime.results import AgeEstimate, Box, Face
+from runtime.results import AgeEstimate, Box
 from runtime.startup import (
     CONCURRENCY,
     DetectorCheck,
@@ -38,10 +38,7 @@ from runtime.startup import (
 from runtime.stats import Statistics, Stats
 
 if TYPE_CHECKING:
-    from runtime.results import ImageSource
-
-    FaceLike = ImageSource | Face
-    """A picture of a face, or a face in a picture."""
+    from runtime.results import FaceLike, ImageSource
 
 F = TypeVar("F", bound="FaceLike")
 
@@ -49,8 +46,7 @@ F = TypeVar("F", bound="FaceLike")
 class AgeMoE:
     """Age estimation by a mixture of experts.
 
-    Safe to use from many threads: concurrent calls return exactly the results of a serial run. Use
-    it as a context manager, or call `close`.
+    Safe to use from many threads, with exactly the results of a serial run. It must be closed.
 
     Example:
         with AgeMoE("engines") as moe:
@@ -78,14 +74,12 @@ class AgeMoE:
 
         Args:
             engines: folder written by `python export/build_engines.py`.
-            device: `auto` uses, for each expert, the first that is available of TensorRT, ONNX
-                Runtime on CUDA and the CPU; `cuda` or `cuda:1` the first two of them; `tensorrt`
-                or `tensorrt:1` the first; `cpu` the last.
+            device: `auto` uses, for each expert, the first available of TensorRT, ONNX Runtime on
+                CUDA and the CPU; `cuda` (or `cuda:1`) those two, `tensorrt` and `cpu` only that.
             precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` (FP32 for experts
                 without this variant); `auto` prefers FP32 on the CPU and FP16 on a GPU.
             experts: names of the experts to use; None means all.
-            fusion: file of the fusion tables in the engines folder; None, or the default if there
-                is no such file, averages the experts.
+            fusion: tables in the engines folder; None, or the default if absent, averages.
             verify: whether the SHA-256 of every file is checked, not only its size.
             concurrency: `lanes` runs the experts at the same time, `sequence` one after the other;
                 `auto` measures which is faster. A deadline always implies `lanes`.
@@ -265,10 +259,7 @@ class AgeMoE:
         return self._statistics.snapshot()
 
     def close(self) -> None:
-        """Waits for calls in progress and frees everything; may be called repeatedly.
-
-        It must not be called from a callback of a future, for which it would wait itself.
-        """
+        """Waits for calls in progress, so not from a future's callback, and frees everything."""
         if self._calls.close():
             with self._closing:
                 self._pool.shutdown(wait=True)
@@ -312,8 +303,7 @@ class AgeMoE:
         with self._statistics.timed("experts"):
             answers = self._executor.run(views, deadline)
         with self._statistics.timed("fuse"):
-            unseen = [self._preparer.unseen(face) for face in faces]
-            notes = [face.notes for face in faces]
+            unseen, notes = zip(*((self._preparer.unseen(f), f.notes) for f in faces), strict=True)
             return estimates_from(answers, unseen, self._tables, notes)
 
     def _start(self, concurrency: str) -> None:

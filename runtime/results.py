@@ -46,6 +46,11 @@ class Face:
     """Five points of the face, for experts that align it; None means unknown."""
 
 
+if TYPE_CHECKING:
+    FaceLike = ImageSource | Face
+    """A picture of a face, or a face in a picture."""
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertAge:
     """The prediction of one expert for one face."""

@@ -34,8 +34,7 @@ from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import HALF_OFFSET_YEARS, SHA, Tiny, write_engines
 
 if TYPE_CHECKING:
-    from runtime.agemoe import FaceLike
-    from runtime.results import ImageSource
+    from runtime.results import FaceLike, ImageSource
 
 Pixels = NDArray[np.uint8]
 pytestmark = pytest.mark.usefixtures("no_thread_left")
