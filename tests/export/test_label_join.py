@@ -13,7 +13,7 @@ from export.calibration.csv_tables import LabelsError
 from export.calibration.label_tables import join_labels
 from export.calibration.labeled_predictions import read_predictions
 from export.calibration.labels import read_faces
-from runtime import AgeMoE
+from runtime import AgeMoE, Face
 from runtime.detectors import default_detector
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.label_tables import table_columns, write_table
@@ -160,6 +160,7 @@ def test_from_label_to_calibrate(tmp_path: Path) -> None:
     assert tables.detector == default_detector().provenance
     assert None not in {table.fingerprint for table in tables.experts.values()}
     with AgeMoE(engines) as moe:
-        estimate = moe.predict(Image.new("RGB", (8, 8), (102, 102, 102)))
+        face = Face(Image.new("RGB", (8, 8), (102, 102, 102)), (0.0, 0.0, 8.0, 8.0))
+        estimate = moe.predict(face)
     assert estimate.age_years == pytest.approx(38.0, abs=4.0)
     assert estimate.low_years is not None

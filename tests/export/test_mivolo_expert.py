@@ -127,6 +127,7 @@ def test_averaged_weights_of_a_pth_tar_are_used(tmp_path: Path) -> None:
     assert expert.signature.details == {
         "variant": "demo",
         "age_scale": {"min_years": 1, "max_years": 95, "avg_years": 48},
+        "weights": {"used": "state_dict_ema", "not_used": ["state_dict"]},
     }
     published = random_mivolo(spec(), seed=7)
     images = [torch.full((1, 64, 64, 3), 99, dtype=torch.uint8)] * 2
