@@ -34,6 +34,9 @@ MAX_OVERLAP = 0.3
 """Intersection over union from which two detections are the same face."""
 MAX_CANDIDATES = 1000
 """Cells considered, the surest first: bounds the time that a picture can cost."""
+LONGEST_SIDES = (224, 640, 1280)
+"""Pixels. On 1,452 photographs of FG-NET and All-Age-Faces the first size finds the same faces as
+320 does, in half the time, and the ages are as accurate."""
 SMALL_FACE = 40
 """Pixels of the reduced picture. Of faces of 20 pixels and more 95 % are found, so that half of
 this leaves few behind; of 1,452 portraits three have a smaller one."""
@@ -57,7 +60,7 @@ class CenterFaceDetector:
         model: str | Path,
         *,
         sha256: str | None = None,
-        longest_sides: Sequence[int] = (320, 640, 1280),
+        longest_sides: Sequence[int] = LONGEST_SIDES,
         small_face: int = SMALL_FACE,
         least_score: float = 0.5,
         threads: int = 1,

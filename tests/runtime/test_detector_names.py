@@ -6,6 +6,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,9 +120,9 @@ def test_it_is_opened_late_and_once(
     opened: list[Path] = []
 
     class Counted(CenterFaceDetector):
-        def __init__(self, model: Path, *, sha256: str) -> None:
+        def __init__(self, model: Path, **options: Any) -> None:
             opened.append(model)
-            super().__init__(model, sha256=sha256)
+            super().__init__(model, **options)
 
     monkeypatch.setattr(names, "CenterFaceDetector", Counted)
     with AgeMoE(engines) as moe:
