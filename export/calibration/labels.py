@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -206,6 +207,8 @@ def _from_csv(
     problems += [
         f"column {name!r} is missing; found {found}" for name in wanted if name not in header
     ]
+    used = {*names.values(), *wanted}
+    problems += [f"column {name!r} comes twice" for name in repeated(header) if name in used]
     problems += column_problems({key for key, name in names.items() if name in header})
     chosen = group_columns(header, (), groups)
     for number, row in enumerate([] if problems else rows, start=2):
@@ -232,7 +235,7 @@ def _face(
     problems: list[str],
 ) -> LabeledFace:
     labels = entry.labels
-    if not entry.path.is_file():
+    if not _exists(entry.path):
         problems.append(f"{entry.place}: picture {entry.path.name!r} does not exist")
     text = labels["age"]
     try:
@@ -258,23 +261,40 @@ def _face(
     )
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, as where a quote is not closed
+        return False
+
+
 def _repeated_problems(faces: Sequence[LabeledFace], places: Sequence[str]) -> list[str]:
-    """Returns a problem for each picture that is listed several times, with its places and ages."""
-    listed: dict[str, list[str]] = {}
+    """Returns a problem for each picture that is listed several times, with its places and ages.
+
+    Names that are spelled differently, `1.jpg` and `./1.jpg`, are one picture.
+    """
+    listed: dict[tuple[str, str], list[str]] = {}
+    names: dict[tuple[str, str], str] = {}
     for face, place in zip(faces, places, strict=True):
-        listed.setdefault(face.name, []).append(f"{place} (age {face.age_years:g})")
+        key = (os.path.normpath(Path.cwd() / face.path), _shown_box(face))
+        names.setdefault(key, face.name)
+        listed.setdefault(key, []).append(f"{place} (age {face.age_years:g})")
     return [
-        f"picture {name!r} is listed twice: {', '.join(found[:_LISTED])}"
-        for name, found in sorted(listed.items())
+        f"picture {names[key]!r} is listed twice: {', '.join(found[:_LISTED])}"
+        for key, found in sorted(listed.items())
         if len(found) > 1
     ]
+
+
+def _shown_box(face: LabeledFace) -> str:
+    return " ".join(f"{n:g}" for n in face.place.box or ())
 
 
 def _named_apart(faces: Sequence[LabeledFace]) -> list[LabeledFace]:
     """Adds the boxes to the names of faces that share a picture."""
     shared = set(repeated(face.name for face in faces))
     return [
-        replace(face, name=f"{face.name} {' '.join(f'{n:g}' for n in face.place.box)}")
+        replace(face, name=f"{face.name} {_shown_box(face)}")
         if face.name in shared and face.place.box is not None
         else face
         for face in faces

@@ -236,3 +236,28 @@ def test_a_picture_listed_twice_is_an_error(tmp_path: Path) -> None:
     source.write_text("image,age\n1.jpg,12\n1.jpg,13\n", encoding="utf-8")
     with pytest.raises(LabelsError, match=r"picture '1\.jpg' is listed twice"):
         read_faces(source)
+
+
+def test_other_spellings_of_a_name_are_the_same_picture(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.jpg")
+    source = tmp_path / "faces.csv"
+    same = f"{tmp_path}/1.jpg"
+    source.write_text(f"image,age\n1.jpg,12\n./1.jpg,13\n{same},14\n", encoding="utf-8")
+    rows = r"row 2 \(age 12\), row 3 \(age 13\), row 4 \(age 14\)"
+    with pytest.raises(LabelsError, match=rf"picture '1\.jpg' is listed twice: {rows}"):
+        read_faces(source)
+
+
+def test_a_column_that_comes_twice_is_an_error(tmp_path: Path) -> None:
+    pictures(tmp_path, "1.jpg")
+    source = tmp_path / "faces.csv"
+    source.write_text("image,age,note,note,age\n1.jpg,12,a,b,50\n", encoding="utf-8")
+    with pytest.raises(LabelsError, match=r"has 1 problem:\n- column 'age' comes twice"):
+        read_faces(source)
+
+
+def test_an_open_quote_is_an_error(tmp_path: Path) -> None:
+    source = tmp_path / "faces.csv"
+    source.write_text('image,age\n"1.jpg,12\n' + "2.jpg,13\n" * 600, encoding="utf-8")
+    with pytest.raises(LabelsError, match=r"row 2: picture '1\.jpg,12"):
+        read_faces(source)

@@ -54,6 +54,25 @@ def test_sigmoids_read_as_class_probabilities(tmp_path: Path) -> None:
     assert status == 0, text
 
 
+def test_sigmoids_read_as_logits_of_classes(tmp_path: Path) -> None:
+    given(tmp_path, Tiny(101, scale=4), SIGMOID)
+    status, text = build(tmp_path)
+    assert status == 1
+    assert "output 'out' does not hold logits: all values lie within 0..1" in text
+    assert "give head = 'ordinal' and probabilities = true" in text
+
+
+def test_percent_read_as_logits_of_classes(tmp_path: Path) -> None:
+    tiny = Tiny(101, scale=4)
+    softmax = helper.make_node("Softmax", ["logits"], ["shares"], "softmax", axis=1)
+    percent = helper.make_node("Mul", ["shares", "hundred"], ["out"], "percent")
+    hundred = numpy_helper.from_array(np.array(100, np.float32), "hundred")
+    save(model([*tiny.tensors(), hundred], body((softmax, percent))), tmp_path)
+    status, text = build(tmp_path)
+    assert status == 1
+    assert "each face's add up to 100, as scaled probabilities do" in text
+
+
 def test_logits_read_as_probabilities(tmp_path: Path) -> None:
     given(tmp_path, Tiny(101, scale=4))
     status, text = build(tmp_path, probabilities=True)

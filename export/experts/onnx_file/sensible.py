@@ -38,6 +38,8 @@ def check_values(path: Path, output: str, readout: Readout, values: Values) -> N
     shown = f"{pairs_or_rows.min():.4g} to {pairs_or_rows.max():.4g}"
     if settings.head.kind == "expectation":
         _check_classes(where, shown, within=within, add_up=add_up, given=settings.probabilities)
+        if not settings.probabilities:
+            _check_logits(where, shown, values, within=within)
     elif settings.pairs:
         _check_pairs(where, shown, add_up=add_up, given=settings.probabilities)
     else:
@@ -59,6 +61,24 @@ def _check_classes(where: str, shown: str, *, within: bool, add_up: bool, given:
         raise GraphError(
             f"{where} already holds probabilities: each face's values lie within 0..1 and add up "
             f"to 1. A second softmax would give every face the same age. Give probabilities = true."
+        )
+
+
+def _check_logits(where: str, shown: str, values: Values, *, within: bool) -> None:
+    """Refuses sigmoids, and probabilities in percent, where logits of classes are expected."""
+    if within:
+        raise GraphError(
+            f"{where} does not hold logits: all values lie within 0..1, so that a softmax would "
+            f"give every face about the same age, and each face's add up to {shown}. If each value "
+            f"is a probability of its own, as from sigmoids, give head = 'ordinal' and "
+            f"probabilities = true."
+        )
+    sums = values.sum(axis=-1)
+    if (values >= 0).all() and sums.max() - sums.min() <= _SUM * sums.max():
+        raise GraphError(
+            f"{where} does not hold logits: no value is negative, and each face's add up to "
+            f"{sums.mean():.4g}, as scaled probabilities do. Give a file that ends with logits, or "
+            f"with probabilities that add up to 1."
         )
 
 
