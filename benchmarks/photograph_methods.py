@@ -41,7 +41,7 @@ class FoundAge:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a method made of one photograph."""
+    """One method's result for one photograph."""
 
     seconds: float
     """From the file to the ages."""
@@ -49,7 +49,7 @@ class Reading:
     stages: Mapping[str, float] = field(default_factory=dict)
     """Seconds by stage, see `STAGES`; empty for other packages."""
     error: str | None = None
-    """Why there is no answer; None if there is one, be it that no face was found."""
+    """The error; None if the method answered, also if it found no face."""
 
 
 class Method(Protocol):

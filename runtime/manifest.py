@@ -234,13 +234,8 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
     Raises:
         EngineFileError: a file is missing, of another size or of other content.
     """
-    for record in artifact.files:
-        problem = _file_problem(folder / record.path, record, hashes=hashes)
-        if problem:
-            raise EngineFileError(
-                f"{folder / record.path} of expert {expert!r} {problem}. "
-                f"{REBUILD} --only {expert} --output {folder}"
-            )
+    owner, only = f"expert {expert!r}", f" --only {expert}"
+    _verify(folder, artifact.files, owner, only, hashes=hashes)
 
 
 def verify_detector(folder: Path, detector: DetectorRecord) -> None:
@@ -249,18 +244,21 @@ def verify_detector(folder: Path, detector: DetectorRecord) -> None:
     Raises:
         EngineFileError: a file is missing, of another size or of other content.
     """
-    for record in detector.files:
-        problem = _file_problem(folder / record.path, record, hashes=True)
-        if problem:
-            raise EngineFileError(
-                f"{folder / record.path} of the face detector {problem}. {REBUILD} --output "
-                f"{folder}"
-            )
+    _verify(folder, detector.files, "the face detector", "", hashes=True)
 
 
 def file_intact(folder: Path, record: FileRecord) -> bool:
     """Returns whether a file is the one that was recorded."""
     return _file_problem(folder / record.path, record, hashes=True) is None
+
+
+def _verify(
+    folder: Path, records: Sequence[FileRecord], owner: str, only: str, *, hashes: bool
+) -> None:
+    for record in records:
+        path = folder / record.path
+        if problem := _file_problem(path, record, hashes=hashes):
+            raise EngineFileError(f"{path} of {owner} {problem}. {REBUILD}{only} --output {folder}")
 
 
 def _file_problem(path: Path, record: FileRecord, *, hashes: bool) -> str | None:

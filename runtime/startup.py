@@ -98,7 +98,7 @@ class DetectorCheck:
     def __init__(self, tables: FusionTables | None) -> None:
         """Stores the fusion; None, or one without a known detector, fits every detector."""
         self._fitted = None if tables is None else tables.detector
-        self._warned: set[str] = set()
+        self._seen: set[str] = set()
 
     def __call__(self, detector: Detector, *, stacklevel: int = 1) -> Detector:
         """Returns the detector, after a warning once for each.
@@ -121,9 +121,11 @@ class DetectorCheck:
 
     def _warn_of(self, name: str, option: str, stacklevel: int) -> None:
         fitted = self._fitted
-        if fitted is None or name in self._warned or same_detector(fitted, name):
+        if fitted is None or name in self._seen:
             return
-        self._warned.add(name)
+        self._seen.add(name)
+        if same_detector(fitted, name):
+            return
         warnings.warn(
             f"The fusion was calibrated on faces found by another detector ({fitted}) than the "
             f"one in use ({name}). Other boxes shift the ages, and the intervals may be too "

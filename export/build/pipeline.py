@@ -81,7 +81,7 @@ class BuildReport:
     detector: BuiltDetector | None
     """None where none is configured, or it failed."""
     fusion: str
-    """What was done about the fusion tables that come with the experts; empty: nothing."""
+    """Message on the preset's fusion tables: copied, removed or refused; empty if none."""
 
 
 class BuildError(ExportError):

@@ -73,7 +73,7 @@ class Console:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether standard output is a terminal."""
+        """True if standard output is a terminal."""
         return sys.stdout.isatty()
 
     def print(

@@ -1,4 +1,4 @@
-"""Whether the reference model's outputs are sensible as ages, on the verification faces.
+"""Checks that the reference model's outputs can be ages, on the verification faces.
 
 A graph may equal its reference model and yet give no ages: a wrong scale, wrong units, a wrong
 output. What cannot be ages is refused; what hardly can is a warning, which stays in the manifest.

@@ -1,4 +1,4 @@
-"""Whether the variants for CPUs can be built, and verified, on this machine."""
+"""Checks that this machine can build and verify the variants for CPUs."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class LabeledFace:
     source: str | None = None
     """The data set or camera the picture is from; None when unknown."""
     place: Place = field(default_factory=Place)
-    """Where the face is, as far as the labels say."""
+    """The labeled position of the face."""
 
 
 class _Entry(NamedTuple):

@@ -145,7 +145,7 @@ class Robust:
 
     @property
     def provenance(self) -> dict[str, object]:
-        """What the intervals allow for, for fusion.json."""
+        """Provenance of the widening, for fusion.json."""
         return {"sources": sorted(self.left_out.sources), "share": round(self.share, 4)}
 
     def widened(

@@ -1,4 +1,4 @@
-"""What fusion tables were fitted on: for fusion.json, the report's preface and the terminal."""
+"""Provenance of a fit, for fusion.json, the report's preface and the terminal."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ Problem = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What is known of a face's position."""
+    """The labeled position of a face; None where unknown."""
 
     box: Box | None = None
     person_box: Box | None = None

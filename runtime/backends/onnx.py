@@ -35,19 +35,34 @@ class OnnxCpuSession(SingleFaceSession):
 
 
 def _load(variant: ExpertVariant, threads: int) -> Any:  # noqa: ANN401 - lazily imported type
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Experts run side by side: a waiting thread that spins takes a core from another expert.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    import_onnxruntime()  # its absence is another error
     try:
-        providers = ["CPUExecutionProvider"]
-        return onnxruntime.InferenceSession(str(variant.path), options, providers=providers)
+        return cpu_session(str(variant.path), threads)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise ContractError(
             f"ONNX Runtime cannot load {variant.path} of expert {variant.name!r}: {error} "
             f"{variant.rebuild}"
         ) from error
+
+
+def cpu_session(model: str | bytes, threads: int, severity: int = 2) -> Any:  # noqa: ANN401
+    """Opens a model on the CPU, from its path or its bytes.
+
+    Args:
+        model: path or content of an ONNX file.
+        threads: cores that one run uses.
+        severity: of the least messages that ONNX Runtime prints: 2 warnings, 4 fatal errors.
+
+    Raises:
+        BackendError: ONNX Runtime is not installed.
+    """
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = severity
+    # Networks run side by side: a waiting thread that spins takes a core from another one.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def import_onnxruntime() -> ModuleType:

@@ -25,7 +25,7 @@ SURE_UPRIGHT = 0.65
 photographs of FG-NET and All-Age-Faces: none was turned; of 182 turned by a quarter or a half, all
 were turned back."""
 _CENTERFACE_THREADS = 2
-"""A pass takes three quarters of the time on two cores; more gain little."""
+"""A pass at 224 pixels takes 11.2 ms on one core, 9.2 on two (AVX2); labeling is as fast."""
 _SHA_MARK = "#sha256="
 
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ class _Reloads:
 
 def _exit_after(seconds: float) -> None:
     """Ends the process: threads that decode or compute cannot be stopped otherwise."""
-    threading.Event().wait(seconds)
+    time.sleep(seconds)
     log.error("the time for the shutdown is over; what is still in progress is given up")
     sys.stderr.flush()
     os._exit(1)

@@ -10,7 +10,7 @@ import pytest
 
 from export.errors import ExportError
 from export.experts.janus.prompt import HIDDEN, ImageTokens, PromptOptions, build_prompt
-from export.experts.janus.trie import build_tree
+from export.experts.janus.trie import nodes, tree_of, tree_rows
 from tests.export.janus_fixtures import BOS, OPTIONS, tiny_prompt, write_tokenizer
 
 
@@ -54,7 +54,7 @@ def test_strict_termination_reads_every_answer(tmp_path: Path) -> None:
 
 def test_the_path_of_an_answer_has_all_its_steps() -> None:
     answers = [(1,), (1, 2), (1, 2, 3), (4,), (4, 2)]
-    tree = build_tree(answers, "all")
+    tree = tree_of(answers, "all", tree_rows(nodes(answers, "all")))
     assert tree.node_ids == (1, 4, 2, 2, 3)
     assert tree.parents == (0, 0, 1, 2, 3)
     steps = [*(f"{row}>{token}" for row, token in tree.edges), *(f"{e}." for e in tree.ends), ""]

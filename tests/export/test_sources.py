@@ -61,7 +61,7 @@ def test_addresses_of_packages(location: str, parts: tuple[str, ...]) -> None:
         "pypi://x==1//etc/passwd",
         "pypi://x==1/./a",
         "pypi://x==1/a\\b",
-        "pypi://--index-url==1/a",
+        "pypi://--option==1/a",
         "pypi://x==*/a",
         "npm://x@latest/a.bin",
         "npm://x@^1.0.0/a.bin",

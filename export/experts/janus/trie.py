@@ -44,11 +44,6 @@ class AgeTree:
         return 1 + max((*(row for row, _ in self.edges), *self.ends))
 
 
-def build_tree(answers: Sequence[Answer], termination: Termination = "where_extended") -> AgeTree:
-    """Builds the trie of the answers' tokens, with only the nodes whose logits are needed."""
-    return tree_of(answers, termination, tree_rows(nodes(answers, termination)))
-
-
 def tree_of(
     answers: Sequence[Answer],
     termination: Termination,

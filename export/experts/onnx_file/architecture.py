@@ -23,4 +23,4 @@ def _count_parameters(config: ExpertConfig, checkpoint: Path | None) -> int:
     return 0
 
 
-ONNX = Architecture(2, read_onnx, _build, _count_parameters, checkpoint_kind="onnx")
+ONNX = Architecture(3, read_onnx, _build, _count_parameters, checkpoint_kind="onnx")
