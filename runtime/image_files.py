@@ -34,9 +34,10 @@ _JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """Markers followed by a segment, and the end; the others may stand within a scan."""
 _FILL = re.compile(rb"\xff{2,}")
 """Fill bytes that may stand before a marker, with its first byte."""
-_SOI, _EOI, _SOS, _COM, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xDA, 0xFE, 0xE0, 0xE1, 0xEE
+JPEG_SCAN = 0xDA
+_SOI, _EOI, _COM, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xFE, 0xE0, 0xE1, 0xEE
 _APPS = range(0xE0, 0xF0)
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start of a frame, by coding."""
 _ARITHMETIC = frozenset({0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _FILLER = bytes((254 - i) % 255 for i in range(254))
@@ -124,9 +125,9 @@ class _Jpeg:
             content = self._view[start + 4 : end]
             if marker == _APP1 and self._orientation is None and bytes(content[:5]) == b"Exif\0":
                 self._orientation = exif_orientation(content[6:])
-            elif marker in _FRAMES:
+            elif marker in JPEG_FRAMES:
                 self._read_frame(marker, content)
-            elif marker == _SOS:
+            elif marker == JPEG_SCAN:
                 self._read_scan(content)
             if _needed(marker, content):
                 self._kept.append(self._view[start:end])
@@ -151,7 +152,7 @@ class _Jpeg:
             if segments > MAX_SEGMENTS:
                 raise ImageError(_slow(f"{MAX_SEGMENTS:,} segments"))
             size = int.from_bytes(self._view[mark.end() : mark.end() + 2], "big")
-            position, in_scan = mark.end() + size, marker == _SOS
+            position, in_scan = mark.end() + size, marker == JPEG_SCAN
             yield marker, mark.start(), position
         if in_scan:
             self._keep_scan(position, len(self._data))
@@ -168,7 +169,9 @@ class _Jpeg:
                 "The JPEG is coded arithmetically, which browsers and most programs do not read. "
                 "Save it again."
             )
-        if not self._pixels and len(content) > 6:
+        if self._pixels:
+            raise ImageError("The JPEG has two headers of a picture. Save it again.")
+        if len(content) > 6:
             height, width = struct.unpack_from(">HH", content, 1)
             self._pixels = max(height * width, 1)
             self._components = set(content[6::3])
@@ -219,6 +222,8 @@ def _png(data: bytes) -> PictureFile:
             raise ImageError(_slow(f"{MAX_CHUNKS:,} chunks", PNG))
         if kind == b"eXIf" and orientation is None:
             orientation = exif_orientation(view[position + 8 : end - 4])
+        if kind == b"IHDR" and len(kept) > 1:
+            raise ImageError("The PNG has two headers of a picture. Save it again.")
         if kind == b"IEND":
             break
         if kind == b"tRNS" or not kind[0] & _ANCILLARY:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageTooLargeError, InputError
-from runtime.image_files import JPEG, PNG, WEBP, read_picture_file
+from runtime.image_costs import STRIP_PIXELS, PictureCost, cost_of
+from runtime.image_files import JPEG, PNG, WEBP, PictureFile, read_picture_file
 
 if TYPE_CHECKING:
     from runtime.results import ImageSource
@@ -58,11 +59,9 @@ class ImageLimits:
 
 
 _WEBP_COPIES = 3
-"""Times the memory per pixel that Pillow's decoder of animations takes; it decodes every WebP."""
+"""Copies of a WebP in memory: canvas, frame and image. It may have this share of the pixels."""
 _MAX_SIDE = 65_535
 """Pixels; that of JPEG. Of PNG's larger sides each row costs time."""
-_STRIP_PIXELS = 1 << 20
-"""Converted to RGB at a time, so that no second picture is in memory."""
 _MAX_PATH = 4096
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -74,6 +73,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes a stored image upright, by EXIF orientation."""
+_ON_SIDE = (5, 6, 7, 8)
+"""Orientations whose upright rows are stored as columns."""
+_LAST = (3, 4, 7, 8)
+"""Orientations whose first upright row is stored last."""
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes an image on first use; two threads that do so at once get wrong pixels."""
 
@@ -107,30 +110,50 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
         return _decoded(data, limits)
 
 
-def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+def picture_cost(data: bytes, limits: ImageLimits) -> PictureCost:
+    """Returns what `load_rgb` holds in memory for an encoded picture; nothing is decoded.
+
+    Raises:
+        ImageError: the data are not a picture with an intact header, or take too long to decode.
+        ImageTooLargeError: a limit is exceeded.
+    """
+    _check_bytes(len(data), limits)
+    with _as_input_errors(f"The picture of {len(data):,} bytes"):
+        return _read(data, limits)[1]
+
+
+def _read(data: bytes, limits: ImageLimits) -> tuple[PictureFile, PictureCost]:
+    """Reads a picture's header, before Pillow, which allocates when it opens some."""
     file = read_picture_file(data)
     if file is None:
         raise UnidentifiedImageError
-    upright = _decoded_file(file.data, file.format, file.orientation, limits)
+    cost = cost_of(file)
+    _check_pixels(cost.width, cost.height, _limits_of(file.format, limits))
+    return file, cost
+
+
+def _limits_of(format_: str | None, limits: ImageLimits) -> ImageLimits:
+    if format_ != WEBP:
+        return limits
+    return replace(limits, max_pixels=limits.max_pixels // _WEBP_COPIES)
+
+
+def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+    file, cost = _read(data, limits)
+    pixels = _rgb_array(_loaded(file.data, cost), file.orientation)
     if file.extended is not None:
-        other = _decoded_file(file.extended, file.format, file.orientation, limits)
-        if not np.array_equal(upright, other):
+        again = _strips(_loaded(file.extended, cost), file.orientation)
+        if not all(np.array_equal(pixels[top : top + len(rgb)], rgb) for top, rgb in again):
             raise ImageError("The JPEG is incomplete: its end is missing.")
-    return upright
+    return pixels
 
 
-def _decoded_file(
-    data: bytes, format_: str, orientation: int, limits: ImageLimits
-) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=(format_,)) as image:
-        if format_ == WEBP:
-            limits = replace(limits, max_pixels=limits.max_pixels // _WEBP_COPIES)
-        _check_pixels(image.width, image.height, limits)
+def _loaded(data: bytes, cost: PictureCost) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=(cost.format,)) as image:
+        if image.size != (cost.width, cost.height):
+            raise ImageError(f"The {cost.format} has two sizes. Save it again.")
         image.load()
-        upright = _upright(image, orientation)
-        if upright is image:
-            return _rgb_array(image)
-    return _rgb_array(upright)  # the image as stored is closed, which frees its memory
+    return image
 
 
 def _checked_array(array: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
@@ -219,9 +242,9 @@ def _as_input_errors(subject: str) -> Iterator[None]:
 
 
 def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
-    _check_pixels(image.width, image.height, limits)
+    _check_pixels(image.width, image.height, _limits_of(image.format, limits))
     image.load()
-    return _rgb_array(_upright(image, _orientation(image)))
+    return _rgb_array(image, _orientation(image))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -233,20 +256,33 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Turns and mirrors an image as EXIF's orientation says."""
-    turn = _TURNS.get(orientation)
-    return image if turn is None else image.transpose(turn)
-
-
-def _rgb_array(image: Image.Image) -> NDArray[np.uint8]:
-    """Converts an image to RGB, strip by strip."""
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    rows = max(_STRIP_PIXELS // image.width, 1)
-    for top in range(0, image.height, rows):
-        bottom = min(top + rows, image.height)
-        pixels[top:bottom] = np.asarray(_rgb(image.crop((0, top, image.width, bottom))))
+def _rgb_array(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+    """Converts an image to upright RGB."""
+    width, height = _upright_size(image, orientation)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top, rgb in _strips(image, orientation):
+        pixels[top : top + len(rgb)] = rgb
     return pixels
+
+
+def _strips(image: Image.Image, orientation: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Yields the first row and the pixels of strips of the upright image in RGB."""
+    width, height = _upright_size(image, orientation)
+    rows = max(STRIP_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        first, last = (height - bottom, height - top) if orientation in _LAST else (top, bottom)
+        if orientation in _ON_SIDE:
+            strip = image.crop((first, 0, last, image.height))
+        else:
+            strip = image.crop((0, first, image.width, last))
+        if orientation in _TURNS:
+            strip = strip.transpose(_TURNS[orientation])
+        yield top, np.asarray(_rgb(strip))
+
+
+def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    return image.size[::-1] if orientation in _ON_SIDE else image.size
 
 
 def _rgb(image: Image.Image) -> Image.Image:
