@@ -23,6 +23,9 @@ MAX_SCANNED_PIXELS = 600_000_000
 """Pixels times scans of a JPEG: twelve scans of 50 megapixels."""
 MAX_SEGMENTS = 10_000
 """In a JPEG. 32 MiB of metadata take 500."""
+MAX_TABLE_BYTES = 1 << 18
+"""Of a JPEG's segments other than metadata and scans. Tables of a hundred scans take 64 KiB, and
+Pillow takes seconds for 32 MiB."""
 MAX_CHUNKS = 50_000
 """In a PNG or WebP. libpng's chunks of 8 KiB are 4,000 in 32 MiB."""
 
@@ -32,8 +35,6 @@ _ANCILLARY = 0x20
 """Bit of the first letter of a PNG chunk: decoders may skip it."""
 _JPEG_MARK = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 """Markers followed by a segment, and the end; the others may stand within a scan."""
-_FILL = re.compile(rb"\xff{2,}")
-"""Fill bytes that may stand before a marker, with its first byte."""
 JPEG_SCAN = 0xDA
 _SOI, _EOI, _COM, _APP0, _APP1, _APP14 = 0xD8, 0xD9, 0xFE, 0xE0, 0xE1, 0xEE
 _APPS = range(0xE0, 0xF0)
@@ -115,6 +116,7 @@ class _Jpeg:
         self._orientation: int | None = None
         self._pixels = 0
         self._scans = 0
+        self._table_bytes = 0
         self._ended = False
         self._components: set[int] = set()
         self._scanned: set[int] = set()
@@ -129,8 +131,10 @@ class _Jpeg:
                 self._read_frame(marker, content)
             elif marker == JPEG_SCAN:
                 self._read_scan(content)
+            elif marker == _SOI:
+                raise ImageError("The JPEG is damaged: it starts a second time. Save it again.")
             if _needed(marker, content):
-                self._kept.append(self._view[start:end])
+                self._keep(start, end)
         return self._finish()
 
     def _segments(self) -> Iterator[tuple[int, int, int]]:
@@ -157,11 +161,21 @@ class _Jpeg:
         if in_scan:
             self._keep_scan(position, len(self._data))
 
+    def _keep(self, start: int, end: int) -> None:
+        self._table_bytes += end - start
+        if self._table_bytes > MAX_TABLE_BYTES:
+            raise ImageError(_slow(f"{MAX_TABLE_BYTES:,} bytes of tables"))
+        self._kept.append(self._view[start:end])
+
     def _keep_scan(self, start: int, end: int) -> None:
         """Keeps the data of a scan, without fill bytes: Pillow reads them in quadratic time."""
-        filled = self._data.find(b"\xff\xff", start, end) >= 0
-        scan = self._view[start:end]
-        self._kept.append(_FILL.sub(b"\xff", scan) if filled else scan)
+        if self._data.find(b"\xff\xff", start, end) < 0:
+            self._kept.append(self._view[start:end])
+            return
+        scan = self._data[start:end]
+        while b"\xff\xff" in scan:  # each pass halves the runs
+            scan = scan.replace(b"\xff\xff", b"\xff")
+        self._kept.append(scan)
 
     def _read_frame(self, marker: int, content: memoryview) -> None:
         if marker in _ARITHMETIC:
