@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
@@ -19,6 +19,7 @@ from runtime.errors import ImageError, ImageTooLargeError, InputError
 from runtime.image_files import JPEG, PNG, WEBP, read_picture_file
 
 if TYPE_CHECKING:
+    from runtime.deadline import Deadline
     from runtime.results import ImageSource
 
 SUFFIXES = {
@@ -56,6 +57,9 @@ class ImageLimits:
     max_pixels: int = 50_000_000
     """Width times height."""
 
+
+Decode = Callable[["ImageSource", ImageLimits, "Deadline | None"], NDArray[np.uint8]]
+"""Decodes a picture as `load_rgb` does; raises DeadlineError if it is late."""
 
 _WEBP_COPIES = 3
 """Times the memory per pixel that Pillow's decoder of animations takes; it decodes every WebP."""
@@ -105,6 +109,56 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
         data = _encoded(source, limits)
     with _as_input_errors(f"The picture of {len(data):,} bytes"):
         return _decoded(data, limits)
+
+
+def load_here(
+    source: ImageSource, limits: ImageLimits, _deadline: Deadline | None = None
+) -> NDArray[np.uint8]:
+    """Decodes a picture in the caller's thread, where nothing can stop it."""
+    return load_rgb(source, limits)
+
+
+def read_encoded(source: ImageSource, limits: ImageLimits) -> bytes | None:
+    """Returns the encoded bytes of a path, bytes or file; None for a PIL image or an array.
+
+    Raises:
+        ImageError: there are none.
+        ImageTooLargeError: there are more than allowed.
+    """
+    if isinstance(source, np.ndarray | Image.Image):
+        return None
+    with _as_input_errors("The source"):
+        return _encoded(source, limits)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureCost:
+    """What decoding a picture takes."""
+
+    format: str
+    width: int
+    """In pixels, as stored."""
+    height: int
+    """In pixels, as stored."""
+    peak_bytes: int
+    """Memory at the peak, the result included and the encoded bytes not."""
+
+
+def picture_cost(data: bytes, limits: ImageLimits) -> PictureCost:
+    """Returns what decoding an encoded picture takes, from its header alone.
+
+    Raises what `load_rgb` raises for it, as far as the header tells.
+    """
+    with _as_input_errors(f"The picture of {len(data):,} bytes"):
+        file = read_picture_file(data)
+        if file is None:
+            raise UnidentifiedImageError
+        with Image.open(io.BytesIO(file.data), formats=(file.format,)) as image:
+            if file.format == WEBP:
+                limits = replace(limits, max_pixels=limits.max_pixels // _WEBP_COPIES)
+            _check_pixels(image.width, image.height, limits)
+            pixels = image.width * image.height
+            return PictureCost(file.format, image.width, image.height, 8 * pixels)
 
 
 def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
