@@ -85,8 +85,7 @@ class AgeMoE:
                 `auto` measures which is faster. A deadline always implies `lanes`.
             threads: cores each expert may use on the CPU; None means all.
             limits: on the size of pictures.
-            detector: of `predict_photo`, or its name as in `runtime.detectors.parse_detector`;
-                opened when first used.
+            detector: of `predict_photo`, or its name as in `parse_detector`; opened when needed.
             decoder: of pictures, as `runtime.decoding.DecoderPool.decode`; None: this process.
             gpu: options of the experts that run on a GPU.
             sessions: opens an expert on the CPU, in place of ONNX Runtime.
@@ -112,13 +111,10 @@ class AgeMoE:
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
         self._limits, self._decoder = limits or ImageLimits(), decoder
-        self._preparer = Preparer(
-            *(chosen, self._limits, self._statistics),
-            detector=lambda: self.detector,
-            decoder=decoder,
-        )
-        devices = open_devices(chosen, folder, request, sessions)
-        self._executor = Executor(chosen, devices, self._statistics)
+        parts = chosen, self._limits, self._statistics
+        self._preparer = Preparer(*parts, detector=lambda: self.detector, decoder=decoder)
+        opened = open_devices(chosen, folder, request, sessions)
+        self._executor = Executor(chosen, opened, self._statistics)
         self._start(concurrency)
 
     @property

@@ -207,9 +207,11 @@ class Labeler:
         if detector is None:
             return Scene((None,), (Face(path),))
         try:
-            return scene_in(self._decode(path, self._limits, None), detector)
+            pixels = self._decode(path, self._limits, None)
         except InputError as error:
             return Scene(error=str(error))
+        try:
+            return scene_in(pixels, detector)
         except Exception as error:  # noqa: BLE001 - a failing detector must not end the job
             return Scene(error=f"The detector failed ({type(error).__name__}: {error}).")
 

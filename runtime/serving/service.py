@@ -67,8 +67,13 @@ class Service:
         """Opens the engines unless they are open; raises what `Generation` raises."""
         with self._reloading:  # a reload requested meanwhile comes afterwards
             if self._current is None:
-                self._pictures.open()
-                self._current = Generation(self.settings, self.metrics.on_batch)
+                opened = Generation(self.settings, self.metrics.on_batch)
+                try:
+                    self._pictures.open()
+                except BaseException:
+                    opened.close()
+                    raise
+                self._current = opened
 
     def close(self) -> None:
         """Completes the accepted requests and frees everything."""
