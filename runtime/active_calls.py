@@ -25,8 +25,9 @@ class ActiveCalls:
             calls.leave(call)
     """
 
-    def __init__(self) -> None:
-        """Starts with no calls; only this process may make any."""
+    def __init__(self, owner: str = "AgeMoE") -> None:
+        """Starts with no calls of the owner, named in errors; only this process may make any."""
+        self._owner = owner
         self._calls: set[object] = set()
         self._open = True
         self._process = os.getpid()
@@ -41,13 +42,13 @@ class ActiveCalls:
         """
         if os.getpid() != self._process:
             raise ClosedError(
-                f"This AgeMoE was opened in process {self._process} and does not survive a fork. "
-                f"Open one in each process."
+                f"This {self._owner} was opened in process {self._process} and does not survive a "
+                f"fork. Open one in each process."
             )
         self._calls.add(call)  # before the test, so that `close` either sees it or rejects it
         if not self._open:
             self.leave(call)
-            raise ClosedError("This AgeMoE was closed. Open a new one.")
+            raise ClosedError(f"This {self._owner} was closed. Open a new one.")
 
     def close(self) -> bool:
         """Rejects new calls and waits for those in progress.

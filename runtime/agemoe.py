@@ -21,7 +21,7 @@ from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
-from runtime.images import ImageLimits
+from runtime.images import Decode, ImageLimits
 from runtime.manifest_file import read_manifest
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
@@ -50,8 +50,7 @@ class AgeMoE:
 
     Example:
         with AgeMoE("engines") as moe:
-            estimate = moe.predict("face.jpg")
-            print(estimate.age_years, estimate.low_years, estimate.high_years)
+            print(moe.predict("face.jpg").age_years)
     """
 
     def __init__(
@@ -67,6 +66,7 @@ class AgeMoE:
         threads: int | None = None,
         limits: ImageLimits | None = None,
         detector: str | Detector = AUTO,
+        decoder: Decode | None = None,
         gpu: GpuOptions | None = None,
         sessions: SessionFactory | None = None,
     ) -> None:
@@ -85,8 +85,8 @@ class AgeMoE:
                 `auto` measures which is faster. A deadline always implies `lanes`.
             threads: cores each expert may use on the CPU; None means all.
             limits: on the size of pictures.
-            detector: of `predict_photo`, or its name as in `runtime.detectors.parse_detector`;
-                opened when first used.
+            detector: of `predict_photo`, or its name as in `parse_detector`; opened when needed.
+            decoder: of pictures, as `runtime.decoding.DecoderPool.decode`; None: this process.
             gpu: options of the experts that run on a GPU.
             sessions: opens an expert on the CPU, in place of ONNX Runtime.
 
@@ -110,12 +110,11 @@ class AgeMoE:
         self._tables = self._calibration or FusionTables.identity(chosen)
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
-        self._limits = limits or ImageLimits()
-        self._preparer = Preparer(
-            chosen, self._limits, self._statistics, detector=lambda: self.detector
-        )
-        devices = open_devices(chosen, folder, request, sessions)
-        self._executor = Executor(chosen, devices, self._statistics)
+        self._limits, self._decoder = limits or ImageLimits(), decoder
+        parts = chosen, self._limits, self._statistics
+        self._preparer = Preparer(*parts, detector=lambda: self.detector, decoder=decoder)
+        opened = open_devices(chosen, folder, request, sessions)
+        self._executor = Executor(chosen, opened, self._statistics)
         self._start(concurrency)
 
     @property
@@ -230,6 +229,7 @@ class AgeMoE:
             person_boxes=person_boxes,
             deadline_ms=deadline_ms,
             limits=self._limits,
+            decoder=self._decoder,
         )
 
     def submit(
@@ -285,7 +285,7 @@ class AgeMoE:
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
         self._check_detector.check_boxes(faces, stacklevel=3)
-        prepared = self._preparer.prepare(faces)
+        prepared = self._preparer.prepare(faces, deadline)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
         try:
             estimates = iter(self._estimates(usable, deadline) if usable else [])

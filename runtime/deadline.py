@@ -32,7 +32,12 @@ class Deadline:
         budget_ms = float(limit)  # type: ignore[arg-type]
         if not budget_ms > 0:
             raise ValueError(f"deadline_ms must be positive, got {budget_ms}.")
-        return cls(time.monotonic() + budget_ms / 1000.0, budget_ms)
+        return cls.after(budget_ms)
+
+    @classmethod
+    def after(cls, milliseconds: float) -> Self:
+        """Returns the moment this many milliseconds from now."""
+        return cls(time.monotonic() + milliseconds / 1000.0, milliseconds)
 
     @property
     def passed(self) -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
@@ -20,6 +20,7 @@ from runtime.image_costs import STRIP_PIXELS, PictureCost, cost_of
 from runtime.image_files import JPEG, PNG, WEBP, PictureFile, read_picture_file
 
 if TYPE_CHECKING:
+    from runtime.deadline import Deadline
     from runtime.results import ImageSource
 
 SUFFIXES = {
@@ -57,6 +58,9 @@ class ImageLimits:
     max_pixels: int = 50_000_000
     """Width times height."""
 
+
+Decode = Callable[["ImageSource", ImageLimits, "Deadline | None"], NDArray[np.uint8]]
+"""Decodes a picture as `load_rgb` does; raises DeadlineError if it is late."""
 
 _WEBP_COPIES = 3
 """Copies of a WebP in memory: canvas, frame and image. It may have this share of the pixels."""
@@ -120,6 +124,26 @@ def picture_cost(data: bytes, limits: ImageLimits) -> PictureCost:
     _check_bytes(len(data), limits)
     with _as_input_errors(f"The picture of {len(data):,} bytes"):
         return _read(data, limits)[1]
+
+
+def load_here(
+    source: ImageSource, limits: ImageLimits, _deadline: Deadline | None = None
+) -> NDArray[np.uint8]:
+    """Decodes a picture in the caller's thread, where nothing can stop it."""
+    return load_rgb(source, limits)
+
+
+def read_encoded(source: ImageSource, limits: ImageLimits) -> bytes | None:
+    """Returns the encoded bytes of a path, bytes or file; None for a PIL image or an array.
+
+    Raises:
+        ImageError: there are none.
+        ImageTooLargeError: there are more than allowed.
+    """
+    if isinstance(source, np.ndarray | Image.Image):
+        return None
+    with _as_input_errors("The source"):
+        return _encoded(source, limits)
 
 
 def _read(data: bytes, limits: ImageLimits) -> tuple[PictureFile, PictureCost]:

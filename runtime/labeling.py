@@ -19,10 +19,11 @@ from pathlib import Path
 from runtime import manifest_file
 from runtime.agemoe import AgeMoE
 from runtime.cores import usable_cores
+from runtime.decoding import DecoderPool
 from runtime.detection import Detection, Detector, Found
 from runtime.detectors.names import AUTO, detector_named
 from runtime.errors import AgeMoEError, InputError
-from runtime.images import ImageLimits, load_rgb
+from runtime.images import Decode, ImageLimits, load_here
 from runtime.label_tables import (
     LabelingError,
     Row,
@@ -43,6 +44,8 @@ NO_FACE = "no face found"
 """Value of the column `error` for a photograph without faces, which does not count as bad."""
 BATCH_SIZE = 8
 """Photographs per batch."""
+DECODE_SECONDS = 10.0
+"""Of processor time for a photograph: nobody waits for it, and a damaged one must not end a job."""
 
 Labeled = tuple[str, Sequence[Row]]
 """A photograph's path and its rows."""
@@ -92,10 +95,18 @@ class LabelJob:
     def opened(self) -> Iterator[Labeler]:
         """Opens the engines and yields a labeler in this process."""
         engine = self.engine
-        with AgeMoE(
-            self.engines, device=self.device, precision=self.precision, detector=self.detector
-        ) as moe:
-            yield Labeler(moe, engine, self.detector_of(moe), given=self.given)
+        with (
+            DecoderPool(max_seconds=DECODE_SECONDS) as decoders,
+            AgeMoE(
+                self.engines,
+                device=self.device,
+                precision=self.precision,
+                detector=self.detector,
+                decoder=decoders.decode,
+            ) as moe,
+        ):
+            detector = self.detector_of(moe)
+            yield Labeler(moe, engine, detector, given=self.given, decoder=decoders.decode)
 
     def detector_of(self, moe: AgeMoE) -> Detector | None:
         """Returns the detector of the opened engines; None takes each picture as one face."""
@@ -151,6 +162,7 @@ class Labeler:
         limits: ImageLimits | None = None,
         *,
         given: Mapping[str, tuple[Detection, ...]] | None = None,
+        decoder: Decode | None = None,
     ) -> None:
         """Stores its parts; without a detector, each picture is a face.
 
@@ -162,6 +174,7 @@ class Labeler:
         self._engine = engine
         self._detector = detector
         self._limits = limits or ImageLimits()
+        self._decode = decoder or load_here
 
     def label(self, paths: Sequence[str]) -> list[Labeled]:
         """Returns the photographs with their rows, in the same order."""
@@ -194,9 +207,11 @@ class Labeler:
         if detector is None:
             return Scene((None,), (Face(path),))
         try:
-            return scene_in(load_rgb(path, self._limits), detector)
+            pixels = self._decode(path, self._limits, None)
         except InputError as error:
             return Scene(error=str(error))
+        try:
+            return scene_in(pixels, detector)
         except Exception as error:  # noqa: BLE001 - a failing detector must not end the job
             return Scene(error=f"The detector failed ({type(error).__name__}: {error}).")
 

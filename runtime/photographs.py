@@ -19,7 +19,7 @@ from runtime.detection import (
 from runtime.detectors import default_detector
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.geometry import Pixels
-from runtime.images import ImageLimits, load_rgb
+from runtime.images import Decode, ImageLimits, load_here
 from runtime.results import AgeEstimate, Box, Face, Landmarks
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def predict_photo(
     person_boxes: Sequence[Box] = (),
     deadline_ms: float | Deadline | None = None,
     limits: ImageLimits | None = None,
+    decoder: Decode | None = None,
 ) -> list[PhotoFace]:
     """Estimates the age of every face in a photograph.
 
@@ -113,16 +114,17 @@ def predict_photo(
         person_boxes: whole persons, in addition to those that the detector finds.
         deadline_ms: from now, detection included.
         limits: on the picture's bytes and pixels.
+        decoder: of the picture; None decodes it in this thread.
 
     Returns:
         The faces from left to right; empty if there are none.
 
     Raises:
         InputError: the photograph cannot be read.
-        DeadlineError: the deadline passed during detection.
+        DeadlineError: the deadline passed before the prediction.
     """
     deadline = Deadline.of(deadline_ms)
-    pixels = load_rgb(image, limits or ImageLimits())
+    pixels = (decoder or load_here)(image, limits or ImageLimits(), deadline)
     found = find_faces(pixels, detector, person_boxes)
     if not found:
         return []

@@ -11,9 +11,10 @@ import numpy as np
 
 from runtime.backends import Views
 from runtime.boxes import check_box
+from runtime.deadline import Deadline
 from runtime.errors import InputError
 from runtime.geometry import ALIGN, Pixels, align, black, crop, fit, shows_enough
-from runtime.images import ImageLimits, load_rgb
+from runtime.images import Decode, ImageLimits, load_here
 from runtime.landmark_search import DetectorSource, LandmarkSearch
 from runtime.manifest import Expert, InputSpec
 from runtime.results import Box, Face, Landmarks
@@ -45,6 +46,7 @@ class Preparer:
         statistics: Statistics,
         *,
         detector: DetectorSource | None = None,
+        decoder: Decode | None = None,
     ) -> None:
         """Stores its parts.
 
@@ -54,6 +56,7 @@ class Preparer:
             statistics: where durations are recorded.
             detector: asked for the landmarks of faces without, if an expert aligns them; a function
                 that returns the detector is called only then.
+            decoder: of pictures; None decodes them in the caller's thread.
         """
         self._experts = experts
         self._search = LandmarkSearch(detector)
@@ -65,9 +68,12 @@ class Preparer:
         ]
         """Experts that need landmarks."""
         self._limits = limits
+        self._decode = decoder or load_here
         self._statistics = statistics
 
-    def prepare(self, faces: Sequence[ImageSource | Face]) -> list[PreparedFace | InputError]:
+    def prepare(
+        self, faces: Sequence[ImageSource | Face], deadline: Deadline | None = None
+    ) -> list[PreparedFace | InputError]:
         """Decodes, crops and fits each face.
 
         A picture that several faces share, as the same object or the same path, is decoded once.
@@ -75,11 +81,14 @@ class Preparer:
 
         Returns:
             One entry per face; the error for a face that cannot be used.
+
+        Raises:
+            DeadlineError: the deadline passed, and the decoder heeds it.
         """
         prepared: dict[int, PreparedFace | InputError] = {}
         for by_index in _by_picture([_as_face(face) for face in faces]):
             with self._statistics.timed("decode"):
-                image = self._decoded(next(iter(by_index.values())).image)
+                image = self._decoded(next(iter(by_index.values())).image, deadline)
             with self._statistics.timed("geometry"):
                 prepared |= {index: self._prepared(image, face) for index, face in by_index.items()}
         return [prepared[index] for index in range(len(faces))]
@@ -101,9 +110,9 @@ class Preparer:
         """Returns a face of which nothing is visible."""
         return PreparedFace({s: black(s.height, s.width) for s in self._specs}, frozenset())
 
-    def _decoded(self, source: ImageSource) -> Pixels | InputError:
+    def _decoded(self, source: ImageSource, deadline: Deadline | None) -> Pixels | InputError:
         try:
-            return load_rgb(source, self._limits)
+            return self._decode(source, self._limits, deadline)
         except InputError as error:
             return error
 

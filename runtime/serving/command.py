@@ -19,17 +19,21 @@ _HOSTS = (
     "names that requests may be addressed to, as in the header Host; by default only this "
     "machine's own when listening on it without keys, else any"
 )
+_DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
     "body_bytes": (int, "maximum bytes of a request"),
     "image_bytes": (int, "maximum bytes of an encoded picture"),
     "pixels": (int, "maximum total pixels of a request's pictures"),
+    "decode_bytes": (int, "maximum bytes of memory for decoding, over all requests"),
+    "decode_seconds": (float, "maximum seconds of processor time to decode a picture"),
     "images": (int, "maximum pictures of a request"),
     "faces": (int, "maximum faces, and given persons, of a request"),
     "requests": (int, "maximum concurrent requests for ages"),
     "connections": (int, "maximum open connections"),
     "header_seconds": (float, "time limit for a request's head"),
     "body_seconds": (float, "time limit for a request's body, and for receiving its response"),
+    "deadline_ms": (float, "time limit for the answer to a request that has arrived"),
 }
 _BATCHING: _Options = {
     "max_batch": (int, "maximum faces per batch; by default 8 on a GPU and 1 on a CPU"),
@@ -74,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
+    add("--decoders", type=int, metavar="N", help=_DECODERS)
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
@@ -120,7 +125,7 @@ def _add_section(
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    names = ("engines", "device", "precision", "detector", "keys")
+    names = ("engines", "device", "precision", "detector", "decoders", "keys")
     return Settings(
         **{name: given[name] for name in names},
         allowed_hosts=_allowed_hosts(parsed),

@@ -18,6 +18,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from runtime.serving.generation import Generation
+from runtime.serving.pictures import Pictures
 from runtime.stats import BUCKETS_SECONDS, Durations, Stats
 
 _FACES = (1, 2, 4, 8, 16, 32, 64)
@@ -53,6 +54,10 @@ class Metrics:
         self.reloads = counter("agemoe_reloads", "Reloads, by outcome.", ("outcome",))
         registry.register(_EngineCollector(current))
 
+    def watch(self, pictures: Pictures) -> None:
+        """Adds the state of a service's decoders."""
+        self._registry.register(_PictureCollector(pictures))
+
     def exposition(self) -> bytes:
         """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -80,6 +85,31 @@ class Metrics:
         """Records the duration of a stage for the metrics and the response."""
         self._stage_seconds.labels(stage).observe(seconds)
         times_ms[stage] = seconds * 1000.0
+
+
+class _PictureCollector(Collector):
+    """Decoders and the memory for decoding."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        ended = CounterMetricFamily(
+            "agemoe_decoders_ended", "Decoders that were ended, by reason.", labels=("reason",)
+        )
+        for reason, count in self._pictures.pool.ended.items():
+            ended.add_metric((reason,), count)
+        yield ended
+        budget = self._pictures.budget
+        family = GaugeMetricFamily(
+            "agemoe_decode_bytes", "Memory for decoding and pictures.", labels=("kind",)
+        )
+        for kind, size_bytes in (("used", budget.used), ("total", budget.total)):
+            family.add_metric((kind,), size_bytes)
+        yield family
 
 
 class _EngineCollector(Collector):

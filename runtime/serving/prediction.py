@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.detection import Detector, GivenBoxes
 from runtime.errors import AgeMoEError, NotCalibratedError
 from runtime.geometry import Pixels
-from runtime.images import ImageLimits, load_rgb
 from runtime.photographs import FoundFace, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.serving.problems import problem_of
@@ -19,7 +18,7 @@ from runtime.serving.request_body import Photo
 JsonObject = dict[str, Any]
 
 STAGES = ("decode", "detect")
-"""Timed stages of `decode_and_detect`."""
+"""Timed stages before the prediction: `decode_photo` and `detect_faces`."""
 
 
 @dataclass(slots=True)
@@ -33,7 +32,7 @@ class Predictions:
     error: AgeMoEError | None = None
     """The error of a picture that cannot be used; None otherwise."""
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
-    """Duration of each stage of `decode_and_detect`."""
+    """Duration of each of `STAGES`."""
 
     @property
     def pixels(self) -> int:
@@ -41,22 +40,32 @@ class Predictions:
         return (self.width or 0) * (self.height or 0)
 
 
-def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | None) -> Predictions:
-    """Decodes a picture and detects its faces; errors are recorded, not raised.
+def decode_photo(decode: Callable[[], Pixels]) -> tuple[Predictions, Pixels | None]:
+    """Decodes a picture; an error is recorded, not raised, and there are no pixels then."""
+    predictions, started = Predictions(), time.perf_counter()
+    pixels: Pixels | None = None
+    try:
+        pixels = decode()
+        predictions.height, predictions.width = pixels.shape[:2]
+    except AgeMoEError as error:
+        predictions.error = error.with_traceback(None)  # its frames hold the picture
+    predictions.seconds["decode"] = time.perf_counter() - started
+    return predictions, pixels
+
+
+def detect_faces(
+    predictions: Predictions, pixels: Pixels, photo: Photo, detector: Detector | None
+) -> None:
+    """Adds the faces in a picture; an error is recorded, not raised.
 
     Without a detector, a picture without boxes is taken as one face.
     """
-    predictions, started = Predictions(), time.perf_counter()
+    started = time.perf_counter()
     try:
-        pixels = load_rgb(photo.data, limits)
-        predictions.height, predictions.width = pixels.shape[:2]
-        predictions.seconds["decode"] = time.perf_counter() - started
         predictions.scene = _scene(pixels, photo, detector)
     except AgeMoEError as error:
-        predictions.error = error
-    elapsed = time.perf_counter() - started
-    predictions.seconds["detect"] = elapsed - predictions.seconds["decode"]
-    return predictions
+        predictions.error = error.with_traceback(None)
+    predictions.seconds["detect"] = time.perf_counter() - started
 
 
 def _scene(pixels: Pixels, photo: Photo, detector: Detector | None) -> Scene:

@@ -45,7 +45,7 @@ _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
 """Before the second attempt; doubled each time, until Ray notices that a replica is lost."""
 _ARGUMENTS = (
-    *("engines", "device", "precision", "detector", "keys", "without_keys"),
+    *("engines", "device", "precision", "detector", "decoders", "keys", "without_keys"),
     *("limits", "batching", "revision"),
 )
 
@@ -169,7 +169,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     """Builds the application that `serve deploy` and `serve run` start.
 
     Args:
-        arguments: `engines`, `device`, `precision`, `detector` and `keys` as for
+        arguments: `engines`, `device`, `precision`, `detector`, `decoders` and `keys` as for
             `python -m runtime serve`; `without_keys: true` to serve without keys; `limits` and
             `batching`, mappings with the fields of `Limits` and `Batching`; `revision`, any value,
             whose change replaces all replicas.
@@ -186,7 +186,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         raise ValueError(
             "Give keys: FILE, or without_keys: true behind a proxy that controls access."
         )
-    names = ("device", "precision", "detector")
+    names = ("device", "precision", "detector", "decoders")
     given = {name: arguments[name] for name in names if name in arguments}
     given |= {name: Path(arguments[name]) for name in ("engines", "keys") if arguments.get(name)}
     settings = Settings(

@@ -58,7 +58,9 @@ class ParsedRequest:
     photos: tuple[Photo, ...]
     detect: bool
     deadline: Deadline | None
-    """Starts once the whole request has arrived."""
+    """The client's, if it gave one; starts once the whole request has arrived."""
+    limit: Deadline
+    """After it there is no answer: the client's deadline, or the service's limit."""
     threshold: float | None
 
 
@@ -200,8 +202,9 @@ def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> Pa
         Photo(data, None if own is None else _boxes(own), _boxes(others or []), _landmarks(own, at))
         for data, own, others, at in zip(images, boxes, persons, landmarks, strict=True)
     )
-    deadline = Deadline.of(options.deadline_ms)
-    return ParsedRequest(photos, options.detect, deadline, options.threshold)
+    limit = Deadline.after(min(options.deadline_ms or limits.deadline_ms, limits.deadline_ms))
+    deadline = None if options.deadline_ms is None else limit
+    return ParsedRequest(photos, options.detect, deadline, limit, options.threshold)
 
 
 def _check_count(name: str, given: int, limits: Limits) -> None:

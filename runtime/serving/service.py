@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -13,16 +14,17 @@ from dataclasses import asdict
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detectors import parse_detector
-from runtime.errors import ClosedError
-from runtime.images import ImageLimits
+from runtime.errors import ClosedError, InputError
+from runtime.images import PictureCost
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
+from runtime.serving.pictures import Pictures, Share, run_sharing
 from runtime.serving.prediction import (
     STAGES,
     JsonObject,
     Predictions,
-    decode_and_detect,
+    detect_faces,
     photo_json,
     require_probability,
     sole_error,
@@ -57,13 +59,21 @@ class Service:
         self._reloading = threading.Lock()
         self._retiring: list[threading.Thread] = []
         self._photo_pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-photo")
+        self._pictures = Pictures(settings)
+        self.metrics.watch(self._pictures)
         self._concurrent_requests = 0
 
     def open(self) -> None:
         """Opens the engines unless they are open; raises what `Generation` raises."""
         with self._reloading:  # a reload requested meanwhile comes afterwards
             if self._current is None:
-                self._current = Generation(self.settings, self.metrics.on_batch)
+                opened = Generation(self.settings, self.metrics.on_batch)
+                try:
+                    self._pictures.open()
+                except BaseException:
+                    opened.close()
+                    raise
+                self._current = opened
 
     def close(self) -> None:
         """Completes the accepted requests and frees everything."""
@@ -74,6 +84,7 @@ class Service:
             for thread in self._retiring:
                 thread.join()
             self._photo_pool.shutdown()
+            self._pictures.close()
 
     def reload(self, *, wait: bool = False) -> Generation:
         """Reopens the engines folder and the file of API keys, and switches to their content.
@@ -153,13 +164,18 @@ class Service:
         """
         with ExitStack() as stack:
             generation = self._hold_engines(stack)
-            async with _time_limit(request.deadline):
-                photos = await self._process(request, generation)
+            share = stack.enter_context(self._pictures.share())
+            costs = await self._pictures.admit(share, request.photos, request.limit)
+            async with _time_limit(request.limit):
+                photos = await self._process(request, generation, share, costs)
             for stage in STAGES:
                 seconds = sum(photo.seconds[stage] for photo in photos)
                 self.metrics.observe(stage, seconds, times_ms)
-            with self.metrics.timed("estimate", times_ms):
-                await self._estimate(generation, photos, request)
+            # Experts that are late by the client's own deadline are left out instead.
+            own = request.deadline is not None
+            async with contextlib.nullcontext() if own else _time_limit(request.limit):
+                with self.metrics.timed("estimate", times_ms):
+                    await self._estimate(generation, photos, request)
             if (error := sole_error(photos)) is not None:
                 raise error
             return {
@@ -179,19 +195,23 @@ class Service:
                 stack.enter_context(generation.in_use())
                 return generation
 
-    async def _process(self, request: ParsedRequest, generation: Generation) -> list[Predictions]:
-        """Decodes the pictures one by one, up to the limit on their total pixels."""
-        loop = asyncio.get_running_loop()
+    async def _process(
+        self,
+        request: ParsedRequest,
+        generation: Generation,
+        share: Share,
+        costs: Sequence[PictureCost | InputError],
+    ) -> list[Predictions]:
+        """Decodes the pictures one by one and detects their faces."""
         detector = generation.moe.detector if request.detect else None
         photos: list[Predictions] = []
-        pixels_left = self.settings.limits.pixels
-        for photo in request.photos:
-            limits = ImageLimits(self.settings.limits.image_bytes, pixels_left)
-            processed = await loop.run_in_executor(
-                self._photo_pool, decode_and_detect, photo, limits, detector
-            )
-            pixels_left -= processed.pixels
+        for photo, cost in zip(request.photos, costs, strict=True):
+            processed, pixels = await self._pictures.decode(share, photo, cost, request.limit)
             photos.append(processed)
+            if pixels is not None:
+                arguments = processed, pixels, photo, detector
+                await run_sharing(share, self._photo_pool, detect_faces, *arguments)
+        share.shrink(3 * sum(photo.pixels for photo in photos))
         faces = sum(len(photo.scene.faces) for photo in photos)
         if faces > self.settings.limits.faces:
             raise TooManyError(
@@ -203,11 +223,10 @@ class Service:
     async def _estimate(
         self, generation: Generation, photos: Sequence[Predictions], request: ParsedRequest
     ) -> None:
-        deadline = request.deadline
-        if deadline is not None and deadline.passed:
-            raise TooLateError(deadline)
+        if request.limit.passed:
+            raise TooLateError(request.limit)
         faces = [face for photo in photos for face in photo.scene.faces]
-        futures = generation.batcher.submit_all(faces, deadline_ms=deadline)
+        futures = generation.batcher.submit_all(faces, deadline_ms=request.deadline)
         results = iter(
             await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         )
@@ -247,11 +266,8 @@ def _keys_for(settings: Settings) -> tuple[Key, ...] | None:
 
 
 @asynccontextmanager
-async def _time_limit(deadline: Deadline | None) -> AsyncIterator[None]:
+async def _time_limit(deadline: Deadline) -> AsyncIterator[None]:
     """Cancels the block when the deadline passes; work that has not started is dropped."""
-    if deadline is None:
-        yield
-        return
     try:
         async with asyncio.timeout(deadline.remaining_seconds()):
             yield

@@ -16,6 +16,11 @@ class Limits:
     """Per encoded picture."""
     pixels: int = 50_000_000
     """Width times height, summed over the pictures of a request; decoded, a pixel takes 3 bytes."""
+    decode_bytes: int = 512 << 20
+    """Memory of all requests for decoding and for decoded pictures; a request waits for its share.
+    A request that needs more gets it alone."""
+    decode_seconds: float = 2.0
+    """Of processor time for a picture, as `DecoderPool` measures it."""
     images: int = 16
     """Per request."""
     faces: int = 64
@@ -28,6 +33,8 @@ class Limits:
     """For a request's head, and for the rest of a body that the service does not read."""
     body_seconds: float = 30.0
     """For a request's body, and for the client to receive the response."""
+    deadline_ms: float = 60_000.0
+    """For a request without a deadline or with a later one, from the arrival of its body."""
 
     def __post_init__(self) -> None:
         """Validates that every limit is positive."""
@@ -63,11 +70,15 @@ class Settings:
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None
     """Names, without port, that the header Host of a request may have; None allows any."""
+    decoders: int | None = None
+    """Processes that decode pictures; None as in `DecoderPool`."""
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
-        """Validates that the faces of one request fit into the queue."""
+        """Validates the decoders, and that the faces of one request fit into the queue."""
+        if self.decoders is not None and self.decoders < 1:
+            raise ValueError(f"At least one decoder is needed, got {self.decoders}.")
         if self.limits.faces > self.batching.queue_limit:
             raise ValueError(
                 f"A request may have {self.limits.faces} faces, but the queue holds only "

@@ -16,7 +16,7 @@ from runtime import AgeMoE, Face, Landmarks
 from runtime.geometry import Geometry
 from runtime.photographs import predict_photo
 from runtime.serving.generation import PAGE
-from runtime.serving.prediction import Predictions, decode_and_detect
+from runtime.serving.prediction import decode_photo
 from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import Live, assert_problem, base64_of, encoded, picture
 
@@ -112,11 +112,11 @@ def test_a_bad_picture_or_box_does_not_affect_the_others(live: Live) -> None:
 
 
 def test_a_passed_deadline_is_a_504(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    def slow(*arguments: Any) -> Predictions:
+    def slow(*arguments: Any) -> Any:
         time.sleep(0.005)
-        return decode_and_detect(*arguments)
+        return decode_photo(*arguments)
 
-    monkeypatch.setattr("runtime.serving.service.decode_and_detect", slow)
+    monkeypatch.setattr("runtime.serving.pictures.decode_photo", slow)
     late = live.ages(encoded(picture(1)), deadline_ms=2)
     assert_problem(late, 504, "The deadline of 2 ms cannot be met")
     assert live.ages(encoded(picture(1)), deadline_ms=60_000).status_code == 200
@@ -285,12 +285,12 @@ def test_a_deadline_passes_while_a_picture_is_decoded(
 ) -> None:
     decoding, going = threading.Event(), threading.Event()
 
-    def stuck(*arguments: Any) -> Predictions:
+    def stuck(*arguments: Any) -> Any:
         decoding.set()
         assert going.wait(30.0)
-        return decode_and_detect(*arguments)
+        return decode_photo(*arguments)
 
-    monkeypatch.setattr("runtime.serving.service.decode_and_detect", stuck)
+    monkeypatch.setattr("runtime.serving.pictures.decode_photo", stuck)
     late = live.ages(encoded(picture(1)), deadline_ms=50)
     assert decoding.is_set()
     going.set()

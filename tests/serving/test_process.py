@@ -158,8 +158,8 @@ def test_sighup_reloads_or_logs_the_error(tmp_path: Path) -> None:
 
 def test_the_drain_limit_is_a_limit(tmp_path: Path) -> None:
     slow = (
-        "import time; from runtime.serving import service as s;"
-        "s.decode_and_detect = lambda *_: time.sleep(600);"
+        "import time; from runtime.serving import pictures as p;"
+        "p.decode_photo = lambda *_: time.sleep(600);"
         "import sys; from runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
     )
     options = ["--drain-seconds", "1"]

@@ -1,0 +1,315 @@
+"""`DecoderPool`: decodes pictures in processes that are killed when their time is over."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Self
+
+from runtime.active_calls import ActiveCalls
+from runtime.cores import usable_cores
+from runtime.deadline import Deadline
+from runtime.decoding.budget import Budget, Hold
+from runtime.decoding.process import Decoder, DecoderEndedError, Task
+from runtime.decoding.watchdog import Watch, Watchdog
+from runtime.errors import BackendError, DeadlineError, ImageError, InputError
+from runtime.image_files import JPEG
+from runtime.images import ImageLimits, PictureCost, load_rgb, picture_cost, read_encoded
+
+if TYPE_CHECKING:
+    from runtime.geometry import Pixels
+    from runtime.results import ImageSource
+
+DECODE_SECONDS = 2.0
+"""Of processor time for a picture. The largest that is accepted, a progressive JPEG of 50
+megapixels, takes one."""
+MAX_DECODERS = 8
+TIME, DEADLINE, CRASH = "time", "deadline", "crash"
+"""Why a decoder was ended: its time was over, the caller's deadline passed, or it ended itself."""
+
+_MEASURES_PROCESSOR_TIME = hasattr(signal, "setitimer")
+_CLOCK_FACTOR = 5.0 if _MEASURES_PROCESSOR_TIME else 1.0
+"""By the clock a picture may take this many times as long: other work may share the cores."""
+_START_SECONDS = 60.0
+_GRACE = 0.25
+"""Seconds that a picture gets even if its deadline passes: to replace the process takes longer."""
+_LONG_BYTES = 256 << 20
+"""Peak memory times scans of a picture whose decoding takes long: 0.3 s."""
+_SCAN = b"\xff\xda"
+"""Starts a scan of a JPEG, each of which takes a pass over all pixels."""
+_SPARE_BYTES = 64 << 20
+"""Memory that a decoder may take beside twice the expected peak, before it gets a MemoryError."""
+
+
+class DecoderPool:
+    """Decodes pictures in processes of their own, several at a time.
+
+    A picture whose decoding takes too long, needs far more memory than its size explains, or
+    crashes the decoder is refused; nothing else is affected. Pictures wait for a free process in
+    the order of their arrival, except that those which take long leave one process to the others.
+
+    Safe to use from many threads. It must be closed; its processes end with this one at the latest.
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        *,
+        max_seconds: float = DECODE_SECONDS,
+        budget_bytes: int | None = None,
+    ) -> None:
+        """Sets the pool up; processes start when first needed, or with `start`.
+
+        Args:
+            processes: that decode at the same time; None means one more than the cores, at most
+                `MAX_DECODERS`.
+            max_seconds: of processor time for a picture, and five times as long by the clock;
+                where processor time cannot be limited (Windows), by the clock.
+            budget_bytes: memory that the pictures being decoded may take together, in this process
+                and the decoders; None does not limit it.
+
+        Raises:
+            ValueError: an argument is not positive.
+        """
+        if processes is None:
+            processes = min(usable_cores() + 1, MAX_DECODERS)
+        if min(processes, max_seconds, 1 if budget_bytes is None else budget_bytes) <= 0:
+            raise ValueError(
+                f"Expected positive numbers, got {processes} processes, {max_seconds} s and a "
+                f"budget of {budget_bytes} bytes."
+            )
+        self.processes = processes
+        self.max_seconds = max_seconds
+        self._slots = Budget(processes)
+        self._long_slots = Budget(max(processes - 1, 1))
+        self._memory = None if budget_bytes is None else Budget(budget_bytes)
+        self._idle: deque[Decoder] = deque()
+        self._ended: Counter[str] = Counter()
+        self._calls = ActiveCalls("DecoderPool")
+        self._lock = threading.Lock()
+        self._watchdog: Watchdog | None = None
+
+    @property
+    def ended(self) -> dict[str, int]:
+        """Decoders that were ended, by reason: `time`, `deadline`, `crash`."""
+        with self._lock:
+            return {reason: self._ended[reason] for reason in (TIME, DEADLINE, CRASH)}
+
+    def start(self) -> None:
+        """Starts all processes and waits until they can decode.
+
+        Raises:
+            BackendError: they cannot.
+        """
+        call = object()
+        try:
+            self._calls.enter(call)
+            for decoder in [Decoder() for _ in range(self.processes - len(self._idle))]:
+                self._wait_ready(decoder)
+                self._idle.append(decoder)
+        finally:
+            self._calls.leave(call)
+
+    def decode(
+        self, source: ImageSource, limits: ImageLimits, deadline: Deadline | None = None
+    ) -> Pixels:
+        """Decodes a picture as `runtime.images.load_rgb` does.
+
+        Arrays and PIL images, which are not encoded, are taken in this thread.
+
+        Args:
+            source: a path, encoded bytes, a binary file, a PIL image, or uint8 RGB (H, W, 3).
+            limits: on its bytes and pixels.
+            deadline: ends the waiting and, a quarter of a second after its start at the earliest,
+                the decoding.
+
+        Returns:
+            uint8 RGB (H, W, 3).
+
+        Raises:
+            ImageError: the source is not a readable picture, or takes too long.
+            ImageTooLargeError: a limit is exceeded.
+            DeadlineError: the deadline passed.
+            BackendError: no process can be started.
+            ClosedError: after `close`, or in a forked process.
+        """
+        call = object()
+        try:
+            self._calls.enter(call)
+            data = read_encoded(source, limits)
+            if data is None:
+                return load_rgb(source, limits)
+            return self._within_memory(data, limits, picture_cost(data, limits), deadline)
+        finally:
+            self._calls.leave(call)
+
+    def decode_costed(
+        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None = None
+    ) -> Pixels:
+        """Decodes an encoded picture whose cost is known; otherwise as `decode`."""
+        call = object()
+        try:
+            self._calls.enter(call)
+            return self._within_memory(data, limits, cost, deadline)
+        finally:
+            self._calls.leave(call)
+
+    def close(self) -> None:
+        """Waits for the calls in progress and ends all processes."""
+        if self._calls.close():
+            while self._idle:
+                self._idle.pop().end()
+            if self._watchdog is not None:
+                self._watchdog.close()
+
+    def __enter__(self) -> Self:
+        """Returns this pool."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Closes this pool."""
+        self.close()
+
+    def _within_memory(
+        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None
+    ) -> Pixels:
+        if self._memory is None:
+            return self._in_lane(data, limits, cost, deadline)
+        hold = Hold(memory_bytes(cost))
+        try:
+            _enter(self._memory, hold, deadline)
+            return self._in_lane(data, limits, cost, deadline)
+        finally:
+            self._memory.leave(hold)
+            self._memory.wake()
+
+    def _in_lane(
+        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None
+    ) -> Pixels:
+        scans = max(data.count(_SCAN), 1) if cost.format == JPEG else 1
+        if scans * cost.peak_bytes < _LONG_BYTES:
+            return self._in_slot(data, limits, cost, deadline)
+        hold = Hold(1)
+        try:
+            _enter(self._long_slots, hold, deadline)
+            return self._in_slot(data, limits, cost, deadline)
+        finally:
+            self._long_slots.leave(hold)
+            self._long_slots.wake()
+
+    def _in_slot(
+        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None
+    ) -> Pixels:
+        memory = 2 * cost.peak_bytes + 3 * len(data) + _SPARE_BYTES
+        hold = Hold(1)
+        try:
+            _enter(self._slots, hold, deadline)
+            return self._exchange(Task(data, limits, self.max_seconds, memory), deadline)
+        finally:
+            self._slots.leave(hold)
+            self._slots.wake()
+
+    def _exchange(self, task: Task, deadline: Deadline | None) -> Pixels:
+        """Lets a process decode a picture; replaces the process unless it is as good as before."""
+        decoder, good = self._ready_decoder(deadline), False
+        watch = Watch(self._end_seconds(deadline), decoder.kill)
+        try:
+            self._watch().add(watch)
+            result = decoder.decode(task)
+            good = not decoder.kept_memory
+        except DecoderEndedError:
+            good = False
+            in_time = self._watch().remove(watch)
+            decoder.end()
+            raise self._reason(decoder, deadline, in_time=in_time) from None
+        finally:
+            good = self._watch().remove(watch) and good
+            if good:
+                self._idle.append(decoder)
+            else:
+                decoder.end()
+                self._replace()
+        if isinstance(result, InputError):
+            raise result
+        return result
+
+    def _ready_decoder(self, deadline: Deadline | None) -> Decoder:
+        """Returns an idle process, or a fresh one, that can decode."""
+        try:
+            decoder = self._idle.pop()
+        except IndexError:
+            decoder = Decoder()
+        self._wait_ready(decoder)
+        if deadline is not None and deadline.passed:
+            self._idle.append(decoder)
+            raise _late(deadline)
+        return decoder
+
+    def _wait_ready(self, decoder: Decoder) -> None:
+        watch = Watch(time.monotonic() + _START_SECONDS, decoder.kill)
+        try:
+            self._watch().add(watch)
+            decoder.wait_ready()
+        finally:
+            self._watch().remove(watch)
+
+    def _end_seconds(self, deadline: Deadline | None) -> float:
+        """Returns when a picture that is decoded from now on is given up."""
+        now = time.monotonic()
+        latest = now + self.max_seconds * _CLOCK_FACTOR
+        return latest if deadline is None else min(latest, max(deadline.at_seconds, now + _GRACE))
+
+    def _reason(self, decoder: Decoder, deadline: Deadline | None, *, in_time: bool) -> Exception:
+        """Counts the end of a process and returns the error of its picture."""
+        ended_by = decoder.end_reason()
+        if not in_time and deadline is not None and deadline.passed:
+            self._count(DEADLINE)
+            return _late(deadline)
+        if not in_time or ended_by == "SIGPROF":
+            self._count(TIME)
+            return ImageError(
+                f"The picture takes longer than {self.max_seconds:g} s to decode. Save it again, "
+                f"or send a smaller one."
+            )
+        self._count(CRASH)
+        return ImageError(f"The picture ended its decoder ({ended_by}). Save it again.")
+
+    def _count(self, reason: str) -> None:
+        with self._lock:
+            self._ended[reason] += 1
+
+    def _replace(self) -> None:
+        """Starts a process that the next picture finds ready; if none starts, that one says so."""
+        try:
+            self._idle.appendleft(Decoder())
+        except BackendError:
+            return
+
+    def _watch(self) -> Watchdog:
+        if self._watchdog is None:
+            with self._lock:
+                if self._watchdog is None:
+                    self._watchdog = Watchdog()
+        return self._watchdog
+
+
+def memory_bytes(cost: PictureCost) -> int:
+    """Returns the memory that decoding takes in a decoder and, for the pixels, in this process."""
+    return cost.peak_bytes + pixel_bytes(cost)
+
+
+def pixel_bytes(cost: PictureCost) -> int:
+    """Returns the memory of a decoded picture."""
+    return 3 * cost.width * cost.height
+
+
+def _enter(budget: Budget, hold: Hold, deadline: Deadline | None) -> None:
+    budget.enter(hold, deadline)
+    if deadline is not None and deadline.passed:
+        raise _late(deadline)
+
+
+def _late(deadline: Deadline) -> DeadlineError:
+    return DeadlineError({"decoding": deadline.reason})

@@ -1,0 +1,227 @@
+"""One decoder: a process that decodes a picture at a time, and that can be killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import errors
+from runtime.decoding.worker import GROWN, READY, REPLY, REQUEST
+from runtime.errors import BackendError, ImageError, InputError
+from runtime.images import ImageLimits
+
+_RUNTIME = Path(__file__).parents[1]
+_START = """
+import sys, types
+sys.path[:] = sys.argv[2:]
+for name, folder in (("runtime", sys.argv[1]), ("runtime.decoding", sys.argv[1] + "/decoding")):
+    module = sys.modules[name] = types.ModuleType(name)  # without what __init__.py imports
+    module.__path__ = [folder]
+try:
+    from runtime.decoding.worker import serve
+except BaseException as error:
+    print(type(error).__name__, error, flush=True)
+else:
+    serve()
+"""
+_NEEDED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
+"""Of the environment: the rest may hold secrets."""
+_OWN = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
+}
+"""Few threads, and with glibc, memory of large pictures goes back to the system."""
+_PIPE_BYTES = 1 << 20
+"""Linux's limit for a pipe of an ordinary user; the default of 64 KiB makes more switches."""
+_MOST_TEXT = 64 << 10
+_KILLED_SECONDS = 10.0
+"""For the system to end a killed process."""
+_ERRORS = {kind.__name__: kind for kind in (InputError, ImageError, errors.ImageTooLargeError)}
+"""What a decoder may raise."""
+
+
+class DecoderEndedError(Exception):
+    """The process ended, or answered with anything but a reply."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One picture to decode."""
+
+    data: bytes
+    limits: ImageLimits
+    seconds: float
+    """Of processor time, where it can be measured."""
+    memory_bytes: int
+    """That decoding may take, where it can be limited."""
+
+    def message(self) -> bytes:
+        """Returns what precedes the picture."""
+        options = {
+            "limits": asdict(self.limits),
+            "seconds": self.seconds,
+            "memory_bytes": self.memory_bytes,
+        }
+        text = json.dumps(options).encode()
+        return REQUEST.pack(len(text), len(self.data)) + text
+
+
+def command() -> list[str]:
+    """Returns the command of a decoder, which depends on no working directory or variable."""
+    paths = [str(Path(path).absolute()) for path in sys.path]
+    return [sys.executable, "-I", "-c", _START, str(_RUNTIME), *paths, str(_RUNTIME.parent)]
+
+
+class Decoder:
+    """A decoder's process. One thread at a time uses it; any may kill it."""
+
+    def __init__(self) -> None:
+        """Starts the process; `wait_ready` tells whether it works.
+
+        Raises:
+            BackendError: no process can be started.
+        """
+        self.kept_memory = False
+        """The process kept memory and should be replaced."""
+        self._ready = False
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - this Python, with code of ours
+                command(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                env={name: os.environ[name] for name in _NEEDED if name in os.environ} | _OWN,
+                # The terminal's Ctrl-C is not for it.
+                process_group=None if sys.platform == "win32" else 0,
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        except OSError as error:
+            raise BackendError(f"No process for decoding can be started ({error}).") from error
+        self._requests = cast("IO[bytes]", self._process.stdin)
+        self._replies = cast("IO[bytes]", self._process.stdout)
+        _widen(self._requests)
+        _widen(self._replies)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return int(self._process.pid)
+
+    def wait_ready(self) -> None:
+        """Waits until the process can decode.
+
+        Raises:
+            BackendError: it cannot.
+        """
+        if self._ready:
+            return
+        line = b""
+        while not line.endswith(b"\n") and len(line) < _MOST_TEXT and (more := self._received(1)):
+            line += more
+        if line != READY:
+            self.end()
+            said = line.decode(errors="replace").strip() or self.end_reason()
+            raise BackendError(f"The process for decoding pictures does not start: {said}")
+        self._ready = True
+
+    def decode(self, task: Task) -> NDArray[np.uint8] | InputError:
+        """Returns the pixels, uint8 RGB (H, W, 3), or the error of the picture.
+
+        Raises:
+            DecoderEndedError: the process ended or sent what is no reply; it has to be ended.
+        """
+        self._send(task.message())
+        self._send(task.data)
+        height, width, text_bytes = REPLY.unpack(self._exactly(REPLY.size))
+        result: NDArray[np.uint8] | InputError
+        if text_bytes:
+            if text_bytes > _MOST_TEXT or height or width:
+                raise DecoderEndedError
+            result = _error(bytes(self._exactly(text_bytes)))
+        else:
+            if not 0 < height * width <= task.limits.max_pixels:
+                raise DecoderEndedError
+            result = np.empty((height, width, 3), np.uint8)
+            self._fill(result.data.cast("B"))
+        self.kept_memory = self._exactly(1) == GROWN
+        return result
+
+    def kill(self) -> None:
+        """Kills the process, whatever it does; who waits for its reply sees it end."""
+        self._process.kill()
+
+    def end(self) -> None:
+        """Kills the process, waits for its end and closes the pipes."""
+        self._process.kill()
+        with contextlib.suppress(OSError):
+            self._requests.close()
+        self._replies.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_KILLED_SECONDS)
+
+    def end_reason(self) -> str:
+        """Returns why an ended process ended: the name of a signal, or its exit status."""
+        status = self._process.returncode
+        if status is None:
+            return "not ended"
+        try:
+            return signal.Signals(-status).name
+        except ValueError:
+            return f"status {status}"
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._requests.write(view) :]
+        except OSError as error:
+            raise DecoderEndedError from error
+
+    def _received(self, most: int) -> bytes:
+        try:
+            return self._replies.read(most)
+        except OSError:
+            return b""
+
+    def _exactly(self, size: int) -> bytearray:
+        data = bytearray(size)
+        self._fill(memoryview(data))
+        return data
+
+    def _fill(self, view: memoryview) -> None:
+        read: Callable[[memoryview], int | None] = self._replies.readinto  # type: ignore[attr-defined]
+        while view:
+            try:
+                count = read(view)
+            except OSError as error:
+                raise DecoderEndedError from error
+            if not count:
+                raise DecoderEndedError
+            view = view[count:]
+
+
+def _error(text: bytes) -> InputError:
+    name, _, message = text.decode("utf-8", "replace").partition("\n")
+    return _ERRORS.get(name, ImageError)(message)
+
+
+def _widen(pipe: IO[bytes]) -> None:
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

@@ -1,0 +1,176 @@
+"""Slow pictures, the memory that requests share, and the default deadline, through HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from runtime import ImageLimits
+from runtime.decoding import DecoderPool, pool, process
+from runtime.images import picture_cost
+from runtime.serving.settings import Limits, Settings
+from tests.serving.live import (
+    NO_TLS,
+    Live,
+    assert_problem,
+    base64_of,
+    encoded,
+    engines_in,
+    picture,
+    serving,
+    wait_for,
+)
+
+SLOW = (
+    "import sys, time; print('ready', flush=True)\nwhile sys.stdin.buffer.read(1): time.sleep(600)"
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(engines_in(tmp_path / "engines"), decoders=1)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Makes the next processes accept a picture and never answer."""
+    real = process.command
+
+    def next_processes(count: int) -> None:
+        left = [count]
+
+        def command() -> list[str]:
+            left[0] -= 1
+            return [sys.executable, "-c", SLOW] if left[0] >= 0 else real()
+
+        monkeypatch.setattr(process, "command", command)
+
+    monkeypatch.setattr(pool, "_GRACE", 0.0)
+    return next_processes
+
+
+def used_bytes(live: Live) -> int:
+    return live.server.service._pictures.budget.used
+
+
+def test_a_deadline_ends_the_decoding_of_slow_pictures(
+    settings: Settings, slow: Callable[[int], None]
+) -> None:
+    slow(3)
+    limits = Limits(decode_seconds=600.0)
+    with serving(Settings(settings.engines, decoders=3, limits=limits)) as live:
+        with ThreadPoolExecutor(3) as threads:
+            sent = [
+                threads.submit(live.ages, encoded(picture(n)), deadline_ms=200) for n in range(3)
+            ]
+            for answer in sent:
+                assert_problem(answer.result(30.0), 504, "The deadline of 200 ms cannot be met")
+        assert live.ages(encoded(picture(1))).status_code == 200
+        live.wait_for_metric('agemoe_decoders_ended_total{reason="deadline"} 3.0')
+        live.wait_for_metric('agemoe_decode_bytes{kind="used"} 0.0')
+
+
+def test_a_picture_over_the_time_limit_is_refused(
+    settings: Settings, slow: Callable[[int], None]
+) -> None:
+    slow(1)
+    with serving(
+        Settings(settings.engines, decoders=1, limits=Limits(decode_seconds=0.01))
+    ) as live:
+        refused = live.ages(encoded(picture(1)))
+        assert_problem(refused, 422, "takes longer than 0.01 s to decode")
+        live.wait_for_metric('agemoe_decoders_ended_total{reason="time"} 1.0')
+        assert used_bytes(live) == 0
+        assert live.client.get("/health/ready").status_code == 200
+
+
+def test_a_request_without_a_deadline_gets_the_limit_and_a_later_one_is_cut(
+    settings: Settings, slow: Callable[[int], None]
+) -> None:
+    slow(2)
+    limits = Limits(decode_seconds=600.0, deadline_ms=100.0)
+    with serving(Settings(settings.engines, decoders=2, limits=limits)) as live:
+        for options in ({}, {"deadline_ms": 1e9}):
+            refused = live.ages(encoded(picture(1)), **options)
+            assert_problem(refused, 504, "The deadline of 100 ms cannot be met")
+        wait_for(lambda: used_bytes(live) == 0)
+
+
+def test_requests_wait_for_memory_and_are_refused_as_busy(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
+
+    def held(*arguments: object) -> np.ndarray:  # type: ignore[type-arg]
+        begun.release()
+        assert going.wait(30.0)
+        return decode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DecoderPool, "decode_costed", held)
+    data = encoded(picture(1))
+    needed = pool.memory_bytes(picture_cost(data, ImageLimits()))
+    limits = Limits(decode_bytes=needed)
+    with (
+        serving(Settings(settings.engines, decoders=1, limits=limits)) as live,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        first = threads.submit(live.ages, data)
+        assert begun.acquire(timeout=30.0)
+        assert used_bytes(live) == needed
+        busy = live.ages(data, deadline_ms=20)
+        assert_problem(busy, 503, f"use the memory for decoding, {needed:,} bytes")
+        assert busy.headers["retry-after"] == "1"
+        second = threads.submit(live.ages, data)
+        wait_for(lambda: live.server.service._pictures.budget.waiting == 1)
+        going.set()
+        assert [f.result(30.0).status_code for f in (first, second)] == [200, 200]
+        wait_for(lambda: used_bytes(live) == 0)
+
+
+def test_clients_that_leave_give_their_memory_back_when_the_work_ends(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
+
+    def held(*arguments: object) -> np.ndarray:  # type: ignore[type-arg]
+        begun.release()
+        assert going.wait(30.0)
+        return decode(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DecoderPool, "decode_costed", held)
+    body = {"images": [base64_of(encoded(picture(1)))], "detect": False}
+
+    async def leave(live: Live) -> None:
+        async with httpx.AsyncClient(base_url=live.url, verify=NO_TLS) as client:
+            sent = asyncio.create_task(client.post("/v1/ages", json=body))
+            await asyncio.to_thread(begun.acquire, timeout=30.0)
+            sent.cancel()
+            await asyncio.gather(sent, return_exceptions=True)
+
+    with serving(settings) as live:
+        asyncio.run(leave(live))
+        live.wait_for_metric('agemoe_refused_total{problem="client-gone"} 1.0')
+        assert used_bytes(live) > 0, "a thread still decodes"
+        going.set()
+        wait_for(lambda: used_bytes(live) == 0)
+
+
+def test_a_request_that_fails_gives_its_memory_back(settings: Settings) -> None:
+    with serving(settings) as live:
+        for body in ((encoded(picture(1))[:90],), (b"x",), (encoded(picture(1)), b"x")):
+            live.ages(*body, boxes=[[[900, 900, 50, 50]]] + [None] * (len(body) - 1))
+            assert used_bytes(live) == 0
+
+
+@pytest.mark.parametrize("options", [{"decoders": 0}, {"decoders": -1}])
+def test_a_decoder_is_needed(options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="At least one decoder"):
+        Settings(**options)  # type: ignore[arg-type]
