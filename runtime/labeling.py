@@ -194,7 +194,7 @@ class Labeler:
         if detector is None:
             return Scene((None,), (Face(path),))
         try:
-            return scene_in(load_rgb(path, self._limits), detector)
+            return scene_in(load_rgb(path, self._limits), detector, limits=self._limits)
         except InputError as error:
             return Scene(error=str(error))
         except Exception as error:  # noqa: BLE001 - a failing detector must not end the job

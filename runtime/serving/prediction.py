@@ -51,7 +51,7 @@ def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | No
         pixels = load_rgb(photo.data, limits)
         predictions.height, predictions.width = pixels.shape[:2]
         predictions.seconds["decode"] = time.perf_counter() - started
-        predictions.scene = _scene(pixels, photo, detector)
+        predictions.scene = _scene(pixels, photo, detector, limits)
     except AgeMoEError as error:
         predictions.error = error
     elapsed = time.perf_counter() - started
@@ -59,14 +59,14 @@ def decode_and_detect(photo: Photo, limits: ImageLimits, detector: Detector | No
     return predictions
 
 
-def _scene(pixels: Pixels, photo: Photo, detector: Detector | None) -> Scene:
+def _scene(pixels: Pixels, photo: Photo, detector: Detector | None, limits: ImageLimits) -> Scene:
     if photo.boxes is None and detector is None:
         body = photo.person_boxes[0] if photo.person_boxes else None
         return Scene((None,), (Face(pixels, None, body),))
     finder = detector
     if photo.boxes is not None:
         finder = GivenBoxes(photo.boxes, landmarks=photo.landmarks)
-    return scene_in(pixels, finder, photo.person_boxes)
+    return scene_in(pixels, finder, photo.person_boxes, limits)
 
 
 def sole_error(photos: Sequence[Predictions]) -> BaseException | None:
