@@ -1,15 +1,22 @@
-"""Checks of the boxes that callers give: units, size and place in the picture."""
+"""Checks of the boxes that callers give: units, size, place in the picture, total area."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from runtime.box_edges import finite_box
 from runtime.detection import area, within
-from runtime.errors import BoxError
+from runtime.errors import BoxError, BoxesTooLargeError
 from runtime.results import Box
 
 MIN_BOX_SIDE = 4.0
 """In pixels; a smaller box shows nothing of a face and is usually a mistake of units."""
 MIN_SHARE_INSIDE = 0.5
 """Share of a box's area that has to lie within the picture."""
+MAX_COVER = 4
+"""Times a picture's limit on pixels that its boxes together may cover. Faces do not overlap, but
+persons do: in a crowd of 64 in four rows, each seen in full, their boxes cover the picture 3.6
+times."""
 
 
 def check_box(box: Box, height: int, width: int) -> None:
@@ -50,3 +57,37 @@ def check_box(box: Box, height: int, width: int) -> None:
             f"{width}×{height} pixels, less than {MIN_SHARE_INSIDE:.0%}. Give x, y, width, height "
             f"in pixels of the upright picture, clipped to it."
         )
+
+
+def check_cover(
+    boxes: Iterable[Box | None], height: int, width: int, max_pixels: int, copies: int = 0
+) -> None:
+    """Rejects boxes of one picture that are together too large to be cropped and resized.
+
+    Args:
+        boxes: x, y, width, height in pixels; None is the whole picture. Invalid ones count nothing.
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        max_pixels: the limit on a picture's pixels; `MAX_COVER` times as many are accepted.
+        copies: further copies of the whole picture, which count like boxes.
+
+    Raises:
+        BoxesTooLargeError: they cover more.
+    """
+    areas = [_covered(box, height, width) for box in boxes]
+    total = sum(areas) + copies * height * width
+    if total > MAX_COVER * max_pixels:
+        raise BoxesTooLargeError(
+            f"The {len(areas)} boxes in the picture of {width}×{height} pixels together cover "
+            f"{total:,.0f} pixels, more than {MAX_COVER * max_pixels:,}. Give each face and person "
+            f"once, or a smaller picture; as the owner, raise the limit on pixels."
+        )
+
+
+def _covered(box: Box | None, height: int, width: int) -> float:
+    if box is None:
+        return float(height * width)
+    try:
+        return area(within(finite_box(box), width, height))
+    except BoxError:
+        return 0.0

@@ -14,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.geometry import Pixels
+from runtime.resizing import Scale, reduced
 from runtime.results import Box, Landmarks, Point
 
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
 """Two boxes are the same face if they share more than this part of the smaller one."""
+TURNED_SIDE = 1280
+"""Longest side, in pixels, of a picture that is turned: none of the detectors looks at more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +142,14 @@ class AnyWayUp:
         if least >= self.sure:
             return upright
         search = self.detector if upright or self.quick is None else self.quick
+        image, scale = reduced(image, TURNED_SIDE)
         views = {turn: search.detect(turned_image(image, turn)) for turn in (1, 2, 3)}
         turn = max(views, key=lambda turn: _best_face(views[turn]))
         if _best_face(views[turn]) < self.lead * max(self.sure, least):
             return upright
         if search is not self.detector:
             views[turn] = self.detector.detect(turned_image(image, turn))
-        return _turned_back(views[turn], turn, image)
+        return [enlarged(found, scale) for found in _turned_back(views[turn], turn, image)]
 
 
 def _turned_back(found: Sequence[Detection], turn: int, image: Pixels) -> list[Detection]:
@@ -218,6 +222,17 @@ def turned_landmarks(landmarks: Landmarks, turn: int, width: float, height: floa
         return turned_box((x, y, 0.0, 0.0), turn, width - 1.0, height - 1.0)[:2]
 
     return moved_landmarks(landmarks, turned)
+
+
+def enlarged(found: Detection, scale: Scale) -> Detection:
+    """Returns a detection in a reduced picture as one in the original."""
+    (x, y, width, height), (across, down) = found.box, scale
+    return replace(
+        found,
+        box=(x * across, y * down, width * across, height * down),
+        landmarks=found.landmarks
+        and moved_landmarks(found.landmarks, lambda px, py: (px * across, py * down)),
+    )
 
 
 def moved_landmarks(landmarks: Landmarks, move: Callable[[float, float], Point]) -> Landmarks:

@@ -13,6 +13,7 @@
     │   ├── ImageError            not a readable picture
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
     │   ├── BoxError              the box lies outside the picture or has no area
+    │   ├── BoxesTooLargeError    the boxes of a picture together cover too many pixels
     │   └── LandmarkError         the landmarks cannot be those of a face in the picture
     ├── PredictionError           no expert answered
     │   └── DeadlineError         every expert was late
@@ -119,6 +120,10 @@ class ImageTooLargeError(InputError):
 
 class BoxError(InputError):
     """The box is no box in pixels of the picture, or lies mostly outside it."""
+
+
+class BoxesTooLargeError(InputError):
+    """The boxes of a picture together cover too many pixels."""
 
 
 class LandmarkError(InputError):

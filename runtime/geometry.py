@@ -30,8 +30,10 @@ from runtime.resizing import (
     center_crop,
     letterbox,
     pad_square,
+    reduced_window,
     resized,
     window,
+    window_factor,
 )
 from runtime.results import Box, Landmarks, Point
 
@@ -43,15 +45,15 @@ BORDERS = ("color", "replicate")
 ROUNDINGS = ("round", "truncate")
 
 MAX_CROP_MARGIN = 10.0
-"""Limit on margins and offsets, because the padded window is held in memory."""
+"""Limit on margins and offsets, because a padded window costs time."""
 
 LEAST_REST = 0.05
 """Minimum share of a box that negative margins leave, in each direction."""
 
-MAX_STEP_SIDE = 4096
-"""Limit on the sides of a resize before the fit, because its result is held in memory."""
+MAX_SIDE = 4096
+"""Limit on the sides of an input, and of a resize before the fit, which are held in memory."""
 
-_StepSide = Annotated[int, within(1, MAX_STEP_SIDE)]
+_StepSide = Annotated[int, within(1, MAX_SIDE)]
 _Byte = Annotated[int, within(0, 255)]
 _Margin = Annotated[float, within(-1.0, MAX_CROP_MARGIN)]
 _Shift = Annotated[float, within(-MAX_CROP_MARGIN, MAX_CROP_MARGIN)]
@@ -151,7 +153,8 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     """Crops a box with its margin out of a picture.
 
     Without a box, the whole picture is the crop and there is no margin. The box is clipped to the
-    picture, in whole pixels as `geometry.edges` says; its margin is padded outside the picture.
+    picture, in whole pixels as `geometry.edges` says; its margin is padded outside the picture. A
+    padded crop of more than `MAX_HELD_PIXELS` is reduced by a whole factor.
 
     Args:
         image: uint8 RGB (H, W, 3).
@@ -170,12 +173,18 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     left, top, right, bottom = _with_margins(
         box_edges(without_margins(box, geometry.margins), image, geometry.edges), geometry
     )
-    cut = window(image, left, top, right, bottom, geometry.outside)
+    factor = window_factor(image, left, top, right, bottom)
+    if factor == 1:
+        cut = window(image, left, top, right, bottom, geometry.outside)
+    else:
+        cut = reduced_window(image, left, top, right, bottom, geometry.outside, factor)
     if not geometry.erase_face or face_box is None:
         return cut
     x0, y0, x1, y1 = box_edges(face_box, image, geometry.edges)
     cut = cut.copy()
-    cut[max(y0 - top, 0) : max(y1 - top, 0), max(x0 - left, 0) : max(x1 - left, 0)] = 0
+    y0, x0 = max(y0 - top, 0) // factor, max(x0 - left, 0) // factor
+    y1, x1 = -(-max(y1 - top, 0) // factor), -(-max(x1 - left, 0) // factor)
+    cut[y0:y1, x0:x1] = 0
     return cut
 
 

@@ -211,7 +211,9 @@ class Labeler:
         except InputError as error:
             return Scene(error=str(error))
         try:
-            return scene_in(pixels, detector)
+            return scene_in(pixels, detector, limits=self._limits)
+        except InputError as error:
+            return Scene(error=str(error))
         except Exception as error:  # noqa: BLE001 - a failing detector must not end the job
             return Scene(error=f"The detector failed ({type(error).__name__}: {error}).")
 

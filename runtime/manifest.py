@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 
 from runtime.errors import EngineFileError
 from runtime.files import sha256_of
-from runtime.geometry import ALIGN, Geometry
-from runtime.json_reader import SHA256, at_least, not_empty, one_of
+from runtime.geometry import ALIGN, MAX_SIDE, Geometry
+from runtime.json_reader import SHA256, at_least, not_empty, one_of, within
 
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
 """Backends whose files are bound to a version of TensorRT and a kind of GPU."""
@@ -57,9 +57,9 @@ class InputSpec:
 
     name: Annotated[str, one_of(INPUT_NAMES)]
     """`face` or `person`."""
-    height: Annotated[int, at_least(1)]
+    height: Annotated[int, within(1, MAX_SIDE)]
     """In pixels."""
-    width: Annotated[int, at_least(1)]
+    width: Annotated[int, within(1, MAX_SIDE)]
     """In pixels."""
     geometry: Geometry
     """From a crop to this input."""

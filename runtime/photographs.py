@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.assignment import persons_of
+from runtime.boxes import check_cover
 from runtime.deadline import Deadline
 from runtime.detection import (
     FACE,
@@ -120,26 +121,35 @@ def predict_photo(
         The faces from left to right; empty if there are none.
 
     Raises:
-        InputError: the photograph cannot be read.
+        InputError: the photograph cannot be read, or its faces cover too many pixels.
         DeadlineError: the deadline passed before the prediction.
     """
     deadline = Deadline.of(deadline_ms)
-    pixels = (decoder or load_here)(image, limits or ImageLimits(), deadline)
+    limits = limits or ImageLimits()
+    pixels = (decoder or load_here)(image, limits, deadline)
     found = find_faces(pixels, detector, person_boxes)
     if not found:
         return []
     if deadline is not None and deadline.passed:
         raise DeadlineError({"detection": deadline.reason})
-    results = predictor.predict(faces_in(pixels, found), deadline_ms=deadline)
+    faces = faces_in(pixels, found, limits)
+    results = predictor.predict(faces, deadline_ms=deadline)
     return [with_result(face, result) for face, result in zip(found, results, strict=True)]
 
 
 def scene_in(
-    image: Pixels, detector: Detector | None = None, person_boxes: Sequence[Box] = ()
+    image: Pixels,
+    detector: Detector | None = None,
+    person_boxes: Sequence[Box] = (),
+    limits: ImageLimits | None = None,
 ) -> Scene:
-    """Finds the faces in a picture, uint8 RGB (H, W, 3), and prepares them for `predict`."""
+    """Finds the faces in a picture, uint8 RGB (H, W, 3), and prepares them for `predict`.
+
+    Raises:
+        BoxesTooLargeError: the faces and persons together cover too many pixels.
+    """
     found = find_faces(image, detector, person_boxes)
-    return Scene(tuple(found), tuple(faces_in(image, found)))
+    return Scene(tuple(found), tuple(faces_in(image, found, limits)))
 
 
 def find_faces(
@@ -165,14 +175,24 @@ def find_faces(
     ]
 
 
-def faces_in(image: Pixels, found: Iterable[FoundFace]) -> list[Face]:
+def faces_in(
+    image: Pixels, found: Iterable[FoundFace], limits: ImageLimits | None = None
+) -> list[Face]:
     """Returns the found faces as `predict` takes them: upright, in uint8 RGB (H, W, 3).
 
     Faces of the same turn share one turned picture.
+
+    Raises:
+        BoxesTooLargeError: the faces and persons, and the turned pictures, together cover too many
+            pixels for these limits.
     """
     height, width = image.shape[:2]
     found = list(found)
-    views = {turn: turned_image(image, turn) for turn in {face.turn for face in found}}
+    turns = {face.turn for face in found}
+    boxes = [box for face in found for box in (face.box, face.person_box) if box is not None]
+    max_pixels = (limits or ImageLimits()).max_pixels
+    check_cover(boxes, height, width, max_pixels, copies=len(turns - {0}))
+    views = {turn: turned_image(image, turn) for turn in turns}
 
     def turned(box: Box | None, turn: int) -> Box | None:
         return None if box is None else turned_box(box, turn, width, height)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.backends import Views
-from runtime.boxes import check_box
+from runtime.boxes import check_box, check_cover
 from runtime.deadline import Deadline
 from runtime.errors import InputError
 from runtime.geometry import ALIGN, Pixels, align, black, crop, fit, shows_enough
@@ -88,7 +88,7 @@ class Preparer:
         prepared: dict[int, PreparedFace | InputError] = {}
         for by_index in _by_picture([_as_face(face) for face in faces]):
             with self._statistics.timed("decode"):
-                image = self._decoded(next(iter(by_index.values())).image, deadline)
+                image = self._decoded(list(by_index.values()), deadline)
             with self._statistics.timed("geometry"):
                 prepared |= {index: self._prepared(image, face) for index, face in by_index.items()}
         return [prepared[index] for index in range(len(faces))]
@@ -110,11 +110,16 @@ class Preparer:
         """Returns a face of which nothing is visible."""
         return PreparedFace({s: black(s.height, s.width) for s in self._specs}, frozenset())
 
-    def _decoded(self, source: ImageSource, deadline: Deadline | None) -> Pixels | InputError:
+    def _decoded(self, faces: Sequence[Face], deadline: Deadline | None) -> Pixels | InputError:
+        """Decodes the picture of some faces, and checks that they do not cover too much of it."""
         try:
-            return self._decode(source, self._limits, deadline)
+            image = self._decode(faces[0].image, self._limits, deadline)
+            boxes = [box for face in faces for box in _boxes(face).values()]
+            height, width = image.shape[:2]
+            check_cover(boxes, height, width, self._limits.max_pixels)
         except InputError as error:
             return error
+        return image
 
     def _prepared(self, image: Pixels | InputError, face: Face) -> PreparedFace | InputError:
         if isinstance(image, InputError):
@@ -128,11 +133,7 @@ class Preparer:
         for box in (face.box, face.person_box):
             if box is not None:
                 check_box(box, *image.shape[:2])
-        boxes: dict[str, Box | None] = {}
-        if face.box is not None or face.person_box is None:
-            boxes["face"] = face.box
-        if face.person_box is not None:
-            boxes["person"] = face.person_box
+        boxes = _boxes(face)
         landmarks, note = self._landmarks(image, face, boxes)
         found = {spec: input_view(image, boxes, spec, landmarks) for spec in self._specs}
         seen = {spec: view for spec, view in found.items() if view is not None}
@@ -185,6 +186,16 @@ def input_view(
 
 def _as_face(face: ImageSource | Face) -> Face:
     return face if isinstance(face, Face) else Face(face)
+
+
+def _boxes(face: Face) -> dict[str, Box | None]:
+    """Returns the boxes of a face by input name; None is the whole picture."""
+    boxes: dict[str, Box | None] = {}
+    if face.box is not None or face.person_box is None:
+        boxes["face"] = face.box
+    if face.person_box is not None:
+        boxes["person"] = face.person_box
+    return boxes
 
 
 def _by_picture(faces: Sequence[Face]) -> Iterable[Mapping[int, Face]]:

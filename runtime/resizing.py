@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,20 @@ PAD_SQUARE_LEAST = 14
 
 MAX_ASPECT_RATIO = 32
 """Limit on the aspect ratio: `center_crop` first cuts the ends off a longer picture."""
+
+MAX_HELD_PIXELS = 25_000_000
+"""Of a padded window, and of a picture that Pillow resizes, because they are held in memory. A
+larger one is reduced by a whole factor first."""
+
+REDUCING_GAP = 3.0
+"""By how much such a picture is still resized: from there on, according to Pillow's documentation
+of `reducing_gap`, the result is in most cases the same."""
+
+STRIP_PIXELS = 1 << 20
+"""Converted at a time, so that no second picture is in memory."""
+
+Scale = tuple[float, float]
+"""Factors in x and y from a reduced picture to the original."""
 
 
 def resized(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
@@ -65,9 +80,67 @@ def window(
     return cut
 
 
+def window_factor(image: Pixels, left: int, top: int, right: int, bottom: int) -> int:
+    """Returns by how much a window has to be reduced: 1 unless it is padded and too large."""
+    height, width = image.shape[:2]
+    size = (right - left) * (bottom - top)
+    if size <= MAX_HELD_PIXELS or (left >= 0 and top >= 0 and right <= width and bottom <= height):
+        return 1
+    return math.ceil(math.sqrt(size / MAX_HELD_PIXELS))
+
+
+def reduced_window(
+    image: Pixels, left: int, top: int, right: int, bottom: int, outside: Color | None, factor: int
+) -> Pixels:
+    """Returns a window whose pixels are the means of blocks of factor × factor pixels.
+
+    Its last rows and columns that fill no block are left out. The window itself, which may be many
+    times the picture, is never in memory: blocks beside the picture repeat those at its edge.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        left: first column.
+        top: first row.
+        right: column after the last.
+        bottom: row after the last.
+        outside: color of the pixels outside the picture; None repeats those of its edge.
+        factor: side of a block, in pixels.
+
+    Returns:
+        uint8 RGB, (bottom - top) // factor × (right - left) // factor pixels.
+    """
+    height, width = (bottom - top) // factor, (right - left) // factor
+    rows = _blocks(height, top, image.shape[0], factor)
+    columns = _blocks(width, left, image.shape[1], factor)
+    x0, x1 = left + columns.start * factor, left + columns.stop * factor
+    small = np.empty((len(rows), len(columns), 3), np.uint8)
+    for first, last in _strips(len(rows), (x1 - x0) * factor):
+        y0, y1 = (top + (rows.start + row) * factor for row in (first, last))
+        blocks = Image.fromarray(window(image, x0, y0, x1, y1, outside))
+        small[first:last] = np.asarray(blocks.reduce(factor))
+    x, y = columns.start, rows.start
+    return window(small, -x, -y, width - x, height - y, outside)
+
+
+def reduced(image: Pixels, longest_side: int) -> tuple[Pixels, Scale]:
+    """Returns a picture of at most that size, and the factors back to the original.
+
+    Both are uint8 RGB (H, W, 3); a smaller picture is returned as it is.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    ratio = max(height, width) / longest_side
+    if ratio <= 1.0:
+        return image, (1.0, 1.0)
+    size = max(round(width / ratio), 1), max(round(height / ratio), 1)
+    small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return small, (width / size[0], height / size[1])
+
+
 def center_crop(image: Pixels, height: int, width: int, interpolation: str) -> Pixels:
     """Scales a picture to cover a size, and cuts out its center."""
-    image = _middle_of_strip(image)
+    image = _middle_of_strip(image, height * width)
     scale = max(height / image.shape[0], width / image.shape[1])
     scaled_height = max(round(image.shape[0] * scale), height)
     scaled_width = max(round(image.shape[1] * scale), width)
@@ -118,12 +191,38 @@ def pad_square(
     return window(scaled, -left, -top, width - left, height - top, outside)
 
 
-def _middle_of_strip(image: Pixels) -> Pixels:
-    """Returns the middle of a strip: one of 1×65,535 pixels, scaled, would exhaust the memory."""
+def _middle_of_strip(image: Pixels, wanted: int) -> Pixels:
+    """Returns the middle of a strip: one of 1×65,535 pixels, scaled, would exhaust the memory.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        wanted: pixels of the input.
+    """
     height, width = image.shape[:2]
-    longest = MAX_ASPECT_RATIO * min(height, width)
+    aspect = min(max(2 * MAX_HELD_PIXELS // wanted, 2), MAX_ASPECT_RATIO)
+    longest = aspect * min(height, width)
     top, left = max(height - longest, 0) // 2, max(width - longest, 0) // 2
     return image[top : top + longest, left : left + longest]
+
+
+def _blocks(count: int, start: int, size: int, factor: int) -> range:
+    """Returns the blocks of a window that show pixels, and one on each side that shows none.
+
+    Args:
+        count: of all blocks.
+        start: of the first block, in pixels of the picture.
+        size: of the picture, in pixels.
+        factor: side of a block, in pixels.
+    """
+    first = min(max(-start // factor - 1, 0), count - 1)
+    return range(first, max(min((size - 1 - start) // factor + 2, count), first + 1))
+
+
+def _strips(rows: int, row_pixels: int) -> Iterator[tuple[int, int]]:
+    """Yields the first row, and the one after the last, of strips of about `STRIP_PIXELS`."""
+    step = max(STRIP_PIXELS // row_pixels, 1)
+    for first in range(0, rows, step):
+        yield first, min(first + step, rows)
 
 
 def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
@@ -137,8 +236,22 @@ def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
 
 
 def _pillow(kernel: Image.Resampling) -> Callable[[Pixels, int, int], Pixels]:
+    """Returns Pillow's resize, which copies the picture, so that a large one is reduced first."""
+
     def resize(image: Pixels, height: int, width: int) -> Pixels:
-        return np.asarray(Image.fromarray(image).resize((width, height), kernel))
+        rows, columns = image.shape[:2]
+        factor = 1
+        if rows * columns > MAX_HELD_PIXELS:
+            factor = max(int(min(rows / height, columns / width) / REDUCING_GAP), 1)
+        if factor > 1:
+            right, bottom = (-(-side // factor) * factor for side in (columns, rows))
+            image = reduced_window(image, 0, 0, right, bottom, None, factor)
+        picture, box = Image.fromarray(image), (0.0, 0.0, columns / factor, rows / factor)
+        if image.shape[0] * width > max(MAX_HELD_PIXELS, image.shape[1] * height):
+            # Pillow begins with the columns, too, from some version on.
+            picture = picture.resize((picture.width, height), kernel, (0, 0, picture.width, box[3]))
+            box = (*box[:3], float(height))
+        return np.asarray(picture.resize((width, height), kernel, box))
 
     return resize
 

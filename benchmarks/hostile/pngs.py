@@ -30,7 +30,15 @@ TYPES = (
     *((color, depth) for color in (_GRAY_ALPHA, _RGBA) for depth in (8, 16)),
 )
 """Every color type with its bit depths."""
-_ADAM7 = ((8, 8, 0, 0), (8, 8, 4, 0), (4, 8, 0, 4), (4, 4, 2, 0), (2, 4, 0, 2), (2, 2, 1, 0), (1, 2, 0, 1))
+_ADAM7 = (
+    (8, 8, 0, 0),
+    (8, 8, 4, 0),
+    (4, 8, 0, 4),
+    (4, 4, 2, 0),
+    (2, 4, 0, 2),
+    (2, 2, 1, 0),
+    (1, 2, 0, 1),
+)
 """Steps and starts of the passes: x step, y step, x start, y start."""
 _TINY = 8
 _TURNED_SIDE = 2000
@@ -87,14 +95,23 @@ def _filtered(color: int, filter_: int) -> bytes:
     """A picture at the limit, of repeated noise, in which every row has one filter."""
     size = LIMIT_SIDE * _SAMPLES[color]
     row = bytes([filter_]) + (noise(1000) * (size // 1000 + 1))[:size]
-    return png(LIMIT_SIDE, LIMIT_SIDE, color, data=deflated(row * 9, LIMIT_SIDE // 9, row * (LIMIT_SIDE % 9)))
+    return png(
+        LIMIT_SIDE,
+        LIMIT_SIDE,
+        color,
+        data=deflated(row * 9, LIMIT_SIDE // 9, row * (LIMIT_SIDE % 9)),
+    )
 
 
 def _noisy() -> bytes:
     """As much noise as the limit on bytes permits."""
     height = 3300
     row = b"\4" + noise(9999)
-    return png(3333, height, data=zlib.compress(b"".join(row[:1] + noise(9999, y) for y in range(height)), 1))
+    return png(
+        3333,
+        height,
+        data=zlib.compress(b"".join(row[:1] + noise(9999, y) for y in range(height)), 1),
+    )
 
 
 def _transparency(color: int) -> bytes:
@@ -304,9 +321,15 @@ def _streams() -> Iterator[Hostile]:
 def _cut() -> Iterator[Hostile]:
     whole = png(300, 300, _RGBA, data=zlib.compress(noise(300 * 1201), 1), extra=_transparency(2))
     for place in range(0, 120, 4):
-        yield Hostile("PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True)
+        yield Hostile(
+            "PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True
+        )
     for place in range(1000, len(whole), 45_000):
-        yield Hostile("PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True)
+        yield Hostile(
+            "PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True
+        )
     for color, depth in TYPES[::3]:
-        make = partial(lambda color, depth: png(LIMIT_SIDE, LIMIT_SIDE, color, depth)[:-1000], color, depth)
+        make = partial(
+            lambda color, depth: png(LIMIT_SIDE, LIMIT_SIDE, color, depth)[:-1000], color, depth
+        )
         yield Hostile("PNG cut off", f"at the limit, type {color}, {depth} bits", make)

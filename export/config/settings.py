@@ -11,7 +11,7 @@ from runtime.geometry import (
     BORDERS,
     FITS,
     MAX_CROP_MARGIN,
-    MAX_STEP_SIDE,
+    MAX_SIDE,
     Geometry,
     Resize,
 )
@@ -256,10 +256,8 @@ def _resize(step: JsonReader) -> Resize:
     size = step.child("resize")
     sides = size.elements() if isinstance(size.value, list) else [size, size]
     pixels = [side.integer(low=1) for side in sides]
-    if len(pixels) != 2 or max(pixels) > MAX_STEP_SIDE:
-        size.problem(
-            f"must be one number or [height, width] within 1..{MAX_STEP_SIDE}, got {pixels}"
-        )
+    if len(pixels) != 2 or max(pixels) > MAX_SIDE:
+        size.problem(f"must be one number or [height, width] within 1..{MAX_SIDE}, got {pixels}")
         pixels = [1, 1]
     height, width = pixels
     return Resize(height, width, step.child("interpolation").choice(INTERPOLATIONS))

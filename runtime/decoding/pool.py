@@ -15,8 +15,9 @@ from runtime.decoding.budget import Budget, Hold
 from runtime.decoding.process import Decoder, DecoderEndedError, Task
 from runtime.decoding.watchdog import Watch, Watchdog
 from runtime.errors import BackendError, DeadlineError, ImageError, InputError
+from runtime.image_costs import PictureCost
 from runtime.image_files import JPEG
-from runtime.images import ImageLimits, PictureCost, load_rgb, picture_cost, read_encoded
+from runtime.images import ImageLimits, load_rgb, picture_cost, read_encoded
 
 if TYPE_CHECKING:
     from runtime.geometry import Pixels

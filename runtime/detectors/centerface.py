@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.onnx import cpu_session, import_onnxruntime
-from runtime.detection import Detection, without_duplicates
-from runtime.detectors.common import enlarged, reduced, visible
+from runtime.detection import Detection, enlarged, without_duplicates
+from runtime.detectors.common import visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.detectors.onnx_inputs import with_free_sizes
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
+from runtime.resizing import reduced
 
 if TYPE_CHECKING:
     from runtime.results import Landmarks

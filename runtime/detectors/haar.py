@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.detection import Detection, without_duplicates
-from runtime.detectors.common import PerThread, enlarged, reduced, visible
+from runtime.detection import Detection, enlarged, without_duplicates
+from runtime.detectors.common import PerThread, visible
 from runtime.errors import BackendError
 from runtime.files import sha256_of
 from runtime.geometry import Pixels
+from runtime.resizing import reduced
 
 if TYPE_CHECKING:
     import cv2

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from runtime.detection import Detection, without_duplicates
-from runtime.detectors.common import PerThread, enlarged, reduced, visible
+from runtime.detection import Detection, enlarged, without_duplicates
+from runtime.detectors.common import PerThread, visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
+from runtime.resizing import reduced
 from runtime.results import Landmarks
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from runtime.decoding import Budget, DecoderPool, Hold
 from runtime.decoding.pool import pixel_bytes
 from runtime.errors import InputError
 from runtime.geometry import Pixels
-from runtime.images import ImageLimits, PictureCost, picture_cost, read_encoded
+from runtime.image_costs import PictureCost
+from runtime.images import ImageLimits, picture_cost, read_encoded
 from runtime.serving.prediction import Predictions, decode_photo
 from runtime.serving.problems import BusyError
 from runtime.serving.request_body import Photo

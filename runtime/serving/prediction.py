@@ -10,6 +10,7 @@ from typing import Any
 from runtime.detection import Detector, GivenBoxes
 from runtime.errors import AgeMoEError, NotCalibratedError
 from runtime.geometry import Pixels
+from runtime.images import ImageLimits
 from runtime.photographs import FoundFace, Scene, scene_in
 from runtime.results import AgeEstimate, Face
 from runtime.serving.problems import problem_of
@@ -54,7 +55,11 @@ def decode_photo(decode: Callable[[], Pixels]) -> tuple[Predictions, Pixels | No
 
 
 def detect_faces(
-    predictions: Predictions, pixels: Pixels, photo: Photo, detector: Detector | None
+    predictions: Predictions,
+    pixels: Pixels,
+    photo: Photo,
+    detector: Detector | None,
+    limits: ImageLimits,
 ) -> None:
     """Adds the faces in a picture; an error is recorded, not raised.
 
@@ -62,20 +67,20 @@ def detect_faces(
     """
     started = time.perf_counter()
     try:
-        predictions.scene = _scene(pixels, photo, detector)
+        predictions.scene = _scene(pixels, photo, detector, limits)
     except AgeMoEError as error:
         predictions.error = error.with_traceback(None)
     predictions.seconds["detect"] = time.perf_counter() - started
 
 
-def _scene(pixels: Pixels, photo: Photo, detector: Detector | None) -> Scene:
+def _scene(pixels: Pixels, photo: Photo, detector: Detector | None, limits: ImageLimits) -> Scene:
     if photo.boxes is None and detector is None:
         body = photo.person_boxes[0] if photo.person_boxes else None
         return Scene((None,), (Face(pixels, None, body),))
     finder = detector
     if photo.boxes is not None:
         finder = GivenBoxes(photo.boxes, landmarks=photo.landmarks)
-    return scene_in(pixels, finder, photo.person_boxes)
+    return scene_in(pixels, finder, photo.person_boxes, limits)
 
 
 def sole_error(photos: Sequence[Predictions]) -> BaseException | None:

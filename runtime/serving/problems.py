@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 from runtime.errors import (
     AgeMoEError,
     BoxError,
+    BoxesTooLargeError,
     ClosedError,
     DeadlineError,
     ImageError,
@@ -120,6 +121,7 @@ _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (ImageTooLargeError, 413, "image-too-large"),
     (ImageError, 422, "image"),
     (BoxError, 422, "box"),
+    (BoxesTooLargeError, 413, "boxes-too-large"),
     (LandmarkError, 422, "landmarks"),
     (InputError, 422, "input"),
     (QueueFullError, 503, "queue-full"),

@@ -15,7 +15,8 @@ from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detectors import parse_detector
 from runtime.errors import ClosedError, InputError
-from runtime.images import PictureCost
+from runtime.image_costs import PictureCost
+from runtime.images import ImageLimits
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
@@ -204,12 +205,13 @@ class Service:
     ) -> list[Predictions]:
         """Decodes the pictures one by one and detects their faces."""
         detector = generation.moe.detector if request.detect else None
+        limits = ImageLimits(max_pixels=self.settings.limits.pixels)
         photos: list[Predictions] = []
         for photo, cost in zip(request.photos, costs, strict=True):
             processed, pixels = await self._pictures.decode(share, photo, cost, request.limit)
             photos.append(processed)
             if pixels is not None:
-                arguments = processed, pixels, photo, detector
+                arguments = processed, pixels, photo, detector, limits
                 await run_sharing(share, self._photo_pool, detect_faces, *arguments)
         share.shrink(3 * sum(photo.pixels for photo in photos))
         faces = sum(len(photo.scene.faces) for photo in photos)

@@ -163,7 +163,7 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("source.sha256: must be 64 hex", lambda d: expert(d)["source"].update(sha256="12")),
     ("inputs[0].name: must be one of", lambda d: expert(d)["inputs"][0].update(name="dog")),
     (
-        "inputs[0].height: must be at least 1, got 0",
+        "inputs[0].height: must be within 1..4096, got 0",
         lambda d: expert(d)["inputs"][0].update(height=0),
     ),
     ("inputs: must not be empty", lambda d: expert(d).update(inputs=[])),

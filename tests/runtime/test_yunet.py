@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from runtime.detectors import YuNetDetector, detector_named, yunet
-from runtime.detectors.common import reduced
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
+from runtime.resizing import reduced
 from tests.runtime.photo_samples import overlap, tiny_centerface, tiny_yunet
 
 
