@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from export.errors import ExportError
 from export.faces.drawn import draw_person
-from runtime import AgeMoEError, Face, PlaceholderWeightsWarning
+from runtime import Face, PlaceholderWeightsWarning
+from runtime.commands import print_error, run_command
 from runtime.files import write_json, write_whole
+from runtime.printing import printable_lines
 
 Plot = Callable[[Mapping[str, Any]], bytes]
 """Draws a report as a PNG."""
@@ -34,13 +35,17 @@ _GRAIN = 5.0
 
 def exit_status(run: Callable[[], int]) -> int:
     """Runs a command and returns its exit status; prints errors instead of raising them."""
-    try:
+
+    def quiet() -> int:
         with warnings.catch_warnings():
             # The report names the weights.
             warnings.simplefilter("ignore", PlaceholderWeightsWarning)
             return run()
-    except (AgeMoEError, ExportError, ValueError, OSError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+
+    try:
+        return run_command(quiet, REFUSED)
+    except (ValueError, RuntimeError) as error:
+        print_error(printable_lines(str(error)))
         return REFUSED
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)

@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # run as a file: python export/calibrate.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for threads
 
-from export.calibration.command import add_inputs, add_report, report_options, run_command
+from export.calibration.command import add_inputs, add_report, report_options, run_calibration
 from export.errors import OptionsError
 from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, check_fusion_fits, read_fusion, write_fusion
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    return run_command(_calibrate, _parser().parse_args(arguments))
+    return run_calibration(_calibrate, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:

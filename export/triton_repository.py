@@ -5,36 +5,36 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python export/triton_repository.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from export.errors import ExportError
 from export.triton.config import Scheduling
 from export.triton.repository import write_repository
-from runtime.errors import AgeMoEError
+from runtime.commands import run_command
 from runtime.manifest import Artifact
+from runtime.printing import printable
 
 DEVICES = ("auto", "tensorrt", "cuda", "cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 on an error."""
-    parsed = _parser().parse_args(arguments)
-    try:
-        models = write_repository(
-            parsed.engines,
-            parsed.output,
-            device=parsed.device,
-            precision=parsed.precision,
-            scheduling=Scheduling(parsed.instances, parsed.queue_delay_us),
-        )
-    except (ExportError, AgeMoEError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(partial(_write, _parser().parse_args(arguments)))
+
+
+def _write(parsed: argparse.Namespace) -> int:
+    models = write_repository(
+        parsed.engines,
+        parsed.output,
+        device=parsed.device,
+        precision=parsed.precision,
+        scheduling=Scheduling(parsed.instances, parsed.queue_delay_us),
+    )
     for name, model in models.items():
-        print(f"{name}: {_description(model.artifact)}, {model.kind}")
+        print(f"{printable(name)}: {_description(model.artifact)}, {model.kind}")
     print(f"Next: tritonserver --model-repository={parsed.output.resolve()}")
     return 0
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from export.calibration.labels import LAYOUTS
 from export.calibration.metrics import FEWEST_RESAMPLES
 from export.calibration.report import ReportOptions
-from export.errors import ExportError, OptionsError
-from runtime.errors import AgeMoEError
+from export.errors import OptionsError
+from runtime.commands import run_command
 
 CACHE = Path("build/calibration")
 """Raw predictions are kept there: outside the engines folder, which is deployed."""
@@ -87,14 +87,14 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
     return ReportOptions(thresholds, challenges, resamples, arguments.seed)
 
 
-def run_command(
+def run_calibration(
     command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace
 ) -> int:
     """Runs a command and returns its exit status: 2, with the error on stderr, if it refuses."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+
+    def run() -> int:
         command(arguments)
-    except (ExportError, AgeMoEError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_command(run, refused=2)

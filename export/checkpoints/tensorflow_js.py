@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from export.errors import CheckpointError
 from runtime.json_reader import JsonReader, shown
+from runtime.printing import bullets
 
 MANIFEST_SUFFIX = "-weights_manifest.json"
 _LARGEST_MANIFEST_BYTES = 4 << 20
 _LARGEST_WEIGHTS_BYTES = 1 << 30
 _MOST_AXES = 8
 _LONGEST_NAME = 200
-_LISTED = 12
 _TYPES = {"float32": "<f4", "int32": "<i4", "uint8": "|u1"}
 _QUANTIZED_TYPES = {"uint8": "|u1", "uint16": "<u2"}
 _DAMAGED = "Download the manifest and the files beside it again."
@@ -91,10 +91,10 @@ def _read_manifest(path: Path) -> list[_Group]:
         problems += [f"weight {shown(name)} comes twice" for name in _repeated(names)]
         problems += _size_problems(groups)
     if problems:
-        listed = "".join(f"\n- {problem}" for problem in problems[:_LISTED])
-        more = f"\n- and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise CheckpointError(
-            f"{path} is no readable manifest of TensorFlow.js weights:{listed}{more}\n{_DAMAGED}"
+            f"{path} is no readable manifest of TensorFlow.js weights:",
+            *bullets(problems),
+            _DAMAGED,
         )
     return groups
 
