@@ -29,7 +29,7 @@ try:
     from export.build.plan import plan
     from export.build.tensorrt_target import TARGETS
     from export.build.terminal import Console
-    from runtime.commands import print_error, run_command
+    from runtime.commands import Parser, count, positive, print_error, run_command
     from runtime.printing import printable_lines
 except ModuleNotFoundError as error:
     sys.exit(f"error: {missing_package(error) or error}")
@@ -129,7 +129,7 @@ def _summarize(report: BuildReport, options: BuildOptions, console: Console) -> 
 
 def _parser() -> argparse.ArgumentParser:
     """Returns the parser; destinations are the parameters of `resolve_options`, and `plan`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/build_engines.py",
         description="Turns checkpoints into verified engines for runtime.AgeMoE.",
     )
@@ -172,9 +172,9 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
     )
     effort = "effort of TensorRT's search for the fastest kernels (default 3)"
     add("--output", type=Path, default=Path("engines"), help="the engines folder")
-    add("--max-batch", type=int, default=32, metavar="N", help="largest batch (default 32)")
+    add("--max-batch", type=count, default=32, metavar="N", help="largest batch (default 32)")
     add("--target", choices=TARGETS, default="auto", help=target)
-    add("--workspace-gib", type=float, metavar="GIB", help="limit on TensorRT's workspace")
+    add("--workspace-gib", type=positive, metavar="GIB", help="limit on TensorRT's workspace")
     add("--optimization-level", type=int, default=3, metavar="0..5", help=effort)
 
 

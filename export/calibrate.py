@@ -23,6 +23,7 @@ if __package__ in (None, ""):  # run as a file: python export/calibrate.py
 
 from export.calibration.command import add_inputs, add_report, report_options, run_calibration
 from export.errors import OptionsError
+from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, check_fusion_fits, read_fusion, write_fusion
 from runtime.manifest_file import read_manifest
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/calibrate.py",
         description="Fits bias tables, gate and intervals on labeled faces.",
     )

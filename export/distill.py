@@ -19,7 +19,7 @@ from export.build.options import DEFAULT_EXPERTS, read_experts
 from export.config.architecture import ExpertConfig
 from export.errors import OptionsError
 from export.experts.janus.settings import JanusSettings
-from runtime.commands import run_command
+from runtime.commands import Parser, count, run_command, seed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/distill.py",
         description="Distils Janus's light head from its prompt head, on unlabeled faces.",
     )
@@ -45,9 +45,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", default="janus", help="name of the teacher in that file (default janus)")
     add("--checkpoint", metavar="PATH", help=location)
     add("--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder")
-    add("--epochs", type=int, default=30, metavar="N", help="default 30")
+    add("--epochs", type=count, default=30, metavar="N", help="default 30")
     add("--held-back", type=float, default=0.1, metavar="SHARE", help=share)
-    add("--seed", type=int, default=0, help="random seed (default 0)")
+    add("--seed", type=seed, default=0, help="random seed (default 0)")
     return parser
 
 

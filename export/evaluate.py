@@ -19,6 +19,7 @@ if __package__ in (None, ""):  # run as a file: python export/evaluate.py
 
 from export.calibration.command import add_inputs, add_report, report_options, run_calibration
 from export.errors import OptionsError
+from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
 
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/evaluate.py",
         description="Evaluates fusion tables on labeled faces they were not fitted on.",
     )

@@ -13,7 +13,8 @@ if __package__ in (None, ""):  # run as a file: python export/triton_repository.
 
 from export.triton.config import Scheduling
 from export.triton.repository import write_repository
-from runtime.commands import run_command
+from runtime.commands import Parser, count, run_command
+from runtime.files import resolved
 from runtime.manifest import Artifact
 from runtime.printing import printable
 
@@ -35,7 +36,7 @@ def _write(parsed: argparse.Namespace) -> int:
     )
     for name, model in models.items():
         print(f"{printable(name)}: {_description(model.artifact)}, {model.kind}")
-    print(f"Next: tritonserver --model-repository={parsed.output.resolve()}")
+    print(f"Next: tritonserver --model-repository={printable(resolved(parsed.output))}")
     return 0
 
 
@@ -50,7 +51,7 @@ def _description(artifact: Artifact) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python export/triton_repository.py", description=__doc__)
+    parser = Parser(prog="python export/triton_repository.py", description=__doc__)
     add, models = parser.add_argument, Path("triton_models")
     device = "device of the experts; auto: TensorRT where it was built, else CUDA"
     delay = "maximum batching delay in microseconds (default 2000)"
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=models, help="the new folder (default triton_models)")
     add("--device", choices=DEVICES, default="auto", help=device)
     add("--precision", default="auto", help="auto, fp32, fp16 or int8")
-    add("--instances", type=int, default=1, metavar="N", help=copies)
+    add("--instances", type=count, default=1, metavar="N", help=copies)
     add("--queue-delay-us", type=int, default=2000, metavar="US", help=delay)
     return parser
 

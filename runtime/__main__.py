@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from runtime.agemoe import AgeMoE
-from runtime.commands import run_command
+from runtime.commands import Parser, run_command
 from runtime.console import (
     face_line,
     face_text,
@@ -26,6 +27,7 @@ from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.doctor import examine
 from runtime.drawing import draw_faces, drawing_format, save_drawing
 from runtime.errors import AgeMoEError, InputError
+from runtime.files import resolved
 from runtime.images import ImageLimits, load_rgb
 from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import LabelingError, check_output
@@ -70,9 +72,9 @@ def _misuse(parsed: argparse.Namespace) -> str | None:
     if _is_one_face(parsed) or len(parsed.photos) != 1:
         return "--draw needs exactly one photograph, without --whole and --box"
     draw: Path = parsed.draw
-    if not draw.parent.is_dir():
+    if not os.path.isdir(draw.parent):  # noqa: PTH112 - false for a name that is too long
         return f"--draw {draw}: there is no folder {draw.parent}"
-    if draw.resolve() == Path(parsed.photos[0]).resolve():
+    if resolved(draw) == resolved(Path(parsed.photos[0])):
         return f"--draw {draw} would replace the photograph; give another name"
     try:
         drawing_format(draw)
@@ -256,7 +258,7 @@ def _detector(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
+    parser = Parser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="estimate the age of every face")
     predict.add_argument("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG or WebP")

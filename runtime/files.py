@@ -73,6 +73,14 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
         raise ValueError(f"line {line} is not UTF-8. Save it as UTF-8") from error
 
 
+def resolved(path: Path) -> Path:
+    """Returns an absolute path without links, whatever the name is and whether it exists."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):  # a name that no file can have
+        return path.absolute()
+
+
 def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:  # noqa: ANN401 - JSON values
     """Reads a JSON document, in which no object has the same key twice.
 

@@ -8,7 +8,6 @@ tfjs-core/src/io/types.ts and io_utils.ts). Everything is validated before anyth
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import CheckpointError
+from runtime.files import read_json
 from runtime.json_reader import JsonReader, shown
 from runtime.printing import bullets
 
@@ -101,14 +101,9 @@ def _read_manifest(path: Path) -> list[_Group]:
 
 def _document(path: Path, problems: list[str]) -> JsonReader:
     try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_MANIFEST_BYTES + 1)
-        document = json.loads(text) if len(text) <= _LARGEST_MANIFEST_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
+        document = read_json(path, _LARGEST_MANIFEST_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. {_DAMAGED}") from error
-    if document is None:
-        problems.append(f"must be a list of groups in at most {_LARGEST_MANIFEST_BYTES} bytes")
-        document = []
     return JsonReader(document, "", problems)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from runtime.commands import run_command
+from runtime.commands import Parser, run_command
 from runtime.files import replacing
 
 _REFUSED = 2
@@ -66,7 +66,7 @@ def _python() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m export.demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
