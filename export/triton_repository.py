@@ -13,7 +13,7 @@ if __package__ in (None, ""):  # run as a file: python export/triton_repository.
 
 from export.triton.config import Scheduling
 from export.triton.repository import write_repository
-from runtime.commands import Parser, count, run_command
+from runtime.commands import Parser, run_command
 from runtime.files import resolved
 from runtime.manifest import Artifact
 from runtime.printing import printable
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=models, help="the new folder (default triton_models)")
     add("--device", choices=DEVICES, default="auto", help=device)
     add("--precision", default="auto", help="auto, fp32, fp16 or int8")
-    add("--instances", type=count, default=1, metavar="N", help=copies)
+    add("--instances", type=int, default=1, metavar="N", help=copies)
     add("--queue-delay-us", type=int, default=2000, metavar="US", help=delay)
     return parser
 
