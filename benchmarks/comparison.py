@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from scipy.stats import bootstrap, norm
 
 from benchmarks.breakdown import MODES, REFERENCE
 from runtime.backends import all_on_cpu
+from runtime.files import read_json
 
 SCHEMA_VERSION = 1
 """Of the files that `latency.py --json` writes."""
@@ -68,7 +68,7 @@ class Comparison:
 def read_report(path: Path) -> Report:
     """Reads a file written by `latency.py --json`; raises ValueError if it is something else."""
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
     if not isinstance(report, dict) or report.get("benchmark") != "latency":

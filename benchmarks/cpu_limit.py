@@ -35,6 +35,7 @@ from runtime import Face
 from runtime.backends import ExpertVariant, Session
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
+from runtime.commands import Parser, positive
 from runtime.cores import usable_cores
 from runtime.errors import BackendError
 from runtime.manifest import Expert
@@ -124,10 +125,10 @@ def _peaks(cores: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints one table."""
-    parser = argparse.ArgumentParser(prog="python benchmarks/cpu_limit.py", description=_SUMMARY)
+    parser = Parser(prog="python benchmarks/cpu_limit.py", description=_SUMMARY)
     parser.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
     parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    parser.add_argument("--seconds", type=float, default=20.0, help="per expert; default: 20")
+    parser.add_argument("--seconds", type=positive, default=20.0, help="per expert; default: 20")
     parser.add_argument("--baseline", choices=["pytorch"], help="measured in the same rounds")
     options = parser.parse_args(arguments)
     cores = usable_cores()

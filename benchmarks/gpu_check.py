@@ -35,6 +35,7 @@ from runtime.backends.fallback import parse_device
 from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import cuda_provider_problem
+from runtime.commands import Parser, positive
 from runtime.files import write_json, write_whole
 from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
@@ -283,11 +284,11 @@ def _markdown(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
 
 def _parsed(arguments: Sequence[str] | None) -> Options:
     """Parses the options; `build` becomes the weights to build from, empty for given engines."""
-    parser = argparse.ArgumentParser(prog="python benchmarks/gpu_check.py", description=__doc__)
+    parser = Parser(prog="python benchmarks/gpu_check.py", description=__doc__)
     parser.add_argument("--engines", type=Path, help="existing engines; default: build some")
     parser.add_argument("--weights", choices=("demo", "random"), default="demo", help="to build")
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or tensorrt")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the soak test")
+    parser.add_argument("--seconds", type=positive, default=20.0, help="of the soak test")
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR")
     options = parser.parse_args(arguments)
     try:

@@ -28,7 +28,7 @@ from benchmarks.breakdown import LANES, REFERENCE, SEQUENCE, Figures, Measuremen
 from benchmarks.cold_start import cold_start
 from benchmarks.measuring import ReferenceWorkload, interleaved
 from benchmarks.plots import latency_plot
-from runtime import AgeMoE, Face
+from runtime import AgeMoE, Face, commands
 from runtime.backends import all_on_cpu, backend_kind
 from runtime.cores import usable_cores
 from runtime.manifest import Expert
@@ -168,13 +168,20 @@ def _parser() -> argparse.ArgumentParser:
         per="batch size",
     )
     add = parser.add_argument
-    add("--batch", type=shared.count, nargs="+", default=[1], metavar="N", help="faces; default: 1")
+    add(
+        "--batch",
+        type=commands.count,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="faces; default: 1",
+    )
     add("--pictures", type=Path, nargs="+", default=[], metavar="FILE", help="default: drawn ones")
     add("--baseline", choices=BASELINES, help="measured in the same rounds")
     add("--experts-file", type=Path, metavar="TOML", help="of the build, for --baseline pytorch")
     add("--compare", type=Path, metavar="JSON", help="of an earlier run; exit status 3 if slower")
     tolerance, ignored = comparison.TOLERANCE, "relative change to ignore; default: 0.05"
-    add("--tolerance", type=shared.positive, default=tolerance, metavar="SHARE", help=ignored)
+    add("--tolerance", type=commands.positive, default=tolerance, metavar="SHARE", help=ignored)
     return parser
 
 

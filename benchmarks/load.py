@@ -25,7 +25,7 @@ from benchmarks import environment, reports
 from benchmarks import options as shared
 from benchmarks.load_generator import Tally, Target, closed_loop, open_loop
 from benchmarks.plots import load_plot
-from runtime import AgeMoE
+from runtime import AgeMoE, commands
 from runtime.cores import usable_cores
 from runtime.serving import Batcher
 
@@ -172,7 +172,12 @@ def _parser() -> argparse.ArgumentParser:
         seconds=10.0,
         per="number of callers or rate",
     )
-    add, count, positive, callers = parser.add_argument, shared.count, shared.positive, [1, 2, 4, 8]
+    add, count, positive, callers = (
+        parser.add_argument,
+        commands.count,
+        commands.positive,
+        [1, 2, 4, 8],
+    )
     add("--concurrency", default="auto", help="as for AgeMoE; default: auto")
     add("--callers", type=count, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
     add("--rate", type=positive, nargs="+", metavar="R", help="per second; default: by capacity")

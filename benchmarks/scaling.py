@@ -29,6 +29,7 @@ from PIL import Image
 
 from benchmarks.measuring import interleaved
 from benchmarks.reports import markdown_table
+from runtime.commands import Parser, count, not_negative
 from runtime.labeling import WHOLE, LabelJob, Stream
 
 _SIDE = 256
@@ -128,13 +129,13 @@ def _row(name: str, runs: Sequence[Run], core_hour: float) -> tuple[str, ...]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python benchmarks/scaling.py", description=_SUMMARY)
+    parser = Parser(prog="python benchmarks/scaling.py", description=_SUMMARY)
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), help="the engines folder")
-    add("--workers", type=int, nargs="+", default=[1, 2], metavar="N", help="of one core each")
-    add("--photographs", type=int, default=600, metavar="N", help="in each job")
-    add("--rounds", type=int, default=3, metavar="N", help="of all numbers of workers in turn")
-    add("--core-hour", type=float, default=0.04, metavar="PRICE", help="in your currency")
+    add("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="of one core each")
+    add("--photographs", type=count, default=600, metavar="N", help="in each job")
+    add("--rounds", type=count, default=3, metavar="N", help="of all numbers of workers in turn")
+    add("--core-hour", type=not_negative, default=0.04, metavar="PRICE", help="in your currency")
     return parser
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 if __package__ in (None, ""):  # run as a file: python export/build_engines.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -27,8 +29,8 @@ try:
     from export.build.plan import plan
     from export.build.tensorrt_target import TARGETS
     from export.build.terminal import Console
-    from export.errors import ExportError
-    from runtime.errors import AgeMoEError
+    from runtime.commands import Parser, count, positive, print_error, run_command
+    from runtime.printing import printable_lines
 except ModuleNotFoundError as error:
     sys.exit(f"error: {missing_package(error) or error}")
 
@@ -56,37 +58,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupted.
     """
     parsed = vars(_parser().parse_args(arguments))
-    only_plan = parsed.pop("plan")
     console = make_console()
     try:
-        options = resolve_options(**parsed)
-        if options.weights in _NOTICES:
-            console.print(_NOTICES[options.weights], soft_wrap=True)
-        if only_plan:
-            _show_plan(options, console)
-            return 0
-        problems = _build(options, console)
-    except (ExportError, AgeMoEError) as error:
-        _print_error(str(error))
-        return 1
+        return run_command(partial(_run, parsed, console))
     except ModuleNotFoundError as error:
         missing = missing_package(error)
         if missing is None:
             raise
-        _print_error(missing)
+        print_error(missing)
         return 1
     except KeyboardInterrupt:
         console.print("Interrupted. Everything published so far is complete; a rerun continues.")
         return 130
+
+
+def _run(parsed: dict[str, Any], console: Console) -> int:
+    only_plan = parsed.pop("plan")
+    options = resolve_options(**parsed)
+    if options.weights in _NOTICES:
+        console.print(_NOTICES[options.weights], soft_wrap=True)
+    if only_plan:
+        _show_plan(options, console)
+        return 0
+    problems = _build(options, console)
     for problem in problems:
-        _print_error(problem)
+        print_error(printable_lines(problem))
     return 1 if problems else 0
-
-
-def _print_error(message: str) -> None:
-    Console(stderr=True, highlight=False).print(
-        f"error: {message}", style="red", markup=False, soft_wrap=True
-    )
 
 
 def _show_plan(options: BuildOptions, console: Console) -> None:
@@ -132,7 +129,7 @@ def _summarize(report: BuildReport, options: BuildOptions, console: Console) -> 
 
 def _parser() -> argparse.ArgumentParser:
     """Returns the parser; destinations are the parameters of `resolve_options`, and `plan`."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/build_engines.py",
         description="Turns checkpoints into verified engines for runtime.AgeMoE.",
     )
@@ -175,9 +172,9 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
     )
     effort = "effort of TensorRT's search for the fastest kernels (default 3)"
     add("--output", type=Path, default=Path("engines"), help="the engines folder")
-    add("--max-batch", type=int, default=32, metavar="N", help="largest batch (default 32)")
+    add("--max-batch", type=count, default=32, metavar="N", help="largest batch (default 32)")
     add("--target", choices=TARGETS, default="auto", help=target)
-    add("--workspace-gib", type=float, metavar="GIB", help="limit on TensorRT's workspace")
+    add("--workspace-gib", type=positive, metavar="GIB", help="limit on TensorRT's workspace")
     add("--optimization-level", type=int, default=3, metavar="0..5", help=effort)
 
 

@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python export/distill.py
@@ -16,27 +17,23 @@ if __package__ in (None, ""):  # run as a file: python export/distill.py
 
 from export.build.options import DEFAULT_EXPERTS, read_experts
 from export.config.architecture import ExpertConfig
-from export.errors import ExportError, OptionsError
+from export.errors import OptionsError
 from export.experts.janus.settings import JanusSettings
-from runtime.errors import AgeMoEError
+from runtime.commands import Parser, count, run_command, seed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, 1 on an error, 130 when interrupted."""
     parsed = _parser().parse_args(arguments)
     try:
-        _distill(parsed)
-    except (ExportError, AgeMoEError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return run_command(partial(_distill, parsed))
     except KeyboardInterrupt:
         print("Interrupted. The teacher's answers are kept; a rerun resumes from there.")
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/distill.py",
         description="Distils Janus's light head from its prompt head, on unlabeled faces.",
     )
@@ -48,13 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", default="janus", help="name of the teacher in that file (default janus)")
     add("--checkpoint", metavar="PATH", help=location)
     add("--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder")
-    add("--epochs", type=int, default=30, metavar="N", help="default 30")
+    add("--epochs", type=count, default=30, metavar="N", help="default 30")
     add("--held-back", type=float, default=0.1, metavar="SHARE", help=share)
-    add("--seed", type=int, default=0, help="random seed (default 0)")
+    add("--seed", type=seed, default=0, help="random seed (default 0)")
     return parser
 
 
-def _distill(arguments: argparse.Namespace) -> None:
+def _distill(arguments: argparse.Namespace) -> int:
     config = _teacher_config(arguments)
     # PyTorch is imported only for valid options, so that --help is instant.
     from export.checkpoints.sources import find_checkpoint
@@ -81,6 +78,7 @@ def _distill(arguments: argparse.Namespace) -> None:
         f"Wrote {arguments.output}. In experts.toml: architecture = 'janus', head = 'light', "
         f"checkpoint = '{arguments.output}'."
     )
+    return 0
 
 
 def _teacher_config(arguments: argparse.Namespace) -> ExpertConfig:

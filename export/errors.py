@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runtime.errors import PicklableError
+from runtime.printing import bullets
 
 
 class ExportError(PicklableError):
@@ -25,7 +26,7 @@ class OptionsError(ExportError, ValueError):
         """Composes the message from all problems."""
         self.problems = tuple(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        super().__init__(f"{count} with the options:" + "".join(f"\n- {p}" for p in problems))
+        super().__init__(f"{count} with the options:", *bullets(problems))
 
 
 class CheckpointError(ExportError, ValueError):

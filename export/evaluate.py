@@ -17,19 +17,20 @@ if __package__ in (None, ""):  # run as a file: python export/evaluate.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for threads
 
-from export.calibration.command import add_inputs, add_report, report_options, run_command
+from export.calibration.command import add_inputs, add_report, report_options, run_calibration
 from export.errors import OptionsError
+from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    return run_command(_evaluate, _parser().parse_args(arguments))
+    return run_calibration(_evaluate, _parser().parse_args(arguments))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python export/evaluate.py",
         description="Evaluates fusion tables on labeled faces they were not fitted on.",
     )

@@ -5,37 +5,38 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python export/triton_repository.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from export.errors import ExportError
 from export.triton.config import Scheduling
 from export.triton.repository import write_repository
-from runtime.errors import AgeMoEError
+from runtime.commands import Parser, run_command
+from runtime.files import resolved
 from runtime.manifest import Artifact
+from runtime.printing import printable
 
 DEVICES = ("auto", "tensorrt", "cuda", "cpu")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 on an error."""
-    parsed = _parser().parse_args(arguments)
-    try:
-        models = write_repository(
-            parsed.engines,
-            parsed.output,
-            device=parsed.device,
-            precision=parsed.precision,
-            scheduling=Scheduling(parsed.instances, parsed.queue_delay_us),
-        )
-    except (ExportError, AgeMoEError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(partial(_write, _parser().parse_args(arguments)))
+
+
+def _write(parsed: argparse.Namespace) -> int:
+    models = write_repository(
+        parsed.engines,
+        parsed.output,
+        device=parsed.device,
+        precision=parsed.precision,
+        scheduling=Scheduling(parsed.instances, parsed.queue_delay_us),
+    )
     for name, model in models.items():
-        print(f"{name}: {_description(model.artifact)}, {model.kind}")
-    print(f"Next: tritonserver --model-repository={parsed.output.resolve()}")
+        print(f"{printable(name)}: {_description(model.artifact)}, {model.kind}")
+    print(f"Next: tritonserver --model-repository={printable(resolved(parsed.output))}")
     return 0
 
 
@@ -50,7 +51,7 @@ def _description(artifact: Artifact) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python export/triton_repository.py", description=__doc__)
+    parser = Parser(prog="python export/triton_repository.py", description=__doc__)
     add, models = parser.add_argument, Path("triton_models")
     device = "device of the experts; auto: TensorRT where it was built, else CUDA"
     delay = "maximum batching delay in microseconds (default 2000)"

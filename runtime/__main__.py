@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self, TextIO
 
 from runtime.agemoe import AgeMoE
+from runtime.commands import Parser, run_command
 from runtime.console import (
     face_line,
     face_text,
@@ -24,11 +27,13 @@ from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.doctor import examine
 from runtime.drawing import draw_faces, drawing_format, save_drawing
 from runtime.errors import AgeMoEError, InputError
+from runtime.files import resolved
 from runtime.images import ImageLimits, load_rgb
 from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import LabelingError, check_output
 from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
+from runtime.printing import printable, printable_lines
 from runtime.results import AgeEstimate, Box, Face
 
 _BATCH = 32
@@ -48,17 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(given[1:])
     parser = _parser()
     parsed = parser.parse_args(given)
-    if parsed.command == "doctor":
-        return _doctor(parsed.engines)
     if parsed.command == "predict" and (misuse := _misuse(parsed)):
         parser.error(misuse)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
-        try:
-            return _label(parsed) if parsed.command == "label" else _predict(parsed)
-        except (AgeMoEError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 1
+        return run_command(partial(_COMMANDS[parsed.command], parsed))
 
 
 def _misuse(parsed: argparse.Namespace) -> str | None:
@@ -73,9 +72,9 @@ def _misuse(parsed: argparse.Namespace) -> str | None:
     if _is_one_face(parsed) or len(parsed.photos) != 1:
         return "--draw needs exactly one photograph, without --whole and --box"
     draw: Path = parsed.draw
-    if not draw.parent.is_dir():
+    if not os.path.isdir(draw.parent):  # noqa: PTH112 - false for a name that is too long
         return f"--draw {draw}: there is no folder {draw.parent}"
-    if draw.resolve() == Path(parsed.photos[0]).resolve():
+    if resolved(draw) == resolved(Path(parsed.photos[0])):
         return f"--draw {draw} would replace the photograph; give another name"
     try:
         drawing_format(draw)
@@ -105,7 +104,7 @@ def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
         elif isinstance(result, AgeEstimate):
             print(face_text(path, parsed.box, result), flush=True)
         else:
-            print(f"{path}\n  error: {result}", file=sys.stderr)
+            print(f"{printable(path)}\n  error: {result}", file=sys.stderr)
     return int(failed)
 
 
@@ -122,7 +121,7 @@ def _results(
 def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
     detector = moe.detector
     if not parsed.json:
-        print(f"detector: {detector.provenance}", file=sys.stderr)
+        print(f"detector: {printable(detector.provenance)}", file=sys.stderr)
     failed = False
     for path in parsed.photos:
         found: list[PhotoFace] | AgeMoEError
@@ -138,7 +137,7 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
         if parsed.json:
             print(photo_line(path, found, detector.provenance), flush=True)
         elif isinstance(found, AgeMoEError):
-            print(f"{path}\n  error: {found}", file=sys.stderr)
+            print(f"{printable(path)}\n  error: {found}", file=sys.stderr)
         else:
             print(photo_text(path, found), flush=True)
     return int(failed)
@@ -162,8 +161,11 @@ def _label(parsed: argparse.Namespace) -> int:
                 stream, paths, output, job, overwrite=parsed.overwrite, report=progress.report
             )
     except KeyboardInterrupt:
-        kept = f"finished photographs are kept in {journal_of(output)}"
-        print(f"stopped; {kept}: the same command resumes the job", file=sys.stderr)
+        kept = f"finished photographs are kept in {printable(journal_of(output))}"
+        print(
+            f"stopped; {kept}: the same command resumes the job",
+            file=sys.stderr,
+        )
         return _INTERRUPTED
     print(summary_text(summary, str(output)), file=sys.stderr)
     return int(bool(summary.bad))
@@ -213,14 +215,17 @@ class _Progress:
         print(text, end=end, file=self._file, flush=True)
 
 
-def _doctor(engines: Path) -> int:
-    findings = list(examine(engines))
-    width = max(len(finding.topic) for finding in findings)
+def _doctor(parsed: argparse.Namespace) -> int:
+    findings = list(examine(parsed.engines))
+    width = max(len(printable(finding.topic)) for finding in findings)
     for finding in findings:
         mark = " " if finding.fine else "!"
-        text = finding.text.replace("\n", f"\n{'':{width + 4}}")
-        print(f"{mark} {finding.topic:<{width}}  {text}")
+        text = printable_lines(finding.text).replace("\n", f"\n{'':{width + 4}}")
+        print(f"{mark} {printable(finding.topic):<{width}}  {text}")
     return int(not all(finding.fine for finding in findings))
+
+
+_COMMANDS = {"predict": _predict, "label": _label, "doctor": _doctor}
 
 
 def _show_warning(
@@ -233,7 +238,7 @@ def _show_warning(
 ) -> None:
     """Replaces `warnings.showwarning`: prints the message without its place in the code."""
     del category, filename, lineno, file, line
-    print(f"warning: {message}", file=sys.stderr)
+    print(f"warning: {printable_lines(str(message))}", file=sys.stderr)
 
 
 def _box(text: str) -> Box:
@@ -253,7 +258,7 @@ def _detector(text: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
+    parser = Parser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="estimate the age of every face")
     predict.add_argument("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG or WebP")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from runtime.errors import AgeMoEError
 from runtime.labeling import Summary
 from runtime.photographs import PhotoFace
+from runtime.printing import MOST_LINE, json_line, printable
 from runtime.results import AgeEstimate, Box
 
 _LISTED = 20
@@ -18,28 +17,29 @@ _LISTED = 20
 def face_line(path: str, box: Box | None, result: AgeEstimate | AgeMoEError) -> str:
     """Formats a picture of one face as JSON; without a box the whole picture is the face."""
     values = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
-    return _json({"path": path, "box": box, **values})
+    return json_line({"path": path, "box": box, **values})
 
 
 def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: str) -> str:
     """Formats a photograph as JSON."""
     if isinstance(found, AgeMoEError):
-        return _json({"path": path, "detector": detector, "error": str(found)})
+        return json_line({"path": path, "detector": detector, "error": str(found)})
     faces = [face.to_dict() for face in found]
-    return _json({"path": path, "detector": detector, "faces": faces})
+    return json_line({"path": path, "detector": detector, "faces": faces})
 
 
 def face_text(path: str, box: Box | None, estimate: AgeEstimate) -> str:
     """Formats a picture of one face as text; without a box the whole picture is the face."""
     place = "the whole picture as one face" if box is None else f"1 face, {_place(box)} as given"
-    return "\n".join([f"{path}: {place}", *_estimate_lines(estimate)])
+    return "\n".join([f"{printable(path)}: {place}", *_estimate_lines(estimate)])
 
 
 def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
     """Formats a photograph as text."""
     if not faces:
-        return f"{path}: no face found (--whole takes the picture as one face)"
-    lines = [f"{path}: {f'{len(faces)} faces, from left to right' if faces[1:] else '1 face'}"]
+        return f"{printable(path)}: no face found (--whole takes the picture as one face)"
+    count = f"{len(faces)} faces, from left to right" if faces[1:] else "1 face"
+    lines = [f"{printable(path)}: {count}"]
     for number, face in enumerate(faces, 1):
         turned = f", turned by {face.turn * 90}°" if face.turn else ""
         lines.append(f"{number:3}. {_place(face.box)}{turned}")
@@ -53,9 +53,9 @@ def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
 def summary_text(summary: Summary, output: str) -> str:
     """Formats the totals of a table and its bad photographs."""
     bad = list(summary.bad.items())
-    lines = [f"{output}: {summary.faces:,} faces in {summary.photographs:,} photographs"]
+    lines = [f"{printable(output)}: {summary.faces:,} faces in {summary.photographs:,} photographs"]
     lines += [f"  {summary.without_face:,} photographs without a face, {len(bad):,} bad"]
-    lines += [f"  {path}: {why}" for path, why in bad[:_LISTED]]
+    lines += [f"  {printable(path)}: {printable(why, MOST_LINE)}" for path, why in bad[:_LISTED]]
     if len(bad) > _LISTED:
         lines.append(f"  … and {len(bad) - _LISTED:,} more: see the column 'error'")
     return "\n".join(lines)
@@ -77,16 +77,19 @@ def _place(box: Box) -> str:
 
 
 def _estimate_lines(estimate: AgeEstimate) -> list[str]:
-    width = max(len(name) for name in (*estimate.experts, *estimate.missing))
+    width = max(len(printable(name)) for name in (*estimate.experts, *estimate.missing))
     return [
         f"  {estimate.age_years:5.1f} years{_interval(estimate)}",
         *(
-            f"    {name:<{width}}  raw {expert.age_years:5.1f}, corrected "
+            f"    {printable(name):<{width}}  raw {expert.age_years:5.1f}, corrected "
             f"{expert.corrected_years:5.1f}, weight {expert.weight:.2f}"
             for name, expert in estimate.experts.items()
         ),
-        *(f"    {name:<{width}}  missing: {why}" for name, why in estimate.missing.items()),
-        *(f"    note: {note}" for note in estimate.notes),
+        *(
+            f"    {printable(name):<{width}}  missing: {printable(why, MOST_LINE)}"
+            for name, why in estimate.missing.items()
+        ),
+        *(f"    note: {printable(note, MOST_LINE)}" for note in estimate.notes),
     ]
 
 
@@ -100,7 +103,3 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02} min"
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False)

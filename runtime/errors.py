@@ -36,9 +36,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from runtime.printing import MOST_LINE, bullets, printable
+
 
 class PicklableError(Exception):
-    """An error that can be sent to another process, whatever its `__init__` takes."""
+    """An error that can be sent to another process, whatever its `__init__` takes.
+
+    Each of its arguments is a line of the message. Within a line everything is escaped that is not
+    printable, line ends too, because messages quote names from files and requests.
+    """
+
+    def __str__(self) -> str:
+        """Returns the message, fit for a terminal, a log and a response."""
+        return "\n".join(printable(line, MOST_LINE) for line in self.args)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the message and the attributes."""
@@ -60,8 +70,7 @@ class _ListedError(EngineError, ValueError):
         """Compose the message from the file's name, its problems and the cure."""
         self.problems = tuple(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        bullets = "".join(f"\n- {problem}" for problem in problems)
-        super().__init__(f"{file} has {count}:{bullets}\n{cure}")
+        super().__init__(f"{file} has {count}:", *bullets(problems), cure)
 
 
 class ManifestError(_ListedError):

@@ -13,14 +13,22 @@ import os
 import re
 import stat
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
+
+from runtime.printing import printable
 
 TEMPORARY_SUFFIX = ".tmp"
 """Suffix of incomplete files; only a killed process leaves one behind."""
 _CHUNK_BYTES = 1 << 20
 MOST_TEXT_BYTES = 256 << 20
-"""Of a list or configuration: some millions of lines."""
+"""Of a list of pictures: some millions of lines."""
+MOST_JSON_BYTES = 16 << 20
+"""Of a manifest or fusion tables, which take some hundred kB."""
+_MOST_DIGITS = 1_000
+"""Of a whole number in JSON; Python itself refuses 4,301."""
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -63,6 +71,56 @@ def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line} is not UTF-8. Save it as UTF-8") from error
+
+
+def resolved(path: Path) -> Path:
+    """Returns an absolute path without links, whatever the name is and whether it exists."""
+    try:
+        return Path(os.path.realpath(path))
+    except (OSError, ValueError):  # a name that no file can have
+        return path.absolute()
+
+
+def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:  # noqa: ANN401 - JSON values
+    """Reads a JSON document, in which no object has the same key twice.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no file, too large, or no such document.
+    """
+    return parse_json(read_text(path, most_bytes))
+
+
+def parse_json(text: str) -> Any:  # noqa: ANN401 - JSON values
+    """Parses a JSON document, in which no object has the same key twice.
+
+    Raises:
+        ValueError: it is no such document, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(
+            text, object_pairs_hook=_object, parse_int=_whole, parse_constant=_no_number
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key '{printable(twice)}' comes twice in an object")
+    return found
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits):,} digits")
+    return int(digits)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number in JSON")
 
 
 def read_rows(text: str) -> tuple[list[str], list[list[str]]]:

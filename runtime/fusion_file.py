@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from runtime.errors import FusionTableError
-from runtime.files import read_text, write_json
+from runtime.files import read_json, write_json
 from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.results import INTERVAL_LEVEL
@@ -156,8 +155,8 @@ def read_fusion(path: Path) -> FusionTables:
         FusionTableError: the file is unreadable or inconsistent; every problem is listed.
     """
     try:
-        document = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+        document = read_json(path)
+    except (OSError, ValueError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []
     read = read_dataclass(_Document, JsonReader(_upgraded(document), "", problems))

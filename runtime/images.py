@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -18,6 +19,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from runtime.errors import ImageError, ImageTooLargeError, InputError
 from runtime.image_costs import STRIP_PIXELS, PictureCost, cost_of
 from runtime.image_files import JPEG, PNG, WEBP, PictureFile, read_picture_file
+
+# What Pillow's modules say about a picture's data is up to who sent it: megabytes for one picture.
+# Set once, because filters are shared by all threads: `catch_warnings` in one would undo another's.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 if TYPE_CHECKING:
     from runtime.deadline import Deadline

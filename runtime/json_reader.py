@@ -27,9 +27,14 @@ from typing import (
 
 import numpy as np
 
+from runtime.printing import MOST_LISTED, printable
+
 T = TypeVar("T")
 Check = Callable[[Any], str | None]
 """Returns what is wrong with a value of the right type; None if nothing is."""
+_MOST_PROBLEMS = MOST_LISTED - 1
+"""Noted of a document."""
+_SHOWN_KEYS = 10
 _NAMES = {dict: "an object", list: "a list", str: "a string", bool: "true or false"}
 
 
@@ -152,7 +157,9 @@ class JsonReader:
     def problem(self, text: str) -> None:
         """Notes a problem with this value."""
         problem = f"{self.path}: {text}" if self.path else text
-        if problem not in self.problems:
+        if len(self.problems) == _MOST_PROBLEMS:
+            problem = "further problems are not listed"
+        if len(self.problems) <= _MOST_PROBLEMS and problem not in self.problems:
             self.problems.append(problem)
 
     def problem_below(self, path: str, text: str) -> None:
@@ -166,7 +173,9 @@ class JsonReader:
         """Notes every unknown key of this object."""
         unknown = sorted(set(self._as(dict)) - set(known))
         if unknown:
-            self.problem(f"unknown key {', '.join(unknown)}; known: {', '.join(known)}")
+            listed = ", ".join(map(printable, unknown[:_SHOWN_KEYS]))
+            more = ", …" if len(unknown) > _SHOWN_KEYS else ""
+            self.problem(f"unknown key {listed}{more}; known: {', '.join(known)}")
 
     def has(self, key: str) -> bool:
         """Returns whether this object holds a key with a value other than null."""
@@ -174,7 +183,8 @@ class JsonReader:
 
     def child(self, key: str) -> JsonReader:
         """Returns the value of a required key."""
-        path = f"{self.path}.{key}" if self.path else key
+        shown_key = printable(key)
+        path = f"{self.path}.{shown_key}" if self.path else shown_key
         values = self._as(dict)
         if key not in values:
             if isinstance(self.value, dict):
@@ -205,7 +215,7 @@ class JsonReader:
         """Returns this value as one of a few strings."""
         text = self._as(str)
         if isinstance(self.value, str) and text not in choices:
-            self.problem(f"must be one of {', '.join(choices)}, got {text!r}")
+            self.problem(f"must be one of {', '.join(choices)}, got {shown(text)}")
         return text if text in choices else choices[0]
 
     def whole_number(self) -> int:
@@ -260,5 +270,8 @@ _SCALARS: Mapping[Any, Callable[[JsonReader], Any]] = {
 
 def shown(value: object) -> str:
     """Formats a value, shortened for a message."""
-    text = reprlib.repr(value)
+    try:
+        text = reprlib.repr(value)
+    except ValueError:  # whole numbers of more than 4,300 digits have no decimal text
+        text = f"a {type(value).__name__} with a number of thousands of digits"
     return text if len(text) <= 40 else f"{text[:37]}…"

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from runtime.errors import ManifestError
-from runtime.files import read_text, write_json
+from runtime.files import read_json, write_json
 from runtime.fusion_file import FILE_NAME as FUSION_FILE_NAME
 from runtime.json_reader import JsonReader, read_dataclass, shown
 from runtime.manifest import REBUILD, Manifest
@@ -32,12 +31,12 @@ def read_manifest(folder: Path) -> Manifest:
             problem is listed.
     """
     path = folder / FILE_NAME
-    if not path.exists():
-        cure = f"Build the engines first: python export/build_engines.py --output {folder}"
-        raise ManifestError(str(path), ["there is no such file"], cure)
     try:
-        document = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+        document = read_json(path)
+    except FileNotFoundError as error:
+        cure = f"Build the engines first: python export/build_engines.py --output {folder}"
+        raise ManifestError(str(path), ["there is no such file"], cure) from error
+    except (OSError, ValueError) as error:
         raise ManifestError(str(path), [f"cannot be read: {error}"], REBUILD) from error
     version = document.pop("schema_version", None) if isinstance(document, dict) else None
     known = isinstance(version, int) and _OLDEST_VERSION <= version <= SCHEMA_VERSION

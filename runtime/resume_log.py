@@ -23,6 +23,7 @@ from typing import IO, Any, Self
 
 from runtime.errors import AgeMoEError
 from runtime.files import sync
+from runtime.printing import bullets
 
 _HEADER_START = b'{"agemoe_log": 1, '
 """Start of the first line, by which a log is recognized."""
@@ -110,8 +111,9 @@ def _resumed(
     changes = _changes(path, first, settings) if complete else []
     if changes and not restart:
         raise ResumeLogError(
-            f"{path} was started with other settings:{''.join(changes)}\nContinue with those "
-            f"settings, choose another output, or delete the log to start over."
+            f"{path} was started with other settings:",
+            *bullets(changes),
+            "Continue with those settings, choose another output, or delete the log to start over.",
         )
     if changes or not complete:
         file.truncate(0)
@@ -129,14 +131,14 @@ def _resumed(
 
 
 def _changes(path: Path, header: bytes, settings: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each setting that differs from the header's."""
+    """Returns a sentence for each setting that differs from the header's."""
     try:
         found: dict[str, Any] = json.loads(header)["settings"]
     except (ValueError, KeyError) as error:
         raise _not_a_log(path) from error
     wanted: dict[str, Any] = json.loads(_line(settings))
     return [
-        f"\n- {name} was {found.get(name, 'not given')}, is {wanted.get(name, 'not given')}"
+        f"{name} was {found.get(name, 'not given')}, is {wanted.get(name, 'not given')}"
         for name in sorted(found.keys() | wanted.keys())
         if found.get(name) != wanted.get(name)
     ]

@@ -17,6 +17,7 @@ from runtime.errors import ContractError, PredictionError
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.manifest import REBUILD, Expert
+from runtime.printing import bullets
 from runtime.results import Face
 
 CONCURRENCY = ("auto", *MODES)
@@ -170,8 +171,8 @@ def warm_up(executor: Executor, views: Views) -> None:
     except PredictionError as error:
         missing = error.missing
     if missing:
-        reasons = "".join(f"\n- {name}: {reason}" for name, reason in missing.items())
-        raise ContractError(f"These experts fail on a black picture:{reasons}\n{REBUILD}")
+        reasons = bullets([f"{name}: {reason}" for name, reason in missing.items()])
+        raise ContractError("These experts fail on a black picture:", *reasons, REBUILD)
 
 
 def fastest_mode(executor: Executor, views: Views) -> str:

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from export.build.tensorrt_target import EngineOptions, engine_options
 from export.build.variant_support import variant_problems
@@ -31,7 +32,9 @@ DEFAULT_EXPERTS = _CONFIG / "experts.example.toml"
 the commented example."""
 DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
 WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
-_MOST_TOML_BYTES = 1 << 20
+_MOST_TOML_BYTES = 256 << 10
+_MOST_DOTS = 2_500
+"""In a line; Python's parser takes time and memory quadratic in the parts of a dotted key."""
 _NAME = "must be lower-case letters, digits, '-' or '_'"
 
 
@@ -157,8 +160,8 @@ def read_configuration(path: Path, problems: list[str]) -> Configuration:
     """
     path = _preset(path)
     try:
-        document = tomllib.loads(read_text(path, _MOST_TOML_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        document = _toml(read_text(path, _MOST_TOML_BYTES))
+    except (OSError, ValueError) as error:
         known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
         problems.append(f"{path}: cannot be read: {error}; presets: {known}")
         return Configuration({})
@@ -173,6 +176,17 @@ def read_configuration(path: Path, problems: list[str]) -> Configuration:
     fusion = path.with_suffix(".fusion.json")
     shipped = path.parent == PRESETS and fusion.is_file()
     return Configuration(experts, detector, fusion if shipped else None)
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parses TOML; raises `ValueError` for anything else."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.count(".") > _MOST_DOTS:
+            raise ValueError(f"line {number} has more than {_MOST_DOTS:,} dots")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _preset(path: Path) -> Path:

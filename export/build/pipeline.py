@@ -92,8 +92,8 @@ class BuildError(ExportError):
         self.failures = failures
         self.report = report
         named = [f"{name}: {error}" for name, error in failures.items()]
-        many = f"{len(named)} could not be built:\n" if len(named) > 1 else ""
-        super().__init__(many + "\n".join(named))
+        many = [f"{len(named)} could not be built:"] if len(named) > 1 else []
+        super().__init__(*many, *"\n".join(named).split("\n"))
 
 
 def build(options: BuildOptions, progress: Progress) -> BuildReport:

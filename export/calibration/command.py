@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from export.calibration.labels import LAYOUTS
 from export.calibration.metrics import FEWEST_RESAMPLES
 from export.calibration.report import ReportOptions
-from export.errors import ExportError, OptionsError
-from runtime.errors import AgeMoEError
+from export.errors import OptionsError
+from runtime.commands import run_command, seed, start_logging
+from runtime.json_reader import shown
 
+_MOST_RESAMPLES = 100_000
 CACHE = Path("build/calibration")
 """Raw predictions are kept there: outside the engines folder, which is deployed."""
 
@@ -60,7 +60,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         "--challenge", nargs="+", type=float, default=[], metavar="YEARS", help=challenge
     )
     report.add_argument("--bootstrap", type=int, default=1000, metavar="RESAMPLES")
-    report.add_argument("--seed", type=int, default=0)
+    report.add_argument("--seed", type=seed, default=0)
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:
@@ -79,22 +79,23 @@ def report_options(arguments: argparse.Namespace) -> ReportOptions:
         problems.append("--truth belongs to --predictions TABLE, a table of runtime label")
     if arguments.whole and arguments.faces is None:
         problems.append("--whole belongs to --faces")
-    if (resamples := arguments.bootstrap) < FEWEST_RESAMPLES:
-        problems.append(f"--bootstrap must be {FEWEST_RESAMPLES} or more, got {resamples}")
+    if not FEWEST_RESAMPLES <= (resamples := arguments.bootstrap) <= _MOST_RESAMPLES:
+        limits = f"{FEWEST_RESAMPLES}..{_MOST_RESAMPLES}"
+        problems.append(f"--bootstrap must lie within {limits}, got {shown(resamples)}")
     if problems:
         raise OptionsError(problems)
     thresholds, challenges = tuple(arguments.thresholds), tuple(arguments.challenge)
     return ReportOptions(thresholds, challenges, resamples, arguments.seed)
 
 
-def run_command(
+def run_calibration(
     command: Callable[[argparse.Namespace], None], arguments: argparse.Namespace
 ) -> int:
     """Runs a command and returns its exit status: 2, with the error on stderr, if it refuses."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
+    start_logging("%(message)s")
+
+    def run() -> int:
         command(arguments)
-    except (ExportError, AgeMoEError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_command(run, refused=2)

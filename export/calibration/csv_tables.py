@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from export.errors import ExportError
 from runtime.files import read_rows, read_text
+from runtime.printing import bullets, printable
 
 Strings = NDArray[np.str_]
 _LABEL_TABLE = frozenset({"face", "low", "high", "missing", "error", "engine"})
@@ -26,7 +27,7 @@ class LabelsError(ExportError, ValueError):
         """Compose the message from the name of the source and all its problems."""
         self.problems = tuple(problems)
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        super().__init__(f"{source} has {count}:" + "".join(f"\n- {p}" for p in problems))
+        super().__init__(f"{printable(source)} has {count}:", *bullets(problems))
 
 
 def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[dict[str, str]]]:

@@ -24,6 +24,7 @@ from export.calibration.labeled_predictions import (
     predictions_of,
 )
 from export.calibration.raw_predictions import check_found
+from runtime.files import resolved
 from runtime.label_tables import PARQUET
 
 logger = logging.getLogger("agemoe")
@@ -122,12 +123,12 @@ def _joined(table: Path, rows: Sequence[Row], truth: _Truth) -> list[tuple[Row, 
     by_name: dict[str, list[Row]] = {}
     for row in rows:
         by_name.setdefault(row["path"], []).append(row)
-    by_path = {Path(name).resolve(): found for name, found in by_name.items()}
+    by_path = {resolved(Path(name)): found for name, found in by_name.items()}
     pairs: list[tuple[Row, Row]] = []
     unknown, without = [], 0
     for wanted in truth.rows:
         image = wanted["image"]
-        found = by_name.get(image) or by_path.get((truth.path.parent / image).resolve())
+        found = by_name.get(image) or by_path.get(resolved(truth.path.parent / image))
         if found is None:
             unknown.append(image)
         elif face := _face_of(found, wanted.get("face", "")):

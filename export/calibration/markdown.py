@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export.calibration.report import ENOUGH_IN_GROUP
+from runtime.printing import printable
 
 Report = Mapping[str, Any]
 
@@ -100,7 +102,8 @@ def _headline(report: Report) -> str:
     text = (
         f"**{report['faces']} faces. Fused: {fused} "
         f"{_interval(report['mae_interval']['fused'], 1, 2)}. "
-        f"Best expert alone, corrected: {best}, {report['mae'][best]['corrected']:.2f} years; "
+        f"Best expert alone, corrected: {plain(best)}, "
+        f"{report['mae'][best]['corrected']:.2f} years; "
         f"fusing gains {gain['years']:+.3f} years {_interval(gain['interval'], 1, 3)}.**"
     )
     if "90" in report["coverage"]:
@@ -117,7 +120,9 @@ def _accuracy(report: Report) -> str:
     kinds = ("corrected", "raw")
     rows += [[f"mean of {kind}", *_row(report, ("mean", kind))] for kind in kinds]
     for kind in kinds:
-        rows += [[f"{name}, {kind}", *_row(report, (name, kind))] for name in report["experts"]]
+        rows += [
+            [f"{plain(name)}, {kind}", *_row(report, (name, kind))] for name in report["experts"]
+        ]
     return _table(["", "MAE", "median", "bias", "RMSE", "CS@5"], rows)
 
 
@@ -138,7 +143,15 @@ def _at(nested: Any, place: Sequence[str]) -> Any:  # noqa: ANN401 - JSON values
 
 
 def _sections(head: str, sections: Report) -> str:
-    heads = [head, "faces", "fused MAE", "bias", "spread of error", "best expert", "covered (90 %)"]
+    heads = [
+        plain(head),
+        "faces",
+        "fused MAE",
+        "bias",
+        "spread of error",
+        "best expert",
+        "covered (90 %)",
+    ]
     return _table(heads, [_section(name, section) for name, section in sections.items()])
 
 
@@ -148,12 +161,12 @@ def _section(name: str, section: Report) -> list[str]:
     best = min(experts, key=lambda expert: errors[expert]["corrected"])
     few = " (few)" if section["faces"] < ENOUGH_IN_GROUP else ""
     return [
-        name,
+        plain(name),
         f"{section['faces']}{few}",
         f"{errors['fused']:.2f} {_interval(section['mae_interval']['fused'], 1, 2)}",
         f"{section['bias']['fused']:+.2f}",
         f"{section['spread']['fused']:.2f}",
-        f"{errors[best]['corrected']:.2f} ({best})",
+        f"{errors[best]['corrected']:.2f} ({plain(best)})",
         _coverage(section, 0) if "90" in section["coverage"] else "–",
     ]
 
@@ -173,7 +186,7 @@ def _left_out(found: Report | None) -> list[str]:
     more = ["covered, robust", "width in years, robust"] if robust else []
     rows = [
         [
-            name,
+            plain(name),
             f"{section['faces']}",
             f"{section['mae']['fused']:.2f} {_interval(section['mae_interval']['fused'], 1, 2)}",
             f"{section['bias']['fused']:+.2f}",
@@ -182,7 +195,9 @@ def _left_out(found: Report | None) -> list[str]:
         ]
         for name, section in sources.items()
     ]
-    skipped = [f"- {name} was not left out: {why}." for name, why in found["skipped"].items()]
+    skipped = [
+        f"- {plain(name)} was not left out: {plain(why)}." for name, why in found["skipped"].items()
+    ]
     return [
         "## When a source is new",
         _LEFT_OUT,
@@ -207,10 +222,11 @@ def _fairness(report: Report) -> str:
     lines = ["The gap is the difference between the largest and the smallest fused MAE.\n"]
     for name, gap in gaps.items():
         if gap is None:
-            lines.append(f"- {name}: fewer than two parts with {ENOUGH_IN_GROUP} faces.")
+            lines.append(f"- {plain(name)}: fewer than two parts with {ENOUGH_IN_GROUP} faces.")
         else:
             lines.append(
-                f"- {name}: {gap['years']:.2f} years, between {gap['worst']} and {gap['best']}."
+                f"- {plain(name)}: {gap['years']:.2f} years, between {plain(gap['worst'])} and "
+                f"{plain(gap['best'])}."
             )
     return "\n".join(lines)
 
@@ -290,5 +306,15 @@ def _interval(limits: Sequence[float], factor: float, digits: int) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    rule = ["---", *["---:"] * (len(heads) - 1)]
+    lines = [list(map(_cell, heads)), rule, *(map(_cell, row) for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("|", r"\|")
+
+
+def plain(name: object) -> str:
+    """Returns a name from a file as Markdown that shows it and does nothing else."""
+    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name))

@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.fusion import FusionTables
 from runtime.manifest import Expert
+from runtime.printing import printable
 from runtime.startup import same_detector
 
 _LOGGER = logging.getLogger("agemoe")
@@ -80,9 +81,10 @@ def preface(tables: FusionTables) -> list[str]:
     """Returns the first paragraphs of a calibration's report."""
     provenance: Mapping[str, Any] = tables.provenance
     faces = of_faces(provenance)
-    origin = f"From {faces['faces']} labeled faces of {faces['people']} people in {faces['data']}. "
+    origin = f"From {faces['faces']} labeled faces of {faces['people']} people in "
+    origin += f"{printable(faces['data'])}. "
     if tables.detector is not None:
-        origin += f"Faces found by: {tables.detector}. "
+        origin += f"Faces found by: {printable(tables.detector)}. "
     if "intervals" in provenance:
         kept = (
             "Bias and gate are those of a fusion that was given; only the intervals were fitted. "

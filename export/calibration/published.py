@@ -21,6 +21,7 @@ from export.checkpoints.sources import find_checkpoint
 from export.errors import CheckpointError
 from runtime.files import sha256_of
 from runtime.fusion import ExpertTable, Floats, FusionTables, LinearGate
+from runtime.printing import bullets
 
 LARGEST_RAW_YEARS = 150.0
 """The published program drops predictions above it."""
@@ -139,5 +140,5 @@ def _check_layout(path: Path, state: Mapping[str, Floats], experts: int) -> None
     problems += [f"{key}: unknown" for key in sorted(set(state) - set(shapes))]
     if problems:
         raise CheckpointError(
-            f"{path} is not a fusion as AgeMoE's authors published it:\n- " + "\n- ".join(problems)
+            f"{path} is not a fusion as AgeMoE's authors published it:", *bullets(problems)
         )

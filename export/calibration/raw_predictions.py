@@ -25,6 +25,7 @@ from export.calibration.labels import LabeledFace
 from export.config.fingerprints import fingerprint
 from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError
+from runtime.files import resolved
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
 
@@ -172,7 +173,7 @@ def _key(face: LabeledFace) -> str:
     """Returns a key that changes with the picture, and with the position of the face in it."""
     found, place = face.path.stat(), face.place
     position = [place.box, place.person_box, place.landmarks, place.turn]
-    return f"{face.path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{position}"
+    return f"{resolved(face.path)}|{found.st_size}|{found.st_mtime_ns}|{position}"
 
 
 def _prediction(result: AgeEstimate | AgeMoEError) -> Prediction:

@@ -19,6 +19,7 @@ from export.checkpoints.tensors import SafetensorsState, TorchState, is_safetens
 from export.checkpoints.weight_sets import WeightSet, choose, prefix_sets, sets_in
 from export.errors import CheckpointError
 from runtime.files import check_regular, sha256_of
+from runtime.printing import printable
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +122,8 @@ def load_checkpoint(path: Path, weights_key: str | None = None) -> Checkpoint:
 
 def describe_mismatch(
     name: str, state: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
-) -> str | None:
-    """Describes why a state dict does not fit, or returns None if it does.
+) -> list[str]:
+    """Returns the lines that describe why a state dict does not fit; none if it does.
 
     Counters of training steps may be missing.
 
@@ -142,14 +143,14 @@ def describe_mismatch(
         _listed("of another shape", misshapen),
     ]
     problems = [line for line in lines if line]
-    return f"The checkpoint does not fit {name}:" + "".join(problems) if problems else None
+    return [f"The checkpoint does not fit {name}:", *problems] if problems else []
 
 
 def _listed(what: str, keys: set[str], most: int = 8) -> str:
     if not keys:
         return ""
-    shown = ", ".join(sorted(keys)[:most]) + (", …" if len(keys) > most else "")
-    return f"\n- {len(keys)} {what}: {shown}"
+    shown = ", ".join(map(printable, sorted(keys)[:most])) + (", …" if len(keys) > most else "")
+    return f"- {len(keys)} {what}: {shown}"
 
 
 def _sets_of_file(path: Path) -> list[WeightSet]:

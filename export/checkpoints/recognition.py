@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from export.errors import CheckpointError
-from runtime.files import check_regular, read_text
+from runtime import files
+from runtime.files import check_regular
 
 _HEAD_BYTES = 512
 _MOST_JSON_BYTES = 64 << 20
@@ -70,8 +70,8 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, is no JSON or no object.
     """
     try:
-        content = json.loads(read_text(path, _MOST_JSON_BYTES))
-    except (OSError, ValueError, RecursionError) as error:
+        content = files.read_json(path, _MOST_JSON_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}. Download it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not hold a JSON object. Download it again.")

@@ -6,7 +6,7 @@ whose metadata holds plain numbers, and passes its `state` to `plain_state`:
     checkpoint = load_checkpoint(path)
     weights = plain_state(checkpoint.state)
     if problem := describe_mismatch(name, weights, network.state_dict()):
-        raise CheckpointError(problem)
+        raise CheckpointError(*problem)
     network.load_state_dict(dict(weights), strict=False)  # counters alone may be missing
 """
 

@@ -8,7 +8,6 @@ tfjs-core/src/io/types.ts and io_utils.ts). Everything is validated before anyth
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import CheckpointError
+from runtime.files import read_json
 from runtime.json_reader import JsonReader, shown
+from runtime.printing import bullets
 
 MANIFEST_SUFFIX = "-weights_manifest.json"
 _LARGEST_MANIFEST_BYTES = 4 << 20
 _LARGEST_WEIGHTS_BYTES = 1 << 30
 _MOST_AXES = 8
 _LONGEST_NAME = 200
-_LISTED = 12
 _TYPES = {"float32": "<f4", "int32": "<i4", "uint8": "|u1"}
 _QUANTIZED_TYPES = {"uint8": "|u1", "uint16": "<u2"}
 _DAMAGED = "Download the manifest and the files beside it again."
@@ -91,24 +91,19 @@ def _read_manifest(path: Path) -> list[_Group]:
         problems += [f"weight {shown(name)} comes twice" for name in _repeated(names)]
         problems += _size_problems(groups)
     if problems:
-        listed = "".join(f"\n- {problem}" for problem in problems[:_LISTED])
-        more = f"\n- and {len(problems) - _LISTED} more" if len(problems) > _LISTED else ""
         raise CheckpointError(
-            f"{path} is no readable manifest of TensorFlow.js weights:{listed}{more}\n{_DAMAGED}"
+            f"{path} is no readable manifest of TensorFlow.js weights:",
+            *bullets(problems),
+            _DAMAGED,
         )
     return groups
 
 
 def _document(path: Path, problems: list[str]) -> JsonReader:
     try:
-        with path.open("rb") as file:
-            text = file.read(_LARGEST_MANIFEST_BYTES + 1)
-        document = json.loads(text) if len(text) <= _LARGEST_MANIFEST_BYTES else None
-    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deeply
+        document = read_json(path, _LARGEST_MANIFEST_BYTES)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. {_DAMAGED}") from error
-    if document is None:
-        problems.append(f"must be a list of groups in at most {_LARGEST_MANIFEST_BYTES} bytes")
-        document = []
     return JsonReader(document, "", problems)
 
 

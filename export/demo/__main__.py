@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from export.errors import ExportError
-from runtime.errors import AgeMoEError
+from runtime.commands import Parser, run_command
 from runtime.files import replacing
 
 _REFUSED = 2
@@ -22,20 +22,19 @@ _REFUSED = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one of the steps; returns its exit status: 0, or 2 with the reason on stderr."""
-    parsed = _parser().parse_args(arguments)
-    try:
-        if parsed.step == "portraits":
-            _portraits(parsed.photographs, parsed.engines, parsed.output)
-        else:
-            from export.demo import drawn
+    return run_command(partial(_run, _parser().parse_args(arguments)), _REFUSED)
 
-            if parsed.step == "draw":
-                drawn.draw(parsed.folder)
-            else:
-                drawn.show(parsed.folder, parsed.output)
-    except (AgeMoEError, ExportError) as error:
-        print(error, file=sys.stderr)
-        return _REFUSED
+
+def _run(parsed: argparse.Namespace) -> int:
+    if parsed.step == "portraits":
+        _portraits(parsed.photographs, parsed.engines, parsed.output)
+    else:
+        from export.demo import drawn
+
+        if parsed.step == "draw":
+            drawn.draw(parsed.folder)
+        else:
+            drawn.show(parsed.folder, parsed.output)
     return 0
 
 
@@ -67,7 +66,7 @@ def _python() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m export.demo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

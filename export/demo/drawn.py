@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from export.demo.chart import Entry
 from export.demo.portraits import PORTRAITS
 from export.demo.sheet import contact_sheet, evaluation_summary
 from export.demo.table import estimates_table
+from export.errors import ExportError
 from export.faces.drawn import DrawnFace, drawn_faces
-from runtime.files import replacing, write_json, write_whole
+from runtime.files import parse_json, read_json, read_text, replacing, write_json, write_whole
 
 _GALLERY_FACES, _GALLERY_SEED = 11, 7
 _LABELED_FACES, _LABELED_SEED = 400, 2
@@ -52,18 +52,25 @@ def show(folder: Path, output: Path) -> None:
             estimates.jsonl and that of `export/evaluate.py --json` as evaluation.json.
         output: the contact sheet, a PNG.
     """
-    truth = json.loads((folder / _TRUTH).read_text(encoding="utf-8"))
-    lines = (folder / _ESTIMATES).read_text(encoding="utf-8").splitlines()
-    entries = [
-        Entry(Path(estimate["path"]), estimate, truth.get(Path(estimate["path"]).name))
-        for estimate in map(json.loads, lines)
-    ]
-    summary = evaluation_summary(json.loads((folder / _EVALUATION).read_text(encoding="utf-8")))
+    try:
+        truth = read_json(folder / _TRUTH)
+        lines = read_text(folder / _ESTIMATES).splitlines()
+        entries = [
+            Entry(Path(estimate["path"]), estimate, truth.get(Path(estimate["path"]).name))
+            for estimate in map(parse_json, lines)
+        ]
+        summary = evaluation_summary(read_json(folder / _EVALUATION))
+        table, sheet = estimates_table(entries), contact_sheet(entries, summary)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise ExportError(
+            f"{folder} is not as `draw`, `predict --json` and `evaluate.py --json` leave it "
+            f"({error}). Run: make demo-architectures"
+        ) from error
     console = make_console()
-    console.print(estimates_table(entries))
+    console.print(table)
     console.print(summary)
     with replacing(output) as temporary:
-        contact_sheet(entries, summary).save(temporary, "PNG", optimize=True)
+        sheet.save(temporary, "PNG", optimize=True)
     console.print(f"Wrote the contact sheet: {output}")
 
 

@@ -11,6 +11,7 @@ from export.errors import GraphError
 from export.graph.conversion import BATCH
 from export.graph.tensorrt_operators import tensorrt_problems
 from runtime.manifest import OUTPUT_RANKS
+from runtime.printing import bullets
 
 
 def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> list[str]:
@@ -36,9 +37,9 @@ def check_graph(path: Path, signature: Signature, *, tensorrt: bool = True) -> l
     problems = _signature_problems(model, signature)
     unsupported = tensorrt_problems(model)
     if problems or (tensorrt and unsupported):
-        cure = "\nBuild without engines: --target onnx." if tensorrt and unsupported else ""
+        cure = ["Build without engines: --target onnx."] if tensorrt and unsupported else []
         problems += unsupported if tensorrt else []
-        raise GraphError(f"{path.name}:" + "".join(f"\n- {p}" for p in problems) + cure)
+        raise GraphError(f"{path.name}:", *bullets(problems), *cure)
     return unsupported
 
 

@@ -140,9 +140,10 @@ class _Opener:
         reasons = _unexpected(expert, problems) if self._request.kind == "auto" else problems
         if len(reasons) < 2:
             raise problems[_FALLBACK_ORDER[self._request.kind][-1]]
+        listed = [f"- {BACKEND_NAMES[kind]}: {error}" for kind, error in reasons.items()]
         raise BackendError(
-            f"Expert {name!r} cannot run on device={self._request.kind!r}:"
-            + "".join(f"\n- {BACKEND_NAMES[kind]}: {error}" for kind, error in reasons.items())
+            f"Expert {name!r} cannot run on device={self._request.kind!r}:",
+            *"\n".join(listed).split("\n"),
         )
 
     def devices(self, experts: Mapping[str, Expert]) -> list[Device]:

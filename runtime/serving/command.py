@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from runtime.commands import (
+    Parser,
+    count,
+    not_negative,
+    positive,
+    print_error,
+    run_command,
+    start_logging,
+)
 from runtime.detectors.names import AUTO, NAMES
-from runtime.errors import AgeMoEError
+from runtime.printing import printable_lines
 from runtime.serving.settings import Batching, Limits, Settings
 
-_Options = dict[str, tuple[type[int] | type[float], str]]
+_Options = dict[str, tuple[Callable[[str], float], str]]
 _NOTICE = "on SIGTERM, keep serving this long while reporting not ready, for load balancers"
 _HOSTS = (
     "names that requests may be addressed to, as in the header Host; by default only this "
@@ -26,20 +35,20 @@ _LIMITS: _Options = {
     "image_bytes": (int, "maximum bytes of an encoded picture"),
     "pixels": (int, "maximum total pixels of a request's pictures"),
     "decode_bytes": (int, "maximum bytes of memory for decoding, over all requests"),
-    "decode_seconds": (float, "maximum seconds of processor time to decode a picture"),
+    "decode_seconds": (positive, "maximum seconds of processor time to decode a picture"),
     "images": (int, "maximum pictures of a request"),
     "faces": (int, "maximum faces, and given persons, of a request"),
     "requests": (int, "maximum concurrent requests for ages"),
     "connections": (int, "maximum open connections"),
-    "header_seconds": (float, "time limit for a request's head"),
-    "body_seconds": (float, "time limit for a request's body, and for receiving its response"),
-    "deadline_ms": (float, "time limit for the answer to a request that has arrived"),
+    "header_seconds": (positive, "time limit for a request's head"),
+    "body_seconds": (positive, "time limit for a request's body, and for receiving its response"),
+    "deadline_ms": (positive, "time limit for the answer to a request that has arrived"),
 }
 _BATCHING: _Options = {
-    "max_batch": (int, "maximum faces per batch; by default 8 on a GPU and 1 on a CPU"),
-    "max_wait_ms": (float, "maximum batching delay"),
-    "queue_limit": (int, "maximum waiting faces; more are rejected"),
-    "workers": (int, "concurrent batches"),
+    "max_batch": (count, "maximum faces per batch; by default 8 on a GPU and 1 on a CPU"),
+    "max_wait_ms": (not_negative, "maximum batching delay"),
+    "queue_limit": (count, "maximum waiting faces; more are rejected"),
+    "workers": (count, "concurrent batches"),
 }
 _LAST_PORT = 65535
 _EXTRA = "The service needs packages that are not installed ({}). Install agemoe-runtime[serve]."
@@ -47,7 +56,7 @@ _EXTRA = "The service needs packages that are not installed ({}). Install agemoe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the arguments and runs the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m runtime serve", description=__doc__)
+    parser = Parser(prog="python -m runtime serve", description=__doc__)
     add_arguments(parser)
     return serve(parser.parse_args(arguments))
 
@@ -56,17 +65,22 @@ def serve(parsed: argparse.Namespace) -> int:
     """Serves, or makes a key, as parsed from `add_arguments`; returns the exit status."""
     if parsed.new_key is not None:
         return _print_new_key(parsed.new_key, "admin" if parsed.admin else "user")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    start_logging("%(levelname)s %(name)s: %(message)s")
     try:
-        _require_access_control(parsed)
-        from runtime.serving.server import Shutdown, run
-
-        shutdown = Shutdown(parsed.notice_seconds, parsed.drain_seconds)
-        return run(_settings(parsed), parsed.host, parsed.port, shutdown)
+        return run_command(partial(_serve, parsed))
     except ImportError as error:
-        return _failed(_EXTRA.format(error))
-    except (AgeMoEError, ValueError) as error:
-        return _failed(str(error))
+        print_error(_EXTRA.format(error))
+    except ValueError as error:
+        print_error(printable_lines(str(error)))
+    return 1
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    _require_access_control(parsed)
+    from runtime.serving.server import Shutdown, run
+
+    shutdown = Shutdown(parsed.notice_seconds, parsed.drain_seconds)
+    return run(_settings(parsed), parsed.host, parsed.port, shutdown)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +99,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new_key = "make a key, print it and its line for --keys, and exit"
     add("--new-key", type=_name, metavar="NAME", help=new_key)
     add("--admin", action="store_true", help="with --new-key: a key that also permits reloading")
-    add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
-    add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
+    add("--notice-seconds", type=not_negative, default=0.0, help=_NOTICE)
+    add(
+        "--drain-seconds",
+        type=not_negative,
+        default=30.0,
+        help="time for requests in progress to finish",
+    )
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
 
@@ -165,8 +184,3 @@ def _print_new_key(name: str, role: str) -> int:
     secret, key = new_key(name, role)
     sys.stdout.write(f"key, shown only once: {secret}\nline for --keys: {key.line()}\n")
     return 0
-
-
-def _failed(text: str) -> int:
-    sys.stderr.write(f"error: {text}\n")
-    return 1

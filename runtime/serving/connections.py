@@ -66,6 +66,20 @@ class Connection(H11Protocol):
         _cancel(self._send_timer)
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is not HTTP, unless a response has begun; the request in progress ends.
+
+        Its handler would otherwise wait for a body that cannot come, and then send a second
+        response, which uvicorn reports with a traceback.
+        """
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
     def begin_skipping(self) -> bool:
         """Skips the rest of a request that was answered early, until the client has received that.
 

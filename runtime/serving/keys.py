@@ -20,6 +20,7 @@ from pathlib import Path
 
 from runtime.errors import AgeMoEError
 from runtime.files import read_text
+from runtime.printing import bullets
 
 ROLES = ("user", "admin")
 _KEY_BYTES = 32
@@ -62,11 +63,11 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     if not keys and not problems:
         problems.append("no key found")
     if problems:
-        listed = "".join(f"\n- {problem}" for problem in problems)
         raise KeyFileError(
-            f"The key file {path} cannot be used:{listed}\n"
-            f"A line holds a name, the role user or admin, and the key's SHA-256 in hex. Make one: "
-            f"python -m runtime serve --new-key NAME"
+            f"The key file {path} cannot be used:",
+            *bullets(problems),
+            "A line holds a name, the role user or admin, and the key's SHA-256 in hex. Make one: "
+            "python -m runtime serve --new-key NAME",
         )
     return keys
 

@@ -194,4 +194,5 @@ def _max_workers(resources: WorkerResources) -> int:
 
 
 def _stopped(reason: str) -> LabelingError:
-    return LabelingError(f"Labeling on Ray stopped: {reason}\nRun the same command to resume.")
+    lines = f"Labeling on Ray stopped: {reason}".split("\n")
+    return LabelingError(*lines, "Run the same command to resume.")

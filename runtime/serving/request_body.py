@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from runtime.alignment import landmarks_from
 from runtime.deadline import Deadline
+from runtime.printing import bullets, printable
 from runtime.results import Box, Landmarks
 from runtime.serving.problems import (
     BodySlowError,
@@ -182,12 +183,12 @@ def _validate(model: type[M], document: bytes, *, strict: bool | None = None) ->
         problems = error.errors(include_url=False, include_context=False, include_input=False)
         if problems[0]["type"] == "json_invalid":
             raise MalformedError(f"The request is not JSON: {problems[0]['msg']}.") from None
-        listed = "".join(
-            f"\n- {'.'.join(map(str, problem['loc'])) or 'request'}: {problem['msg']}"
+        listed = [
+            f"{printable('.'.join(map(str, problem['loc']))) or 'request'}: {problem['msg']}"
             for problem in problems[:_SHOWN_PROBLEMS]
-        )
+        ]
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
-        raise InvalidError(f"The request has {count}:{listed}") from None
+        raise InvalidError(f"The request has {count}:", *bullets(listed)) from None
 
 
 def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> ParsedRequest:

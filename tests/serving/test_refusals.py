@@ -173,3 +173,16 @@ def test_only_allowed_hosts_are_served(local: Live, host: str, status: int) -> N
     assert answer.headers["x-content-type-options"] == "nosniff"
     if status == 421:
         assert answer.json()["type"] == "urn:agemoe:problem:host"
+
+
+@pytest.mark.parametrize("chunk", [b"zz\r\n", b"5\r\nhelloXX", b"-1\r\n\r\n", b"f" * 40 + b"\r\n"])
+def test_a_malformed_chunk_gets_400_and_no_traceback(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, chunk: bytes
+) -> None:
+    head = b"POST /v1/ages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+    with serving(Settings(engines_in(tmp_path / "e"))) as live:
+        address = (live.client.base_url.host, live.client.base_url.port or 80)
+        with socket.create_connection(address, 30.0) as connection:
+            connection.sendall(head + b"Content-Type: application/json\r\n\r\n" + chunk)
+            assert receive_all(connection).startswith(b"HTTP/1.1 400 ")
+    assert not [record for record in caplog.records if record.exc_info]

@@ -11,6 +11,7 @@ from export.checkpoints.description import Description
 from export.errors import CheckpointError
 from export.experts.cnn.settings import CnnSettings
 from runtime.geometry import Geometry
+from runtime.printing import bullets
 
 SYNONYMS = {
     "vgg16": ("vgg16", "tvvgg16"),
@@ -139,9 +140,9 @@ def _preprocessing(description: Description) -> dict[str, Any]:
         problems.append(f"interpolation is {kind!r}, expected one of {', '.join(_INTERPOLATIONS)}")
     if problems:
         raise CheckpointError(
-            f"{description.path} cannot be followed:"
-            + "".join(f"\n- {problem}" for problem in problems)
-            + "\nCorrect it, or give the keys in experts.toml and move it away."
+            f"{description.path} cannot be followed:",
+            *bullets(problems),
+            "Correct it, or give the keys in experts.toml and move it away.",
         )
     return found
 

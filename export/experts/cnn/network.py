@@ -115,8 +115,9 @@ def load_cnn(module: CnnExpert, architecture: str, state: Mapping[str, Tensor]) 
         unexpected = sorted(shaped.keys() - wanted.keys())
         missing = [k for k in wanted.keys() - shaped.keys() if not is_counter(k)]
         raise CheckpointError(
-            f"{mismatch}\nCheck `architecture`, `head` and `age_grid` of this expert."
-            f"{look_alike(unexpected, missing)}{suggest_head(named, names, wanted.keys())}"
+            *mismatch,
+            f"Check `architecture`, `head` and `age_grid` of this expert."
+            f"{look_alike(unexpected, missing)}{suggest_head(named, names, wanted.keys())}",
         )
     module.network.load_state_dict(shaped, strict=False)  # counters are left out
 

@@ -71,8 +71,10 @@ def load_faceapi(
     state = {name: _as_torch(name, array) for name, array in weights.items()}
     if mismatch := describe_mismatch("faceapi", state, wanted):
         raise CheckpointError(
-            f"{source}: {mismatch}\nThe weights are in npm's @vladmandic/face-api, "
-            f"model/age_gender_model-weights_manifest.json."
+            f"{source}: {mismatch[0]}",
+            *mismatch[1:],
+            "The weights are in npm's @vladmandic/face-api, "
+            "model/age_gender_model-weights_manifest.json.",
         )
     module.network.load_state_dict({names[name]: tensor for name, tensor in state.items()})
 

@@ -17,6 +17,7 @@ from export.errors import CheckpointError
 from export.experts.janus.network import LanguageShape, VisionShape
 from export.experts.janus.prompt import ImageTokens
 from runtime.geometry import Geometry
+from runtime.printing import bullets
 from runtime.resizing import PAD_SQUARE_LEAST
 
 Layout = Literal["transformers", "official"]
@@ -157,9 +158,7 @@ def _read_folder(folder: Path) -> JanusFolder:
     _expect(problems, "image size of the processor", recipe.size, (vision.image_size,))
     _expect(problems, "width of the aligner", vision.aligner_width, (language.width,))
     if problems:
-        raise CheckpointError(
-            f"{folder} cannot be exported:" + "".join(f"\n- {p}" for p in problems)
-        )
+        raise CheckpointError(f"{folder} cannot be exported:", *bullets(problems))
     keys = {"placeholder": "image_tag", "begin": "image_start_tag", "end": "image_end_tag"}
     tags = {ours: processor[tag] for ours, tag in keys.items() if tag in processor}
     image_tokens = ImageTokens(count, **tags)

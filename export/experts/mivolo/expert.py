@@ -26,6 +26,7 @@ from export.experts.mivolo.settings import MiVoloSettings
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
+from runtime.printing import bullets
 
 CONFIG = "config.json"
 """File of a v2 folder with its age scale."""
@@ -113,9 +114,9 @@ def _check_settings(settings: MiVoloSettings, spec: MiVoloSpec, path: Path) -> N
     ]
     if problems:
         raise CheckpointError(
-            f"{path.name} is not the MiVOLO that experts.toml describes:"
-            + "".join(f"\n- {problem}" for problem in problems)
-            + "\nThese keys can be omitted: the checkpoint defines them."
+            f"{path.name} is not the MiVOLO that experts.toml describes:",
+            *bullets(problems),
+            "These keys can be omitted: the checkpoint defines them.",
         )
 
 

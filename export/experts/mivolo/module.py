@@ -19,6 +19,7 @@ from export.config.settings import Normalization
 from export.errors import CheckpointError
 from export.experts.mivolo.network import PATCH, VARIANTS, MiVoloNet, VoloShape
 from export.graph.preprocessing import Normalize
+from runtime.printing import bullets
 
 SIZE_STEP = 2 * PATCH
 """Pixels of input per position of the positional embedding."""
@@ -181,7 +182,7 @@ def build_mivolo(spec: MiVoloSpec, state: Mapping[str, Tensor]) -> MiVoloExpert:
     mismatch = describe_mismatch("this MiVOLO", weights, wanted)
     if mismatch:
         raise CheckpointError(
-            f"{mismatch}\nPass a file published for MiVOLO or its volo_d1 variants."
+            *mismatch, "Pass a file published for MiVOLO or its volo_d1 variants."
         )
     expert.network.load_state_dict(weights, strict=False)  # without the counters
     return expert.eval()
@@ -284,9 +285,9 @@ def _check_metadata(spec: MiVoloSpec, metadata: Mapping[str, object]) -> None:
     ]
     if problems:
         raise CheckpointError(
-            "The checkpoint contradicts itself:"
-            + "".join(f"\n- {problem}" for problem in problems)
-            + "\nUse the metadata that was published with these tensors."
+            "The checkpoint contradicts itself:",
+            *bullets(problems),
+            "Use the metadata that was published with these tensors.",
         )
 
 

@@ -1,0 +1,126 @@
+"""Frame of all command lines: a user's file, name or machine is no reason for a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from runtime.errors import PicklableError
+from runtime.json_reader import shown
+from runtime.printing import MOST_LINE, printable
+
+BROKEN_PIPE = 141
+"""Exit status where the reader of the output is gone, by shell convention."""
+MOST_COUNT = 1_000_000
+"""Limit of options that count something, such as threads and faces."""
+MOST_SECONDS = 1e7
+"""Limit of options that measure something: the clocks of Python overflow beyond 9e9 seconds."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors print what was given escaped."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints usage and message, and exits with status 2."""
+        super().error(printable(message, MOST_LINE))
+
+
+def count(text: str) -> int:
+    """Parses a whole number within 1..`MOST_COUNT`; raises ArgumentTypeError otherwise."""
+    if not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MOST_COUNT):
+        problem = f"must be a whole number within 1..{MOST_COUNT:,}, got {shown(text)}"
+        raise argparse.ArgumentTypeError(problem)
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Parses a number above 0, `MOST_SECONDS` at most; raises ArgumentTypeError otherwise."""
+    number = _number(text)
+    if not 0.0 < number <= MOST_SECONDS:
+        problem = f"must be a number above 0, {MOST_SECONDS:,.0f} at most, got {shown(text)}"
+        raise argparse.ArgumentTypeError(problem)
+    return number
+
+
+def not_negative(text: str) -> float:
+    """Parses a number within 0..`MOST_SECONDS`; raises ArgumentTypeError otherwise."""
+    number = _number(text)
+    if not 0.0 <= number <= MOST_SECONDS:
+        problem = f"must be a number within 0..{MOST_SECONDS:,.0f}, got {shown(text)}"
+        raise argparse.ArgumentTypeError(problem)
+    return number
+
+
+def seed(text: str) -> int:
+    """Parses a seed of random numbers, within 0..2^32 - 1; raises ArgumentTypeError otherwise."""
+    if not (text.isdecimal() and len(text) <= 10 and int(text) < 1 << 32):
+        problem = f"must be a whole number within 0..{(1 << 32) - 1}, got {shown(text)}"
+        raise argparse.ArgumentTypeError(problem)
+    return int(text)
+
+
+def run_command(command: Callable[[], int], refused: int = 1) -> int:
+    """Runs a command and returns its exit status; prints what a user can cause as an error.
+
+    These are the errors of this project; those of the operating system, such as a full disk or a
+    folder in the place of a file; names that cannot be encoded; and too little memory. Readers of
+    files turn everything else that a file can cause into errors of this project.
+
+    Args:
+        command: returns its exit status.
+        refused: the status after an error.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that is not UTF-8
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes standard output once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except PicklableError as error:
+        print_error(str(error))
+    except (OSError, UnicodeError) as error:
+        print_error(printable(error, MOST_LINE))
+    except MemoryError:
+        print_error("There is not enough memory for this. Use smaller files, or fewer at a time.")
+    else:
+        return status
+    return refused
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+class _PrintableFormatter(logging.Formatter):
+    """Formats records with what they quote escaped; all lines but a record's first are indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a record."""
+        lines = super().format(record).split("\n")
+        return "\n  ".join(printable(line, MOST_LINE) for line in lines)
+
+
+def start_logging(layout: str) -> None:
+    """Logs to standard error, in a layout of `logging`."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_PrintableFormatter(layout))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it says is up to the picture
+
+
+def print_error(message: str) -> None:
+    """Prints an error on standard error."""
+    sys.stderr.write(f"error: {message}\n")
