@@ -145,7 +145,29 @@ def _webp(data: bytes) -> _Header | None:
     if not complete:
         return None
     pixels = size[0] * size[1]
-    return _Header(*size, (_CANVAS_BYTES + 4) * pixels, _FRAME_BYTES * pixels)
+    tables = _table_bytes(*size, _lossless_bytes(data, 12))
+    return _Header(*size, (_CANVAS_BYTES + 4) * pixels, _FRAME_BYTES * pixels + tables)
+
+
+def _lossless_bytes(data: bytes, position: int) -> int:
+    """Returns the bytes of a WebP's lossless parts: the picture, or its transparency."""
+    found = 0
+    while position + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, position)
+        if kind in (b"VP8L", b"ALPH"):
+            found += min(size, len(data) - position)
+        position += 8 + _ANMF_BYTES if kind == b"ANMF" else 8 + size + size % 2
+    return found
+
+
+def _table_bytes(width: int, height: int, encoded: int) -> int:
+    """Returns what the tables of a lossless WebP's codes take at most.
+
+    Each block of 4×4 pixels may use five codes of its own, which need 20 bits of the file or more.
+    """
+    groups = min(_MOST_GROUPS, -(-width // 4) * -(-height // 4), encoded * 8 // 20)
+    long_codes = min(encoded * _LONG_CODE_BYTES, groups * _MOST_LONG_CODE_BYTES)
+    return groups * _GROUP_BYTES + long_codes
 
 
 _HEADERS = {JPEG: _jpeg, PNG: _png, WEBP: _webp}
@@ -156,3 +178,12 @@ _VP8X_BYTES = 10
 _VP8L_START = 0x2F
 _SIDE = 0x3FFF
 """Bits of a side; the rest is scaling."""
+_ANMF_BYTES = 16
+"""Of a frame of an animation, before its chunks."""
+_MOST_GROUPS = 1 << 16
+_GROUP_BYTES = 5_760
+"""Of libwebp 1.6: five tables of 256 entries of four bytes, and a record of 568 bytes."""
+_LONG_CODE_BYTES = 64
+"""Of tables for codes of more than 8 bits, for each encoded byte, which describes the codes."""
+_MOST_LONG_CODE_BYTES = 4 * (5_004 - 5 * 256)
+"""Of a group: libwebp's largest tables (`kTableSize`), without 256 entries of each."""

@@ -33,12 +33,12 @@ def _measured(small: str, large: str) -> str:
 def main() -> None:
     """Answers each line of the standard input with one line."""
     for line in sys.stdin:
-        if os.fork():
-            os.wait()
-        else:
+        if not os.fork():
             sys.stdout.write(_measured(*line.rstrip("\n").split("\t")) + "\n")
+            sys.exit()
+        if os.wait()[1]:
+            sys.stdout.write("failed\n")
             sys.stdout.flush()
-            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,26 @@ def oriented(data: bytes, orientation: int) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def many_codes(width: int, height: int) -> bytes:
+    """Returns a black lossless WebP with codes of its own for each block of 4×4 pixels."""
+    bits: list[tuple[int, int]] = [(0x2F, 8), (width - 1, 14), (height - 1, 14), (0, 4)]
+    one_symbol, order = [(1, 1), (0, 3)], (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8)
+    bits += [(0, 2), (1, 1), (0, 3), (0, 1)]  # no transforms or cache; blocks of 4×4
+    for symbols in (280, 256):  # green and red: 256 codes of 8 bits
+        bits += [(0, 1), (len(order) - 4, 4)]
+        bits += [(int(length in (0, 8)), 3) for length in order] + [(0, 1)]
+        bits += [(int(symbol < 256), 1) for symbol in range(symbols)]
+    bits += one_symbol * 3
+    groups = -(-width // 4) * -(-height // 4)
+    for group in range(groups):
+        bits += [(int(f"{byte:08b}"[::-1], 2), 8) for byte in (group & 255, group >> 8)]
+    bits += one_symbol * 5 * groups
+    text = "".join(f"{value:0{count}b}"[::-1] for value, count in bits)
+    content = int(text[::-1], 2).to_bytes(len(text) // 16 * 2 + 2, "little")
+    body = b"WEBPVP8L" + struct.pack("<I", len(content)) + content
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def animation(width: int, height: int) -> bytes:
     frames = [Image.fromarray(pixels(width, height, 3)), Image.new("RGB", (width, height))]
     return encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], method=0)
@@ -208,6 +228,7 @@ MAKERS: dict[str, Maker] = {
     "webp lossy alpha": pillow(4, "WEBP", "RGBA", **_WEBP),
     "webp lossless": pillow(3, "WEBP", lossless=True, quality=0, method=0),
     "webp lossless alpha": pillow(4, "WEBP", "RGBA", lossless=True, quality=0, method=0),
+    "webp lossless, many codes": many_codes,
     "webp animation": animation,
 }
 """What makes an encoded picture of a width and a height, by format and mode."""

@@ -21,7 +21,9 @@ from tests.runtime.large_pictures import MAKERS, chunk, encoded, oriented, png
 CASES = Path(__file__).parent / "cases"
 LIMITS = ImageLimits()
 SMALL, LARGE = (64, 128), (3200, 2560)
-LARGE_WEBP = (2400, 1800)
+LARGE_WEBP, LARGE_CODES = (2400, 1800), (512, 512)
+CODES_UNKNOWN = {"webp lossless", "webp lossless alpha", "webp lossy alpha"}
+"""The header does not tell how many there are: "webp lossless, many codes" has as many as can be."""
 TURNED = [*((name, 6) for name in MAKERS), *(("jpeg", number) for number in (1, 2, 3))]
 
 
@@ -38,7 +40,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         def measure(name: str, orientation: int) -> list[int]:
             folder = tmp_path_factory.mktemp("pictures")
             paths = []
-            for size in (SMALL, LARGE_WEBP if name.startswith("webp") else LARGE):
+            large = LARGE_WEBP if name.startswith("webp") else LARGE
+            for size in (SMALL, LARGE_CODES if "codes" in name else large):
                 paths.append(folder / f"{size[0]}")
                 paths[-1].write_bytes(oriented(MAKERS[name](*size), orientation))
             assert process.stdin is not None
@@ -58,7 +61,8 @@ def test_no_picture_takes_more_than_promised(
     peak, promised, pixels = measured(name, orientation)
     sys.stdout.write(f"{name}: {peak / pixels:.2f} bytes per pixel, {promised / pixels:.2f}\n")
     assert peak <= promised
-    assert promised <= 1.25 * peak  # else it tells nothing
+    if name not in CODES_UNKNOWN:
+        assert promised <= 1.25 * peak  # else it tells nothing
 
 
 @pytest.mark.parametrize("name", MAKERS)
