@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,6 +28,10 @@ def entered(budget: Budget, amount: int) -> Hold:
     return hold
 
 
+def waits_for(budget: Budget, callers: int) -> bool:
+    return budget.waiting == callers
+
+
 def give_back(budget: Budget, hold: Hold) -> None:
     budget.leave(hold)
     budget.wake()
@@ -44,7 +49,7 @@ def test_shares_are_given_in_order_and_a_large_one_is_not_passed_over() -> None:
     with ThreadPoolExecutor(3) as threads:
         for place, amount in enumerate((9, 1, 2), 1):
             threads.submit(take, amount)
-            wait_until(lambda place=place: budget.waiting == place)
+            wait_until(partial(waits_for, budget, place))
         assert order == [], "a small share would fit, but came later"
         give_back(budget, first)
     assert order[0] == 9
@@ -86,7 +91,7 @@ def test_an_interrupt_leaves_nothing_held_and_nobody_waiting() -> None:
     class Interrupting:
         """A lock, as far as waiting goes, during which Ctrl-C arrives."""
 
-        def acquire(self, *, timeout: float) -> bool:
+        def acquire(self, **_: float) -> bool:
             raise KeyboardInterrupt
 
         def release(self) -> None:

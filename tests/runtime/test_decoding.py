@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,8 +72,8 @@ def shared() -> Iterator[DecoderPool]:
 
 
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Makes the processes that start from now on run other code; `None` is the first code's end."""
+def fake(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes the next processes that start run other code."""
     real = process.command
 
     def replace(code: str, *, times: int = 1) -> None:
@@ -89,7 +90,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], Non
 
 def open_files() -> int:
     gc.collect()
-    return len(os.listdir("/proc/self/fd"))
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def children() -> set[int]:
@@ -119,7 +120,7 @@ def test_all_sources_are_taken(shared: DecoderPool, tmp_path: Path) -> None:
     expected = load_rgb(data, LIMITS)
     (tmp_path / "a.png").write_bytes(data)
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO(data), bytearray(data)):
-        assert np.array_equal(shared.decode(source, LIMITS), expected)  # type: ignore[arg-type]
+        assert np.array_equal(shared.decode(source, LIMITS), expected)
     assert shared.decode(expected, LIMITS) is expected
     assert np.array_equal(shared.decode(Image.fromarray(expected), LIMITS), expected)
 
@@ -361,7 +362,7 @@ def test_a_process_has_no_secrets_no_files_and_imports_little(
         variables = (folder / "environ").read_bytes()
         assert b"SECRET" not in variables
         assert b"PYTHON" not in variables
-        targets = {os.readlink(file) for file in (folder / "fd").iterdir()}
+        targets = {str(file.readlink()) for file in (folder / "fd").iterdir()}
         assert {target.partition(":")[0] for target in targets} == {"/dev/null", "pipe"}
         maps = (folder / "maps").read_text()
         assert "numpy" in maps
@@ -370,7 +371,7 @@ def test_a_process_has_no_secrets_no_files_and_imports_little(
         os.kill(decoder.pid, signal.SIGINT)  # ignored
         data = encoded()
         task = process.Task(data, LIMITS, 60.0, 1 << 30)
-        assert np.array_equal(decoder.decode(task), load_rgb(data, LIMITS))  # type: ignore[arg-type]
+        assert np.array_equal(decoder.decode(task), load_rgb(data, LIMITS))
     finally:
         decoder.end()
         os.close(secret)
@@ -407,9 +408,9 @@ def test_options_are_positive(options: dict[str, int]) -> None:
 def test_agemoe_and_photographs_use_the_decoder(shared: DecoderPool, tmp_path: Path) -> None:
     seen: list[object] = []
 
-    def decode(source: object, limits: ImageLimits, deadline: Deadline | None) -> np.ndarray:  # type: ignore[type-arg]
+    def decode(source: Any, limits: ImageLimits, deadline: Deadline | None) -> Any:
         seen.append(deadline)
-        return shared.decode(source, limits, deadline)  # type: ignore[arg-type]
+        return shared.decode(source, limits, deadline)
 
     engines, data, deadline = write_engines(tmp_path, {"a": Tiny()}), encoded(), Deadline.of(60_000)
     with AgeMoE(engines, device="cpu") as moe:
@@ -417,7 +418,7 @@ def test_agemoe_and_photographs_use_the_decoder(shared: DecoderPool, tmp_path: P
         assert predict_photo(moe, data, decoder=decode) == []
     with AgeMoE(engines, device="cpu", detector="haar", decoder=decode) as moe:
         assert moe.predict(data) == expected
-        assert moe.predict([data, Face(data)], deadline_ms=deadline) == [expected] * 2
+        assert moe.predict([Face(data), Face(data)], deadline_ms=deadline) == [expected] * 2
         assert moe.predict_photo(data) == []
         with pytest.raises(ImageError, match="is not JPEG"):
             moe.predict(b"no picture")
@@ -442,11 +443,14 @@ def test_an_interrupt_ends_the_picture_and_leaves_the_pool_usable(
     fake: Callable[..., None], tmp_path: Path
 ) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    begun, others = tmp_path / "begun", children()
+    begun = tmp_path / "begun"
     fake(READ + f"open({str(begun)!r}, 'w'); time.sleep(600)")
-    interrupt = threading.Thread(
-        target=lambda: (wait_until(begun.exists), os.kill(os.getpid(), signal.SIGINT))
-    )
+
+    def interrupting() -> None:
+        wait_until(begun.exists)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupt = threading.Thread(target=interrupting)
     with DecoderPool(1, max_seconds=600.0) as decoders:
         interrupt.start()
         with pytest.raises(KeyboardInterrupt):

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 
 from runtime import ImageLimits
@@ -29,9 +29,7 @@ from tests.serving.live import (
     wait_for,
 )
 
-SLOW = (
-    "import sys, time; print('ready', flush=True)\nwhile sys.stdin.buffer.read(1): time.sleep(600)"
-)
+SLOW = "import sys, time; print('ready', flush=True)\nif sys.stdin.buffer.read(1): time.sleep(600)"
 
 
 @pytest.fixture
@@ -98,7 +96,7 @@ def test_a_request_without_a_deadline_gets_the_limit_and_a_later_one_is_cut(
     slow(2)
     limits = Limits(decode_seconds=600.0, deadline_ms=100.0)
     with serving(Settings(settings.engines, decoders=2, limits=limits)) as live:
-        for options in ({}, {"deadline_ms": 1e9}):
+        for options in ({}, {"deadline_ms": 60_000.0}):
             refused = live.ages(encoded(picture(1)), **options)
             assert_problem(refused, 504, "The deadline of 100 ms cannot be met")
         wait_for(lambda: used_bytes(live) == 0)
@@ -109,10 +107,10 @@ def test_requests_wait_for_memory_and_are_refused_as_busy(
 ) -> None:
     begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
 
-    def held(*arguments: object) -> np.ndarray:  # type: ignore[type-arg]
+    def held(*arguments: Any) -> Any:
         begun.release()
         assert going.wait(30.0)
-        return decode(*arguments)  # type: ignore[arg-type]
+        return decode(*arguments)
 
     monkeypatch.setattr(DecoderPool, "decode_costed", held)
     data = encoded(picture(1))
@@ -140,10 +138,10 @@ def test_clients_that_leave_give_their_memory_back_when_the_work_ends(
 ) -> None:
     begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
 
-    def held(*arguments: object) -> np.ndarray:  # type: ignore[type-arg]
+    def held(*arguments: Any) -> Any:
         begun.release()
         assert going.wait(30.0)
-        return decode(*arguments)  # type: ignore[arg-type]
+        return decode(*arguments)
 
     monkeypatch.setattr(DecoderPool, "decode_costed", held)
     body = {"images": [base64_of(encoded(picture(1)))], "detect": False}
