@@ -40,7 +40,9 @@ def segment(marker: int, content: bytes = b"") -> bytes:
 def frame(marker: int, width: int, height: int, sampling: Sampling, precision: int = 8) -> bytes:
     """Returns the header of a frame."""
     components = b"".join(bytes([i + 1, factors, 0]) for i, factors in enumerate(sampling))
-    return segment(marker, struct.pack(">BHHB", precision, height, width, len(sampling)) + components)
+    return segment(
+        marker, struct.pack(">BHHB", precision, height, width, len(sampling)) + components
+    )
 
 
 def codes(kind: int, *symbols: tuple[int, int]) -> bytes:
@@ -49,7 +51,9 @@ def codes(kind: int, *symbols: tuple[int, int]) -> bytes:
     return segment(0xC4, bytes([kind, *counts, *(symbol for _, symbol in symbols)]))
 
 
-def scan(components: Sequence[int], data: bytes, band: tuple[int, int] = (0, 63), bits: int = 0) -> bytes:
+def scan(
+    components: Sequence[int], data: bytes, band: tuple[int, int] = (0, 63), bits: int = 0
+) -> bytes:
     """Returns a scan: its components, coefficients, and the high and low bit position."""
     head = bytes([len(components), *(byte for i in components for byte in (i, 0)), *band, bits])
     return segment(0xDA, head) + data
@@ -128,7 +132,9 @@ def progressive(
         one.extend((0, *(1,) * 14) * 8)
         data = one.packed(high_first=True) * (own // (32_767 * 8) + 1)
         data = data.replace(b"\xff", b"\xff\0") or run
-        parts += [_AC_RUN] + [scan([1 + i % len(sampling)], data, (1, 63), 0) for i in range(scans - 1)]
+        parts += [_AC_RUN] + [
+            scan([1 + i % len(sampling)], data, (1, 63), 0) for i in range(scans - 1)
+        ]
     elif kind == "refinement":
         parts += [_AC_DENSE, scan([1], _dense_without_dc(own), (1, 63), 0x0D)]
         for low in range(12, 12 - scans + 2, -1):
@@ -230,7 +236,9 @@ def _at_the_limit() -> Iterator[Hostile]:
 
 def _empty(width: int, height: int) -> bytes:
     head = frame(BASELINE, width, height, FULL[3])
-    return b"".join([_SOI, segment(0xDB, _QUANTIZATION), _DC, _AC_END, head, scan([1, 2, 3], b""), _EOI])
+    return b"".join(
+        [_SOI, segment(0xDB, _QUANTIZATION), _DC, _AC_END, head, scan([1, 2, 3], b""), _EOI]
+    )
 
 
 def _scans() -> Iterator[Hostile]:
@@ -254,7 +262,12 @@ def _scans() -> Iterator[Hostile]:
         make = partial(progressive, side, side, (0x11,), scans, kind="refinement")
         yield Hostile(kind, f"{scans} refinements, {side}×{side}", make)
     for side in (LIMIT_SIDE, 1000):
-        yield Hostile("JPEG with restarts", f"{side}×{side}", partial(_restarts, side, side), small=side < 2000)
+        yield Hostile(
+            "JPEG with restarts",
+            f"{side}×{side}",
+            partial(_restarts, side, side),
+            small=side < 2000,
+        )
         make = partial(_restarts, side, side, extra=b"\xff" * 30)
         yield Hostile("JPEG with restarts", f"{side}×{side}, filled", make, small=side < 2000)
 
@@ -262,11 +275,18 @@ def _scans() -> Iterator[Hostile]:
 def _segments() -> Iterator[Hostile]:
     kind = "JPEG with many tables"
     yield Hostile(kind, "quantization", partial(_tables, _QUANTIZATION, 0xDB))
-    yield Hostile(kind, "quantization of 16 bits", partial(_tables, bytes([16, *[0, 1] * 64]), 0xDB))
+    yield Hostile(
+        kind, "quantization of 16 bits", partial(_tables, bytes([16, *[0, 1] * 64]), 0xDB)
+    )
     yield Hostile(kind, "empty codes", partial(_tables, bytes(17), 0xC4))
     full = bytes([0, *[0] * 7, 255, *[0] * 8, *range(255)])
     yield Hostile(kind, "codes of 255 symbols", partial(_tables, full, 0xC4))
-    yield Hostile(kind, "too many codes", lambda: _small(segment(0xC4, bytes([0, *[255] * 16]) + bytes(4080))), small=True)
+    yield Hostile(
+        kind,
+        "too many codes",
+        lambda: _small(segment(0xC4, bytes([0, *[255] * 16]) + bytes(4080))),
+        small=True,
+    )
     kind = "JPEG with many segments"
     for name, extra, count in (
         ("EXIF", segment(0xE1, b"Exif\0\0" + exif(1, before=200)), 9_900),
@@ -284,9 +304,15 @@ def _segments() -> Iterator[Hostile]:
         ("garbage", b"\0garbage\xff\0\xff\1", 2_000_000),
     ):
         make = partial(lambda extra, count: _small(extra * count), extra, count)
-        yield Hostile(kind, f"{count} {name}", make, small=count < 10_000 and "EXIF" not in name)
-    yield Hostile(kind, "32 MB of fill bytes at the end", lambda: _small()[:-2] + b"\xff" * 32_000_000 + _EOI)
-    yield Hostile(kind, "32 MB of fill bytes and zeros", lambda: _small()[:-2] + b"\xff\xff\0" * 10_000_000 + _EOI)
+        yield Hostile(kind, f"{count} {name}", make, small=count < 10_000 and len(extra) < 100)
+    yield Hostile(
+        kind, "32 MB of fill bytes at the end", lambda: _small()[:-2] + b"\xff" * 32_000_000 + _EOI
+    )
+    yield Hostile(
+        kind,
+        "32 MB of fill bytes and zeros",
+        lambda: _small()[:-2] + b"\xff\xff\0" * 10_000_000 + _EOI,
+    )
     yield Hostile(kind, "30 MB after the end", lambda: _small() + noise(30_000_000))
 
 
@@ -299,11 +325,26 @@ def _metadata() -> Iterator[Hostile]:
         ("directories in a circle", segment(0xE1, b"Exif\0\0" + nested_exif(6))),
         ("next directory is the first", segment(0xE1, b"Exif\0\0" + exif(3, following=8))),
         ("30 MB of XMP", segment(0xE1, xmp) * 480),
-        ("30 MB of ICC", b"".join(segment(0xE2, b"ICC_PROFILE\0" + bytes([i % 255 + 1, 255]) + longest) for i in range(480))),
-        ("30 MB of Photoshop", segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5_000) * 480),
+        (
+            "30 MB of ICC",
+            b"".join(
+                segment(0xE2, b"ICC_PROFILE\0" + bytes([i % 255 + 1, 255]) + longest)
+                for i in range(480)
+            ),
+        ),
+        (
+            "30 MB of Photoshop",
+            segment(0xED, b"Photoshop 3.0\0" + b"8BIM\4\4\0\0\0\0\0\0" * 5_000) * 480,
+        ),
         ("pictures of MPF", segment(0xE2, b"MPF\0" + exif(1, before=5_000)) * 400),
-        ("thumbnail of 64 kB", segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\x93\x93" + bytes(147 * 147 * 3))),
-        ("an EXIF thumbnail that is the picture", segment(0xE1, b"Exif\0\0" + exif(1, following=8) + jpeg(400, 400))),
+        (
+            "thumbnail of 64 kB",
+            segment(0xE0, b"JFIF\0\1\1\0\0\1\0\1\x93\x93" + bytes(147 * 147 * 3)),
+        ),
+        (
+            "an EXIF thumbnail that is the picture",
+            segment(0xE1, b"Exif\0\0" + exif(1, following=8) + jpeg(400, 400)),
+        ),
     ):
         yield Hostile(kind, name, partial(_small, content), small="30" not in name)
 
@@ -318,7 +359,15 @@ def _codings() -> Iterator[Hostile]:
             yield Hostile(kind, f"frame {marker:02X}, {precision} bits", make, small=True)
     for height in (0, 16):
         dnl = segment(0xDC, b"\0\x10")
-        make = partial(lambda height, dnl: jpeg(16, 16).replace(b"\x08\0\x10\0\x10", struct.pack(">BHH", 8, height, 16))[:-2] + dnl + _EOI, height, dnl)
+        make = partial(
+            lambda height, dnl: (
+                jpeg(16, 16).replace(b"\x08\0\x10\0\x10", struct.pack(">BHH", 8, height, 16))[:-2]
+                + dnl
+                + _EOI
+            ),
+            height,
+            dnl,
+        )
         yield Hostile(kind, f"height {height} and DNL", make, small=True)
     lines = segment(0xDC, b"\xff\xff")
     yield Hostile(kind, "100,000 DNL", lambda: _small()[:-2] + lines * 100_000 + _EOI, small=True)
@@ -331,8 +380,12 @@ def _cut() -> Iterator[Hostile]:
     Image.frombytes("RGB", (200, 200), noise(120_000)).save(buffer, "JPEG", quality=95)
     whole = buffer.getvalue()
     for place in (*range(0, 700, 28), *range(1000, len(whole), 9_000)):
-        yield Hostile("JPEG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True)
+        yield Hostile(
+            "JPEG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True
+        )
     for name, sampling in (("gray", (0x11,)), ("4:4:4", FULL[3]), ("CMYK", FULL[4])):
         for cut in (2, 100, 50_000):
-            make = partial(lambda sampling, cut: jpeg(LIMIT_SIDE, LIMIT_SIDE, sampling)[:-cut], sampling, cut)
+            make = partial(
+                lambda sampling, cut: jpeg(LIMIT_SIDE, LIMIT_SIDE, sampling)[:-cut], sampling, cut
+            )
             yield Hostile("JPEG cut off", f"at the limit, {name}, {cut} bytes", make)

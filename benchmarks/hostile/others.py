@@ -14,7 +14,23 @@ from benchmarks.hostile.parts import Hostile, chunk, noise, zeros
 from benchmarks.hostile.pngs import png
 from benchmarks.hostile.webps import lossless
 
-_SAVED = ("GIF", "BMP", "TIFF", "ICO", "PPM", "TGA", "PCX", "SGI", "DDS", "JPEG2000", "AVIF", "EPS", "PDF", "ICNS", "MPO", "XBM")
+_SAVED = (
+    "GIF",
+    "BMP",
+    "TIFF",
+    "ICO",
+    "PPM",
+    "TGA",
+    "PCX",
+    "SGI",
+    "DDS",
+    "JPEG2000",
+    "AVIF",
+    "EPS",
+    "PDF",
+    "MPO",
+    "XBM",
+)
 _MAGIC = {
     "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99999 99999\n(%pipe%id) (w) file\n",
     "SVG": b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
@@ -45,14 +61,19 @@ _MAGIC = {
 
 def _saved(format_: str) -> bytes:
     buffer = io.BytesIO()
-    Image.frombytes("RGB", (16, 16), noise(768)).convert(
-        "1" if format_ == "XBM" else "RGB"
-    ).save(buffer, format_)
+    Image.frombytes("RGB", (16, 16), noise(768)).convert("1" if format_ == "XBM" else "RGB").save(
+        buffer, format_
+    )
     return buffer.getvalue()
 
 
 def _large_gif() -> bytes:
-    return b"GIF89a\xff\xff\xff\xff\xf7\0\0" + bytes(768) + b",\0\0\0\0\xff\xff\xff\xff\0\x08" + bytes(9)
+    return (
+        b"GIF89a\xff\xff\xff\xff\xf7\0\0"
+        + bytes(768)
+        + b",\0\0\0\0\xff\xff\xff\xff\0\x08"
+        + bytes(9)
+    )
 
 
 def _zip(data: bytes) -> bytes:

@@ -30,7 +30,15 @@ TYPES = (
     *((color, depth) for color in (_GRAY_ALPHA, _RGBA) for depth in (8, 16)),
 )
 """Every color type with its bit depths."""
-_ADAM7 = ((8, 8, 0, 0), (8, 8, 4, 0), (4, 8, 0, 4), (4, 4, 2, 0), (2, 4, 0, 2), (2, 2, 1, 0), (1, 2, 0, 1))
+_ADAM7 = (
+    (8, 8, 0, 0),
+    (8, 8, 4, 0),
+    (4, 8, 0, 4),
+    (4, 4, 2, 0),
+    (2, 4, 0, 2),
+    (2, 2, 1, 0),
+    (1, 2, 0, 1),
+)
 """Steps and starts of the passes: x step, y step, x start, y start."""
 _TINY = 8
 _TURNED_SIDE = 2000
@@ -87,14 +95,23 @@ def _filtered(color: int, filter_: int) -> bytes:
     """A picture at the limit, of repeated noise, in which every row has one filter."""
     size = LIMIT_SIDE * _SAMPLES[color]
     row = bytes([filter_]) + (noise(1000) * (size // 1000 + 1))[:size]
-    return png(LIMIT_SIDE, LIMIT_SIDE, color, data=deflated(row * 9, LIMIT_SIDE // 9, row * (LIMIT_SIDE % 9)))
+    return png(
+        LIMIT_SIDE,
+        LIMIT_SIDE,
+        color,
+        data=deflated(row * 9, LIMIT_SIDE // 9, row * (LIMIT_SIDE % 9)),
+    )
 
 
 def _noisy() -> bytes:
     """As much noise as the limit on bytes permits."""
     height = 3300
     row = b"\4" + noise(9999)
-    return png(3333, height, data=zlib.compress(b"".join(row[:1] + noise(9999, y) for y in range(height)), 1))
+    return png(
+        3333,
+        height,
+        data=zlib.compress(b"".join(row[:1] + noise(9999, y) for y in range(height)), 1),
+    )
 
 
 def _transparency(color: int) -> bytes:
@@ -153,7 +170,12 @@ _EMPTY_STORED = (0, 0, 0, *(0,) * 5, *(0,) * 16, *(1,) * 16)
 _EMPTY_FIXED = (0, 1, 0, *(0,) * 7)
 
 
-def _empty_blocks(bits: tuple[int, ...], size: int) -> bytes:
+def empty_blocks(size: int, bits: tuple[int, ...] | None = None) -> bytes:
+    """Returns a PNG of 8×8 pixels whose data begin with as many bytes of blocks without content.
+
+    By default each block defines prefix codes, which is slowest.
+    """
+    bits = _dynamic_block(False) if bits is None else bits
     raw = raw_bytes(_TINY, _TINY, _RGB, 8)
     return _tiny(data=deflated(bytes(raw), 1, before=_blocks(bits, size)))
 
@@ -248,10 +270,10 @@ def _chunks() -> Iterator[Hostile]:
     kind = "PNG with many chunks"
     for size in (0, 1, 3):
         make = partial(_many_idat, size, _MOST_CHUNKS)
-        yield Hostile(kind, f"{_MOST_CHUNKS} IDAT of {size} bytes", make, small=size == 1)
+        yield Hostile(kind, f"{_MOST_CHUNKS} IDAT of {size} bytes", make)
     for name in (b"IDAT", b"tEXt", b"abcd", b"ABCD", b"PLTE", b"IHDR", b"tRNS"):
         for count in (_MOST_CHUNKS, 2_700_000):
-            small = count == _MOST_CHUNKS
+            small = count == _MOST_CHUNKS and name in (b"IDAT", b"tEXt")
             make = partial(lambda name, count: _tiny(chunk(name, b"") * count), name, count)
             yield Hostile(kind, f"{count} empty {name.decode()}", make, small=small)
     icc = chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(100_000)))
@@ -291,8 +313,8 @@ def _streams() -> Iterator[Hostile]:
         ("dynamic, one code", _dynamic_block(False)),
         ("dynamic, 257 codes", _dynamic_block(True)),
     ):
-        yield Hostile(kind, f"{name}, 32 MB", partial(_empty_blocks, bits, size))
-        yield Hostile(kind, f"{name}, 100 kB", partial(_empty_blocks, bits, 100_000), small=True)
+        yield Hostile(kind, f"{name}, 32 MB", partial(empty_blocks, size, bits))
+        yield Hostile(kind, f"{name}, 100 kB", partial(empty_blocks, 100_000, bits), small=True)
     kind = "PNG with too much data"
     for count in (1 << 20, 1 << 28, 1 << 33):
         make = partial(lambda count: _tiny(data=zeros(count)), count)
@@ -304,9 +326,15 @@ def _streams() -> Iterator[Hostile]:
 def _cut() -> Iterator[Hostile]:
     whole = png(300, 300, _RGBA, data=zlib.compress(noise(300 * 1201), 1), extra=_transparency(2))
     for place in range(0, 120, 4):
-        yield Hostile("PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True)
+        yield Hostile(
+            "PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True
+        )
     for place in range(1000, len(whole), 45_000):
-        yield Hostile("PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True)
+        yield Hostile(
+            "PNG cut off", f"at {place}", partial(whole.__getitem__, slice(place)), small=True
+        )
     for color, depth in TYPES[::3]:
-        make = partial(lambda color, depth: png(LIMIT_SIDE, LIMIT_SIDE, color, depth)[:-1000], color, depth)
+        make = partial(
+            lambda color, depth: png(LIMIT_SIDE, LIMIT_SIDE, color, depth)[:-1000], color, depth
+        )
         yield Hostile("PNG cut off", f"at the limit, type {color}, {depth} bits", make)
