@@ -304,7 +304,7 @@ def _segments() -> Iterator[Hostile]:
         ("garbage", b"\0garbage\xff\0\xff\1", 2_000_000),
     ):
         make = partial(lambda extra, count: _small(extra * count), extra, count)
-        yield Hostile(kind, f"{count} {name}", make, small=count < 10_000 and "EXIF" not in name)
+        yield Hostile(kind, f"{count} {name}", make, small=count < 10_000 and len(extra) < 100)
     yield Hostile(
         kind, "32 MB of fill bytes at the end", lambda: _small()[:-2] + b"\xff" * 32_000_000 + _EOI
     )

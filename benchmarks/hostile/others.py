@@ -28,7 +28,6 @@ _SAVED = (
     "AVIF",
     "EPS",
     "PDF",
-    "ICNS",
     "MPO",
     "XBM",
 )

@@ -170,7 +170,12 @@ _EMPTY_STORED = (0, 0, 0, *(0,) * 5, *(0,) * 16, *(1,) * 16)
 _EMPTY_FIXED = (0, 1, 0, *(0,) * 7)
 
 
-def _empty_blocks(bits: tuple[int, ...], size: int) -> bytes:
+def empty_blocks(size: int, bits: tuple[int, ...] | None = None) -> bytes:
+    """Returns a PNG of 8×8 pixels whose data begin with as many bytes of blocks without content.
+
+    By default each block defines prefix codes, which is slowest.
+    """
+    bits = _dynamic_block(False) if bits is None else bits
     raw = raw_bytes(_TINY, _TINY, _RGB, 8)
     return _tiny(data=deflated(bytes(raw), 1, before=_blocks(bits, size)))
 
@@ -265,10 +270,10 @@ def _chunks() -> Iterator[Hostile]:
     kind = "PNG with many chunks"
     for size in (0, 1, 3):
         make = partial(_many_idat, size, _MOST_CHUNKS)
-        yield Hostile(kind, f"{_MOST_CHUNKS} IDAT of {size} bytes", make, small=size == 1)
+        yield Hostile(kind, f"{_MOST_CHUNKS} IDAT of {size} bytes", make)
     for name in (b"IDAT", b"tEXt", b"abcd", b"ABCD", b"PLTE", b"IHDR", b"tRNS"):
         for count in (_MOST_CHUNKS, 2_700_000):
-            small = count == _MOST_CHUNKS
+            small = count == _MOST_CHUNKS and name in (b"IDAT", b"tEXt")
             make = partial(lambda name, count: _tiny(chunk(name, b"") * count), name, count)
             yield Hostile(kind, f"{count} empty {name.decode()}", make, small=small)
     icc = chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(100_000)))
@@ -308,8 +313,8 @@ def _streams() -> Iterator[Hostile]:
         ("dynamic, one code", _dynamic_block(False)),
         ("dynamic, 257 codes", _dynamic_block(True)),
     ):
-        yield Hostile(kind, f"{name}, 32 MB", partial(_empty_blocks, bits, size))
-        yield Hostile(kind, f"{name}, 100 kB", partial(_empty_blocks, bits, 100_000), small=True)
+        yield Hostile(kind, f"{name}, 32 MB", partial(empty_blocks, size, bits))
+        yield Hostile(kind, f"{name}, 100 kB", partial(empty_blocks, 100_000, bits), small=True)
     kind = "PNG with too much data"
     for count in (1 << 20, 1 << 28, 1 << 33):
         make = partial(lambda count: _tiny(data=zeros(count)), count)

@@ -324,7 +324,10 @@ def _containers() -> Iterator[Hostile]:
                 count,
             )
             yield Hostile(
-                kind, f"{count} empty {name.decode().strip()}", make, small=count == 49_000
+                kind,
+                f"{count} empty {name.decode().strip()}",
+                make,
+                small=count == 49_000 and name in (b"abcd", b"ANMF"),
             )
     kind = "WebP with metadata"
     for label, metadata in (

@@ -38,6 +38,8 @@ JSON, FORM = "application/json", "multipart/form-data"
 IMAGE_FIELD = "image"
 _JSON_FIELDS = ("boxes", "landmarks", "person_boxes")
 _SHOWN_PROBLEMS = 10
+_VALUES_PER_ITEM = 1_000
+"""JSON values per picture or face that a request may have; a face with landmarks needs about 30."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ async def read_request(request: Request, limits: Limits) -> ParsedRequest:
         images, options = await _parse_form(request, body, limits)
     else:
         document = body.removeprefix(codecs.BOM_UTF8)
-        parsed = await run_in_threadpool(_validate, AgesRequest, document, strict=True)
+        parsed = await run_in_threadpool(_parse_json, document, limits)
         images, options = parsed.images, parsed
     return _parsed_request(images, options, limits)
 
@@ -121,6 +123,15 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     except ClientDisconnect:
         raise ClientGoneError("The client disconnected before sending its whole request.") from None
     return bytes(body)
+
+
+def _parse_json(document: bytes, limits: Limits) -> AgesRequest:
+    most = _VALUES_PER_ITEM * (limits.images + limits.faces)
+    if document.count(b",") + document.count(b":") > most:  # neither is in base64
+        raise TooManyError(
+            f"The request has more than {most:,} values, more than its pictures and faces need."
+        )
+    return _validate(AgesRequest, document, strict=True)
 
 
 async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[list[bytes], Options]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import tempfile
+import tracemalloc
 import zlib
 from pathlib import Path, PurePosixPath
 
@@ -227,6 +228,30 @@ def test_fill_bytes_are_left_out() -> None:
         assert file is not None
         assert len(file.data) <= len(data) + 1
         assert (load_rgb(filled, LIMITS) == load_rgb(data, LIMITS)).all()
+
+
+def test_fill_bytes_between_zeros_take_little_memory() -> None:
+    data = encoded("JPEG")[:-2] + b"\xff\xff\0" * 300_000 + b"\xff\xd9"
+    tracemalloc.start()
+    file = read_picture_file(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert file is not None
+    assert b"\xff\xff" not in file.data
+    assert peak < 4 * len(data)
+
+
+def test_a_second_start_is_refused() -> None:
+    for starts in (1, 500_000):
+        with pytest.raises(ImageError, match="starts a second time"):
+            load_rgb(in_jpeg(b"\xff\xd8" * starts), LIMITS)
+
+
+def test_bytes_of_tables_are_bounded() -> None:
+    table = segment(0xDB, bytes([0, *[1] * 64]) * 500)
+    assert load_rgb(in_jpeg(table * 8), LIMITS).shape == (48, 64, 3)
+    with pytest.raises(ImageError, match="more than 262,144 bytes of tables"):
+        load_rgb(in_jpeg(table * 9), LIMITS)
 
 
 def test_a_large_incomplete_jpeg_is_not_decoded_twice() -> None:

@@ -1,0 +1,309 @@
+"""What hostile pictures and requests cost the library and the service, and normal requests beside.
+
+python benchmarks/attacks.py --engines engines
+python benchmarks/attacks.py --engines engines --all
+python benchmarks/attacks.py --engines engines --kind PNG --no-requests
+
+Exit status 1: a picture or request takes more processor time or memory than permitted, raises an
+error that is not the library's, or slows a normal request down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+if __package__ in (None, ""):
+    # Run as a script: the repository's root must be on the path, benchmarks/ must not.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import numpy as np
+
+from benchmarks import environment
+from benchmarks import options as shared
+from benchmarks.hostile import Hostile, costs, corpus
+from benchmarks.hostile.costs import Cost, library_cost
+from benchmarks.hostile.requests import body, hostile_requests, slow_picture
+from benchmarks.hostile.service import Answer, Service, serving
+from benchmarks.reports import markdown_table
+
+MAX_CPU_SECONDS = 2.0
+"""Of one picture or request."""
+MAX_REQUEST_MB = 200.0
+"""Of one request, above what the service holds at rest, as docs/serving.md promises."""
+MAX_SLOWDOWN = 2.0
+"""Of a normal request beside hostile ones, without the batch ahead of it."""
+WRONG = 1
+_PER_KIND = 4
+"""Pictures of a kind that are too large for a quick look, unless all are measured."""
+_AT_ONCE = 32
+_NORMAL = 5
+"""Normal requests per round, of which the median counts."""
+_WARM_UP_SECONDS = 0.3
+_ROUNDS = 2
+_DEADLINE_MS = 1000.0
+_TITLES = (
+    "kind",
+    "tried",
+    "library: CPU s",
+    "MB",
+    "service: CPU s",
+    "MB",
+    "normal request ×",
+    "the worst",
+)
+
+
+@dataclass(slots=True)
+class Kind:
+    """What the pictures or requests of one kind have cost."""
+
+    library: dict[str, Cost] = field(default_factory=dict)
+    service: dict[str, Cost] = field(default_factory=dict)
+    ahead_seconds: dict[str, float] = field(default_factory=dict)
+    """Time of the experts for its faces."""
+    slowdown: float | None = None
+    """Median over rounds of a normal request's time beside a stream of the worst of this kind,
+    without the batch ahead of it, relative to its usual time."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    return shared.exit_status(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measures, prints a report in Markdown, and returns the exit status."""
+    started, load = time.monotonic(), environment.load_average()
+    pictures = chosen(corpus(), options.kind, everything=options.all)
+    kinds: defaultdict[str, Kind] = defaultdict(Kind)
+    found: list[str] = []
+    with serving(options.engines, options.serve) as service:
+        normal = _normal_body()
+        service.cost(normal, normal)
+        _measure_pictures(service, pictures, kinds)
+        if options.requests:
+            _measure_requests(service, options.kind, kinds)
+        if options.rounds:
+            _measure_slowdowns(service, normal, pictures, kinds, options.rounds)
+        if options.requests and not options.kind:
+            found += [_deadlines(service, normal), _flood(service)]
+    problems = wrong(
+        kinds,
+        max_cpu_seconds=options.max_cpu_seconds,
+        max_mb=options.max_mb,
+        max_slowdown=options.max_slowdown,
+    )
+    machine = environment.machine()
+    print(f"{len(pictures)} pictures in {time.monotonic() - started:.0f} s; {machine['processor']}, "
+          f"{machine['cores']} cores, load {load[0]}.\n")  # fmt: skip
+    print(table(kinds))
+    print("\n".join(["", *found, "", f"Beyond the bounds: {len(problems)}.", *problems]))
+    return WRONG if problems else 0
+
+
+def chosen(pictures: Iterable[Hostile], word: str, *, everything: bool = False) -> list[Hostile]:
+    """Returns the pictures to measure: all small ones, and some of the large ones of each kind.
+
+    Args:
+        pictures: to choose from.
+        word: part of the kinds to measure; empty for all.
+        everything: whether to choose all of them.
+    """
+    by_kind: defaultdict[str, list[Hostile]] = defaultdict(list)
+    for picture in pictures:
+        if word.lower() in picture.kind.lower():
+            by_kind[picture.kind].append(picture)
+    found: list[Hostile] = []
+    for own in by_kind.values():
+        large = [one for one in own if not one.small]
+        places = np.linspace(0, len(large) - 1, min(_PER_KIND, len(large))).round().astype(int)
+        picked = {large[place].name for place in places}
+        found += [one for one in own if everything or one.small or one.name in picked]
+    return found
+
+
+def _measure_pictures(
+    service: Service, pictures: Sequence[Hostile], kinds: Mapping[str, Kind]
+) -> None:
+    for number, picture in enumerate(pictures):
+        data, kind = picture.make(), kinds[picture.kind]
+        kind.library[picture.name] = library_cost(data)
+        _ask(service, body([data]), kind, picture.name)
+        _progress(number, len(pictures), picture.kind, picture.name)
+
+
+def _measure_requests(service: Service, word: str, kinds: Mapping[str, Kind]) -> None:
+    for request in hostile_requests():
+        if word.lower() in request.kind.lower():
+            _ask(service, request.make(), kinds[request.kind], request.name)
+            _progress(0, 0, request.kind, request.name)
+
+
+def _ask(service: Service, request: bytes, kind: Kind, name: str) -> None:
+    kind.service[name], answers = service.cost(request)
+    kind.ahead_seconds[name] = answers[0].estimate_seconds
+
+
+def _measure_slowdowns(
+    service: Service,
+    normal: bytes,
+    pictures: Sequence[Hostile],
+    kinds: Mapping[str, Kind],
+    rounds: int,
+) -> None:
+    """Measures normal requests alone and beside a stream of the worst of each kind, in turn."""
+    makers = {(one.kind, one.name): one.make for one in pictures}
+    requests = {(one.kind, one.name): one.make for one in hostile_requests()}
+    for name, kind in kinds.items():
+        worst = _worst(kind.service)
+        key = (name, worst)
+        hostile = body([makers[key]()]) if key in makers else requests[key]()
+        ratios = []
+        for _ in range(rounds):
+            usual = _median_seconds(service, normal)
+            with service.stream(hostile):
+                time.sleep(_WARM_UP_SECONDS)
+                beside = _median_seconds(service, normal)
+            costs.settle(service.process)
+            ratios.append((beside - kind.ahead_seconds[worst]) / usual)
+        kind.slowdown = float(np.median(ratios))
+        _progress(0, 0, name, f"normal request × {kind.slowdown:.2f}")
+
+
+def _median_seconds(service: Service, body_: bytes) -> float:
+    return float(np.median([service.post(body_).seconds for _ in range(_NORMAL)]))
+
+
+def _deadlines(service: Service, normal: bytes) -> str:
+    """Three slow pictures with a deadline at once, and a normal request after it."""
+    hostile = body([slow_picture()], deadline_ms=_DEADLINE_MS)
+    usual = _median_seconds(service, normal)
+    cost, answers = service.cost(*[hostile] * 3)
+    with service.stream(hostile), service.stream(hostile), service.stream(hostile):
+        time.sleep(2 * _DEADLINE_MS / 1000.0)
+        beside = service.post(normal).seconds
+    costs.settle(service.process)
+    return (
+        f"Three slow pictures with a deadline of {_DEADLINE_MS:.0f} ms at once: answered "
+        f"({_counted(answers)}) after {max(a.seconds for a in answers):.1f} s, "
+        f"{cost.cpu_seconds:.1f} s of processor time in all; a normal request beside streams of "
+        f"them took {beside:.2f} s, usually {usual:.3f} s."
+    )
+
+
+def _flood(service: Service) -> str:
+    """Many requests at once, each with a picture at the limit; what they leave in memory."""
+    from benchmarks.hostile.parts import LIMIT_SIDE
+    from benchmarks.hostile.pngs import png
+
+    before = costs.resident(service.process)
+    cost, answers = service.cost(*[body([png(LIMIT_SIDE, LIMIT_SIDE, 6)])] * _AT_ONCE)
+    after = costs.resident(service.process)
+    return (
+        f"{_AT_ONCE} RGBA pictures at the limit at once: {_counted(answers)}; peak "
+        f"{cost.peak_bytes / 1e6:,.0f} MB above {before / 1e6:,.0f} MB, {after / 1e6:,.0f} MB after; "
+        f"{cost.cpu_seconds:.1f} s of processor time, {cost.wall_seconds:.1f} s."
+    )
+
+
+def _counted(answers: Sequence[Answer]) -> str:
+    outcomes = [answer.outcome for answer in answers]
+    return ", ".join(f"{outcomes.count(one)} × {one}" for one in sorted(set(outcomes)))
+
+
+def _worst(measured: Mapping[str, Cost]) -> str:
+    return max(measured, key=lambda name: measured[name].cpu_seconds)
+
+
+def wrong(
+    kinds: Mapping[str, Kind], *, max_cpu_seconds: float, max_mb: float, max_slowdown: float
+) -> list[str]:
+    """Returns what lies beyond the bounds, one line each."""
+    found = []
+    for name, kind in kinds.items():
+        for place, measured in (("library", kind.library), ("service", kind.service)):
+            for one, cost in measured.items():
+                reasons = [
+                    f"{cost.cpu_seconds:.1f} s" * (cost.cpu_seconds > max_cpu_seconds),
+                    f"{cost.peak_bytes / 1e6:,.0f} MB" * (cost.peak_bytes > max_mb * 1e6),
+                    cost.outcome * cost.outcome.startswith(("FOREIGN", "the process", "500", "0 ")),
+                ]
+                if any(reasons):
+                    found.append(f"- {name}, {one}, {place}: {', '.join(filter(None, reasons))}")
+        if kind.slowdown is not None and kind.slowdown > max_slowdown:
+            found.append(f"- {name}: a normal request takes {kind.slowdown:.1f} × its usual time")
+    return found
+
+
+def table(kinds: Mapping[str, Kind]) -> str:
+    """Returns the largest cost of each kind as a table in Markdown."""
+    rows = []
+    for name, kind in kinds.items():
+        both = [_most(measured) for measured in (kind.library, kind.service)]
+        slowdown = "-" if kind.slowdown is None else f"{kind.slowdown:.1f}"
+        worst = _worst(kind.service)
+        label = f"{worst}: {kind.service[worst].outcome}"
+        rows.append((name, str(len(kind.service)), *both[0], *both[1], slowdown, label))
+    return markdown_table(_TITLES, rows, ("---", *["---:"] * 6, "---"))
+
+
+def _most(measured: Mapping[str, Cost]) -> tuple[str, str]:
+    if not measured:
+        return "-", "-"
+    seconds = max(cost.cpu_seconds for cost in measured.values())
+    peak = max(cost.peak_bytes for cost in measured.values())
+    return f"{seconds:.2f}", f"{peak / 1e6:,.0f}"
+
+
+def _normal_body() -> bytes:
+    face = shared.drawn_face(3)
+    boxes = {"boxes": [[face.box]], "person_boxes": [[face.person_box]]}
+    return body([cast(bytes, face.image)], **boxes)
+
+
+def _progress(number: int, count: int, *words: str) -> None:
+    if sys.stderr.isatty():
+        start = f"{number + 1}/{count} " if count else ""
+        sys.stderr.write(f"\r\033[K{start}{', '.join(words)}"[:120])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/attacks.py",
+        description="Measures what hostile pictures and requests cost, and whom they slow down.",
+    )
+    add = parser.add_argument
+    add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
+    add("--all", action="store_true", help="all large pictures, not some of each kind")
+    add("--kind", default="", metavar="WORD", help="only kinds whose name has this word")
+    add("--no-requests", dest="requests", action="store_false", help="pictures only")
+    add(
+        "--rounds",
+        type=int,
+        default=_ROUNDS,
+        metavar="N",
+        help="of normal requests; default: 2; 0: none",
+    )
+    add(
+        "--serve",
+        nargs="+",
+        default=[],
+        metavar="OPTION",
+        help="further options of the service, after --serve=",
+    )
+    add("--max-cpu-seconds", type=float, default=MAX_CPU_SECONDS, metavar="S", help="default: 2")
+    add("--max-mb", type=float, default=MAX_REQUEST_MB, metavar="MB", help="default: 200")
+    add("--max-slowdown", type=float, default=MAX_SLOWDOWN, metavar="X", help="default: 2")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
