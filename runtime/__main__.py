@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import sys
 import time
 import warnings
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     parsed = parser.parse_args(given)
     if parsed.command == "doctor":
-        return _doctor(parsed.engines)
+        return _doctor(parsed.engines, as_json=parsed.json)
     if parsed.command == "predict" and (misuse := _misuse(parsed)):
         parser.error(misuse)
     with warnings.catch_warnings():
@@ -213,14 +214,19 @@ class _Progress:
         print(text, end=end, file=self._file, flush=True)
 
 
-def _doctor(engines: Path) -> int:
+def _doctor(engines: Path, *, as_json: bool) -> int:
     findings = list(examine(engines))
+    fine = all(finding.fine for finding in findings)
+    if as_json:
+        for finding in findings:
+            print(json.dumps(finding.to_dict(), ensure_ascii=False))
+        return int(not fine)
     width = max(len(finding.topic) for finding in findings)
     for finding in findings:
         mark = " " if finding.fine else "!"
         text = finding.text.replace("\n", f"\n{'':{width + 4}}")
         print(f"{mark} {finding.topic:<{width}}  {text}")
-    return int(not all(finding.fine for finding in findings))
+    return int(not fine)
 
 
 def _show_warning(
@@ -277,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")
     doctor = commands.add_parser("doctor", help="report what is installed and what works")
+    doctor.add_argument("--json", action="store_true", help="one JSON object per line")
     for command in (predict, bulk, doctor):
         command.add_argument(
             "--engines", type=Path, default=Path("engines"), help="the engines folder"

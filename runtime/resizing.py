@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.opencv import import_opencv
+
 Pixels = NDArray[np.uint8]
 """A picture: RGB (H, W, 3)."""
 Color = tuple[int, int, int]
@@ -128,8 +130,7 @@ def _middle_of_strip(image: Pixels) -> Pixels:
 
 def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
     def resize(image: Pixels, height: int, width: int) -> Pixels:
-        import cv2  # slow to import
-
+        cv2 = import_opencv()
         found = cv2.resize(image, (width, height), interpolation=getattr(cv2, flag))
         return np.asarray(found, np.uint8)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.detection import Detection, area, moved_landmarks, shared_area, within
 from runtime.geometry import Pixels
+from runtime.opencv import import_opencv
 
 T = TypeVar("T")
 
@@ -31,8 +32,7 @@ def reduced(image: Pixels, longest_side: int) -> tuple[Pixels, Scale]:
 
     Both are uint8 RGB (H, W, 3); a smaller picture is returned as it is.
     """
-    import cv2
-
+    cv2 = import_opencv()
     height, width = image.shape[:2]
     ratio = max(height, width) / longest_side
     if ratio <= 1.0:

@@ -27,6 +27,7 @@ from runtime.detectors import (
     default_detector,
 )
 from runtime.geometry import Pixels
+from runtime.opencv import CASCADE
 from runtime.results import Box, Landmarks
 from tests.runtime.photo_samples import (
     ASTRONAUT_FACE,
@@ -103,7 +104,7 @@ def test_threads_sharing_a_detector_agree() -> None:
 
 def test_provenance_names_the_model_and_the_settings() -> None:
     provenance = HaarDetector(least_windows=9).provenance
-    assert HaarDetector.CASCADE in provenance
+    assert CASCADE in provenance
     assert "windows 9" in provenance
     assert HaarDetector().provenance != provenance
     assert HaarDetector().provenance in default_detector().provenance
