@@ -15,6 +15,7 @@ OPENCV5 ?= .venv-opencv5
 UV ?= uv
 COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
 	--generate-hashes --no-annotate --no-header --quiet
+IMAGE := --extra serve
 SLIM := --extra cpu --extra serve --extra label --extra openvino --extra test
 DEMO := build/demo
 DEMO_ENGINES := build/demo-engines
@@ -57,6 +58,10 @@ lock: ## make the locks again from pyproject.toml, with uv
 	sed -i '1i # What .venv holds, with the hashes of its files. Made by `make lock` from pyproject.toml.' requirements.lock
 	$(COMPILE) $(UPGRADE) $(SLIM) --resolution lowest-direct --output-file tests/locks/lowest.lock
 	$(COMPILE) $(UPGRADE) $(SLIM) --override tests/locks/opencv5.txt --output-file tests/locks/opencv5.lock
+	$(COMPILE) $(UPGRADE) $(IMAGE) --constraint requirements.lock --extra cpu --output-file deploy/locks/cpu.lock
+	$(COMPILE) $(UPGRADE) $(IMAGE) --constraint requirements.lock --extra cpu --extra openvino --output-file deploy/locks/cpu-openvino.lock
+	$(COMPILE) $(UPGRADE) $(IMAGE) --extra gpu --extra tensorrt --output-file deploy/locks/gpu.lock
+	echo 'hatchling>=1.27' | $(COMPILE:pyproject.toml=-) $(UPGRADE) --output-file deploy/locks/build.lock
 
 demo: $(READY) ## real ages of real portraits: demo.png; PHOTO=path adds your own
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
