@@ -80,7 +80,7 @@ test: $(READY) ## the quick tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadscope
 
 # Tests of the runtime that need no PyTorch: pictures, faces, geometry, experts, the service.
-SLIM_TESTS := $(addprefix tests/runtime/test_,agemoe.py alignment.py command.py detection.py doctor.py drawing.py \
+SLIM_TESTS := $(addprefix tests/runtime/test_,agemoe.py alignment.py command.py detection.py installed.py drawing.py \
 	geometry.py image_files.py images.py openvino.py photographs.py) \
 	$(addprefix tests/serving/test_,ages.py refusals.py service.py)
 
