@@ -10,29 +10,58 @@ VENV ?= .venv
 ENGINES ?= engines
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+LOWEST ?= .venv-lowest
+OPENCV5 ?= .venv-opencv5
+UV ?= uv
+COMPILE := $(UV) pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-annotate --no-header --quiet
+IMAGE := --extra serve
+SLIM := --extra cpu --extra serve --extra label --extra openvino --extra test
 DEMO := build/demo
 DEMO_ENGINES := build/demo-engines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-architectures test test-slow test-tensorrt test-public gpu-check lint clean
+.PHONY: help setup lock demo demo-architectures test test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check lint clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
 
 setup: $(READY) ## create .venv with everything in requirements.lock
 
-# The lock is copied last, so that an interrupted installation does not pass for a finished one.
+# environment LOCK,VENV: creates VENV with exactly the files whose hashes are in LOCK, unless it has
+# them. The lock is copied last, so that an interrupted installation does not pass for a finished one.
+define environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Give another: make PYTHON=python3.12"; exit 1; }
+@if ! cmp -s $(1) $(2)/.ready; then \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
+	echo "Setting up $(2): $(3)." && \
+	$(PYTHON) -m venv --clear $(2) && \
+	$(2)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(1); \
+fi
+@cp $(1) $(2)/.ready
+endef
+
 $(READY): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1). Give another: make PYTHON=python3.12"; exit 1; }
-	@if ! cmp -s requirements.lock $(READY); then \
-		$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-			{ echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }; \
-		echo "Setting up $(VENV): several minutes and 6 GB the first time (PyTorch brings its CUDA libraries)." && \
-		$(PYTHON) -m venv --clear $(VENV) && \
-		$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock; \
-	fi
-	@cp requirements.lock $(READY)
+	$(call environment,$<,$(VENV),several minutes and 6 GB the first time (PyTorch brings its CUDA libraries))
+
+$(LOWEST)/.ready: tests/locks/lowest.lock
+	$(call environment,$<,$(LOWEST),600 MB)
+
+$(OPENCV5)/.ready: tests/locks/opencv5.lock
+	$(call environment,$<,$(OPENCV5),600 MB)
+
+# What runs keeps its version unless pyproject.toml excludes it: UPGRADE=--upgrade renews everything.
+lock: ## make the locks again from pyproject.toml, with uv
+	$(COMPILE) $(UPGRADE) --extra cpu --extra export --extra serve --extra label --extra ray --extra dev --output-file requirements.lock
+	sed -i '1i # What .venv holds, with the hashes of its files. Made by `make lock` from pyproject.toml.' requirements.lock
+	$(COMPILE) $(UPGRADE) $(SLIM) --resolution lowest-direct --output-file tests/locks/lowest.lock
+	$(COMPILE) $(UPGRADE) $(SLIM) --override tests/locks/opencv5.txt --output-file tests/locks/opencv5.lock
+	$(COMPILE) $(UPGRADE) $(IMAGE) --constraint requirements.lock --extra cpu --output-file deploy/locks/cpu.lock
+	$(COMPILE) $(UPGRADE) $(IMAGE) --constraint requirements.lock --extra cpu --extra openvino --output-file deploy/locks/cpu-openvino.lock
+	$(COMPILE) $(UPGRADE) $(IMAGE) --extra gpu --extra tensorrt --output-file deploy/locks/gpu.lock
+	echo 'hatchling>=1.27' | $(COMPILE:pyproject.toml=-) $(UPGRADE) --output-file deploy/locks/build.lock
 
 demo: $(READY) ## real ages of real portraits: demo.png; PHOTO=path adds your own
 	$(RUN) export/build_engines.py --fp16 --output $(ENGINES)
@@ -49,6 +78,17 @@ demo-architectures: $(READY) ## the four architectures on drawn faces, calibrate
 # Two processes use two cores better than the threads of one.
 test: $(READY) ## the quick tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadscope
+
+# Tests of the runtime that need no PyTorch: pictures, faces, geometry, experts, the service.
+SLIM_TESTS := $(addprefix tests/runtime/test_,agemoe.py alignment.py command.py detection.py installed.py drawing.py \
+	geometry.py image_files.py images.py openvino.py photographs.py) \
+	$(addprefix tests/serving/test_,ages.py refusals.py service.py)
+
+test-lowest: $(LOWEST)/.ready ## the runtime with the lowest versions that pyproject.toml allows
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --dist loadscope $(SLIM_TESTS)
+
+test-opencv5: $(OPENCV5)/.ready ## the runtime with OpenCV 5, which other packages bring
+	OMP_NUM_THREADS=1 $(OPENCV5)/bin/python -m pytest --numprocesses auto --dist loadscope $(SLIM_TESTS)
 
 test-slow: $(READY) ## the slow tests
 	$(RUN) -m pytest -m slow

@@ -20,7 +20,7 @@ from runtime.backends import backend_kind
 from runtime.backends.fallback import parse_device
 from runtime.backends.variants import choose_artifact
 from runtime.cores import usable_cores
-from runtime.doctor import installed_version
+from runtime.installed import installed_version
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
 

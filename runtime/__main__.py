@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import time
@@ -217,12 +218,17 @@ class _Progress:
 
 def _doctor(parsed: argparse.Namespace) -> int:
     findings = list(examine(parsed.engines))
+    fine = all(finding.fine for finding in findings)
+    if parsed.json:
+        for finding in findings:
+            print(json.dumps(finding.to_dict()))
+        return int(not fine)
     width = max(len(printable(finding.topic)) for finding in findings)
     for finding in findings:
         mark = " " if finding.fine else "!"
         text = printable_lines(finding.text).replace("\n", f"\n{'':{width + 4}}")
         print(f"{mark} {printable(finding.topic):<{width}}  {text}")
-    return int(not all(finding.fine for finding in findings))
+    return int(not fine)
 
 
 _COMMANDS = {"predict": _predict, "label": _label, "doctor": _doctor}
@@ -282,6 +288,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")
     doctor = commands.add_parser("doctor", help="report what is installed and what works")
+    doctor.add_argument("--json", action="store_true", help="one JSON object per line")
     for command in (predict, bulk, doctor):
         command.add_argument(
             "--engines", type=Path, default=Path("engines"), help="the engines folder"

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import LandmarkError
+from runtime.opencv import import_opencv
 from runtime.resizing import Color, Pixels
 from runtime.results import Box, Landmarks, Point
 
@@ -158,8 +159,7 @@ def warped(
     Raises:
         LandmarkError: the result would show too much of a picture too large for OpenCV.
     """
-    import cv2
-
+    cv2 = import_opencv()
     times = 1
     if interpolation == "opencv_area":
         shrinking = 1.0 / math.sqrt(abs(np.linalg.det(matrix[:, :2])))

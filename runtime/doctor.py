@@ -5,8 +5,7 @@ from __future__ import annotations
 import platform
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from runtime import fusion_file
@@ -19,13 +18,14 @@ from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import
 from runtime.cores import usable_cores
 from runtime.detectors.names import AUTO, detector_named
 from runtime.errors import AgeMoEError, BackendError, EngineFileError
+from runtime.installed import Installed, described, imported, installed_version
 from runtime.manifest import ENGINE_BACKENDS, DetectorRecord, Expert, verify_files
 from runtime.manifest_file import read_manifest
+from runtime.opencv import WANTED, haar_cascade, import_opencv
 from runtime.startup import PlaceholderWeightsWarning
 
-_PACKAGES = ("agemoe-runtime", "numpy", "Pillow", "opencv-python-headless")
-_ONNXRUNTIMES = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml")
-"""Distributions that all install the same package `onnxruntime`."""
+_DECODERS = ("jpg", "zlib", "webp")
+"""Features that Pillow has to be compiled with."""
 _MODES = {"lanes": "all at the same time", "sequence": "one after the other, which is faster here"}
 _NEEDED = ("CPUExecutionProvider",)
 _IDENTITY_GRAPH = (
@@ -42,44 +42,77 @@ class Finding:
     topic: str
     text: str
     fine: bool = True
+    module: Installed | None = None
+    """The module that the entry is about; None for others."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Returns the entry for `doctor --json`: `module` only where there is one."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 def examine(engines: Path) -> Iterator[Finding]:
     """Examines the machine and an engines folder, one finding at a time."""
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("cores", f"{usable_cores()} usable by this process")
-    for package in _PACKAGES:
-        yield Finding(package, installed_version(package) or "not installed as a distribution")
+    runtime = installed_version("agemoe-runtime")
+    yield Finding("agemoe-runtime", runtime or "not installed as a distribution")
+    yield _module_finding(imported("numpy", "numpy"))
+    yield _pillow_finding()
+    yield _opencv_finding()
     yield from _onnxruntime_findings()
     yield _openvino_finding()
     yield from _gpu_findings()
     yield from _engine_findings(engines)
 
 
-def installed_version(package: str) -> str | None:
-    """Returns the version of a distribution; None if it is not installed."""
+def _module_finding(module: Installed, note: str = "", topic: str = "") -> Finding:
+    """Returns the entry about a module: version, folder, owners, then a note or its problem."""
+    owners = " and ".join(module.distributions) or "no distribution"
+    place = Path(module.file).parent if module.file else "no file"
+    text = f"{module.version or 'unknown version'} in {place}, of {owners}"
+    if module.version is None and module.file is None:
+        text = "not importable"
+    marked = f"\n{module.problem}" if module.problem else ""
+    noted = f"\n{note}" if note else ""
+    return Finding(
+        topic or module.name, f"{text}{noted}{marked}", fine=not module.problem, module=module
+    )
+
+
+def _pillow_finding() -> Finding:
+    module = imported("PIL", "pillow")
+    if module.version is None or module.problem:
+        return _module_finding(module)
+    from PIL import features
+
+    if missing := [name for name in _DECODERS if not features.check(name)]:
+        problem = (
+            f"compiled without {', '.join(missing)}. Run: pip install --force-reinstall pillow"
+        )
+        return _module_finding(replace(module, problem=problem))
+    return _module_finding(module)
+
+
+def _opencv_finding() -> Finding:
+    module = imported("cv2", WANTED)
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        import_opencv()
+    except BackendError as error:
+        return _module_finding(replace(module, problem=module.problem or str(error)))
+    try:
+        haar_cascade()
+    except BackendError as error:
+        return _module_finding(module, str(error))  # a problem only for folders without a detector
+    return _module_finding(module)
 
 
 def _onnxruntime_findings() -> Iterator[Finding]:
-    installed = {name: found for name in _ONNXRUNTIMES if (found := installed_version(name))}
-    named = ", ".join(f"{name} {number}" for name, number in installed.items())
-    if len(installed) > 1:
-        yield Finding(
-            "onnxruntime",
-            f"{named} are installed together and overwrite each other; uninstall all of them, then "
-            f"install one",
-            fine=False,
-        )
     try:
         onnxruntime = import_onnxruntime()
     except AgeMoEError as error:
         yield Finding("onnxruntime", str(error), fine=False)
         return
-    yield Finding("onnxruntime", f"{onnxruntime.__version__} ({named or 'unknown distribution'})")
+    yield _module_finding(described(onnxruntime, "onnxruntime"))
     for provider in onnxruntime.get_available_providers():
         yield _provider_finding(provider)
 
@@ -101,12 +134,12 @@ def _provider_finding(provider: str) -> Finding:
 
 def _openvino_finding() -> Finding:
     try:
-        found = import_openvino().__version__
+        module = described(import_openvino(), "openvino")
         kinds = {"bf16": has_bfloat16(), "int8": has_exact_int8()}
     except BackendError as error:
         return Finding("openvino", str(error))  # only variants in bf16 and INT8 need it
     usable = " and ".join(kind for kind, has in kinds.items() if has) or "neither bf16 nor int8"
-    return Finding("openvino", f"{found}; variants this CPU can run: {usable}")
+    return _module_finding(module, f"variants this CPU can run: {usable}")
 
 
 def _gpu_findings() -> Iterator[Finding]:
@@ -121,7 +154,7 @@ def _gpu_findings() -> Iterator[Finding]:
         )
     for backend in ENGINE_BACKENDS:
         try:
-            yield Finding(backend, str(import_tensorrt(backend).__version__))
+            yield _module_finding(described(import_tensorrt(backend), backend), topic=backend)
         except BackendError as error:
             yield Finding(backend, str(error))
 
@@ -164,6 +197,10 @@ def _expert_findings(engines: Path, name: str, expert: Expert) -> Iterator[Findi
 
 def _detector_finding(engines: Path, detector: DetectorRecord | None) -> Finding:
     if detector is None:
+        try:
+            haar_cascade()
+        except BackendError as error:
+            return Finding("detector", f"none, and {error}", fine=False)
         return Finding(
             "detector", "none: OpenCV's Haar cascade finds the faces, which misses more of them"
         )

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from runtime.opencv import import_opencv
+
 Pixels = NDArray[np.uint8]
 """A picture: RGB (H, W, 3)."""
 Color = tuple[int, int, int]
@@ -127,7 +129,7 @@ def reduced(image: Pixels, longest_side: int) -> tuple[Pixels, Scale]:
 
     Both are uint8 RGB (H, W, 3); a smaller picture is returned as it is.
     """
-    import cv2
+    cv2 = import_opencv()
 
     height, width = image.shape[:2]
     ratio = max(height, width) / longest_side
@@ -227,8 +229,7 @@ def _strips(rows: int, row_pixels: int) -> Iterator[tuple[int, int]]:
 
 def _opencv(flag: str) -> Callable[[Pixels, int, int], Pixels]:
     def resize(image: Pixels, height: int, width: int) -> Pixels:
-        import cv2  # slow to import
-
+        cv2 = import_opencv()
         found = cv2.resize(image, (width, height), interpolation=getattr(cv2, flag))
         return np.asarray(found, np.uint8)
 

@@ -12,6 +12,7 @@ from runtime.detectors.common import PerThread, visible
 from runtime.errors import BackendError
 from runtime.files import sha256_of
 from runtime.geometry import Pixels
+from runtime.opencv import haar_cascade, import_opencv
 from runtime.resizing import reduced
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ class HaarDetector:
     detected as faces: use CenterFace or YuNet if that matters.
     """
 
-    CASCADE = "haarcascade_frontalface_default.xml"
     finds_landmarks = False
 
     def __init__(
@@ -50,24 +50,25 @@ class HaarDetector:
             least_windows: number of windows that have to agree on a face.
             border: width of a replicated border, as a share of the longest side; with it, faces cut
                 off by the edge are found.
-        """
-        import cv2.data
 
-        path = Path(cv2.data.haarcascades) / self.CASCADE
+        Raises:
+            BackendError: OpenCV has no cascades (as OpenCV 5), or cannot be imported.
+        """
+        cv2, path = import_opencv(), haar_cascade()
         self._longest_side = longest_side
         self._smallest_face = smallest_face
         self._least_windows = least_windows
         self._border = border
         self._cascades = PerThread(lambda: _cascade(path))
         self.provenance = (
-            f"haar {self.CASCADE} (sha256 {sha256_of(path)}) of OpenCV {cv2.__version__}, "
+            f"haar {path.name} (sha256 {sha256_of(path)}) of OpenCV {cv2.__version__}, "
             f"longest side {longest_side}, smallest face {smallest_face}, "
             f"windows {least_windows}, border {border:g}"
         )
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds upright frontal faces in uint8 RGB (H, W, 3), the highest score first."""
-        import cv2
+        cv2 = import_opencv()
 
         small, scale = reduced(image, self._longest_side)
         gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
@@ -85,9 +86,7 @@ class HaarDetector:
 
 
 def _cascade(path: Path) -> cv2.CascadeClassifier:
-    import cv2
-
-    cascade = cv2.CascadeClassifier(str(path))
+    cascade: cv2.CascadeClassifier = import_opencv().CascadeClassifier(str(path))
     if cascade.empty():
         raise BackendError(f"OpenCV cannot read its own cascade {path}. Reinstall OpenCV.")
     return cascade

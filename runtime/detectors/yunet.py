@@ -13,6 +13,7 @@ from runtime.detectors.common import PerThread, visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
+from runtime.opencv import import_opencv
 from runtime.resizing import reduced
 from runtime.results import Landmarks
 
@@ -49,8 +50,7 @@ class YuNetDetector:
         Raises:
             BackendError: the file is missing, is not the expected one or is not a YuNet model.
         """
-        import cv2
-
+        cv2 = import_opencv()
         file = read_model(model, "YuNet", sha256, _HINT)
         self._longest_sides = longest_sides
         self._networks = PerThread(lambda: _network(file, least_score))
@@ -68,8 +68,7 @@ class YuNetDetector:
         return []
 
     def _detect(self, image: Pixels, longest_side: int) -> list[Detection]:
-        import cv2
-
+        cv2 = import_opencv()
         small, scale = reduced(image, longest_side)
         bgr = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
         network = self._networks.own
@@ -90,14 +89,15 @@ def _detection(row: list[float]) -> Detection:
 
 
 def _network(file: ModelFile, least_score: float) -> cv2.FaceDetectorYN:
-    import cv2
-
+    opencv = import_opencv()
     nothing = np.empty(0, np.uint8)
     buffer = np.frombuffer(file.data, np.uint8)
     try:
-        network = cv2.FaceDetectorYN.create("onnx", buffer, nothing, (320, 320), least_score)
+        network: cv2.FaceDetectorYN = opencv.FaceDetectorYN.create(
+            "onnx", buffer, nothing, (320, 320), least_score
+        )
         network.detect(np.zeros((320, 320, 3), np.uint8))  # only now are its outputs looked for
-    except cv2.error as error:
+    except opencv.error as error:
         raise BackendError(
             f"OpenCV cannot load {file.name} as a YuNet model ({error}). {_HINT}"
         ) from error

@@ -144,6 +144,7 @@ def test_placeholder_weights_are_warned_of_on_the_terminal(
     assert err.startswith("warning: a: demo experts")
 
 
+@pytest.mark.haar
 def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_fusion(engines / "fusion.json", FusionTables.identity(["a", "bb"]))
     status, out, _ = ran(capsys, "doctor")
@@ -155,6 +156,7 @@ def test_doctor_finds_no_problems(engines: Path, capsys: pytest.CaptureFixture[s
     assert not any(line.startswith("!") for line in out.splitlines())
 
 
+@pytest.mark.haar
 def test_doctor_describes_the_detector(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, out, _ = ran(capsys, "doctor")
     assert re.search(r"^  detector +none: OpenCV's Haar cascade finds the faces", out, re.MULTILINE)

@@ -27,6 +27,7 @@ from runtime.detectors import (
     default_detector,
 )
 from runtime.geometry import Pixels
+from runtime.opencv import CASCADE
 from runtime.results import Box, Landmarks
 from tests.runtime.photo_samples import (
     ASTRONAUT_FACE,
@@ -42,6 +43,7 @@ BOXES = st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 20)] * 2)
 @pytest.mark.parametrize(
     ("image", "face"), [(astronaut(), ASTRONAUT_FACE), (grace(), GRACE_FACE)], ids=["nasa", "navy"]
 )
+@pytest.mark.haar
 def test_the_default_detector_finds_the_face_of_a_portrait(image: Pixels, face: Box) -> None:
     (found,) = default_detector().detect(image)
     assert overlap(found.box, face) > 0.5
@@ -51,6 +53,7 @@ def test_the_default_detector_finds_the_face_of_a_portrait(image: Pixels, face: 
 
 
 @pytest.mark.parametrize("turn", [1, 2, 3])
+@pytest.mark.haar
 def test_boxes_in_a_turned_picture_refer_to_the_original(turn: int) -> None:
     (found,) = default_detector().detect(turned_image(astronaut(), turn))
     assert (found.turn + turn) % 4 == 0
@@ -62,6 +65,7 @@ def test_boxes_in_a_turned_picture_refer_to_the_original(turn: int) -> None:
     [(0, 95, 512, 512), (210, 0, 512, 512), (0, 0, 512, 142)],
     ids=["forehead", "cheek", "chin"],
 )
+@pytest.mark.haar
 def test_a_face_cut_off_by_the_edge_is_found(left: int, top: int, right: int, bottom: int) -> None:
     image = np.ascontiguousarray(astronaut()[top:bottom, left:right])
     height, width = image.shape[:2]
@@ -72,6 +76,7 @@ def test_a_face_cut_off_by_the_edge_is_found(left: int, top: int, right: int, bo
     assert within(found.box, width, height) == found.box
 
 
+@pytest.mark.haar
 def test_a_hundred_faces() -> None:
     faces = [astronaut()[20:230, 120:330], grace()[60:430, 100:430]]
     tiles = [_resized(faces[place % 2], 120) for place in range(100)]
@@ -82,10 +87,12 @@ def test_a_hundred_faces() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (30, 30), (3000, 2)])
+@pytest.mark.haar
 def test_pictures_of_extreme_shapes(shape: tuple[int, int]) -> None:
     assert list(default_detector().detect(np.zeros((*shape, 3), np.uint8))) == []
 
 
+@pytest.mark.haar
 def test_a_large_picture_is_reduced_before_the_search() -> None:
     large = _resized(astronaut(), 2000)
     (found,) = HaarDetector(longest_side=512).detect(large)
@@ -93,6 +100,7 @@ def test_a_large_picture_is_reduced_before_the_search() -> None:
     assert overlap((x * 0.256, y * 0.256, w * 0.256, h * 0.256), ASTRONAUT_FACE) > 0.5
 
 
+@pytest.mark.haar
 def test_threads_sharing_a_detector_agree() -> None:
     detector = default_detector()
     images = [_resized(astronaut(), 256), _resized(grace(), 200)] * 4
@@ -101,9 +109,10 @@ def test_threads_sharing_a_detector_agree() -> None:
         assert list(pool.map(detector.detect, images)) == alone
 
 
+@pytest.mark.haar
 def test_provenance_names_the_model_and_the_settings() -> None:
     provenance = HaarDetector(least_windows=9).provenance
-    assert HaarDetector.CASCADE in provenance
+    assert CASCADE in provenance
     assert "windows 9" in provenance
     assert HaarDetector().provenance != provenance
     assert HaarDetector().provenance in default_detector().provenance

@@ -64,6 +64,7 @@ def test_every_face_gets_its_age_from_left_to_right_in_one_batch() -> None:
     assert len(moe.calls) == 1
 
 
+@pytest.mark.haar
 def test_two_real_faces() -> None:
     image = np.hstack([grace()[:512], astronaut()])
     left, right = predict_photo(Bright(), image)
@@ -72,6 +73,7 @@ def test_two_real_faces() -> None:
     assert estimate_of(left) != estimate_of(right)
 
 
+@pytest.mark.haar
 def test_without_faces_the_list_is_empty_and_nothing_is_predicted() -> None:
     moe = Bright()
     assert predict_photo(moe, spots(10, 90)) == []
@@ -92,6 +94,7 @@ def test_a_face_that_cannot_be_used_affects_no_other() -> None:
     assert "error" in next(face for face in faces if face.error).to_dict()
 
 
+@pytest.mark.haar
 def test_the_exif_orientation_is_applied_first() -> None:
     buffer = io.BytesIO()
     exif = Image.Exif()
@@ -102,6 +105,7 @@ def test_the_exif_orientation_is_applied_first() -> None:
     assert face.box == pytest.approx(ASTRONAUT_FACE, abs=10)
 
 
+@pytest.mark.haar
 def test_a_face_on_its_side_is_turned_upright_for_the_experts() -> None:
     moe = Bright()
     lying = turned_image(astronaut(), 1)

@@ -25,8 +25,10 @@ from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
 from runtime.serving.server import Server, Shutdown, make_server
 from runtime.serving.settings import Settings
+from tests.conftest import has_haar
 from tests.runtime.fusion_tables import Row, pivot_tables
-from tests.runtime.tiny_engines import SHA, Tiny, write_engines
+from tests.runtime.photo_samples import tiny_centerface
+from tests.runtime.tiny_engines import SHA, Tiny, add_detector, write_engines
 
 EXPERTS = {
     "a": Tiny(),
@@ -48,6 +50,8 @@ def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -
     subsets = [frozenset(experts), frozenset(("a", "b"))]
     spread = Spread((0.05, 0.5, 0.95), dict.fromkeys(subsets, quantiles))
     write_fusion(folder / "fusion.json", pivot_tables(rows, grid=GRID.tolist(), spread=spread))
+    if not has_haar():  # the service needs some detector
+        add_detector(folder, tiny_centerface(folder.parent / "colors.onnx"))
     return folder
 
 

@@ -78,6 +78,7 @@ def test_a_form_gets_the_same_answer(live: Live) -> None:
     assert face["estimate"] == expected.to_dict()
 
 
+@pytest.mark.haar
 def test_faces_of_a_photograph_are_detected(live: Live) -> None:
     answer = live.ages(FAMILY, detect=True).json()["images"][0]
     expected = predict_photo(live.moe, FAMILY)
@@ -311,6 +312,7 @@ def test_a_deadline_passes_while_a_picture_is_decoded(
 
 
 @pytest.mark.parametrize("boxes", [None, [[[8, 8, 64, 64]]]])
+@pytest.mark.haar
 def test_late_experts_are_reported_in_the_callers_milliseconds(
     live: Live, monkeypatch: pytest.MonkeyPatch, boxes: Any
 ) -> None:

@@ -203,6 +203,7 @@ def test_engines_that_fail_the_canary_request_are_not_served(
 
 
 @pytest.mark.parametrize("others", [{}, {"b": Tiny()}])
+@pytest.mark.haar
 def test_an_expert_without_an_age_for_the_canary_image_is_served(
     tmp_path: Path, others: dict[str, Tiny]
 ) -> None:
