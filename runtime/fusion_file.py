@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -156,14 +157,15 @@ def read_fusion(path: Path) -> FusionTables:
         FusionTableError: the file is unreadable or inconsistent; every problem is listed.
     """
     try:
-        document = json.loads(read_text(path))
+        text = read_text(path)
+        document = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []
     read = read_dataclass(_Document, JsonReader(_upgraded(document), "", problems))
     if problems:
         raise FusionTableError(str(path), problems, _CURE)
-    return _tables(read)
+    return replace(_tables(read), sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
 def write_fusion(path: Path, tables: FusionTables) -> None:
