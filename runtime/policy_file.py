@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from runtime import fusion_file
 from runtime.decisions import Policy
-from runtime.detection import GivenBoxes
 from runtime.errors import PolicyError
 from runtime.files import read_text, write_json
 from runtime.json_reader import JsonReader, read_dataclass
@@ -21,8 +20,6 @@ from runtime.startup import chosen_experts, read_calibration, same_detector
 
 if TYPE_CHECKING:
     import os
-
-    from runtime.agemoe import AgeMoE
 
 FILE_NAME = "policy.json"
 SCHEMA_VERSION = 1
@@ -86,22 +83,19 @@ def write_policy(path: Path, policy: Policy) -> None:
     write_json(path, {key: value for key, value in values.items() if value is not None})
 
 
-def check_policy_fits(policy: Policy, moe: AgeMoE) -> None:
-    """Verifies that an AgeMoE has the experts, the fusion tables and the detector of a policy.
+def check_policy_fits(policy: Policy, binding: Binding, *, detector: str | None = None) -> None:
+    """Verifies that a policy was fitted for the experts and fusion tables in use.
 
-    Boxes that callers give may be from any detector.
+    Args:
+        policy: the policy; one without a binding fits everything.
+        binding: `AgeMoE.binding`.
+        detector: provenance of the detector in use; None for boxes that callers give.
 
     Raises:
-        PolicyError: it does not; every difference is listed.
-        AgeMoEError: the detector cannot be opened.
+        PolicyError: it was not; every difference is listed.
     """
-    binding = policy.binding
-    if binding is None:
-        return
-    there = moe.binding
-    if binding.detector is not None and not isinstance(moe.detector, GivenBoxes):
-        there = replace(there, detector=moe.detector.provenance)
-    _check(f"policy {policy.id}", binding, there)
+    if policy.binding is not None:
+        _check(f"policy {policy.id}", policy.binding, replace(binding, detector=detector))
 
 
 def _check(name: str, policy: Binding, there: Binding) -> None:

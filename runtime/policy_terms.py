@@ -69,7 +69,7 @@ class Rate:
     """How often something happened in a group of labeled people, with its interval."""
 
     group: str
-    """`all`, `sex=female`, or a band of ages, `18-24`."""
+    """`all`, `sex=female`, or a band of ages, `18-20`."""
     people: int
     events: int
     low: Annotated[float, within(0.0, 1.0)]
@@ -99,6 +99,10 @@ class Evidence:
     """People younger than the threshold who pass: all, then by group and age."""
     older: tuple[Rate, ...]
     """People of at least the threshold who do not pass: all, then by group and age."""
+    youngest: float = 0.0
+    """Younger people below this age did not count."""
+    failed: Rate | None = None
+    """People of at least the threshold who fail; None without a floor."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
