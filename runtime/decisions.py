@@ -134,12 +134,15 @@ class Policy(Terms):
 
     def _by_age(self, age: float) -> tuple[Outcome, Reason]:
         if age >= self.challenge:
-            sentence = f"{age:.1f} years reach the challenge age of {self.challenge:g}."
+            years = _apart(age, self.challenge)
+            sentence = f"{years} years reach the challenge age of {self.challenge:g}."
             return "pass", Reason("challenge_met", sentence)
         if self.floor is not None and age < self.floor:
-            sentence = f"{age:.1f} years are below the floor of {self.floor:g}."
+            years = _apart(age, self.floor)
+            sentence = f"{years} years are below the floor of {self.floor:g}."
             return "fail", Reason("below_floor", sentence)
-        sentence = f"{age:.1f} years are below the challenge age of {self.challenge:g}."
+        years = _apart(age, self.challenge)
+        sentence = f"{years} years are below the challenge age of {self.challenge:g}."
         return "refer", Reason("below_challenge", sentence)
 
     def _doubts(self, estimate: AgeEstimate) -> Iterator[Reason]:
@@ -169,6 +172,12 @@ class Policy(Terms):
             yield Reason("noted", f"The estimate has notes: {'; '.join(estimate.notes)}.")
         if self.quality is not None:
             yield from _quality_doubts(self.quality, getattr(estimate, "quality", None))
+
+
+def _apart(age: float, limit: float) -> str:
+    """Formats an age with as many digits as tell on which side of a limit it lies."""
+    texts = (f"{age:.{digits}f}" for digits in (1, 2, 4))
+    return next((t for t in texts if (float(t) >= limit) == (age >= limit)), repr(age))
 
 
 def _quality_doubts(limits: QualityCheck, quality: object) -> Iterator[Reason]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -158,8 +157,8 @@ class Terms:
         yield "floor", 0.0, threshold
         yield "max_false_positive", 1e-6, 0.5
         yield "confidence", 0.5, 0.999999
-        yield "min_experts", 1, math.inf
-        yield "max_width", 0.1, math.inf
+        yield "min_experts", 1, 1000
+        yield "max_width", 0.1, 1000.0
 
 
 def _difference(here: str | None, there: str | None) -> str:

@@ -20,6 +20,7 @@ favorable picture: a younger person passes if any picture does, an older one is 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ class Challenge:
     """Older people below the floor; None without a floor."""
 
 
+@functools.lru_cache(maxsize=1 << 12)  # neighboring candidates have equal counts
 def upper_bound(events: int, people: int, confidence: float = CONFIDENCE) -> float:
     """Returns the one-sided upper Clopper–Pearson bound on a rate; 1 without people."""
     from scipy.special import betaincinv

@@ -76,7 +76,7 @@ def test_probabilities_beyond_the_tables_are_bounds(threshold: float, age: float
 
 def test_a_thousand_years_are_impossible() -> None:
     assert estimate().probability_at_least(1000.0) == 0.0
-    assert estimate(98.0).probability_bounds(115.0) == (0.0, pytest.approx(0.05))
+    assert estimate(98.0).probability_bounds(115.0) == pytest.approx((0.0, 0.05))
 
 
 @pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf")])
