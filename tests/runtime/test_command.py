@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import AgeEstimate, AgeMoE, ExpertAge, ImageError, PhotoFace, Policy, write_policy
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    AgeMoEError,
+    ExpertAge,
+    ImageError,
+    PhotoFace,
+    Policy,
+    write_policy,
+)
 from runtime.__main__ import main
 from runtime.console import photo_line, photo_text
 from runtime.fusion import FusionTables
@@ -225,8 +234,9 @@ def test_predict_with_a_policy(engines: Path, capsys: pytest.CaptureFixture[str]
 
 def test_each_face_of_a_photograph_has_its_own_decision() -> None:
     ages = {"a": ExpertAge(30.0, 30.0, 1.0)}
-    results = [AgeEstimate(30.0, ages), AgeEstimate(20.0, ages), ImageError("too small")]
-    faces = [PhotoFace((4.0, 4.0, 9.0, 9.0), 0.9, result=result) for result in results]
+    results: list[AgeEstimate | AgeMoEError] = [AgeEstimate(age, ages) for age in (30.0, 20.0)]
+    results.append(ImageError("too small"))
+    faces = [PhotoFace((4.0, 4.0, 9.0, 9.0), result=result) for result in results]
     policy = Policy(uncalibrated=True)
     line = json.loads(photo_line("photo.png", faces, "centerface", policy))
     outcomes = ["pass", "refer", "refer"]
