@@ -131,8 +131,7 @@ def fit_challenge(
     bound, worst = sample.bound(chosen)
     failed = None
     if options.floor is not None:
-        older = sample.older[ALL]
-        failed = _rate(ALL, older < options.floor)
+        failed = _rate(ALL, sample.older.get(ALL, np.empty(0)) < options.floor)
     return Challenge(
         chosen,
         bound,

@@ -236,6 +236,13 @@ def test_a_face_without_an_estimate_never_passes() -> None:
     assert found.older[0].events == 1
 
 
+def test_nobody_older_is_no_obstacle() -> None:
+    found = measured(np.full(9, 15.0), np.full(9, 15.0), floor=5.0)
+    assert found.older == ()
+    assert found.failed is not None
+    assert (found.failed.people, found.failed.low, found.failed.high) == (0, 0.0, 1.0)
+
+
 def test_nobody_younger_supports_no_claim() -> None:
     faces = faces_of(np.full(1000, 30.0))
     assert fit_challenge(faces, np.full(1000, 30.0), ChallengeOptions()) is None
