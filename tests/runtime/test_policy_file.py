@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -179,6 +181,28 @@ def test_a_claim_that_the_evidence_does_not_support(path: Path) -> None:
 def test_limits_on_quality_are_plain_numbers(path: Path) -> None:
     assert broken(path, lambda d: d.update(quality=[1]))[0].startswith("quality: must be an object")
     assert broken(path, lambda d: d.update(quality={"no such limit": 1}))[0].startswith("quality: ")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """As `QualityLimits`."""
+
+    min_score: float | None = None
+
+    def problems(self, quality: Any, /) -> tuple[str, ...]:
+        return ("the score is too low",) if quality < (self.min_score or 0.0) else ()
+
+
+def test_limits_on_quality_round_trip(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(QualityLimits=Limits)
+    monkeypatch.setitem(sys.modules, "runtime.quality", module)
+    wanted = replace(policy_of(engines), quality=Limits(0.5))
+    write_policy(engines / "policy.json", wanted)
+    found = read_policy(engines)
+    assert found == wanted
+    assert found.id == wanted.id != policy_of(engines).id
+    assert found.quality is not None
+    assert found.quality.problems(0.4) == ("the score is too low",)
 
 
 def other_weights(engines: Path) -> None:
