@@ -119,8 +119,8 @@ def _not_shown(options: ChallengeOptions, counted: Mapping[str, int]) -> str:
     )
     if few:
         text += (
-            f" Too few people aged {options.youngest:g} up to the threshold of "
-            f"{options.threshold:g}: {', '.join(few)}; at least {fewest} are needed even if none "
+            f" Too few people {_whom(options.youngest)} {options.threshold:g}: "
+            f"{', '.join(few)}; at least {fewest} are needed even if none "
             "of them passes."
         )
     return text
@@ -139,11 +139,10 @@ def policy_text(policy: Policy) -> str:
         limit = _percent(policy.max_false_positive)
         claim = "under the limit of" if evidence.claimed else "NOT under the limit of"
         bound += f" That is {claim} {limit}."
-    whom = f"aged {evidence.youngest:g} up to" if evidence.youngest else "younger than"
     parts = [
         f"## Policy: challenge age {policy.challenge:g} for the threshold {policy.threshold:g}",
         bound,
-        f"False positives: people {whom} {policy.threshold:g} who pass.",
+        f"False positives: people {_whom(evidence.youngest)} {policy.threshold:g} who pass.",
         _table("pass", evidence.younger),
         f"False negatives: people of {policy.threshold:g} and older who are referred or fail.",
         _table("do not pass", evidence.older),
@@ -153,6 +152,10 @@ def policy_text(policy: Policy) -> str:
         parts += [_table("fail", [evidence.failed])]
     parts += [f"{_NOTE} {evidence.data}: same ages, cameras and groups."]
     return "\n\n".join(parts)
+
+
+def _whom(youngest: float) -> str:
+    return f"of {youngest:g} or more years, but younger than" if youngest else "younger than"
 
 
 def _table(event: str, rates: Sequence[Rate]) -> str:

@@ -81,7 +81,11 @@ def test_a_wider_limit_gives_a_lower_challenge_age(tmp_path: Path, engines: Path
         ((), 298, ["No challenge age up to 58", "all has 298; at least 299"]),
         (("--groups", "sex"), MANY, ["sex=f has 20", "sex=m has 300"]),
         (("--challenge", "20", "--max-false-positive", "0.01"), MANY, ["--without-claim"]),
-        (("--youngest", "16"), MANY, ["aged 16 up to the threshold of 18: all has 0"]),
+        (
+            ("--youngest", "16"),
+            MANY,
+            ["people of 16 or more years, but younger than 18: all has 0"],
+        ),
     ],
 )
 def test_too_few_faces_write_nothing(
