@@ -4,6 +4,7 @@ ExportError
 ├── OptionsError      the command line or experts.toml is invalid; lists every problem
 ├── CheckpointError   a checkpoint is missing, unsafe, or of another architecture
 ├── GraphError        an ONNX graph breaks the contract or is not supported by TensorRT
+├── ClaimError        labeled faces do not support the claim that a policy makes
 └── ParityError       a built file differs too much from the reference model
 """
 
@@ -35,6 +36,10 @@ class CheckpointError(ExportError, ValueError):
 
 class GraphError(ExportError, ValueError):
     """An ONNX graph breaks the contract or is not supported by TensorRT."""
+
+
+class ClaimError(ExportError):
+    """Labeled faces do not support the claim that a policy would make."""
 
 
 class ParityError(ExportError, ArithmeticError):

@@ -2,6 +2,7 @@
 
 python export/evaluate.py --predictions new.csv --fusion engines/fusion.json --groups sex
 python export/evaluate.py --predictions new.csv --fusion a.json --compare b.json --json
+python export/evaluate.py --faces new --fusion engines/fusion.json --policy --groups sex
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if __package__ in (None, ""):  # run as a file: python export/evaluate.py
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for threads
 
 from export.calibration.command import add_inputs, add_report, report_options, run_calibration
+from export.calibration.policy_command import add_policy, challenge_options
 from export.errors import OptionsError
 from runtime.commands import Parser
 from runtime.fusion import FusionTables
@@ -41,12 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write the report there, too")
     add_report(parser)
+    add_policy(parser)
     return parser
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    options = report_options(arguments)
+    options, challenge = report_options(arguments), challenge_options(arguments)
     tables = _tables(arguments.fusion, arguments.experts or ())
+    arguments.bind = challenge is not None  # a policy is for the experts of --engines
     names = arguments.experts or list(tables.experts)
     other = _tables(arguments.compare, names) if arguments.compare is not None else None
     # Heavy imports, after the options have been validated.
@@ -63,6 +67,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     check_fusion_fits(arguments.fusion, tables, data.experts)
     warn_of_detector(tables, data.detector)
     scores = scores_of_tables(faces, tables)
+    if challenge is not None:
+        from export.calibration.policy_fit import write_fitted_policy
+
+        write_fitted_policy(arguments, challenge, data, scores, tables)
+        return
     report, appendix = report_of(scores, options), ""
     if other is not None:
         report["comparison"] = comparison(scores, scores_of_tables(faces, other), options)

@@ -2,6 +2,7 @@
 
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
+from runtime.decisions import Decision, Policy, Reason
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
 from runtime.detectors import (
     CenterFaceDetector,
@@ -28,11 +29,14 @@ from runtime.errors import (
     LandmarkError,
     ManifestError,
     NotCalibratedError,
+    PolicyError,
     PredictionError,
 )
 from runtime.images import ImageLimits
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
+from runtime.policy_file import check_policy_fits, read_policy, write_policy
+from runtime.policy_terms import Binding
 from runtime.results import AgeEstimate, ExpertAge, Face, Landmarks, ResidualQuantiles
 from runtime.startup import DetectorWarning, PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
@@ -43,6 +47,7 @@ __all__ = [
     "AgeMoEError",
     "AnyWayUp",
     "BackendError",
+    "Binding",
     "BoxError",
     "BoxesTooLargeError",
     "CenterFaceDetector",
@@ -50,6 +55,7 @@ __all__ = [
     "ContractError",
     "CudaError",
     "DeadlineError",
+    "Decision",
     "Detection",
     "Detector",
     "DetectorFallbackWarning",
@@ -76,8 +82,14 @@ __all__ = [
     "NotCalibratedError",
     "PhotoFace",
     "PlaceholderWeightsWarning",
+    "Policy",
+    "PolicyError",
     "PredictionError",
+    "Reason",
     "ResidualQuantiles",
     "Stats",
     "YuNetDetector",
+    "check_policy_fits",
+    "read_policy",
+    "write_policy",
 ]

@@ -24,6 +24,7 @@ from runtime.console import (
     progress_text,
     summary_text,
 )
+from runtime.decisions import Policy
 from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.doctor import examine
 from runtime.drawing import draw_faces, drawing_format, save_drawing
@@ -34,8 +35,10 @@ from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import LabelingError, check_output
 from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
-from runtime.printing import printable, printable_lines
+from runtime.policy_file import check_policy_fits, read_policy
+from runtime.printing import MOST_LINE, printable, printable_lines
 from runtime.results import AgeEstimate, Box, Face
+from runtime.startup import WHOLE
 
 _BATCH = 32
 """Pictures per batch."""
@@ -96,16 +99,26 @@ def _predict(parsed: argparse.Namespace) -> int:
         return _predict_faces(moe, parsed) if _is_one_face(parsed) else _predict_photos(moe, parsed)
 
 
+def _policy(moe: AgeMoE, parsed: argparse.Namespace, detector: str | None) -> Policy | None:
+    """Returns the policy of the engines folder, if it was asked for and fits what is in use."""
+    if not parsed.policy:
+        return None
+    policy = read_policy(parsed.engines)
+    check_policy_fits(policy, moe.binding, detector=detector)
+    return policy
+
+
 def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+    policy = _policy(moe, parsed, WHOLE if parsed.box is None else None)
     failed = False
     for path, result in _results(moe, parsed):
         failed |= not isinstance(result, AgeEstimate)
         if parsed.json:
-            print(face_line(path, parsed.box, result), flush=True)
+            print(face_line(path, parsed.box, result, policy), flush=True)
         elif isinstance(result, AgeEstimate):
-            print(face_text(path, parsed.box, result), flush=True)
+            print(face_text(path, parsed.box, result, policy), flush=True)
         else:
-            print(f"{printable(path)}\n  error: {result}", file=sys.stderr)
+            _print_error(path, result, policy)
     return int(failed)
 
 
@@ -121,6 +134,7 @@ def _results(
 
 def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
     detector = moe.detector
+    policy = _policy(moe, parsed, detector.provenance)
     if not parsed.json:
         print(f"detector: {printable(detector.provenance)}", file=sys.stderr)
     failed = False
@@ -136,12 +150,18 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
                 save_drawing(parsed.draw, draw_faces(image, found))
         failed |= isinstance(found, AgeMoEError) or not found or any(f.error for f in found)
         if parsed.json:
-            print(photo_line(path, found, detector.provenance), flush=True)
+            print(photo_line(path, found, detector.provenance, policy), flush=True)
         elif isinstance(found, AgeMoEError):
-            print(f"{printable(path)}\n  error: {found}", file=sys.stderr)
+            _print_error(path, found, policy)
         else:
-            print(photo_text(path, found), flush=True)
+            print(photo_text(path, found, policy), flush=True)
     return int(failed)
+
+
+def _print_error(path: str, error: AgeMoEError, policy: Policy | None) -> None:
+    print(f"{printable(path)}\n  error: {error}", file=sys.stderr)
+    if policy is not None:
+        print(f"{printable(path)}\n  {printable(str(policy.decide(error)), MOST_LINE)}", flush=True)
 
 
 def _label(parsed: argparse.Namespace) -> int:
@@ -273,6 +293,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
     predict.add_argument("--whole", action="store_true", help="take each picture as one face")
     predict.add_argument("--photo", action="store_true", help=argparse.SUPPRESS)
+    policy = "decide by policy.json of the engines folder: pass, refer or fail"
+    predict.add_argument("--policy", action="store_true", help=policy)
     predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
     bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
     bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")

@@ -25,6 +25,7 @@ from runtime.images import Decode, ImageLimits
 from runtime.manifest_file import read_manifest
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
+from runtime.policy_terms import Binding
 from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box
 from runtime.startup import (
@@ -104,7 +105,7 @@ class AgeMoE:
         manifest = read_manifest(folder)
         self._detectors = Detectors(folder, manifest.detector, detector)
         chosen = chosen_experts(manifest.experts, experts)
-        self._sources = {name: expert.source.sha256 for name, expert in chosen.items()}
+        self._experts = chosen
         self._calibration = read_calibration(folder, fusion, chosen)
         self._check_detector = DetectorCheck(self._calibration)
         self._tables = self._calibration or FusionTables.identity(chosen)
@@ -120,7 +121,7 @@ class AgeMoE:
     @property
     def experts(self) -> tuple[str, ...]:
         """Names of the experts in use."""
-        return tuple(self._sources)
+        return tuple(self._experts)
 
     @property
     def backends(self) -> dict[str, str]:
@@ -147,12 +148,17 @@ class AgeMoE:
     @property
     def sources(self) -> dict[str, str | None]:
         """SHA-256 of each expert's checkpoint, by its name; None for random weights."""
-        return dict(self._sources)
+        return {name: expert.source.sha256 for name, expert in self._experts.items()}
 
     @property
     def calibrated(self) -> bool:
         """True if there are fusion tables; without them, the experts are averaged."""
         return self._calibration is not None
+
+    @property
+    def binding(self) -> Binding:
+        """The experts in use and the fusion tables, which a `Policy` must have been fitted for."""
+        return Binding.of(self._experts, self._calibration)
 
     @overload
     def predict(
@@ -283,7 +289,7 @@ class AgeMoE:
         self, faces: Sequence[FaceLike], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
-            raise DeadlineError(dict.fromkeys(self._sources, deadline.reason))
+            raise DeadlineError(dict.fromkeys(self._experts, deadline.reason))
         self._check_detector.check_boxes(faces, stacklevel=3)
         prepared = self._preparer.prepare(faces, deadline)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
@@ -312,8 +318,9 @@ class AgeMoE:
         self._closing = threading.Lock()
         self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
         try:
-            views = self._preparer.stacked([self._preparer.black_face()])
-            start(self._executor, views, concurrency)
+            start(
+                self._executor, self._preparer.stacked([self._preparer.black_face()]), concurrency
+            )
             self._statistics.clear()
         except BaseException:
             self.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from runtime.decisions import Policy
 from runtime.errors import AgeMoEError
 from runtime.labeling import Summary
 from runtime.photographs import PhotoFace
@@ -14,27 +16,39 @@ _LISTED = 20
 """Maximum number of bad photographs in a summary."""
 
 
-def face_line(path: str, box: Box | None, result: AgeEstimate | AgeMoEError) -> str:
+def face_line(
+    path: str, box: Box | None, result: AgeEstimate | AgeMoEError, policy: Policy | None = None
+) -> str:
     """Formats a picture of one face as JSON; without a box the whole picture is the face."""
     values = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
+    values |= _decision(result, policy)
     return json_line({"path": path, "box": box, **values})
 
 
-def photo_line(path: str, found: Sequence[PhotoFace] | AgeMoEError, detector: str) -> str:
+def photo_line(
+    path: str,
+    found: Sequence[PhotoFace] | AgeMoEError,
+    detector: str,
+    policy: Policy | None = None,
+) -> str:
     """Formats a photograph as JSON."""
     if isinstance(found, AgeMoEError):
-        return json_line({"path": path, "detector": detector, "error": str(found)})
-    faces = [face.to_dict() for face in found]
+        values = {"error": str(found), **_decision(found, policy)}
+        return json_line({"path": path, "detector": detector, **values})
+    faces = [{**face.to_dict(), **_decision(face.result, policy)} for face in found]
     return json_line({"path": path, "detector": detector, "faces": faces})
 
 
-def face_text(path: str, box: Box | None, estimate: AgeEstimate) -> str:
+def face_text(
+    path: str, box: Box | None, estimate: AgeEstimate, policy: Policy | None = None
+) -> str:
     """Formats a picture of one face as text; without a box the whole picture is the face."""
     place = "the whole picture as one face" if box is None else f"1 face, {_place(box)} as given"
-    return "\n".join([f"{printable(path)}: {place}", *_estimate_lines(estimate)])
+    lines = [*_estimate_lines(estimate), *_decision_lines(estimate, policy)]
+    return "\n".join([f"{printable(path)}: {place}", *lines])
 
 
-def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
+def photo_text(path: str, faces: Sequence[PhotoFace], policy: Policy | None = None) -> str:
     """Formats a photograph as text."""
     if not faces:
         return f"{printable(path)}: no face found (--whole takes the picture as one face)"
@@ -47,6 +61,7 @@ def photo_text(path: str, faces: Sequence[PhotoFace]) -> str:
             lines += [f"   {line}" for line in _estimate_lines(face.result)]
         else:
             lines.append(f"     error: {face.result}")
+        lines += [f"   {line}" for line in _decision_lines(face.result, policy)]
     return "\n".join(lines)
 
 
@@ -91,6 +106,14 @@ def _estimate_lines(estimate: AgeEstimate) -> list[str]:
         ),
         *(f"    note: {printable(note, MOST_LINE)}" for note in estimate.notes),
     ]
+
+
+def _decision(result: AgeEstimate | AgeMoEError, policy: Policy | None) -> dict[str, Any]:
+    return {} if policy is None else {"decision": policy.decide(result).to_dict()}
+
+
+def _decision_lines(result: AgeEstimate | AgeMoEError, policy: Policy | None) -> list[str]:
+    return [] if policy is None else [f"  {printable(str(policy.decide(result)), MOST_LINE)}"]
 
 
 def _interval(estimate: AgeEstimate) -> str:

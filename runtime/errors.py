@@ -5,6 +5,7 @@
     │   ├── ManifestError         manifest.json is missing, unreadable or inconsistent
     │   ├── EngineFileError       a file is missing, truncated or not the one that was built
     │   ├── FusionTableError      fusion.json is unreadable, inconsistent or of other experts
+    │   ├── PolicyError           policy.json is unreadable, inconsistent or of other engines
     │   └── ContractError         an expert's graph violates the contract
     ├── BackendError              the request cannot run on this machine
     │   ├── CudaError             a CUDA call failed; `lost`: the device is unusable from now on
@@ -79,6 +80,10 @@ class ManifestError(_ListedError):
 
 class FusionTableError(_ListedError):
     """fusion.json is unreadable, inconsistent or belongs to other experts."""
+
+
+class PolicyError(_ListedError):
+    """policy.json is unreadable, inconsistent or belongs to other engines, tables or faces."""
 
 
 class EngineFileError(EngineError, OSError):

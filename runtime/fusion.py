@@ -138,6 +138,8 @@ class FusionTables:
     """
     provenance: Mapping[str, object] = field(default_factory=dict)
     """Origin of the tables: faces, sources, cross-validated errors."""
+    sha256: str | None = None
+    """Of the file they were read from; None for tables that are not from a file."""
 
     @classmethod
     def identity(cls, names: Iterable[str]) -> FusionTables:

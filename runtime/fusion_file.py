@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from runtime.errors import FusionTableError
-from runtime.files import read_json, write_json
+from runtime.files import parse_json, read_text, write_json
 from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.results import INTERVAL_LEVEL
@@ -155,14 +156,15 @@ def read_fusion(path: Path) -> FusionTables:
         FusionTableError: the file is unreadable or inconsistent; every problem is listed.
     """
     try:
-        document = read_json(path)
+        text = read_text(path)
+        document = parse_json(text)
     except (OSError, ValueError) as error:
         raise FusionTableError(str(path), [f"cannot be read: {error}"], _CURE) from error
     problems: list[str] = []
     read = read_dataclass(_Document, JsonReader(_upgraded(document), "", problems))
     if problems:
         raise FusionTableError(str(path), problems, _CURE)
-    return _tables(read)
+    return replace(_tables(read), sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
 def write_fusion(path: Path, tables: FusionTables) -> None:

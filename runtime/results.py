@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Mapping
@@ -30,6 +31,10 @@ where the face is upright. 0, 0 is the center of the first pixel."""
 
 INTERVAL_LEVEL = 0.9
 """Probability that the true age lies within `low_years` … `high_years`."""
+
+OLDEST_VERIFIED_YEARS = 123.0
+"""Nobody is known to have been older: the oldest person whose age was verified, Jeanne Calment,
+died at 122 years and 164 days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,19 @@ class ResidualQuantiles:
     def level_of(self, residual_years: float) -> float:
         """Returns the probability that (true age - fused age) is below a residual.
 
-        Outside the table this is the outermost tabulated level: no more certainty is claimed than
-        was measured.
+        Outside the table this is the outermost tabulated level, which is then only a bound:
+        `level_bounds` tells.
         """
         return _interpolate(residual_years, self.years, self.levels)
+
+    def level_bounds(self, residual_years: float) -> tuple[float, float]:
+        """Returns bounds of `level_of`: equal within the table, 0 or 1 at one end outside it."""
+        if residual_years < self.years[0]:
+            return 0.0, self.levels[0]
+        if residual_years > self.years[-1]:
+            return self.levels[-1], 1.0
+        level = self.level_of(residual_years)
+        return level, level
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,11 +156,39 @@ class AgeEstimate:
     def probability_at_least(self, threshold_years: float) -> float:
         """Returns the probability that the true age is `threshold_years` or more.
 
+        No more certainty is claimed than was measured: beyond the outermost levels of the tables
+        (2.5 % and 97.5 %, or as they say) it is that level, and the probability is at most or at
+        least that; `probability_bounds` tells. At 0 years and less it is 1, above
+        `OLDEST_VERIFIED_YEARS` it is 0.
+
         Raises:
             NotCalibratedError: there are no tables for the experts that answered.
+            ValueError: the threshold is no finite number.
+        """
+        low, high = self.probability_bounds(threshold_years)
+        return high if low == 0.0 else low
+
+    def probability_bounds(self, threshold_years: float) -> tuple[float, float]:
+        """Returns bounds of the probability that the true age is `threshold_years` or more.
+
+        Returns:
+            Lower and upper bound. They are equal where the tables state the probability. Where the
+            threshold is so far from the estimate that they do not, the lower one is 0 or the upper
+            one is 1.
+
+        Raises:
+            NotCalibratedError: there are no tables for the experts that answered.
+            ValueError: the threshold is no finite number.
         """
         residuals = self._calibrated("A probability")
-        return 1.0 - residuals.level_of(threshold_years - self.age_years)
+        if not math.isfinite(threshold_years):
+            raise ValueError(f"threshold_years must be a finite number, got {threshold_years}.")
+        if threshold_years <= 0.0:
+            return 1.0, 1.0
+        if threshold_years > OLDEST_VERIFIED_YEARS:
+            return 0.0, 0.0
+        low, high = residuals.level_bounds(threshold_years - self.age_years)
+        return 1.0 - high, 1.0 - low
 
     def to_dict(self, *, gender: bool = False) -> dict[str, Any]:
         """Returns numbers, strings and dicts, ready for JSON.

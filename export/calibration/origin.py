@@ -58,6 +58,16 @@ def warn_of_detector(tables: FusionTables, detector: str | None) -> None:
         )
 
 
+def warn_of_fitted_faces(tables: FusionTables, data: str) -> None:
+    """Warns that the labeled data has the name of the data that the tables were fitted on."""
+    if data in (tables.provenance.get("data"), of_faces(tables.provenance).get("data")):
+        _LOGGER.warning(
+            "The tables were fitted on data with the same name, %s. Error rates on faces of the "
+            "fit are too low: use other faces.",
+            data,
+        )
+
+
 def of_faces(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the figures of the labeled faces: those of the intervals for a kept fusion."""
     found: Mapping[str, Any] = provenance.get("intervals", provenance)

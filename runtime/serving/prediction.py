@@ -136,6 +136,11 @@ def _face_json(
 def _estimate_json(estimate: AgeEstimate, threshold: float | None) -> JsonObject:
     fields = estimate.to_dict()
     if threshold is not None:
-        probability = estimate.probability_at_least(threshold)
-        fields["at_least"] = {"threshold": threshold, "probability": probability}
+        low, high = estimate.probability_bounds(threshold)
+        fields["at_least"] = {
+            "threshold": threshold,
+            "probability": estimate.probability_at_least(threshold),
+            "low": low,
+            "high": high,
+        }
     return fields

@@ -130,7 +130,9 @@ class AtLeastAnswer(BaseModel):
     """The probability of being at least `threshold` years old."""
 
     threshold: float
-    probability: float
+    probability: float = Field(description="The nearest probability that the tables state.")
+    low: float = Field(description="Lower bound; equals `probability` where the tables state it.")
+    high: float = Field(description="Upper bound.")
 
 
 class EstimateAnswer(BaseModel):

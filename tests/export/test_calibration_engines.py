@@ -11,7 +11,14 @@ from PIL import Image
 
 from export import calibrate, evaluate
 from export.calibration.raw_predictions import PREDICTIONS_NAME
-from runtime import AgeEstimate, AgeMoE, FusionTableError
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    FusionTableError,
+    PolicyError,
+    check_policy_fits,
+    read_policy,
+)
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.geometry import Geometry
 from runtime.startup import WHOLE
@@ -127,3 +134,26 @@ def test_another_geometry_is_predicted_again_and_its_old_tables_are_refused(
     assert first.splitlines()[0] == "id,age,gender,race,a,b"
     with AgeMoE(engines) as moe:
         assert moe.calibrated
+
+
+def test_faces_through_engines_to_a_policy(tmp_path: Path) -> None:
+    engines, command = engines_and_command(tmp_path, {"a": Tiny(), "b": Tiny(slope=60.0)})
+    with fewer_splits():
+        assert calibrate.main(command) == 0
+    others = labeled_pictures(tmp_path / "others", 60, seed=2)
+    options = ["--faces", str(others), "--engines", str(engines), "--whole", "--policy"]
+    options += ["--cache", str(tmp_path / "cache"), "--fusion", str(engines / FILE_NAME)]
+    assert evaluate.main([*options, "--max-false-positive", "0.45"]) == 0
+    policy = read_policy(engines)
+    with AgeMoE(engines) as moe:
+        check_policy_fits(policy, moe.binding, detector=WHOLE)
+        with pytest.raises(PolicyError, match="faces were found by none: each picture"):
+            check_policy_fits(policy, moe.binding, detector="haar")
+        faces = [Image.new("RGB", (16, 16), (level,) * 3) for level in (10, 240)]  # 4, 94 years
+        outcomes = [policy.decide(result).outcome for result in moe.predict(faces)]
+    assert 18.0 <= policy.challenge < 40.0
+    assert outcomes == ["refer", "pass"]
+    with fewer_splits():
+        assert calibrate.main([*command, "--seed", "7"]) == 0  # other tables
+    with pytest.raises(PolicyError, match="other fusion tables"):
+        read_policy(engines)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    AgeMoEError,
+    ExpertAge,
+    ImageError,
+    PhotoFace,
+    Policy,
+    write_policy,
+)
 from runtime.__main__ import main
+from runtime.console import photo_line, photo_text
 from runtime.fusion import FusionTables
 from runtime.fusion_file import write_fusion
 from tests.runtime.photo_samples import tiny_centerface
@@ -195,3 +208,69 @@ def test_doctor_finds_damage(
     marked = [line for line in out.splitlines() if line.startswith("!")]
     assert marked
     assert message in out
+
+
+def with_policy(engines: Path, **terms: Any) -> Policy:
+    with AgeMoE(engines) as moe:
+        policy = Policy(binding=moe.binding, uncalibrated=True, **terms)
+    write_policy(engines / "policy.json", policy)
+    return policy
+
+
+def test_predict_with_a_policy(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = with_policy(engines, floor=16.0)
+    paths = ["dark.png", "light.png", "none.png"]
+    status, out, _ = ran(capsys, "predict", "--whole", "--policy", *paths)
+    assert status == 1  # a picture is missing
+    decided = [line.strip() for line in out.splitlines() if "(policy" in line]
+    assert decided[0] == f"fail: 15.0 years are below the floor of 16. (policy {policy.id})"
+    assert decided[1] == (f"pass: 60.0 years reach the challenge age of 25. (policy {policy.id})")
+    assert decided[2].startswith("refer: ")
+    _, out, _ = ran(capsys, "predict", "--whole", "--policy", "--json", *paths)
+    decisions = [json.loads(line)["decision"] for line in out.splitlines()]
+    assert [decision["outcome"] for decision in decisions] == ["fail", "pass", "refer"]
+    assert {decision["policy"] for decision in decisions} == {policy.id}
+    status, out, _ = ran(capsys, "predict", "--whole", "dark.png", "--json")
+    assert "decision" not in json.loads(out)
+
+
+def test_each_face_of_a_photograph_has_its_own_decision() -> None:
+    ages = {"a": ExpertAge(30.0, 30.0, 1.0)}
+    results: list[AgeEstimate | AgeMoEError] = [AgeEstimate(age, ages) for age in (30.0, 20.0)]
+    results.append(ImageError("too small"))
+    faces = [PhotoFace((4.0, 4.0, 9.0, 9.0), result=result) for result in results]
+    policy = Policy(uncalibrated=True)
+    line = json.loads(photo_line("photo.png", faces, "centerface", policy))
+    outcomes = ["pass", "refer", "refer"]
+    assert [face["decision"]["outcome"] for face in line["faces"]] == outcomes
+    text = photo_text("photo.png", faces, policy)
+    assert [row.split(":")[0].strip() for row in text.splitlines() if policy.id in row] == outcomes
+    assert "decision" not in photo_line("photo.png", faces, "centerface")
+    assert "policy" not in photo_text("photo.png", faces)
+
+
+@pytest.mark.parametrize("absent", [True, False])
+def test_predict_refuses_a_policy_of_other_engines(
+    engines: Path, capsys: pytest.CaptureFixture[str], absent: bool
+) -> None:
+    if not absent:
+        with_policy(engines)
+        write_fusion(engines / "fusion.json", FusionTables.identity(["a", "bb"]))
+    status, out, err = ran(capsys, "predict", "--whole", "--policy", "dark.png")
+    assert (status, out) == (1, "")
+    assert "policy.json has 1 problem" in err
+    assert ("cannot be read" if absent else "other fusion tables") in err
+
+
+def test_whole_pictures_are_no_faces_of_the_policys_detector(
+    engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with AgeMoE(engines) as moe:
+        binding = replace(moe.binding, detector="centerface")
+    write_policy(engines / "policy.json", Policy(binding=binding, uncalibrated=True))
+    status, _, err = ran(capsys, "predict", "--whole", "--policy", "dark.png")
+    assert status == 1
+    assert "faces were found by centerface, now by none: each picture is one face" in err
+    status, out, _ = ran(capsys, "predict", "--box", "0,0,20,20", "--policy", "dark.png")
+    assert status == 0
+    assert "refer: 15.0 years" in out

@@ -51,7 +51,39 @@ def test_probability_falls_with_the_threshold(one: float, other: float) -> None:
     low, high = sorted((one, other))
     chances = estimate().probability_at_least(low), estimate().probability_at_least(high)
     assert chances[0] >= chances[1]
-    assert all(0.05 - 1e-12 <= chance <= 0.95 for chance in chances)
+
+
+@given(st.floats(-1000.0, 1000.0), st.floats(0.0, 100.0))
+def test_probabilities_beyond_the_tables_are_bounds(threshold: float, age: float) -> None:
+    found = estimate(age)
+    nearest, (low, high) = (
+        found.probability_at_least(threshold),
+        found.probability_bounds(threshold),
+    )
+    if threshold <= 0.0:
+        assert (nearest, low, high) == (1.0, 1.0, 1.0)
+    elif threshold > 123.0:
+        assert (nearest, low, high) == (0.0, 0.0, 0.0)
+    elif threshold - age > RESIDUALS.years[-1]:
+        assert (nearest, low, high) == pytest.approx((0.05, 0.0, 0.05))
+        assert low == 0.0
+    elif threshold - age < RESIDUALS.years[0]:
+        assert (nearest, low, high) == pytest.approx((0.95, 0.95, 1.0))
+        assert high == 1.0
+    else:
+        assert nearest == low == high
+
+
+def test_a_thousand_years_are_impossible() -> None:
+    assert estimate().probability_at_least(1000.0) == 0.0
+    assert estimate(98.0).probability_bounds(115.0) == pytest.approx((0.0, 0.05))
+
+
+@pytest.mark.parametrize("threshold", [float("nan"), float("inf"), -float("inf")])
+def test_a_threshold_is_a_finite_number(threshold: float) -> None:
+    for ask in (estimate().probability_at_least, estimate().probability_bounds):
+        with pytest.raises(ValueError, match="finite"):
+            ask(threshold)
 
 
 @given(st.floats(0.05, 0.95))

@@ -30,9 +30,12 @@ def test_a_face_sent_as_json(live: Live) -> None:
     answer = response.json()
     face = answer["images"][0]["faces"][0]
     expected = live.moe.predict(data)
+    low, high = expected.probability_bounds(18)
     assert face["estimate"].pop("at_least") == {
         "threshold": 18.0,
         "probability": expected.probability_at_least(18),
+        "low": low,
+        "high": high,
     }
     assert face == {
         "box": None,

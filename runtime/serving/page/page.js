@@ -124,11 +124,17 @@ function card(face, index, image, answer) {
   title.append(" ", html("b", { textContent: years(estimate.age_years) }), " years");
   head.lastChild.append(interval(estimate));
   const extra = [];
-  if (estimate.at_least) extra.push(`At least ${estimate.at_least.threshold}: ${percent(estimate.at_least.probability)}.`);
+  if (estimate.at_least) extra.push(`At least ${estimate.at_least.threshold}: ${probability(estimate.at_least)}.`);
   for (const [name, reason] of Object.entries(estimate.missing)) extra.push(`${name} is missing: ${reason}.`);
   for (const note of estimate.notes) extra.push(`Note: ${note}.`);
   const notes = extra.map((text) => html("p", { className: "note", textContent: text }));
   return html("li", {}, head, ...notes, table(estimate, answer.experts_ms));
+}
+
+// Where the tables state no probability, the answer holds bounds of it.
+function probability({ probability: nearest, low, high }) {
+  if (low === high) return percent(nearest);
+  return `${low === 0 ? "at most" : "at least"} ${(100 * nearest).toFixed(1)} %`;
 }
 
 function interval({ low_years: low, high_years: high, interval_level: level }) {
