@@ -70,8 +70,9 @@ def test_files_of_another_version_than_the_metadata_say(site: Path) -> None:
     assert "the files are those of 5.0.0, not of made-up 4.14.0.94" in problem
 
 
+@pytest.mark.usefixtures("site")
 def test_a_distribution_elsewhere_does_not_own_the_module(
-    site: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = tmp_path_factory.mktemp("other")
     add_distribution(other, "made-up", "4.0")
@@ -113,7 +114,7 @@ def test_opencv_without_its_functions(
     monkeypatch: pytest.MonkeyPatch, empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without(monkeypatch, "resize", "warpAffine")
-    with pytest.raises(BackendError, match="has no resize and no warpAffine.*doctor"):
+    with pytest.raises(BackendError, match=r"has no resize and no warpAffine.*doctor"):
         import_opencv()
     assert main(["doctor", "--json", "--engines", str(empty_folder)]) == 1
     entries = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
