@@ -119,7 +119,8 @@ def test_all_sources_are_taken(shared: DecoderPool, tmp_path: Path) -> None:
     data = encoded()
     expected = load_rgb(data, LIMITS)
     (tmp_path / "a.png").write_bytes(data)
-    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO(data), bytearray(data)):
+    sources: list[Any] = [tmp_path / "a.png", str(tmp_path / "a.png"), io.BytesIO(data), data]
+    for source in sources:
         assert np.array_equal(shared.decode(source, LIMITS), expected)
     assert shared.decode(expected, LIMITS) is expected
     assert np.array_equal(shared.decode(Image.fromarray(expected), LIMITS), expected)
@@ -371,7 +372,9 @@ def test_a_process_has_no_secrets_no_files_and_imports_little(
         os.kill(decoder.pid, signal.SIGINT)  # ignored
         data = encoded()
         task = process.Task(data, LIMITS, 60.0, 1 << 30)
-        assert np.array_equal(decoder.decode(task), load_rgb(data, LIMITS))
+        pixels = decoder.decode(task)
+        assert isinstance(pixels, np.ndarray)
+        assert np.array_equal(pixels, load_rgb(data, LIMITS))
     finally:
         decoder.end()
         os.close(secret)
@@ -402,7 +405,7 @@ def test_the_budget_is_held_while_a_picture_is_decoded(
 @pytest.mark.parametrize("options", [{"processes": 0}, {"max_seconds": 0.0}, {"budget_bytes": -1}])
 def test_options_are_positive(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="positive"):
-        DecoderPool(**options)  # type: ignore[arg-type]
+        DecoderPool(**options)
 
 
 def test_agemoe_and_photographs_use_the_decoder(shared: DecoderPool, tmp_path: Path) -> None:
