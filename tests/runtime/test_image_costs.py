@@ -23,7 +23,7 @@ LIMITS = ImageLimits()
 SMALL, LARGE = (64, 128), (3200, 2560)
 LARGE_WEBP, LARGE_CODES = (2400, 1800), (512, 512)
 CODES_UNKNOWN = {"webp lossless", "webp lossless alpha", "webp lossy alpha"}
-"""The header does not tell how many there are: "webp lossless, many codes" has as many as can be."""
+"""The header does not tell their number; "webp lossless, many codes" has as many as can be."""
 TURNED = [*((name, 6) for name in MAKERS), *(("jpeg", number) for number in (1, 2, 3))]
 
 
