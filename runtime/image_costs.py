@@ -18,6 +18,8 @@ _STRIP_BYTES = 26
 """Per pixel of a strip: as stored, turned, with alpha, on white, as RGB, in arrays."""
 _ROW_BYTES = 256
 """Per column: rows that decoders hold; most in a JPEG: 40 of four colors, and upsampled ones."""
+_LINE_BYTES = 64
+"""Per row: Pillow's pointers to the rows of an image and of its strips."""
 _FIXED_BYTES = 1 << 20
 """Tables, reading in blocks, and what the allocator rounds up."""
 _RGB_BYTES = 3
@@ -74,9 +76,10 @@ def cost_of(file: PictureFile) -> PictureCost:
         beside = header.decoding_bytes + _RGB_BYTES * pixels
     else:
         beside = max(header.decoding_bytes, _RGB_BYTES * pixels)
-    strips = _STRIP_BYTES * min(pixels, STRIP_PIXELS) + _ROW_BYTES * header.width + _FIXED_BYTES
+    strips = _STRIP_BYTES * min(pixels, STRIP_PIXELS)
+    rows = _ROW_BYTES * header.width + _LINE_BYTES * header.height + _FIXED_BYTES
     encoded = _ENCODED_COPIES[file.format] * len(file.data)
-    peak = header.image_bytes + beside + strips + encoded
+    peak = header.image_bytes + beside + strips + rows + encoded
     return PictureCost(file.format, header.width, header.height, peak)
 
 

@@ -219,6 +219,7 @@ MAKERS: dict[str, Maker] = {
     "png RGB 16 bits": _png(16, 2),
     **{f"png LA {depth} bits": _png(depth, 4) for depth in (8, 16)},
     **{f"png RGBA {depth} bits": _png(depth, 6) for depth in (8, 16)},
+    "png RGBA 16 bits, narrow": lambda width, height: png(min(width, 30), 20 * height, 16, 6),
     "png interlaced gray 1 bits": _png(1, 0, interlaced=True),
     "png interlaced gray 16 bits": _png(16, 0, interlaced=True),
     "png interlaced palette": _png(8, 3, interlaced=True, clear=True),

@@ -23,7 +23,7 @@ LIMITS = ImageLimits()
 SMALL, LARGE = (64, 128), (3200, 2560)
 LARGE_WEBP, LARGE_CODES = (2400, 1800), (512, 512)
 CODES_UNKNOWN = {"webp lossless", "webp lossless alpha", "webp lossy alpha"}
-"""The header does not tell how many there are: "webp lossless, many codes" has as many as can be."""
+"""The header does not tell their number; "webp lossless, many codes" has as many as can be."""
 TURNED = [*((name, 6) for name in MAKERS), *(("jpeg", number) for number in (1, 2, 3))]
 
 
@@ -65,7 +65,7 @@ def test_no_picture_takes_more_than_promised(
         assert promised <= 1.25 * peak  # else it tells nothing
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", [name for name in MAKERS if "narrow" not in name])
 def test_the_header_tells_format_and_size(name: str) -> None:
     data = MAKERS[name](40, 30)
     cost = picture_cost(data, LIMITS)
@@ -150,7 +150,7 @@ def test_two_headers_are_refused() -> None:
                 look(twice, LIMITS)
 
 
-def test_pixels_that_are_missing_cost_no_more_than_documented() -> None:
+def test_a_picture_without_pixels_is_counted_whole_and_refused() -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 7_000, 7_000, 8, 2, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000)))
     assert picture_cost(data, LIMITS).peak_bytes >= 7 * 49_000_000
