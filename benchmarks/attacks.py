@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks import environment
 from benchmarks import options as shared
-from benchmarks.hostile import Hostile, costs, corpus
+from benchmarks.hostile import Hostile, corpus, costs
 from benchmarks.hostile.costs import Cost, library_cost
 from benchmarks.hostile.requests import body, hostile_requests, slow_picture
 from benchmarks.hostile.service import Answer, Service, serving
@@ -101,9 +101,9 @@ def run(options: argparse.Namespace) -> int:
         max_mb=options.max_mb,
         max_slowdown=options.max_slowdown,
     )
-    machine = environment.machine()
-    print(f"{len(pictures)} pictures in {time.monotonic() - started:.0f} s; {machine['processor']}, "
-          f"{machine['cores']} cores, load {load[0]}.\n")  # fmt: skip
+    machine, seconds = environment.machine(), time.monotonic() - started
+    system = f"{machine['processor']}, {machine['cores']} cores, load {load[0]}"
+    print(f"{len(pictures)} pictures in {seconds:.0f} s; {system}.\n")
     print(table(kinds))
     print("\n".join(["", *found, "", f"Beyond the bounds: {len(problems)}.", *problems]))
     return WRONG if problems else 0
@@ -202,14 +202,15 @@ def _deadlines(service: Service, normal: bytes) -> str:
 def _flood(service: Service) -> str:
     """Many requests at once, each with a picture at the limit; what they leave in memory."""
     from benchmarks.hostile.parts import LIMIT_SIDE
-    from benchmarks.hostile.pngs import png
+    from benchmarks.hostile.png_files import png
 
     before = costs.resident(service.process)
     cost, answers = service.cost(*[body([png(LIMIT_SIDE, LIMIT_SIDE, 6)])] * _AT_ONCE)
     after = costs.resident(service.process)
     return (
         f"{_AT_ONCE} RGBA pictures at the limit at once: {_counted(answers)}; peak "
-        f"{cost.peak_bytes / 1e6:,.0f} MB above {before / 1e6:,.0f} MB, {after / 1e6:,.0f} MB after; "
+        f"{cost.peak_bytes / 1e6:,.0f} MB above {before / 1e6:,.0f} MB, "
+        f"{after / 1e6:,.0f} MB after; "
         f"{cost.cpu_seconds:.1f} s of processor time, {cost.wall_seconds:.1f} s."
     )
 

@@ -9,10 +9,10 @@ from functools import partial
 
 from PIL import Image
 
-from benchmarks.hostile.jpegs import jpeg, segment
+from benchmarks.hostile.jpeg_files import jpeg, segment
 from benchmarks.hostile.parts import Hostile, chunk, noise, zeros
-from benchmarks.hostile.pngs import png
-from benchmarks.hostile.webps import lossless
+from benchmarks.hostile.png_files import png
+from benchmarks.hostile.webp_files import lossless
 
 _SAVED = (
     "GIF",
@@ -104,8 +104,8 @@ def pictures() -> Iterator[Hostile]:
     }
     for name, start in starts.items():
         for label, size in (("100 bytes", 100), ("100 kB", 100_000), ("30 MB", 30_000_000)):
-            for data, make in (("zeros", bytes), ("noise", noise)):
-                build = partial(lambda start, make, size: start + make(size), start, make, size)
+            for data, fill in (("zeros", bytes), ("noise", noise)):
+                build = partial(lambda start, fill, size: start + fill(size), start, fill, size)
                 small = size < 1_000_000
                 yield Hostile("garbage", f"{name}, then {label} of {data}", build, small=small)
         build = partial(lambda start: start + b"\xff" * 30_000_000, start)

@@ -50,12 +50,19 @@ class Bits:
         self._value += bits
 
     def __len__(self) -> int:
+        """Number of bits."""
         return len(self._value)
 
     def packed(self, *, high_first: bool = False) -> bytes:
         """Returns the bits in bytes; the last one is filled up with zeros."""
-        order = "big" if high_first else "little"
-        return np.packbits(np.array(self._value, np.uint8), bitorder=order).tobytes()  # type: ignore[call-overload]
+        bits = np.array(self._value, np.uint8)
+        packed = np.packbits(bits, bitorder="big" if high_first else "little")
+        return bytes(packed)
+
+
+def cut(data: bytes, place: int) -> bytes:
+    """Returns the beginning of a file."""
+    return data[:place]
 
 
 def noise(count: int, seed: int = 0) -> bytes:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.hostile.jpegs import FULL, jpeg
+from benchmarks.hostile.jpeg_files import FULL, jpeg
 from benchmarks.hostile.parts import LIMIT_SIDE, exif, noise
-from benchmarks.hostile.pngs import empty_blocks, png
-from benchmarks.hostile.webps import lossless
+from benchmarks.hostile.png_files import empty_blocks, png
+from benchmarks.hostile.webp_files import lossless
 
 _BODY = 48 << 20
 """Default limit on a request's bytes."""
@@ -94,21 +94,26 @@ def _many_pictures() -> Iterator[HostileRequest]:
 def _documents() -> Iterator[HostileRequest]:
     kind = "odd JSON"
     size = _BODY - 1000
+    picture = b'{"images":["/9j/"],'
     documents: dict[str, Callable[[], bytes]] = {
         "16 million empty pictures": lambda: b'{"images":[""' + b',""' * (size // 3) + b"]}",
         "nested lists": lambda: b'{"images":' + b"[" * size,
-        "millions of numbers": lambda: b'{"images":["/9j/"],"boxes":[[[1' + b",1" * (size // 2) + b"]]]}",
-        "millions of boxes": lambda: b'{"images":["/9j/"],"boxes":[[[1,1,9,9]' + b",[1,1,9,9]" * (size // 10) + b"]]}",
-        "millions of nulls": lambda: b'{"images":["/9j/"],"boxes":[null' + b",null" * (size // 5) + b"]}",
-        "millions of keys": lambda: b'{"images":["/9j/"],' + b",".join(b'"%d":1' % i for i in range(3_000_000)) + b"}",
+        "millions of numbers": lambda: picture + b'"boxes":[[[1' + b",1" * (size // 2) + b"]]]}",
+        "millions of boxes": lambda: (
+            picture + b'"boxes":[[[1,1,9,9]' + b",[1,1,9,9]" * (size // 10) + b"]]}"
+        ),
+        "millions of nulls": lambda: picture + b'"boxes":[null' + b",null" * (size // 5) + b"]}",
+        "millions of keys": lambda: (
+            picture + b",".join(b'"%d":1' % i for i in range(3_000_000)) + b"}"
+        ),
         "base64 of spaces": lambda: b'{"images":["' + b" " * size + b'"]}',
         "base64 of line ends": lambda: b'{"images":["' + b"\\n" * (size // 2) + b'"]}',
         "no base64": lambda: b'{"images":["' + b"\xc3\xa9" * (size // 2) + b'"]}',
         "escapes": lambda: b'{"images":["' + b"\\u0041" * (size // 6) + b'"]}',
-        "a number of 40 MB": lambda: b'{"images":["/9j/"],"threshold":' + b"9" * size + b"}",
+        "a number of 40 MB": lambda: picture + b'"threshold":' + b"9" * size + b"}",
         "spaces": lambda: b" " * size + b"{}",
         "a long data URI": lambda: b'{"images":["data:' + b"image/" * (size // 6) + b',/9j/"]}',
         "a picture too large": lambda: body([bytes(33_600_000)]),
-    }  # fmt: skip
+    }
     for name, make in documents.items():
         yield HostileRequest(kind, name, make)

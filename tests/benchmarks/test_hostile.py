@@ -1,4 +1,4 @@
-"""Hostile pictures reach decoders within the stated bounds, or not at all; nothing else is raised."""
+"""Hostile pictures reach decoders within the stated bounds or not at all."""
 
 from __future__ import annotations
 
@@ -104,8 +104,7 @@ def load(picture: Hostile) -> bool:
         CHECKS[file.format](file.data)
     try:
         pixels = load_rgb(data, LIMITS)
-    except InputError as error:
-        assert len(str(error)) < 1_000
+    except InputError:  # any other error fails the test
         return False
     assert pixels.shape[0] * pixels.shape[1] <= LIMITS.max_pixels
     return True
@@ -135,7 +134,7 @@ def test_the_corpus_is_the_same_in_every_run() -> None:
     pictures = corpus()
     assert len(pictures) > 400
     assert len({(one.kind, one.name) for one in pictures}) == len(pictures)
-    assert REFUSED_UNREAD <= {(one.kind, one.name) for one in pictures}
+    assert {(one.kind, one.name) for one in pictures} >= REFUSED_UNREAD
     for one in SMALL[::20]:
         assert one.make() == one.make()
     names = [(one.kind, one.name) for one in hostile_requests()]
@@ -158,7 +157,7 @@ def test_what_lies_beyond_the_bounds_is_reported() -> None:
         "a": Kind({"x": fine}, {"x": fine}, slowdown=1.9),
         "b": Kind({"x": foreign}, {"x": slow, "y": large}, slowdown=2.1),
     }
-    bounds = dict(max_cpu_seconds=2.0, max_mb=200.0, max_slowdown=2.0)
+    bounds = {"max_cpu_seconds": 2.0, "max_mb": 200.0, "max_slowdown": 2.0}
     lines = wrong(kinds, **bounds)
     assert lines == [
         "- b, x, library: FOREIGN KeyError: 1",
