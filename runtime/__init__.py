@@ -28,10 +28,12 @@ from runtime.errors import (
     ManifestError,
     NotCalibratedError,
     PredictionError,
+    QualityError,
 )
 from runtime.images import ImageLimits
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
+from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import AgeEstimate, ExpertAge, Face, Landmarks, ResidualQuantiles
 from runtime.startup import DetectorWarning, PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
@@ -59,6 +61,7 @@ __all__ = [
     "ExpertAge",
     "ExpertStats",
     "Face",
+    "FaceQuality",
     "FallbackWarning",
     "FusionTableError",
     "GivenBoxes",
@@ -75,6 +78,8 @@ __all__ = [
     "PhotoFace",
     "PlaceholderWeightsWarning",
     "PredictionError",
+    "QualityError",
+    "QualityLimits",
     "ResidualQuantiles",
     "Stats",
     "YuNetDetector",

@@ -181,6 +181,7 @@ def faces_in(image: Pixels, found: Iterable[FoundFace]) -> list[Face]:
             turned(face.box, face.turn),
             turned(face.person_box, face.turn),
             face.landmarks and turned_landmarks(face.landmarks, face.turn, width, height),
+            face.score,
         )
         for face in found
     ]
