@@ -18,7 +18,7 @@ SAMPLE_SIDE = 112
 faces of all sizes are comparable: a small face, enlarged, is as blurred as a large one out of
 focus."""
 
-MOST_READ = 4 * SAMPLE_SIDE
+MOST_READ = 3 * SAMPLE_SIDE
 """Pixels that are read of each side of a box, evenly spaced: bounds the cost of a large one."""
 
 UNDEREXPOSED, OVEREXPOSED = 25, 247
@@ -92,8 +92,10 @@ def luminance_sample(image: Pixels, box: Box | None) -> NDArray[np.uint8]:
         left, top, right, bottom = box_edges(box, image)
         image = image[top:bottom, left:right]
     down, across = (max(math.ceil(side / MOST_READ), 1) for side in image.shape[:2])
-    read = Image.fromarray(np.ascontiguousarray(image[::down, ::across])).convert("L")
-    return np.asarray(read.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BILINEAR))
+    # Channel by channel: copying every n-th triple of bytes takes several times as long.
+    read = np.stack([image[::down, ::across, channel] for channel in range(3)], axis=-1)
+    gray = Image.fromarray(read).convert("L")
+    return np.asarray(gray.resize((SAMPLE_SIDE, SAMPLE_SIDE), Image.Resampling.BILINEAR))
 
 
 def sharpness_of(luminance: NDArray[np.uint8]) -> float:

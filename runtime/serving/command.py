@@ -11,6 +11,7 @@ from pathlib import Path
 
 from runtime.detectors.names import AUTO, NAMES
 from runtime.errors import AgeMoEError
+from runtime.quality import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[type[int] | type[float], str]]
@@ -82,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--admin", action="store_true", help="with --new-key: a key that also permits reloading")
     add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
     add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
+    add_no_face_option(parser)
+    add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
 
@@ -123,6 +126,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     names = ("engines", "device", "precision", "detector", "keys")
     return Settings(
         **{name: given[name] for name in names},
+        quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
         allowed_hosts=_allowed_hosts(parsed),
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),
         batching=Batching(**{name: given[f"batching.{name}"] for name in _BATCHING}),
