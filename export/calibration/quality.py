@@ -75,7 +75,7 @@ def bins_of(name: str, values: Floats) -> dict[str, Rows]:
 def _quantiles(values: Floats) -> tuple[float, ...]:
     """Returns the edges of bins of equally many faces; fewer where many values are equal."""
     if len(values) == 0:
-        return ()
+        return (0.0, np.inf)
     edges = np.unique(np.quantile(values, np.linspace(0.0, 1.0, BINS + 1)))
     return (*map(float, edges),) if len(edges) > 1 else (float(edges[0]), np.inf)
 
