@@ -22,8 +22,6 @@ from export.calibration.labels import LabeledFace, read_faces
 from runtime.images import ImageLimits, load_rgb
 
 LABELS = "labels.csv"
-LEAST_SIDE = 64
-"""Pixels; smaller copies are not written."""
 _COLUMNS = ("image", "age", "subject", "source", "group_reduced")
 
 
@@ -34,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--count", type=int, default=500, help="photographs of each folder")
     parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    parser.add_argument("--least-side", type=int, default=64, help="smaller ones are left out")
     parser.add_argument("--exclude", type=Path, help="CSV whose column image names others")
     parser.add_argument("--seed", type=int, default=0)
     parsed = parser.parse_args(arguments)
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for folder in parsed.photos:
             faces = [f for f in read_faces(folder) if (folder.name, f.path.name) not in excluded]
             chosen = random.Random(parsed.seed).sample(faces, min(parsed.count, len(faces)))
-            writer.writerows(_written(chosen, folder.name, parsed.factors, parsed.output))
+            writer.writerows(_written(chosen, folder.name, parsed))
     return 0
 
 
@@ -58,17 +57,17 @@ def _excluded(path: Path | None) -> frozenset[tuple[str, str]]:
 
 
 def _written(
-    faces: Iterable[LabeledFace], source: str, factors: Sequence[int], output: Path
+    faces: Iterable[LabeledFace], source: str, parsed: argparse.Namespace
 ) -> Iterator[tuple[object, ...]]:
     """Writes the copies of each photograph; yields their rows."""
     for number, face in enumerate(faces):
         image = Image.fromarray(load_rgb(face.path, ImageLimits()))
-        for factor in factors:
+        for factor in parsed.factors:
             size = image.width // factor, image.height // factor
-            if min(size) < LEAST_SIDE:
+            if min(size) < parsed.least_side:
                 continue
             name = f"{source}-{number:05}-{factor}.png"
-            image.resize(size, Image.Resampling.BOX).save(output / name)
+            image.resize(size, Image.Resampling.BOX).save(parsed.output / name)
             subject = f"{source}-{face.subject or number}"
             yield name, face.age_years, subject, source, f"1/{factor}"
 
