@@ -24,6 +24,7 @@ from export.errors import OptionsError
 from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
+from runtime.quality import QualityLimits, add_quality_options, quality_limits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fusion", type=Path, required=True, metavar="JSON", help="the tables")
     parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
     parser.add_argument("--compare", type=Path, metavar="JSON", help="other tables to compare with")
+    add_quality_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write the report there, too")
     add_report(parser)
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     options, challenge = report_options(arguments), challenge_options(arguments)
+    limits = _limits(arguments)
     tables = _tables(arguments.fusion, arguments.experts or ())
     arguments.bind = challenge is not None  # a policy is for the experts of --engines
     names = arguments.experts or list(tables.experts)
@@ -58,6 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from export.calibration.inputs import labeled_data
     from export.calibration.markdown import markdown
     from export.calibration.origin import warn_of_detector
+    from export.calibration.quality import limits_report, quality_report
     from export.calibration.report import report_of
     from export.calibration.report_files import write_report
     from export.calibration.scores import scores_of_tables
@@ -73,6 +77,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         write_fitted_policy(arguments, challenge, data, scores, tables)
         return
     report, appendix = report_of(scores, options), ""
+    report["quality"] = quality_report(scores, options)
+    if limits is not None:
+        report["limits"] = limits_report(scores, options, limits)
     if other is not None:
         report["comparison"] = comparison(scores, scores_of_tables(faces, other), options)
         titles = arguments.fusion.name, arguments.compare.name
@@ -89,6 +96,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=1, sort_keys=True, allow_nan=False))
     else:
         print(markdown(report, "Evaluation", preface, []) + appendix)
+
+
+def _limits(arguments: argparse.Namespace) -> QualityLimits | None:
+    """Returns the quality limits of the options; None if there are none."""
+    try:
+        limits = quality_limits(arguments, require_face=False)
+    except ValueError as error:
+        raise OptionsError([str(error)]) from error
+    return None if limits == QualityLimits(require_face=False) else limits
 
 
 def _tables(path: Path, experts: Sequence[str]) -> FusionTables:

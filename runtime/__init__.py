@@ -31,12 +31,14 @@ from runtime.errors import (
     NotCalibratedError,
     PolicyError,
     PredictionError,
+    QualityError,
 )
 from runtime.images import ImageLimits
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
 from runtime.policy_file import check_policy_fits, read_policy, write_policy
 from runtime.policy_terms import Binding
+from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import AgeEstimate, ExpertAge, Face, Landmarks, ResidualQuantiles
 from runtime.startup import DetectorWarning, PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
@@ -67,6 +69,7 @@ __all__ = [
     "ExpertAge",
     "ExpertStats",
     "Face",
+    "FaceQuality",
     "FallbackWarning",
     "FusionTableError",
     "GivenBoxes",
@@ -85,6 +88,8 @@ __all__ = [
     "Policy",
     "PolicyError",
     "PredictionError",
+    "QualityError",
+    "QualityLimits",
     "Reason",
     "ResidualQuantiles",
     "Stats",

@@ -37,6 +37,7 @@ from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import MOST_LINE, printable, printable_lines
+from runtime.quality import add_no_face_option, add_quality_options, quality_limits
 from runtime.results import AgeEstimate, Box, Face
 from runtime.startup import WHOLE
 
@@ -71,6 +72,10 @@ def _misuse(parsed: argparse.Namespace) -> str | None:
         return "--box needs exactly one picture and no --whole"
     if parsed.person_box and (len(parsed.photos) != 1 or not (parsed.box or parsed.whole)):
         return "--person-box needs exactly one picture, and --box or --whole"
+    try:
+        quality_limits(parsed, require_face=not parsed.accept_no_face)
+    except ValueError as error:
+        return str(error)
     if parsed.draw is None:
         return None
     if _is_one_face(parsed) or len(parsed.photos) != 1:
@@ -94,7 +99,11 @@ def _is_one_face(parsed: argparse.Namespace) -> bool:
 
 def _predict(parsed: argparse.Namespace) -> int:
     with AgeMoE(
-        parsed.engines, device=parsed.device, precision=parsed.precision, detector=parsed.detector
+        parsed.engines,
+        device=parsed.device,
+        precision=parsed.precision,
+        quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
+        detector=parsed.detector,
     ) as moe:
         return _predict_faces(moe, parsed) if _is_one_face(parsed) else _predict_photos(moe, parsed)
 
@@ -296,6 +305,8 @@ def _parser() -> argparse.ArgumentParser:
     policy = "decide by policy.json of the engines folder: pass, refer or fail"
     predict.add_argument("--policy", action="store_true", help=policy)
     predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
+    add_no_face_option(predict)
+    add_quality_options(predict)
     bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
     bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")
     bulk.add_argument("--output", type=Path, required=True, help="a .csv or .parquet file")

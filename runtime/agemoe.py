@@ -27,6 +27,7 @@ from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_terms import Binding
 from runtime.preparation import PreparedFace, Preparer
+from runtime.quality import QualityLimits
 from runtime.results import AgeEstimate, Box
 from runtime.startup import (
     CONCURRENCY,
@@ -66,6 +67,7 @@ class AgeMoE:
         concurrency: str = "auto",
         threads: int | None = None,
         limits: ImageLimits | None = None,
+        quality: QualityLimits | None = None,
         detector: str | Detector = AUTO,
         decoder: Decode | None = None,
         gpu: GpuOptions | None = None,
@@ -86,6 +88,7 @@ class AgeMoE:
                 `auto` measures which is faster. A deadline always implies `lanes`.
             threads: cores each expert may use on the CPU; None means all.
             limits: on the size of pictures.
+            quality: limits below which a face is refused before the experts run; None: none.
             detector: of `predict_photo`, or its name as in `parse_detector`; opened when needed.
             decoder: of pictures, as `runtime.decoding.DecoderPool.decode`; None: this process.
             gpu: options of the experts that run on a GPU.
@@ -113,7 +116,9 @@ class AgeMoE:
         self._statistics = Statistics(chosen)
         self._limits, self._decoder = limits or ImageLimits(), decoder
         parts = chosen, self._limits, self._statistics
-        self._preparer = Preparer(*parts, detector=lambda: self.detector, decoder=decoder)
+        self._preparer = Preparer(
+            *parts, detector=lambda: self.detector, decoder=decoder, quality=quality
+        )
         opened = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, opened, self._statistics)
         self._start(concurrency)
@@ -181,12 +186,10 @@ class AgeMoE:
         Args:
             faces: one face or a list or tuple of them. A face is a picture (path, encoded bytes,
                 binary file, PIL image, uint8 RGB (H, W, 3)) or a `Face` with boxes.
-            deadline_ms: milliseconds from now, or a `Deadline`; late experts are left out and
-                named in `missing`.
+            deadline_ms: milliseconds from now, or a `Deadline`; late experts are only in `missing`.
 
         Returns:
-            An estimate; for a list, one entry per face in the same order. For a face that cannot
-            be used, the entry is the error, which is not raised.
+            An estimate; for a list, one entry per face in order, the error where it has none.
 
         Raises:
             InputError: the single face cannot be used.
@@ -214,8 +217,7 @@ class AgeMoE:
 
         Args:
             image: as in `predict`.
-            detector: finds the faces, or its name; None uses `self.detector`. Wrap your own boxes
-                in `GivenBoxes`.
+            detector: or its name; None uses `self.detector`. Wrap your own boxes in `GivenBoxes`.
             person_boxes: whole persons, in addition to those that the detector finds.
             deadline_ms: as in `predict`, detection included.
 
@@ -309,8 +311,9 @@ class AgeMoE:
         with self._statistics.timed("experts"):
             answers = self._executor.run(views, deadline)
         with self._statistics.timed("fuse"):
-            unseen, notes = zip(*((self._preparer.unseen(f), f.notes) for f in faces), strict=True)
-            return estimates_from(answers, unseen, self._tables, notes)
+            unseen = [self._preparer.unseen(face) for face in faces]
+            origins = [face.origin for face in faces]
+            return estimates_from(answers, unseen, self._tables, origins)
 
     def _start(self, concurrency: str) -> None:
         """Starts the threads of `submit` and warms the experts up; on failure, closes them."""

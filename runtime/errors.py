@@ -15,7 +15,8 @@
     │   ├── ImageTooLargeError    over the limit on bytes or pixels
     │   ├── BoxError              the box lies outside the picture or has no area
     │   ├── BoxesTooLargeError    the boxes of a picture together cover too many pixels
-    │   └── LandmarkError         the landmarks cannot be those of a face in the picture
+    │   ├── LandmarkError         the landmarks cannot be those of a face in the picture
+    │   └── QualityError          the face is below the quality limits, or no face at all
     ├── PredictionError           no expert answered
     │   └── DeadlineError         every expert was late
     ├── NotCalibratedError        there are no residual quantiles for an interval
@@ -142,6 +143,15 @@ class BoxesTooLargeError(InputError):
 
 class LandmarkError(InputError):
     """The landmarks cannot be those of a face in the picture."""
+
+
+class QualityError(InputError):
+    """The face is below the quality limits, or no face; `reasons` holds a sentence for each."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        """Composes the message from the reasons, of which there is at least one."""
+        self.reasons = tuple(reasons)
+        super().__init__(f"The face was refused: {'; '.join(self.reasons)}.")
 
 
 class PredictionError(AgeMoEError, RuntimeError):

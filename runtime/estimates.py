@@ -11,14 +11,18 @@ from runtime.backends import Outputs
 from runtime.errors import AgeMoEError, PredictionError
 from runtime.executor import Answers
 from runtime.fusion import Floats, Fused, FusionTables
+from runtime.quality import FaceQuality
 from runtime.results import AgeEstimate, ExpertAge
+
+Origin = tuple[tuple[str, ...], FaceQuality | None]
+"""Notes and quality of a face, as in `AgeEstimate`."""
 
 
 def estimates_from(
     answers: Answers,
     unseen: Sequence[Mapping[str, str]],
     tables: FusionTables,
-    notes: Sequence[tuple[str, ...]] | None = None,
+    origins: Sequence[Origin] | None = None,
 ) -> list[AgeEstimate | AgeMoEError]:
     """Fuses a batch.
 
@@ -26,7 +30,7 @@ def estimates_from(
         answers: the experts' outputs for N faces.
         unseen: for each face, the experts whose answer is ignored, with the reason.
         tables: of all experts.
-        notes: for each face, as in `AgeEstimate`; None if there are none.
+        origins: for each face, its notes and quality, as in `AgeEstimate`; None if unknown.
 
     Returns:
         One entry per face; an error for a face without any usable answer.
@@ -54,11 +58,17 @@ def estimates_from(
         else PredictionError(reasons[face])
         for face in range(len(ages))
     ]
-    return found if notes is None else [_noted(*pair) for pair in zip(found, notes, strict=True)]
+    if origins is None:
+        return found
+    return [_from(result, *origin) for result, origin in zip(found, origins, strict=True)]
 
 
-def _noted(result: AgeEstimate | AgeMoEError, notes: tuple[str, ...]) -> AgeEstimate | AgeMoEError:
-    return replace(result, notes=notes) if isinstance(result, AgeEstimate) else result
+def _from(
+    result: AgeEstimate | AgeMoEError, notes: tuple[str, ...], quality: FaceQuality | None
+) -> AgeEstimate | AgeMoEError:
+    if isinstance(result, AgeEstimate):
+        return replace(result, notes=notes, quality=quality)
+    return result
 
 
 def _unusable(names: Sequence[str], raw_years: Floats, tables: FusionTables) -> dict[str, str]:

@@ -1,8 +1,9 @@
-"""Landmarks for faces that come without: asks the detector within the box."""
+"""Faces that come without a detection: asks the detector within the box."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 from runtime.box_edges import box_edges
 from runtime.detection import (
@@ -34,18 +35,41 @@ DetectorSource = Detector | Callable[[], Detector]
 """A detector, or a function that returns one and is called when it is needed."""
 
 
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """What the detector says of a face."""
+
+    face: Detection | None = None
+    """In pixels of the whole picture; None if none was found."""
+    reason: str = ""
+    """Why there are no landmarks; empty if there are."""
+    face_found: bool | None = None
+    """Whether a face is there; None if no detector was asked that could tell."""
+
+    @property
+    def landmarks(self) -> Landmarks | None:
+        """The face's landmarks, if there are any."""
+        return None if self.face is None else self.face.landmarks
+
+
+NOT_SOUGHT = Sought()
+_NO_DETECTOR = Sought(reason="none were given and there is no detector")
+_FINDS_NONE = "none were given and the detector finds none"
+
+
 class LandmarkSearch:
-    """Finds the landmarks of faces in their boxes. Safe to use from several threads."""
+    """Finds faces, and their landmarks, in their boxes. Safe to use from several threads."""
 
     def __init__(self, detector: DetectorSource | None) -> None:
         """Stores the detector; None: there is none to ask."""
         self._detector = detector
 
-    def landmarks(self, image: Pixels, box: Box | None) -> tuple[Landmarks | None, str | None]:
-        """Returns the landmarks of a face, or None and a note on it.
+    def find(self, image: Pixels, box: Box | None) -> Sought:
+        """Returns the detection of a face, or the reason why there is none.
 
         The detector is asked in the box with a margin, and the detection that overlaps the box most
-        is taken; in a whole picture, the largest.
+        is taken; in a whole picture, the largest. Only a detector that finds landmarks is asked:
+        others miss too many faces to say that there is none.
 
         Args:
             image: uint8 RGB (H, W, 3).
@@ -57,23 +81,22 @@ class LandmarkSearch:
         height, width = image.shape[:2]
         edges = (0, 0, width, height) if box is None else box_edges(box, image)
         try:
-            found, reason = self._found(image, edges, None if box is None else SEARCH_SIDE)
+            return self._found(image, edges, None if box is None else SEARCH_SIDE)
         except Exception as error:  # noqa: BLE001 - a failing detector must not cost the age
-            found, reason = None, f"the detector failed ({type(error).__name__}: {error})"
-        return found, None if found is not None else NO_LANDMARKS + reason
+            return Sought(reason=f"the detector failed ({type(error).__name__}: {error})")
 
     def _found(
         self, image: Pixels, edges: tuple[int, int, int, int], longest_side: int | None
-    ) -> tuple[Landmarks | None, str]:
-        """Returns the landmarks within the edges of a box, or None and the reason.
+    ) -> Sought:
+        """Asks the detector within the edges of a box.
 
         The detector gets at most `longest_side` pixels; None: as many as there are.
         """
         if self._detector is None:
-            return None, "none were given and there is no detector"
+            return _NO_DETECTOR
         detector = self._detector() if callable(self._detector) else self._detector
         if not finds_landmarks(detector):
-            return None, "none were given and the detector finds none"
+            return Sought(reason=_FINDS_NONE)
         left, top, right, bottom = edges
         x, y = max(left - _margin(left, right), 0), max(top - _margin(top, bottom), 0)
         region = image[y : bottom + _margin(top, bottom), x : right + _margin(left, right)]
@@ -82,10 +105,14 @@ class LandmarkSearch:
         found = [enlarged(face, scale) for face in detector.detect(small)]
         best = _best((face for face in found if face.kind == FACE), box)
         if best is None:
-            return None, "the detector finds no face there"
-        if best.landmarks is None:
-            return None, "none were given and the detector finds none"
-        return moved_landmarks(best.landmarks, lambda across, down: (x + across, y + down)), ""
+            return Sought(reason="the detector finds no face there", face_found=False)
+        return Sought(_moved(best, x, y), "" if best.landmarks else _FINDS_NONE, face_found=True)
+
+
+def _moved(face: Detection, x: int, y: int) -> Detection:
+    """Returns a detection in a region as one in the picture."""
+    points = face.landmarks and moved_landmarks(face.landmarks, lambda a, b: (x + a, y + b))
+    return replace(face, box=(face.box[0] + x, face.box[1] + y, *face.box[2:]), landmarks=points)
 
 
 def _margin(low: int, high: int) -> int:

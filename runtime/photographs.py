@@ -203,6 +203,7 @@ def faces_in(
             turned(face.box, face.turn),
             turned(face.person_box, face.turn),
             face.landmarks and turned_landmarks(face.landmarks, face.turn, width, height),
+            face.score,
         )
         for face in found
     ]

@@ -9,14 +9,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from runtime.alignment import landmarks_from
 from runtime.backends import Views
 from runtime.boxes import check_box, check_cover
 from runtime.deadline import Deadline
-from runtime.errors import InputError
+from runtime.errors import InputError, QualityError
+from runtime.estimates import Origin
+from runtime.face_measures import measured
 from runtime.geometry import ALIGN, Pixels, align, black, crop, fit, shows_enough
 from runtime.images import Decode, ImageLimits, load_here
-from runtime.landmark_search import DetectorSource, LandmarkSearch
+from runtime.landmark_search import (
+    NO_LANDMARKS,
+    NOT_SOUGHT,
+    DetectorSource,
+    LandmarkSearch,
+    Sought,
+)
 from runtime.manifest import Expert, InputSpec
+from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import Box, Face, Landmarks
 from runtime.stats import Statistics
 
@@ -34,6 +44,13 @@ class PreparedFace:
     """Inputs in which something is visible; the others are black."""
     notes: tuple[str, ...] = ()
     """What was replaced, as in `AgeEstimate`."""
+    quality: FaceQuality | None = None
+    """Of the face; None if none is visible."""
+
+    @property
+    def origin(self) -> Origin:
+        """Its notes and quality."""
+        return self.notes, self.quality
 
 
 class Preparer:
@@ -47,6 +64,7 @@ class Preparer:
         *,
         detector: DetectorSource | None = None,
         decoder: Decode | None = None,
+        quality: QualityLimits | None = None,
     ) -> None:
         """Stores its parts.
 
@@ -54,10 +72,13 @@ class Preparer:
             experts: by name.
             limits: on pictures.
             statistics: where durations are recorded.
-            detector: asked for the landmarks of faces without, if an expert aligns them; a function
-                that returns the detector is called only then.
+            detector: asked for the landmarks of faces without, if an expert aligns them, and for
+                faces that the limits on quality require; a function that returns the detector is
+                called only then.
             decoder: of pictures; None decodes them in the caller's thread.
+            quality: limits of faces; None accepts every face.
         """
+        self._quality = quality
         self._experts = experts
         self._search = LandmarkSearch(detector)
         self._specs = {spec for expert in experts.values() for spec in expert.inputs}
@@ -134,20 +155,46 @@ class Preparer:
             if box is not None:
                 check_box(box, *image.shape[:2])
         boxes = _boxes(face)
-        landmarks, note = self._landmarks(image, face, boxes)
+        limits = self._quality if face.limited else None
+        sought = self._sought(image, face, limits) if "face" in boxes else NOT_SOUGHT
+        landmarks = sought.landmarks if face.landmarks is None else landmarks_from(face.landmarks)
+        quality = _quality(image, face, landmarks, sought) if "face" in boxes else None
+        if limits is not None and (problems := limits.problems(quality)):
+            raise QualityError(problems)
         found = {spec: input_view(image, boxes, spec, landmarks) for spec in self._specs}
         seen = {spec: view for spec, view in found.items() if view is not None}
         unseen = {s: black(s.height, s.width) for s in self._specs - seen.keys()}
-        return PreparedFace(seen | unseen, frozenset(seen), () if note is None else (note,))
+        notes = self._notes(sought) if "face" in boxes and landmarks is None else ()
+        return PreparedFace(seen | unseen, frozenset(seen), notes, quality)
 
-    def _landmarks(
-        self, image: Pixels, face: Face, boxes: Mapping[str, Box | None]
-    ) -> tuple[Landmarks | None, str | None]:
-        """Returns a face's landmarks, searched for if an expert needs them, and a note."""
-        if face.landmarks is not None or not self._aligned or "face" not in boxes:
-            return face.landmarks, None
-        landmarks, note = self._search.landmarks(image, face.box)
-        return landmarks, note and f"{', '.join(self._aligned)}: {note}"
+    def _sought(self, image: Pixels, face: Face, limits: QualityLimits | None) -> Sought:
+        """Asks the detector for a face, if its landmarks or a limit on quality need it."""
+        aligned = bool(self._aligned) and face.landmarks is None
+        if aligned or (limits is not None and _needs(limits, face)):
+            return self._search.find(image, face.box)
+        return NOT_SOUGHT
+
+    def _notes(self, sought: Sought) -> tuple[str, ...]:
+        """Returns what the experts that align have in place of a face's landmarks."""
+        names = ", ".join(self._aligned)
+        return (f"{names}: {NO_LANDMARKS}{sought.reason}",) if names else ()
+
+
+def _needs(limits: QualityLimits, face: Face) -> bool:
+    """Returns whether limits depend on a detector that has not found the face yet."""
+    if limits.needs_landmarks and face.landmarks is None:
+        return True
+    return limits.require_face and face.score is None
+
+
+def _quality(image: Pixels, face: Face, landmarks: Landmarks | None, sought: Sought) -> FaceQuality:
+    found = sought.face
+    if face.score is not None or found is None:
+        box, score = face.box, face.score
+    else:  # of a whole picture, the place of the face in it is measured
+        box, score = face.box or found.box, found.score
+    known = True if face.score is not None else sought.face_found
+    return measured(image, box, landmarks, score=score, face_found=known)
 
 
 def input_view(

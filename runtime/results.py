@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from runtime.errors import NotCalibratedError
+from runtime.quality import FaceQuality
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,10 @@ class Face:
     """The whole person, for experts that use it; None means not visible."""
     landmarks: Landmarks | None = None
     """Five points of the face, for experts that align it; None means unknown."""
+    score: float | None = None
+    """Confidence of the detector that found the face; None if none did, or it has none."""
+    limited: bool = True
+    """Whether the quality limits of `AgeMoE` apply to this face."""
 
 
 if TYPE_CHECKING:
@@ -119,6 +124,8 @@ class AgeEstimate:
     """Source of the interval; None without calibration."""
     notes: tuple[str, ...] = ()
     """What was replaced on the way to this estimate, as landmarks by a box's average ones."""
+    quality: FaceQuality | None = None
+    """Quality of the face; None if only a person is visible."""
 
     @property
     def low_years(self) -> float | None:
@@ -206,6 +213,7 @@ class AgeEstimate:
             },
             "missing": dict(self.missing),
             "notes": list(self.notes),
+            "quality": None if self.quality is None else self.quality.to_dict(),
         }
 
     def _calibrated(self, wanted: str) -> ResidualQuantiles:

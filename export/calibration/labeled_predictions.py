@@ -2,7 +2,9 @@
 
 As a CSV: the columns `age` and one per expert, optionally `id`, `subject` (the person in the
 picture), `source` (the data set or camera the picture is from) and groups (every column named
-`group…`, and any column requested by name). Cells of `subject`, `source` and groups may be empty.
+`group…`, and any column requested by name), and the quality of the faces, `quality_sharpness` and
+so on by the names in `runtime.quality`. Cells of `subject`, `source`, groups and quality may be
+empty.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from export.calibration.csv_tables import LabelsError, Strings, read_csv, repeated
 from runtime.files import write_whole
 from runtime.fusion import Floats
+from runtime.quality import QUANTITIES
 
 logger = logging.getLogger("agemoe")
 
@@ -33,6 +36,8 @@ SOURCE = "source"
 """The column of sources, unless another one is requested."""
 _RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject", SOURCE})
 """Not allowed as names of experts: reports and CSVs use them."""
+_QUALITY = {f"quality_{name}": name for name in QUANTITIES}
+"""Quantities of `runtime.quality.FaceQuality`, by their columns."""
 _LISTED_ROWS = 12
 
 
@@ -52,6 +57,8 @@ class LabeledPredictions:
     """(N,) values, by the name of the group's column; a face with an empty one is in no group."""
     sources: Strings | None = None
     """(N,) the source of each picture, empty where unknown; None without such a column."""
+    quality: Mapping[str, Floats] = field(default_factory=dict)
+    """(N,) quantities of `runtime.quality.FaceQuality`, by name; NaN where unknown."""
 
     def __len__(self) -> int:
         """Number of faces."""
@@ -77,6 +84,7 @@ class LabeledPredictions:
             None if self.subjects is None else self.subjects[rows],
             {column: values[rows] for column, values in self.groups.items()},
             None if self.sources is None else self.sources[rows],
+            {name: values[rows] for name, values in self.quality.items()},
         )
 
 
@@ -139,6 +147,11 @@ def predictions_of(
     for key, values in numbers.items():
         problems += _problem(key, "no finite number", columns[key], ~np.isfinite(values))
     ages, years = numbers.pop("age"), np.stack(list(numbers.values()), axis=1)
+    cells = {name: columns[key] for key, name in _QUALITY.items() if key in columns}
+    quality = {name: np.array([_number(c) for c in own]) for name, own in cells.items()}
+    for name, values in quality.items():
+        bad = ~np.isfinite(values) & (cells[name] != "")
+        problems += _problem(f"quality_{name}", "no finite number", cells[name], bad)
     outside = (ages < 0.0) | (ages > OLDEST_YEARS)
     problems += _problem("age", f"outside 0..{OLDEST_YEARS:g}", columns["age"], outside)
     problems += constant_problems(experts, years) if varied else []
@@ -163,6 +176,7 @@ def predictions_of(
         columns.get("subject"),
         groups_of,
         None if origin is None else columns[origin],
+        quality,
     )
 
 
@@ -204,6 +218,11 @@ def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions)
         **({} if faces.sources is None else {SOURCE: faces.sources}),
         **faces.groups,
         **dict(zip(faces.names, faces.predictions_years.T.tolist(), strict=True)),
+        **{
+            column: [f"{value:.6g}" if np.isfinite(value) else "" for value in faces.quality[name]]
+            for column, name in _QUALITY.items()
+            if name in faces.quality
+        },
     }
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

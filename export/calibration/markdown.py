@@ -42,6 +42,13 @@ _NO_CERTIFICATION = (
 )
 
 
+_QUALITY = """\
+Quality as in docs/quality.md. Faces of one quality differ in other ways too, as in age and source:
+a difference between rows need not be caused by the quality."""
+
+_LIMITED = {"all faces": "all", "accepted": "kept", "refused": "of_refused"}
+"""Rows of the table of limits, and their keys in the report."""
+
 _LEFT_OUT = """\
 A **source** is a data set, a camera or a place that photographs are from. Photographs of one source
 are alike, so the held-out faces above, which have faces of their own sources among those that were
@@ -84,6 +91,7 @@ def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence
         "## By group" if report["groups"] else "",
         *(_sections(column, sections) for column, sections in report["groups"].items()),
         *_left_out(report.get("left_out")),
+        *_quality(report.get("quality"), report.get("limits")),
         "## Fairness",
         _fairness(report),
         *_missing(report["without"]),
@@ -215,6 +223,24 @@ def _covered(section: Report) -> list[str]:
     if "90" not in section["coverage"]:
         return ["–", "–"]
     return [_coverage(section, 0), f"{section['interval_width_years']['90']:.1f}"]
+
+
+def _quality(quality: Report | None, limits: Report | None) -> list[str]:
+    """Returns the sections on the quality of the faces, if it is known, and on limits."""
+    parts = ["## By quality", _QUALITY] if quality else []
+    parts += [_sections(head, sections) for head, sections in (quality or {}).items()]
+    if limits is None:
+        return parts
+    shown = {name: limits[key] for name, key in _LIMITED.items() if limits[key] is not None}
+    refused, reasons = limits["refused"], limits["reasons"]
+    share = f"{_percent(refused['rate'])} {_interval(refused['interval'], 100, 1)}"
+    because = "; ".join(f"{reason} of {count}" for reason, count in reasons.items())
+    return [
+        *parts,
+        "## With the quality limits",
+        f"Refused: {share} of the faces ({because or 'none'}).",
+        _sections("", shown),
+    ]
 
 
 def _fairness(report: Report) -> str:

@@ -26,6 +26,8 @@ from export.config.fingerprints import fingerprint
 from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError
 from runtime.files import resolved
+from runtime.fusion import Floats
+from runtime.quality import QUANTITIES
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
 
@@ -40,8 +42,11 @@ MOST_WITHOUT_FACE = 0.2
 """Share of photographs without a face above which the job is refused: what is left is a choice of
 the detector's, and the tables would hold for that only."""
 
+REVISION = 2
+"""Of what is logged for a face; `runtime.face_measures` is part of it."""
+
 Prediction = dict[str, Any] | str
-"""`years` by expert and `notes`, or the reason why there are none."""
+"""`years` by expert, `notes` and `quality`, or the reason why there are none."""
 
 
 class Predictor(Protocol):
@@ -143,6 +148,7 @@ def _predict_missing(
 ) -> list[Prediction]:
     """Returns the prediction of each face, from the log where it is there."""
     settings = {**settings, "experts": list(predictor.experts), "detector": finder.provenance}
+    settings["revision"] = REVISION
     keys = [_key(face) for face in faces]
     with ResumeLog.open(cache / log_name(settings), settings) as log:
         missing = [face for face, key in zip(faces, keys, strict=True) if key not in log]
@@ -182,7 +188,8 @@ def _prediction(result: AgeEstimate | AgeMoEError) -> Prediction:
     if result.missing:
         return "; ".join(f"{name}: {reason}" for name, reason in result.missing.items())
     years = {name: expert.age_years for name, expert in result.experts.items()}
-    return {"years": years, "notes": list(result.notes)}
+    quality = result.quality and result.quality.to_dict()
+    return {"years": years, "notes": list(result.notes), "quality": quality}
 
 
 def _warn_of_missing_faces(predictions: Sequence[Prediction], finder: Finder) -> None:
@@ -225,4 +232,16 @@ def _labeled(
             **({} if sources is None else {SOURCE: sources}),
         },
         sources,
+        _quality([found["quality"] for _, found in usable]),
     )
+
+
+def _quality(measured: Sequence[Mapping[str, Any] | None]) -> dict[str, Floats]:
+    """Returns (N,) quantities by name, NaN where unknown; none that is unknown for every face."""
+    columns = {
+        name: np.array(
+            [np.nan if one is None or one[name] is None else one[name] for one in measured]
+        )
+        for name in QUANTITIES
+    }
+    return {name: values for name, values in columns.items() if np.isfinite(values).any()}

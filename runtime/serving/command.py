@@ -20,6 +20,7 @@ from runtime.commands import (
 )
 from runtime.detectors.names import AUTO, NAMES
 from runtime.printing import printable_lines
+from runtime.quality import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[Callable[[str], float], str]]
@@ -106,6 +107,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="time for requests in progress to finish",
     )
+    add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
+    add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
+    add_no_face_option(parser)
+    add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
 
@@ -147,6 +152,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
     names = ("engines", "device", "precision", "detector", "decoders", "keys")
     return Settings(
         **{name: given[name] for name in names},
+        quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
         allowed_hosts=_allowed_hosts(parsed),
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),
         batching=Batching(**{name: given[f"batching.{name}"] for name in _BATCHING}),

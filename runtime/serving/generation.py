@@ -16,6 +16,7 @@ from typing import Any
 
 from runtime.active_calls import ActiveCalls
 from runtime.agemoe import AgeMoE
+from runtime.detection import finds_landmarks
 from runtime.errors import ContractError, DeadlineError, PredictionError
 from runtime.images import ImageLimits, load_rgb
 from runtime.manifest import PLACEHOLDER_KINDS
@@ -150,18 +151,24 @@ def _open_engines(settings: Settings) -> AgeMoE:
             device=settings.device,
             precision=settings.precision,
             limits=ImageLimits(max_pixels=max(settings.limits.pixels, ImageLimits().max_pixels)),
+            quality=settings.quality,
             detector=settings.detector,
         )
-        _open_detector(moe)
+        _open_detector(moe, verify_faces=settings.quality.require_face)
     for warning in caught:
         log.warning("%s", warning.message)
     return moe
 
 
-def _open_detector(moe: AgeMoE) -> None:
+def _open_detector(moe: AgeMoE, *, verify_faces: bool) -> None:
     """Opens the detector now rather than with the first request; on failure, closes the engines."""
     try:
         log.info("detector: %s", moe.detector.provenance)
+        if verify_faces and not finds_landmarks(moe.detector):
+            log.warning(
+                "This detector misses too many faces to verify given ones: a box, or a picture "
+                "given as one face, may hold anything. Use one that finds landmarks."
+            )
     except BaseException:
         moe.close()
         raise
@@ -176,7 +183,7 @@ def _request_canary(moe: AgeMoE, no_answers: Collection[str]) -> None:
     height, width = pixels.shape[:2]
     whole = (0.0, 0.0, float(width), float(height))
     try:
-        estimate = moe.predict(Face(pixels, whole, whole))
+        estimate = moe.predict(Face(pixels, whole, whole, limited=False))
     except PredictionError as error:
         if set(error.missing.values()) <= set(no_answers):
             return

@@ -21,6 +21,7 @@ from runtime.errors import (
     LandmarkError,
     NotCalibratedError,
     PredictionError,
+    QualityError,
 )
 from runtime.serving.batching import QueueFullError
 
@@ -123,6 +124,7 @@ _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (BoxError, 422, "box"),
     (BoxesTooLargeError, 413, "boxes-too-large"),
     (LandmarkError, 422, "landmarks"),
+    (QualityError, 422, "quality"),
     (InputError, 422, "input"),
     (QueueFullError, 503, "queue-full"),
     (DeadlineError, 504, "deadline"),
@@ -142,14 +144,17 @@ class Problem:
     slug: str
     detail: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    """A sentence for each quality limit that a face does not meet."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the members, ready for JSON."""
+        """Returns the members, ready for JSON; `reasons` only where there are some."""
         return {
             "type": f"{TYPE_PREFIX}{self.slug}",
             "title": _title(self.status),
             "status": self.status,
             "detail": self.detail,
+            **({"reasons": list(self.reasons)} if self.reasons else {}),
         }
 
     def response(self) -> JSONResponse:
@@ -163,7 +168,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(error.status, error.slug, str(error), error.headers)
     for kind, status, slug in _LIBRARY_ERRORS:
         if isinstance(error, kind):
-            return Problem(status, slug, str(error), _RETRY if status == 503 else {})
+            reasons = error.reasons if isinstance(error, QualityError) else ()
+            return Problem(status, slug, str(error), _RETRY if status == 503 else {}, reasons)
     return Problem(500, "unexpected", "An unexpected error occurred; see the log of the service.")
 
 

@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message
 
+from runtime.quality import QualityLimits
 from runtime.serving.app import create_app
 from runtime.serving.problems import (
     BusyError,
@@ -193,6 +194,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         **given,
         limits=Limits(**arguments.get("limits", {})),
         batching=Batching(**arguments.get("batching", {})),
+        quality=QualityLimits(**arguments.get("quality", {})),
     )
     replicas = serve.deployment()(AgeService).bind(settings)
     application: serve.Application = serve.deployment()(Ingress).bind(replicas, settings)

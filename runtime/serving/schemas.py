@@ -115,6 +115,9 @@ class ProblemAnswer(BaseModel):
     title: str
     status: int
     detail: str = Field(description="The problem, what was found, and the remedy.")
+    reasons: list[str] | None = Field(
+        None, description="Only of `quality`: a sentence for each limit that the face misses."
+    )
 
 
 class ExpertAnswer(BaseModel):
@@ -135,6 +138,27 @@ class AtLeastAnswer(BaseModel):
     high: float = Field(description="Upper bound.")
 
 
+class QualityAnswer(BaseModel):
+    """Quality of a face."""
+
+    face_pixels: float = Field(description="Shorter side of the face's box.")
+    inter_eye_pixels: float | None = Field(
+        description="Distance between the eyes; null, as yaw and roll, without landmarks."
+    )
+    sharpness: float = Field(description="Variance of the Laplacian on a sample of fixed size.")
+    luminance: float = Field(description="Mean, 0..255.")
+    contrast: float = Field(description="Standard deviation of the luminance.")
+    underexposed: float = Field(description="Share of dark pixels.")
+    overexposed: float = Field(description="Share of bright pixels.")
+    yaw_degrees: float | None
+    roll_degrees: float | None
+    cut_off: float = Field(description="Share of the box outside the picture.")
+    score: float | None = Field(description="Confidence of the detector, on its own scale.")
+    face_found: bool | None = Field(
+        description="Whether a detector finds a face there; null if none was asked."
+    )
+
+
 class EstimateAnswer(BaseModel):
     """The fused age of a face."""
 
@@ -145,6 +169,7 @@ class EstimateAnswer(BaseModel):
     experts: dict[str, ExpertAnswer]
     missing: dict[str, str] = Field(description="Experts without a prediction, with the reasons.")
     notes: list[str] = Field(description="What was replaced, as landmarks by average ones.")
+    quality: QualityAnswer | None = Field(description="null if only a person is visible.")
     at_least: AtLeastAnswer | None = None
 
 
@@ -209,6 +234,9 @@ class ExpertsAnswer(BaseModel):
     experts: list[ExpertDescription]
     detector: str
     limits: dict[str, float]
+    quality_limits: dict[str, bool | float | None] = Field(
+        description="Below which a face is refused with the problem `quality`; null: no limit."
+    )
 
 
 class StatusAnswer(BaseModel):

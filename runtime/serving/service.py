@@ -127,6 +127,7 @@ class Service:
             "experts": generation.describe(),
             "detector": generation.moe.detector.provenance,
             "limits": asdict(limits),
+            "quality_limits": asdict(self.settings.quality),
         }
 
     @contextmanager

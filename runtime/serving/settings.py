@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from runtime.quality import QualityLimits
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -66,6 +68,8 @@ class Settings:
     """As for `AgeMoE`."""
     detector: str = "auto"
     """A name, as in `AgeMoE`."""
+    quality: QualityLimits = field(default_factory=QualityLimits)
+    """Limits below which a face is refused."""
     keys: Path | None = None
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None

@@ -229,7 +229,7 @@ def test_calibrate_looks_for_the_face_and_records_the_detector(
     assert tables.provenance["faces"] == 72
     # The raw predictions are those of the face, not of the white picture around it.
     lines = (tmp_path / "cache" / raw_predictions.PREDICTIONS_NAME).read_text().splitlines()
-    assert lines[0] == "id,age,source,city,a,b"
+    assert lines[0].startswith("id,age,source,city,a,b,quality_face_pixels,quality_sharpness,")
     ages = np.array([[float(row.split(",")[column]) for column in (1, 4)] for row in lines[1:]])
     assert np.abs(ages[:, 0] - ages[:, 1]).max() < 15.0
     page = (tmp_path / "out" / "report.md").read_text()

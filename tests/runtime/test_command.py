@@ -274,3 +274,32 @@ def test_whole_pictures_are_no_faces_of_the_policys_detector(
     status, out, _ = ran(capsys, "predict", "--box", "0,0,20,20", "--policy", "dark.png")
     assert status == 0
     assert "refer: 15.0 years" in out
+
+
+@pytest.mark.usefixtures("engines")
+def test_predict_refuses_below_the_limits(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("predict", "--whole", "dark.png")
+    status, out, err = ran(capsys, *given, "--min-face-pixels", "21", "--min-contrast", "3")
+    assert (status, out) == (1, "")
+    assert "face size is 20 pixels, less than the required 21 pixels" in err
+    assert "contrast is 0, less than the required 3" in err
+    assert ran(capsys, *given, "--min-face-pixels", "20")[0] == 0
+    with pytest.raises(SystemExit):
+        main([*given, "--max-cut-off", "2"])
+    assert "max_cut_off=2.0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("accept", "status"), [((), 1), (("--accept-no-face",), 0)])
+def test_predict_refuses_what_is_no_face(
+    engines: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    accept: tuple[str, ...],
+    status: int,
+) -> None:
+    del engines
+    nothing = type("Nothing", (), {"provenance": "nothing", "detect": lambda _self, _image: []})()
+    monkeypatch.setattr("runtime.agemoe.Detectors.chosen", lambda _self, _name: nothing)
+    found, _, err = ran(capsys, "predict", "--whole", "dark.png", *accept)
+    assert found == status
+    assert ("the detector finds no face there" in err) == (not accept)

@@ -221,10 +221,12 @@ def test_a_bad_face_is_its_own_error(engines: Path, face: Face, error: type[Inpu
 def test_the_search_returns_points_of_the_picture() -> None:
     own = shifted(10, 30)
     detector = Fixed(Detection((62, 55, 40, 50), landmarks=own))
-    found, note = LandmarkSearch(detector).landmarks(numbered(), (60.4, 50.2, 39.0, 59.1))
-    assert note is None
-    assert found is not None
-    assert np.array(found) == pytest.approx(np.array(own))
+    sought = LandmarkSearch(detector).find(numbered(), (60.4, 50.2, 39.0, 59.1))
+    assert sought.reason == ""
+    assert sought.face_found
+    assert sought.face is not None
+    assert sought.face.box == pytest.approx(detector.found[0].box)
+    assert np.array(sought.landmarks) == pytest.approx(np.array(own))
 
 
 def test_an_estimate_carries_the_note(engines: Path) -> None:

@@ -1,0 +1,152 @@
+"""Measures how often pictures of faces, and of anything else, are refused as no face.
+
+python -m benchmarks.faces_refused --engines engines --faces PHOTOS [PHOTOS …] --count 500
+
+Faces are photographs as a whole, the detector's own boxes, and crops of these boxes, wider or
+tighter than the face. Non-faces are the pictures of scikit-image (those of people excepted) as a
+whole and in random boxes, and random boxes beside the faces of the photographs. Each is asked for
+as `AgeMoE(quality=QualityLimits())` does. Counts and milliseconds are printed as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from runtime.detection import Detector, area, shared_area
+from runtime.detectors import detector_named
+from runtime.geometry import Pixels
+from runtime.images import ImageLimits, is_photograph, load_rgb
+from runtime.landmark_search import LandmarkSearch
+from runtime.photographs import find_faces
+from runtime.results import Box
+
+_PEOPLE = frozenset({"astronaut", "camera", "lfw_subset", "skin"})
+"""Pictures of scikit-image with people, or without a fixed content."""
+_MARGINS = (0.25, 0.0, -0.1, -0.2)
+"""Of crops, on each side, in shares of the detector's box; below 0 they cut into the face."""
+_LEAST_SIDE = 48
+"""Pixels of a random box."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Pictures of one kind."""
+
+    found: int = 0
+    asked: int = 0
+    seconds: float = 0.0
+
+    def add(self, search: LandmarkSearch, image: Pixels, box: Box | None) -> None:
+        """Asks for a face in a box or a whole picture."""
+        started = time.perf_counter()
+        self.found += bool(search.find(image, box).face_found)
+        self.seconds += time.perf_counter() - started
+        self.asked += 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.faces_refused")
+    parser.add_argument("--engines", type=Path, default=Path("engines"))
+    parser.add_argument("--detector", default="auto")
+    parser.add_argument("--faces", nargs="+", type=Path, required=True, help="folders")
+    parser.add_argument("--count", type=int, default=500, help="photographs of each folder")
+    parser.add_argument("--others", nargs="*", type=Path, default=[], help="pictures without faces")
+    parser.add_argument("--boxes", type=int, default=50, help="random boxes in each other picture")
+    parsed = parser.parse_args(arguments)
+    detector = detector_named(parsed.detector, parsed.engines)
+    tallies: dict[str, Tally] = {}
+    for folder in parsed.faces:
+        _ask_photographs(folder, parsed.count, detector, tallies)
+    _ask_others(parsed.others, parsed.boxes, detector, tallies)
+    print("| picture | asked | face found | refused | ms |\n|---|--:|--:|--:|--:|")
+    for name, tally in tallies.items():
+        share = 100.0 * (tally.asked - tally.found) / tally.asked
+        milliseconds = 1000.0 * tally.seconds / tally.asked
+        print(
+            f"| {name} | {tally.asked:,} | {tally.found:,} | {share:.2f} % | {milliseconds:.1f} |"
+        )
+    return 0
+
+
+def _ask_photographs(
+    folder: Path, count: int, detector: Detector, tallies: dict[str, Tally]
+) -> None:
+    """Asks for the faces of a folder's photographs, and for faces beside them."""
+    choice, search = random.Random(0), LandmarkSearch(detector)
+    paths = sorted(path for path in folder.rglob("*") if is_photograph(path))
+    for path in choice.sample(paths, min(count, len(paths))):
+        image = load_rgb(path, ImageLimits())
+        tallies.setdefault(f"{folder.name}, whole", Tally()).add(search, image, None)
+        faces = [face.box for face in find_faces(image, detector)]
+        if not faces:
+            continue
+        largest = max(faces, key=area)
+        tallies.setdefault("face, its box", Tally()).add(search, image, largest)
+        for margin in _MARGINS:
+            crop = _cropped(image, largest, margin)
+            if crop is not None:
+                tallies.setdefault(f"face, crop {margin:+.0%}", Tally()).add(search, crop, None)
+        for box in _boxes(image, 1, choice):
+            if all(shared_area(box, face) == 0.0 for face in faces):
+                tallies.setdefault("beside a face, box", Tally()).add(search, image, box)
+                x, y, width, height = map(int, box)
+                crop = image[y : y + height, x : x + width]
+                tallies.setdefault("beside a face, crop", Tally()).add(search, crop, None)
+
+
+def _ask_others(
+    paths: Sequence[Path], boxes: int, detector: Detector, tallies: dict[str, Tally]
+) -> None:
+    """Asks for faces in pictures without any."""
+    choice, search = random.Random(0), LandmarkSearch(detector)
+    for image in [*(load_rgb(path, ImageLimits()) for path in paths), *_samples()]:
+        tallies.setdefault("no face, whole", Tally()).add(search, image, None)
+        for box in _boxes(image, boxes, choice):
+            tallies.setdefault("no face, box", Tally()).add(search, image, box)
+
+
+def _samples() -> Iterator[Pixels]:
+    """Yields the two-dimensional pictures of scikit-image that are installed with it."""
+    from skimage import data
+
+    for name in sorted(set(data.__all__) - _PEOPLE):
+        try:
+            picture = np.asarray(getattr(data, name)())
+        except Exception:  # noqa: BLE001, S112 - no picture, or one that would be downloaded
+            continue
+        if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] not in (3, 4)):
+            continue
+        if picture.dtype != np.uint8:
+            picture = (255.0 * picture / max(float(picture.max()), 1e-9)).astype(np.uint8)
+        colored = picture if picture.ndim == 3 else np.stack([picture] * 3, axis=-1)
+        yield np.ascontiguousarray(colored[..., :3])
+
+
+def _boxes(image: Pixels, count: int, choice: random.Random) -> Iterator[Box]:
+    """Yields random boxes of a picture."""
+    height, width = image.shape[:2]
+    for _ in range(count if min(height, width) >= _LEAST_SIDE else 0):
+        side = choice.uniform(_LEAST_SIDE, min(height, width, 8 * _LEAST_SIDE))
+        yield choice.uniform(0.0, width - side), choice.uniform(0.0, height - side), side, side
+
+
+def _cropped(image: Pixels, box: Box, margin: float) -> Pixels | None:
+    """Returns a crop of a box with a margin; None if nothing is left."""
+    x, y, width, height = box
+    left, top = max(int(x - margin * width), 0), max(int(y - margin * height), 0)
+    right, bottom = int(x + (1.0 + margin) * width), int(y + (1.0 + margin) * height)
+    crop = image[top:bottom, left:right]
+    return crop if min(crop.shape[:2]) > 0 else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

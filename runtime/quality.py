@@ -1,0 +1,189 @@
+"""Quality of a face in a picture, as plain data, and limits on it.
+
+The quantities are those of ISO/IEC 29794-5 for which five landmarks and a box suffice, in their own
+units. The standard's mapping to scores is not reproduced: its thresholds do not apply here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+SHARES = frozenset({"underexposed", "overexposed", "cut_off"})
+"""Quantities within 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaceQuality:
+    """Quality of one face. Module `runtime.face_measures` measures it."""
+
+    face_pixels: float
+    """Shorter side of the face's box, in pixels of the upright picture."""
+    inter_eye_pixels: float | None
+    """Distance between the eyes in the picture, not corrected for yaw; None without landmarks."""
+    sharpness: float
+    """Variance of the Laplacian of the luminance, 0..255, on a sample of fixed size."""
+    luminance: float
+    """Mean, 0..255."""
+    contrast: float
+    """Standard deviation of the luminance."""
+    underexposed: float
+    """Share of dark pixels, 0..1."""
+    overexposed: float
+    """Share of bright pixels, 0..1."""
+    yaw_degrees: float | None
+    """Head turned to the picture's right (above 0) or left; None without landmarks."""
+    roll_degrees: float | None
+    """Head tilted clockwise in the picture (above 0), -180..180; None without landmarks."""
+    cut_off: float
+    """Share of the face's box outside the picture, 0..1."""
+    score: float | None = None
+    """Confidence of the detector, on a scale of its own; None if it found no face or has none."""
+    face_found: bool | None = None
+    """Whether a detector finds a face there; None if none was asked that could tell."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns numbers, booleans and None by name, ready for JSON."""
+        return asdict(self)
+
+
+QUANTITIES = tuple(field.name for field in fields(FaceQuality) if field.name != "face_found")
+"""Names of the numbers of a `FaceQuality`."""
+
+
+class _Limit(NamedTuple):
+    """How a limit of `QualityLimits` is compared and named."""
+
+    quantity: str
+    text: str
+    unit: str = ""
+    option: str | None = None
+    """On the command line; None where it has none."""
+
+
+_LIMITS = {
+    "min_face_pixels": _Limit("face_pixels", "face size", " pixels", "--min-face-pixels"),
+    "min_inter_eye_pixels": _Limit(
+        "inter_eye_pixels", "distance between the eyes", " pixels", "--min-inter-eye"
+    ),
+    "min_sharpness": _Limit("sharpness", "sharpness", "", "--min-sharpness"),
+    "min_contrast": _Limit("contrast", "contrast", "", "--min-contrast"),
+    "min_score": _Limit("score", "detector's score"),
+    "max_underexposed": _Limit("underexposed", "share of underexposed pixels"),
+    "max_overexposed": _Limit("overexposed", "share of overexposed pixels"),
+    "max_yaw_degrees": _Limit("yaw_degrees", "yaw", "°", "--max-yaw"),
+    "max_roll_degrees": _Limit("roll_degrees", "roll", "°"),
+    "max_cut_off": _Limit("cut_off", "share outside the picture", "", "--max-cut-off"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class QualityLimits:
+    """Limits that a face has to meet before the experts run; each is optional.
+
+    By default only what certainly has no age is refused: a place where the detector finds no face.
+    Which other limits pay depends on the pictures: `evaluate.py` reports the error by quality. A
+    quantity that is limited but unknown is refused too.
+    """
+
+    require_face: bool = True
+    """Refuse where a detector was asked and finds no face."""
+    min_face_pixels: float | None = None
+    min_inter_eye_pixels: float | None = None
+    min_sharpness: float | None = None
+    min_contrast: float | None = None
+    min_score: float | None = None
+    max_underexposed: float | None = None
+    max_overexposed: float | None = None
+    max_yaw_degrees: float | None = None
+    """To either side."""
+    max_roll_degrees: float | None = None
+    """To either side."""
+    max_cut_off: float | None = None
+
+    def __post_init__(self) -> None:
+        """Validates that every limit is finite and not negative, and that shares are at most 1."""
+        wrong = [
+            f"{name}={value}"
+            for name, value in self._given().items()
+            if not math.isfinite(value)
+            or value < 0.0
+            or (_LIMITS[name].quantity in SHARES and value > 1.0)
+        ]
+        if wrong:
+            raise ValueError(
+                f"Quality limits are finite, 0 or more, and shares at most 1; these are not: "
+                f"{', '.join(wrong)}."
+            )
+
+    @property
+    def needs_landmarks(self) -> bool:
+        """Whether a limited quantity is known only where landmarks are."""
+        needed = {"inter_eye_pixels", "yaw_degrees", "roll_degrees"}
+        return any(_LIMITS[name].quantity in needed for name in self._given())
+
+    def problems(self, quality: FaceQuality | None) -> tuple[str, ...]:
+        """Returns what is wrong with a face, one sentence each; empty if it is accepted.
+
+        Args:
+            quality: of the face; None if no face is visible, only a person.
+        """
+        if quality is None:
+            unknown = "no face is visible, so that its quality is unknown"
+            return (unknown,) if self._given() else ()
+        found = [_NO_FACE] if self.require_face and quality.face_found is False else []
+        for name, limit in self._given().items():
+            if (problem := _problem(name, limit, quality)) is not None:
+                found.append(problem)
+        return tuple(found)
+
+    def _given(self) -> dict[str, float]:
+        values = {name: getattr(self, name) for name in _LIMITS}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+_NO_FACE = "the detector finds no face there; a crop needs the whole face, from chin to forehead"
+
+
+def _problem(name: str, limit: float, quality: FaceQuality) -> str | None:
+    """Returns how a quality misses a limit, or None."""
+    quantity, text, unit, _ = _LIMITS[name]
+    value = getattr(quality, quantity)
+    least = name.startswith("min_")
+    if value is None:
+        kind = "at least" if least else "at most"
+        return f"the {text} is unknown, and {kind} {limit:g}{unit} is required"
+    if least:
+        short = f"the {text} is {value:.3g}{unit}, less than the required {limit:g}{unit}"
+        return short if value < limit else None
+    over = f"the {text} is {value:.3g}{unit}, more than the permitted {limit:g}{unit}"
+    return over if abs(value) > limit else None
+
+
+def add_quality_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options from which `quality_limits` makes limits."""
+    section = parser.add_argument_group("quality limits, see docs/quality.md")
+    for name, (_, text, unit, option) in _LIMITS.items():
+        if option is not None:
+            kind = "minimum" if name.startswith("min_") else "maximum"
+            section.add_argument(
+                option, dest=f"quality.{name}", type=float, metavar="N", help=f"{kind} {text}{unit}"
+            )
+
+
+def add_no_face_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that accepts pictures and boxes without a face."""
+    parser.add_argument(
+        "--accept-no-face",
+        action="store_true",
+        help="estimate an age also where the detector finds no face in a given box or picture",
+    )
+
+
+def quality_limits(parsed: argparse.Namespace, *, require_face: bool) -> QualityLimits:
+    """Returns the limits of parsed options; raises `ValueError` if one is out of range."""
+    values = vars(parsed)
+    given = {n: values[f"quality.{n}"] for n, limit in _LIMITS.items() if limit.option is not None}
+    return QualityLimits(require_face, **given)

@@ -1,0 +1,343 @@
+"""Quality of a face, against brute-force twins, and the limits on it."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from runtime import AgeEstimate, AgeMoE, Detection, Face, FaceQuality, QualityError, QualityLimits
+from runtime.alignment import landmarks_from
+from runtime.face_measures import (
+    MOST_READ,
+    NOSE_DEPTH,
+    SAMPLE_SIDE,
+    luminance_sample,
+    measured,
+    roll_degrees,
+    sharpness_of,
+    yaw_degrees,
+)
+from runtime.geometry import Pixels
+from runtime.photographs import predict_photo
+from runtime.quality import QUANTITIES, add_no_face_option, add_quality_options, quality_limits
+from runtime.results import Box, Landmarks
+from tests.runtime.photo_samples import astronaut
+from tests.runtime.test_landmarks import ALIGN, BOX, POINTS, BoxesOnly, Failing
+from tests.runtime.tiny_engines import Tiny, write_engines
+
+pytestmark = pytest.mark.usefixtures("no_thread_left")
+HEAD = np.array(
+    [
+        [-0.5, -0.42, 0.0],
+        [0.5, -0.42, 0.0],
+        [0.0, 0.1, NOSE_DEPTH],
+        [-0.42, 0.55, 0.0],
+        [0.42, 0.55, 0.0],
+    ]
+)
+"""A mean face in distances between the eyes: x to the right, y down, z toward the camera."""
+
+
+def seen(yaw: float, pitch: float, roll: float, head: NDArray[np.float64] = HEAD) -> Landmarks:
+    """Turns a head about its own axis, nods it, tilts it in the picture, and projects it."""
+    a, b, c = np.radians((yaw, pitch, roll))
+    about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    about_z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    points = head @ (about_z @ about_x @ about_y).T
+    return landmarks_from(points[:, :2] * 80.0 + (200.0, 150.0))
+
+
+@pytest.mark.parametrize("pitch", [-20.0, 0.0, 15.0])
+@pytest.mark.parametrize("roll", [-170.0, -30.0, 0.0, 5.0, 90.0])
+@pytest.mark.parametrize("yaw", [-60.0, -25.0, 0.0, 10.0, 45.0, 75.0])
+def test_angles_of_a_turned_head(yaw: float, pitch: float, roll: float) -> None:
+    tilted = roll_degrees(seen(yaw, 0.0, roll))
+    assert tilted == pytest.approx(roll, abs=1e-6)
+    found = yaw_degrees(seen(yaw, pitch, roll))
+    assert found == pytest.approx(yaw, abs=0.1 if abs(yaw) <= 60.0 else 3.0)
+
+
+def test_the_yaw_of_other_faces_is_off_by_a_few_degrees() -> None:
+    random = np.random.default_rng(0)
+    errors = []
+    for _ in range(300):
+        head = HEAD + random.normal(0.0, 0.02, HEAD.shape)
+        head[2, 2] *= random.uniform(0.85, 1.15)
+        yaw = random.uniform(-45.0, 45.0)
+        found = yaw_degrees(seen(yaw, random.uniform(-10, 10), random.uniform(-20, 20), head))
+        assert found is not None
+        errors.append(found - yaw)
+    assert np.sqrt(np.mean(np.square(errors))) < 6.0
+
+
+def test_a_profile_without_two_eyes_has_no_angles() -> None:
+    points: Landmarks = ((5, 5), (5, 5), (9, 8), (5, 12), (5, 12))
+    assert yaw_degrees(points) is None
+    assert roll_degrees(points) is None
+
+
+def test_sharpness_is_the_variance_of_the_laplacian(noise: Pixels) -> None:
+    gray = noise[..., 0].astype(np.int64)
+    values = [
+        gray[y - 1, x] + gray[y + 1, x] + gray[y, x - 1] + gray[y, x + 1] - 4 * gray[y, x]
+        for y in range(1, gray.shape[0] - 1)
+        for x in range(1, gray.shape[1] - 1)
+    ]
+    mean = sum(values) / len(values)
+    wanted = sum((value - mean) ** 2 for value in values) / len(values)
+    assert sharpness_of(noise[..., 0]) == pytest.approx(wanted)
+    assert sharpness_of(np.full((5, 5), 90, np.uint8)) == 0.0
+
+
+def test_a_face_is_measured_on_its_box() -> None:
+    image = np.full((300, 400, 3), 255, np.uint8)
+    image[40:140, 50:130] = np.random.default_rng(3).integers(0, 256, (100, 80, 3), np.uint8)
+    image[40:90, 50:130] = 10
+    found = measured(image, (50.0, 40.0, 80.0, 100.0), POINTS, score=0.75, face_found=True)
+    crop = image[40:140, 50:130].astype(np.float64) @ (0.299, 0.587, 0.114)
+    twin = Image.fromarray(np.round(crop).astype(np.uint8))
+    sample = np.asarray(twin.resize((112, 112), Image.Resampling.BILINEAR), np.float64)
+    assert SAMPLE_SIDE == 112
+    assert found.face_pixels == 80.0
+    assert found.inter_eye_pixels == pytest.approx(math.dist(*POINTS[:2]))
+    assert found.luminance == pytest.approx(sample.mean(), abs=1.0)
+    assert found.contrast == pytest.approx(sample.std(), abs=1.0)
+    assert found.underexposed == pytest.approx((sample <= 25).mean(), abs=0.02)
+    assert found.overexposed == pytest.approx((sample >= 247).mean(), abs=0.01)
+    assert (found.cut_off, found.score, found.face_found) == (0.0, 0.75, True)
+
+
+@pytest.mark.parametrize(
+    ("box", "cut_off"),
+    [
+        (None, 0.0),
+        ((0, 0, 64, 48), 0.0),
+        ((-10, 0, 40, 20), 0.25),
+        ((44, 28, 40, 40), 0.75),
+        ((-32, -24, 128, 96), 0.75),
+    ],
+)
+def test_the_share_outside_the_picture(noise: Pixels, box: Box | None, cut_off: float) -> None:
+    assert measured(noise, box, None).cut_off == pytest.approx(cut_off)
+
+
+def test_without_landmarks_the_rest_is_measured(noise: Pixels) -> None:
+    found = measured(noise, None, None)
+    unknown = {name for name, value in found.to_dict().items() if value is None}
+    assert unknown == {
+        "inter_eye_pixels",
+        "yaw_degrees",
+        "roll_degrees",
+        "score",
+        "face_found",
+    }
+    assert {*QUANTITIES, "face_found"} == {field.name for field in fields(FaceQuality)}
+
+
+def test_blur_and_reduction_lower_the_sharpness() -> None:
+    x, y, width, height = map(int, BOX)
+    face = Image.fromarray(astronaut()[y : y + height, x : x + width])
+    large = np.asarray(face.resize((720, 950), Image.Resampling.BICUBIC))
+    small = np.asarray(face.resize((18, 24), Image.Resampling.BOX))
+    sharp = [measured(image, None, None).sharpness for image in (large, np.asarray(face), small)]
+    assert sharp[0] == pytest.approx(sharp[1], rel=0.5)  # the same detail, in more pixels
+    assert sharp[2] < 0.2 * sharp[1]
+
+
+def test_a_large_face_is_read_sparsely(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[int, ...]] = []
+    original = Image.fromarray
+
+    def counted(array: Any, *arguments: Any) -> Any:
+        read.append(array.shape)
+        return original(array, *arguments)
+
+    monkeypatch.setattr("runtime.face_measures.Image.fromarray", counted)
+    image = np.broadcast_to(np.zeros(3, np.uint8), (7000, 7000, 3))
+    assert luminance_sample(image, None).shape == (112, 112)
+    assert luminance_sample(image, (0, 0, 7000, 1)).shape == (112, 112)
+    assert max(max(shape[:2]) for shape in read) <= MOST_READ
+
+
+GOOD = FaceQuality(120.0, 50.0, 900.0, 130.0, 60.0, 0.0, 0.0, -12.0, 3.0, 0.0, 0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"min_face_pixels": 121}, "face size is 120 pixels, less than the required 121 pixels"),
+        ({"min_inter_eye_pixels": 64}, "distance between the eyes is 50 pixels, less"),
+        ({"min_sharpness": 1000}, "sharpness is 900, less than the required 1000"),
+        ({"min_contrast": 61}, "contrast is 60, less"),
+        ({"min_score": 0.95}, "detector's score is 0.9, less"),
+        ({"max_yaw_degrees": 10}, "yaw is -12°, more than the permitted 10°"),
+        ({"max_roll_degrees": 2}, "roll is 3°, more"),
+    ],
+)
+def test_a_limit_names_what_was_found(limits: dict[str, float], words: str) -> None:
+    (problem,) = QualityLimits(**limits).problems(GOOD)  # type: ignore[arg-type]
+    assert words in problem
+
+
+def test_values_at_a_limit_are_accepted() -> None:
+    at = {"min_face_pixels": 120, "min_inter_eye_pixels": 50, "max_yaw_degrees": 12}
+    assert QualityLimits(max_cut_off=0.0, max_overexposed=0.0, **at).problems(GOOD) == ()  # type: ignore[arg-type]
+
+
+def test_every_problem_is_named() -> None:
+    poor = replace(GOOD, face_found=False, cut_off=0.5, overexposed=0.3, underexposed=0.4)
+    limits = QualityLimits(max_cut_off=0.1, max_overexposed=0.1, max_underexposed=0.1)
+    problems = limits.problems(poor)
+    assert len(problems) == 4
+    assert "finds no face" in problems[0]
+
+
+def test_a_limited_quantity_that_is_unknown_is_a_problem() -> None:
+    unknown = replace(GOOD, yaw_degrees=None, inter_eye_pixels=None)
+    problems = QualityLimits(max_yaw_degrees=30, min_inter_eye_pixels=20).problems(unknown)
+    assert problems == (
+        "the distance between the eyes is unknown, and at least 20 pixels is required",
+        "the yaw is unknown, and at most 30° is required",
+    )
+    assert QualityLimits().problems(None) == ()
+    assert len(QualityLimits(min_contrast=1.0).problems(None)) == 1
+
+
+def test_by_default_only_no_face_is_refused() -> None:
+    black = FaceQuality(1.0, None, 0.0, 0.0, 0.0, 1.0, 0.0, None, None, 0.9)
+    assert QualityLimits().problems(black) == ()
+    assert len(QualityLimits().problems(replace(black, face_found=False))) == 1
+    assert QualityLimits(require_face=False).problems(replace(black, face_found=False)) == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"min_sharpness": -1.0}, {"max_cut_off": 1.5}, {"max_yaw_degrees": float("nan")}]
+)
+def test_limits_are_validated(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        QualityLimits(**wrong)  # type: ignore[arg-type]
+
+
+def test_options_become_limits() -> None:
+    parser = argparse.ArgumentParser()
+    add_quality_options(parser)
+    add_no_face_option(parser)
+    assert quality_limits(parser.parse_args([]), require_face=True) == QualityLimits()
+    sizes = ["--min-face-pixels", "40", "--min-inter-eye", "20"]
+    given = [*sizes, "--min-sharpness", "9", "--min-contrast", "5"]
+    parsed = parser.parse_args([*given, "--max-yaw", "30", "--max-cut-off", "0.2"])
+    assert quality_limits(parsed, require_face=False) == QualityLimits(
+        False, 40, 20, 9, 5, max_yaw_degrees=30, max_cut_off=0.2
+    )
+
+
+class Finds:
+    """Finds the astronaut's face where the region holds it, otherwise nothing."""
+
+    provenance = "finds"
+
+    def __init__(self, *found: Detection) -> None:
+        self.found = found
+        self.asked = 0
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        del image
+        self.asked += 1
+        return list(self.found)
+
+
+ONE = Detection(BOX, 0.8, landmarks=POINTS)
+
+
+@pytest.fixture
+def engines(tmp_path: Path) -> Path:
+    return write_engines(tmp_path / "engines", {"plain": Tiny(), "other": Tiny(side=16)})
+
+
+def predicted(engines: Path, detector: Any, face: Face) -> list[Any]:
+    with AgeMoE(engines, device="cpu", detector=detector, quality=QualityLimits()) as moe:
+        return list(moe.predict([face]))
+
+
+def test_no_face_is_refused_before_the_experts(engines: Path) -> None:
+    with AgeMoE(engines, device="cpu", detector=Finds(), quality=QualityLimits()) as moe:
+        before = moe.stats().experts["plain"].execute.count
+        with pytest.raises(QualityError, match="finds no face there") as caught:
+            moe.predict(astronaut())
+        assert moe.stats().experts["plain"].execute.count == before
+        exempt = moe.predict(Face(astronaut(), limited=False))
+    assert len(caught.value.reasons) == 1
+    assert copy.copy(caught.value).reasons == caught.value.reasons  # as pickling does
+    assert exempt.quality is not None
+
+
+def test_a_bad_face_does_not_cost_the_others(engines: Path) -> None:
+    limits = QualityLimits(min_face_pixels=80, require_face=False)
+    faces = [Face(astronaut(), BOX), Face(astronaut(), (100, 50, 200, 200))]
+    with AgeMoE(engines, device="cpu", quality=limits) as moe:
+        small, large = moe.predict(faces)
+    assert isinstance(small, QualityError)
+    assert isinstance(large, AgeEstimate)
+    assert large.quality is not None
+    assert large.quality.face_pixels == 200.0
+
+
+def test_a_found_face_carries_the_detectors_word(engines: Path) -> None:
+    detector = Finds(ONE)
+    limits = QualityLimits(min_inter_eye_pixels=10)
+    with AgeMoE(engines, device="cpu", detector=detector, quality=limits) as moe:
+        (photo,) = predict_photo(moe, astronaut(), detector=detector)
+        assert detector.asked == 1  # in the photograph, not again in the box
+        whole = moe.predict(astronaut())
+    assert photo.estimate is not None
+    assert (
+        photo.estimate.quality
+        == whole.quality
+        == measured(astronaut(), BOX, POINTS, score=0.8, face_found=True)
+    )
+    assert photo.to_dict()["quality"]["inter_eye_pixels"] == pytest.approx(40.01, abs=0.01)
+
+
+def test_given_landmarks_do_not_prove_a_face(engines: Path) -> None:
+    face = Face(astronaut(), BOX, landmarks=POINTS)
+    (refused,) = predicted(engines, Finds(), face)
+    assert isinstance(refused, QualityError)
+    with AgeMoE(engines, device="cpu", detector=Finds()) as moe:
+        quality = moe.predict(face).quality
+    assert quality is not None
+    assert (quality.face_found, quality.score) == (None, None)
+    assert quality.inter_eye_pixels is not None
+
+
+@pytest.mark.parametrize("detector", [BoxesOnly(), Failing()])
+def test_a_detector_that_cannot_tell_refuses_nothing(engines: Path, detector: Any) -> None:
+    with AgeMoE(engines, device="cpu", detector=detector, quality=QualityLimits()) as moe:
+        quality = moe.predict(Face(astronaut(), BOX)).quality
+    assert quality is not None
+    assert quality.face_found is None
+
+
+def test_without_limits_the_search_for_alignment_is_reported(tmp_path: Path) -> None:
+    engines = write_engines(tmp_path, {"aligned": Tiny(side=16, geometry=ALIGN)})
+    with AgeMoE(engines, device="cpu", detector=Finds()) as moe:
+        found = moe.predict(astronaut())
+    assert found.quality is not None
+    assert found.quality.face_found is False
+    assert found.notes
+
+
+def test_a_person_without_a_face_has_no_quality(tmp_path: Path) -> None:
+    engines = write_engines(tmp_path, {"both": Tiny(inputs=("face", "person"))})
+    face = Face(astronaut(), None, (100, 0, 300, 500))
+    with AgeMoE(engines, device="cpu", detector=Finds(), quality=QualityLimits()) as moe:
+        assert moe.predict(face).quality is None
