@@ -21,8 +21,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from runtime.errors import AgeMoEError
-from runtime.policy_terms import QualityCheck, Terms
+from runtime.errors import AgeMoEError, QualityError
+from runtime.policy_terms import Terms
+from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import INTERVAL_LEVEL, AgeEstimate
 
 Outcome = Literal["pass", "refer", "fail"]
@@ -171,7 +172,7 @@ class Policy(Terms):
         if estimate.notes and not self.noted:
             yield Reason("noted", f"The estimate has notes: {'; '.join(estimate.notes)}.")
         if self.quality is not None:
-            yield from _quality_doubts(self.quality, getattr(estimate, "quality", None))
+            yield from _quality_doubts(self.quality, estimate.quality)
 
 
 def _apart(age: float, limit: float) -> str:
@@ -180,7 +181,7 @@ def _apart(age: float, limit: float) -> str:
     return next((t for t in texts if (float(t) >= limit) == (age >= limit)), repr(age))
 
 
-def _quality_doubts(limits: QualityCheck, quality: object) -> Iterator[Reason]:
+def _quality_doubts(limits: QualityLimits, quality: FaceQuality | None) -> Iterator[Reason]:
     if quality is None:
         yield Reason("quality_unknown", "The quality of the picture was not measured.")
         return
@@ -190,7 +191,6 @@ def _quality_doubts(limits: QualityCheck, quality: object) -> Iterator[Reason]:
 
 def _reasons_of_error(error: AgeMoEError) -> list[Reason]:
     """Returns the reasons of a refusal for quality one by one, and other errors as they are."""
-    reasons: tuple[str, ...] = getattr(error, "reasons", ())
-    if reasons:
-        return [Reason("quality", reason) for reason in reasons]
+    if isinstance(error, QualityError):
+        return [Reason("quality", reason) for reason in error.reasons]
     return [Reason("no_estimate", str(error))]

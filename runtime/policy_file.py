@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +13,8 @@ from runtime.errors import PolicyError
 from runtime.files import read_json, write_json
 from runtime.json_reader import JsonReader, read_dataclass
 from runtime.manifest_file import read_manifest
-from runtime.policy_terms import Binding, QualityCheck, Terms
+from runtime.policy_terms import Binding, Terms
+from runtime.quality import QualityLimits
 from runtime.startup import chosen_experts, read_calibration, same_detector
 
 if TYPE_CHECKING:
@@ -124,14 +124,13 @@ def _read(path: Path) -> tuple[Policy, Binding]:
     return policy, read.binding
 
 
-def _quality(values: object, problems: list[str]) -> QualityCheck | None:
+def _quality(values: object, problems: list[str]) -> QualityLimits | None:
     """Returns limits on quality from plain numbers."""
     if not isinstance(values, Mapping):
         problems.append("quality: must be an object")
         return None
     try:
-        limits: QualityCheck = importlib.import_module("runtime.quality").QualityLimits(**values)
-    except (ImportError, TypeError, ValueError) as error:
+        return QualityLimits(**values)
+    except (TypeError, ValueError) as error:
         problems.append(f"quality: {error}")
         return None
-    return limits

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 from runtime.errors import PolicyError
 from runtime.json_reader import SHA256, not_empty, within
 from runtime.manifest import REBUILD
+from runtime.quality import QualityLimits
 
 if TYPE_CHECKING:
     from runtime.fusion import FusionTables
@@ -16,13 +17,6 @@ if TYPE_CHECKING:
 
 OLDEST_YEARS = 120.0
 """Upper limit of thresholds and challenge ages."""
-
-
-class QualityCheck(Protocol):
-    """Limits on the quality of a picture of a face; a dataclass of plain numbers."""
-
-    def problems(self, quality: Any, /) -> tuple[str, ...]:  # noqa: ANN401 - FaceQuality
-        """Returns what is wrong with a picture; empty if nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +120,7 @@ class Terms:
     """Whether an estimate without interval may pass or fail."""
     noted: bool = False
     """Whether an estimate with notes, as of replaced landmarks, may pass or fail."""
-    quality: QualityCheck | None = None
+    quality: QualityLimits | None = None
     """Limits on the picture's quality; None: any."""
     binding: Binding | None = None
     """What the policy was fitted for; None for one that is not from a file."""

@@ -298,11 +298,10 @@ def test_landmarks_are_searched_in_few_pixels(box: Box) -> None:
     side = SEARCH_SIDE
     points = ((80, 70), (140, 70), (110, 100), (85, 120), (135, 120))
     detector = Asked(Detection((56, 42, 112, 84), landmarks=points))
-    found, note = LandmarkSearch(detector).landmarks(np.zeros((1800, 2400, 3), np.uint8), box)
+    sought = LandmarkSearch(detector).find(np.zeros((1800, 2400, 3), np.uint8), box)
     assert detector.shapes == [(side * 3 // 4, side, 3)]
-    assert note is None
-    assert found is not None
-    assert np.array(found) == pytest.approx(np.array(points) * 2400 / side)
+    assert (sought.reason, sought.face_found) == ("", True)
+    assert np.array(sought.landmarks) == pytest.approx(np.array(points) * 2400 / side)
 
 
 def test_turned_views_are_small() -> None:

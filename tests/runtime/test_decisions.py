@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,12 +18,13 @@ from runtime import (
     Decision,
     ExpertAge,
     ImageError,
-    InputError,
     Policy,
     PredictionError,
+    QualityError,
     ResidualQuantiles,
 )
 from runtime.policy_terms import Evidence, Rate
+from runtime.quality import FaceQuality, QualityLimits
 
 SHA, OTHER = "ab" * 32, "cd" * 32
 BINDING = Binding({"a": SHA, "b": SHA}, OTHER, "centerface")
@@ -40,21 +41,11 @@ EVIDENCE = Evidence(
 )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Limits on a quality that is one number."""
-
-    smallest: float = 20.0
-
-    def problems(self, quality: Any, /) -> tuple[str, ...]:
-        return (f"{quality:g} is below {self.smallest:g}",) if quality < self.smallest else ()
+LIMITS = QualityLimits(min_sharpness=20.0)
 
 
-@dataclass(frozen=True)
-class Judged(AgeEstimate):
-    """An estimate with a quality."""
-
-    quality: float | None = None
+def quality_of(sharpness: float) -> FaceQuality:
+    return FaceQuality(200.0, 80.0, sharpness, 120.0, 50.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def estimate(age: float = 30.0, **changes: Any) -> AgeEstimate:
@@ -91,20 +82,20 @@ def test_every_combination_of_doubts_against_a_brute_force_twin(
     switches = itertools.product([False, True], repeat=7)
     for missing, noted, bare, poor, allow_one, allow_noted, allow_bare in switches:
         experts = ONE if missing else BOTH
-        judged = Judged(
+        judged = AgeEstimate(
             age,
             experts,
             {"b": "late"} if missing else {},
             residuals=None if bare else RESIDUALS,
             notes=("average landmarks",) if noted else (),
-            quality=10.0 if poor else 30.0,
+            quality=quality_of(10.0 if poor else 30.0),
         )
         policy = Policy(
             floor=floor,
             min_experts=1 if allow_one else None,
             noted=allow_noted,
             uncalibrated=allow_bare,
-            quality=Limits(),
+            quality=LIMITS,
         )
         wanted = []
         if missing and not allow_one:
@@ -152,9 +143,7 @@ def test_an_error_refers_with_its_message(error: AgeMoEError) -> None:
 
 
 def test_a_refusal_for_quality_keeps_its_reasons() -> None:
-    error = InputError("too poor")
-    error.reasons = ("too dark", "too small")  # type: ignore[attr-defined]
-    decision = Policy().decide(error)
+    decision = Policy().decide(QualityError(("too dark", "too small")))
     assert [(r.code, r.sentence) for r in decision.reasons] == [
         ("quality", "too dark"),
         ("quality", "too small"),
@@ -162,9 +151,8 @@ def test_a_refusal_for_quality_keeps_its_reasons() -> None:
 
 
 def test_a_quality_that_was_not_measured_refers() -> None:
-    for unknown in (estimate(60.0), Judged(60.0, BOTH, residuals=RESIDUALS)):
-        decision = Policy(quality=Limits()).decide(unknown)
-        assert (decision.outcome, codes(decision)[0]) == ("refer", "quality_unknown")
+    decision = Policy(quality=LIMITS).decide(estimate(60.0))
+    assert (decision.outcome, codes(decision)[0]) == ("refer", "quality_unknown")
 
 
 @pytest.mark.parametrize("changes", [{"experts": ONE}, {"experts": {**BOTH, "c": BOTH["a"]}}])
@@ -250,8 +238,8 @@ def test_the_id_is_that_of_the_content() -> None:
         Policy(max_width=20.0),
         Policy(uncalibrated=True),
         Policy(noted=True),
-        Policy(quality=Limits()),
-        Policy(quality=Limits(21.0)),
+        Policy(quality=LIMITS),
+        Policy(quality=QualityLimits(min_sharpness=21.0)),
         Policy(binding=BINDING),
         Policy(max_false_positive=0.01, confidence=0.95, evidence=EVIDENCE),
     ]

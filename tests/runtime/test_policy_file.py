@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +24,7 @@ from runtime import (
 from runtime.fusion_file import read_fusion, write_fusion
 from runtime.manifest_file import read_manifest
 from runtime.policy_terms import Evidence, Rate
+from runtime.quality import QualityLimits
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -183,26 +182,13 @@ def test_limits_on_quality_are_plain_numbers(path: Path) -> None:
     assert broken(path, lambda d: d.update(quality={"no such limit": 1}))[0].startswith("quality: ")
 
 
-@dataclass(frozen=True)
-class Limits:
-    """As `QualityLimits`."""
-
-    min_score: float | None = None
-
-    def problems(self, quality: Any, /) -> tuple[str, ...]:
-        return ("the score is too low",) if quality < (self.min_score or 0.0) else ()
-
-
-def test_limits_on_quality_round_trip(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = SimpleNamespace(QualityLimits=Limits)
-    monkeypatch.setitem(sys.modules, "runtime.quality", module)
-    wanted = replace(policy_of(engines), quality=Limits(0.5))
+def test_limits_on_quality_round_trip(engines: Path) -> None:
+    wanted = replace(policy_of(engines), quality=QualityLimits(min_score=0.5))
     write_policy(engines / "policy.json", wanted)
     found = read_policy(engines)
     assert found == wanted
     assert found.id == wanted.id != policy_of(engines).id
-    assert found.quality is not None
-    assert found.quality.problems(0.4) == ("the score is too low",)
+    assert found.quality == QualityLimits(min_score=0.5)
 
 
 def other_weights(engines: Path) -> None:
