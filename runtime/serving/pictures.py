@@ -22,6 +22,37 @@ from runtime.serving.settings import Settings
 
 T = TypeVar("T")
 
+_SMALL = 8
+"""A request that needs at most this part of the memory is small; by default 64 MiB, six
+megapixels."""
+
+
+class Budgets:
+    """The memory for decoding, of which an eighth is kept for small requests.
+
+    They would otherwise wait behind large ones.
+    """
+
+    def __init__(self, total_bytes: int) -> None:
+        """Takes the bytes of all requests together."""
+        self.total = total_bytes
+        self.small = Budget(total_bytes // _SMALL)
+        self.large = Budget(total_bytes - self.small.total)
+
+    @property
+    def used(self) -> int:
+        """The bytes that are held."""
+        return self.small.used + self.large.used
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that wait."""
+        return self.small.waiting + self.large.waiting
+
+    def budget_for(self, amount_bytes: int) -> Budget:
+        """Returns the budget that a request of this size uses."""
+        return self.small if amount_bytes <= self.small.total else self.large
+
 
 class Share:
     """A request's share of the budget, given back when the last of its users leaves it.
@@ -29,9 +60,10 @@ class Share:
     Users are the request and its work in other threads, which goes on when a request is cancelled.
     """
 
-    def __init__(self, budget: Budget, request: object) -> None:
+    def __init__(self, budgets: Budgets, request: object) -> None:
         """Holds nothing yet; the first user is the request itself."""
-        self._budget = budget
+        self._budgets = budgets
+        self._budget = budgets.large
         self._hold = Hold(0)
         self._request = request
         self._users = {request}
@@ -43,9 +75,10 @@ class Share:
             BusyError: there is none before the limit.
         """
         self._hold.amount = amount_bytes
+        self._budget = self._budgets.budget_for(amount_bytes)
         if not self._budget.enter(self._hold, limit):
             raise BusyError(
-                f"Other requests use the memory for decoding, {self._budget.total:,} bytes. Try "
+                f"Other requests use the memory for decoding, {self._budgets.total:,} bytes. Try "
                 f"again in a moment."
             )
 
@@ -74,7 +107,7 @@ class Pictures:
         """Takes the limits; `open` starts the processes."""
         limits = settings.limits
         self.pool = DecoderPool(settings.decoders, max_seconds=limits.decode_seconds)
-        self.budget = Budget(limits.decode_bytes)
+        self.budget = Budgets(limits.decode_bytes)
         self._limits = limits
         self._threads = ThreadPoolExecutor(limits.requests, thread_name_prefix="agemoe-decode")
 

@@ -24,7 +24,6 @@ from runtime import (
     ImageLimits,
     ImageTooLargeError,
     PlaceholderWeightsWarning,
-    preparation,
 )
 from runtime.fusion import AGE_GRID, FusionTables, Spread
 from runtime.fusion_file import write_fusion
@@ -164,11 +163,11 @@ def test_a_picture_is_decoded_once_per_call(
 ) -> None:
     decoded: list[object] = []
 
-    def load(source: ImageSource, limits: ImageLimits) -> Pixels:
+    def load(source: ImageSource, limits: ImageLimits, _: object) -> Pixels:
         decoded.append(source)
         return load_rgb(source, limits)
 
-    monkeypatch.setattr(preparation, "load_rgb", load)
+    monkeypatch.setattr(moe._preparer, "_decode", load)
     path = tmp_path / "p.png"
     Image.fromarray(gray(99)).save(path)
     file, boxes = path.open("rb"), [(0, 0, 4, 4), (1, 1, 9, 9), None]

@@ -133,6 +133,34 @@ def test_requests_wait_for_memory_and_are_refused_as_busy(
         wait_for(lambda: used_bytes(live) == 0)
 
 
+def test_small_requests_do_not_wait_behind_large_ones(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
+    large, small = encoded(picture(1, width=99, height=99)), encoded(picture(2))
+
+    def held(*arguments: Any) -> Any:
+        if len(arguments[1]) == len(large):
+            begun.release()
+            assert going.wait(30.0)
+        return decode(*arguments)
+
+    monkeypatch.setattr(DecoderPool, "decode_costed", held)
+    needed = pool.memory_bytes(picture_cost(small, ImageLimits()))
+    limits = Limits(decode_bytes=8 * needed)
+    with (
+        serving(Settings(settings.engines, decoders=1, limits=limits)) as live,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        sent = [threads.submit(live.ages, large) for _ in range(2)]
+        assert begun.acquire(timeout=30.0)
+        wait_for(lambda: live.server.service._pictures.budget.waiting == 1)
+        assert live.ages(small).status_code == 200
+        going.set()
+        assert [f.result(30.0).status_code for f in sent] == [200, 200]
+        wait_for(lambda: used_bytes(live) == 0)
+
+
 def test_clients_that_leave_give_their_memory_back_when_the_work_ends(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
