@@ -40,13 +40,13 @@ MAX_REQUEST_MB = 200.0
 MAX_SLOWDOWN = 2.0
 """Of a normal request beside hostile ones, without the batch ahead of it."""
 WRONG = 1
-_PER_KIND = 4
+_PER_KIND = 3
 """Pictures of a kind that are too large for a quick look, unless all are measured."""
 _AT_ONCE = 32
 _NORMAL = 5
 """Normal requests per round, of which the median counts."""
 _WARM_UP_SECONDS = 0.3
-_ROUNDS = 2
+_ROUNDS = 1
 _DEADLINE_MS = 1000.0
 _TITLES = (
     "kind",
@@ -291,7 +291,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=_ROUNDS,
         metavar="N",
-        help="of normal requests; default: 2; 0: none",
+        help="of normal requests; default: 1; 0: none",
     )
     add(
         "--serve",

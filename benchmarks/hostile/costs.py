@@ -18,7 +18,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _TIMES = slice(11, 15)
 """In /proc/PID/stat, after the name: user and system time of a process and of its dead children."""
 _POLL_SECONDS = 0.01
-_CALM_SECONDS = 0.05
+_CALM_SECONDS = 0.03
 _PATIENCE_SECONDS = 30.0
 
 

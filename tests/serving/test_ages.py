@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import json
 import threading
@@ -17,6 +18,7 @@ from runtime.geometry import Geometry
 from runtime.photographs import predict_photo
 from runtime.serving.generation import PAGE
 from runtime.serving.prediction import decode_photo
+from runtime.serving.schemas import AgesRequest
 from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import Live, assert_problem, base64_of, encoded, picture
 
@@ -227,6 +229,16 @@ def test_base64_in_every_spelling_and_json_with_byte_order_mark(live: Live, spel
         assert age == live.moe.predict(encoded(picture(6))).age_years
 
 
+@pytest.mark.parametrize("size", [0, 1, 196_607, 196_608, 196_609, 800_001])
+def test_base64_of_any_length_is_decoded_in_steps(size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    text = base64.b64encode(data).decode()
+    wrapped = "\r\n".join(text[i : i + 76] for i in range(0, len(text), 76))
+    url_safe = base64.urlsafe_b64encode(data).decode().rstrip("=")
+    for spelling in (text, wrapped, url_safe):
+        assert AgesRequest.model_validate({"images": [spelling]}).images == [data]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -235,6 +247,7 @@ def test_base64_in_every_spelling_and_json_with_byte_order_mark(live: Live, spel
         ("data:" + "x" * 300 + ";base64,AAAA", "not a data URI in base64"),
         ("AAAAA", "not base64"),
         ("AA=A", "not base64"),
+        ("A" * ((1 << 18) - 2) + "==AAAA", "not base64"),
         ("AA.A", "not base64"),
         ("ä" * 1000, "not base64: other than ASCII"),
     ],
