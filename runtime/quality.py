@@ -63,6 +63,7 @@ class _Limit(NamedTuple):
     """On the command line; None where it has none."""
 
 
+_UNITS = {" pixels": ", in pixels", "°": " to either side, in degrees"}
 _LIMITS = {
     "min_face_pixels": _Limit("face_pixels", "face size", " pixels", "--min-face-pixels"),
     "min_inter_eye_pixels": _Limit(
@@ -168,9 +169,9 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
     for name, (_, text, unit, option) in _LIMITS.items():
         if option is not None:
             kind = "minimum" if name.startswith("min_") else "maximum"
-            section.add_argument(
-                option, dest=f"quality.{name}", type=float, metavar="N", help=f"{kind} {text}{unit}"
-            )
+            scale = _UNITS.get(unit, "")
+            dest, shown = f"quality.{name}", f"{kind} {text}{scale}"
+            section.add_argument(option, dest=dest, type=float, metavar="N", help=shown)
 
 
 def add_no_face_option(parser: argparse.ArgumentParser) -> None:
