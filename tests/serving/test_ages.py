@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import threading
@@ -18,7 +17,6 @@ from runtime.geometry import Geometry
 from runtime.photographs import predict_photo
 from runtime.serving.generation import PAGE
 from runtime.serving.prediction import decode_photo
-from runtime.serving.schemas import AgesRequest
 from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import Live, assert_problem, base64_of, encoded, picture
 
@@ -227,16 +225,6 @@ def test_base64_in_every_spelling_and_json_with_byte_order_mark(live: Live, spel
         response = live.client.post("/v1/ages", content=content, headers=headers)
         age = response.json()["images"][0]["faces"][0]["estimate"]["age_years"]
         assert age == live.moe.predict(encoded(picture(6))).age_years
-
-
-@pytest.mark.parametrize("size", [0, 1, 196_607, 196_608, 196_609, 800_001])
-def test_base64_of_any_length_is_decoded_in_steps(size: int) -> None:
-    data = np.random.default_rng(size).bytes(size)
-    text = base64.b64encode(data).decode()
-    wrapped = "\r\n".join(text[i : i + 76] for i in range(0, len(text), 76))
-    url_safe = base64.urlsafe_b64encode(data).decode().rstrip("=")
-    for spelling in (text, wrapped, url_safe):
-        assert AgesRequest.model_validate({"images": [spelling]}).images == [data]
 
 
 @pytest.mark.parametrize(
