@@ -20,7 +20,7 @@ from runtime.commands import (
 )
 from runtime.detectors.names import AUTO, NAMES
 from runtime.printing import printable_lines
-from runtime.quality import add_no_face_option, add_quality_options, quality_limits
+from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[Callable[[str], float], str]]
@@ -107,8 +107,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="time for requests in progress to finish",
     )
-    add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
-    add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
     add_no_face_option(parser)
     add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")

@@ -24,7 +24,6 @@ from runtime import (
     ImageLimits,
     ImageTooLargeError,
     PlaceholderWeightsWarning,
-    preparation,
 )
 from runtime.fusion import AGE_GRID, FusionTables, Spread
 from runtime.fusion_file import write_fusion
@@ -168,7 +167,7 @@ def test_a_picture_is_decoded_once_per_call(
         decoded.append(source)
         return load_rgb(source, limits)
 
-    monkeypatch.setattr(preparation, "load_rgb", load)
+    monkeypatch.setattr("runtime.images.load_rgb", load)
     path = tmp_path / "p.png"
     Image.fromarray(gray(99)).save(path)
     file, boxes = path.open("rb"), [(0, 0, 4, 4), (1, 1, 9, 9), None]
