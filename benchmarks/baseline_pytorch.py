@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.breakdown import Measurement
 from export.build.demo_weights import demo_checkpoint_name
-from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts
+from export.build.experts_file import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts
 from export.config.architecture import ExpertConfig
 from export.experts.janus.expert import JanusSource, janus_source
 from export.experts.janus.placeholder import configuration

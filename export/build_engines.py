@@ -24,7 +24,8 @@ try:
         plan_table,
         warning_lines,
     )
-    from export.build.options import PRESETS, WEIGHTS, BuildOptions, resolve_options
+    from export.build.experts_file import PRESETS
+    from export.build.options import WEIGHTS, BuildOptions, resolve_options
     from export.build.pipeline import BuildError, BuildReport, build
     from export.build.plan import plan
     from export.build.tensorrt_target import TARGETS

@@ -15,7 +15,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # run as a file: python export/distill.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from export.build.options import DEFAULT_EXPERTS, read_experts
+from export.build.experts_file import DEFAULT_EXPERTS, read_experts
 from export.config.architecture import ExpertConfig
 from export.errors import OptionsError
 from export.experts.janus.settings import JanusSettings

@@ -24,7 +24,8 @@ from export.errors import OptionsError
 from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
-from runtime.quality import QualityLimits, add_quality_options, quality_limits
+from runtime.quality import QualityLimits
+from runtime.quality_options import add_quality_options, quality_limits
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,10 +101,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _limits(arguments: argparse.Namespace) -> QualityLimits | None:
     """Returns the quality limits of the options; None if there are none."""
-    try:
-        limits = quality_limits(arguments, require_face=False)
-    except ValueError as error:
-        raise OptionsError([str(error)]) from error
+    limits = quality_limits(arguments, require_face=False)
     return None if limits == QualityLimits(require_face=False) else limits
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 import warnings
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from runtime.agemoe import AgeMoE
-from runtime.commands import Parser, run_command
+from runtime.arguments import SERVE, is_one_face, parsed_arguments
+from runtime.commands import run_command
 from runtime.console import (
     face_line,
     face_text,
@@ -25,26 +25,22 @@ from runtime.console import (
     summary_text,
 )
 from runtime.decisions import Policy
-from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.doctor import examine
-from runtime.drawing import draw_faces, drawing_format, save_drawing
+from runtime.drawing import draw_faces, save_drawing
 from runtime.errors import AgeMoEError, InputError
-from runtime.files import resolved
 from runtime.images import ImageLimits, load_rgb
 from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import LabelingError, check_output
-from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
+from runtime.labeling import LabelJob, Stream, journal_of, label
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import MOST_LINE, printable, printable_lines
-from runtime.quality import add_no_face_option, add_quality_options, quality_limits
-from runtime.results import AgeEstimate, Box, Face
+from runtime.quality_options import quality_limits
+from runtime.results import AgeEstimate, Face
 from runtime.startup import WHOLE
 
 _BATCH = 32
 """Pictures per batch."""
-_SERVE = "serve"
-"""Parsed by the service, whose packages are optional."""
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, by shell convention."""
 
@@ -52,49 +48,14 @@ _INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status; 1 if anything failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == [_SERVE]:
+    if given[:1] == [SERVE]:
         from runtime.serving.command import main as serve
 
         return serve(given[1:])
-    parser = _parser()
-    parsed = parser.parse_args(given)
-    if parsed.command == "predict" and (misuse := _misuse(parsed)):
-        parser.error(misuse)
+    parsed = parsed_arguments(given)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         return run_command(partial(_COMMANDS[parsed.command], parsed))
-
-
-def _misuse(parsed: argparse.Namespace) -> str | None:
-    if parsed.photo:
-        return "--photo is now the default, so leave it out; --whole takes a picture as one face"
-    if parsed.box and (parsed.whole or len(parsed.photos) != 1):
-        return "--box needs exactly one picture and no --whole"
-    if parsed.person_box and (len(parsed.photos) != 1 or not (parsed.box or parsed.whole)):
-        return "--person-box needs exactly one picture, and --box or --whole"
-    try:
-        quality_limits(parsed, require_face=not parsed.accept_no_face)
-    except ValueError as error:
-        return str(error)
-    if parsed.draw is None:
-        return None
-    if _is_one_face(parsed) or len(parsed.photos) != 1:
-        return "--draw needs exactly one photograph, without --whole and --box"
-    draw: Path = parsed.draw
-    if not os.path.isdir(draw.parent):  # noqa: PTH112 - false for a name that is too long
-        return f"--draw {draw}: there is no folder {draw.parent}"
-    if resolved(draw) == resolved(Path(parsed.photos[0])):
-        return f"--draw {draw} would replace the photograph; give another name"
-    try:
-        drawing_format(draw)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _is_one_face(parsed: argparse.Namespace) -> bool:
-    """Returns whether no face has to be found: each picture is one, or its box is given."""
-    return parsed.whole or parsed.box is not None
 
 
 def _predict(parsed: argparse.Namespace) -> int:
@@ -105,7 +66,7 @@ def _predict(parsed: argparse.Namespace) -> int:
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
         detector=parsed.detector,
     ) as moe:
-        return _predict_faces(moe, parsed) if _is_one_face(parsed) else _predict_photos(moe, parsed)
+        return _predict_faces(moe, parsed) if is_one_face(parsed) else _predict_photos(moe, parsed)
 
 
 def _policy(moe: AgeMoE, parsed: argparse.Namespace, detector: str | None) -> Policy | None:
@@ -274,59 +235,6 @@ def _show_warning(
     """Replaces `warnings.showwarning`: prints the message without its place in the code."""
     del category, filename, lineno, file, line
     print(f"warning: {printable_lines(str(message))}", file=sys.stderr)
-
-
-def _box(text: str) -> Box:
-    try:
-        x, y, width, height = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected x,y,w,h in pixels, got {text!r}") from None
-    return x, y, width, height
-
-
-def _detector(text: str) -> str:
-    try:
-        parse_detector(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m runtime", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    predict = commands.add_parser("predict", help="estimate the age of every face")
-    predict.add_argument("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG or WebP")
-    predict.add_argument("--json", action="store_true", help="one JSON object per line")
-    predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the only face, in pixels")
-    predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
-    predict.add_argument("--whole", action="store_true", help="take each picture as one face")
-    predict.add_argument("--photo", action="store_true", help=argparse.SUPPRESS)
-    policy = "decide by policy.json of the engines folder: pass, refer or fail"
-    predict.add_argument("--policy", action="store_true", help=policy)
-    predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
-    add_no_face_option(predict)
-    add_quality_options(predict)
-    bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
-    bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")
-    bulk.add_argument("--output", type=Path, required=True, help="a .csv or .parquet file")
-    bulk.add_argument("--overwrite", action="store_true", help="replace an existing table")
-    bulk.add_argument(
-        "--faces", choices=FACES, default=FACES[0], help="detect faces, or take each picture as one"
-    )
-    bulk.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or local")
-    for command in (predict, bulk):
-        command.add_argument("--detector", type=_detector, default=AUTO, help=NAMES)
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
-        command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")
-    doctor = commands.add_parser("doctor", help="report what is installed and what works")
-    doctor.add_argument("--json", action="store_true", help="one JSON object per line")
-    for command in (predict, bulk, doctor):
-        command.add_argument(
-            "--engines", type=Path, default=Path("engines"), help="the engines folder"
-        )
-    return parser
 
 
 if __name__ == "__main__":

@@ -16,27 +16,18 @@ from runtime.backends.fallback import DeviceRequest, open_devices, parse_device
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
-from runtime.detectors.names import AUTO, Detectors
+from runtime.detectors.names import AUTO
 from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
-from runtime.fusion import FusionTables
 from runtime.images import Decode, ImageLimits
-from runtime.manifest_file import read_manifest
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_terms import Binding
 from runtime.preparation import PreparedFace, Preparer
 from runtime.quality import QualityLimits
 from runtime.results import AgeEstimate, Box
-from runtime.startup import (
-    CONCURRENCY,
-    DetectorCheck,
-    chosen_experts,
-    read_calibration,
-    start,
-    warn_of_placeholders,
-)
+from runtime.startup import CONCURRENCY, DetectorCheck, read_contents, start, warn_of_placeholders
 from runtime.stats import Statistics, Stats
 
 if TYPE_CHECKING:
@@ -105,13 +96,10 @@ class AgeMoE:
             *parse_device(device), precision, verify, threads, gpu or GpuOptions()
         )
         folder = Path(engines)
-        manifest = read_manifest(folder)
-        self._detectors = Detectors(folder, manifest.detector, detector)
-        chosen = chosen_experts(manifest.experts, experts)
-        self._experts = chosen
-        self._calibration = read_calibration(folder, fusion, chosen)
-        self._check_detector = DetectorCheck(self._calibration)
-        self._tables = self._calibration or FusionTables.identity(chosen)
+        self._contents = read_contents(folder, experts, fusion, detector)
+        chosen = self._contents.experts
+        self._check_detector = DetectorCheck(self._contents.calibration)
+        self._tables = self._contents.tables
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
         self._limits, self._decoder = limits or ImageLimits(), decoder
@@ -126,7 +114,7 @@ class AgeMoE:
     @property
     def experts(self) -> tuple[str, ...]:
         """Names of the experts in use."""
-        return tuple(self._experts)
+        return tuple(self._contents.experts)
 
     @property
     def backends(self) -> dict[str, str]:
@@ -148,22 +136,22 @@ class AgeMoE:
     @property
     def detector(self) -> Detector:
         """The detector of `predict_photo`; raises `AgeMoEError` if it cannot be opened."""
-        return self._check_detector(self._detectors.chosen(None), stacklevel=2)
+        return self._check_detector(self._contents.detectors.chosen(None), stacklevel=2)
 
     @property
     def sources(self) -> dict[str, str | None]:
         """SHA-256 of each expert's checkpoint, by its name; None for random weights."""
-        return {name: expert.source.sha256 for name, expert in self._experts.items()}
+        return {name: expert.source.sha256 for name, expert in self._contents.experts.items()}
 
     @property
     def calibrated(self) -> bool:
         """True if there are fusion tables; without them, the experts are averaged."""
-        return self._calibration is not None
+        return self._contents.calibration is not None
 
     @property
     def binding(self) -> Binding:
         """The experts in use and the fusion tables, which a `Policy` must have been fitted for."""
-        return Binding.of(self._experts, self._calibration)
+        return self._contents.binding
 
     @overload
     def predict(
@@ -233,7 +221,7 @@ class AgeMoE:
         return predict_photo(
             self,
             image,
-            detector=self._check_detector(self._detectors.chosen(detector), stacklevel=2),
+            detector=self._check_detector(self._contents.detectors.chosen(detector), stacklevel=2),
             person_boxes=person_boxes,
             deadline_ms=deadline_ms,
             limits=self._limits,
@@ -291,7 +279,7 @@ class AgeMoE:
         self, faces: Sequence[FaceLike], deadline: Deadline | None
     ) -> list[AgeEstimate | AgeMoEError]:
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
-            raise DeadlineError(dict.fromkeys(self._experts, deadline.reason))
+            raise DeadlineError(dict.fromkeys(self._contents.experts, deadline.reason))
         self._check_detector.check_boxes(faces, stacklevel=3)
         prepared = self._preparer.prepare(faces, deadline)
         usable = [face for face in prepared if isinstance(face, PreparedFace)]

@@ -57,6 +57,14 @@ def not_negative(text: str) -> float:
     return number
 
 
+def share(text: str) -> float:
+    """Parses a number within 0..1; raises ArgumentTypeError otherwise."""
+    number = _number(text)
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"must be a number within 0..1, got {shown(text)}")
+    return number
+
+
 def seed(text: str) -> int:
     """Parses a seed of random numbers, within 0..2^32 - 1; raises ArgumentTypeError otherwise."""
     if not (text.isdecimal() and len(text) <= 10 and int(text) < 1 << 32):

@@ -14,11 +14,12 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageTooLargeError, InputError
-from runtime.image_costs import STRIP_PIXELS, PictureCost, cost_of
+from runtime.image_costs import PictureCost, cost_of
 from runtime.image_files import JPEG, PNG, WEBP, PictureFile, read_picture_file
+from runtime.upright import orientation_of, upright_rgb, upright_strips
 
 # What Pillow's modules say about a picture's data is up to who sent it: megabytes for one picture.
 # Set once, because filters are shared by all threads: `catch_warnings` in one would undo another's.
@@ -72,20 +73,6 @@ _WEBP_COPIES = 3
 _MAX_SIDE = 65_535
 """Pixels; that of JPEG. Of PNG's larger sides each row costs time."""
 _MAX_PATH = 4096
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What makes a stored image upright, by EXIF orientation."""
-_ON_SIDE = (5, 6, 7, 8)
-"""Orientations whose upright rows are stored as columns."""
-_LAST = (3, 4, 7, 8)
-"""Orientations whose first upright row is stored last."""
 _SHARED_IMAGES = threading.Lock()
 """Pillow decodes an image on first use; two threads that do so at once get wrong pixels."""
 
@@ -169,9 +156,9 @@ def _limits_of(format_: str | None, limits: ImageLimits) -> ImageLimits:
 
 def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
     file, cost = _read(data, limits)
-    pixels = _rgb_array(_loaded(file.data, cost), file.orientation)
+    pixels = upright_rgb(_loaded(file.data, cost), file.orientation)
     if file.extended is not None:
-        again = _strips(_loaded(file.extended, cost), file.orientation)
+        again = upright_strips(_loaded(file.extended, cost), file.orientation)
         if not all(np.array_equal(pixels[top : top + len(rgb)], rgb) for top, rgb in again):
             raise ImageError("The JPEG is incomplete: its end is missing.")
     return pixels
@@ -273,57 +260,4 @@ def _as_input_errors(subject: str) -> Iterator[None]:
 def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
     _check_pixels(image.width, image.height, _limits_of(image.format, limits))
     image.load()
-    return _rgb_array(image, _orientation(image))
-
-
-def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation of a PIL image; 1 where its metadata cannot be read."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - Pillow raises nearly anything; metadata decides nothing
-        return 1
-    return value if value in range(1, 9) else 1
-
-
-def _rgb_array(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
-    """Converts an image to upright RGB."""
-    width, height = _upright_size(image, orientation)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top, rgb in _strips(image, orientation):
-        pixels[top : top + len(rgb)] = rgb
-    return pixels
-
-
-def _strips(image: Image.Image, orientation: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yields the first row and the pixels of strips of the upright image in RGB."""
-    width, height = _upright_size(image, orientation)
-    rows = max(STRIP_PIXELS // width, 1)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        first, last = (height - bottom, height - top) if orientation in _LAST else (top, bottom)
-        if orientation in _ON_SIDE:
-            strip = image.crop((first, 0, last, image.height))
-        else:
-            strip = image.crop((0, first, image.width, last))
-        if orientation in _TURNS:
-            strip = strip.transpose(_TURNS[orientation])
-        yield top, np.asarray(_rgb(strip))
-
-
-def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
-    return image.size[::-1] if orientation in _ON_SIDE else image.size
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F"):
-        raise ImageError(
-            f"A PIL image of mode {image.mode!r} has no defined range. Convert it to 'RGB' or 'L'."
-        )
-    if image.mode.startswith("I;16"):
-        high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high_bytes).convert("RGB")
-    if image.has_transparency_data:
-        layered = image.convert("RGBA")
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return upright_rgb(image, orientation_of(image))

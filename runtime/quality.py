@@ -6,7 +6,6 @@ units. The standard's mapping to scores is not reproduced: its thresholds do not
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -53,31 +52,27 @@ QUANTITIES = tuple(field.name for field in fields(FaceQuality) if field.name != 
 """Names of the numbers of a `FaceQuality`."""
 
 
-class _Limit(NamedTuple):
-    """How a limit of `QualityLimits` is compared and named."""
+class Limited(NamedTuple):
+    """What a limit of `QualityLimits` is compared with, and how that is named."""
 
     quantity: str
     text: str
     unit: str = ""
-    option: str | None = None
-    """On the command line; None where it has none."""
 
 
-_UNITS = {" pixels": ", in pixels", "°": " to either side, in degrees"}
-_LIMITS = {
-    "min_face_pixels": _Limit("face_pixels", "face size", " pixels", "--min-face-pixels"),
-    "min_inter_eye_pixels": _Limit(
-        "inter_eye_pixels", "distance between the eyes", " pixels", "--min-inter-eye"
-    ),
-    "min_sharpness": _Limit("sharpness", "sharpness", "", "--min-sharpness"),
-    "min_contrast": _Limit("contrast", "contrast", "", "--min-contrast"),
-    "min_score": _Limit("score", "detector's score"),
-    "max_underexposed": _Limit("underexposed", "share of underexposed pixels"),
-    "max_overexposed": _Limit("overexposed", "share of overexposed pixels"),
-    "max_yaw_degrees": _Limit("yaw_degrees", "yaw", "°", "--max-yaw"),
-    "max_roll_degrees": _Limit("roll_degrees", "roll", "°"),
-    "max_cut_off": _Limit("cut_off", "share outside the picture", "", "--max-cut-off"),
+LIMITED = {
+    "min_face_pixels": Limited("face_pixels", "face size", " pixels"),
+    "min_inter_eye_pixels": Limited("inter_eye_pixels", "distance between the eyes", " pixels"),
+    "min_sharpness": Limited("sharpness", "sharpness"),
+    "min_contrast": Limited("contrast", "contrast"),
+    "min_score": Limited("score", "detector's score"),
+    "max_underexposed": Limited("underexposed", "share of underexposed pixels"),
+    "max_overexposed": Limited("overexposed", "share of overexposed pixels"),
+    "max_yaw_degrees": Limited("yaw_degrees", "yaw", "°"),
+    "max_roll_degrees": Limited("roll_degrees", "roll", "°"),
+    "max_cut_off": Limited("cut_off", "share outside the picture"),
 }
+"""By limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +106,7 @@ class QualityLimits:
             for name, value in self._given().items()
             if not math.isfinite(value)
             or value < 0.0
-            or (_LIMITS[name].quantity in SHARES and value > 1.0)
+            or (LIMITED[name].quantity in SHARES and value > 1.0)
         ]
         if wrong:
             raise ValueError(
@@ -123,7 +118,7 @@ class QualityLimits:
     def needs_landmarks(self) -> bool:
         """Whether a limited quantity is known only where landmarks are."""
         needed = {"inter_eye_pixels", "yaw_degrees", "roll_degrees"}
-        return any(_LIMITS[name].quantity in needed for name in self._given())
+        return any(LIMITED[name].quantity in needed for name in self._given())
 
     def problems(self, quality: FaceQuality | None) -> tuple[str, ...]:
         """Returns what is wrong with a face, one sentence each; empty if it is accepted.
@@ -141,7 +136,7 @@ class QualityLimits:
         return tuple(found)
 
     def _given(self) -> dict[str, float]:
-        values = {name: getattr(self, name) for name in _LIMITS}
+        values = {name: getattr(self, name) for name in LIMITED}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -150,7 +145,7 @@ _NO_FACE = "the detector finds no face there; a crop needs the whole face, from 
 
 def _problem(name: str, limit: float, quality: FaceQuality) -> str | None:
     """Returns how a quality misses a limit, or None."""
-    quantity, text, unit, _ = _LIMITS[name]
+    quantity, text, unit = LIMITED[name]
     value = getattr(quality, quantity)
     least = name.startswith("min_")
     if value is None:
@@ -161,30 +156,3 @@ def _problem(name: str, limit: float, quality: FaceQuality) -> str | None:
         return short if value < limit else None
     over = f"the {text} is {value:.3g}{unit}, more than the permitted {limit:g}{unit}"
     return over if abs(value) > limit else None
-
-
-def add_quality_options(parser: argparse.ArgumentParser) -> None:
-    """Adds the options from which `quality_limits` makes limits."""
-    section = parser.add_argument_group("quality limits, see docs/quality.md")
-    for name, (_, text, unit, option) in _LIMITS.items():
-        if option is not None:
-            kind = "minimum" if name.startswith("min_") else "maximum"
-            scale = _UNITS.get(unit, "")
-            dest, shown = f"quality.{name}", f"{kind} {text}{scale}"
-            section.add_argument(option, dest=dest, type=float, metavar="N", help=shown)
-
-
-def add_no_face_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that accepts pictures and boxes without a face."""
-    parser.add_argument(
-        "--accept-no-face",
-        action="store_true",
-        help="estimate an age also where the detector finds no face in a given box or picture",
-    )
-
-
-def quality_limits(parsed: argparse.Namespace, *, require_face: bool) -> QualityLimits:
-    """Returns the limits of parsed options; raises `ValueError` if one is out of range."""
-    values = vars(parsed)
-    given = {n: values[f"quality.{n}"] for n, limit in _LIMITS.items() if limit.option is not None}
-    return QualityLimits(require_face, **given)

@@ -8,15 +8,19 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from runtime import fusion_file
 from runtime.backends import Views
 from runtime.detection import Detector, GivenBoxes
+from runtime.detectors.names import Detectors
 from runtime.errors import ContractError, PredictionError
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.manifest import REBUILD, Expert
+from runtime.manifest_file import read_manifest
+from runtime.policy_terms import Binding
 from runtime.printing import bullets
 from runtime.results import Face
 
@@ -82,6 +86,45 @@ def read_calibration(
     tables = fusion_file.read_fusion(path)
     fusion_file.check_fusion_fits(path, tables, experts)
     return tables
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an engines folder holds, as far as it is used; no engine is open yet."""
+
+    experts: Mapping[str, Expert]
+    """Those in use, by name."""
+    calibration: FusionTables | None
+    """Their fusion tables; None: the experts are averaged."""
+    detectors: Detectors
+
+    @property
+    def tables(self) -> FusionTables:
+        """The fusion tables, or those that average the experts."""
+        return self.calibration or FusionTables.identity(self.experts)
+
+    @property
+    def binding(self) -> Binding:
+        """What a `Policy` must have been fitted for."""
+        return Binding.of(self.experts, self.calibration)
+
+
+def read_contents(
+    folder: Path,
+    names: Sequence[str] | None,
+    fusion: str | os.PathLike[str] | None,
+    detector: str | Detector,
+) -> Contents:
+    """Reads an engines folder; the parameters are those of `AgeMoE`.
+
+    Raises:
+        EngineError: the folder, its manifest or the fusion tables are invalid.
+        ValueError: an expert or the detector is unknown.
+    """
+    manifest = read_manifest(folder)
+    detectors = Detectors(folder, manifest.detector, detector)
+    chosen = chosen_experts(manifest.experts, names)
+    return Contents(chosen, read_calibration(folder, fusion, chosen), detectors)
 
 
 def same_detector(provenance: str, other: str) -> bool:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from export.calibration.markdown_tables import (
+    Report,
+    coverage,
+    image,
+    interval,
+    parts_table,
+    percent,
+    plain,
+    rate,
+    table,
+)
 from export.calibration.report import ENOUGH_IN_GROUP
-from runtime.printing import printable
-
-Report = Mapping[str, Any]
 
 _BRACKETS = """\
 Square brackets hold 95 % confidence intervals: bootstrap over people for means, Wilson's score
@@ -72,8 +79,8 @@ less than 90 %, faces of a new source probably are, too: `--robust source` widen
 def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence[str]) -> str:
     """Returns the report as Markdown, with a preface of paragraphs and links to plot files."""
     plots = [
-        _image(files, "bias.png", "Bias correction of each expert by its raw prediction"),
-        _image(files, "gate.png", "Weight of each expert by age"),
+        image(files, "bias.png", "Bias correction of each expert by its raw prediction"),
+        image(files, "gate.png", "Weight of each expert by age"),
     ]
     parts = [
         f"# {title}",
@@ -83,13 +90,13 @@ def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence
         "## Accuracy",
         _METHODS,
         _accuracy(report),
-        _image(files, "error_by_age.png", "Mean absolute error by age, raw, corrected and fused"),
+        image(files, "error_by_age.png", "Mean absolute error by age, raw, corrected and fused"),
         "## By age",
         _PARTS,
-        _sections("Labeled age", report["age_bands"]),
-        _sections("Estimated age", report["estimated_age_bands"]),
+        parts_table("Labeled age", report["age_bands"]),
+        parts_table("Estimated age", report["estimated_age_bands"]),
         "## By group" if report["groups"] else "",
-        *(_sections(column, sections) for column, sections in report["groups"].items()),
+        *(parts_table(column, sections) for column, sections in report["groups"].items()),
         *_left_out(report.get("left_out")),
         *_quality(report.get("quality"), report.get("limits")),
         "## Fairness",
@@ -97,7 +104,7 @@ def markdown(report: Report, title: str, preface: Sequence[str], files: Sequence
         *_missing(report["without"]),
         *(part for item in report["policy"].items() for part in _policy(*item)),
         *(part for item in report["reliability"].items() for part in _reliability(*item)),
-        _image(files, "reliability.png", "Claimed against observed probability"),
+        image(files, "reliability.png", "Claimed against observed probability"),
         "## The tables" if any(plots) else "",
         *plots,
     ]
@@ -109,15 +116,15 @@ def _headline(report: Report) -> str:
     fused = f"{report['mae']['fused']:.2f} years mean absolute error"
     text = (
         f"**{report['faces']} faces. Fused: {fused} "
-        f"{_interval(report['mae_interval']['fused'], 1, 2)}. "
+        f"{interval(report['mae_interval']['fused'], 1, 2)}. "
         f"Best expert alone, corrected: {plain(best)}, "
         f"{report['mae'][best]['corrected']:.2f} years; "
-        f"fusing gains {gain['years']:+.3f} years {_interval(gain['interval'], 1, 3)}.**"
+        f"fusing gains {gain['years']:+.3f} years {interval(gain['interval'], 1, 3)}.**"
     )
     if "90" in report["coverage"]:
         width = report["interval_width_years"]["90"]
         text += (
-            f" **The 90 % interval contains {_coverage(report, 1)} of the true ages and is "
+            f" **The 90 % interval contains {coverage(report, 1)} of the true ages and is "
             f"{width:.1f} years wide on average.**"
         )
     return text
@@ -131,7 +138,7 @@ def _accuracy(report: Report) -> str:
         rows += [
             [f"{plain(name)}, {kind}", *_row(report, (name, kind))] for name in report["experts"]
         ]
-    return _table(["", "MAE", "median", "bias", "RMSE", "CS@5"], rows)
+    return table(["", "MAE", "median", "bias", "RMSE", "CS@5"], rows)
 
 
 def _row(report: Report, place: Sequence[str]) -> list[str]:
@@ -139,49 +146,15 @@ def _row(report: Report, place: Sequence[str]) -> list[str]:
     for figure in ("mae", "median", "bias", "rmse"):
         value, limits = (_at(report[key], place) for key in (figure, f"{figure}_interval"))
         sign = "+" if figure == "bias" else ""
-        cells.append(f"{value:{sign}.2f} {_interval(limits, 1, 2)}")
+        cells.append(f"{value:{sign}.2f} {interval(limits, 1, 2)}")
     share, limits = _at(report["cs5"], place), _at(report["cs5_interval"], place)
-    return [*cells, f"{_percent(share)} {_interval(limits, 100, 0)}"]
+    return [*cells, f"{percent(share)} {interval(limits, 100, 0)}"]
 
 
 def _at(nested: Any, place: Sequence[str]) -> Any:  # noqa: ANN401 - JSON values
     for key in place:
         nested = nested[key]
     return nested
-
-
-def _sections(head: str, sections: Report) -> str:
-    heads = [
-        plain(head),
-        "faces",
-        "fused MAE",
-        "bias",
-        "spread of error",
-        "best expert",
-        "covered (90 %)",
-    ]
-    return _table(heads, [_section(name, section) for name, section in sections.items()])
-
-
-def _section(name: str, section: Report) -> list[str]:
-    errors = section["mae"]
-    experts = [key for key in errors if key not in ("fused", "mean")]
-    best = min(experts, key=lambda expert: errors[expert]["corrected"])
-    few = " (few)" if section["faces"] < ENOUGH_IN_GROUP else ""
-    return [
-        plain(name),
-        f"{section['faces']}{few}",
-        f"{errors['fused']:.2f} {_interval(section['mae_interval']['fused'], 1, 2)}",
-        f"{section['bias']['fused']:+.2f}",
-        f"{section['spread']['fused']:.2f}",
-        f"{errors[best]['corrected']:.2f} ({plain(best)})",
-        _coverage(section, 0) if "90" in section["coverage"] else "–",
-    ]
-
-
-def _coverage(section: Report, digits: int) -> str:
-    limits = section["coverage_interval"]["90"]
-    return f"{_percent(section['coverage']['90'])} {_interval(limits, 100, digits)}"
 
 
 def _left_out(found: Report | None) -> list[str]:
@@ -196,7 +169,7 @@ def _left_out(found: Report | None) -> list[str]:
         [
             plain(name),
             f"{section['faces']}",
-            f"{section['mae']['fused']:.2f} {_interval(section['mae_interval']['fused'], 1, 2)}",
+            f"{section['mae']['fused']:.2f} {interval(section['mae_interval']['fused'], 1, 2)}",
             f"{section['bias']['fused']:+.2f}",
             *_covered(section),
             *(_covered(section["robust"]) if robust else ()),
@@ -209,7 +182,7 @@ def _left_out(found: Report | None) -> list[str]:
     return [
         "## When a source is new",
         _LEFT_OUT,
-        _table([*heads, *more], rows) if rows else "",
+        table([*heads, *more], rows) if rows else "",
         "\n".join(skipped),
         _ROBUST.format(count=len(sources), share=100.0 * found["robust_share"])
         if robust
@@ -222,24 +195,24 @@ def _left_out(found: Report | None) -> list[str]:
 def _covered(section: Report) -> list[str]:
     if "90" not in section["coverage"]:
         return ["–", "–"]
-    return [_coverage(section, 0), f"{section['interval_width_years']['90']:.1f}"]
+    return [coverage(section, 0), f"{section['interval_width_years']['90']:.1f}"]
 
 
 def _quality(quality: Report | None, limits: Report | None) -> list[str]:
     """Returns the sections on the quality of the faces, if it is known, and on limits."""
     parts = ["## By quality", _QUALITY] if quality else []
-    parts += [_sections(head, sections) for head, sections in (quality or {}).items()]
+    parts += [parts_table(head, sections) for head, sections in (quality or {}).items()]
     if limits is None:
         return parts
     shown = {name: limits[key] for name, key in _LIMITED.items() if limits[key] is not None}
     refused, reasons = limits["refused"], limits["reasons"]
-    share = f"{_percent(refused['rate'])} {_interval(refused['interval'], 100, 1)}"
+    share = f"{percent(refused['rate'])} {interval(refused['interval'], 100, 1)}"
     because = "; ".join(f"{reason} of {count}" for reason, count in reasons.items())
     return [
         *parts,
         "## With the quality limits",
         f"Refused: {share} of the faces ({because or 'none'}).",
-        _sections("", shown),
+        parts_table("", shown),
     ]
 
 
@@ -263,13 +236,13 @@ def _missing(without: Report) -> list[str]:
     rows = [
         [
             name,
-            f"{found['mae']:.2f} {_interval(found['mae_interval'], 1, 2)}",
-            f"{found['added_years']:+.2f} {_interval(found['added_interval'], 1, 2)}",
+            f"{found['mae']:.2f} {interval(found['mae_interval'], 1, 2)}",
+            f"{found['added_years']:+.2f} {interval(found['added_interval'], 1, 2)}",
         ]
         for name, found in without.items()
     ]
-    table = _table(["without", "fused MAE", "change against all experts"], rows)
-    return ["## When one expert is missing", table]
+    heads = ["without", "fused MAE", "change against all experts"]
+    return ["## When one expert is missing", table(heads, rows)]
 
 
 def _policy(threshold: str, rows: Sequence[Report]) -> list[str]:
@@ -282,12 +255,12 @@ def _policy(threshold: str, rows: Sequence[Report]) -> list[str]:
         f"… aged {threshold} to {high:g}",
     ]
     keys = ("false_positive", "false_positive_near", "false_negative", "false_negative_near")
-    cells = [[f"{row['challenge_age']:g}", *(_rate(row[key]) for key in keys)] for row in rows]
+    cells = [[f"{row['challenge_age']:g}", *(rate(row[key]) for key in keys)] for row in rows]
     counts = ", ".join(f"{rows[0][key]['faces']}" for key in keys)
     return [
         f"## Policy: is this person {threshold} or older?",
         f"{_POLICY}{counts}.",
-        _table(heads, cells),
+        table(heads, cells),
         _NO_CERTIFICATION,
     ]
 
@@ -296,10 +269,10 @@ def _reliability(threshold: str, found: Report | None) -> list[str]:
     if found is None:
         return []
     rows = [
-        [_percent(b["claimed"]), str(b["came_true"]["faces"]), _rate(b["came_true"])]
+        [percent(b["claimed"]), str(b["came_true"]["faces"]), rate(b["came_true"])]
         for b in found["bins"]
     ]
-    claimed, observed = _percent(found["claimed_mean"]), _percent(found["came_true_mean"])
+    claimed, observed = percent(found["claimed_mean"]), percent(found["came_true_mean"])
     return [
         f"## Reliability of `probability_at_least({threshold})`",
         (
@@ -308,39 +281,5 @@ def _reliability(threshold: str, found: Report | None) -> list[str]:
             f"{claimed}; {observed} came true. The Brier score, the mean squared difference (0 is "
             f"perfect), is {found['brier']:.4f}."
         ),
-        _table(["claimed", "faces", "came true"], rows),
+        table(["claimed", "faces", "came true"], rows),
     ]
-
-
-def _rate(found: Report) -> str:
-    if found["rate"] is None:
-        return "no such faces"
-    return f"{_percent(found['rate'])} {_interval(found['interval'], 100, 1)}"
-
-
-def _image(files: Sequence[str], name: str, caption: str) -> str:
-    return f"![{caption}]({name})" if name in files else ""
-
-
-def _percent(share: float) -> str:
-    return f"{100.0 * share:.1f} %"
-
-
-def _interval(limits: Sequence[float], factor: float, digits: int) -> str:
-    low, high = (factor * limit for limit in limits)
-    return f"[{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    lines = [list(map(_cell, heads)), rule, *(map(_cell, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(text: str) -> str:
-    return printable(text).replace("|", r"\|")
-
-
-def plain(name: object) -> str:
-    """Returns a name from a file as Markdown that shows it and does nothing else."""
-    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name))

@@ -20,7 +20,7 @@ from runtime.commands import (
 )
 from runtime.detectors.names import AUTO, NAMES
 from runtime.printing import printable_lines
-from runtime.quality import add_no_face_option, add_quality_options, quality_limits
+from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[Callable[[str], float], str]]

@@ -23,7 +23,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.build import parity, tensorrt
-from export.build.options import DEMO_EXPERTS, read_experts
+from export.build.experts_file import DEMO_EXPERTS, read_experts
 from export.build.tensorrt_target import EngineOptions, EngineTarget
 from export.config.architecture import ExpertConfig
 from export.config.fingerprints import fingerprint, tool_versions

@@ -22,7 +22,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from export import calibrate
-from export.build.options import BuildOptions, read_experts
+from export.build.experts_file import read_experts
+from export.build.options import BuildOptions
 from export.build.pipeline import build
 from export.config.architecture import ExpertConfig
 from export.experts.janus.files import JanusTokenizer

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from export.build.console import described_lines
-from export.build.options import read_experts
+from export.build.experts_file import read_experts
 from export.build.pipeline import BuiltRow
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError

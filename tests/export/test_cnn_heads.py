@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from export.build.console import described_lines
-from export.build.options import read_experts
+from export.build.experts_file import read_experts
 from export.checkpoints.loading import load_checkpoint
 from export.errors import CheckpointError
 from export.experts.cnn.heads import name_weights

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.build.options import read_experts
+from export.build.experts_file import read_experts
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError
 from export.experts.cnn.bodies import AdaptivePool

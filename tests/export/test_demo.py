@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import export.build.demo_weights
-from export.build.options import DEMO_EXPERTS, BuildOptions, read_experts, resolve_options
+from export.build.experts_file import DEMO_EXPERTS, read_experts
+from export.build.options import BuildOptions, resolve_options
 from export.build.pipeline import build
 from export.demo import __main__ as demo
 from export.demo.chart import Entry

@@ -11,7 +11,8 @@ from PIL import Image
 
 from export import distill
 from export.build.demo_weights import write_demo_checkpoint
-from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
+from export.build.experts_file import DEMO_EXPERTS, read_experts
+from export.build.options import resolve_options
 from export.build.pipeline import build
 from export.distillation import training
 from export.experts.registry import build_expert, count_parameters

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from export.build.options import PUBLIC, read_configuration
+from export.build.experts_file import PUBLIC, read_configuration
 from export.calibration.csv_tables import read_csv
 from runtime.errors import PicklableError
 from runtime.fusion_file import read_fusion

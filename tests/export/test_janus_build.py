@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from export.build.demo_weights import write_demo_checkpoint
-from export.build.options import DEMO_EXPERTS, read_experts, resolve_options
+from export.build.experts_file import DEMO_EXPERTS, read_experts
+from export.build.options import resolve_options
 from export.build.pipeline import build
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import export.build.preflight
-from export.build.options import DEFAULT_EXPERTS, read_experts
+from export.build.experts_file import DEFAULT_EXPERTS, read_experts
 from export.build.preflight import check_resources
 from export.config.architecture import ExpertConfig
 from export.errors import ExportError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from export.build.options import read_experts
+from export.build.experts_file import read_experts
 from export.experts.janus.files import JanusTokenizer
 from export.experts.janus.prompt import ImageTokens, build_prompt
 from runtime.geometry import Resize

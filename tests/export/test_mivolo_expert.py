@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.build.options import BuildOptions, read_experts
+from export.build.experts_file import read_experts
+from export.build.options import BuildOptions
 from export.build.pipeline import build
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError

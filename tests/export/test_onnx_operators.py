@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.build.options import read_experts
+from export.build.experts_file import read_experts
 from export.build.parity import check_parity
 from export.errors import GraphError
 from export.experts.onnx_file.wrapper import external_expert

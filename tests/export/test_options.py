@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from export.build.options import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts, resolve_options
+from export.build.experts_file import DEFAULT_EXPERTS, DEMO_EXPERTS, read_experts
+from export.build.options import resolve_options
 from export.config.settings import GEOMETRY_KEYS, WHOLE_YEARS
 from export.errors import OptionsError
 from export.experts.cnn.settings import CnnSettings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from export.build import options as build_options
+from export.build import experts_file
 from export.build.fusion import NOTE, update_fusion
 from export.build.options import resolve_options
 from export.build.pipeline import build
@@ -106,7 +106,7 @@ def test_a_build_of_a_preset_copies_its_tables(
     )
     tables(presets / "mine.fusion.json", "a", sha256=sha256_of(presets / "a.onnx"))
     own = shutil.copytree(presets, tmp_path / "own")
-    monkeypatch.setattr(build_options, "PRESETS", presets)
+    monkeypatch.setattr(experts_file, "PRESETS", presets)
     folder = tmp_path / "engines"
     report = build(resolve_options(output=folder, experts_file=Path("mine")), Quiet())
     assert "mine.fusion.json" in report.fusion

@@ -12,13 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.data import astronaut
 
-from export.build.options import (
-    DEFAULT_EXPERTS,
-    PRESETS,
-    BuildOptions,
-    read_configuration,
-    resolve_options,
-)
+from export.build.experts_file import DEFAULT_EXPERTS, PRESETS, read_configuration
+from export.build.options import BuildOptions, resolve_options
 from export.build.pipeline import build
 from export.checkpoints.sources import is_remote, location_problem
 from export.config.architecture import ExpertConfig

@@ -10,7 +10,7 @@ import pytest
 from skimage.data import astronaut
 
 from export import build_engines
-from export.build.options import PUBLIC, read_configuration
+from export.build.experts_file import PUBLIC, read_configuration
 from export.checkpoints.loading import hash_checkpoint
 from export.checkpoints.sources import find_checkpoint, present_checkpoint
 from export.config.architecture import ExpertConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from export.build.options import PRESETS
+from export.build.experts_file import PRESETS
 from runtime.fusion_file import read_fusion
 
 NAMES = ("dlib_age", "faceapi")

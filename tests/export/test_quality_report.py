@@ -131,5 +131,6 @@ def test_evaluate_reports_by_quality(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "## By quality" in page
     assert "| 16 to 24 |" in page
     assert "## With the quality limits" in page
-    assert evaluate.main([*given[:-1], "-1"]) != 0
-    assert "min_inter_eye_pixels=-1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluate.main([*given[:-1], "-1"])
+    assert "--min-inter-eye: must be a number within 0.." in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from export.build import reference
-from export.build.options import read_experts
+from export.build.experts_file import read_experts
 from export.build.reference import write_large_reference, write_reference
 from export.config.architecture import ExpertConfig
 from export.errors import CheckpointError, ExportError

@@ -286,7 +286,7 @@ def test_predict_refuses_below_the_limits(capsys: pytest.CaptureFixture[str]) ->
     assert ran(capsys, *given, "--min-face-pixels", "20")[0] == 0
     with pytest.raises(SystemExit):
         main([*given, "--max-cut-off", "2"])
-    assert "max_cut_off=2.0" in capsys.readouterr().err
+    assert "--max-cut-off: must be a number within 0..1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("accept", "status"), [((), 1), (("--accept-no-face",), 0)])
@@ -299,7 +299,7 @@ def test_predict_refuses_what_is_no_face(
 ) -> None:
     del engines
     nothing = type("Nothing", (), {"provenance": "nothing", "detect": lambda _self, _image: []})()
-    monkeypatch.setattr("runtime.agemoe.Detectors.chosen", lambda _self, _name: nothing)
+    monkeypatch.setattr("runtime.startup.Detectors.chosen", lambda _self, _name: nothing)
     found, _, err = ran(capsys, "predict", "--whole", "dark.png", *accept)
     assert found == status
     assert ("the detector finds no face there" in err) == (not accept)

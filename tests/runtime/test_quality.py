@@ -28,7 +28,8 @@ from runtime.face_measures import (
 )
 from runtime.geometry import Pixels
 from runtime.photographs import predict_photo
-from runtime.quality import QUANTITIES, add_no_face_option, add_quality_options, quality_limits
+from runtime.quality import QUANTITIES
+from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
 from runtime.results import Box, Landmarks
 from tests.runtime.photo_samples import astronaut
 from tests.runtime.test_landmarks import ALIGN, BOX, POINTS, BoxesOnly, Failing
@@ -239,6 +240,21 @@ def test_options_become_limits() -> None:
     assert quality_limits(parsed, require_face=False) == QualityLimits(
         False, 40, 20, 9, 5, max_yaw_degrees=30, max_cut_off=0.2
     )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--min-sharpness", "-1"], ["--max-cut-off", "1.5"], ["--max-yaw", "nan"], ["--max-yaw", "x"]],
+)
+def test_options_out_of_range_are_usage_errors(
+    capsys: pytest.CaptureFixture[str], wrong: list[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_quality_options(parser)
+    with pytest.raises(SystemExit) as stopped:
+        parser.parse_args(wrong)
+    assert stopped.value.code == 2
+    assert f"argument {wrong[0]}: must be a number within 0.." in capsys.readouterr().err
 
 
 class Finds:

@@ -1,0 +1,49 @@
+"""Options of the command lines from which quality limits are made."""
+
+from __future__ import annotations
+
+import argparse
+
+from runtime.commands import not_negative, share
+from runtime.quality import LIMITED, SHARES, QualityLimits
+
+_OPTIONS = {
+    "min_face_pixels": "--min-face-pixels",
+    "min_inter_eye_pixels": "--min-inter-eye",
+    "min_sharpness": "--min-sharpness",
+    "min_contrast": "--min-contrast",
+    "max_yaw_degrees": "--max-yaw",
+    "max_cut_off": "--max-cut-off",
+}
+"""By limit; the others have none."""
+_SCALES = {" pixels": ", in pixels", "°": " to either side, in degrees"}
+
+
+def add_quality_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options from which `quality_limits` makes limits."""
+    section = parser.add_argument_group("quality limits, see docs/quality.md")
+    for name, option in _OPTIONS.items():
+        quantity, text, unit = LIMITED[name]
+        kind = "minimum" if name.startswith("min_") else "maximum"
+        section.add_argument(
+            option,
+            dest=f"quality.{name}",
+            type=share if quantity in SHARES else not_negative,
+            metavar="N",
+            help=f"{kind} {text}{_SCALES.get(unit, unit)}",
+        )
+
+
+def add_no_face_option(parser: argparse.ArgumentParser) -> None:
+    """Adds the option that accepts pictures and boxes without a face."""
+    parser.add_argument(
+        "--accept-no-face",
+        action="store_true",
+        help="estimate an age also where the detector finds no face in a given box or picture",
+    )
+
+
+def quality_limits(parsed: argparse.Namespace, *, require_face: bool) -> QualityLimits:
+    """Returns the limits of parsed options."""
+    values = vars(parsed)
+    return QualityLimits(require_face, **{name: values[f"quality.{name}"] for name in _OPTIONS})
