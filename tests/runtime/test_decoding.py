@@ -271,8 +271,8 @@ def test_long_pictures_leave_a_process_to_the_others(
 ) -> None:
     begun, others = tmp_path / "begun", children()
     fake(READ + f"open({str(begun)!r}, 'w'); time.sleep(600)")
-    monkeypatch.setattr(pool, "_LONG_BYTES", 10_000)
     long, short = encoded(size=(60, 60)), encoded(size=(9, 9))
+    monkeypatch.setattr(pool, "_LONG_BYTES", picture_cost(long, LIMITS).peak_bytes)
     with DecoderPool(2, max_seconds=600.0) as decoders, ThreadPoolExecutor(3) as threads:
         first = threads.submit(decoders.decode, long, LIMITS)
         wait_until(begun.exists)
