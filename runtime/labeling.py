@@ -276,7 +276,7 @@ def label(
             write_table(output, _counted(journal, paths, summary), table_columns(job.experts))
             journal.discard()
     except ResumeLogError as error:
-        raise LabelingError(str(error)) from error
+        raise LabelingError(*error.args) from error
     except OSError as error:
         raise LabelingError(
             f"{output} or its journal cannot be written ({error}). Free some space, or choose "

@@ -139,7 +139,7 @@ def _add_operations(app: FastAPI, service: Service, user: Any, admin: Any) -> No
         try:
             generation = await run_in_threadpool(service.check_ready)
         except AgeMoEError as error:
-            raise NotReadyError(str(error)) from error
+            raise NotReadyError(*error.args) from error
         return JSONResponse(_status("ready", generation, service))
 
     @app.get(

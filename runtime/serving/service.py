@@ -244,8 +244,9 @@ class Service:
             new = Generation(self.settings, self.metrics.on_batch)
         except Exception as error:  # on any failure the old engines keep serving
             self._record_reload("refused", f"version {old.version} keeps serving", str(error))
+            first, *rest = str(error).splitlines() or [type(error).__name__]
             raise ReloadError(
-                f"The reload failed, version {old.version} keeps serving: {error}"
+                f"The reload failed, version {old.version} keeps serving: {first}", *rest
             ) from error
         self.keys = keys
         return new

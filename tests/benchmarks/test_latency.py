@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks import comparison, latency, reports
 from benchmarks.options import REFUSED, drawn_face
 from benchmarks.plots import _apart
-from runtime import AgeMoE, Face, ImageLimits, preparation
+from runtime import AgeMoE, Face, ImageLimits
 from runtime.geometry import Geometry
 from runtime.images import load_rgb
 from tests.runtime.tiny_engines import Tiny, write_engines
@@ -196,7 +196,7 @@ def test_a_picture_with_many_faces_is_decoded_once(
         decoded.append(source)
         return load_rgb(source, limits)
 
-    monkeypatch.setattr(preparation, "load_rgb", counted)
+    monkeypatch.setattr("runtime.images.load_rgb", counted)
     encoded: Any = drawn_face(0).image
     picture = _kept(encoded, tmp_path, kind)
     boxes = [(10.0 * n, 5.0 * n, 60.0 + n, 80.0) for n in range(32)]

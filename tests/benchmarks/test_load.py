@@ -55,7 +55,7 @@ def test_the_command(engines: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert [(point["rate"], point["max_batch"]) for point in batched] == [
         *((20.0, 1), (20.0, 4), (60.0, 1), (60.0, 4))
     ]
-    assert all(point["right"] == point["requests"] for point in batched)
+    assert all(point["right"] + point["abandoned"] == point["requests"] for point in batched)
     assert {point["mean_batch"] for point in batched if point["max_batch"] == 1} == {1.0}
     assert (tmp_path / "l.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
