@@ -70,9 +70,9 @@ def read_report(path: Path) -> Report:
     try:
         report = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+        raise ValueError(f"{printable(path)} is not JSON: {error}.") from error
     if not isinstance(report, dict) or report.get("benchmark") != "latency":
-        raise ValueError(f"{path} was not written by latency.py --json.")
+        raise ValueError(f"{printable(path)} was not written by latency.py --json.")
     if (version := report.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
             f"{path} has schema version {version}, this is {SCHEMA_VERSION}. Measure it again."

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from export.calibration.markdown_text import md_table, plain
 from export.calibration.report import ENOUGH_IN_GROUP
-from runtime.printing import printable
 
 Report = Mapping[str, Any]
 
@@ -123,7 +122,7 @@ def _accuracy(report: Report) -> str:
         rows += [
             [f"{plain(name)}, {kind}", *_row(report, (name, kind))] for name in report["experts"]
         ]
-    return _table(["", "MAE", "median", "bias", "RMSE", "CS@5"], rows)
+    return md_table(["", "MAE", "median", "bias", "RMSE", "CS@5"], rows)
 
 
 def _row(report: Report, place: Sequence[str]) -> list[str]:
@@ -152,7 +151,7 @@ def _sections(head: str, sections: Report) -> str:
         "best expert",
         "covered (90 %)",
     ]
-    return _table(heads, [_section(name, section) for name, section in sections.items()])
+    return md_table(heads, [_section(name, section) for name, section in sections.items()])
 
 
 def _section(name: str, section: Report) -> list[str]:
@@ -201,7 +200,7 @@ def _left_out(found: Report | None) -> list[str]:
     return [
         "## When a source is new",
         _LEFT_OUT,
-        _table([*heads, *more], rows) if rows else "",
+        md_table([*heads, *more], rows) if rows else "",
         "\n".join(skipped),
         _ROBUST.format(count=len(sources), share=100.0 * found["robust_share"])
         if robust
@@ -236,13 +235,13 @@ def _missing(without: Report) -> list[str]:
         return []
     rows = [
         [
-            name,
+            plain(name),
             f"{found['mae']:.2f} {_interval(found['mae_interval'], 1, 2)}",
             f"{found['added_years']:+.2f} {_interval(found['added_interval'], 1, 2)}",
         ]
         for name, found in without.items()
     ]
-    table = _table(["without", "fused MAE", "change against all experts"], rows)
+    table = md_table(["without", "fused MAE", "change against all experts"], rows)
     return ["## When one expert is missing", table]
 
 
@@ -261,7 +260,7 @@ def _policy(threshold: str, rows: Sequence[Report]) -> list[str]:
     return [
         f"## Policy: is this person {threshold} or older?",
         f"{_POLICY}{counts}.",
-        _table(heads, cells),
+        md_table(heads, cells),
         _NO_CERTIFICATION,
     ]
 
@@ -282,7 +281,7 @@ def _reliability(threshold: str, found: Report | None) -> list[str]:
             f"{claimed}; {observed} came true. The Brier score, the mean squared difference (0 is "
             f"perfect), is {found['brier']:.4f}."
         ),
-        _table(["claimed", "faces", "came true"], rows),
+        md_table(["claimed", "faces", "came true"], rows),
     ]
 
 
@@ -303,18 +302,3 @@ def _percent(share: float) -> str:
 def _interval(limits: Sequence[float], factor: float, digits: int) -> str:
     low, high = (factor * limit for limit in limits)
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    lines = [list(map(_cell, heads)), rule, *(map(_cell, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(text: str) -> str:
-    return printable(text).replace("|", r"\|")
-
-
-def plain(name: object) -> str:
-    """Returns a name from a file as Markdown that shows it and does nothing else."""
-    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name))

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from export.calibration.csv_tables import LabelsError
-from export.calibration.markdown import _table, plain
+from export.calibration.markdown_text import md_table, plain
 from export.errors import CheckpointError, OptionsError
 from runtime.commands import _PrintableFormatter
 from runtime.console import photo_line, photo_text, summary_text
@@ -110,7 +110,7 @@ def test_log_records_cannot_be_forged() -> None:
 def test_markdown_shows_a_name_and_does_nothing_else() -> None:
     name = plain("<img src=x>|[a](b)`*\n# head")
     assert name == r"\<img src=x\>|\[a\](b)\`\*\\n# head"
-    table = _table([plain("a|b"), "n"], [[name, "1"]])
+    table = md_table([plain("a|b"), "n"], [[name, "1"]])
     assert len(table.splitlines()) == 3
     assert r"a\|b" in table
 
