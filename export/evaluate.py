@@ -80,8 +80,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         appendix = f"\n{comparison_text(report['comparison'], *titles)}"
     preface = [
         (
-            f"Tables of {plain(arguments.fusion.name)} on {len(faces)} labeled faces. The figures are "
-            "valid for new faces only if the tables were fitted on others."
+            f"Tables of {plain(arguments.fusion.name)} on {len(faces)} labeled faces. The figures "
+            "are valid for new faces only if the tables were fitted on others."
         )
     ]
     if arguments.output is not None:

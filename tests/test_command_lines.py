@@ -16,13 +16,14 @@ from _pytest.mark import ParameterSet
 from PIL import Image
 
 from runtime.detectors.names import DetectorFallbackWarning
+from runtime.fusion_file import write_fusion
 from tests.hostile_paths import hostile_paths, unprintable, with_path
+from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 RUNTIME, CALIBRATE, EVALUATE = "runtime.__main__", "export.calibrate", "export.evaluate"
 BUILD, DISTILL, TRITON = "export.build_engines", "export.distill", "export.triton_repository"
 DEMO = "export.demo.__main__"
-_ONE = ("--predictions", "pred.csv", "--experts", "a", "bb")
 _FACES = ("--faces", "labels.csv", "--whole")
 READ: dict[str, list[tuple[str, ...]]] = {
     RUNTIME: [
@@ -92,7 +93,6 @@ WRITTEN: dict[str, list[tuple[str, ...]]] = {
         ("label", "--faces", "whole", "light.png", "--engines", "engines", "--output", "{}.csv"),
         ("label", "--faces", "whole", "light.png", "--engines", "engines", "--output", "{}/t.csv"),
     ],
-    CALIBRATE: [(*_ONE, "--bootstrap", "100", "--output", "{}/o")],
     EVALUATE: [("--predictions", "pred.csv", "--fusion", "fusion.json", "--bootstrap", "100",
                 "--output", "{}/o")],
     TRITON: [("--engines", "engines", "--device", "cpu", "--output", "{}/o")],
@@ -120,7 +120,7 @@ NUMBERS: dict[str, list[tuple[str, ...]]] = {
         )),
     ],
     CALIBRATE: [
-        (*_ONE, "--output", "o", f"--{name}={{}}")
+        ("--predictions", "nothing.csv", "--experts", "a", "--output", "o", f"--{name}={{}}")
         for name in ("thresholds", "challenge", "bootstrap", "seed", "groups", "columns")
     ],
     EVALUATE: [
@@ -144,7 +144,7 @@ NUMBERS: dict[str, list[tuple[str, ...]]] = {
         for name in ("workers", "photographs", "rounds", "core-hour")
     ],
 }  # fmt: skip
-"""Words in place of numbers and names: status not 0, whether the word or what is missing ends it."""
+"""Words in place of numbers and names: status not 0, by the word or by what is missing."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("one.toml").write_text(
         '[experts.a]\narchitecture = "onnx"\ncheckpoint = "engines/a/a.fp32.onnx"\n'
     )
+    rows_of = {name: Row(-5.0) for name in ("a", "bb")}
+    write_fusion(Path("fusion.json"), pivot_tables(rows_of))
     Path("folder0").mkdir()
     Path("h").mkdir()
     return tmp_path
@@ -199,16 +201,27 @@ def tries(table: Mapping[str, list[tuple[str, ...]]]) -> list[ParameterSet]:
     ]
 
 
+QUICK = ("pipe", "loop", "evil name")
+
+
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("module", "command"), tries(READ))
 def test_what_cannot_be_read_ends_in_an_error(
-    place: Path, capsys: pytest.CaptureFixture[str], module: str, command: tuple[str, ...]
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    command: tuple[str, ...],
+    quick: bool,
 ) -> None:
     for what, path in hostile_paths(place / "h").items():
+        if quick and what not in QUICK:
+            continue
         found = outcome(module, with_path(command, path), capsys)
         check(found, (what, command))
         assert found.status not in (0, None), (what, command, found.text[:300])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "command"), tries(WRITTEN))
 def test_what_cannot_be_written_ends_in_an_error(
     place: Path, capsys: pytest.CaptureFixture[str], module: str, command: tuple[str, ...]
@@ -219,9 +232,10 @@ def test_what_cannot_be_written_ends_in_an_error(
     assert Path("/dev/zero").is_char_device()
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize(("module", "command"), tries(NUMBERS))
 def test_words_in_place_of_numbers_end_in_an_error(
-    place: Path, capsys: pytest.CaptureFixture[str], module: str, command: tuple[str, ...]
+    capsys: pytest.CaptureFixture[str], module: str, command: tuple[str, ...]
 ) -> None:
     for word in WORDS:
         found = outcome(module, [part.replace("{}", word) for part in command], capsys)

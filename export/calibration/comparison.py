@@ -50,7 +50,8 @@ def comparison_text(compared: Mapping[str, Any], name: str, other: str) -> str:
         "",
         (
             "MAE is the mean absolute error of the fused age in years. A difference below 0 means "
-            f"that {plain(name)} is better; where its 95 % interval contains 0, neither is shown to be."
+            f"that {plain(name)} is better; where its 95 % interval contains 0, neither is shown "
+            "to be."
         ),
         "",
         md_table(["faces", "first MAE", "other MAE", "difference"], rows),

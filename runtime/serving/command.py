@@ -21,6 +21,7 @@ from runtime.commands import (
     whole,
 )
 from runtime.detectors.names import AUTO, NAMES
+from runtime.json_reader import shown
 from runtime.printing import printable_lines
 from runtime.serving.settings import Batching, Limits, Settings
 
@@ -119,8 +120,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _name(text: str) -> str:
-    if text.split() != [text] or "#" in text:
-        raise argparse.ArgumentTypeError(f"expected a word without #, got {text!r}")
+    if text.split() != [text] or "#" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected a word without #, got {shown(text)}")
     return text
 
 

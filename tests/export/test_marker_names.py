@@ -121,7 +121,7 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_reports_plots_and_messages_of_a_calibration(
-    named: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    named: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = named.parent / "out"
     given = ["--predictions", str(named), "--experts", SHORT, "late", "flat", "--groups", "side"]

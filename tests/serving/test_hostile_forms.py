@@ -45,7 +45,8 @@ KINDS = [
     b"multipart/form-data; boundary=b; charset=undefined", KIND + b"; charset=idna",
     KIND + b"; charset=punycode", KIND + b"; charset=hex", KIND + b"; charset=unknown-8",
     KIND + b"; charset=\xff", KIND + b"; charset=utf-16", KIND + b"; charset=", KIND + b"; charset",
-    KIND + b"; charset=unicode_escape", KIND + b"; boundary=c", b"multipart/form-data; boundary=a b",
+    KIND + b"; charset=unicode_escape", KIND + b"; boundary=c",
+    b"multipart/form-data; boundary=a b",
     b"MULTIPART/FORM-DATA;BOUNDARY=b", b"multipart/form-data;;;", KIND + b"; charset=rot13",
 ]  # fmt: skip
 BODIES = [
