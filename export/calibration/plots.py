@@ -151,9 +151,9 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     # Up until all gaps are kept, then down until the last label is within the axes.
     heights = np.minimum(np.maximum.accumulate(heights - gaps) + gaps, 1.0 - gaps[::-1])
     for height, (_, name, color) in zip(heights, ordered, strict=True):
-        place = {"transform": axes.transAxes, "va": "center", "fontsize": 10.5}
         # A name may hold dollars, which would be mathematics.
-        axes.text(1.015, height, printable(name, 40), color=color, parse_math=False, **place)
+        label = axes.text(1.015, height, printable(name, 40), color=color, parse_math=False)
+        label.set(transform=axes.transAxes, va="center", fontsize=10.5)
 
 
 def _png(figure: Figure) -> bytes:

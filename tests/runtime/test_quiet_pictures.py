@@ -10,13 +10,13 @@ import warnings
 import pytest
 from PIL import Image
 
-from runtime.images import load_rgb
+from runtime.images import ImageLimits, load_rgb
 
 ENTRIES = 5_000
 
 
 def malformed_exif() -> bytes:
-    """Directory of a TIFF whose entries all lie beyond its end; Pillow warns about each."""
+    """Directory of a TIFF whose entries all lie beyond its end, about which Pillow warns."""
     entries = b"".join(
         struct.pack("<HHII", 0x9000 + number, 2, 100, 1_000_000 + number)
         for number in range(ENTRIES)
@@ -38,10 +38,10 @@ def test_thousands_of_malformed_entries_say_nothing(
     with warnings.catch_warnings(record=True) as of_pillow:
         warnings.simplefilter("always")
         Image.open(io.BytesIO(data)).getexif()
-    assert len(of_pillow) >= ENTRIES
+    assert of_pillow
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as ours:
         warnings.simplefilter("always")
-        assert load_rgb(data).shape == (16, 24, 3)
+        assert load_rgb(data, ImageLimits()).shape == (16, 24, 3)
     assert not ours
     assert sum(len(record.getMessage()) for record in caplog.records) < 2_000
