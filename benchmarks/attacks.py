@@ -32,6 +32,7 @@ from benchmarks.hostile.costs import Cost, library_cost
 from benchmarks.hostile.requests import body, hostile_requests, slow_picture
 from benchmarks.hostile.service import Answer, Service, serving
 from benchmarks.reports import markdown_table
+from runtime.manifest_file import read_manifest
 
 MAX_CPU_SECONDS = 2.0
 """Of one picture or request."""
@@ -82,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Measures, prints a report in Markdown, and returns the exit status."""
     started, load = time.monotonic(), environment.load_average()
+    read_manifest(options.engines)  # the service only tells that it does not start
     pictures = chosen(corpus(), options.kind, everything=options.all)
     kinds: defaultdict[str, Kind] = defaultdict(Kind)
     found: list[str] = []

@@ -15,6 +15,7 @@ from scipy.stats import bootstrap, norm
 from benchmarks.breakdown import MODES, REFERENCE
 from runtime.backends import all_on_cpu
 from runtime.files import read_json
+from runtime.printing import printable
 
 SCHEMA_VERSION = 1
 """Of the files that `latency.py --json` writes."""
@@ -70,12 +71,13 @@ def read_report(path: Path) -> Report:
     try:
         report = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}.") from error
+        raise ValueError(f"{printable(path)} is not JSON: {error}.") from error
     if not isinstance(report, dict) or report.get("benchmark") != "latency":
-        raise ValueError(f"{path} was not written by latency.py --json.")
+        raise ValueError(f"{printable(path)} was not written by latency.py --json.")
     if (version := report.get("schema_version")) != SCHEMA_VERSION:
         raise ValueError(
-            f"{path} has schema version {version}, this is {SCHEMA_VERSION}. Measure it again."
+            f"{printable(path)} has schema version {version}, this is {SCHEMA_VERSION}. "
+            "Measure it again."
         )
     return report
 

@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 if __package__ in (None, ""):
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 from benchmarks.environment import load_average, machine
 from benchmarks.measuring import interleaved, paired_ratio, timed
+from benchmarks.options import exit_status
 from benchmarks.reports import markdown_table
 from export.config.contract import Images
 from export.faces.verification import verification_images
@@ -38,6 +40,7 @@ from runtime.backends.openvino import OpenVinoSession
 from runtime.commands import Parser, positive
 from runtime.cores import usable_cores
 from runtime.errors import BackendError
+from runtime.json_reader import shown
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 
@@ -123,23 +126,29 @@ def _peaks(cores: int) -> dict[str, float]:
     return reached
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints one table."""
     parser = Parser(prog="python benchmarks/cpu_limit.py", description=_SUMMARY)
     parser.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
     parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
     parser.add_argument("--seconds", type=positive, default=20.0, help="per expert; default: 20")
     parser.add_argument("--baseline", choices=["pytorch"], help="measured in the same rounds")
-    options = parser.parse_args(arguments)
+    return exit_status(partial(_measure, parser.parse_args(arguments)))
+
+
+def _measure(options: argparse.Namespace) -> int:
+    experts = read_manifest(options.engines).experts
+    if unknown := [name for name in options.experts or () if name not in experts]:
+        raise ValueError(f"There is no expert {shown(unknown[0])}; found {', '.join(experts)}.")
     cores = usable_cores()
     print(f"{machine()['processor']}, {cores} cores, load {load_average()}")
     reached = _peaks(cores)
-    experts = read_manifest(options.engines).experts
     print(markdown_table(_TITLES, [], ("---", "---", *["---:"] * 4, "---")))
     for name in options.experts or experts:
         for row in _rows(name, experts[name], options, cores, reached):
             print(f"| {' | '.join(row)} |", flush=True)
     print(f"load {load_average()}")
+    return 0
 
 
 def _rows(
@@ -196,4 +205,4 @@ def _pytorch(name: str, expert: Expert, folder: Path, cores: int) -> dict[str, C
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from benchmarks.breakdown import MODES, estimates_of, timed_model
 from benchmarks.environment import gpu_memory, machine
 from benchmarks.load_generator import Target, closed_loop
 from benchmarks.measuring import interleaved, paired_ratio
+from benchmarks.options import exit_status
 from benchmarks.reports import interval, listed, markdown_table
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
 from runtime.backends import backend_kind
@@ -36,10 +38,11 @@ from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import cuda_provider_problem
 from runtime.commands import Parser, positive
-from runtime.files import write_json, write_whole
+from runtime.files import resolved, write_json, write_whole
 from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
 from runtime.options import GpuOptions
+from runtime.printing import printable
 
 ROOT = Path(__file__).resolve().parent.parent
 _TOLERANCE_YEARS = 0.5
@@ -66,7 +69,10 @@ class Section:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs every section and writes the report; returns 1 if a section failed."""
-    options = _parsed(arguments)
+    return exit_status(partial(_check, _parsed(arguments)))
+
+
+def _check(options: Options) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     facts = _facts(options)
     sections: list[Section] = []
@@ -76,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = {"facts": facts, "sections": [asdict(section) for section in sections]}
         write_json(options.output / "report.json", report)
         write_whole(options.output / "report.md", _markdown(facts, sections).encode())
-    print(f"Report: {options.output / 'report.md'}")
+    print(f"Report: {printable(options.output / 'report.md')}")
     return int(any(section.status == "failed" for section in sections))
 
 
@@ -298,8 +304,8 @@ def _parsed(arguments: Sequence[str] | None) -> Options:
     if kind == "cpu":
         parser.error("--device cpu: this command checks a GPU.")
     options.build = "" if options.engines else options.weights
-    options.output = options.output.resolve()  # commands run in another folder
-    options.engines = (options.engines or options.output / "engines").resolve()
+    options.output = resolved(options.output)  # commands run in another folder
+    options.engines = resolved(options.engines or options.output / "engines")
     return options
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from export.faces.drawn import draw_person
 from runtime import Face, PlaceholderWeightsWarning
 from runtime.commands import Parser, count, positive, print_error, run_command
-from runtime.files import write_json, write_whole
+from runtime.files import check_regular, write_json, write_whole
 from runtime.printing import printable_lines
 
 Plot = Callable[[Mapping[str, Any]], bytes]
@@ -102,6 +102,8 @@ def input_faces(number: int, paths: Sequence[Path] = ()) -> list[Face]:
 
     The 16 different drawn ones repeat, or those of the given pictures, each a face as a whole.
     """
+    for path in paths:
+        check_regular(path)
     different = [Face(path.read_bytes()) for path in paths] or [
         drawn_face(seed) for seed in range(min(number, DRAWN_FACES))
     ]

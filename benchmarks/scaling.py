@@ -28,9 +28,11 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.measuring import interleaved
+from benchmarks.options import exit_status
 from benchmarks.reports import markdown_table
 from runtime.commands import Parser, count, not_negative
 from runtime.labeling import WHOLE, LabelJob, Stream
+from runtime.manifest_file import read_manifest
 
 _SIDE = 256
 """Of the pictures, in pixels."""
@@ -49,6 +51,11 @@ processor seconds of all processes, per photograph."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints a table."""
     options = _parser().parse_args(arguments)
+    return exit_status(partial(_measure, options))
+
+
+def _measure(options: argparse.Namespace) -> int:
+    read_manifest(options.engines)  # an error in a worker says less
     warnings.simplefilter("ignore")  # demo engines warn each time they are opened
     job = LabelJob(str(options.engines), faces=WHOLE, device="cpu")
     # The workers are other processes, which have to find this checkout.

@@ -37,11 +37,11 @@ except ModuleNotFoundError as error:
 
 _NOTICES = {
     "demo": (
-        "[bold yellow]DEMO EXPERTS[/]: the experts are small networks "
+        "DEMO EXPERTS: the experts are small networks "
         "fitted on drawn faces. They show that everything works and are useless on photographs. "
         "For real ages: python export/build_engines.py --fp16 (docs/weights.md)."
     ),
-    "random": "[bold yellow]RANDOM WEIGHTS[/]: for measuring speed; the ages are meaningless.",
+    "random": "RANDOM WEIGHTS: for measuring speed; the ages are meaningless.",
 }
 """By kind of placeholder weights."""
 _VARIANTS = {
@@ -77,7 +77,7 @@ def _run(parsed: dict[str, Any], console: Console) -> int:
     only_plan = parsed.pop("plan")
     options = resolve_options(**parsed)
     if options.weights in _NOTICES:
-        console.print(_NOTICES[options.weights], soft_wrap=True)
+        console.print(_NOTICES[options.weights], style="yellow", soft_wrap=True)
     if only_plan:
         _show_plan(options, console)
         return 0
@@ -91,7 +91,7 @@ def _show_plan(options: BuildOptions, console: Console) -> None:
     planned = plan(options)
     console.print(plan_table(planned))
     for line in fetching_lines(planned):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _build(options: BuildOptions, console: Console) -> list[str]:
@@ -106,7 +106,7 @@ def _build(options: BuildOptions, console: Console) -> list[str]:
     if report.rows:
         _summarize(report, options, console)
     for line in warning_lines(report.rows):
-        console.print(line, style="yellow", markup=False, soft_wrap=True)
+        console.print(line, style="yellow", soft_wrap=True)
     reused = [row.reused for row in report.rows]
     reused += [] if report.detector is None else [report.detector.reused]
     if all(reused) and not problems:
@@ -125,7 +125,7 @@ def _summarize(report: BuildReport, options: BuildOptions, console: Console) -> 
         lines.append(f"Fusion: {report.fusion}")
     lines.append(f"Next: python -m runtime predict PHOTO --engines {options.output}")
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def _parser() -> argparse.ArgumentParser:

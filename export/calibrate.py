@@ -27,6 +27,7 @@ from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, check_fusion_fits, read_fusion, write_fusion
 from runtime.manifest_file import read_manifest
+from runtime.printing import printable
 
 if TYPE_CHECKING:
     from export.calibration.fit import Calibration
@@ -87,6 +88,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     data = labeled_data(arguments, names, varied=kept is None)
     if arguments.robust is not None:
         check_sources(data.faces)
+    folder.mkdir(parents=True, exist_ok=True)  # a fit takes minutes
     calibration, left_out = _fitted(arguments, data, kept)
     tables, scores = calibration.tables, scores_of_calibration(data.faces, calibration)
     robust = None
@@ -105,7 +107,8 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     # Last: where there is a fusion.json, its report is there too.
     write_fusion(folder / FILE_NAME, tables)
     print_errors(tables.provenance, len(data.faces))
-    print(f"Wrote {folder / FILE_NAME}; the report is {folder / REPORT_PAGE}.")
+    written, page = printable(folder / FILE_NAME), printable(folder / REPORT_PAGE)
+    print(f"Wrote {written}; the report is {page}.")
 
 
 def _fitted(

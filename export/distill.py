@@ -20,6 +20,7 @@ from export.config.architecture import ExpertConfig
 from export.errors import OptionsError
 from export.experts.janus.settings import JanusSettings
 from runtime.commands import Parser, count, run_command, seed
+from runtime.printing import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,8 +76,9 @@ def _distill(arguments: argparse.Namespace) -> int:
         f"KL divergence {report['kl_nats']:.4f} nats."
     )
     print(
-        f"Wrote {arguments.output}. In experts.toml: architecture = 'janus', head = 'light', "
-        f"checkpoint = '{arguments.output}'."
+        f"Wrote {printable(arguments.output)}. In experts.toml: architecture = 'janus', "
+        f"head = 'light', "
+        f"checkpoint = '{printable(arguments.output)}'."
     )
     return 0
 

@@ -61,6 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from export.calibration.comparison import comparison, comparison_text
     from export.calibration.inputs import labeled_data
     from export.calibration.markdown import markdown
+    from export.calibration.markdown_text import plain
     from export.calibration.origin import warn_of_detector
     from export.calibration.quality import limits_report, quality_report
     from export.calibration.report import report_of
@@ -87,8 +88,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         appendix = f"\n{comparison_text(report['comparison'], *titles)}"
     preface = [
         (
-            f"Tables of {arguments.fusion.name} on {len(faces)} labeled faces. The figures are "
-            "valid for new faces only if the tables were fitted on others."
+            f"Tables of {plain(arguments.fusion.name)} on {len(faces)} labeled faces. The figures "
+            "are valid for new faces only if the tables were fitted on others."
         )
     ]
     if arguments.output is not None:

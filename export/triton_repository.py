@@ -13,12 +13,13 @@ if __package__ in (None, ""):  # run as a file: python export/triton_repository.
 
 from export.triton.config import Scheduling
 from export.triton.repository import write_repository
-from runtime.commands import Parser, run_command
+from runtime.commands import Parser, count, run_command, whole
 from runtime.files import resolved
 from runtime.manifest import Artifact
 from runtime.printing import printable
 
 DEVICES = ("auto", "tensorrt", "cuda", "cpu")
+_MOST_DELAY_US = 1_000_000_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, default=models, help="the new folder (default triton_models)")
     add("--device", choices=DEVICES, default="auto", help=device)
     add("--precision", default="auto", help="auto, fp32, fp16 or int8")
-    add("--instances", type=int, default=1, metavar="N", help=copies)
-    add("--queue-delay-us", type=int, default=2000, metavar="US", help=delay)
+    add("--instances", type=count, default=1, metavar="N", help=copies)
+    add("--queue-delay-us", type=whole(0, _MOST_DELAY_US), default=2000, metavar="US", help=delay)
     return parser
 
 

@@ -19,6 +19,8 @@ BROKEN_PIPE = 141
 """Exit status where the reader of the output is gone, by shell convention."""
 MOST_COUNT = 1_000_000
 """Limit of options that count something, such as threads and faces."""
+MOST_SIZE = 1 << 40
+"""Limit of options in bytes or pixels: more than any machine has."""
 MOST_SECONDS = 1e7
 """Limit of options that measure something: the clocks of Python overflow beyond 9e9 seconds."""
 
@@ -31,12 +33,22 @@ class Parser(argparse.ArgumentParser):
         super().error(printable(message, MOST_LINE))
 
 
-def count(text: str) -> int:
-    """Parses a whole number within 1..`MOST_COUNT`; raises ArgumentTypeError otherwise."""
-    if not (text.isdecimal() and len(text) < 10 and 1 <= int(text) <= MOST_COUNT):
-        problem = f"must be a whole number within 1..{MOST_COUNT:,}, got {shown(text)}"
-        raise argparse.ArgumentTypeError(problem)
-    return int(text)
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Returns a parser of whole numbers within low..high; it raises ArgumentTypeError otherwise."""
+
+    def parse(text: str) -> int:
+        short = text.isdecimal() and len(text) <= len(str(high))
+        if not short or not low <= int(text) <= high:
+            problem = f"must be a whole number within {low:,}..{high:,}, got {shown(text)}"
+            raise argparse.ArgumentTypeError(problem)
+        return int(text)
+
+    return parse
+
+
+count = whole(1, MOST_COUNT)
+seed = whole(0, (1 << 32) - 1)
+size = whole(1, MOST_SIZE)
 
 
 def positive(text: str) -> float:
@@ -63,14 +75,6 @@ def share(text: str) -> float:
     if not 0.0 <= number <= 1.0:
         raise argparse.ArgumentTypeError(f"must be a number within 0..1, got {shown(text)}")
     return number
-
-
-def seed(text: str) -> int:
-    """Parses a seed of random numbers, within 0..2^32 - 1; raises ArgumentTypeError otherwise."""
-    if not (text.isdecimal() and len(text) <= 10 and int(text) < 1 << 32):
-        problem = f"must be a whole number within 0..{(1 << 32) - 1}, got {shown(text)}"
-        raise argparse.ArgumentTypeError(problem)
-    return int(text)
 
 
 def run_command(command: Callable[[], int], refused: int = 1) -> int:

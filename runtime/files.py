@@ -52,6 +52,15 @@ def check_regular(path: Path) -> None:
         raise ValueError(f"it is {_KINDS.get(kind, 'no file')}, expected a file")
 
 
+def is_regular(path: Path) -> bool:
+    """Returns whether a path is a file; false too for names that no file can have."""
+    try:
+        check_regular(path)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def read_text(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> str:
     """Reads a text that people wrote or exported: UTF-8, or UTF-16 as its byte order mark says.
 

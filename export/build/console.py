@@ -11,7 +11,7 @@ from export.build.detector import BuiltDetector
 from export.build.pipeline import BuildReport, BuiltRow
 from export.build.plan import Planned
 from export.build.sensible import WARNINGS
-from export.build.terminal import Console, Status, Table
+from export.build.terminal import Console, Status, Table, status_text
 from export.config.detector import DETECTOR
 from runtime.manifest import Artifact
 
@@ -64,14 +64,12 @@ class BuildDisplay:
         self._shown = time.monotonic()
         seconds = self._shown - self._started
         if not self._console.is_terminal:
-            self._console.print(
-                f"[{seconds:6.1f} s] {expert}: {what}", markup=False, soft_wrap=True
-            )
+            self._console.print(f"[{seconds:6.1f} s] {expert}: {what}", soft_wrap=True)
             return
         if self._status is None:
             self._status = self._console.status("")
             self._status.start()
-        self._status.update(f"[bold]{expert}[/]: {what}")
+        self._status.update(status_text(f"{expert}: {what}"))
 
     def __enter__(self) -> Self:
         """Returns the display itself."""

@@ -5,11 +5,9 @@ They have the parts of `rich`'s classes of the same names that a build uses.
 
 from __future__ import annotations
 
-import re
 import sys
 
-_MARKUP = re.compile(r"\[/?[a-z ]*\]")
-"""`rich`'s styles, such as [bold yellow] and [/]."""
+from runtime.printing import MOST_LINE, printable
 
 
 class Table:
@@ -29,7 +27,7 @@ class Table:
 
     def add_row(self, *cells: str) -> None:
         """Adds a row."""
-        self._rows.append(cells)
+        self._rows.append(tuple(map(printable, cells)))
 
     def __str__(self) -> str:
         """Returns the title, the headings and the rows, a line each."""
@@ -52,7 +50,7 @@ class Status:
 
     def update(self, text: str) -> None:
         """Replaces the line."""
-        sys.stdout.write(f"\r\x1b[K{_MARKUP.sub('', text)}")
+        sys.stdout.write(f"\r\x1b[K{text}")
         sys.stdout.flush()
 
     def stop(self) -> None:
@@ -76,12 +74,10 @@ class Console:
         """True if standard output is a terminal."""
         return sys.stdout.isatty()
 
-    def print(
-        self, shown: object, *, style: str = "", markup: bool = True, soft_wrap: bool = False
-    ) -> None:
-        """Writes a text or a table, without `rich`'s markup."""
+    def print(self, shown: object, *, style: str = "", soft_wrap: bool = False) -> None:
+        """Writes a text, escaped, or a table."""
         del style, soft_wrap
-        text = _MARKUP.sub("", str(shown)) if markup and isinstance(shown, str) else str(shown)
+        text = printable(shown, MOST_LINE) if isinstance(shown, str) else str(shown)
         file = sys.stderr if self._stderr else sys.stdout
         file.write(f"{text}\n")
         file.flush()
@@ -90,3 +86,8 @@ class Console:
         """Returns a status line."""
         del text
         return Status()
+
+
+def status_text(text: str) -> str:
+    """Returns the text of a status line."""
+    return printable(text)

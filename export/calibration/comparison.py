@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from export.calibration.markdown_text import plain, table
 from export.calibration.metrics import Bootstrap, Rows
 from export.calibration.report import Report, ReportOptions, all_rows, bootstrap_of, parts_of
 from export.calibration.scores import Scores
@@ -41,26 +42,28 @@ def _difference(scores: Scores, other: Scores, bootstrap: Bootstrap, rows: Rows)
 
 def comparison_text(compared: Mapping[str, Any], name: str, other: str) -> str:
     """Returns the comparison as Markdown."""
+    rows = [_row("all", compared)]
+    for place, parts in compared["parts"].items():
+        rows += [_row(f"{place} {part}", found) for part, found in parts.items()]
     lines = [
-        f"## {name} against {other}",
+        f"## {plain(name)} against {plain(other)}",
         "",
         (
             "MAE is the mean absolute error of the fused age in years. A difference below 0 means "
-            f"that {name} is better; where its 95 % interval contains 0, neither is shown to be."
+            f"that {plain(name)} is better; where its 95 % interval contains 0, neither is shown "
+            "to be."
         ),
         "",
-        "| faces | first MAE | other MAE | difference |",
-        "| --- | ---: | ---: | ---: |",
-        _line("all", compared),
+        table(["faces", "first MAE", "other MAE", "difference"], rows),
     ]
-    for place, parts in compared["parts"].items():
-        lines += [_line(f"{place} {part}", found) for part, found in parts.items()]
     return "\n".join(lines) + "\n"
 
 
-def _line(name: str, found: Mapping[str, Any]) -> str:
+def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = found["difference_interval"]
     return (
-        f"| {name} ({found['faces']}) | {found['mae']:.2f} | {found['other_mae']:.2f} | "
-        f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}] |"
+        f"{plain(name)} ({found['faces']})",
+        f"{found['mae']:.2f}",
+        f"{found['other_mae']:.2f}",
+        f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]",
     )

@@ -145,11 +145,13 @@ def _layout_of(source: Path) -> str:
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if is_photograph(path.relative_to(folder)) and path.is_file()
-    )
+    def fail(error: OSError) -> None:
+        problem = f"{error.filename} cannot be searched ({error.strerror})"
+        raise LabelsError(folder.name, [problem]) from error
+
+    walked = os.walk(folder, onerror=fail)
+    found = [Path(where) / name for where, _, names in walked for name in names]
+    return sorted(p for p in found if is_photograph(p.relative_to(folder)) and p.is_file())
 
 
 def _stem(path: Path) -> str:

@@ -12,10 +12,9 @@ from export.calibration.markdown_tables import (
     interval,
     parts_table,
     percent,
-    plain,
     rate,
-    table,
 )
+from export.calibration.markdown_text import plain, table
 from export.calibration.report import ENOUGH_IN_GROUP
 
 _BRACKETS = """\
@@ -235,7 +234,7 @@ def _missing(without: Report) -> list[str]:
         return []
     rows = [
         [
-            name,
+            plain(name),
             f"{found['mae']:.2f} {interval(found['mae_interval'], 1, 2)}",
             f"{found['added_years']:+.2f} {interval(found['added_interval'], 1, 2)}",
         ]

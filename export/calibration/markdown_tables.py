@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from export.calibration.markdown_text import plain, table
 from export.calibration.report import ENOUGH_IN_GROUP
-from runtime.printing import printable
 
 Report = Mapping[str, Any]
 
@@ -69,19 +68,3 @@ def interval(limits: Sequence[float], factor: float, digits: int) -> str:
     """Returns the ends of a confidence interval, times a factor, in brackets."""
     low, high = (factor * limit for limit in limits)
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table; the first column is aligned left, the others right."""
-    rule = ["---", *["---:"] * (len(heads) - 1)]
-    lines = [list(map(_cell, heads)), rule, *(map(_cell, row) for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _cell(text: str) -> str:
-    return printable(text).replace("|", r"\|")
-
-
-def plain(name: object) -> str:
-    """Returns a name from a file as Markdown that shows it and does nothing else."""
-    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from export.calibration.markdown_text import plain
 from runtime.fusion import FusionTables
 from runtime.manifest import Expert
 from runtime.printing import printable
@@ -64,7 +65,7 @@ def warn_of_fitted_faces(tables: FusionTables, data: str) -> None:
         _LOGGER.warning(
             "The tables were fitted on data with the same name, %s. Error rates on faces of the "
             "fit are too low: use other faces.",
-            data,
+            printable(data),
         )
 
 
@@ -77,10 +78,10 @@ def of_faces(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
 def print_errors(provenance: Mapping[str, Any], faces: int) -> None:
     """Prints the held-out errors."""
     errors = of_faces(provenance)["cross_validated_mae_years"]
-    width = max(len(name) for name in errors)
+    width = max(len(printable(name)) for name in errors)
     print(f"Held-out mean absolute error on {faces} faces, in years:")
     for name, error in errors.items():
-        print(f"  {name:<{width}}  {error:6.2f}")
+        print(f"  {printable(name):<{width}}  {error:6.2f}")
     compared = of_faces(provenance).get("form_mae_years", {})
     if len(compared) > 1:
         listed = ", ".join(f"{name} {error:.2f}" for name, error in compared.items())
@@ -92,9 +93,9 @@ def preface(tables: FusionTables) -> list[str]:
     provenance: Mapping[str, Any] = tables.provenance
     faces = of_faces(provenance)
     origin = f"From {faces['faces']} labeled faces of {faces['people']} people in "
-    origin += f"{printable(faces['data'])}. "
+    origin += f"{plain(faces['data'])}. "
     if tables.detector is not None:
-        origin += f"Faces found by: {printable(tables.detector)}. "
+        origin += f"Faces found by: {plain(tables.detector)}. "
     if "intervals" in provenance:
         kept = (
             "Bias and gate are those of a fusion that was given; only the intervals were fitted. "
@@ -102,14 +103,14 @@ def preface(tables: FusionTables) -> list[str]:
             "intervals are verified on faces held out of their fit."
         )
         return [origin + kept]
-    bias = "; ".join(f"{name}: {model}" for name, model in provenance["bias"].items())
+    bias = "; ".join(f"{plain(name)}: {plain(model)}" for name, model in provenance["bias"].items())
     paragraphs = [
         (
             f"{origin}Every figure on this page is of faces held out of the fit, including the "
             "choice of models (nested cross-validation); the tables themselves were then fitted "
             "on all faces."
         ),
-        f"Models chosen by cross-validation: bias {bias}. Gate: {provenance['gate']}.",
+        f"Models chosen by cross-validation: bias {bias}. Gate: {plain(provenance['gate'])}.",
     ]
     compared = provenance["form_mae_years"]
     if len(compared) > 1:

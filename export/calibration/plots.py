@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 
 from runtime.fusion import FusionTables, PivotGate
+from runtime.printing import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,9 +151,9 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     # Up until all gaps are kept, then down until the last label is within the axes.
     heights = np.minimum(np.maximum.accumulate(heights - gaps) + gaps, 1.0 - gaps[::-1])
     for height, (_, name, color) in zip(heights, ordered, strict=True):
-        axes.text(
-            1.015, height, name, color=color, transform=axes.transAxes, va="center", fontsize=10.5
-        )
+        # A name may hold dollars, which would be mathematics.
+        label = axes.text(1.015, height, printable(name, 40), color=color, parse_math=False)
+        label.set(transform=axes.transAxes, va="center", fontsize=10.5)
 
 
 def _png(figure: Figure) -> bytes:

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from export.errors import CheckpointError
+from runtime.files import is_regular
 
 Messages: TypeAlias = "dict[int, Messages]"
 """By field number: the messages within a message that may lead to external data."""
@@ -52,7 +53,7 @@ def external_data_files(path: Path) -> list[Path]:
     files = []
     for name in external_data_names(path):
         file = path.parent / name
-        if not file.is_file():
+        if not is_regular(file):
             raise CheckpointError(
                 f"{path} keeps weights in {name!r}, which is missing. Put that file beside it, "
                 f"under this name."
@@ -69,7 +70,7 @@ def external_data_names(path: Path) -> list[str]:
     Raises:
         CheckpointError: a location lies outside the file's folder.
     """
-    if not path.is_file() or path.stat().st_size == 0:
+    if not is_regular(path) or path.stat().st_size == 0:
         return []
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[0] != 0x08:  # ir_version, the first field of every ONNX file

@@ -3,11 +3,15 @@
 PyTorch's own restricted reader builds tensors and plain values. A few other types that training
 scripts save beside the weights are inert: a stand-in defined here takes the place of each, so that
 no code of another package runs. Everything else is refused by name.
+
+What is read takes no more memory than a small multiple of the file: compressed archives, buffers of
+a given size, and tensors that repeat their values beyond the size of the file are refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import mmap
 import pickle
 import re
 import sys
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _GLOBAL = re.compile(r"GLOBAL (?P<name>[^\s,]{1,200})")
+_BUFFER = b"\nbytearray\n"
+"""In a pickle: a type that PyTorch's reader would make of any size that the file asks for."""
 _NUMBERS = "biufc"
 """Kinds of NumPy's types that hold numbers."""
 _FOREIGN_ORDER = ">" if sys.byteorder == "little" else "<"
@@ -171,13 +177,16 @@ def read_torch(path: Path) -> object:
     import torch
 
     _check_archive(path)
+    _check_buffers(path)
     allowed: list[Any] = [(stand_in, name) for name, stand_in in _INERT.items()]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old pickle protocols, which load or raise
             with torch.serialization.safe_globals(allowed):
                 loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return _plain(loaded, {})
+        return _plain(loaded, {}, path.stat().st_size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}. {_SAFE}") from error
     except Exception as error:  # readers of damaged data raise nearly every kind of error
         found = _GLOBAL.search(str(error))
         if found or isinstance(error, pickle.UnpicklingError):
@@ -186,21 +195,21 @@ def read_torch(path: Path) -> object:
                 f"{path} cannot be loaded without executing code from it, which is not allowed: "
                 f"{held}. {_SAFE}"
             ) from error
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint: damaged, incomplete, or neither safetensors nor "
-            f"a file of torch.save ({type(error).__name__}). Download or save it again."
-        ) from error
+        raise _damaged(path, error) from error
 
 
 def _check_archive(path: Path) -> None:
-    """Names zip archives that torch.save did not write; others are left to PyTorch."""
+    """Raises `CheckpointError` for zip archives that torch.save did not write."""
+    with path.open("rb") as file:
+        local = file.read(4) == b"PK\x03\x04"
     try:
-        if not zipfile.is_zipfile(path):
+        if not local and not zipfile.is_zipfile(path):
             return
         with zipfile.ZipFile(path) as archive:
-            names = [name.rpartition("/")[2] for name in archive.namelist()]
-    except Exception:  # noqa: BLE001 - of damaged archives; PyTorch's reader decides
-        return
+            members = archive.infolist()
+    except Exception as error:  # of damaged archives
+        raise _damaged(path, error) from error
+    names = [member.filename.rpartition("/")[2] for member in members]
     if "constants.pkl" in names:
         raise CheckpointError(
             f"{path} is a TorchScript program, which holds code. {_SAFE} Or export it to ONNX, "
@@ -210,12 +219,40 @@ def _check_archive(path: Path) -> None:
         raise CheckpointError(
             f"{path} is a zip archive of {len(names)} files, not written by torch.save. Unpack it."
         )
+    unpacked = sum(member.file_size for member in members)
+    if any(member.compress_type for member in members) or unpacked > path.stat().st_size:
+        raise CheckpointError(
+            f"{path} is a compressed archive, which torch.save does not write: its files have "
+            f"{unpacked:,} bytes unpacked. {_SAFE}"
+        )
 
 
-def _plain(value: object, seen: dict[int, object]) -> object:
+def _check_buffers(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data.find(_BUFFER) >= 0:
+            raise CheckpointError(
+                f"{path} cannot be loaded without executing code from it, which is not allowed: it "
+                f"holds builtins.bytearray. {_SAFE}"
+            )
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a readable checkpoint: damaged, incomplete, or neither safetensors nor "
+        f"a file of torch.save ({type(error).__name__}). Download or save it again."
+    )
+
+
+def _plain(value: object, seen: dict[int, object], most_bytes: int) -> object:
     """Returns a value with tensors in place of arrays; containers may hold themselves."""
+    import torch
+
     if isinstance(value, _Array):
         return value if value.values is None else _tensor(value.values)
+    if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > most_bytes:
+        raise CheckpointError(
+            f"holds a tensor of shape {tuple(value.shape)}, which has more values than the file"
+        )
     if not isinstance(value, dict | list | tuple):
         return value
     if id(value) in seen:
@@ -224,10 +261,12 @@ def _plain(value: object, seen: dict[int, object]) -> object:
         copy: dict[object, object] = {}
         seen[id(value)] = copy
         for key, element in value.items():
-            copy[key] = _plain(element, seen)
+            copy[key] = _plain(element, seen, most_bytes)
         return copy
     seen[id(value)] = value
-    return type(value)(_plain(element, seen) for element in value) if _simple(value) else value
+    if not _simple(value):
+        return value
+    return type(value)(_plain(element, seen, most_bytes) for element in value)
 
 
 def _simple(value: list[object] | tuple[object, ...]) -> bool:

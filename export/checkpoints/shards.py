@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from export.checkpoints.recognition import read_json
 from export.errors import CheckpointError
+from runtime.files import is_regular
+from runtime.printing import printable
 
 INDEX_SUFFIX = ".index.json"
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -35,11 +37,11 @@ def shard_files(index: Path) -> list[Path]:
             f"{index} lists {outside[0][:200]!r}, which is outside its folder. Shards lie beside "
             f"their index."
         )
-    missing = [name for name in names if not (index.parent / name).exists()]
+    missing = [name for name in names if not is_regular(index.parent / name)]
     if missing:
         raise CheckpointError(
             f"{index.parent} lacks {len(missing)} of {len(names)} shards: "
-            f"{', '.join(missing[:8])}. Download the whole folder again."
+            f"{', '.join(map(printable, missing[:8]))}. Download the whole folder again."
         )
     return [index.parent / name for name in names]
 

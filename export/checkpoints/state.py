@@ -148,7 +148,7 @@ def finite(tensor: Tensor, key: str, path: Path) -> Tensor:
     """
     import torch
 
-    if problem := _unusual(tensor):
+    if problem := unusual(tensor):
         raise CheckpointError(
             f"{path}: {key!r} is {problem}; expected an ordinary tensor. Save the network's own "
             f"weights in float32."
@@ -166,7 +166,7 @@ def finite(tensor: Tensor, key: str, path: Path) -> Tensor:
     return tensor
 
 
-def _unusual(tensor: Tensor) -> str:
+def unusual(tensor: Tensor) -> str:
     """Names a kind of tensor that holds no plain values; empty for ordinary ones."""
     import torch
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import CheckpointError
-from runtime.files import read_json
+from runtime.files import is_regular, read_json
 from runtime.json_reader import JsonReader, shown
 from runtime.printing import bullets
 
@@ -156,7 +156,7 @@ def _size_problems(groups: Sequence[_Group]) -> Iterator[str]:
     """Yields missing files, and groups whose weights do not fill their files exactly."""
     total = 0
     for index, group in enumerate(groups):
-        missing = [file.name for file in group.paths if not file.is_file()]
+        missing = [file.name for file in group.paths if not is_regular(file)]
         if missing:
             yield f"[{index}].paths: there is no {shown(missing[0])} beside the manifest"
             continue

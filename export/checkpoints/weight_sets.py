@@ -21,10 +21,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.checkpoints.state import PlainState, plain_state, scalar
+from export.checkpoints.state import PlainState, plain_state, scalar, unusual
 from export.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 WEIGHTS_KEY = "weights_key"
 """Key of experts.toml that names a set."""
 _DEEPEST = 6
+_MOST_ENTRIES = 500_000
+"""Entries of containers that are visited; one that stands in several places counts in each."""
+_MOST_SETS = 500
+_ALONE = "Save the weights alone: torch.save(model.state_dict(), path)."
 _AVERAGED = re.compile(
     r"(^|[^a-z])(ema|emas|swa|avg|averaged?|averaging|shadow|polyak)([^a-z]|$)|EMA|[a-z]Ema"
 )
@@ -114,8 +119,16 @@ def choose(path: Path, sets: Sequence[WeightSet], key: str | None) -> Chosen:
 
 
 def sets_in(loaded: object) -> list[WeightSet]:
-    """Returns the sets of weights in what a file holds, by their paths of keys."""
-    found = list(_sets(loaded, (), {}))
+    """Returns the sets of weights in what a file holds, by their paths of keys.
+
+    Raises:
+        CheckpointError: it has too many entries or sets.
+    """
+    found = list(islice(_sets(loaded, (), {}, [_MOST_ENTRIES]), _MOST_SETS + 1))
+    if len(found) > _MOST_SETS:
+        raise CheckpointError(
+            f"The checkpoint holds more than {_MOST_SETS} sets of weights. {_ALONE}"
+        )
     return [part for weights in found for part in prefix_sets(weights)]
 
 
@@ -147,20 +160,25 @@ def _same_network(own: Mapping[str, str], groups: Mapping[str, Mapping[str, str]
 
 
 def _sets(
-    value: object, path: tuple[str, ...], metadata: Mapping[str, object]
+    value: object, path: tuple[str, ...], metadata: Mapping[str, object], left: list[int]
 ) -> Iterator[WeightSet]:
+    """Yields the sets below a value; `left[0]`: entries that may still be visited."""
     import torch
 
     if isinstance(value, list | tuple):
         value = {str(i): v for i, v in enumerate(value) if isinstance(v, Mapping)}
     if not isinstance(value, Mapping) or len(path) > _DEEPEST:
         return
+    left[0] -= len(value) + len(metadata) + 1
+    if left[0] < 0:
+        raise CheckpointError(f"The checkpoint has over {_MOST_ENTRIES:,} entries. {_ALONE}")
     entries = {key: entry for key, entry in value.items() if isinstance(key, str)}
     own = {k: scalar(v) for k, v in entries.items() if not isinstance(v, Mapping)}
+    below = {**metadata, **own}
     nested: list[WeightSet] = []
     for key, entry in entries.items():
         if not _TRAINING.search(key):
-            nested += _sets(entry, (*path, key), {**metadata, **own})
+            nested += _sets(entry, (*path, key), below, left)
     if nested:
         yield from nested
         return
@@ -192,7 +210,10 @@ def _equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     import torch
 
     def same(a: Tensor, b: Tensor) -> bool:
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+        if a.dtype != b.dtype or a.shape != b.shape or unusual(a) or unusual(b):
+            return False
+        small = a.is_floating_point() and a.element_size() == 1  # float8 has no comparison
+        return torch.equal(a.float(), b.float()) if small else torch.equal(a, b)
 
     return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
 

@@ -50,7 +50,7 @@ def _portraits(photographs: Sequence[Path], engines: Path, output: Path) -> None
     console, result = make_console(), summary(cards)
     console.print(estimates_table([entry for card in cards for entry in card.entries]))
     for problem in problems(cards):
-        console.print(problem, markup=False, soft_wrap=True)
+        console.print(problem, soft_wrap=True)
     console.print(result)
     with replacing(output) as temporary:
         portrait_sheet(cards, result).save(temporary, "PNG", optimize=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from runtime.printing import printable
+
 LAST_AGE = 100.0
 PAPER, INK, FAINT = "#faf8f4", "#22252b", "#8b8f98"
 BAND, AXIS, TRUTH = "#d9e2f2", "#d5d2ca", "#1d9a6c"
@@ -59,7 +61,8 @@ def fused_label(entries: Iterable[Entry]) -> str:
 def draw_legend(draw: Canvas, colors: Colors, fused: str, corner: tuple[float, float]) -> None:
     """Draws the marks of the age axis with their meanings, in one line."""
     x, y = corner
-    for name, color in colors.items():
+    for expert, color in colors.items():
+        name = printable(expert, 40)
         dot(draw, x + 7, y + 11, 7, color)
         draw.text((x + 22, y), name, INK, font(18))
         x += 22 + draw.textlength(name, font(18)) + 28

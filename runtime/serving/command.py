@@ -16,9 +16,12 @@ from runtime.commands import (
     positive,
     print_error,
     run_command,
+    size,
     start_logging,
+    whole,
 )
 from runtime.detectors.names import AUTO, NAMES
+from runtime.json_reader import shown
 from runtime.printing import printable_lines
 from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
@@ -32,15 +35,15 @@ _HOSTS = (
 _DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
-    "body_bytes": (int, "maximum bytes of a request"),
-    "image_bytes": (int, "maximum bytes of an encoded picture"),
-    "pixels": (int, "maximum total pixels of a request's pictures"),
-    "decode_bytes": (int, "maximum bytes of memory for decoding, over all requests"),
+    "body_bytes": (size, "maximum bytes of a request"),
+    "image_bytes": (size, "maximum bytes of an encoded picture"),
+    "pixels": (size, "maximum total pixels of a request's pictures"),
+    "decode_bytes": (size, "maximum bytes of memory for decoding, over all requests"),
     "decode_seconds": (positive, "maximum seconds of processor time to decode a picture"),
-    "images": (int, "maximum pictures of a request"),
-    "faces": (int, "maximum faces, and given persons, of a request"),
-    "requests": (int, "maximum concurrent requests for ages"),
-    "connections": (int, "maximum open connections"),
+    "images": (count, "maximum pictures of a request"),
+    "faces": (count, "maximum faces, and given persons, of a request"),
+    "requests": (count, "maximum concurrent requests for ages"),
+    "connections": (count, "maximum open connections"),
     "header_seconds": (positive, "time limit for a request's head"),
     "body_seconds": (positive, "time limit for a request's body, and for receiving its response"),
     "deadline_ms": (positive, "time limit for the answer to a request that has arrived"),
@@ -52,6 +55,7 @@ _BATCHING: _Options = {
     "workers": (count, "concurrent batches"),
 }
 _LAST_PORT = 65535
+"""The system would wrap a larger one around."""
 _EXTRA = "The service needs packages that are not installed ({}). Install agemoe-runtime[serve]."
 
 
@@ -89,7 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), help="the engines folder")
     add("--host", default="127.0.0.1", help="address to listen on")
-    add("--port", type=_port, default=8000, help="port to listen on; 0 selects a free one")
+    add(
+        "--port",
+        type=whole(0, _LAST_PORT),
+        default=8000,
+        help="port to listen on; 0 selects a free one",
+    )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
@@ -113,15 +122,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > _LAST_PORT:
-        raise argparse.ArgumentTypeError(f"expected a port within 0..{_LAST_PORT}, got {text!r}")
-    return int(text)  # the system would wrap a larger one around
-
-
 def _name(text: str) -> str:
-    if text.split() != [text] or "#" in text:
-        raise argparse.ArgumentTypeError(f"expected a word without #, got {text!r}")
+    if text.split() != [text] or "#" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"expected a word without #, got {shown(text)}")
     return text
 
 

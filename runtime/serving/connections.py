@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from runtime.serving.settings import Limits
+
+_REPEAT_SECONDS = 60.0
+"""Between two log lines of the same kind about what clients send."""
+
+
+class Repeated(logging.Filter):
+    """Passes a warning of a kind at most once a minute, with the number left out before it.
+
+    Warnings are of one kind if their format strings are equal. Errors always pass.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Takes a clock, in seconds."""
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[str, tuple[float, int]] = {}
+        """When a line passed, and how many were left out since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Returns whether a record passes."""
+        if record.levelno > logging.WARNING:
+            return True
+        now, kind = self._clock(), str(record.msg)
+        passed, left_out = self._kinds.get(kind, (-_REPEAT_SECONDS, 0))
+        if now - passed < _REPEAT_SECONDS:
+            self._kinds[kind] = passed, left_out + 1
+            return False
+        self._kinds[kind] = now, 0
+        if left_out:
+            record.msg = f"{kind} ({left_out:,} more since the last of these lines)"
+        return True
+
+
+_log = logging.getLogger("agemoe.connections")
+_log.setLevel(logging.WARNING)
+_log.addFilter(Repeated())
 
 
 class Connection(H11Protocol):
@@ -24,6 +63,11 @@ class Connection(H11Protocol):
     _send_timer: asyncio.TimerHandle | None = None
     _skipped: int | None = None
     """Bytes skipped after a response that closes the connection; None before."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - of uvicorn
+        """Logs where a client cannot fill the log with lines about what it sends."""
+        super().__init__(*args, **options)
+        self.logger = _log
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the timer for the first request."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -37,6 +38,8 @@ T = TypeVar("T")
 JSON, FORM = "application/json", "multipart/form-data"
 IMAGE_FIELD = "image"
 _JSON_FIELDS = ("boxes", "landmarks", "person_boxes")
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
+"""Python's other codecs may take time that grows with the square of a text (punycode), or fail."""
 _SHOWN_PROBLEMS = 10
 _VALUES_PER_ITEM = 1_000
 """JSON values per picture or face that a request may have; a face with landmarks needs about 30."""
@@ -71,6 +74,11 @@ class _MemoryParser(MultiPartParser):
     """Starlette's parser, except that large files stay in memory."""
 
     spool_max_size = 0  # SpooledTemporaryFile never rolls over
+
+    def close(self) -> None:
+        """Closes all files, those of incomplete parts too."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 async def read_request(request: Request, limits: Limits) -> ParsedRequest:
@@ -138,20 +146,22 @@ async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[li
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
+    _, parameters = parse_options_header(request.headers["content-type"])
+    charset = parameters.get(b"charset", b"utf-8")
+    if charset.lower() not in _CHARSETS:
+        raise MediaTypeError(f"The form's charset is {charset.decode('latin-1')!r}. Send UTF-8.")
     parser = _MemoryParser(
         request.headers, stream(), max_files=limits.images, max_fields=len(Options.model_fields)
     )
     try:
-        form = await parser.parse()
+        images, options = await _form_fields(await parser.parse())
+        return images, _validate(Options, options)
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise _too_many_images(limits, "more pictures") from None
         raise MalformedError(f"The form cannot be parsed: {error.message}") from None
-    try:
-        images, options = await _form_fields(form)
-        return images, _validate(Options, options)
     finally:
-        await form.close()
+        parser.close()
 
 
 async def _form_fields(form: FormData) -> tuple[list[bytes], bytes]:

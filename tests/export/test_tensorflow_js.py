@@ -106,7 +106,7 @@ QUANTIZED = (0, "weights", 1, "quantization")
         ((*FIRST, "shape"), [0, 3], "must be a whole number of at least 1"),
         ((*FIRST, "shape"), [True, 3], "must be a whole number of at least 1"),
         ((*FIRST, "shape"), [1.0, 3], "must be a whole number of at least 1"),
-        ((*FIRST, "shape"), [10**4000, 3], "must have at most 8 axes of at most"),
+        ((*FIRST, "shape"), [10**900, 3], "must have at most 8 axes of at most"),
         ((*FIRST, "shape"), [2**29] * 8, "the weights need"),
         ((*FIRST, "shape"), [1] * 9, "must have at most 8 axes"),
         ((*FIRST, "shape"), "13", "must be a list"),
@@ -114,7 +114,6 @@ QUANTIZED = (0, "weights", 1, "quantization")
         ((*FIRST, "name"), "codes", "weight 'codes' comes twice"),
         ((*FIRST, "name"), 7, "must be a string"),
         ((*QUANTIZED, "scale"), "x", "must be a finite number"),
-        ((*QUANTIZED, "scale"), float("nan"), "must be a finite number"),
         ((*QUANTIZED, "dtype"), "int4", "must be one of uint8, uint16"),
         (
             (1, "weights", 0, "quantization"),
@@ -135,7 +134,7 @@ def test_damaged_manifests_are_refused(
     assert str(caught.value).endswith("Download the manifest and the files beside it again.")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\xff", "[1" + "0" * 5000 + "]"])
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\xff", "[1" + "0" * 5000 + "]", "[NaN]"])
 def test_files_that_are_not_json(tmp_path: Path, text: str) -> None:
     path = write(tmp_path)
     path.write_bytes(text.encode("latin-1"))
@@ -148,7 +147,7 @@ def test_an_empty_or_huge_manifest_is_refused(tmp_path: Path) -> None:
         read_tensorflow_js(write(tmp_path, []))
     path = write(tmp_path)
     path.write_bytes(b" " * (4 << 20) + b"[]")
-    with pytest.raises(CheckpointError, match="must be a list of groups in at most"):
+    with pytest.raises(CheckpointError, match="it has more than 4,194,304 bytes"):
         read_tensorflow_js(path)
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         read_tensorflow_js(tmp_path / "absent-weights_manifest.json")

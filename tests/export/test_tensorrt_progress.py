@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
-
 from export.build.console import BuildDisplay
 from export.build.tensorrt import Phases
+from export.build.terminal import Console
 
 
 def test_overall_progress_only_grows() -> None:

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from export.calibration.csv_tables import LabelsError
-from export.calibration.markdown_tables import plain, table
+from export.calibration.markdown_text import plain, table
 from export.errors import CheckpointError, OptionsError
 from runtime.commands import _PrintableFormatter
 from runtime.console import photo_line, photo_text, summary_text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
@@ -185,11 +186,17 @@ def _tensors(model: onnx.ModelProto) -> list[TensorProto]:
 
 def _load_outside(tensor: TensorProto, path: Path) -> None:
     """Reads a tensor's values from its file beside the model, into the tensor."""
-    info = ExternalDataInfo(tensor)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about entries that are not used
+            info = ExternalDataInfo(tensor)
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    except (KeyError, ValueError) as error:
+        raise GraphError(
+            f"{path}: the external data of {tensor.name!r} are not described: {error}."
+        ) from error
     source = path.parent / info.location
-    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    count = int(np.prod(tensor.dims, dtype=np.int64))
-    wanted = info.length or count * dtype.itemsize
+    wanted = info.length or math.prod(tensor.dims) * dtype.itemsize
     start, size = info.offset or 0, source.stat().st_size
     if not 0 <= start <= start + wanted <= size:
         raise GraphError(
