@@ -145,13 +145,14 @@ class Preparer:
 
     def _check_cover(self, image: Pixels, faces: Sequence[Face]) -> None:
         """Checks what each input's crops of some faces together cover; a valid crop costs that."""
+        height, width = image.shape[:2]
         boxes = [_boxes(face) for face in faces]
         for spec in self._specs:
             cut = [
                 _cut(image, of_face[spec.name], spec) for of_face in boxes if spec.name in of_face
             ]
             most = MAX_COVER if spec.name == "person" else MAX_FACE_COVER
-            check_cover(cut, *image.shape[:2], self._limits.max_pixels, most=most)
+            check_cover(cut, height, width, self._limits.max_pixels, most=most)
 
     def _prepared(self, image: Pixels | InputError, face: Face) -> PreparedFace | InputError:
         if isinstance(image, InputError):

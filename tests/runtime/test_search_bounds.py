@@ -12,6 +12,7 @@ from runtime.deadline import Deadline
 from runtime.detection import AnyWayUp, Detection, turned_box, turned_image
 from runtime.errors import DeadlineError
 from runtime.geometry import Pixels
+from runtime.images import ImageLimits
 from runtime.landmark_search import (
     SEARCH_READ,
     SEARCH_SIDE,
