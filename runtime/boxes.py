@@ -84,13 +84,22 @@ def check_cover(
     Raises:
         BoxesTooLargeError: they cover more.
     """
-    areas = [_covered(box, height, width) for box in boxes]
-    total = sum(areas) + copies * height * width
-    if total > most * max_pixels:
+    total = cover(boxes, height, width) + copies * height * width
+    check_total(total, most * max_pixels, f"a picture of {width}×{height} pixels")
+
+
+def cover(boxes: Iterable[Box | None], height: int, width: int) -> float:
+    """Returns how many pixels of a picture its boxes together cover; as for `check_cover`."""
+    return sum(_covered(box, height, width) for box in boxes)
+
+
+def check_total(total: float, most: float, where: str) -> None:
+    """Raises `BoxesTooLargeError` if boxes somewhere cover more than most pixels together."""
+    if total > most:
         raise BoxesTooLargeError(
-            f"The {len(areas)} boxes in the picture of {width}×{height} pixels, margins included, "
-            f"together cover {total:,.0f} pixels, more than {most * max_pixels:,.0f}. Give each "
-            f"face and person once, or a smaller picture; as the owner, raise the limit on pixels."
+            f"The boxes in {where}, margins included, together cover {total:,.0f} pixels, more "
+            f"than {most:,.0f}. Give each face and person once, or a smaller picture; as the "
+            f"owner, raise the limit on pixels."
         )
 
 

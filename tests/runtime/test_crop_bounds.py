@@ -291,9 +291,18 @@ def test_listed_faces_that_cover_too_much_are_a_row_with_an_error(tmp_path: Path
     assert "together cover 250,000 pixels, more than 200,000" in str(row["error"])
 
 
+def test_faces_may_cover_less_than_persons() -> None:
+    image = noise(200, 250)
+    half: Box = (0.0, 0.0, 125.0, 200.0)
+    assert len(faces_in(image, [FoundFace(half, WHOLE)] * 2, LIMITS)) == 2
+    assert len(faces_in(image, [FoundFace(half)] * 3, LIMITS)) == 3
+    with pytest.raises(BoxesTooLargeError, match="more than 75,000"):
+        faces_in(image, [FoundFace(half)] * 4, LIMITS)
+
+
 def test_turned_copies_count() -> None:
     image = noise(200, 250)
-    turned = [FoundFace(WHOLE, turn=turn) for turn in (0, 1)]
-    assert len(faces_in(image, turned, LIMITS)) == 2
-    with pytest.raises(BoxesTooLargeError):
-        faces_in(image, [FoundFace(WHOLE, turn=turn) for turn in (0, 1, 2)], LIMITS)
+    part: Box = (0.0, 0.0, 75.0, 200.0)
+    assert len(faces_in(image, [FoundFace(part, turn=turn) for turn in range(3)], LIMITS)) == 3
+    with pytest.raises(BoxesTooLargeError, match="more than 200,000"):
+        faces_in(image, [FoundFace(part, turn=turn) for turn in range(4)], LIMITS)
