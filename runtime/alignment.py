@@ -24,7 +24,7 @@ SAMPLINGS = ("opencv_area", "opencv_bilinear", "opencv_bicubic")
 face: it warps, bilinearly, to a whole multiple of the size and takes the mean of each block. The
 others are one call of OpenCV's `warpAffine`, as many networks were trained with."""
 
-MAX_WARP_SIDE = 2048
+MAX_WARP_SIDE = 1024
 """Limit on the sides of the picture that `opencv_area` warps to, because it is held in memory; a
 face more than this wide is sampled more coarsely."""
 

@@ -123,6 +123,8 @@ class AnyWayUp:
     """Factor by which a turned face has to surpass `sure` and the best face as it is."""
     quick: Detector | None = None
     """Searches the turned views where `detector` found nothing; None: `detector` does."""
+    turned_side: int = TURNED_SIDE
+    """Longest side, in pixels, of the views that are compared; in the best, `detector` searches."""
 
     @property
     def provenance(self) -> str:
@@ -143,11 +145,12 @@ class AnyWayUp:
             return upright
         search = self.detector if upright or self.quick is None else self.quick
         image, scale = reduced(image, TURNED_SIDE)
-        views = {turn: search.detect(turned_image(image, turn)) for turn in (1, 2, 3)}
+        small, _ = reduced(image, self.turned_side)
+        views = {turn: search.detect(turned_image(small, turn)) for turn in (1, 2, 3)}
         turn = max(views, key=lambda turn: _best_face(views[turn]))
         if _best_face(views[turn]) < self.lead * max(self.sure, least):
             return upright
-        if search is not self.detector:
+        if search is not self.detector or small is not image:
             views[turn] = self.detector.detect(turned_image(image, turn))
         return [enlarged(found, scale) for found in _turned_back(views[turn], turn, image)]
 

@@ -37,7 +37,17 @@ from runtime.resizing import (
 )
 from runtime.results import Box, Landmarks, Point
 
-__all__ = ["Geometry", "Pixels", "Resize", "align", "black", "crop", "fit", "shows_enough"]
+__all__ = [
+    "Geometry",
+    "Pixels",
+    "Resize",
+    "align",
+    "black",
+    "crop",
+    "crop_edges",
+    "fit",
+    "shows_enough",
+]
 
 ALIGN = "align"
 FITS = ("stretch", "center_crop", "letterbox", "pad_square", ALIGN)
@@ -170,9 +180,7 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     """
     if box is None:
         return image
-    left, top, right, bottom = _with_margins(
-        box_edges(without_margins(box, geometry.margins), image, geometry.edges), geometry
-    )
+    left, top, right, bottom = crop_edges(image, box, geometry)
     factor = window_factor(image, left, top, right, bottom)
     if factor == 1:
         cut = window(image, left, top, right, bottom, geometry.outside)
@@ -186,6 +194,18 @@ def crop(image: Pixels, box: Box | None, geometry: Geometry, face_box: Box | Non
     y1, x1 = -(-max(y1 - top, 0) // factor), -(-max(x1 - left, 0) // factor)
     cut[y0:y1, x0:x1] = 0
     return cut
+
+
+def crop_edges(image: Pixels, box: Box, geometry: Geometry) -> tuple[int, int, int, int]:
+    """Returns left, top, right and bottom of a crop, at least one pixel apart; raises BoxError."""
+    edges = box_edges(without_margins(box, geometry.margins), image, geometry.edges)
+    left, top, right, bottom = edges
+    width, height = right - left, bottom - top
+    cut = [min(margin, 0.0) for margin in geometry.margins]
+    around = [side - off for side, off in zip(geometry.sides, cut, strict=True)]
+    left, top = left - round(width * around[0]), top - round(height * around[1])
+    right, bottom = right + round(width * around[2]), bottom + round(height * around[3])
+    return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def align(
@@ -256,17 +276,6 @@ def fit(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:
 def black(height: int, width: int) -> Pixels:
     """Returns the input for something not visible: zeros, uint8 (height, width, 3)."""
     return np.zeros((height, width, 3), np.uint8)
-
-
-def _with_margins(edges: tuple[int, int, int, int], geometry: Geometry) -> tuple[int, ...]:
-    """Returns left, top, right and bottom of the crop, at least one pixel apart."""
-    left, top, right, bottom = edges
-    width, height = right - left, bottom - top
-    cut = [min(margin, 0.0) for margin in geometry.margins]
-    around = [side - off for side, off in zip(geometry.sides, cut, strict=True)]
-    left, top = left - round(width * around[0]), top - round(height * around[1])
-    right, bottom = right + round(width * around[2]), bottom + round(height * around[3])
-    return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
 def _fitted(image: Pixels, height: int, width: int, geometry: Geometry) -> Pixels:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.assignment import persons_of
-from runtime.boxes import check_cover
+from runtime.boxes import MAX_FACE_COVER, check_cover
 from runtime.deadline import Deadline
 from runtime.detection import (
     FACE,
@@ -192,6 +192,7 @@ def faces_in(
     boxes = [box for face in found for box in (face.box, face.person_box) if box is not None]
     max_pixels = (limits or ImageLimits()).max_pixels
     check_cover(boxes, height, width, max_pixels, copies=len(turns - {0}))
+    check_cover([face.box for face in found], height, width, max_pixels, most=MAX_FACE_COVER)
     views = {turn: turned_image(image, turn) for turn in turns}
 
     def turned(box: Box | None, turn: int) -> Box | None:

@@ -11,12 +11,12 @@ import numpy as np
 
 from runtime.alignment import landmarks_from
 from runtime.backends import Views
-from runtime.boxes import check_box, check_cover
+from runtime.boxes import MAX_COVER, MAX_FACE_COVER, check_box, check_cover
 from runtime.deadline import Deadline
-from runtime.errors import InputError, QualityError
+from runtime.errors import BoxError, DeadlineError, InputError, QualityError
 from runtime.estimates import Origin
 from runtime.face_measures import measured
-from runtime.geometry import ALIGN, Pixels, align, black, crop, fit, shows_enough
+from runtime.geometry import ALIGN, Pixels, align, black, crop, crop_edges, fit, shows_enough
 from runtime.images import Decode, ImageLimits, load_here
 from runtime.landmark_search import (
     NO_LANDMARKS,
@@ -104,14 +104,17 @@ class Preparer:
             One entry per face; the error for a face that cannot be used.
 
         Raises:
-            DeadlineError: the deadline passed, and the decoder heeds it.
+            DeadlineError: the deadline passed; between two faces, or where the decoder heeds it.
         """
         prepared: dict[int, PreparedFace | InputError] = {}
         for by_index in _by_picture([_as_face(face) for face in faces]):
             with self._statistics.timed("decode"):
                 image = self._decoded(list(by_index.values()), deadline)
             with self._statistics.timed("geometry"):
-                prepared |= {index: self._prepared(image, face) for index, face in by_index.items()}
+                for index, face in by_index.items():
+                    if deadline is not None and deadline.passed:
+                        raise DeadlineError(dict.fromkeys(self._experts, deadline.reason))
+                    prepared[index] = self._prepared(image, face)
         return [prepared[index] for index in range(len(faces))]
 
     def stacked(self, faces: Sequence[PreparedFace]) -> Views:
@@ -135,12 +138,21 @@ class Preparer:
         """Decodes the picture of some faces, and checks that they do not cover too much of it."""
         try:
             image = self._decode(faces[0].image, self._limits, deadline)
-            boxes = [box for face in faces for box in _boxes(face).values()]
-            height, width = image.shape[:2]
-            check_cover(boxes, height, width, self._limits.max_pixels)
+            self._check_cover(image, faces)
         except InputError as error:
             return error
         return image
+
+    def _check_cover(self, image: Pixels, faces: Sequence[Face]) -> None:
+        """Checks what each input's crops of some faces together cover; a valid crop costs that."""
+        height, width = image.shape[:2]
+        boxes = [_boxes(face) for face in faces]
+        for spec in self._specs:
+            cut = [
+                _cut(image, of_face[spec.name], spec) for of_face in boxes if spec.name in of_face
+            ]
+            most = MAX_COVER if spec.name == "person" else MAX_FACE_COVER
+            check_cover(cut, height, width, self._limits.max_pixels, most=most)
 
     def _prepared(self, image: Pixels | InputError, face: Face) -> PreparedFace | InputError:
         if isinstance(image, InputError):
@@ -178,6 +190,17 @@ class Preparer:
         """Returns what the experts that align have in place of a face's landmarks."""
         names = ", ".join(self._aligned)
         return (f"{names}: {NO_LANDMARKS}{sought.reason}",) if names else ()
+
+
+def _cut(image: Pixels, box: Box | None, spec: InputSpec) -> Box | None:
+    """Returns the crop of a box for an input; an invalid box as it is."""
+    if box is None:
+        return None
+    try:
+        left, top, right, bottom = crop_edges(image, box, spec.geometry)
+    except BoxError:
+        return box
+    return left, top, right - left, bottom - top
 
 
 def _needs(limits: QualityLimits, face: Face) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.boxes import MAX_COVER, MAX_FACE_COVER, check_total, cover
 from runtime.detection import Detector, GivenBoxes
 from runtime.errors import AgeMoEError, NotCalibratedError
 from runtime.geometry import Pixels
@@ -81,6 +82,22 @@ def _scene(pixels: Pixels, photo: Photo, detector: Detector | None, limits: Imag
     if photo.boxes is not None:
         finder = GivenBoxes(photo.boxes, landmarks=photo.landmarks)
     return scene_in(pixels, finder, photo.person_boxes, limits)
+
+
+def check_request_cover(photos: Sequence[Predictions], max_pixels: int) -> None:
+    """Rejects faces and persons that are together too large, in all pictures of a request.
+
+    Raises:
+        BoxesTooLargeError: they cover more than the faces, or all boxes, of one picture may.
+    """
+    faces = persons = 0.0
+    for photo in photos:
+        size = photo.height or 0, photo.width or 0
+        found = photo.scene.found
+        faces += cover([None if face is None else face.box for face in found], *size)
+        persons += cover([face.person_box for face in found if face and face.person_box], *size)
+    check_total(faces, MAX_FACE_COVER * max_pixels, "the pictures of this request")
+    check_total(faces + persons, MAX_COVER * max_pixels, "the pictures of this request")
 
 
 def sole_error(photos: Sequence[Predictions]) -> BaseException | None:

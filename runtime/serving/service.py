@@ -25,6 +25,7 @@ from runtime.serving.prediction import (
     STAGES,
     JsonObject,
     Predictions,
+    check_request_cover,
     detect_faces,
     photo_json,
     require_probability,
@@ -221,6 +222,7 @@ class Service:
                 f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
                 f"fewer at a time, or only the boxes of the faces of interest."
             )
+        check_request_cover(photos, limits.max_pixels)
         return photos
 
     async def _estimate(

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime import preparation, resizing
-from runtime.boxes import MAX_COVER, check_cover
-from runtime.detection import AnyWayUp, Detection, GivenBoxes
+from runtime.boxes import MAX_COVER, MAX_FACE_COVER, check_cover
+from runtime.detection import Detection, GivenBoxes
 from runtime.errors import BoxesTooLargeError, InputError
 from runtime.geometry import Geometry, Pixels, crop, fit
 from runtime.images import ImageLimits
 from runtime.labeling import Labeler
-from runtime.landmark_search import SEARCH_SIDE, LandmarkSearch
 from runtime.manifest_file import read_manifest
 from runtime.photographs import FoundFace, faces_in, predict_photo, scene_in
 from runtime.preparation import PreparedFace, Preparer
@@ -185,7 +184,7 @@ def test_boxes_are_counted_within_the_picture() -> None:
     check_cover([half] * 2 * MAX_COVER, 200, 250, 50_000)
     check_cover([None] * MAX_COVER, 200, 250, 50_000)
     for boxes in ([*[WHOLE] * MAX_COVER, (0, 0, 1, 1)], [half] * (2 * MAX_COVER + 1)):
-        with pytest.raises(BoxesTooLargeError, match=r"of 250×200 pixels .* more than 200,000\."):
+        with pytest.raises(BoxesTooLargeError, match=r"of 250×200 pixels, .* more than 200,000\."):
             check_cover(boxes, 200, 250, 50_000)
     with pytest.raises(BoxesTooLargeError):
         check_cover([WHOLE] * 2, 200, 250, 50_000, copies=3)
@@ -232,12 +231,36 @@ def test_nothing_is_cropped_of_faces_that_cover_too_much(
     monkeypatch.setattr(preparation, "crop", counted)
     image, other = noise(200, 250), noise(100, 100)
     preparer = made(tmp_path)
-    faces = [*[Face(image, WHOLE, WHOLE)] * 3, Face(other)]
+    faces = [*[Face(image, WHOLE, WHOLE)] * 2, Face(other)]
     *refused, good = preparer.prepare(faces)
     assert all(isinstance(found, BoxesTooLargeError) for found in refused)
     assert isinstance(good, PreparedFace)
     assert set(crops) == {None}
-    assert all(isinstance(f, PreparedFace) for f in preparer.prepare([faces[0]] * 2))
+    assert all(isinstance(f, PreparedFace) for f in preparer.prepare([faces[0]]))
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 1.0])
+def test_the_crops_of_one_input_cover_little(tmp_path: Path, margin: float) -> None:
+    """An eighth of a picture, or with a margin on each side the part of it that a crop shows."""
+    wide = Tiny(geometry=Geometry(margin))
+    write_engines(tmp_path, {"plain": Tiny(), "wide": wide})
+    experts = dict(read_manifest(tmp_path).experts)
+    preparer = Preparer(experts, LIMITS, Statistics(experts))
+    face: Box = (75.0, 75.0, 100.0, 50.0)
+    cut = crop(noise(200, 250), face, Geometry(margin))  # within the picture
+    most = int(MAX_FACE_COVER * LIMITS.max_pixels / (cut.shape[0] * min(cut.shape[1], 250)))
+    image = noise(200, 250)
+    assert isinstance(preparer.prepare([Face(image, face)] * most)[0], PreparedFace)
+    refused = preparer.prepare([Face(image, face)] * (most + 1))
+    assert all(isinstance(found, BoxesTooLargeError) for found in refused)
+
+
+def test_persons_may_cover_more(tmp_path: Path) -> None:
+    preparer, image = made(tmp_path), noise(200, 250)
+    faces = [Face(image, (10.0 * n, 10.0, 20.0, 20.0), WHOLE) for n in range(MAX_COVER)]
+    assert all(isinstance(found, PreparedFace) for found in preparer.prepare(faces))
+    refused = preparer.prepare([*faces, Face(image, None, WHOLE)])
+    assert all(isinstance(found, BoxesTooLargeError) for found in refused)
 
 
 class Never:
@@ -268,62 +291,18 @@ def test_listed_faces_that_cover_too_much_are_a_row_with_an_error(tmp_path: Path
     assert "together cover 250,000 pixels, more than 200,000" in str(row["error"])
 
 
+def test_faces_may_cover_less_than_persons() -> None:
+    image = noise(200, 250)
+    half: Box = (0.0, 0.0, 125.0, 200.0)
+    assert len(faces_in(image, [FoundFace(half, WHOLE)] * 2, LIMITS)) == 2
+    assert len(faces_in(image, [FoundFace(half)] * 3, LIMITS)) == 3
+    with pytest.raises(BoxesTooLargeError, match="more than 75,000"):
+        faces_in(image, [FoundFace(half)] * 4, LIMITS)
+
+
 def test_turned_copies_count() -> None:
     image = noise(200, 250)
-    turned = [FoundFace(WHOLE, turn=turn) for turn in (0, 1)]
-    assert len(faces_in(image, turned, LIMITS)) == 2
-    with pytest.raises(BoxesTooLargeError):
-        faces_in(image, [FoundFace(WHOLE, turn=turn) for turn in (0, 1, 2)], LIMITS)
-
-
-# Detectors
-
-
-class Asked:
-    """Records the sizes it is asked to search; finds the eye-catching corner, if any."""
-
-    provenance = "asked"
-
-    def __init__(self, *found: Detection) -> None:
-        self.found = found
-        self.shapes: list[tuple[int, ...]] = []
-
-    def detect(self, image: Pixels) -> tuple[Detection, ...]:
-        self.shapes.append(image.shape)
-        return self.found
-
-
-@pytest.mark.parametrize("box", [(0.0, 0.0, 2400.0, 1800.0), (600.0, 450.0, 1200.0, 900.0)])
-def test_landmarks_are_searched_in_few_pixels(box: Box) -> None:
-    side = SEARCH_SIDE
-    points = ((80, 70), (140, 70), (110, 100), (85, 120), (135, 120))
-    detector = Asked(Detection((56, 42, 112, 84), landmarks=points))
-    sought = LandmarkSearch(detector).find(np.zeros((1800, 2400, 3), np.uint8), box)
-    assert detector.shapes == [(side * 3 // 4, side, 3)]
-    assert (sought.reason, sought.face_found) == ("", True)
-    assert np.array(sought.landmarks) == pytest.approx(np.array(points) * 2400 / side)
-
-
-def test_turned_views_are_small() -> None:
-    detector = Asked()
-    assert list(AnyWayUp(detector, 0.5).detect(np.zeros((2600, 1300, 3), np.uint8))) == []
-    assert detector.shapes == [(2600, 1300, 3), (640, 1280, 3), (1280, 640, 3), (640, 1280, 3)]
-
-
-def test_a_face_in_a_reduced_turned_view_is_in_pixels_of_the_picture() -> None:
-    class Lying:
-        provenance = "lying"
-
-        def detect(self, image: Pixels) -> list[Detection]:
-            marked = np.argwhere(image[..., 0] > 128)
-            if image.shape[0] > image.shape[1] or not len(marked):
-                return []
-            (top, left), (bottom, right) = marked.min(0), marked.max(0) + 1
-            box = tuple(map(float, (left, top, right - left, bottom - top)))
-            return [Detection(box, 1.0)]  # type: ignore[arg-type]
-
-    image = np.zeros((2560, 1280, 3), np.uint8)
-    image[400:800, 100:340] = 255
-    (found,) = AnyWayUp(Lying(), 0.5).detect(image)
-    assert found.turn in (1, 3)
-    assert found.box == pytest.approx((100, 400, 240, 400))
+    part: Box = (0.0, 0.0, 75.0, 200.0)
+    assert len(faces_in(image, [FoundFace(part, turn=turn) for turn in range(3)], LIMITS)) == 3
+    with pytest.raises(BoxesTooLargeError, match="more than 200,000"):
+        faces_in(image, [FoundFace(part, turn=turn) for turn in range(4)], LIMITS)

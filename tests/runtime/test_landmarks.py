@@ -11,7 +11,14 @@ import pytest
 from runtime import AgeEstimate, AgeMoE, Detection, Face, GivenBoxes, LandmarkError
 from runtime.alignment import landmarks_from, mean_landmarks
 from runtime.console import face_text
-from runtime.detection import PERSON, AnyWayUp, turned_box, turned_image, turned_landmarks
+from runtime.detection import (
+    PERSON,
+    AnyWayUp,
+    moved_landmarks,
+    turned_box,
+    turned_image,
+    turned_landmarks,
+)
 from runtime.errors import BoxError, InputError
 from runtime.geometry import Geometry, Pixels, align
 from runtime.images import ImageLimits
@@ -138,8 +145,9 @@ def test_a_whole_picture_gets_the_landmarks_of_its_largest_face(engines: Path) -
         Detection((150, 70, 60, 70), landmarks=large),
     )
     found = prepared(preparer(engines, detector), numbered())
-    assert detector.shapes == [(200, 250)]
-    assert np.array_equal(aligned_view(found), align(numbered(), None, large, 16, 16, ALIGN))
+    assert detector.shapes == [(179, 224)]
+    wanted = moved_landmarks(large, lambda x, y: (x * 250 / 224, y * 200 / 179))
+    assert np.array_equal(aligned_view(found), align(numbered(), None, wanted, 16, 16, ALIGN))
 
 
 class Failing:
@@ -172,7 +180,7 @@ class BoxesOnly(Failing):
         (BoxesOnly(), SEARCHED, UNSEEN),
         (AnyWayUp(BoxesOnly(), 0.5), None, UNSEEN),
         (Failing(), SEARCHED, "the detector failed (RuntimeError: no (120, 80, 3))"),
-        (Failing(), None, "the detector failed (RuntimeError: no (200, 250, 3))"),
+        (Failing(), None, "the detector failed (RuntimeError: no (179, 224, 3))"),
     ],
 )
 def test_without_any_the_average_landmarks_are_used_and_noted(
