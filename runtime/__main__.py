@@ -1,4 +1,4 @@
-"""The command line: `python -m runtime predict | label | serve | doctor`."""
+"""The command line: `python -m runtime predict | label | serve | doctor | audit`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ _BATCH = 32
 """Pictures per batch."""
 _SERVE = "serve"
 """Parsed by the service, whose packages are optional."""
+_AUDIT = "audit"
+"""Parsed by its own module, which needs no engines."""
 _INTERRUPTED = 130
 """Exit status after Ctrl-C, by shell convention."""
 
@@ -56,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from runtime.serving.command import main as serve
 
         return serve(given[1:])
+    if given[:1] == [_AUDIT]:
+        from runtime.audit_command import main as audit
+
+        return audit(given[1:])
     parser = _parser()
     parsed = parser.parse_args(given)
     if parsed.command == "predict" and (misuse := _misuse(parsed)):
@@ -320,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(_SERVE, add_help=False, help="start the HTTP service: see serve --help")
+    commands.add_parser(_AUDIT, add_help=False, help="verify an audit log: see audit --help")
     doctor = commands.add_parser("doctor", help="report what is installed and what works")
     doctor.add_argument("--json", action="store_true", help="one JSON object per line")
     for command in (predict, bulk, doctor):

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -26,9 +26,8 @@ from runtime.audit import (
     encoded,
     parsed,
 )
-from runtime.decisions import Decision
 from runtime.files import check_regular, sync
-from runtime.policy_terms import Binding
+from runtime.serving.settings import Settings
 
 try:
     import fcntl
@@ -40,27 +39,6 @@ log = logging.getLogger("agemoe")
 _HEAD_SECONDS = 3600.0
 """Between two heads in the service's own log, where they are safe from who changes the file."""
 _KEY_BYTES = (16, 4096)
-
-
-def decision_record(
-    pictures: Sequence[str], engines: str, binding: Binding, decision: Decision
-) -> dict[str, Any]:
-    """Returns what is recorded of a decision: neither pixels, names, ages nor sentences.
-
-    Args:
-        pictures: digest of each picture of the request, from `AuditLog.digest`.
-        engines: fingerprint of the engines folder.
-        binding: `AgeMoE.binding`.
-        decision: its outcome, policy and the codes of its reasons are recorded.
-    """
-    return {
-        "pictures": list(pictures),
-        "engines": engines,
-        "fusion": binding.fusion_sha256,
-        "policy": decision.policy,
-        "outcome": decision.outcome,
-        "reasons": list(dict.fromkeys(reason.code for reason in decision.reasons)),
-    }
 
 
 class AuditLog:
@@ -122,19 +100,17 @@ class AuditLog:
             return f"sha256:{hashlib.sha256(picture).hexdigest()}"
         return f"hmac-sha256:{hmac.new(self._key, picture, hashlib.sha256).hexdigest()}"
 
-    def append(self, record: Mapping[str, object]) -> Entry:
+    def append(self, record: Mapping[str, object]) -> None:
         """Appends the record of a decision; it is on disk when this returns.
 
         Args:
-            record: ready for JSON, as from `decision_record`.
-
-        Returns:
-            The place of the line, which the client may be told.
+            record: ready for JSON. `sequence`, `previous`, `event`, `hash` and, unless it is there,
+                `time` are added.
 
         Raises:
             AuditError: it is not on disk, or cannot be relied on to be.
         """
-        return self._append(DECISION, record)
+        self._append(DECISION, record)
 
     def check(self) -> None:
         """Raises `AuditError` if nothing can be appended any more."""
@@ -161,7 +137,7 @@ class AuditLog:
         """Closes this log."""
         self.close()
 
-    def _append(self, event: str, record: Mapping[str, object], torn_bytes: int = 0) -> Entry:
+    def _append(self, event: str, record: Mapping[str, object], torn_bytes: int = 0) -> None:
         with self._writing:
             self.check()
             line, entry = self._line(event, record)
@@ -171,20 +147,20 @@ class AuditLog:
         self._flush(entry.sequence)
         if time.monotonic() >= self._next_head:
             self._log_head()
-        return entry
 
     def _line(self, event: str, record: Mapping[str, object]) -> tuple[bytes, Entry]:
         sequence = self._head.sequence + 1
         own = {
             "sequence": sequence,
             "previous": self._head.hash,
-            "time": self._clock().isoformat(timespec="milliseconds"),
             "event": event,
         }
+        time_now = self._clock().isoformat(timespec="milliseconds")
         if taken := {*own, "hash"} & record.keys():
             raise AuditError(f"A record must not hold {', '.join(sorted(taken))}.")
         try:
-            line, digest = encoded({**record, **own})
+            line, digest = encoded({"time": time_now, **record, **own})
+            parsed(line)  # nothing is written that does not verify
         except ValueError as error:
             raise AuditError(f"A record cannot be written: {error}.") from error
         return line, Entry(sequence, digest)
@@ -239,6 +215,14 @@ class AuditLog:
     def _log_head(self) -> None:
         self._next_head = time.monotonic() + _HEAD_SECONDS
         log.info("audit log %s: sequence %d, head %s", self.path, *self._head)
+
+
+def opened_log(settings: Settings) -> AuditLog | None:
+    """Opens the audit log of a service, if it has one; raises what `AuditLog` raises."""
+    if settings.audit is None:
+        return None
+    key = None if settings.audit_key is None else read_key(settings.audit_key)
+    return AuditLog(settings.audit, key=key)
 
 
 def read_key(path: Path) -> bytes:

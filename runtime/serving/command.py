@@ -29,6 +29,8 @@ _HOSTS = (
     "names that requests may be addressed to, as in the header Host; by default only this "
     "machine's own when listening on it without keys, else any"
 )
+_AUDIT = "record every decision in this file, see docs/audit.md"
+_AUDIT_KEY = "file of a secret that pictures are digested with in --audit"
 _DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
@@ -94,6 +96,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
     add("--decoders", type=count, metavar="N", help=_DECODERS)
+    add("--audit", type=Path, metavar="FILE", help=_AUDIT)
+    add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
@@ -107,8 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="time for requests in progress to finish",
     )
-    add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
-    add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
     add_no_face_option(parser)
     add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
@@ -149,7 +151,7 @@ def _add_section(
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    names = ("engines", "device", "precision", "detector", "decoders", "keys")
+    names = ("engines", "device", "precision", "detector", "decoders", "keys", "audit", "audit_key")
     return Settings(
         **{name: given[name] for name in names},
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
