@@ -38,6 +38,10 @@ _HASH_END = len(HEAD) + len(START)
 _SEPARATOR = b'",'
 
 
+_KINDS = {"sequence": int, "previous": str, "time": str, "event": str}
+"""Types of the keys that every line has."""
+
+
 class AuditError(AgeMoEError, RuntimeError):
     """The audit log cannot be opened, written or read."""
 
@@ -110,7 +114,7 @@ def encoded(record: Mapping[str, object]) -> tuple[bytes, str]:
     """
     try:
         text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    except (TypeError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"it cannot be written as JSON ({error})") from error
     body = text.encode("ascii")
     digest = hashlib.sha256(body).hexdigest()
@@ -137,8 +141,7 @@ def parsed(line: bytes) -> Line:
     if digest.encode() != line[start:_HASH_END]:
         raise ValueError("its content does not match its hash: it was edited")
     record = parse_json(line[:-1].decode())
-    kinds = {"sequence": int, "previous": str, "time": str, "event": str}
-    if wrong := [name for name, kind in kinds.items() if type(record.get(name)) is not kind]:
+    if wrong := [name for name, kind in _KINDS.items() if type(record.get(name)) is not kind]:
         raise ValueError(f"it has no valid {', '.join(wrong)}")
     return Line(Entry(record["sequence"], digest), record["previous"], record)
 
