@@ -25,13 +25,13 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_service_holds_its_log_from_opening_to_closing(engines: Path, tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     with serving(Settings(engines, audit=path)) as live:
-        audit = live.service.audit
+        audit = live.server.service.audit
         assert audit is not None
         audit.append({"outcome": "pass"})
         with pytest.raises(AuditError, match="Another process"):
             AuditLog(path)
-        live.service.reload()
-        assert live.service.audit is audit
+        live.server.service.reload()
+        assert live.server.service.audit is audit
         audit.append({"outcome": "refer"})
     AuditLog(path).close()
     assert (verify(path).lines, verify(path).breaks) == (4, [])
@@ -39,7 +39,7 @@ def test_a_service_holds_its_log_from_opening_to_closing(engines: Path, tmp_path
 
 def test_a_service_without_the_option_has_no_log(engines: Path) -> None:
     with serving(Settings(engines)) as live:
-        assert live.service.audit is None
+        assert live.server.service.audit is None
 
 
 def test_a_log_that_cannot_be_used_stops_the_service_before_its_engines(
@@ -70,7 +70,7 @@ def test_a_service_that_cannot_record_is_not_ready(
     engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(Settings(engines, audit=tmp_path / "audit.log")) as live:
-        audit = live.service.audit
+        audit = live.server.service.audit
         assert audit is not None
 
         def failing(_: int) -> None:
