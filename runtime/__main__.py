@@ -34,6 +34,7 @@ from runtime.images import ImageLimits, load_rgb
 from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import LabelingError, check_output
 from runtime.labeling import FACES, LabelJob, Stream, journal_of, label
+from runtime.liveness_model import LIVENESS, OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import MOST_LINE, printable, printable_lines
@@ -109,6 +110,7 @@ def _predict(parsed: argparse.Namespace) -> int:
         device=parsed.device,
         precision=parsed.precision,
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
+        liveness=None if parsed.liveness is None else OnnxLiveness(parsed.liveness),
         detector=parsed.detector,
     ) as moe:
         return _predict_faces(moe, parsed) if _is_one_face(parsed) else _predict_photos(moe, parsed)
@@ -311,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     policy = "decide by policy.json of the engines folder: pass, refer or fail"
     predict.add_argument("--policy", action="store_true", help=policy)
     predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
+    predict.add_argument("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     add_no_face_option(predict)
     add_quality_options(predict)
     bulk = commands.add_parser("label", help="write the ages in many photographs to a table")

@@ -19,6 +19,7 @@ from runtime.commands import (
     start_logging,
 )
 from runtime.detectors.names import AUTO, NAMES
+from runtime.liveness_model import LIVENESS
 from runtime.printing import printable_lines
 from runtime.quality import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
@@ -95,6 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
+    add("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     add("--decoders", type=count, metavar="N", help=_DECODERS)
     add("--audit", type=Path, metavar="FILE", help=_AUDIT)
     add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
@@ -151,9 +153,10 @@ def _add_section(
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    names = ("engines", "device", "precision", "detector", "decoders", "keys", "audit", "audit_key")
+    names = ("engines", "device", "precision", "detector", "decoders", "keys")
+    files = ("audit", "audit_key", "liveness")
     return Settings(
-        **{name: given[name] for name in names},
+        **{name: given[name] for name in (*names, *files)},
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
         allowed_hosts=_allowed_hosts(parsed),
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),

@@ -70,6 +70,8 @@ class Settings:
     """A name, as in `AgeMoE`."""
     quality: QualityLimits = field(default_factory=QualityLimits)
     """Limits below which a face is refused."""
+    liveness: Path | None = None
+    """Description of a liveness model that checks each face, as for `OnnxLiveness`; None: none."""
     keys: Path | None = None
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None
