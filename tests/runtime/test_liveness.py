@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -386,3 +388,14 @@ def test_the_command_refuses_what_is_not_live(
     assert "not accepted as that of a live person: its score is too low" in error
     assert main([*common, str(tmp_path / "none.toml")]) == 1
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_the_example_of_the_documentation_works(tmp_path: Path, engines: Path) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "liveness.md").read_text(encoding="utf-8")
+    code = document.partition("```python\n# make_example.py\n")[2].partition("```")[0]
+    (tmp_path / "make_example.py").write_text(code, encoding="utf-8")
+    subprocess.run([sys.executable, "make_example.py"], cwd=tmp_path, check=True)
+    bright, dark = (np.full((90, 90, 3), value, np.uint8) for value in (200, 40))
+    with AgeMoE(engines, liveness=OnnxLiveness(tmp_path / "liveness.toml")) as moe:
+        results = moe.predict([Face(bright, SQUARE), Face(dark, SQUARE)])
+    assert [type(result) for result in results] == [AgeEstimate, LivenessError]
