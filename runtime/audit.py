@@ -29,8 +29,8 @@ OPENED, DECISION = "opened", "decision"
 """Events: the service opened the log; it decided on one person."""
 START = "0" * 64
 """`previous` of the first line."""
-MOST_LINE_BYTES = 16 << 10
-"""Of one line, its line end included."""
+MOST_LINE_BYTES = 256 << 10
+"""Of one line, its line end included: the digests of some thousand pictures."""
 OUTCOMES = ("pass", "refer", "fail")
 HEAD = b'{"hash":"'
 """Start of every line."""

@@ -104,8 +104,7 @@ class AuditLog:
         """Appends the record of a decision; it is on disk when this returns.
 
         Args:
-            record: ready for JSON. `sequence`, `previous`, `event`, `hash` and, unless it is there,
-                `time` are added.
+            record: ready for JSON; its place in the chain and the time are added.
 
         Raises:
             AuditError: it is not on disk, or cannot be relied on to be.
@@ -153,13 +152,13 @@ class AuditLog:
         own = {
             "sequence": sequence,
             "previous": self._head.hash,
+            "time": self._clock().isoformat(timespec="milliseconds"),
             "event": event,
         }
-        time_now = self._clock().isoformat(timespec="milliseconds")
         if taken := {*own, "hash"} & record.keys():
             raise AuditError(f"A record must not hold {', '.join(sorted(taken))}.")
         try:
-            line, digest = encoded({"time": time_now, **record, **own})
+            line, digest = encoded({**record, **own})
             parsed(line)  # nothing is written that does not verify
         except ValueError as error:
             raise AuditError(f"A record cannot be written: {error}.") from error

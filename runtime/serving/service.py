@@ -94,9 +94,8 @@ class Service:
                 thread.join()
             self._photo_pool.shutdown()
             self._pictures.close()
-            audit, self.audit = self.audit, None
-            if audit is not None:
-                audit.close()
+            if self.audit is not None:
+                self.audit.close()
 
     def reload(self, *, wait: bool = False) -> Generation:
         """Reopens the engines folder and the file of API keys, and switches to their content.
