@@ -17,6 +17,7 @@ from runtime import audit
 from runtime.__main__ import main
 from runtime.audit import MOST_LINE_BYTES, AuditError, encoded, verify
 from runtime.printing import MOST_LISTED
+from tests.hostile_paths import hostile_paths
 
 TIMES = [f"2026-01-02T03:04:{second:02d}.000+00:00" for second in range(60)]
 
@@ -328,3 +329,12 @@ def test_the_command_reports_a_missing_file(
     assert re.match(
         r"error: The audit log \S+ cannot be read: .*No such file", capsys.readouterr().err
     )
+
+
+def test_hostile_paths_are_errors_or_unsound(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for what, hostile in hostile_paths(tmp_path).items():
+        assert main(["audit", str(hostile)]) == 1, what
+        out, err = capsys.readouterr()
+        assert all(line.isprintable() for line in (out + err).splitlines()), what
