@@ -27,6 +27,8 @@ from runtime.errors import (
     ImageTooLargeError,
     InputError,
     LandmarkError,
+    LivenessError,
+    LivenessFileError,
     ManifestError,
     NotCalibratedError,
     PolicyError,
@@ -34,6 +36,8 @@ from runtime.errors import (
     QualityError,
 )
 from runtime.images import ImageLimits
+from runtime.liveness import Liveness, LivenessCheck
+from runtime.liveness_model import OnnxLiveness
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace
 from runtime.policy_file import check_policy_fits, read_policy, write_policy
@@ -81,8 +85,13 @@ __all__ = [
     "InputError",
     "LandmarkError",
     "Landmarks",
+    "Liveness",
+    "LivenessCheck",
+    "LivenessError",
+    "LivenessFileError",
     "ManifestError",
     "NotCalibratedError",
+    "OnnxLiveness",
     "PhotoFace",
     "PlaceholderWeightsWarning",
     "Policy",

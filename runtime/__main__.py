@@ -1,4 +1,4 @@
-"""The command line: `python -m runtime predict | label | serve | doctor`."""
+"""The command line: `python -m runtime predict | label | serve | doctor | audit`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self, TextIO
 
 from runtime.agemoe import AgeMoE
-from runtime.arguments import SERVE, is_one_face, parsed_arguments
+from runtime.arguments import AUDIT, SERVE, is_one_face, parsed_arguments
 from runtime.commands import run_command
 from runtime.console import (
     face_line,
@@ -32,6 +32,7 @@ from runtime.images import ImageLimits, load_rgb
 from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import LabelingError, check_output
 from runtime.labeling import LabelJob, Stream, journal_of, label
+from runtime.liveness_model import OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import MOST_LINE, printable, printable_lines
@@ -52,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from runtime.serving.command import main as serve
 
         return serve(given[1:])
+    if given[:1] == [AUDIT]:
+        from runtime.audit_command import main as audit
+
+        return audit(given[1:])
     parsed = parsed_arguments(given)
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -64,6 +69,7 @@ def _predict(parsed: argparse.Namespace) -> int:
         device=parsed.device,
         precision=parsed.precision,
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
+        liveness=None if parsed.liveness is None else OnnxLiveness(parsed.liveness),
         detector=parsed.detector,
     ) as moe:
         return _predict_faces(moe, parsed) if is_one_face(parsed) else _predict_photos(moe, parsed)

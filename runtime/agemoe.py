@@ -21,6 +21,7 @@ from runtime.errors import AgeMoEError, DeadlineError
 from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
 from runtime.images import Decode, ImageLimits
+from runtime.liveness import LivenessCheck
 from runtime.options import GpuOptions
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_terms import Binding
@@ -59,6 +60,7 @@ class AgeMoE:
         threads: int | None = None,
         limits: ImageLimits | None = None,
         quality: QualityLimits | None = None,
+        liveness: LivenessCheck | None = None,
         detector: str | Detector = AUTO,
         decoder: Decode | None = None,
         gpu: GpuOptions | None = None,
@@ -80,6 +82,7 @@ class AgeMoE:
             threads: cores each expert may use on the CPU; None means all.
             limits: on the size of pictures.
             quality: limits below which a face is refused before the experts run; None: none.
+            liveness: checks each face before the experts run; None: none is checked.
             detector: of `predict_photo`, or its name as in `parse_detector`; opened when needed.
             decoder: of pictures, as `runtime.decoding.DecoderPool.decode`; None: this process.
             gpu: options of the experts that run on a GPU.
@@ -105,7 +108,11 @@ class AgeMoE:
         self._limits, self._decoder = limits or ImageLimits(), decoder
         parts = chosen, self._limits, self._statistics
         self._preparer = Preparer(
-            *parts, detector=lambda: self.detector, decoder=decoder, quality=quality
+            *parts,
+            detector=lambda: self.detector,
+            decoder=decoder,
+            quality=quality,
+            liveness=liveness,
         )
         opened = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, opened, self._statistics)

@@ -12,12 +12,15 @@ from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.drawing import drawing_format
 from runtime.files import resolved
 from runtime.labeling import FACES
+from runtime.liveness_model import LIVENESS
 from runtime.quality_options import add_no_face_option, add_quality_options
 from runtime.results import Box
 
 SERVE = "serve"
 """A command parsed by the service, whose packages are optional."""
-_DESCRIPTION = "The command line: `python -m runtime predict | label | serve | doctor`."
+AUDIT = "audit"
+"""A command parsed by its own module, which needs no engines."""
+_DESCRIPTION = "The command line: `python -m runtime predict | label | serve | doctor | audit`."
 
 
 def parsed_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -86,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     policy = "decide by policy.json of the engines folder: pass, refer or fail"
     predict.add_argument("--policy", action="store_true", help=policy)
     predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
+    predict.add_argument("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     add_no_face_option(predict)
     add_quality_options(predict)
     bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
@@ -101,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     commands.add_parser(SERVE, add_help=False, help="start the HTTP service: see serve --help")
+    commands.add_parser(AUDIT, add_help=False, help="verify an audit log: see audit --help")
     doctor = commands.add_parser("doctor", help="report what is installed and what works")
     doctor.add_argument("--json", action="store_true", help="one JSON object per line")
     for command in (predict, bulk, doctor):

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from runtime.errors import AgeMoEError, QualityError
+from runtime.errors import AgeMoEError, LivenessError, QualityError
 from runtime.policy_terms import Terms
 from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import INTERVAL_LEVEL, AgeEstimate
@@ -193,4 +193,5 @@ def _reasons_of_error(error: AgeMoEError) -> list[Reason]:
     """Returns the reasons of a refusal for quality one by one, and other errors as they are."""
     if isinstance(error, QualityError):
         return [Reason("quality", reason) for reason in error.reasons]
-    return [Reason("no_estimate", str(error))]
+    code = "not_live" if isinstance(error, LivenessError) else "no_estimate"
+    return [Reason(code, str(error))]

@@ -6,6 +6,7 @@
     │   ├── EngineFileError       a file is missing, truncated or not the one that was built
     │   ├── FusionTableError      fusion.json is unreadable, inconsistent or of other experts
     │   ├── PolicyError           policy.json is unreadable, inconsistent or of other engines
+    │   ├── LivenessFileError     the description of a liveness model is unreadable or inconsistent
     │   └── ContractError         an expert's graph violates the contract
     ├── BackendError              the request cannot run on this machine
     │   ├── CudaError             a CUDA call failed; `lost`: the device is unusable from now on
@@ -16,7 +17,8 @@
     │   ├── BoxError              the box lies outside the picture or has no area
     │   ├── BoxesTooLargeError    the boxes of a picture together cover too many pixels
     │   ├── LandmarkError         the landmarks cannot be those of a face in the picture
-    │   └── QualityError          the face is below the quality limits, or no face at all
+    │   ├── QualityError          the face is below the quality limits, or no face at all
+    │   └── LivenessError         the face is not that of a live person, or could not be checked
     ├── PredictionError           no expert answered
     │   └── DeadlineError         every expert was late
     ├── NotCalibratedError        there are no residual quantiles for an interval
@@ -87,6 +89,10 @@ class PolicyError(_ListedError):
     """policy.json is unreadable, inconsistent or belongs to other engines, tables or faces."""
 
 
+class LivenessFileError(_ListedError):
+    """The description of a liveness model is missing, unreadable or inconsistent."""
+
+
 class EngineFileError(EngineError, OSError):
     """A file of the engines folder is missing, truncated or not the one that was built."""
 
@@ -152,6 +158,20 @@ class QualityError(InputError):
         """Composes the message from the reasons, of which there is at least one."""
         self.reasons = tuple(reasons)
         super().__init__(f"The face was refused: {'; '.join(self.reasons)}.")
+
+
+class LivenessError(InputError):
+    """The face is not that of a live person, or could not be checked."""
+
+    def __init__(self, reason: str, score: float | None = None) -> None:
+        """Composes the message from the reason.
+
+        Args:
+            reason: why the face is not accepted as live.
+            score: of the check; None if it gave none.
+        """
+        self.score = score
+        super().__init__(f"The face was not accepted as that of a live person: {reason}.")
 
 
 class PredictionError(AgeMoEError, RuntimeError):

@@ -107,9 +107,7 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - JSON values
         ValueError: it is no such document, or nested too deeply to be read.
     """
     try:
-        return json.loads(
-            text, object_pairs_hook=_object, parse_int=_whole, parse_constant=_no_number
-        )
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
@@ -130,6 +128,9 @@ def _whole(digits: str) -> int:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"it holds {name}, which is no number in JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_whole, parse_constant=_no_number)
 
 
 def read_rows(text: str) -> tuple[list[str], list[list[str]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ from runtime.alignment import landmarks_from
 from runtime.backends import Views
 from runtime.boxes import MAX_COVER, MAX_FACE_COVER, check_box, check_cover
 from runtime.deadline import Deadline
-from runtime.errors import BoxError, DeadlineError, InputError, QualityError
+from runtime.errors import BoxError, DeadlineError, InputError, LivenessError, QualityError
 from runtime.estimates import Origin
 from runtime.face_measures import measured
 from runtime.geometry import ALIGN, Pixels, align, black, crop, crop_edges, fit, shows_enough
@@ -25,6 +25,7 @@ from runtime.landmark_search import (
     LandmarkSearch,
     Sought,
 )
+from runtime.liveness import LivenessCheck, require_live
 from runtime.manifest import Expert, InputSpec
 from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import Box, Face, Landmarks
@@ -65,6 +66,7 @@ class Preparer:
         detector: DetectorSource | None = None,
         decoder: Decode | None = None,
         quality: QualityLimits | None = None,
+        liveness: LivenessCheck | None = None,
     ) -> None:
         """Stores its parts.
 
@@ -77,8 +79,9 @@ class Preparer:
                 called only then.
             decoder: of pictures; None decodes them in the caller's thread.
             quality: limits of faces; None accepts every face.
+            liveness: checks every face that the limits apply to; None checks none.
         """
-        self._quality = quality
+        self._quality, self._liveness = quality, liveness
         self._experts = experts
         self._search = LandmarkSearch(detector)
         self._specs = {spec for expert in experts.values() for spec in expert.inputs}
@@ -173,6 +176,10 @@ class Preparer:
         quality = _quality(image, face, landmarks, sought) if "face" in boxes else None
         if limits is not None and (problems := limits.problems(quality)):
             raise QualityError(problems)
+        if self._liveness is not None and face.limited:
+            if "face" not in boxes:
+                raise LivenessError("no face is visible")
+            require_live(self._liveness, image, _located(image, face, landmarks, sought))
         found = {spec: input_view(image, boxes, spec, landmarks) for spec in self._specs}
         seen = {spec: view for spec, view in found.items() if view is not None}
         unseen = {s: black(s.height, s.width) for s in self._specs - seen.keys()}
@@ -208,6 +215,12 @@ def _needs(limits: QualityLimits, face: Face) -> bool:
     if limits.needs_landmarks and face.landmarks is None:
         return True
     return limits.require_face and face.score is None
+
+
+def _located(image: Pixels, face: Face, landmarks: Landmarks | None, sought: Sought) -> Face:
+    """Returns a face with its picture and all that is known of its place."""
+    box = sought.face.box if face.box is None and sought.face is not None else face.box
+    return replace(face, image=image, box=box, landmarks=landmarks)
 
 
 def _quality(image: Pixels, face: Face, landmarks: Landmarks | None, sought: Sought) -> FaceQuality:

@@ -53,7 +53,7 @@ class Face:
     score: float | None = None
     """Confidence of the detector that found the face; None if none did, or it has none."""
     limited: bool = True
-    """Whether the quality limits of `AgeMoE` apply to this face."""
+    """Whether the quality limits and the liveness check of `AgeMoE` apply to this face."""
 
 
 if TYPE_CHECKING:

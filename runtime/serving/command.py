@@ -22,6 +22,7 @@ from runtime.commands import (
 )
 from runtime.detectors.names import AUTO, NAMES
 from runtime.json_reader import shown
+from runtime.liveness_model import LIVENESS
 from runtime.printing import printable_lines
 from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.settings import Batching, Limits, Settings
@@ -32,6 +33,8 @@ _HOSTS = (
     "names that requests may be addressed to, as in the header Host; by default only this "
     "machine's own when listening on it without keys, else any"
 )
+_AUDIT = "record every decision in this file, see docs/audit.md"
+_AUDIT_KEY = "file of a secret that pictures are digested with in --audit"
 _DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
@@ -102,7 +105,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
+    add("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     add("--decoders", type=count, metavar="N", help=_DECODERS)
+    add("--audit", type=Path, metavar="FILE", help=_AUDIT)
+    add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
@@ -151,8 +157,9 @@ def _add_section(
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
     names = ("engines", "device", "precision", "detector", "decoders", "keys")
+    files = ("audit", "audit_key", "liveness")
     return Settings(
-        **{name: given[name] for name in names},
+        **{name: given[name] for name in (*names, *files)},
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
         allowed_hosts=_allowed_hosts(parsed),
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),

@@ -19,6 +19,7 @@ from runtime.agemoe import AgeMoE
 from runtime.detection import finds_landmarks
 from runtime.errors import ContractError, DeadlineError, PredictionError
 from runtime.images import ImageLimits, load_rgb
+from runtime.liveness_model import OnnxLiveness
 from runtime.manifest import PLACEHOLDER_KINDS
 from runtime.manifest_file import engines_fingerprint, read_manifest
 from runtime.results import AgeEstimate, Face
@@ -152,6 +153,7 @@ def _open_engines(settings: Settings) -> AgeMoE:
             precision=settings.precision,
             limits=ImageLimits(max_pixels=max(settings.limits.pixels, ImageLimits().max_pixels)),
             quality=settings.quality,
+            liveness=None if settings.liveness is None else OnnxLiveness(settings.liveness),
             detector=settings.detector,
         )
         _open_detector(moe, verify_faces=settings.quality.require_face)

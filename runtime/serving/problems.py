@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
 
+from runtime.audit import AuditError
 from runtime.errors import (
     AgeMoEError,
     BoxError,
@@ -19,6 +20,7 @@ from runtime.errors import (
     ImageTooLargeError,
     InputError,
     LandmarkError,
+    LivenessError,
     NotCalibratedError,
     PredictionError,
     QualityError,
@@ -125,12 +127,14 @@ _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (BoxesTooLargeError, 413, "boxes-too-large"),
     (LandmarkError, 422, "landmarks"),
     (QualityError, 422, "quality"),
+    (LivenessError, 422, "liveness"),
     (InputError, 422, "input"),
     (QueueFullError, 503, "queue-full"),
     (DeadlineError, 504, "deadline"),
     (PredictionError, 500, "prediction"),
     (NotCalibratedError, 409, "not-calibrated"),
     (ClosedError, 503, "not-ready"),
+    (AuditError, 503, "not-recorded"),
     (AgeMoEError, 500, "engines"),
 )
 """Status and slug of the library's errors; the first match counts."""

@@ -17,6 +17,7 @@ from runtime.detectors import parse_detector
 from runtime.errors import ClosedError, InputError
 from runtime.image_costs import PictureCost
 from runtime.images import ImageLimits
+from runtime.serving.audit import AuditLog, opened_log
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
@@ -53,6 +54,8 @@ class Service:
         self.keys = _keys_for(settings)
         """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
+        self.audit: AuditLog | None = None
+        """Records decisions; None if the service keeps no record, or is not open."""
         self.draining = False
         """True while the service is shutting down and reports itself as not ready."""
         self.last_reload: str | None = None
@@ -66,16 +69,21 @@ class Service:
         self._concurrent_requests = 0
 
     def open(self) -> None:
-        """Opens the engines unless they are open; raises what `Generation` raises."""
-        with self._reloading:  # a reload requested meanwhile comes afterwards
-            if self._current is None:
-                opened = Generation(self.settings, self.metrics.on_batch)
-                try:
-                    self._pictures.open()
-                except BaseException:
-                    opened.close()
-                    raise
-                self._current = opened
+        """Opens the audit log and the engines unless they are open.
+
+        Raises what `AuditLog` and `Generation` raise.
+        """
+        with self._reloading, ExitStack() as undo:  # a requested reload comes afterwards
+            if self._current is not None:
+                return
+            audit = opened_log(self.settings)
+            if audit is not None:
+                undo.callback(audit.close)
+            opened = Generation(self.settings, self.metrics.on_batch)
+            undo.callback(opened.close)
+            self._pictures.open()
+            undo.pop_all()
+            self.audit, self._current = audit, opened
 
     def close(self) -> None:
         """Completes the accepted requests and frees everything."""
@@ -87,6 +95,8 @@ class Service:
                 thread.join()
             self._photo_pool.shutdown()
             self._pictures.close()
+            if self.audit is not None:
+                self.audit.close()
 
     def reload(self, *, wait: bool = False) -> Generation:
         """Reopens the engines folder and the file of API keys, and switches to their content.
@@ -150,10 +160,16 @@ class Service:
             self.metrics.concurrent_requests.set(self._concurrent_requests)
 
     def check_ready(self) -> Generation:
-        """Returns the engines in use; raises `AgeMoEError` if they fail, or while shutting down."""
+        """Returns the engines in use.
+
+        Raises:
+            AgeMoEError: they fail, decisions cannot be recorded, or the service is shutting down.
+        """
         if self.draining:
             raise NotReadyError("The service is shutting down.")
         generation = self.current()
+        if self.audit is not None:
+            self.audit.check()
         generation.check()
         return generation
 

@@ -70,17 +70,25 @@ class Settings:
     """A name, as in `AgeMoE`."""
     quality: QualityLimits = field(default_factory=QualityLimits)
     """Limits below which a face is refused."""
+    liveness: Path | None = None
+    """Description of a liveness model that checks each face, as for `OnnxLiveness`; None: none."""
     keys: Path | None = None
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None
     """Names, without port, that the header Host of a request may have; None allows any."""
+    audit: Path | None = None
+    """File that decisions are recorded in; None: they are not."""
+    audit_key: Path | None = None
+    """File of the key of the pictures' digests in `audit`; None: they have none."""
     decoders: int | None = None
     """Processes that decode pictures; None as in `DecoderPool`."""
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
-        """Validates the decoders, and that the faces of one request fit into the queue."""
+        """Validates the options that depend on one another."""
+        if self.audit_key is not None and self.audit is None:
+            raise ValueError("An audit key needs an audit log. Give --audit FILE, too.")
         if self.decoders is not None and self.decoders < 1:
             raise ValueError(f"At least one decoder is needed, got {self.decoders}.")
         if self.limits.faces > self.batching.queue_limit:

@@ -1,0 +1,480 @@
+"""Writing audit logs: the chain over threads, crashes, full disks and reopening."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import hmac
+import json
+import logging
+import os
+import random
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.audit import MOST_LINE_BYTES, AuditError, verify
+from runtime.serving import audit
+from runtime.serving.audit import AuditLog, opened_log, read_key
+from runtime.serving.problems import problem_of
+from runtime.serving.settings import Settings
+from tests.hostile_paths import hostile_paths
+
+CLOCK = datetime(2026, 1, 2, 3, 4, 5, 6789, UTC)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.log"
+
+
+@pytest.fixture
+def log_(path: Path) -> Iterator[AuditLog]:
+    with AuditLog(path, clock=lambda: CLOCK) as log:
+        yield log
+
+
+def decided(number: int = 0, outcome: str = "pass") -> dict[str, Any]:
+    return {"outcome": outcome, "policy": f"{number:016x}", "reasons": ["challenge_met"]}
+
+
+def records_in(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def assert_sound(path: Path, lines: int) -> None:
+    report = verify(path)
+    assert (report.breaks, report.lines) == ([], lines)
+
+
+def test_a_record_is_kept_with_its_place_in_the_chain(log_: AuditLog, path: Path) -> None:
+    log_.append(decided(1, "refer"))
+    first, second = records_in(path)
+    assert first | {"hash": ""} == {
+        "hash": "",
+        "previous": "0" * 64,
+        "sequence": 1,
+        "event": "opened",
+        "format": 1,
+        "time": "2026-01-02T03:04:05.006+00:00",
+    }
+    assert second | {"hash": ""} == {
+        **decided(1, "refer"),
+        "hash": "",
+        "previous": first["hash"],
+        "sequence": 2,
+        "event": "decision",
+        "time": "2026-01-02T03:04:05.006+00:00",
+    }
+    assert log_.head == (2, second["hash"])
+    assert_sound(path, 2)
+
+
+def test_a_line_is_in_the_file_and_flushed_before_append_returns(
+    log_: AuditLog, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    fsync = os.fsync
+
+    def counted(file: int) -> None:
+        fsync(file)
+        flushed.append(os.fstat(file).st_size)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    for number in range(3):
+        log_.append(decided(number))
+        assert flushed[-1] == path.stat().st_size
+    assert len(flushed) == 3
+
+
+def test_only_its_owner_may_read_a_new_log(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        AuditLog(path).close()
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o640)  # for a group of auditors: the owner's choice stays
+    AuditLog(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_reopening_continues_the_chain(path: Path) -> None:
+    for opening in range(4):
+        with AuditLog(path) as log:
+            assert log.head.sequence == 3 * opening + 1
+            log.append(decided(opening))
+            log.append(decided(opening))
+    assert_sound(path, 12)
+    events = [record["event"] for record in records_in(path)]
+    assert events == ["opened", "decision", "decision"] * 4
+
+
+def test_threads_share_a_chain_and_its_flushes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushes: list[int] = []
+    fsync = os.fsync
+
+    def counted(file: int) -> None:
+        flushes.append(file)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", counted)
+    with AuditLog(path) as log, ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(lambda number: log.append(decided(number)), range(400)))) == 400
+    assert_sound(path, 401)
+    assert sorted(int(r["policy"], 16) for r in records_in(path)[1:]) == list(range(400))
+    assert len(flushes) <= 404
+
+
+def test_waiting_lines_are_flushed_together(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AuditLog(path) as log:
+        going, flushing, flushes = threading.Event(), threading.Event(), list[int]()
+
+        def slow(file: int) -> None:
+            flushing.set()
+            assert going.wait(30.0)
+            flushes.append(file)
+
+        monkeypatch.setattr(os, "fsync", slow)
+        with ThreadPoolExecutor(8) as pool:
+            first = pool.submit(log.append, decided(0))
+            assert flushing.wait(30.0)
+            others = [pool.submit(log.append, decided(number)) for number in range(1, 8)]
+            while log.head.sequence < 9:  # all written, none of them flushed
+                pass
+            assert not any(one.done() for one in (first, *others))
+            going.set()
+            for one in (first, *others):
+                one.result(30.0)
+        assert len(flushes) == 2
+    assert_sound(path, 9)
+
+
+def test_a_log_has_one_writer(log_: AuditLog, path: Path) -> None:
+    with pytest.raises(AuditError, match="Another process writes the audit log"):
+        AuditLog(path)
+    log_.append(decided())
+    assert_sound(path, 2)
+    code = (
+        "from pathlib import Path; from runtime.serving.audit import AuditLog; AuditLog(Path({!r}))"
+    )
+    command = [sys.executable, "-c", code.format(str(path))]
+    other = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Another process writes the audit log" in other.stderr
+    assert_sound(path, 2)
+
+
+def test_a_log_torn_at_any_byte_keeps_its_complete_lines(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    with AuditLog(path) as log:
+        log.append(decided(1))
+        log.append({**decided(2), "note": "x" * 300})  # longer than the record of an opening
+    data = path.read_bytes()
+    ends = [index + 1 for index, byte in enumerate(data) if byte == ord("\n")]
+    for length in range(len(data) + 1):
+        path.write_bytes(data[:length])
+        with AuditLog(path) as log:
+            log.append(decided(3))
+        complete = max((end for end in ends if end <= length), default=0)
+        now = path.read_bytes()
+        assert now.startswith(data[:complete]), length
+        lines = ends.index(complete) + 1 if complete else 0
+        assert_sound(path, lines + 2)
+        torn = data[complete:length]
+        note = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()} if torn else None
+        assert records_in(path)[lines].get("torn") == note
+
+
+def test_a_torn_end_of_zeros_is_replaced(path: Path) -> None:
+    with AuditLog(path) as log:
+        log.append(decided())
+    with path.open("ab") as file:  # a file system may lengthen a file before it writes it
+        file.write(bytes(4096))
+    AuditLog(path).close()
+    assert_sound(path, 3)
+    assert records_in(path)[-1]["torn"]["bytes"] == 4096
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a diary without line end", b"a diary\n", b"{}\n", b"\0" * 50_000, b"\n", b"\xff"],
+)
+def test_another_file_is_refused_and_stays_as_it_is(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(AuditError, match=r"not an audit log|is not sound"):
+        AuditLog(path)
+    assert path.read_bytes() == content
+
+
+def test_a_log_whose_last_line_was_edited_is_not_continued(path: Path) -> None:
+    with AuditLog(path) as log:
+        log.append(decided())
+    path.write_bytes(path.read_bytes().replace(b'"pass"', b'"fail"'))
+    with pytest.raises(AuditError, match=r"last line .* is not sound: .*it was edited.*start anot"):
+        AuditLog(path)
+
+
+def test_hostile_paths_are_refused(tmp_path: Path) -> None:
+    made = {"nothing", "empty", "evil and missing"}
+    for what, path in hostile_paths(tmp_path).items():
+        if what in made:
+            AuditLog(path).close()
+            assert_sound(path, 1)
+            continue
+        with pytest.raises(AuditError) as found:
+            AuditLog(path)
+        assert all(line.isprintable() for line in str(found.value).splitlines()), what
+
+
+@pytest.mark.parametrize("record", [{"x": "y" * MOST_LINE_BYTES}, {"x": float("nan")}, {"x": {1}}])
+def test_what_cannot_be_recorded_raises_and_leaves_no_trace(
+    log_: AuditLog, path: Path, record: dict[str, Any]
+) -> None:
+    before = path.read_bytes()
+    with pytest.raises(AuditError, match="cannot be written"):
+        log_.append(record)
+    assert path.read_bytes() == before
+    log_.append(decided())
+    assert_sound(path, 2)
+
+
+@pytest.mark.parametrize("key", ["sequence", "previous", "time", "event", "hash"])
+def test_a_record_cannot_forge_its_place(log_: AuditLog, path: Path, key: str) -> None:
+    with pytest.raises(AuditError, match=f"must not hold {key}"):
+        log_.append({key: "x"})
+    assert_sound(path, 1)
+
+
+def test_any_text_is_kept_in_ascii(log_: AuditLog, path: Path) -> None:
+    texts = ["ünï", "\ud800", "\u202e\x1b[2J\n\r\u2028\0", "𝄞", '"}\n{"hash":"']
+    log_.append({"reasons": texts})
+    assert records_in(path)[-1]["reasons"] == texts
+    assert path.read_bytes().isascii()
+    assert_sound(path, 2)
+
+
+def full_disk(monkeypatch: pytest.MonkeyPatch, after_bytes: int) -> None:
+    """Lets `os.pwrite` write so many bytes, in two pieces, and then fail."""
+    pwrite, left = os.pwrite, [after_bytes]
+
+    def limited(file: int, data: bytes, offset: int) -> int:
+        if left[0] == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        written = pwrite(file, data[: max(left[0] // 2, 1)], offset)
+        left[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "pwrite", limited)
+
+
+def test_a_full_disk_fails_the_decision_and_not_the_log(log_: AuditLog, path: Path) -> None:
+    log_.append(decided(1))
+    before = path.read_bytes()
+    for after_bytes in (0, 1, 2, 50, 200):
+        with pytest.MonkeyPatch.context() as patch:
+            full_disk(patch, after_bytes)
+            with pytest.raises(AuditError, match="No space left on device") as found:
+                log_.append(decided(2))
+        assert problem_of(found.value).status == 503
+        assert str(path) not in str(found.value)  # it is shown to clients
+        assert path.read_bytes() == before
+    log_.check()
+    log_.append(decided(3))  # there is room again
+    assert_sound(path, 3)
+
+
+def test_a_full_disk_at_the_opening_keeps_the_torn_line(path: Path) -> None:
+    with AuditLog(path) as log:
+        log.append(decided())
+    data = path.read_bytes() + b'{"hash":"'
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, 0)
+        with pytest.raises(AuditError, match="No space left"):
+            AuditLog(path)
+    assert path.read_bytes() == data
+    AuditLog(path).close()
+    assert_sound(path, 3)
+
+
+def test_after_a_failed_flush_nothing_is_acknowledged(
+    log_: AuditLog, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        with pytest.raises(AuditError, match="cannot be flushed to disk"):
+            log_.append(decided())
+    for _ in range(2):  # the disk works again, but what it lost is not known
+        with pytest.raises(AuditError, match="Restart the service"):
+            log_.append(decided())
+        with pytest.raises(AuditError):
+            log_.check()
+    assert str(path) in caplog.text
+    log_.close()
+    AuditLog(path).close()
+    assert verify(path).breaks == []
+
+
+def test_a_line_that_cannot_be_taken_back_ends_the_log(log_: AuditLog) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.MonkeyPatch.context() as patch:
+        full_disk(patch, 10)
+        patch.setattr(os, "ftruncate", failing)
+        with pytest.raises(AuditError, match="kept consistent"):
+            log_.append(decided())
+    with pytest.raises(AuditError, match="kept consistent"):
+        log_.append(decided())
+
+
+def shortened(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def lengthened(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"x")
+
+
+def moved(path: Path) -> None:
+    path.rename(path.with_suffix(".1"))
+
+
+def replaced(path: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    path.with_suffix(".new").write_bytes(data)
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.parametrize("change", [shortened, lengthened, moved, replaced])
+def test_a_file_that_others_change_is_not_written_to(
+    log_: AuditLog, path: Path, change: Any
+) -> None:
+    log_.append(decided())
+    change(path)
+    for _ in range(2):
+        with pytest.raises(AuditError, match=r"audit log (was|cannot be examined)"):
+            log_.append(decided())
+
+
+def test_a_closed_log_takes_nothing(path: Path) -> None:
+    log = AuditLog(path)
+    log.close()
+    log.close()
+    with pytest.raises(AuditError, match="closed"):
+        log.append(decided())
+    AuditLog(path).close()  # its lock is gone
+
+
+def test_closing_waits_for_appends_in_progress(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuditLog(path)
+    going, flushing = threading.Event(), threading.Event()
+
+    def slow(_: int) -> None:
+        flushing.set()
+        assert going.wait(30.0)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with ThreadPoolExecutor(2) as pool:
+        appended = pool.submit(log.append, decided())
+        assert flushing.wait(30.0)
+        closed = pool.submit(log.close)
+        going.set()
+        appended.result(30.0)
+        closed.result(30.0)
+    assert_sound(path, 2)
+
+
+def test_without_file_locks_there_is_no_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "fcntl", None)
+    with pytest.raises(AuditError, match="file locks, which this system does not offer"):
+        AuditLog(path)
+    assert not path.exists()
+
+
+def test_the_head_is_logged_when_opened_and_closed(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "agemoe"), AuditLog(path) as log:
+        log.append(decided())
+        log.append(decided())
+    heads = [f"sequence {r['sequence']}, head {r['hash']}" for r in records_in(path)]
+    assert [message.partition(": ")[2] for message in caplog.messages] == [heads[0], heads[2]]
+
+
+def test_pictures_are_digested_with_or_without_a_key(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(b"0123456789abcdef\n")
+    plain = opened_log(Settings(audit=tmp_path / "a.log"))
+    assert plain is not None
+    with plain:
+        assert plain.digest(b"jpeg") == f"sha256:{hashlib.sha256(b'jpeg').hexdigest()}"
+    settings = Settings(audit=tmp_path / "a.log", audit_key=tmp_path / "key")
+    keyed = opened_log(settings)
+    assert keyed is not None
+    with keyed:
+        twin = hmac.new(b"0123456789abcdef", b"jpeg", "sha256").hexdigest()
+        assert keyed.digest(b"jpeg") == f"hmac-sha256:{twin}"
+    assert opened_log(Settings()) is None
+    with pytest.raises(ValueError, match="--audit FILE"):
+        Settings(audit_key=tmp_path / "key")
+
+
+@pytest.mark.parametrize("key", [b"", b"short\n", b"x" * 4097, b"x" * 10_000])
+def test_a_key_of_another_length_is_refused(tmp_path: Path, key: bytes) -> None:
+    (tmp_path / "key").write_bytes(key)
+    with pytest.raises(AuditError, match=r"must have 16 to 4,096 bytes"):
+        read_key(tmp_path / "key")
+
+
+WRITER = """
+import sys, threading
+from pathlib import Path
+from runtime.serving.audit import AuditLog
+log = AuditLog(Path(sys.argv[1]))
+def write(thread):
+    for number in range(10**9):
+        log.append({"outcome": "pass", "thread": thread, "number": number, "note": "x" * 200})
+        sys.stdout.write(f"{thread} {number}\\n")
+        sys.stdout.flush()
+for thread in range(4):
+    threading.Thread(target=write, args=(thread,)).start()
+"""
+
+
+def test_a_killed_process_loses_nothing_that_was_acknowledged(path: Path) -> None:
+    rng = random.Random(5)
+    acknowledged: set[tuple[int, int, int]] = set()
+    for life in range(3):
+        command = [sys.executable, "-c", WRITER, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            seen = [process.stdout.readline() for _ in range(rng.randrange(20, 60))]
+            process.send_signal(signal.SIGKILL)
+            seen += process.stdout.readlines()
+        whole = [line.split() for line in seen if line.endswith("\n")]
+        acknowledged |= {(life, int(thread), int(number)) for thread, number in whole}
+    AuditLog(path).close()
+    report = verify(path)
+    assert report.breaks == []
+    kept, life = set(), -1
+    for record in records_in(path):
+        life += record["event"] == "opened"
+        if record["event"] == "decision":
+            kept.add((life, record["thread"], record["number"]))
+    assert acknowledged <= kept

@@ -1,0 +1,106 @@
+"""`serve --audit`: the service opens the log before its engines and keeps it until it is closed."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.audit import AuditError, verify
+from runtime.serving import command, service
+from runtime.serving.audit import AuditLog
+from runtime.serving.service import Service
+from runtime.serving.settings import Settings
+from tests.serving.live import assert_problem, engines_in, serving
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return engines_in(tmp_path_factory.mktemp("audited") / "engines")
+
+
+def test_a_service_holds_its_log_from_opening_to_closing(engines: Path, tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    with serving(Settings(engines, audit=path)) as live:
+        audit = live.server.service.audit
+        assert audit is not None
+        audit.append({"outcome": "pass"})
+        with pytest.raises(AuditError, match="Another process"):
+            AuditLog(path)
+        live.server.service.reload()
+        assert live.server.service.audit is audit
+        audit.append({"outcome": "refer"})
+    AuditLog(path).close()
+    assert (verify(path).lines, verify(path).breaks) == (4, [])
+
+
+def test_a_service_without_the_option_has_no_log(engines: Path) -> None:
+    with serving(Settings(engines)) as live:
+        assert live.server.service.audit is None
+
+
+def test_a_log_that_cannot_be_used_stops_the_service_before_its_engines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audit.log").write_bytes(b"a diary\n")
+
+    def opened(*_: object) -> None:
+        pytest.fail("the engines were opened")
+
+    monkeypatch.setattr(service, "Generation", opened)
+    broken = Service(Settings(tmp_path / "none", audit=tmp_path / "audit.log"))
+    with pytest.raises(AuditError, match="not sound"):
+        broken.open()
+    broken.close()
+
+
+def test_engines_that_cannot_be_opened_release_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "audit.log"
+    broken = Service(Settings(tmp_path / "none", audit=path))
+    with pytest.raises(Exception, match="manifest"):
+        broken.open()
+    AuditLog(path).close()
+    broken.close()
+
+
+def test_a_service_that_cannot_record_is_not_ready(
+    engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(Settings(engines, audit=tmp_path / "audit.log")) as live:
+        audit = live.server.service.audit
+        assert audit is not None
+
+        def failing(_: int) -> None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", failing)
+            with pytest.raises(AuditError):
+                audit.append({"outcome": "pass"})
+        message = "The audit log cannot be flushed to disk"
+        assert_problem(live.client.get("/health/ready"), 503, message)
+
+
+def test_the_options_become_settings(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    files = tmp_path / "a.log", tmp_path / "key"
+    parsed = parser.parse_args(["--audit", str(files[0]), "--audit-key", str(files[1])])
+    settings = command._settings(parsed)
+    assert (settings.audit, settings.audit_key) == files
+    settings = command._settings(parser.parse_args([]))
+    assert (settings.audit, settings.audit_key) == (None, None)
+    with pytest.raises(ValueError, match="--audit FILE"):
+        command._settings(parser.parse_args(["--audit-key", "key"]))
+
+
+def test_the_command_reports_a_log_in_use(
+    engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with AuditLog(tmp_path / "audit.log"):
+        arguments = ["--engines", str(engines), "--audit", str(tmp_path / "audit.log")]
+        assert command.main(arguments) == 1
+    assert "error: Another process writes the audit log" in capsys.readouterr().err
