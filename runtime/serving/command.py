@@ -107,8 +107,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="time for requests in progress to finish",
     )
-    add("--notice-seconds", type=float, default=0.0, help=_NOTICE)
-    add("--drain-seconds", type=float, default=30.0, help="time for requests in progress to finish")
     add_no_face_option(parser)
     add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
