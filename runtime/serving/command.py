@@ -29,6 +29,7 @@ _HOSTS = (
     "names that requests may be addressed to, as in the header Host; by default only this "
     "machine's own when listening on it without keys, else any"
 )
+_POLICY = "decide by policy.json of the engines folder (POST /v1/decisions): pass, refer or fail"
 _DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
@@ -39,7 +40,7 @@ _LIMITS: _Options = {
     "decode_seconds": (positive, "maximum seconds of processor time to decode a picture"),
     "images": (int, "maximum pictures of a request"),
     "faces": (int, "maximum faces, and given persons, of a request"),
-    "requests": (int, "maximum concurrent requests for ages"),
+    "requests": (int, "maximum concurrent requests for ages and decisions"),
     "connections": (int, "maximum open connections"),
     "header_seconds": (positive, "time limit for a request's head"),
     "body_seconds": (positive, "time limit for a request's body, and for receiving its response"),
@@ -93,6 +94,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
+    add("--policy", action="store_true", help=_POLICY)
     add("--decoders", type=count, metavar="N", help=_DECODERS)
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
@@ -147,7 +149,7 @@ def _add_section(
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    names = ("engines", "device", "precision", "detector", "decoders", "keys")
+    names = ("engines", "device", "precision", "detector", "policy", "decoders", "keys")
     return Settings(
         **{name: given[name] for name in names},
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),

@@ -1,36 +1,35 @@
-"""The service: the engines in use, their reload, and the processing of requests for ages."""
+"""The service: the engines in use, their reload, and the processing of requests."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 
-from runtime.cores import usable_cores
-from runtime.deadline import Deadline
+from starlette.concurrency import run_in_threadpool
+
 from runtime.detectors import parse_detector
-from runtime.errors import ClosedError, InputError
-from runtime.image_costs import PictureCost
-from runtime.images import ImageLimits
+from runtime.errors import ClosedError
+from runtime.serving.decisions import Person, Recorder, decide, policy_json, record_of
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
-from runtime.serving.pictures import Pictures, Share, run_sharing
+from runtime.serving.pipeline import Pipeline
 from runtime.serving.prediction import (
-    STAGES,
     JsonObject,
     Predictions,
-    detect_faces,
     photo_json,
-    require_probability,
     sole_error,
 )
-from runtime.serving.problems import BusyError, NotReadyError, ReloadError, TooManyError
+from runtime.serving.problems import (
+    BusyError,
+    NoPolicyError,
+    NotReadyError,
+    NotRecordedError,
+    ReloadError,
+)
 from runtime.serving.request_body import ParsedRequest
 from runtime.serving.request_queue import TooLateError
 from runtime.serving.settings import Settings
@@ -41,14 +40,19 @@ log = logging.getLogger("agemoe")
 class Service:
     """The engines in use and everything that a request passes through before them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
         """Reads the keys; `open` opens the engines and their detector.
+
+        Args:
+            settings: of the service.
+            recorder: keeps a record of each decision before it is given; None: none is kept.
 
         Raises:
             KeyFileError: the file of API keys cannot be used.
             ValueError: the detector is unknown.
         """
         self.settings = settings
+        self._recorder = recorder
         self.keys = _keys_for(settings)
         """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
@@ -59,9 +63,7 @@ class Service:
         self._current: Generation | None = None
         self._reloading = threading.Lock()
         self._retiring: list[threading.Thread] = []
-        self._photo_pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-photo")
-        self._pictures = Pictures(settings)
-        self.metrics.watch(self._pictures)
+        self._pipeline = Pipeline(settings, self.metrics)
         self._concurrent_requests = 0
 
     def open(self) -> None:
@@ -70,7 +72,7 @@ class Service:
             if self._current is None:
                 opened = Generation(self.settings, self.metrics.on_batch)
                 try:
-                    self._pictures.open()
+                    self._pipeline.open()
                 except BaseException:
                     opened.close()
                     raise
@@ -84,8 +86,7 @@ class Service:
                 generation.close()
             for thread in self._retiring:
                 thread.join()
-            self._photo_pool.shutdown()
-            self._pictures.close()
+            self._pipeline.close()
 
     def reload(self, *, wait: bool = False) -> Generation:
         """Reopens the engines folder and the file of API keys, and switches to their content.
@@ -126,13 +127,14 @@ class Service:
             "stand_ins": generation.placeholders,
             "experts": generation.describe(),
             "detector": generation.moe.detector.provenance,
+            "policy": None if generation.policy is None else policy_json(generation.policy),
             "limits": asdict(limits),
             "quality_limits": asdict(self.settings.quality),
         }
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Counts a concurrent request for ages; must be called on the event loop's thread.
+        """Counts a concurrent request with pictures; must be called on the event loop's thread.
 
         Raises:
             BusyError: the limit is reached.
@@ -156,6 +158,14 @@ class Service:
         generation.check()
         return generation
 
+    def require_policy(self) -> None:
+        """Raises `NoPolicyError` if the service makes no decisions."""
+        if not self.settings.policy:
+            raise NoPolicyError(
+                "This service has no policy and makes no decisions. Start it with --policy, which "
+                "reads policy.json of the engines folder; see docs/decisions.md for how to fit it."
+            )
+
     async def ages(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
         """Detects the faces, estimates their ages and returns the response.
 
@@ -166,28 +176,47 @@ class Service:
         """
         with ExitStack() as stack:
             generation = self._hold_engines(stack)
-            share = stack.enter_context(self._pictures.share())
-            costs = await self._pictures.admit(share, request.photos, request.limit)
-            async with _time_limit(request.limit):
-                photos = await self._process(request, generation, share, costs)
-            for stage in STAGES:
-                seconds = sum(photo.seconds[stage] for photo in photos)
-                self.metrics.observe(stage, seconds, times_ms)
-            # Experts that are late by the client's own deadline are left out instead.
-            own = request.deadline is not None
-            async with contextlib.nullcontext() if own else _time_limit(request.limit):
-                with self.metrics.timed("estimate", times_ms):
-                    await self._estimate(generation, photos, request)
+            photos = await self._pipeline.predictions(stack, request, generation, times_ms)
             if (error := sole_error(photos)) is not None:
                 raise error
-            return {
-                "images": [photo_json(photo, request.threshold) for photo in photos],
-                "version": generation.version,
-                "calibrated": generation.moe.calibrated,
-                "stand_ins": generation.placeholders,
-                "times_ms": times_ms,
-                "experts_ms": generation.median_ms(),
-            }
+            images = [photo_json(photo, request.threshold) for photo in photos]
+            return {"images": images, **_versions(generation, times_ms)}
+
+    async def decision(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
+        """Decides on the one person in all pictures and returns the response.
+
+        The decision is recorded before it is returned. `times_ms` is as in `ages`.
+
+        Raises:
+            NoPolicyError: the service has no policy.
+            NotRecordedError: the decision could not be recorded.
+            AgeMoEError: the service failed; an error of the pictures is a decision.
+        """
+        with ExitStack() as stack:
+            generation = self._hold_engines(stack)
+            if generation.policy is None:
+                raise NoPolicyError("The engines in use have no policy.")
+            try:
+                photos = await self._pipeline.predictions(stack, request, generation, times_ms)
+            except TooLateError as error:
+                photos = [Predictions(error=error) for _ in request.photos]
+            person = decide(generation.policy, photos, generation.no_answers)
+            if self._recorder is not None:
+                await run_in_threadpool(self._record, self._recorder, person, request, generation)
+            self.metrics.record_decision(person.decision)
+            return {**person.to_dict(), **_versions(generation, times_ms)}
+
+    def _record(
+        self, recorder: Recorder, person: Person, request: ParsedRequest, generation: Generation
+    ) -> None:
+        try:
+            recorder.append(record_of(person, request.photos, generation))
+        except Exception as error:  # whatever the reason: without a record there is no decision
+            log.exception("a decision could not be recorded and is not given")
+            raise NotRecordedError(
+                "The decision could not be recorded, so it is not given. See the log of the "
+                "service."
+            ) from error
 
     def _hold_engines(self, stack: ExitStack) -> Generation:
         """Returns the engines in use, kept open until the stack is closed, also after a reload."""
@@ -196,47 +225,6 @@ class Service:
             with suppress(ClosedError):  # replaced in the meantime
                 stack.enter_context(generation.in_use())
                 return generation
-
-    async def _process(
-        self,
-        request: ParsedRequest,
-        generation: Generation,
-        share: Share,
-        costs: Sequence[PictureCost | InputError],
-    ) -> list[Predictions]:
-        """Decodes the pictures one by one and detects their faces."""
-        detector = generation.moe.detector if request.detect else None
-        limits = ImageLimits(max_pixels=self.settings.limits.pixels)
-        photos: list[Predictions] = []
-        for photo, cost in zip(request.photos, costs, strict=True):
-            processed, pixels = await self._pictures.decode(share, photo, cost, request.limit)
-            photos.append(processed)
-            if pixels is not None:
-                arguments = processed, pixels, photo, detector, limits
-                await run_sharing(share, self._photo_pool, detect_faces, *arguments)
-        share.shrink(3 * sum(photo.pixels for photo in photos))
-        faces = sum(len(photo.scene.faces) for photo in photos)
-        if faces > self.settings.limits.faces:
-            raise TooManyError(
-                f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
-                f"fewer at a time, or only the boxes of the faces of interest."
-            )
-        return photos
-
-    async def _estimate(
-        self, generation: Generation, photos: Sequence[Predictions], request: ParsedRequest
-    ) -> None:
-        if request.limit.passed:
-            raise TooLateError(request.limit)
-        faces = [face for photo in photos for face in photo.scene.faces]
-        futures = generation.batcher.submit_all(faces, deadline_ms=request.deadline)
-        results = iter(
-            await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-        )
-        for photo in photos:
-            own = [next(results) for _ in photo.scene.faces]
-            generation.record_results(own)
-            photo.results = [require_probability(result, request.threshold) for result in own]
 
     def _open_replacement(self, old: Generation) -> Generation:
         try:
@@ -264,15 +252,16 @@ class Service:
             log.info("reload %s", self.last_reload)
 
 
+def _versions(generation: Generation, times_ms: dict[str, float]) -> JsonObject:
+    """Returns the part of an answer that is about the service."""
+    return {
+        "version": generation.version,
+        "calibrated": generation.moe.calibrated,
+        "stand_ins": generation.placeholders,
+        "times_ms": times_ms,
+        "experts_ms": generation.median_ms(),
+    }
+
+
 def _keys_for(settings: Settings) -> tuple[Key, ...] | None:
     return None if settings.keys is None else read_keys(settings.keys)
-
-
-@asynccontextmanager
-async def _time_limit(deadline: Deadline) -> AsyncIterator[None]:
-    """Cancels the block when the deadline passes; work that has not started is dropped."""
-    try:
-        async with asyncio.timeout(deadline.remaining_seconds()):
-            yield
-    except TimeoutError:
-        raise TooLateError(deadline) from None
