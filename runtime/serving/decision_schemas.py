@@ -31,7 +31,7 @@ class DecisionOptions(Options):
     )
 
 
-class DecisionRequest(PictureDocument, DecisionOptions):
+class DecisionRequest(DecisionOptions, PictureDocument):
     """Pictures in JSON, all of one person."""
 
 

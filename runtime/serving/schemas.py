@@ -114,7 +114,7 @@ class AgesOptions(Options):
     )
 
 
-class AgesRequest(PictureDocument, AgesOptions):
+class AgesRequest(AgesOptions, PictureDocument):
     """Pictures in JSON, of any number of people."""
 
 

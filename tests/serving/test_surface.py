@@ -28,6 +28,7 @@ def test_every_response_has_the_security_headers(live: Live) -> None:
             "default-src 'none'; script-src 'self'"
         )
         assert headers["x-content-type-options"] == "nosniff"
+        assert headers["permissions-policy"].startswith("camera=(self), microphone=()")
         assert "server" not in headers
         assert headers["cache-control"] == ("no-cache" if path[1:5] in ("", "page") else "no-store")
 
