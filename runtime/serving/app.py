@@ -20,7 +20,6 @@ from runtime.errors import AgeMoEError
 from runtime.serving import problems
 from runtime.serving.authentication import access_dependencies
 from runtime.serving.decision_schemas import DECISIONS, DecisionAnswer
-from runtime.serving.decisions import Recorder
 from runtime.serving.generation import PAGE, Generation
 from runtime.serving.metrics import Metrics
 from runtime.serving.prediction import JsonObject
@@ -67,14 +66,12 @@ Send pictures to `/v1/ages`, or those of one person to `/v1/decisions`. Errors a
 details. Pictures are kept in memory while they are processed, and are neither stored nor logged."""
 
 
-def create_app(settings: Settings, recorder: Recorder | None = None) -> FastAPI:
+def create_app(settings: Settings) -> FastAPI:
     """Builds the application, which opens the engines on startup and closes them on shutdown.
 
-    Args:
-        settings: of the service.
-        recorder: as for `Service`, which also says what is raised.
+    Raises what `Service` raises.
     """
-    service = Service(settings, recorder)
+    service = Service(settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

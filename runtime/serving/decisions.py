@@ -7,10 +7,9 @@ with several faces always refers: whose age counts is no guess of the service.
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Protocol
 
 from runtime.decisions import Decision, Policy, Reason
@@ -26,8 +25,10 @@ from runtime.person import PersonEstimate, combine
 from runtime.results import AgeEstimate
 from runtime.serving.generation import Generation
 from runtime.serving.prediction import JsonObject, Predictions, photo_json
-from runtime.serving.problems import NoFaceError, SeveralFacesError
+from runtime.serving.problems import NoFaceError, NotRecordedError, SeveralFacesError
 from runtime.serving.request_body import Photo
+
+log = logging.getLogger("agemoe")
 
 _CODES: tuple[tuple[type[AgeMoEError], str], ...] = (
     (NoFaceError, "no_face"),
@@ -40,7 +41,10 @@ _CODES: tuple[tuple[type[AgeMoEError], str], ...] = (
 
 
 class Recorder(Protocol):
-    """Keeps a record of decisions; safe to use from several threads."""
+    """Keeps a record of decisions, as `AuditLog`; safe to use from several threads."""
+
+    def digest(self, picture: bytes) -> str:
+        """Returns the digest of an encoded picture."""
 
     def append(self, record: Mapping[str, object]) -> None:
         """Keeps a record, ready for JSON, durably; raises an error if it cannot."""
@@ -120,18 +124,31 @@ def policy_json(policy: Policy) -> JsonObject:
     }
 
 
-def record_of(person: Person, photos: Sequence[Photo], generation: Generation) -> JsonObject:
-    """Returns what is recorded of a decision: digests, no pixels and no names."""
-    decision, fusion = person.decision, generation.moe.binding.fusion_sha256
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "pictures": [hashlib.sha256(photo.data).hexdigest() for photo in photos],
-        "engines": generation.version,
-        "fusion": fusion,
-        "policy": decision.policy,
-        "outcome": decision.outcome,
-        "reasons": [reason.code for reason in decision.reasons],
-    }
+def record_decision(
+    recorder: Recorder, person: Person, photos: Sequence[Photo], generation: Generation
+) -> None:
+    """Records a decision: digests, no pixels and no names.
+
+    Raises:
+        NotRecordedError: there is no record, whatever the reason.
+    """
+    decision = person.decision
+    try:
+        recorder.append(
+            {
+                "pictures": [recorder.digest(photo.data) for photo in photos],
+                "engines": generation.version,
+                "fusion": generation.moe.binding.fusion_sha256,
+                "policy": decision.policy,
+                "outcome": decision.outcome,
+                "reasons": [reason.code for reason in decision.reasons],
+            }
+        )
+    except Exception as error:
+        log.exception("a decision could not be recorded and is not given")
+        raise NotRecordedError(
+            "The decision could not be recorded, so it is not given. See the log of the service."
+        ) from error
 
 
 def _result_of(photo: Predictions) -> AgeEstimate | BaseException:

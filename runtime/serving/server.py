@@ -20,7 +20,6 @@ import uvicorn
 
 from runtime.serving.app import create_app
 from runtime.serving.connections import connection_class
-from runtime.serving.decisions import Recorder
 from runtime.serving.problems import ServiceError
 from runtime.serving.service import Service
 from runtime.serving.settings import Settings
@@ -145,15 +144,9 @@ def _exit_after(seconds: float) -> None:
     os._exit(1)
 
 
-def make_server(
-    settings: Settings,
-    host: str,
-    port: int,
-    shutdown: Shutdown,
-    recorder: Recorder | None = None,
-) -> Server:
-    """Builds the server without starting it; port 0 selects a free one, `recorder` as `Service`."""
-    app = create_app(settings, recorder)
+def make_server(settings: Settings, host: str, port: int, shutdown: Shutdown) -> Server:
+    """Builds the server without starting it; port 0 selects a free one."""
+    app = create_app(settings)
     config = uvicorn.Config(
         app,
         host=host,

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from runtime.detectors import parse_detector
 from runtime.errors import ClosedError
-from runtime.serving.decisions import Person, Recorder, decide, policy_json, record_of
+from runtime.serving.decisions import Recorder, decide, policy_json, record_decision
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
@@ -27,7 +27,6 @@ from runtime.serving.problems import (
     BusyError,
     NoPolicyError,
     NotReadyError,
-    NotRecordedError,
     ReloadError,
 )
 from runtime.serving.request_body import ParsedRequest
@@ -40,22 +39,19 @@ log = logging.getLogger("agemoe")
 class Service:
     """The engines in use and everything that a request passes through before them."""
 
-    def __init__(self, settings: Settings, recorder: Recorder | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         """Reads the keys; `open` opens the engines and their detector.
-
-        Args:
-            settings: of the service.
-            recorder: keeps a record of each decision before it is given; None: none is kept.
 
         Raises:
             KeyFileError: the file of API keys cannot be used.
             ValueError: the detector is unknown.
         """
         self.settings = settings
-        self._recorder = recorder
         self.keys = _keys_for(settings)
         """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
+        self.audit: Recorder | None = None
+        """Records decisions before they are given; None if the service keeps no record."""
         self.draining = False
         """True while the service is shutting down and reports itself as not ready."""
         self.last_reload: str | None = None
@@ -201,22 +197,11 @@ class Service:
             except TooLateError as error:
                 photos = [Predictions(error=error) for _ in request.photos]
             person = decide(generation.policy, photos, generation.no_answers)
-            if self._recorder is not None:
-                await run_in_threadpool(self._record, self._recorder, person, request, generation)
+            if self.audit is not None:
+                arguments = self.audit, person, request.photos, generation
+                await run_in_threadpool(record_decision, *arguments)
             self.metrics.record_decision(person.decision)
             return {**person.to_dict(), **_versions(generation, times_ms)}
-
-    def _record(
-        self, recorder: Recorder, person: Person, request: ParsedRequest, generation: Generation
-    ) -> None:
-        try:
-            recorder.append(record_of(person, request.photos, generation))
-        except Exception as error:  # whatever the reason: without a record there is no decision
-            log.exception("a decision could not be recorded and is not given")
-            raise NotRecordedError(
-                "The decision could not be recorded, so it is not given. See the log of the "
-                "service."
-            ) from error
 
     def _hold_engines(self, stack: ExitStack) -> Generation:
         """Returns the engines in use, kept open until the stack is closed, also after a reload."""

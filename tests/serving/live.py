@@ -23,7 +23,6 @@ from PIL import Image
 from runtime import AgeMoE, Policy, write_policy
 from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
-from runtime.serving.decisions import Recorder
 from runtime.serving.server import Server, Shutdown, make_server
 from runtime.serving.settings import Settings
 from tests.conftest import has_haar
@@ -160,9 +159,9 @@ class Live:
 
 
 @contextmanager
-def serving(settings: Settings, recorder: Recorder | None = None) -> Iterator[Live]:
+def serving(settings: Settings) -> Iterator[Live]:
     """Serves on a free port, in a thread; shuts down like SIGTERM."""
-    server = make_server(settings, "127.0.0.1", 0, Shutdown(drain_seconds=10.0), recorder)
+    server = make_server(settings, "127.0.0.1", 0, Shutdown(drain_seconds=10.0))
     thread = threading.Thread(target=server.run, name="agemoe-serve")
     thread.start()
     try:
