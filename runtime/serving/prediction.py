@@ -79,10 +79,10 @@ def _scene(pixels: Pixels, photo: Photo, detector: Detector | None, limits: Imag
         return scene
     if not scene.faces:
         raise NoFaceError(
-            "No face was found in the picture. Send one that shows the whole face, or give its box."
+            "No face was found in the picture. Use one that shows the whole face, or give its box."
         )
     raise SeveralFacesError(
-        f"The picture shows {len(scene.faces)} faces, and the decision is about one person. Send "
+        f"The picture shows {len(scene.faces)} faces, and the decision is about one person. Use "
         f"a picture of that person alone, or give the box of the face."
     )
 
