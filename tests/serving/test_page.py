@@ -132,12 +132,12 @@ def test_the_page_works_with_the_keyboard(demo: Live, browser: Browser) -> None:
     errors: list[str] = []
     page = opened(browser, demo.url, errors)
     reached = []
-    for _ in range(5):
+    for _ in range(6):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate("document.activeElement.id || document.activeElement.innerText")
         )
-    assert reached == ["file", COLLINS, HOPPER, FAMILY_NAME, "Options"]
+    assert reached == ["file", "open", COLLINS, HOPPER, FAMILY_NAME, "Options"]
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "detect"
