@@ -49,6 +49,12 @@ class Recorder(Protocol):
     def append(self, record: Mapping[str, object]) -> None:
         """Keeps a record, ready for JSON, durably; raises an error if it cannot."""
 
+    def check(self) -> None:
+        """Raises an error if nothing can be recorded any more."""
+
+    def close(self) -> None:
+        """Ends the record after the appends in progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class Person:

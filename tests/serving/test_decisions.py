@@ -357,6 +357,13 @@ class Book:
     def __init__(self) -> None:
         self.records: list[dict[str, object]] = []
         self.broken = False
+        self.closed = False
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
 
     def digest(self, picture: bytes) -> str:
         return hashlib.sha256(picture).hexdigest()
