@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,10 +260,11 @@ def test_the_camera_takes_pictures_and_closes(live: Live, browser: Browser) -> N
 def test_the_camera_is_closed_by_a_button_and_by_a_file(live: Live, browser: Browser) -> None:
     errors: list[str] = []
     page = ready(browser, live, errors, permissions=["camera"])
-    for close in (
+    closings: list[Callable[[], object]] = [
         lambda: page.locator("#close").click(),
         lambda: page.locator("#file").set_input_files(FAMILY),
-    ):
+    ]
+    for close in closings:
         page.locator("#open").click()
         page.wait_for_selector("#take:focus")
         page.evaluate("window.track = document.getElementById('video').srcObject.getTracks()[0]")
