@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from runtime import fusion_file
+from runtime import fusion_file, policy_file
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.backends.gpu.cuda_library import cuda_devices
@@ -16,8 +16,8 @@ from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import import_onnxruntime
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.cores import usable_cores
-from runtime.detectors.names import AUTO, detector_named
-from runtime.errors import AgeMoEError, BackendError, EngineFileError
+from runtime.detectors.names import AUTO, DetectorFallbackWarning, detector_named
+from runtime.errors import AgeMoEError, BackendError, EngineFileError, PolicyError
 from runtime.installed import Installed, described, imported, installed_version
 from runtime.manifest import ENGINE_BACKENDS, DetectorRecord, Expert, verify_files
 from runtime.manifest_file import read_manifest
@@ -171,6 +171,7 @@ def _engine_findings(engines: Path) -> Iterator[Finding]:
         yield from _expert_findings(engines, name, expert)
     yield _detector_finding(engines, manifest.detector)
     yield _fusion_finding(engines)
+    yield _policy_finding(engines)
     yield _opening_finding(engines)
 
 
@@ -228,6 +229,30 @@ def _fusion_finding(engines: Path) -> Finding:
     text = f"calibrated for {', '.join(tables.experts)}"
     found = "" if tables.detector is None else f", on faces found by {tables.detector}"
     return Finding("fusion", f"{text}{found}")
+
+
+def _policy_finding(engines: Path) -> Finding:
+    if not (engines / policy_file.FILE_NAME).exists():
+        return Finding(
+            "policy", "no policy.json: no decisions. Fit one: python export/evaluate.py --policy"
+        )
+    try:
+        policy = policy_file.read_policy(engines)
+    except AgeMoEError as error:
+        return Finding("policy", str(error), fine=False)
+    floor = "" if policy.floor is None else f", floor {policy.floor:g}"
+    text = f"{policy.id}: threshold {policy.threshold:g}, challenge {policy.challenge:g}{floor}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DetectorFallbackWarning)  # it has an entry of its own
+            used = detector_named(AUTO, engines).provenance
+        if policy.binding is not None:
+            policy_file.check_policy_fits(policy, policy.binding, detector=used)
+    except PolicyError as error:
+        return Finding("policy", f"{text}\n{error}", fine=False)
+    except AgeMoEError:  # of the detector, too
+        return Finding("policy", f"{text}, fits the engines")
+    return Finding("policy", f"{text}, fits the engines and their detector")
 
 
 def _opening_finding(engines: Path) -> Finding:

@@ -62,15 +62,20 @@ def _version_error(path: Path, version: int) -> ManifestError:
     return ManifestError(str(path), [problem], f"{cure} --output {path.parent}")
 
 
-def engines_fingerprint(folder: Path) -> str:
+def engines_fingerprint(folder: Path, *others: str) -> str:
     """Returns a SHA-256, 64 hex digits, of the manifest and the fusion tables of an engines folder.
+
+    Args:
+        folder: the engines folder.
+        others: names of further files in it that count, as `policy.json` for decisions; they may
+            be absent.
 
     Raises:
         ManifestError: there is no valid manifest.
     """
     read_manifest(folder)
     digest = hashlib.sha256()
-    for name in (FILE_NAME, FUSION_FILE_NAME):
+    for name in (FILE_NAME, FUSION_FILE_NAME, *others):
         with contextlib.suppress(FileNotFoundError):
             digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
         digest.update(name.encode())

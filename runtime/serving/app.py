@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -19,8 +19,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime.errors import AgeMoEError
 from runtime.serving import problems
 from runtime.serving.authentication import access_dependencies
+from runtime.serving.decision_schemas import DECISIONS, DecisionAnswer
 from runtime.serving.generation import PAGE, Generation
 from runtime.serving.metrics import Metrics
+from runtime.serving.prediction import JsonObject
 from runtime.serving.problems import (
     ClientGoneError,
     HostError,
@@ -28,18 +30,21 @@ from runtime.serving.problems import (
     Problem,
     problem_of,
 )
-from runtime.serving.request_body import read_request
+from runtime.serving.request_body import ParsedRequest, read_request
 from runtime.serving.schemas import (
+    AGES,
     AgesAnswer,
     ExpertsAnswer,
     ProblemAnswer,
+    Schemas,
     StatusAnswer,
-    request_body,
 )
 from runtime.serving.service import Service
 from runtime.serving.settings import Settings
 
 T = TypeVar("T")
+Work = Callable[[ParsedRequest, dict[str, float]], Coroutine[Any, Any, JsonObject]]
+"""Answers a request; its second argument receives the duration of each stage."""
 
 _SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -47,6 +52,7 @@ _SECURITY_HEADERS = {
     "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _PLAIN_TEXT: dict[int | str, dict[str, Any]] = {
@@ -56,8 +62,8 @@ _UNROUTED = "other"
 """Route label of requests that match no route, whose paths are arbitrary."""
 _DESCRIPTION = """Age estimation from faces by a mixture of experts.
 
-Send pictures to `/v1/ages`. Errors are RFC 9457 problem details. Pictures are kept in memory while
-they are processed, and are neither stored nor logged."""
+Send pictures to `/v1/ages`, or those of one person to `/v1/decisions`. Errors are RFC 9457 problem
+details. Pictures are kept in memory while they are processed, and are neither stored nor logged."""
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -89,29 +95,34 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_error)
     user, admin = access_dependencies(service)
-    _add_ages(app, service, user)
+    _add_pictures(app, service, user)
     _add_operations(app, service, user, admin)
     _add_page(app)
     app.add_middleware(_Instrumentation, metrics=service.metrics, hosts=settings.allowed_hosts)
     return app
 
 
-def _add_ages(app: FastAPI, service: Service, user: Any) -> None:  # noqa: ANN401 - FastAPI's Depends
+def _add_pictures(app: FastAPI, service: Service, user: Any) -> None:  # noqa: ANN401 - FastAPI's Depends
     @app.post(
         "/v1/ages",
         summary="Estimate ages",
         responses=_responses(AgesAnswer, 400, 401, 408, 409, 413, 415, 422, 500, 503, 504),
         dependencies=[user],
-        openapi_extra={"requestBody": request_body()},
+        openapi_extra={"requestBody": AGES.request_body()},
     )
     async def ages(request: Request) -> Response:
-        with service.admitted():
-            times_ms: dict[str, float] = {}
-            with service.metrics.timed("total", times_ms):
-                with service.metrics.timed("receive", times_ms):
-                    parsed = await read_request(request, service.settings.limits)
-                answer = await _cancel_on_disconnect(request, service.ages(parsed, times_ms))
-            return JSONResponse(answer)
+        return await _respond(request, service, AGES, service.ages)
+
+    @app.post(
+        "/v1/decisions",
+        summary="Decide whether one person is old enough",
+        responses=_responses(DecisionAnswer, 400, 401, 408, 409, 413, 415, 422, 500, 503, 504),
+        dependencies=[user],
+        openapi_extra={"requestBody": DECISIONS.request_body()},
+    )
+    async def decisions(request: Request) -> Response:
+        service.require_policy()
+        return await _respond(request, service, DECISIONS, service.decision)
 
     @app.get(
         "/v1/experts",
@@ -187,6 +198,17 @@ def _responses(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:  
             "content": {problems.MEDIA_TYPE: problem},
         }
     return responses
+
+
+async def _respond(request: Request, service: Service, schemas: Schemas, work: Work) -> Response:
+    """Reads a request with pictures and returns what is made of it."""
+    with service.admitted():
+        times_ms: dict[str, float] = {}
+        with service.metrics.timed("total", times_ms):
+            with service.metrics.timed("receive", times_ms):
+                parsed = await read_request(request, service.settings.limits, schemas)
+            answer = await _cancel_on_disconnect(request, work(parsed, times_ms))
+        return JSONResponse(answer)
 
 
 async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

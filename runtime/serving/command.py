@@ -35,6 +35,7 @@ _HOSTS = (
 )
 _AUDIT = "record every decision in this file, see docs/audit.md"
 _AUDIT_KEY = "file of a secret that pictures are digested with in --audit"
+_POLICY = "decide by policy.json of the engines folder (POST /v1/decisions): pass, refer or fail"
 _DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
@@ -45,7 +46,7 @@ _LIMITS: _Options = {
     "decode_seconds": (positive, "maximum seconds of processor time to decode a picture"),
     "images": (count, "maximum pictures of a request"),
     "faces": (count, "maximum faces, and given persons, of a request"),
-    "requests": (count, "maximum concurrent requests for ages"),
+    "requests": (count, "maximum concurrent requests for ages and decisions"),
     "connections": (count, "maximum open connections"),
     "header_seconds": (positive, "time limit for a request's head"),
     "body_seconds": (positive, "time limit for a request's body, and for receiving its response"),
@@ -106,6 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     add("--detector", default=AUTO, help=f"face detector: {NAMES}")
     add("--liveness", type=Path, metavar="FILE", help=LIVENESS)
+    add("--policy", action="store_true", help=_POLICY)
     add("--decoders", type=count, metavar="N", help=_DECODERS)
     add("--audit", type=Path, metavar="FILE", help=_AUDIT)
     add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
@@ -156,7 +158,7 @@ def _add_section(
 
 def _settings(parsed: argparse.Namespace) -> Settings:
     given = vars(parsed)
-    names = ("engines", "device", "precision", "detector", "decoders", "keys")
+    names = ("engines", "device", "precision", "detector", "policy", "decoders", "keys")
     files = ("audit", "audit_key", "liveness")
     return Settings(
         **{name: given[name] for name in (*names, *files)},

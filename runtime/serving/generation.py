@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from runtime import policy_file
 from runtime.active_calls import ActiveCalls
 from runtime.agemoe import AgeMoE
 from runtime.detection import finds_landmarks
@@ -48,15 +49,21 @@ class Generation:
             AgeMoEError: the engines cannot be used or the canary request failed.
             ValueError: an option is out of range.
         """
-        self.version = engines_fingerprint(settings.engines)[:_VERSION_CHARACTERS]
+        others = (policy_file.FILE_NAME,) if settings.policy else ()
+        self.version = engines_fingerprint(settings.engines, *others)[:_VERSION_CHARACTERS]
         self.opened = datetime.now(UTC).isoformat(timespec="seconds")
         self._manifest = read_manifest(settings.engines)
+        self.policy = policy_file.read_policy(settings.engines) if settings.policy else None
+        """Decides on persons; None where the service does not."""
         self.moe = _open_engines(settings)
         self._last_success = -math.inf
         self._medians: tuple[float, dict[str, float]] = (-math.inf, {})
         self._checking = threading.Lock()
         self._calls = ActiveCalls()
         try:
+            if self.policy is not None:
+                detector = self.moe.detector.provenance
+                policy_file.check_policy_fits(self.policy, self.moe.binding, detector=detector)
             self.check()
             self.gpu = GpuGauge(settings.device, self.moe.backends.values())
             default_batch = 1 if self.gpu.read() is None else _GPU_BATCH
@@ -79,7 +86,7 @@ class Generation:
         return {name: kind for name, kind in kinds.items() if kind in PLACEHOLDER_KINDS}
 
     @property
-    def _no_answers(self) -> frozenset[str]:
+    def no_answers(self) -> frozenset[str]:
         """Reasons of working experts that have no age for a face."""
         return frozenset(e.no_answer for e in self._manifest.experts.values() if e.no_answer)
 
@@ -116,7 +123,7 @@ class Generation:
         """Raises `AgeMoEError` unless a recent estimate or a canary request succeeds."""
         with self._checking:
             if time.monotonic() - self._last_success > CANARY_INTERVAL_SECONDS:
-                _request_canary(self.moe, self._no_answers)
+                _request_canary(self.moe, self.no_answers)
                 self._last_success = time.monotonic()
 
     def describe(self) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from runtime.decisions import Decision
 from runtime.serving.generation import Generation
 from runtime.serving.pictures import Pictures
 from runtime.stats import BUCKETS_SECONDS, Durations, Stats
@@ -39,7 +40,7 @@ class Metrics:
             "agemoe_request_seconds", "Time from a request's head to its response.", ("route",)
         )
         self._stage_seconds = timer(
-            "agemoe_stage_seconds", "Time of requests for ages, by stage.", ("stage",)
+            "agemoe_stage_seconds", "Time of requests with pictures, by stage.", ("stage",)
         )
         self._queue_seconds = timer(
             "agemoe_queue_seconds", "Waiting time of each batch's oldest face."
@@ -48,10 +49,13 @@ class Metrics:
             "agemoe_batch_faces", "Faces per batch.", buckets=_FACES, registry=registry
         )
         self.concurrent_requests = Gauge(
-            "agemoe_requests_under_way", "Concurrent requests for ages.", registry=registry
+            "agemoe_requests_under_way", "Concurrent requests with pictures.", registry=registry
         )
         self.problems = counter("agemoe_refused", "Problem responses, by type.", ("problem",))
         self.reloads = counter("agemoe_reloads", "Reloads, by outcome.", ("outcome",))
+        self._decisions = counter(
+            "agemoe_decisions", "Decisions, by outcome and first reason.", ("outcome", "reason")
+        )
         registry.register(_EngineCollector(current))
 
     def watch(self, pictures: Pictures) -> None:
@@ -71,6 +75,10 @@ class Metrics:
         """Records a response."""
         self.requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def record_decision(self, decision: Decision) -> None:
+        """Records a decision that is about to be given."""
+        self._decisions.labels(decision.outcome, decision.reasons[0].code).inc()
 
     @contextmanager
     def timed(self, stage: str, times_ms: dict[str, float]) -> Iterator[None]:

@@ -14,7 +14,7 @@ from runtime.geometry import Pixels
 from runtime.images import ImageLimits
 from runtime.photographs import FoundFace, Scene, scene_in
 from runtime.results import AgeEstimate, Face
-from runtime.serving.problems import problem_of
+from runtime.serving.problems import NoFaceError, SeveralFacesError, problem_of
 from runtime.serving.request_body import Photo
 
 JsonObject = dict[str, Any]
@@ -75,6 +75,22 @@ def detect_faces(
 
 
 def _scene(pixels: Pixels, photo: Photo, detector: Detector | None, limits: ImageLimits) -> Scene:
+    scene = _all_faces(pixels, photo, detector, limits)
+    if not photo.sole_face or len(scene.faces) == 1:
+        return scene
+    if not scene.faces:
+        raise NoFaceError(
+            "No face was found in the picture. Use one that shows the whole face, or give its box."
+        )
+    raise SeveralFacesError(
+        f"The picture shows {len(scene.faces)} faces, and the decision is about one person. Use "
+        f"a picture of that person alone, or give the box of the face."
+    )
+
+
+def _all_faces(
+    pixels: Pixels, photo: Photo, detector: Detector | None, limits: ImageLimits
+) -> Scene:
     if photo.boxes is None and detector is None:
         body = photo.person_boxes[0] if photo.person_boxes else None
         return Scene((None,), (Face(pixels, None, body),))

@@ -60,6 +60,18 @@ class TooManyError(ServiceError):
     status, slug = 422, "too-many"
 
 
+class NoFaceError(ServiceError):
+    """A picture of a person shows no face."""
+
+    status, slug = 422, "no-face"
+
+
+class SeveralFacesError(ServiceError):
+    """A picture of a person shows several faces."""
+
+    status, slug = 422, "several-faces"
+
+
 class UnauthorizedError(ServiceError):
     """The API key is missing or unknown."""
 
@@ -100,6 +112,18 @@ class ReloadError(ServiceError):
     """The new engines were rejected; the old ones keep serving."""
 
     status, slug = 409, "reload"
+
+
+class NoPolicyError(ServiceError):
+    """The service has no policy and makes no decisions."""
+
+    status, slug, headers = 409, "no-policy", _CLOSE
+
+
+class NotRecordedError(ServiceError):
+    """A decision could not be recorded and is not given."""
+
+    status, slug, headers = 503, "not-recorded", _RETRY
 
 
 class BusyError(ServiceError):

@@ -46,8 +46,8 @@ _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
 """Before the second attempt; doubled each time, until Ray notices that a replica is lost."""
 _ARGUMENTS = (
-    *("engines", "device", "precision", "detector", "decoders", "keys", "without_keys"),
-    *("limits", "batching", "revision"),
+    *("engines", "device", "precision", "detector", "policy", "decoders", "keys", "without_keys"),
+    *("limits", "batching", "quality", "revision"),
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -170,10 +170,10 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     """Builds the application that `serve deploy` and `serve run` start.
 
     Args:
-        arguments: `engines`, `device`, `precision`, `detector`, `decoders` and `keys` as for
-            `python -m runtime serve`; `without_keys: true` to serve without keys; `limits` and
-            `batching`, mappings with the fields of `Limits` and `Batching`; `revision`, any value,
-            whose change replaces all replicas.
+        arguments: `engines`, `device`, `precision`, `detector`, `policy`, `decoders` and `keys` as
+            for `python -m runtime serve`; `without_keys: true` to serve without keys; `limits`,
+            `batching` and `quality`, mappings with the fields of `Limits`, `Batching` and
+            `QualityLimits`; `revision`, any value, whose change replaces all replicas.
 
     Raises:
         ValueError: an argument is unknown, or access control is not configured.
@@ -187,7 +187,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         raise ValueError(
             "Give keys: FILE, or without_keys: true behind a proxy that controls access."
         )
-    names = ("device", "precision", "detector", "decoders")
+    names = ("device", "precision", "detector", "policy", "decoders")
     given = {name: arguments[name] for name in names if name in arguments}
     given |= {name: Path(arguments[name]) for name in ("engines", "keys") if arguments.get(name)}
     settings = Settings(

@@ -1,4 +1,4 @@
-"""Reads and validates the bodies of requests for ages, in memory only: nothing goes to a disk."""
+"""Reads and validates the bodies of requests with pictures, in memory only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from runtime.serving.problems import (
     MediaTypeError,
     TooManyError,
 )
-from runtime.serving.schemas import AgesRequest, Options
+from runtime.serving.schemas import AgesOptions, Options, PictureDocument, Schemas
 from runtime.serving.settings import Limits
 
 M = TypeVar("M", bound=BaseModel)
@@ -55,11 +55,13 @@ class Photo:
     person_boxes: tuple[Box, ...]
     landmarks: tuple[Landmarks | None, ...] = ()
     """Of the faces, one for each box; empty if none were given."""
+    sole_face: bool = False
+    """Whether the picture is refused unless it shows exactly one face."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedRequest:
-    """A validated request for ages."""
+    """A validated request for ages or for a decision."""
 
     photos: tuple[Photo, ...]
     detect: bool
@@ -81,8 +83,8 @@ class _MemoryParser(MultiPartParser):
             file.close()
 
 
-async def read_request(request: Request, limits: Limits) -> ParsedRequest:
-    """Reads and validates the body of a request for ages; raises `ServiceError` to reject it."""
+async def read_request(request: Request, limits: Limits, schemas: Schemas) -> ParsedRequest:
+    """Reads and validates the body of a request; raises `ServiceError` to reject it."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in (JSON, FORM):
         raise MediaTypeError(
@@ -94,10 +96,10 @@ async def read_request(request: Request, limits: Limits) -> ParsedRequest:
         raise MediaTypeError(f"The body is compressed ({coding}). Send it uncompressed.")
     body = await read_body(request, limits)
     if media_type == FORM:
-        images, options = await _parse_form(request, body, limits)
+        images, options = await _parse_form(request, body, limits, schemas)
     else:
         document = body.removeprefix(codecs.BOM_UTF8)
-        parsed = await run_in_threadpool(_parse_json, document, limits)
+        parsed = await run_in_threadpool(_parse_json, document, limits, schemas)
         images, options = parsed.images, parsed
     return _parsed_request(images, options, limits)
 
@@ -133,16 +135,18 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(body)
 
 
-def _parse_json(document: bytes, limits: Limits) -> AgesRequest:
+def _parse_json(document: bytes, limits: Limits, schemas: Schemas) -> PictureDocument:
     most = _VALUES_PER_ITEM * (limits.images + limits.faces)
     if document.count(b",") + document.count(b":") > most:  # neither is in base64
         raise TooManyError(
             f"The request has more than {most:,} values, more than its pictures and faces need."
         )
-    return _validate(AgesRequest, document, strict=True)
+    return _validate(schemas.document, document, strict=True)
 
 
-async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[list[bytes], Options]:
+async def _parse_form(
+    request: Request, body: bytes, limits: Limits, schemas: Schemas
+) -> tuple[list[bytes], Options]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
 
@@ -150,12 +154,11 @@ async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[li
     charset = parameters.get(b"charset", b"utf-8")
     if charset.lower() not in _CHARSETS:
         raise MediaTypeError(f"The form's charset is {charset.decode('latin-1')!r}. Send UTF-8.")
-    parser = _MemoryParser(
-        request.headers, stream(), max_files=limits.images, max_fields=len(Options.model_fields)
-    )
+    most = len(schemas.options.model_fields)
+    parser = _MemoryParser(request.headers, stream(), max_files=limits.images, max_fields=most)
     try:
         images, options = await _form_fields(await parser.parse())
-        return images, _validate(Options, options)
+        return images, _validate(schemas.options, options)
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise _too_many_images(limits, "more pictures") from None
@@ -220,13 +223,22 @@ def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> Pa
     landmarks = _per_image("landmarks", options.landmarks, len(images))
     for name, given in (("boxes", boxes), ("person_boxes", persons)):
         _check_count(name, sum(len(own or ()) for own in given), limits)
+    ages = options if isinstance(options, AgesOptions) else None
     photos = tuple(
-        Photo(data, None if own is None else _boxes(own), _boxes(others or []), _landmarks(own, at))
+        Photo(
+            data,
+            None if own is None else _boxes(own),
+            _boxes(others or []),
+            _landmarks(own, at),
+            sole_face=ages is None,
+        )
         for data, own, others, at in zip(images, boxes, persons, landmarks, strict=True)
     )
     limit = Deadline.after(min(options.deadline_ms or limits.deadline_ms, limits.deadline_ms))
     deadline = None if options.deadline_ms is None else limit
-    return ParsedRequest(photos, options.detect, deadline, limit, options.threshold)
+    if ages is None:
+        return ParsedRequest(photos, detect=True, deadline=deadline, limit=limit, threshold=None)
+    return ParsedRequest(photos, ages.detect, deadline, limit, ages.threshold)
 
 
 def _check_count(name: str, given: int, limits: Limits) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 _TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
+_BINARY = "application/octet-stream"
 MAX_DEADLINE_MS = 600_000.0
 _FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _STEP = 1 << 18
@@ -93,7 +94,7 @@ FaceLandmarks = Annotated[
 
 
 class Options(BaseModel):
-    """Options of a request for ages."""
+    """Options of every request with pictures."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -108,22 +109,65 @@ class Options(BaseModel):
     person_boxes: list[BoxList | None] | None = Field(
         None, description="Whole persons in each picture; matched to the faces by overlap."
     )
+    deadline_ms: FiniteFloat | None = Field(
+        None, ge=1, le=MAX_DEADLINE_MS, description="From the arrival of the whole request."
+    )
+
+
+class PictureDocument(Options):
+    """Pictures in JSON."""
+
+    images: list[Picture] = Field(min_length=1, description="JPEG, PNG or WebP, in base64.")
+
+
+class AgesOptions(Options):
+    """Options of a request for ages."""
+
     detect: bool = Field(
         default=True,
         description="Detect faces in pictures without boxes; false: such a picture is one face.",
-    )
-    deadline_ms: FiniteFloat | None = Field(
-        None, ge=1, le=MAX_DEADLINE_MS, description="From the arrival of the whole request."
     )
     threshold: FiniteFloat | None = Field(
         None, ge=0, le=150, description="Also return the probability of at least this age."
     )
 
 
-class AgesRequest(Options):
-    """Pictures in JSON."""
+class AgesRequest(AgesOptions, PictureDocument):
+    """Pictures in JSON, of any number of people."""
 
-    images: list[Picture] = Field(min_length=1, description="JPEG, PNG or WebP, in base64.")
+
+class Schemas(NamedTuple):
+    """The schemas of one kind of request."""
+
+    options: type[Options]
+    """Of a form, beside its files."""
+    document: type[PictureDocument]
+    """Of JSON."""
+    example: dict[str, Any]
+    """Of JSON."""
+
+    def request_body(self) -> dict[str, Any]:
+        """Returns the OpenAPI description of a request, as JSON and as a form."""
+        options = self.options.model_json_schema()["properties"]
+        files = {"type": "string", "contentMediaType": _BINARY, "format": "binary"}
+        as_form = {
+            "type": "object",
+            "required": ["image"],
+            "additionalProperties": False,
+            "properties": {"image": {"type": "array", "items": files, "minItems": 1}, **options},
+        }
+        as_json = {
+            "schema": self.document.model_json_schema(),
+            "examples": {"one_face": {"summary": "One face with its box", "value": self.example}},
+        }
+        return {
+            "required": True,
+            "content": {"application/json": as_json, "multipart/form-data": {"schema": as_form}},
+        }
+
+
+ONE_FACE = {"images": [_TINY_JPEG], "boxes": [[[10, 20, 64, 64]]]}
+AGES = Schemas(AgesOptions, AgesRequest, {**ONE_FACE, "threshold": 18})
 
 
 class ProblemAnswer(BaseModel):
@@ -241,6 +285,20 @@ class ExpertDescription(BaseModel):
     inputs: list[str]
 
 
+class PolicyAnswer(BaseModel):
+    """The policy that decides."""
+
+    id: str
+    threshold: float = Field(description="Age in years that is required.")
+    challenge: float = Field(description="Estimated age in years from which a person passes.")
+    floor: float | None = Field(description="Estimated age below which a person fails.")
+    max_false_positive: float | None = Field(
+        description="Rate of younger people who pass that the challenge age was chosen for."
+    )
+    confidence: float | None = Field(description="Of the claim that the rate stays below it.")
+    claimed: bool = Field(description="Whether labeled people show that it does.")
+
+
 class ExpertsAnswer(BaseModel):
     """The engines in use."""
 
@@ -251,6 +309,7 @@ class ExpertsAnswer(BaseModel):
     stand_ins: dict[str, str]
     experts: list[ExpertDescription]
     detector: str
+    policy: PolicyAnswer | None = Field(description="null: the service makes no decisions.")
     limits: dict[str, float]
     quality_limits: dict[str, bool | float | None] = Field(
         description="Below which a face is refused with the problem `quality`; null: no limit."
@@ -263,27 +322,3 @@ class StatusAnswer(BaseModel):
     status: str
     version: str | None = None
     last_reload: str | None = Field(None, description="Outcome of the latest reload.")
-
-
-def request_body() -> dict[str, Any]:
-    """Returns the OpenAPI description of a request for ages, as JSON and as a form."""
-    as_json = AgesRequest.model_json_schema()
-    options = Options.model_json_schema()["properties"]
-    files = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
-    as_form = {
-        "type": "object",
-        "required": ["image"],
-        "additionalProperties": False,
-        "properties": {"image": {"type": "array", "items": files, "minItems": 1}, **options},
-    }
-    example = {"images": [_TINY_JPEG], "boxes": [[[10, 20, 64, 64]]], "threshold": 18}
-    return {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": as_json,
-                "examples": {"one_face": {"summary": "One face with its box", "value": example}},
-            },
-            "multipart/form-data": {"schema": as_form},
-        },
-    }

@@ -1,38 +1,35 @@
-"""The service: the engines in use, their reload, and the processing of requests for ages."""
+"""The service: the engines in use, their reload, and the processing of requests."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 
-from runtime.cores import usable_cores
-from runtime.deadline import Deadline
+from starlette.concurrency import run_in_threadpool
+
 from runtime.detectors import parse_detector
-from runtime.errors import ClosedError, InputError
-from runtime.image_costs import PictureCost
-from runtime.images import ImageLimits
-from runtime.serving.audit import AuditLog, opened_log
+from runtime.errors import ClosedError
+from runtime.serving.audit import opened_log
+from runtime.serving.decisions import Recorder, decide, policy_json, record_decision
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
-from runtime.serving.pictures import Pictures, Share, run_sharing
+from runtime.serving.pipeline import Pipeline
 from runtime.serving.prediction import (
-    STAGES,
     JsonObject,
     Predictions,
-    check_request_cover,
-    detect_faces,
     photo_json,
-    require_probability,
     sole_error,
 )
-from runtime.serving.problems import BusyError, NotReadyError, ReloadError, TooManyError
+from runtime.serving.problems import (
+    BusyError,
+    NoPolicyError,
+    NotReadyError,
+    ReloadError,
+)
 from runtime.serving.request_body import ParsedRequest
 from runtime.serving.request_queue import TooLateError
 from runtime.serving.settings import Settings
@@ -54,8 +51,8 @@ class Service:
         self.keys = _keys_for(settings)
         """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
-        self.audit: AuditLog | None = None
-        """Records decisions; None if the service keeps no record, or is not open."""
+        self.audit: Recorder | None = None
+        """Records decisions before they are given; None without a record, or if not open."""
         self.draining = False
         """True while the service is shutting down and reports itself as not ready."""
         self.last_reload: str | None = None
@@ -63,9 +60,7 @@ class Service:
         self._current: Generation | None = None
         self._reloading = threading.Lock()
         self._retiring: list[threading.Thread] = []
-        self._photo_pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-photo")
-        self._pictures = Pictures(settings)
-        self.metrics.watch(self._pictures)
+        self._pipeline = Pipeline(settings, self.metrics)
         self._concurrent_requests = 0
 
     def open(self) -> None:
@@ -81,7 +76,7 @@ class Service:
                 undo.callback(audit.close)
             opened = Generation(self.settings, self.metrics.on_batch)
             undo.callback(opened.close)
-            self._pictures.open()
+            self._pipeline.open()
             undo.pop_all()
             self.audit, self._current = audit, opened
 
@@ -93,8 +88,7 @@ class Service:
                 generation.close()
             for thread in self._retiring:
                 thread.join()
-            self._photo_pool.shutdown()
-            self._pictures.close()
+            self._pipeline.close()
             if self.audit is not None:
                 self.audit.close()
 
@@ -137,13 +131,14 @@ class Service:
             "stand_ins": generation.placeholders,
             "experts": generation.describe(),
             "detector": generation.moe.detector.provenance,
+            "policy": None if generation.policy is None else policy_json(generation.policy),
             "limits": asdict(limits),
             "quality_limits": asdict(self.settings.quality),
         }
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Counts a concurrent request for ages; must be called on the event loop's thread.
+        """Counts a concurrent request with pictures; must be called on the event loop's thread.
 
         Raises:
             BusyError: the limit is reached.
@@ -173,6 +168,14 @@ class Service:
         generation.check()
         return generation
 
+    def require_policy(self) -> None:
+        """Raises `NoPolicyError` if the service makes no decisions."""
+        if not self.settings.policy:
+            raise NoPolicyError(
+                "This service has no policy and makes no decisions. Start it with --policy, which "
+                "reads policy.json of the engines folder; see docs/decisions.md for how to fit it."
+            )
+
     async def ages(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
         """Detects the faces, estimates their ages and returns the response.
 
@@ -183,28 +186,36 @@ class Service:
         """
         with ExitStack() as stack:
             generation = self._hold_engines(stack)
-            share = stack.enter_context(self._pictures.share())
-            costs = await self._pictures.admit(share, request.photos, request.limit)
-            async with _time_limit(request.limit):
-                photos = await self._process(request, generation, share, costs)
-            for stage in STAGES:
-                seconds = sum(photo.seconds[stage] for photo in photos)
-                self.metrics.observe(stage, seconds, times_ms)
-            # Experts that are late by the client's own deadline are left out instead.
-            own = request.deadline is not None
-            async with contextlib.nullcontext() if own else _time_limit(request.limit):
-                with self.metrics.timed("estimate", times_ms):
-                    await self._estimate(generation, photos, request)
+            photos = await self._pipeline.predictions(stack, request, generation, times_ms)
             if (error := sole_error(photos)) is not None:
                 raise error
-            return {
-                "images": [photo_json(photo, request.threshold) for photo in photos],
-                "version": generation.version,
-                "calibrated": generation.moe.calibrated,
-                "stand_ins": generation.placeholders,
-                "times_ms": times_ms,
-                "experts_ms": generation.median_ms(),
-            }
+            images = [photo_json(photo, request.threshold) for photo in photos]
+            return {"images": images, **_versions(generation, times_ms)}
+
+    async def decision(self, request: ParsedRequest, times_ms: dict[str, float]) -> JsonObject:
+        """Decides on the one person in all pictures and returns the response.
+
+        The decision is recorded before it is returned. `times_ms` is as in `ages`.
+
+        Raises:
+            NoPolicyError: the service has no policy.
+            NotRecordedError: the decision could not be recorded.
+            AgeMoEError: the service failed; an error of the pictures is a decision.
+        """
+        with ExitStack() as stack:
+            generation = self._hold_engines(stack)
+            if generation.policy is None:
+                raise NoPolicyError("The engines in use have no policy.")
+            try:
+                photos = await self._pipeline.predictions(stack, request, generation, times_ms)
+            except TooLateError as error:
+                photos = [Predictions(error=error) for _ in request.photos]
+            person = decide(generation.policy, photos, generation.no_answers)
+            if self.audit is not None:
+                arguments = self.audit, person, request.photos, generation
+                await run_in_threadpool(record_decision, *arguments)
+            self.metrics.record_decision(person.decision)
+            return {**person.to_dict(), **_versions(generation, times_ms)}
 
     def _hold_engines(self, stack: ExitStack) -> Generation:
         """Returns the engines in use, kept open until the stack is closed, also after a reload."""
@@ -213,48 +224,6 @@ class Service:
             with suppress(ClosedError):  # replaced in the meantime
                 stack.enter_context(generation.in_use())
                 return generation
-
-    async def _process(
-        self,
-        request: ParsedRequest,
-        generation: Generation,
-        share: Share,
-        costs: Sequence[PictureCost | InputError],
-    ) -> list[Predictions]:
-        """Decodes the pictures one by one and detects their faces."""
-        detector = generation.moe.detector if request.detect else None
-        limits = ImageLimits(max_pixels=self.settings.limits.pixels)
-        photos: list[Predictions] = []
-        for photo, cost in zip(request.photos, costs, strict=True):
-            processed, pixels = await self._pictures.decode(share, photo, cost, request.limit)
-            photos.append(processed)
-            if pixels is not None:
-                arguments = processed, pixels, photo, detector, limits
-                await run_sharing(share, self._photo_pool, detect_faces, *arguments)
-        share.shrink(3 * sum(photo.pixels for photo in photos))
-        faces = sum(len(photo.scene.faces) for photo in photos)
-        if faces > self.settings.limits.faces:
-            raise TooManyError(
-                f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
-                f"fewer at a time, or only the boxes of the faces of interest."
-            )
-        check_request_cover(photos, limits.max_pixels)
-        return photos
-
-    async def _estimate(
-        self, generation: Generation, photos: Sequence[Predictions], request: ParsedRequest
-    ) -> None:
-        if request.limit.passed:
-            raise TooLateError(request.limit)
-        faces = [face for photo in photos for face in photo.scene.faces]
-        futures = generation.batcher.submit_all(faces, deadline_ms=request.deadline)
-        results = iter(
-            await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-        )
-        for photo in photos:
-            own = [next(results) for _ in photo.scene.faces]
-            generation.record_results(own)
-            photo.results = [require_probability(result, request.threshold) for result in own]
 
     def _open_replacement(self, old: Generation) -> Generation:
         try:
@@ -283,15 +252,16 @@ class Service:
             log.info("reload %s", self.last_reload)
 
 
+def _versions(generation: Generation, times_ms: dict[str, float]) -> JsonObject:
+    """Returns the part of an answer that is about the service."""
+    return {
+        "version": generation.version,
+        "calibrated": generation.moe.calibrated,
+        "stand_ins": generation.placeholders,
+        "times_ms": times_ms,
+        "experts_ms": generation.median_ms(),
+    }
+
+
 def _keys_for(settings: Settings) -> tuple[Key, ...] | None:
     return None if settings.keys is None else read_keys(settings.keys)
-
-
-@asynccontextmanager
-async def _time_limit(deadline: Deadline) -> AsyncIterator[None]:
-    """Cancels the block when the deadline passes; work that has not started is dropped."""
-    try:
-        async with asyncio.timeout(deadline.remaining_seconds()):
-            yield
-    except TimeoutError:
-        raise TooLateError(deadline) from None

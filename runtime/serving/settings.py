@@ -28,7 +28,7 @@ class Limits:
     faces: int = 64
     """Per request, given or detected; also the limit on given persons."""
     requests: int = 32
-    """Concurrent requests for ages; each may hold a body and its pictures in memory."""
+    """Concurrent requests with pictures; each may hold a body and its pictures in memory."""
     connections: int = 512
     """Open connections."""
     header_seconds: float = 10.0
@@ -72,6 +72,8 @@ class Settings:
     """Limits below which a face is refused."""
     liveness: Path | None = None
     """Description of a liveness model that checks each face, as for `OnnxLiveness`; None: none."""
+    policy: bool = False
+    """Whether the service decides by the policy of the engines folder."""
     keys: Path | None = None
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None

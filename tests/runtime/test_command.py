@@ -217,6 +217,32 @@ def with_policy(engines: Path, **terms: Any) -> Policy:
     return policy
 
 
+def finding(out: str, topic: str) -> str:
+    """Returns the mark and the text of one entry of the doctor."""
+    found = re.search(rf"^([ !]) {topic} +(.*(?:\n {{8,}}.*)*)", out, re.MULTILINE)
+    assert found, out
+    return f"{found[1]}{found[2]}"
+
+
+@pytest.mark.haar
+def test_doctor_describes_the_policy(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert finding(ran(capsys, "doctor")[1], "policy").startswith(" no policy.json: no decisions")
+    policy = with_policy(engines, floor=16.0)
+    text = f" {policy.id}: threshold 18, challenge 25, floor 16, fits the engines and their"
+    assert finding(ran(capsys, "doctor")[1], "policy").startswith(text)
+    assert policy.binding is not None
+    other = Policy(binding=replace(policy.binding, detector="centerface"), uncalibrated=True)
+    write_policy(engines / "policy.json", other)
+    status, out, _ = ran(capsys, "doctor")
+    assert status == 1
+    assert finding(out, "policy").startswith(f"!{other.id}: threshold 18")
+    assert "faces were found by centerface, now by haar" in out
+    (engines / "policy.json").write_text("{}")
+    status, out, _ = ran(capsys, "doctor")
+    assert status == 1
+    assert finding(out, "policy").startswith("!engines/policy.json has")
+
+
 def test_predict_with_a_policy(engines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = with_policy(engines, floor=16.0)
     paths = ["dark.png", "light.png", "none.png"]

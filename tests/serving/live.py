@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import AgeMoE
+from runtime import AgeMoE, Policy, write_policy
 from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
 from runtime.serving.server import Server, Shutdown, make_server
@@ -53,6 +53,14 @@ def engines_in(folder: Path, *, kind: str = "checkpoint", offset: float = 0.0) -
     if not has_haar():  # the service needs some detector
         add_detector(folder, tiny_centerface(folder.parent / "colors.onnx"))
     return folder
+
+
+def policy_in(engines: Path, **terms: Any) -> Policy:
+    """Writes a policy that fits engines, and returns it."""
+    with AgeMoE(engines, device="cpu") as moe:
+        policy = Policy(binding=moe.binding, **terms)
+    write_policy(engines / "policy.json", policy)
+    return policy
 
 
 def picture(seed: int, *, width: int = 24, height: int = 16) -> NDArray[np.uint8]:
@@ -132,6 +140,11 @@ class Live:
         """Sends a JSON request; a picture without boxes is one face."""
         body = {"images": [base64_of(image) for image in images], "detect": False, **options}
         return self.client.post("/v1/ages", json=body)
+
+    def decision(self, *images: bytes, **options: Any) -> httpx.Response:
+        """Sends a JSON request for a decision."""
+        body = {"images": [base64_of(image) for image in images], **options}
+        return self.client.post("/v1/decisions", json=body)
 
     def face(self, *images: bytes, **options: Any) -> dict[str, Any]:
         """Returns the result of the first face of the first picture."""

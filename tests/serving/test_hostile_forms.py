@@ -17,6 +17,7 @@ from starlette.types import Message
 from runtime.serving.connections import Repeated
 from runtime.serving.problems import ServiceError
 from runtime.serving.request_body import read_request
+from runtime.serving.schemas import AGES
 from runtime.serving.settings import Limits, Settings
 from tests.hostile_paths import EVIL, unprintable
 from tests.serving.live import Live, encoded, engines_in, picture, receive_all, serving
@@ -109,7 +110,7 @@ def result(kind: bytes, body: bytes, chunk: int) -> str:
         scope = {"type": "http", "method": "POST", "path": "/v1/ages", "query_string": b""}
         request = Request({**scope, "headers": [(b"content-type", kind)]}, receive)
         try:
-            await read_request(request, LIMITS)
+            await read_request(request, LIMITS, AGES)
         except ServiceError as error:
             message = str(error)
             assert not list(unprintable(message)), (kind[:99], body[:99])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -12,16 +13,27 @@ from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from tests.serving.live import Live, base64_of, encoded, picture
+from runtime.serving.settings import Settings
+from tests.serving.live import Live, base64_of, encoded, engines_in, picture, policy_in, serving
 
 OPERATIONS = (
     ("POST", "/v1/ages"),
+    ("POST", "/v1/decisions"),
     ("GET", "/v1/experts"),
     ("POST", "/v1/reload"),
     ("GET", "/health/live"),
     ("GET", "/health/ready"),
     ("GET", "/metrics"),
 )
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """A service that decides, too."""
+    engines = engines_in(tmp_path_factory.mktemp("served") / "engines")
+    policy_in(engines)
+    with serving(Settings(engines, policy=True)) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +46,7 @@ def test_all_operations_are_listed(api: Any) -> None:
     assert sorted((o.method.upper(), o.path) for o in operations) == sorted(OPERATIONS)
 
 
-INVALID = [(*OPERATIONS[0], GenerationMode.NEGATIVE)]
+INVALID = [(*operation, GenerationMode.NEGATIVE) for operation in OPERATIONS[:2]]
 """The other operations have no parameters that could be invalid."""
 
 
@@ -69,3 +81,12 @@ def test_an_answer_conforms(live: Live, api: Any) -> None:
     response = live.client.post("/v1/ages", json=body)
     assert response.status_code == 200
     api["/v1/ages"]["POST"].validate_response(response)
+
+
+@pytest.mark.parametrize("boxes", [None, [[[2, 2, 12, 12]], None]])
+def test_a_decision_conforms(live: Live, api: Any, boxes: Any) -> None:
+    body = {"images": [base64_of(encoded(picture(seed))) for seed in (1, 2)], "boxes": boxes}
+    response = live.client.post("/v1/decisions", json=body)
+    assert response.status_code == 200, response.text
+    assert (response.json()["estimate"] is None) == (boxes is None)
+    api["/v1/decisions"]["POST"].validate_response(response)

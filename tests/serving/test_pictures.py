@@ -56,7 +56,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def used_bytes(live: Live) -> int:
-    return live.server.service._pictures.budget.used
+    return live.server.service._pipeline._pictures.budget.used
 
 
 def test_a_deadline_ends_the_decoding_of_slow_pictures(
@@ -127,7 +127,7 @@ def test_requests_wait_for_memory_and_are_refused_as_busy(
         assert_problem(busy, 503, f"use the memory for decoding, {needed:,} bytes")
         assert busy.headers["retry-after"] == "1"
         second = threads.submit(live.ages, data)
-        wait_for(lambda: live.server.service._pictures.budget.waiting == 1)
+        wait_for(lambda: live.server.service._pipeline._pictures.budget.waiting == 1)
         going.set()
         assert [f.result(30.0).status_code for f in (first, second)] == [200, 200]
         wait_for(lambda: used_bytes(live) == 0)
@@ -154,7 +154,7 @@ def test_small_requests_do_not_wait_behind_large_ones(
     ):
         sent = [threads.submit(live.ages, large) for _ in range(2)]
         assert begun.acquire(timeout=30.0)
-        wait_for(lambda: live.server.service._pictures.budget.waiting == 1)
+        wait_for(lambda: live.server.service._pipeline._pictures.budget.waiting == 1)
         assert live.ages(small).status_code == 200
         going.set()
         assert [f.result(30.0).status_code for f in sent] == [200, 200]

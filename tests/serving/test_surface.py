@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from runtime.serving.generation import PAGE
 from tests.serving.live import Live, assert_problem, encoded, picture
 
 SVG = "http://www.w3.org/2000/svg"
@@ -28,6 +29,7 @@ def test_every_response_has_the_security_headers(live: Live) -> None:
             "default-src 'none'; script-src 'self'"
         )
         assert headers["x-content-type-options"] == "nosniff"
+        assert headers["permissions-policy"].startswith("camera=(self), microphone=()")
         assert "server" not in headers
         assert headers["cache-control"] == ("no-cache" if path[1:5] in ("", "page") else "no-store")
 
@@ -41,11 +43,14 @@ def test_head_is_get_without_a_body(live: Live) -> None:
 
 def test_the_page_loads_nothing_external(live: Live) -> None:
     page = live.client.get("/").text
-    texts = [page, *(live.client.get(f"/page/{name}").text for name in ("page.js", "style.css"))]
+    names = sorted(path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css"))
+    assert names == ["camera.js", "decision.js", "dom.js", "faces.js", "page.js", "style.css"]
+    texts = [page, *(live.client.get(f"/page/{name}").text for name in names)]
     for text in texts:
         assert re.findall(r"""https?://[^\s"']+|["'(]//""", text.replace(SVG, "")) == []
     assert "<style" not in page
     assert " style=" not in page
+    assert all("storage" not in text.lower() and "cookie" not in text for text in texts)
     for path in ("/page/../settings.py", "/page/%2e%2e/settings.py", "/page/..%2f__init__.py"):
         assert live.client.get(path).status_code == 404
 

@@ -1,0 +1,184 @@
+"""A decision about one person, from the results of the pictures in a request.
+
+Every picture must show exactly one face, or have the box of one. A picture that cannot be used is
+left out, and its reason is in the answer; without any usable one the person is referred. A picture
+with several faces always refers: whose age counts is no guess of the service.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from runtime.decisions import Decision, Policy, Reason
+from runtime.errors import (
+    AgeMoEError,
+    DeadlineError,
+    ImageError,
+    ImageTooLargeError,
+    InputError,
+    PredictionError,
+)
+from runtime.person import PersonEstimate, combine
+from runtime.results import AgeEstimate
+from runtime.serving.generation import Generation
+from runtime.serving.prediction import JsonObject, Predictions, photo_json
+from runtime.serving.problems import NoFaceError, NotRecordedError, SeveralFacesError
+from runtime.serving.request_body import Photo
+
+log = logging.getLogger("agemoe")
+
+_CODES: tuple[tuple[type[AgeMoEError], str], ...] = (
+    (NoFaceError, "no_face"),
+    (SeveralFacesError, "several_faces"),
+    (ImageError, "unreadable"),
+    (ImageTooLargeError, "unreadable"),
+    (DeadlineError, "late"),
+)
+"""Reason codes of errors that a policy does not know."""
+
+
+class Recorder(Protocol):
+    """Keeps a record of decisions, as `AuditLog`; safe to use from several threads."""
+
+    def digest(self, picture: bytes) -> str:
+        """Returns the digest of an encoded picture."""
+
+    def append(self, record: Mapping[str, object]) -> None:
+        """Keeps a record, ready for JSON, durably; raises an error if it cannot."""
+
+    def check(self) -> None:
+        """Raises an error if nothing can be recorded any more."""
+
+    def close(self) -> None:
+        """Ends the record after the appends in progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A decision about one person and what it rests on."""
+
+    decision: Decision
+    estimate: PersonEstimate | None
+    """None if no picture has a usable face."""
+    photos: Sequence[Predictions]
+
+    def to_dict(self) -> JsonObject:
+        """Returns the decision, the estimate and each picture, ready for JSON."""
+        estimate = None if self.estimate is None else self.estimate.to_dict()
+        frames = [None] * len(self.photos) if self.estimate is None else self.estimate.frames
+        return {
+            "decision": self.decision.to_dict(),
+            "estimate": estimate and {k: v for k, v in estimate.items() if k != "frames"},
+            "images": [
+                {
+                    **photo_json(photo, None),
+                    "weight": 0.0 if frame is None else frame.weight,
+                    "left_out": frame and frame.left_out,
+                }
+                for photo, frame in zip(self.photos, frames, strict=True)
+            ],
+        }
+
+
+def decide(policy: Policy, photos: Sequence[Predictions], no_answers: Collection[str]) -> Person:
+    """Decides on the one person in all pictures.
+
+    Args:
+        policy: decides.
+        photos: with one face each, or an error.
+        no_answers: reasons of working experts that have no age for a face.
+
+    Raises:
+        BaseException: no picture has an estimate, and one failed for another reason than its
+            content or the time: the service is at fault.
+    """
+    results = [_result_of(photo) for photo in photos]
+    known = [result for result in results if isinstance(result, AgeEstimate | AgeMoEError)]
+    for result in results:
+        if not isinstance(result, AgeEstimate | AgeMoEError):
+            raise result
+    try:
+        estimate = combine(known)
+    except PredictionError as error:
+        for result in known:
+            if isinstance(result, AgeMoEError) and not _is_refusal(result, no_answers):
+                raise result from None
+        decision = replace(policy.decide(error), reasons=tuple(_reasons(policy, known)))
+        return Person(decision, None, photos)
+    decision = policy.decide(estimate)
+    several = [reason for reason in _reasons(policy, known) if reason.code == "several_faces"]
+    if several:
+        reasons = (*several, *decision.reasons)
+        decision = replace(decision, outcome="refer", reasons=reasons)
+    return Person(decision, estimate, photos)
+
+
+def policy_json(policy: Policy) -> JsonObject:
+    """Returns what clients may know of a policy, ready for JSON."""
+    evidence = policy.evidence
+    return {
+        "id": policy.id,
+        "threshold": policy.threshold,
+        "challenge": policy.challenge,
+        "floor": policy.floor,
+        "max_false_positive": policy.max_false_positive,
+        "confidence": policy.confidence,
+        "claimed": evidence is not None and evidence.claimed,
+    }
+
+
+def record_decision(
+    recorder: Recorder, person: Person, photos: Sequence[Photo], generation: Generation
+) -> None:
+    """Records a decision: digests, no pixels and no names.
+
+    Raises:
+        NotRecordedError: there is no record, whatever the reason.
+    """
+    decision = person.decision
+    try:
+        recorder.append(
+            {
+                "pictures": [recorder.digest(photo.data) for photo in photos],
+                "engines": generation.version,
+                "fusion": generation.moe.binding.fusion_sha256,
+                "policy": decision.policy,
+                "outcome": decision.outcome,
+                "reasons": [reason.code for reason in decision.reasons],
+            }
+        )
+    except Exception as error:
+        log.exception("a decision could not be recorded and is not given")
+        raise NotRecordedError(
+            "The decision could not be recorded, so it is not given. See the log of the service."
+        ) from error
+
+
+def _result_of(photo: Predictions) -> AgeEstimate | BaseException:
+    if photo.error is not None:
+        return photo.error
+    (result,) = photo.results
+    return result
+
+
+def _is_refusal(error: AgeMoEError, no_answers: Collection[str]) -> bool:
+    """Returns whether an error is about the picture or the time, and not of the service."""
+    if isinstance(error, InputError | NoFaceError | SeveralFacesError | DeadlineError):
+        return True
+    return isinstance(error, PredictionError) and set(error.missing.values()) <= set(no_answers)
+
+
+def _reasons(policy: Policy, results: Sequence[AgeEstimate | AgeMoEError]) -> Iterator[Reason]:
+    """Yields the reasons of all results; one that is not of all names its pictures."""
+    pictures: dict[Reason, list[int]] = {}
+    for number, result in enumerate(results, 1):
+        for reason in policy.decide(result).reasons:
+            codes = (code for kind, code in _CODES if isinstance(result, kind))
+            known = Reason(next(codes, reason.code), reason.sentence)
+            pictures.setdefault(known, []).append(number)
+    for (code, sentence), numbers in pictures.items():
+        name = f"Picture{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: "
+        yield Reason(code, sentence if len(numbers) == len(results) else name + sentence)
