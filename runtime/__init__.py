@@ -22,6 +22,7 @@ from runtime.errors import (
     EngineError,
     EngineFileError,
     EngineMismatchError,
+    FaceCountError,
     FusionTableError,
     ImageError,
     ImageTooLargeError,
@@ -29,11 +30,13 @@ from runtime.errors import (
     LandmarkError,
     ManifestError,
     NotCalibratedError,
+    NoUsablePictureError,
     PolicyError,
     PredictionError,
 )
 from runtime.images import ImageLimits
 from runtime.options import GpuOptions
+from runtime.person import FrameResult, PersonEstimate, combine
 from runtime.photographs import PhotoFace
 from runtime.policy_file import check_policy_fits, read_policy, write_policy
 from runtime.policy_terms import Binding
@@ -67,7 +70,9 @@ __all__ = [
     "ExpertAge",
     "ExpertStats",
     "Face",
+    "FaceCountError",
     "FallbackWarning",
+    "FrameResult",
     "FusionTableError",
     "GivenBoxes",
     "GpuOptions",
@@ -79,7 +84,9 @@ __all__ = [
     "LandmarkError",
     "Landmarks",
     "ManifestError",
+    "NoUsablePictureError",
     "NotCalibratedError",
+    "PersonEstimate",
     "PhotoFace",
     "PlaceholderWeightsWarning",
     "Policy",
@@ -90,6 +97,7 @@ __all__ = [
     "Stats",
     "YuNetDetector",
     "check_policy_fits",
+    "combine",
     "read_policy",
     "write_policy",
 ]

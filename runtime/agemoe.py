@@ -24,7 +24,8 @@ from runtime.fusion import FusionTables
 from runtime.images import Decode, ImageLimits
 from runtime.manifest_file import read_manifest
 from runtime.options import GpuOptions
-from runtime.photographs import PhotoFace, predict_photo
+from runtime.person import PersonEstimate, combine
+from runtime.photographs import PhotoFace, predict_main_faces, predict_photo
 from runtime.policy_terms import Binding
 from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box
@@ -156,6 +157,11 @@ class AgeMoE:
         return self._calibration is not None
 
     @property
+    def correlation(self) -> float | None:
+        """That of the errors on two pictures of a person, as `predict_person` uses it, or None."""
+        return None if self._tables.correlation is None else self._tables.correlation.high
+
+    @property
     def binding(self) -> Binding:
         """The experts in use and the fusion tables, which a `Policy` must have been fitted for."""
         return Binding.of(self._experts, self._calibration)
@@ -237,6 +243,47 @@ class AgeMoE:
             limits=self._limits,
             decoder=self._decoder,
         )
+
+    def predict_person(
+        self,
+        frames: Sequence[FaceLike],
+        *,
+        find: bool = False,
+        separate: bool = False,
+        deadline_ms: float | Deadline | None = None,
+    ) -> PersonEstimate:
+        """Estimates the age of one person from several pictures, as of a video or a burst.
+
+        Args:
+            frames: pictures of the face, as in `predict`; with `find`, pictures that it is in.
+            find: find the face with `self.detector`: the only one, or clearly the largest.
+            separate: they are of separate occasions, with another light and pose: the interval
+                becomes narrower by the correlation that was fitted for these. Without one, and for
+                pictures of one sitting, it stays as wide as that of one picture.
+            deadline_ms: as in `predict`, detection included.
+
+        Returns:
+            The person's estimate, and that of each picture, or the error in its place.
+
+        Raises:
+            PredictionError: no picture gives an age; no expert answered.
+            EngineFileError, BackendError: the detector cannot be opened.
+            ClosedError: after `close`, or in a forked process.
+        """
+        deadline = Deadline.of(deadline_ms)
+        results = (
+            predict_main_faces(
+                self,
+                frames,
+                detector=self.detector,
+                deadline_ms=deadline,
+                limits=self._limits,
+                decoder=self._decoder,
+            )
+            if find
+            else self.predict(list(frames), deadline_ms=deadline)
+        )
+        return combine(results, self.correlation if separate else None)
 
     def submit(
         self, face: FaceLike, *, deadline_ms: float | Deadline | None = None

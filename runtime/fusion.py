@@ -107,6 +107,26 @@ class Spread:
     """By the set of experts that answered: (G, L), by fused age, never decreasing along L."""
 
 
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Correlation of the errors on two pictures of one person, taken on separate occasions."""
+
+    value: float
+    """Estimate, 0..1."""
+    low: float
+    """Lower end of its 95 % interval, from resampling people."""
+    high: float
+    """Upper end; intervals of several pictures are narrowed by this one."""
+    people: int
+    """With at least two pictures."""
+    pairs: int
+    """Of pictures of one person."""
+    years_apart: float
+    """Largest difference of the person's ages on a pair."""
+    data: str
+    """Name of the labeled data."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Fused:
     """The fused ages of N faces."""
@@ -138,6 +158,8 @@ class FusionTables:
     """
     provenance: Mapping[str, object] = field(default_factory=dict)
     """Origin of the tables: faces, sources, cross-validated errors."""
+    correlation: Correlation | None = None
+    """None when it was not fitted."""
     sha256: str | None = None
     """Of the file they were read from; None for tables that are not from a file."""
 
