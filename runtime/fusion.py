@@ -18,7 +18,7 @@ the gate a function of the age alone. Interpolation is linear, and constant outs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,6 +125,13 @@ class Correlation:
     """Largest difference of the person's ages on a pair."""
     data: str
     """Name of the labeled data."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if not 0.0 <= self.low <= self.value <= self.high <= 1.0:
+            yield "value", "must lie between low and high, all within 0..1"
+        if self.people < 1 or self.pairs < self.people:
+            yield "pairs", "must be at least one for each of the people"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
