@@ -39,6 +39,13 @@ from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import MOST_LINE, printable, printable_lines
 from runtime.results import AgeEstimate, Box, Face
 from runtime.startup import WHOLE
+from runtime.video_command import (
+    add_video_options,
+    estimate_video,
+    video_line,
+    video_misuse,
+    video_text,
+)
 
 _BATCH = 32
 """Pictures per batch."""
@@ -67,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _misuse(parsed: argparse.Namespace) -> str | None:
     if parsed.photo:
         return "--photo is now the default, so leave it out; --whole takes a picture as one face"
+    if misuse := video_misuse(parsed):
+        return misuse
     if parsed.box and (parsed.whole or len(parsed.photos) != 1):
         return "--box needs exactly one picture and no --whole"
     if parsed.person_box and (len(parsed.photos) != 1 or not (parsed.box or parsed.whole)):
@@ -96,6 +105,8 @@ def _predict(parsed: argparse.Namespace) -> int:
     with AgeMoE(
         parsed.engines, device=parsed.device, precision=parsed.precision, detector=parsed.detector
     ) as moe:
+        if parsed.video is not None:
+            return _predict_video(moe, parsed)
         return _predict_faces(moe, parsed) if _is_one_face(parsed) else _predict_photos(moe, parsed)
 
 
@@ -156,6 +167,18 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
         else:
             print(photo_text(path, found, policy), flush=True)
     return int(failed)
+
+
+def _predict_video(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+    policy = _policy(moe, parsed, WHOLE if parsed.whole else moe.detector.provenance)
+    result = estimate_video(moe, parsed)
+    if parsed.json:
+        print(video_line(parsed.video, result, policy), flush=True)
+    elif isinstance(result, AgeMoEError):
+        _print_error(parsed.video, result, policy)
+    else:
+        print(video_text(parsed.video, result, policy), flush=True)
+    return int(isinstance(result, AgeMoEError))
 
 
 def _print_error(path: str, error: AgeMoEError, policy: Policy | None) -> None:
@@ -287,7 +310,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m runtime", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="estimate the age of every face")
-    predict.add_argument("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG or WebP")
+    predict.add_argument("photos", nargs="*", metavar="PHOTO", help="JPEG, PNG or WebP")
+    add_video_options(predict)
     predict.add_argument("--json", action="store_true", help="one JSON object per line")
     predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the only face, in pixels")
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
