@@ -4,7 +4,8 @@ For N pictures with fused ages a_i, on which the estimate made the errors true a
 
 1. scale      s = half the width of the 90 % interval in standard deviations of a normal
               distribution, the median of the pictures: from calibration, not from the few pictures
-2. agreement  w_i = (1 - ((a_i - median) / 3 s)^2)^2, Tukey's biweight; 0 from 3 s on: an outlier
+2. agreement  w_i = 1 up to 2 s from the median, from there falling to 0 at 3 s, linearly (Hampel's
+              three-part weights); beyond, the picture is an outlier
 3. location   age = sum w_i a_i / sum w_i
 4. spread     quantiles of the error: the same weighted mean of the pictures' own quantiles, which
               is exact where their errors rise and fall together; then shrunk toward the median by
@@ -22,8 +23,9 @@ from statistics import median
 
 from runtime.results import INTERVAL_LEVEL, AgeEstimate, ExpertAge, ResidualQuantiles
 
-_OUTLIER_SCALES = 3.0
-"""So many scales from the median, an age does not belong to the others."""
+_FULL_SCALES, _OUTLIER_SCALES = 2.0, 3.0
+"""Up to so many scales from the median, an age counts in full; from so many on, not at all.
+Smoother weights, as Tukey's, cost coverage where errors are independent (0.87 instead of 0.89)."""
 _ENDS_SCALES = 1.645
 """Distance of the ends of a normal distribution's 90 % interval from its middle, in standard
 deviations."""
@@ -62,10 +64,10 @@ class Agreement:
     def of(cls, estimates: Sequence[AgeEstimate]) -> Agreement:
         """Weighs estimates of finite ages; one alone agrees with itself."""
         ages = [estimate.age_years for estimate in estimates]
-        center, reach = median(ages), _OUTLIER_SCALES * _scale(estimates)
+        center, scale = median(ages), _scale(estimates)
         spread = _MAD_SCALES * median(abs(age - center) for age in ages)
-        problem = _disagreement(ages, reach)
-        raw = [1.0 if problem else _biweight((age - center) / reach) for age in ages]
+        problem = _disagreement(ages, _OUTLIER_SCALES * scale)
+        raw = [1.0 if problem else _weight((age - center) / scale) for age in ages]
         total = math.fsum(raw)
         weights = tuple(weight / total for weight in raw)
         return cls(weights, center, spread if len(ages) > 1 else None, problem)
@@ -88,9 +90,10 @@ def _scale(estimates: Sequence[AgeEstimate]) -> float:
     return max(median(widths) / (2.0 * _ENDS_SCALES), _LEAST_SCALE_YEARS)
 
 
-def _biweight(distance: float) -> float:
-    """Tukey's biweight of a distance, 0 from 1 on."""
-    return (1.0 - distance * distance) ** 2 if abs(distance) < 1.0 else 0.0
+def _weight(scales: float) -> float:
+    """Returns the weight of an age so many scales from the median."""
+    rest = (_OUTLIER_SCALES - abs(scales)) / (_OUTLIER_SCALES - _FULL_SCALES)
+    return min(max(rest, 0.0), 1.0)
 
 
 def _disagreement(ages: Sequence[float], reach: float) -> str | None:
@@ -170,13 +173,18 @@ def _experts(
 def _expert(ages: Sequence[ExpertAge], weights: Sequence[float]) -> ExpertAge:
     masses = [a.answer_mass for a in ages if a.answer_mass is not None]
     genders = [a.gender_probs for a in ages if a.gender_probs is not None]
-    both = [_mean(side, weights) for side in zip(*genders, strict=True)]
+    mass, probs = None, None
+    if len(masses) == len(ages):
+        mass = _mean(masses, weights)
+    if len(genders) == len(ages):
+        male, female = zip(*genders, strict=True)
+        probs = _mean(male, weights), _mean(female, weights)
     return ExpertAge(
         _mean([a.age_years for a in ages], weights),
         _mean([a.corrected_years for a in ages], weights),
         _mean([a.weight for a in ages], weights),
-        _mean(masses, weights) if len(masses) == len(ages) else None,
-        (both[0], both[1]) if len(genders) == len(ages) else None,
+        mass,
+        probs,
     )
 
 
