@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -75,6 +75,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.published is not None:
         _import_published(arguments)
         return
+    from export.calibration.correlation import correlation_of, correlation_text
     from export.calibration.inputs import labeled_data
     from export.calibration.left_out import Robust, check_sources, left_out_report
     from export.calibration.origin import preface, print_errors, with_origin
@@ -99,11 +100,16 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     tables = with_origin(tables, data.experts, data.detector, name)
     if robust is not None:
         tables = replace(tables, provenance={**tables.provenance, "robust": robust.provenance})
-    report = report_of(scores, options)
+    correlation = correlation_of(scores, name, options.resamples, options.seed)
+    tables = replace(tables, correlation=correlation)  # an earlier one was of other intervals
+    report, paragraphs = report_of(scores, options), preface(tables)
+    if correlation is not None:
+        report["correlation"] = asdict(correlation)
+        paragraphs.append(correlation_text(correlation))
     if left_out is not None:
         report["left_out"] = left_out_report(left_out, options, tables, robust)
     report["provenance"] = dict(tables.provenance)
-    write_report(folder, report, tables, "Calibration report", preface(tables))
+    write_report(folder, report, tables, "Calibration report", paragraphs)
     # Last: where there is a fusion.json, its report is there too.
     write_fusion(folder / FILE_NAME, tables)
     print_errors(tables.provenance, len(data.faces))

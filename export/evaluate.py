@@ -3,6 +3,7 @@
 python export/evaluate.py --predictions new.csv --fusion engines/fusion.json --groups sex
 python export/evaluate.py --predictions new.csv --fusion a.json --compare b.json --json
 python export/evaluate.py --faces new --fusion engines/fusion.json --policy --groups sex
+python export/evaluate.py --predictions people.csv --fusion a.json --correlation b.json
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python export/evaluate.py
@@ -43,6 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
     parser.add_argument("--compare", type=Path, metavar="JSON", help="other tables to compare with")
     add_quality_options(parser)
+    correlation = "write the tables with the correlation of errors on a person's pictures there"
+    parser.add_argument("--correlation", type=Path, metavar="JSON", help=correlation)
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write the report there, too")
     add_report(parser)
@@ -59,6 +63,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     other = _tables(arguments.compare, names) if arguments.compare is not None else None
     # Heavy imports, after the options have been validated.
     from export.calibration.comparison import comparison, comparison_text
+    from export.calibration.correlation import (
+        correlation_of,
+        correlation_text,
+        write_correlation,
+    )
     from export.calibration.inputs import labeled_data
     from export.calibration.markdown import markdown
     from export.calibration.markdown_text import plain
@@ -82,6 +91,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     report["quality"] = quality_report(scores, options)
     if limits is not None:
         report["limits"] = limits_report(scores, options, limits)
+    correlation = correlation_of(
+        scores, (arguments.predictions or arguments.faces).name, options.resamples, options.seed
+    )
+    if arguments.correlation is not None:
+        write_correlation(arguments.correlation, tables, correlation)
     if other is not None:
         report["comparison"] = comparison(scores, scores_of_tables(faces, other), options)
         titles = arguments.fusion.name, arguments.compare.name
@@ -92,6 +106,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             "are valid for new faces only if the tables were fitted on others."
         )
     ]
+    if correlation is not None:
+        report["correlation"] = asdict(correlation)
+        preface.append(correlation_text(correlation))
     if arguments.output is not None:
         write_report(arguments.output, report, tables, "Evaluation report", preface, appendix)
     if arguments.json:

@@ -22,6 +22,7 @@ from runtime.errors import (
     EngineError,
     EngineFileError,
     EngineMismatchError,
+    FaceCountError,
     FusionTableError,
     ImageError,
     ImageTooLargeError,
@@ -31,6 +32,7 @@ from runtime.errors import (
     LivenessFileError,
     ManifestError,
     NotCalibratedError,
+    NoUsablePictureError,
     PolicyError,
     PredictionError,
     QualityError,
@@ -39,6 +41,7 @@ from runtime.images import ImageLimits
 from runtime.liveness import Liveness, LivenessCheck
 from runtime.liveness_model import OnnxLiveness
 from runtime.options import GpuOptions
+from runtime.person import FrameResult, PersonEstimate, combine
 from runtime.photographs import PhotoFace
 from runtime.policy_file import check_policy_fits, read_policy, write_policy
 from runtime.policy_terms import Binding
@@ -73,8 +76,10 @@ __all__ = [
     "ExpertAge",
     "ExpertStats",
     "Face",
+    "FaceCountError",
     "FaceQuality",
     "FallbackWarning",
+    "FrameResult",
     "FusionTableError",
     "GivenBoxes",
     "GpuOptions",
@@ -90,8 +95,10 @@ __all__ = [
     "LivenessError",
     "LivenessFileError",
     "ManifestError",
+    "NoUsablePictureError",
     "NotCalibratedError",
     "OnnxLiveness",
+    "PersonEstimate",
     "PhotoFace",
     "PlaceholderWeightsWarning",
     "Policy",
@@ -104,6 +111,7 @@ __all__ = [
     "Stats",
     "YuNetDetector",
     "check_policy_fits",
+    "combine",
     "read_policy",
     "write_policy",
 ]

@@ -39,6 +39,11 @@ from runtime.printing import MOST_LINE, printable, printable_lines
 from runtime.quality_options import quality_limits
 from runtime.results import AgeEstimate, Face
 from runtime.startup import WHOLE
+from runtime.video_command import (
+    estimate_video,
+    video_line,
+    video_text,
+)
 
 _BATCH = 32
 """Pictures per batch."""
@@ -72,6 +77,8 @@ def _predict(parsed: argparse.Namespace) -> int:
         liveness=None if parsed.liveness is None else OnnxLiveness(parsed.liveness),
         detector=parsed.detector,
     ) as moe:
+        if parsed.video is not None:
+            return _predict_video(moe, parsed)
         return _predict_faces(moe, parsed) if is_one_face(parsed) else _predict_photos(moe, parsed)
 
 
@@ -132,6 +139,18 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
         else:
             print(photo_text(path, found, policy), flush=True)
     return int(failed)
+
+
+def _predict_video(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+    policy = _policy(moe, parsed, WHOLE if parsed.whole else moe.detector.provenance)
+    result = estimate_video(moe, parsed)
+    if parsed.json:
+        print(video_line(parsed.video, result, policy), flush=True)
+    elif isinstance(result, AgeMoEError):
+        _print_error(parsed.video, result, policy)
+    else:
+        print(video_text(parsed.video, result, policy), flush=True)
+    return int(isinstance(result, AgeMoEError))
 
 
 def _print_error(path: str, error: AgeMoEError, policy: Policy | None) -> None:

@@ -23,21 +23,21 @@ from runtime.executor import MODES, Executor
 from runtime.images import Decode, ImageLimits
 from runtime.liveness import LivenessCheck
 from runtime.options import GpuOptions
-from runtime.photographs import PhotoFace, predict_photo
+from runtime.photo_predictor import PhotoPredictor
 from runtime.policy_terms import Binding
 from runtime.preparation import PreparedFace, Preparer
 from runtime.quality import QualityLimits
-from runtime.results import AgeEstimate, Box
+from runtime.results import AgeEstimate
 from runtime.startup import CONCURRENCY, DetectorCheck, read_contents, start, warn_of_placeholders
 from runtime.stats import Statistics, Stats
 
 if TYPE_CHECKING:
-    from runtime.results import FaceLike, ImageSource
+    from runtime.results import FaceLike
 
 F = TypeVar("F", bound="FaceLike")
 
 
-class AgeMoE:
+class AgeMoE(PhotoPredictor):
     """Age estimation by a mixture of experts.
 
     Safe to use from many threads, with exactly the results of a serial run. It must be closed.
@@ -141,11 +141,6 @@ class AgeMoE:
         self._executor.mode = mode
 
     @property
-    def detector(self) -> Detector:
-        """The detector of `predict_photo`; raises `AgeMoEError` if it cannot be opened."""
-        return self._check_detector(self._contents.detectors.chosen(None), stacklevel=2)
-
-    @property
     def sources(self) -> dict[str, str | None]:
         """SHA-256 of each expert's checkpoint, by its name; None for random weights."""
         return {name: expert.source.sha256 for name, expert in self._contents.experts.items()}
@@ -199,41 +194,6 @@ class AgeMoE:
             return self._predict_one(faces, deadline)
         finally:
             self._calls.leave(call)
-
-    def predict_photo(
-        self,
-        image: ImageSource,
-        *,
-        detector: str | Detector | None = None,
-        person_boxes: Sequence[Box] = (),
-        deadline_ms: float | Deadline | None = None,
-    ) -> list[PhotoFace]:
-        """Finds the faces in a photograph and estimates the age of each.
-
-        Args:
-            image: as in `predict`.
-            detector: or its name; None uses `self.detector`. Wrap your own boxes in `GivenBoxes`.
-            person_boxes: whole persons, in addition to those that the detector finds.
-            deadline_ms: as in `predict`, detection included.
-
-        Returns:
-            The faces from left to right, each with its estimate or error; empty if there are none.
-
-        Raises:
-            InputError: the photograph cannot be read.
-            EngineFileError, BackendError: the detector cannot be opened.
-            PredictionError: no expert answered for any face, or the deadline passed.
-            ClosedError: after `close`, or in a forked process.
-        """
-        return predict_photo(
-            self,
-            image,
-            detector=self._check_detector(self._contents.detectors.chosen(detector), stacklevel=2),
-            person_boxes=person_boxes,
-            deadline_ms=deadline_ms,
-            limits=self._limits,
-            decoder=self._decoder,
-        )
 
     def submit(
         self, face: FaceLike, *, deadline_ms: float | Deadline | None = None

@@ -15,6 +15,7 @@ from runtime.labeling import FACES
 from runtime.liveness_model import LIVENESS
 from runtime.quality_options import add_no_face_option, add_quality_options
 from runtime.results import Box
+from runtime.video_command import add_video_options, video_misuse
 
 SERVE = "serve"
 """A command parsed by the service, whose packages are optional."""
@@ -40,6 +41,8 @@ def is_one_face(parsed: argparse.Namespace) -> bool:
 def _misuse(parsed: argparse.Namespace) -> str | None:
     if parsed.photo:
         return "--photo is now the default, so leave it out; --whole takes a picture as one face"
+    if misuse := video_misuse(parsed):
+        return misuse
     if parsed.box and (parsed.whole or len(parsed.photos) != 1):
         return "--box needs exactly one picture and no --whole"
     if parsed.person_box and (len(parsed.photos) != 1 or not (parsed.box or parsed.whole)):
@@ -80,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m runtime", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
     predict = commands.add_parser("predict", help="estimate the age of every face")
-    predict.add_argument("photos", nargs="+", metavar="PHOTO", help="JPEG, PNG or WebP")
+    predict.add_argument("photos", nargs="*", metavar="PHOTO", help="JPEG, PNG or WebP")
+    add_video_options(predict)
     predict.add_argument("--json", action="store_true", help="one JSON object per line")
     predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the only face, in pixels")
     predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")

@@ -8,6 +8,7 @@ from typing import Any
 from runtime.decisions import Policy
 from runtime.errors import AgeMoEError
 from runtime.labeling import Summary
+from runtime.person import PersonEstimate
 from runtime.photographs import PhotoFace
 from runtime.printing import MOST_LINE, json_line, printable
 from runtime.results import AgeEstimate, Box
@@ -44,7 +45,7 @@ def face_text(
 ) -> str:
     """Formats a picture of one face as text; without a box the whole picture is the face."""
     place = "the whole picture as one face" if box is None else f"1 face, {_place(box)} as given"
-    lines = [*_estimate_lines(estimate), *_decision_lines(estimate, policy)]
+    lines = [*estimate_lines(estimate), *decision_lines(estimate, policy)]
     return "\n".join([f"{printable(path)}: {place}", *lines])
 
 
@@ -58,10 +59,10 @@ def photo_text(path: str, faces: Sequence[PhotoFace], policy: Policy | None = No
         turned = f", turned by {face.turn * 90}°" if face.turn else ""
         lines.append(f"{number:3}. {_place(face.box)}{turned}")
         if isinstance(face.result, AgeEstimate):
-            lines += [f"   {line}" for line in _estimate_lines(face.result)]
+            lines += [f"   {line}" for line in estimate_lines(face.result)]
         else:
             lines.append(f"     error: {face.result}")
-        lines += [f"   {line}" for line in _decision_lines(face.result, policy)]
+        lines += [f"   {line}" for line in decision_lines(face.result, policy)]
     return "\n".join(lines)
 
 
@@ -91,7 +92,8 @@ def _place(box: Box) -> str:
     return f"{width:.0f}×{height:.0f} pixels at {x:.0f}, {y:.0f}"
 
 
-def _estimate_lines(estimate: AgeEstimate) -> list[str]:
+def estimate_lines(estimate: AgeEstimate) -> list[str]:
+    """Formats an estimate, one line for the age and one for each expert and note."""
     width = max(len(printable(name)) for name in (*estimate.experts, *estimate.missing))
     return [
         f"  {estimate.age_years:5.1f} years{_interval(estimate)}",
@@ -112,7 +114,10 @@ def _decision(result: AgeEstimate | AgeMoEError, policy: Policy | None) -> dict[
     return {} if policy is None else {"decision": policy.decide(result).to_dict()}
 
 
-def _decision_lines(result: AgeEstimate | AgeMoEError, policy: Policy | None) -> list[str]:
+def decision_lines(
+    result: AgeEstimate | PersonEstimate | AgeMoEError, policy: Policy | None
+) -> list[str]:
+    """Formats the decision on a result; nothing without a policy."""
     return [] if policy is None else [f"  {printable(str(policy.decide(result)), MOST_LINE)}"]
 
 

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from runtime.errors import AgeMoEError, LivenessError, QualityError
+from runtime.person import PersonEstimate
 from runtime.policy_terms import Terms
 from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import INTERVAL_LEVEL, AgeEstimate
@@ -101,11 +102,12 @@ class Policy(Terms):
         """Returns the content without the id, ready for JSON."""
         return asdict(Terms(**{f.name: getattr(self, f.name) for f in fields(Terms)}))
 
-    def decide(self, result: AgeEstimate | AgeMoEError) -> Decision:
+    def decide(self, result: AgeEstimate | PersonEstimate | AgeMoEError) -> Decision:
         """Decides on one person.
 
         Args:
-            result: an estimate, or the error in its place, which refers.
+            result: an estimate, from one picture or several, or the error in its place, which
+                refers.
 
         Returns:
             The decision; pass only for a finite age of at least the challenge age without doubts.
@@ -115,7 +117,7 @@ class Policy(Terms):
         if not math.isfinite(result.age_years):
             sentence = f"The estimated age is {result.age_years}, no number."
             return self._decision("refer", [Reason("no_estimate", sentence)])
-        doubts = list(self._doubts(result))
+        doubts = list(dict.fromkeys(self._doubts(result)))
         outcome, reason = self._by_age(result.age_years)
         calibrated = result.residuals is not None
         low, high = result.low_years, result.high_years
@@ -146,8 +148,19 @@ class Policy(Terms):
         sentence = f"{years} years are below the challenge age of {self.challenge:g}."
         return "refer", Reason("below_challenge", sentence)
 
-    def _doubts(self, estimate: AgeEstimate) -> Iterator[Reason]:
-        """Yields why an estimate may not decide."""
+    def _doubts(self, result: AgeEstimate | PersonEstimate) -> Iterator[Reason]:
+        """Yields why a result may not decide."""
+        if isinstance(result, PersonEstimate):
+            if result.disagreement is not None:
+                yield Reason("disagreement", result.disagreement)
+            yield from self._doubts_of(result.estimate)
+        else:
+            yield from self._doubts_of(result)
+        if self.quality is not None:  # every picture that counts has to meet the limits
+            for picture in result.used if isinstance(result, PersonEstimate) else (result,):
+                yield from _quality_doubts(self.quality, picture.quality)
+
+    def _doubts_of(self, estimate: AgeEstimate) -> Iterator[Reason]:
         asked = {*estimate.experts, *estimate.missing}
         if self.binding is not None and asked != set(self.binding.experts):
             known = ", ".join(self.binding.experts)
@@ -171,8 +184,6 @@ class Policy(Terms):
                 yield Reason("wide_interval", sentence)
         if estimate.notes and not self.noted:
             yield Reason("noted", f"The estimate has notes: {'; '.join(estimate.notes)}.")
-        if self.quality is not None:
-            yield from _quality_doubts(self.quality, estimate.quality)
 
 
 def _apart(age: float, limit: float) -> str:

@@ -18,9 +18,11 @@
     │   ├── BoxesTooLargeError    the boxes of a picture together cover too many pixels
     │   ├── LandmarkError         the landmarks cannot be those of a face in the picture
     │   ├── QualityError          the face is below the quality limits, or no face at all
-    │   └── LivenessError         the face is not that of a live person, or could not be checked
+    │   ├── LivenessError         the face is not that of a live person, or could not be checked
+    │   └── FaceCountError        the picture does not show one person: no face, or several
     ├── PredictionError           no expert answered
-    │   └── DeadlineError         every expert was late
+    │   ├── DeadlineError         every expert was late
+    │   └── NoUsablePictureError  no picture of a person gives an age
     ├── NotCalibratedError        there are no residual quantiles for an interval
     └── ClosedError               the AgeMoE was closed
 
@@ -174,6 +176,10 @@ class LivenessError(InputError):
         super().__init__(f"The face was not accepted as that of a live person: {reason}.")
 
 
+class FaceCountError(InputError):
+    """The picture does not show one person: no face, or several that are as large."""
+
+
 class PredictionError(AgeMoEError, RuntimeError):
     """No expert answered; `missing` holds the reason of each."""
 
@@ -186,6 +192,19 @@ class PredictionError(AgeMoEError, RuntimeError):
 
 class DeadlineError(PredictionError, TimeoutError):
     """Every expert was late."""
+
+
+class NoUsablePictureError(PredictionError):
+    """None of the pictures of a person gives an age."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        """Composes the message from the pictures' reasons."""
+        super().__init__({f"picture {number}": text for number, text in enumerate(reasons, 1)})
+        listed = [f"{name}: {text}" for name, text in self.missing.items()]
+        self.args = (
+            f"None of {len(reasons)} pictures of the person gives an age.",
+            *bullets(listed),
+        )
 
 
 class NotCalibratedError(AgeMoEError, RuntimeError):

@@ -13,7 +13,16 @@ import numpy as np
 
 from runtime.errors import FusionTableError
 from runtime.files import parse_json, read_text, write_json
-from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
+from runtime.fusion import (
+    Correlation,
+    ExpertTable,
+    Floats,
+    FusionTables,
+    Gate,
+    LinearGate,
+    PivotGate,
+    Spread,
+)
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.results import INTERVAL_LEVEL
 
@@ -21,10 +30,11 @@ if TYPE_CHECKING:
     from runtime.manifest import Expert
 
 FILE_NAME = "fusion.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Incremented whenever the meaning or the layout of fusion.json changes; older ones are read.
 
-Version 2 lacks `fingerprint` and `detector`: its tables are bound to checkpoints only."""
+Version 3 lacks `correlation`. Version 2 lacks `fingerprint` and `detector`, too: its tables are
+bound to checkpoints only."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
 _CURE = "Fit it again: python export/calibrate.py."
 
@@ -132,6 +142,7 @@ class _Document:
     gate: _Gate
     largest_raw_years: float | None = None
     spread: _Spread | None = None
+    correlation: Correlation | None = None
     detector: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -177,6 +188,7 @@ def write_fusion(path: Path, tables: FusionTables) -> None:
         _gate_of(tables.gate),
         largest if np.isfinite(largest) else None,
         None if spread is None else _spread_of(spread),
+        tables.correlation,
         tables.detector,
         tables.provenance,
     )
@@ -269,6 +281,7 @@ def _tables(document: _Document) -> FusionTables:
         np.inf if largest is None else largest,
         document.detector,
         document.provenance,
+        document.correlation,
     )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from runtime.fusion import Floats
 
-_CONFIDENCE = 0.95
+CONFIDENCE = 0.95
 _CONFIDENCE_Z = 1.96
 _CLOSE_YEARS = 5.0
 FEWEST_RESAMPLES = 100
@@ -54,7 +54,7 @@ class Bootstrap:
             means,
             n_resamples=count,
             batch=max(1, _CHUNK_ROWS // len(sums)),
-            confidence_level=_CONFIDENCE,
+            confidence_level=CONFIDENCE,
             method="percentile",
             rng=self.seed,
         )
@@ -103,7 +103,7 @@ def rate(hits: Rows) -> dict[str, object]:
     count = len(hits)
     if count == 0:
         return {"rate": None, "interval": None, "faces": 0}
-    found = binomtest(int(hits.sum()), count).proportion_ci(_CONFIDENCE, method="wilson")
+    found = binomtest(int(hits.sum()), count).proportion_ci(CONFIDENCE, method="wilson")
     return {"rate": float(hits.mean()), "interval": [*map(float, found)], "faces": count}
 
 

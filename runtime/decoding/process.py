@@ -23,13 +23,13 @@ from runtime.images import ImageLimits
 
 _RUNTIME = Path(__file__).parents[1]
 _START = """
-import sys, types
-sys.path[:] = sys.argv[2:]
-for name, folder in (("runtime", sys.argv[1]), ("runtime.decoding", sys.argv[1] + "/decoding")):
+import importlib, sys, types
+sys.path[:] = sys.argv[3:]
+for name, folder in (("runtime", sys.argv[2]), ("runtime.decoding", sys.argv[2] + "/decoding")):
     module = sys.modules[name] = types.ModuleType(name)  # without what __init__.py imports
     module.__path__ = [folder]
 try:
-    from runtime.decoding.worker import serve
+    serve = importlib.import_module(sys.argv[1]).serve
 except BaseException as error:
     print(type(error).__name__, error, flush=True)
 else:
@@ -80,10 +80,19 @@ class Task:
         return REQUEST.pack(len(text), len(self.data)) + text
 
 
-def command() -> list[str]:
-    """Returns the command of a decoder, which depends on no working directory or variable."""
+def command(module: str = "runtime.decoding.worker") -> list[str]:
+    """Returns the command of a decoder, which depends on no working directory or variable.
+
+    Args:
+        module: its function `serve` is called.
+    """
     paths = [str(Path(path).absolute()) for path in sys.path]
-    return [sys.executable, "-I", "-c", _START, str(_RUNTIME), *paths, str(_RUNTIME.parent)]
+    return [sys.executable, "-I", "-c", _START, module, str(_RUNTIME), *paths, str(_RUNTIME.parent)]
+
+
+def environment() -> dict[str, str]:
+    """Returns the variables of a decoder's process: no secrets, few threads."""
+    return {name: os.environ[name] for name in _NEEDED if name in os.environ} | _OWN
 
 
 class Decoder:
@@ -105,7 +114,7 @@ class Decoder:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                env={name: os.environ[name] for name in _NEEDED if name in os.environ} | _OWN,
+                env=environment(),
                 # The terminal's Ctrl-C is not for it.
                 process_group=None if sys.platform == "win32" else 0,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),

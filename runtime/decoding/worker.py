@@ -42,7 +42,7 @@ _MOST_TEXT = 4096
 def serve() -> None:
     """Decodes pictures until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    requests, replies = _own_streams()
+    requests, replies = own_streams()
     with contextlib.suppress(OSError):  # if memory runs out, this process is the one to end
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     start_bytes = _memory()[1]
@@ -61,7 +61,7 @@ def serve() -> None:
         return
 
 
-def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
+def own_streams() -> tuple[IO[bytes], IO[bytes]]:
     """Returns the pipes to the parent; what else reads or prints gets the null device."""
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     null = os.open(os.devnull, os.O_RDWR)
@@ -71,13 +71,13 @@ def _own_streams() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _reply(replies: IO[bytes], data: bytes, options: dict[str, Any]) -> None:
-    with _bounded(options["seconds"], options["memory_bytes"]):
+    with bounded(options["seconds"], options["memory_bytes"]):
         pixels = _decoded(data, ImageLimits(**options["limits"]))
         if isinstance(pixels, bytes):
-            _write(replies, REPLY.pack(0, 0, len(pixels)) + pixels)
+            write_all(replies, REPLY.pack(0, 0, len(pixels)) + pixels)
         else:
-            _write(replies, REPLY.pack(*pixels.shape[:2], 0))
-            _write(replies, pixels.data.cast("B"))
+            write_all(replies, REPLY.pack(*pixels.shape[:2], 0))
+            write_all(replies, pixels.data.cast("B"))
 
 
 def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8] | bytes:
@@ -91,14 +91,15 @@ def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8] | bytes:
     return f"{name}\n{text}".encode("utf-8", "backslashreplace")[:_MOST_TEXT]
 
 
-def _write(replies: IO[bytes], data: bytes | memoryview) -> None:
+def write_all(replies: IO[bytes], data: bytes | memoryview) -> None:
+    """Writes all of the data to an unbuffered pipe."""
     view = memoryview(data)
     while view:
         view = view[replies.write(view) :]
 
 
 @contextlib.contextmanager
-def _bounded(seconds: float, memory_bytes: int) -> Iterator[None]:
+def bounded(seconds: float, memory_bytes: int) -> Iterator[None]:
     """Ends this process after `seconds` of processor time; more memory raises MemoryError.
 
     Both where the platform can: the timer needs Unix, the memory Linux.

@@ -167,6 +167,6 @@ def test_a_trained_published_fusion_survives_fusion_json(tmp_path: Path) -> None
         == 0
     )
     document = json.loads((tmp_path / "out" / "fusion.json").read_bytes())
-    assert document["schema_version"] == 3
+    assert document["schema_version"] == 4
     assert document["gate"]["form"] == "linear"
     assert document["largest_raw_years"] == 150.0

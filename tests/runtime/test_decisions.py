@@ -22,6 +22,7 @@ from runtime import (
     PredictionError,
     QualityError,
     ResidualQuantiles,
+    combine,
 )
 from runtime.policy_terms import Evidence, Rate
 from runtime.quality import FaceQuality, QualityLimits
@@ -244,3 +245,35 @@ def test_the_id_is_that_of_the_content() -> None:
         Policy(max_false_positive=0.01, confidence=0.95, evidence=EVIDENCE),
     ]
     assert len({policy.id for policy in (whole, *others)}) == len(others) + 1
+
+
+def test_several_pictures_decide_as_the_estimate_that_they_give() -> None:
+    one = estimate(30.0)
+    alone, person = Policy().decide(one), Policy().decide(combine([one]))
+    assert person == alone
+    four = combine([estimate(age) for age in (30.0, 31.0, 32.0, 33.0)], 0.25)
+    decision = Policy().decide(four)
+    assert decision.outcome == "pass"
+    assert decision.interval == (four.low_years, four.high_years)
+    assert decision.probability == four.probability_at_least(18.0)
+
+
+def test_every_picture_that_counts_has_to_meet_the_limits_on_quality() -> None:
+    def judged(age: float, sharpness: float | None) -> AgeEstimate:
+        quality = None if sharpness is None else quality_of(sharpness)
+        return estimate(age, quality=quality)
+
+    policy = Policy(quality=LIMITS, noted=True)
+    good = combine([judged(30.0, 25.0), judged(31.0, 25.0), ImageError("broken")])
+    assert policy.decide(good).outcome == "pass"
+    poor = combine([judged(30.0, 25.0), judged(31.0, 9.0), judged(31.0, 9.0)])
+    assert codes(policy.decide(poor)) == ["quality", "challenge_met"]  # one reason, once
+    left_out = combine([judged(30.0, 25.0), judged(31.0, 25.0), judged(90.0, 9.0)])
+    assert policy.decide(left_out).outcome == "pass"
+    unknown = combine([judged(30.0, 25.0), judged(31.0, None)])
+    assert codes(policy.decide(unknown)) == ["quality_unknown", "challenge_met"]
+
+
+def test_pictures_that_disagree_refer_whatever_the_age() -> None:
+    decision = Policy(noted=True).decide(combine([estimate(30.0), estimate(90.0)], 0.0))
+    assert (decision.outcome, codes(decision)) == ("refer", ["disagreement", "challenge_met"])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from runtime import FusionTableError
-from runtime.fusion import ExpertTable, FusionTables, LinearGate, PivotGate, Spread
+from runtime.fusion import Correlation, ExpertTable, FusionTables, LinearGate, PivotGate, Spread
 from runtime.fusion_file import check_fusion_fits, read_fusion, write_fusion
 from runtime.geometry import Geometry
 from runtime.manifest import Artifact, BatchProfile, Expert, FileRecord, InputSpec, Source
@@ -199,6 +199,39 @@ def test_the_detector_is_kept(path: Path) -> None:
     assert read_fusion(path).detector is None
     write_fusion(path, replace(tables(), detector="haar 1"))
     assert read_fusion(path).detector == "haar 1"
+
+
+CORRELATION = Correlation(0.4, 0.3, 0.5, 30, 90, 2.0, "people.csv")
+
+
+def test_the_correlation_is_kept(path: Path) -> None:
+    assert read_fusion(path).correlation is None
+    write_fusion(path, replace(tables(), correlation=CORRELATION))
+    assert read_fusion(path).correlation == CORRELATION
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"high": 0.39}, "correlation.value: must lie between low and high, all within 0..1"),
+        ({"high": 1.1}, "correlation.value: must lie between low and high, all within 0..1"),
+        ({"low": -0.1}, "correlation.value: must lie between low and high, all within 0..1"),
+        ({"value": None}, "correlation.value: "),
+        ({"pairs": 29}, "correlation.pairs: must be at least one for each of the people"),
+        ({"people": 0}, "correlation.pairs: must be at least one for each of the people"),
+        ({"surprise": 1}, "correlation: unknown key surprise"),
+    ],
+)
+def test_a_bad_correlation_is_named(path: Path, change: dict[str, Any], problem: str) -> None:
+    write_fusion(path, replace(tables(), correlation=CORRELATION))
+    (found,) = broken(path, lambda document: document["correlation"].update(change))
+    assert found.startswith(problem)
+
+
+def test_version_3_is_read_without_a_correlation(path: Path) -> None:
+    document = json.loads(path.read_bytes())
+    path.write_text(json.dumps({**document, "schema_version": 3}))
+    assert read_fusion(path).correlation is None
 
 
 def test_version_2_is_read_and_bound_to_checkpoints_only(path: Path) -> None:
