@@ -388,11 +388,13 @@ def test_decisions_are_recorded_before_they_are_given(
         live.ages(OLD)
         live.client.post("/v1/decisions", json={})
         assert len(book.records) == 2
+        version = live.server.service.current().version
+        assert version == engines_fingerprint(engines, "policy.json")[:12]
         digests = [hashlib.sha256(data).hexdigest() for data in (OLD, OLDER)]
         first, second = book.records
         assert first == {
             "pictures": digests,
-            "engines": live.server.service.current().version,
+            "engines": engines_fingerprint(engines, "policy.json"),
             "fusion": fusion,
             "policy": policy.id,
             "outcome": "pass",
