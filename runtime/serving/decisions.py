@@ -143,7 +143,7 @@ def record_decision(
         recorder.append(
             {
                 "pictures": [recorder.digest(photo.data) for photo in photos],
-                "engines": generation.version,
+                "engines": generation.fingerprint,
                 "fusion": generation.moe.binding.fusion_sha256,
                 "policy": decision.policy,
                 "outcome": decision.outcome,

@@ -50,7 +50,9 @@ class Generation:
             ValueError: an option is out of range.
         """
         others = (policy_file.FILE_NAME,) if settings.policy else ()
-        self.version = engines_fingerprint(settings.engines, *others)[:_VERSION_CHARACTERS]
+        self.fingerprint = engines_fingerprint(settings.engines, *others)
+        """SHA-256 of the manifest, the fusion tables and the policy in use, 64 hex digits."""
+        self.version = self.fingerprint[:_VERSION_CHARACTERS]
         self.opened = datetime.now(UTC).isoformat(timespec="seconds")
         self._manifest = read_manifest(settings.engines)
         self.policy = policy_file.read_policy(settings.engines) if settings.policy else None

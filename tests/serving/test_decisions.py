@@ -35,7 +35,7 @@ from tests.serving.live import (
 )
 
 WHOLE = [[0, 0, 24, 16]]
-OLD, MIDDLE, YOUNG = (encoded(picture(0) + np.uint8(level)) for level in (200, 70, 0))
+OLD, OLDER, MIDDLE, YOUNG = (encoded(picture(0) + np.uint8(level)) for level in (200, 202, 70, 0))
 FAMILY = (PAGE / "examples" / "family.jpg").read_bytes()
 PROBLEM = "urn:agemoe:problem:"
 
@@ -383,16 +383,18 @@ def test_decisions_are_recorded_before_they_are_given(
         fusion = moe.binding.fusion_sha256
     with serving(Settings(engines, policy=True)) as live:
         live.server.service.audit = book
-        live.decision(OLD, MIDDLE, boxes=[WHOLE, WHOLE])
+        live.decision(OLD, OLDER, boxes=[WHOLE, WHOLE])
         live.decision(b"no picture")
         live.ages(OLD)
         live.client.post("/v1/decisions", json={})
         assert len(book.records) == 2
-        digests = [hashlib.sha256(data).hexdigest() for data in (OLD, MIDDLE)]
+        version = live.server.service.current().version
+        assert version == engines_fingerprint(engines, "policy.json")[:12]
+        digests = [hashlib.sha256(data).hexdigest() for data in (OLD, OLDER)]
         first, second = book.records
         assert first == {
             "pictures": digests,
-            "engines": live.server.service.current().version,
+            "engines": engines_fingerprint(engines, "policy.json"),
             "fusion": fusion,
             "policy": policy.id,
             "outcome": "pass",
