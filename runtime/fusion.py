@@ -18,12 +18,13 @@ the gate a function of the age alone. Interpolation is linear, and constant outs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.pooling import Correlation
 from runtime.results import ResidualQuantiles
 
 Floats = NDArray[np.float64]
@@ -105,33 +106,6 @@ class Spread:
     """(L,) increasing, within (0, 1)."""
     quantiles_years: Mapping[frozenset[str], Floats]
     """By the set of experts that answered: (G, L), by fused age, never decreasing along L."""
-
-
-@dataclass(frozen=True, slots=True)
-class Correlation:
-    """Correlation of the errors on two pictures of one person, taken on separate occasions."""
-
-    value: float
-    """Estimate, 0..1."""
-    low: float
-    """Lower end of its 95 % interval, from resampling people."""
-    high: float
-    """Upper end; intervals of several pictures are narrowed by this one."""
-    people: int
-    """With at least two pictures."""
-    pairs: int
-    """Of pictures of one person."""
-    years_apart: float
-    """Largest difference of the person's ages on a pair."""
-    data: str
-    """Name of the labeled data."""
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the path and text of each inconsistency."""
-        if not 0.0 <= self.low <= self.value <= self.high <= 1.0:
-            yield "value", "must lie between low and high, all within 0..1"
-        if self.people < 1 or self.pairs < self.people:
-            yield "pairs", "must be at least one for each of the people"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

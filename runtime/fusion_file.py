@@ -13,17 +13,9 @@ import numpy as np
 
 from runtime.errors import FusionTableError
 from runtime.files import parse_json, read_text, write_json
-from runtime.fusion import (
-    Correlation,
-    ExpertTable,
-    Floats,
-    FusionTables,
-    Gate,
-    LinearGate,
-    PivotGate,
-    Spread,
-)
+from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
+from runtime.pooling import Correlation
 from runtime.results import INTERVAL_LEVEL
 
 if TYPE_CHECKING:

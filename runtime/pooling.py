@@ -16,7 +16,7 @@ For N pictures with fused ages a_i, on which the estimate made the errors true a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from statistics import median
@@ -34,6 +34,33 @@ _UNCALIBRATED_SCALE_YEARS = 6.0
 """Without calibration: about that of networks with a mean absolute error of 5 years."""
 _MAD_SCALES = 1.4826
 """Standard deviation of a normal distribution as a multiple of its median absolute deviation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Correlation:
+    """Correlation of the errors on two pictures of one person, taken on separate occasions."""
+
+    value: float
+    """Estimate, 0..1."""
+    low: float
+    """Lower end of its 95 % interval, from resampling people."""
+    high: float
+    """Upper end; intervals of several pictures are narrowed by this one."""
+    people: int
+    """With at least two pictures."""
+    pairs: int
+    """Of pictures of one person."""
+    years_apart: float
+    """Largest difference of the person's ages on a pair."""
+    data: str
+    """Name of the labeled data."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the path and text of each inconsistency."""
+        if not 0.0 <= self.low <= self.value <= self.high <= 1.0:
+            yield "value", "must lie between low and high, all within 0..1"
+        if self.people < 1 or self.pairs < self.people:
+            yield "pairs", "must be at least one for each of the people"
 
 
 def shrinkage(correlation: float, pictures: float) -> float:

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from export.calibration.csv_tables import LabelsError
 from export.calibration.metrics import CONFIDENCE
 from export.calibration.scores import Scores
-from runtime.fusion import Correlation, Floats, FusionTables
+from runtime.fusion import Floats, FusionTables
 from runtime.fusion_file import write_fusion
+from runtime.pooling import Correlation
 from runtime.printing import printable
 from runtime.results import INTERVAL_LEVEL
 

@@ -17,8 +17,9 @@ from export.calibration.labeled_predictions import LabeledPredictions
 from export.calibration.scores import Scores, scores_of_tables
 from export.evaluate import main as evaluate
 from runtime import AgeEstimate, ExpertAge, combine
-from runtime.fusion import Correlation, FusionTables, Spread
+from runtime.fusion import FusionTables, Spread
 from runtime.fusion_file import read_fusion, write_fusion
+from runtime.pooling import Correlation
 from tests.export.calibration_examples import made_up, write_csv
 from tests.runtime.fusion_tables import Row, pivot_tables
 

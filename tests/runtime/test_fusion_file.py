@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from runtime import FusionTableError
-from runtime.fusion import Correlation, ExpertTable, FusionTables, LinearGate, PivotGate, Spread
+from runtime.fusion import ExpertTable, FusionTables, LinearGate, PivotGate, Spread
 from runtime.fusion_file import check_fusion_fits, read_fusion, write_fusion
 from runtime.geometry import Geometry
 from runtime.manifest import Artifact, BatchProfile, Expert, FileRecord, InputSpec, Source
+from runtime.pooling import Correlation
 from tests.runtime.fusion_tables import Row, pivot_tables
 
 SHA, OTHER = "ab" * 32, "cd" * 32

@@ -25,10 +25,11 @@ from runtime import (
 )
 from runtime.deadline import Deadline
 from runtime.errors import DeadlineError
-from runtime.fusion import Correlation, Spread
+from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
 from runtime.geometry import Pixels
 from runtime.photographs import FoundFace, main_face, predict_main_faces
+from runtime.pooling import Correlation
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
