@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import BackendError, ImageError
+from runtime import AgeMoE, BackendError, ImageError, Policy, write_policy
 from runtime.__main__ import main
 from runtime.deadline import Deadline
 from runtime.decoding import video, video_worker
@@ -248,6 +248,22 @@ def test_predict_video_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["correlation"] is None
     assert main(["predict", "--whole", "--video", "clip.avi", "--json"]) == 0
     assert all("age_years" in frame for frame in json.loads(capsys.readouterr().out)["frames"])
+
+
+def test_a_policy_decides_on_a_video(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with AgeMoE(folder / "engines") as moe:
+        policy = Policy(challenge=18.0, uncalibrated=True, binding=moe.binding)
+    write_policy(folder / "engines/policy.json", policy)
+    command = ["predict", "--detector", "haar", "--policy", "--video"]
+    assert main([*command, "clip.avi", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["age_years"] > 18.0
+    assert found["decision"]["outcome"] == "pass"
+    assert found["decision"]["policy"] == policy.id
+    assert main([*command, "clip.avi"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("  pass: ")
+    assert main([*command, "gone.avi"]) == 1
+    assert "refer: gone.avi cannot be read" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("folder")
