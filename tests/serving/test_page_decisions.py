@@ -275,6 +275,20 @@ def test_the_camera_is_closed_by_a_button_and_by_a_file(live: Live, browser: Bro
     assert errors == []
 
 
+def test_for_ages_the_camera_takes_one_picture(live: Live, browser: Browser) -> None:
+    errors: list[str] = []
+    page = ready(browser, live, errors, permissions=["camera"])
+    page.locator("#estimates").check(force=True)
+    page.locator("#open").click()
+    page.wait_for_selector("#take:focus")
+    assert page.locator("#take").inner_text() == "Take a picture"
+    page.locator("#take").click()
+    decided(page)
+    assert page.locator("#picture").is_visible()
+    assert page.locator("#status").inner_text().startswith("No face was detected.")
+    assert errors == []
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [

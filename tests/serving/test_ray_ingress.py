@@ -197,6 +197,9 @@ def test_limits_and_batching_are_passed_on() -> None:
     arguments = {"without_keys": True, "limits": {"body_bytes": 5}, "batching": {"max_batch": 3}}
     settings = build(arguments)._bound_deployment.init_args[-1]
     assert (settings.limits.body_bytes, settings.batching.max_batch) == (5, 3)
+    decides = {"without_keys": True, "policy": True, "quality": {"min_face_pixels": 20}}
+    settings = build(decides)._bound_deployment.init_args[-1]
+    assert (settings.policy, settings.quality.min_face_pixels) == (True, 20)
     with pytest.raises(TypeError, match="body_byte"):
         build({"without_keys": True, "limits": {"body_byte": 5}})
 

@@ -55,6 +55,6 @@ function picture(image, index, { decision, images }, url) {
   const note = problem ? (told ? "Not used, see above." : problem.detail)
     : image.left_out ? `Left out: ${image.left_out}.`
     : images.length > 1 ? `Weight ${percent(image.weight)}` : "";
-  text.append(html("p", { className: "quiet", textContent: note }));
+  if (note) text.append(html("p", { className: "quiet", textContent: note }));
   return html("li", { className: image.weight > 0 ? "" : "unused" }, shape ? crop(...shape) : html("div", { className: "crop" }), text);
 }
