@@ -28,6 +28,7 @@ from runtime.serving.audit import AuditLog, opened_log, read_key
 from runtime.serving.problems import problem_of
 from runtime.serving.settings import Settings
 from tests.hostile_paths import hostile_paths
+from tests.serving.live import wait_for
 
 CLOCK = datetime(2026, 1, 2, 3, 4, 5, 6789, UTC)
 
@@ -149,8 +150,7 @@ def test_waiting_lines_are_flushed_together(path: Path, monkeypatch: pytest.Monk
             first = pool.submit(log.append, decided(0))
             assert flushing.wait(30.0)
             others = [pool.submit(log.append, decided(number)) for number in range(1, 8)]
-            while log.head.sequence < 9:  # all written, none of them flushed
-                pass
+            wait_for(lambda: log.head.sequence == 9)  # all written, none of them flushed
             assert not any(one.done() for one in (first, *others))
             going.set()
             for one in (first, *others):
