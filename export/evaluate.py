@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python export/evaluate.py
@@ -75,7 +76,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if challenge is not None:
         from export.calibration.policy_fit import write_fitted_policy
 
-        write_fitted_policy(arguments, challenge, data, scores, tables)
+        kept = None if limits is None else replace(limits, require_face=True)
+        write_fitted_policy(arguments, challenge, data, scores, tables, kept)
         return
     report, appendix = report_of(scores, options), ""
     report["quality"] = quality_report(scores, options)

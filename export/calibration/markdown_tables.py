@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from export.calibration.report import ENOUGH_IN_GROUP
-from runtime.printing import printable
+from runtime.printing import MOST_NAME, printable
 
 Report = Mapping[str, Any]
 
@@ -82,6 +82,11 @@ def _cell(text: str) -> str:
     return printable(text).replace("|", r"\|")
 
 
-def plain(name: object) -> str:
-    """Returns a name from a file as Markdown that shows it and does nothing else."""
-    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name))
+def plain(name: object, most: int = MOST_NAME) -> str:
+    """Returns a name from a file as Markdown that shows it and does nothing else.
+
+    Args:
+        name: something whose `str` is shown.
+        most: characters that are kept.
+    """
+    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name, most))
