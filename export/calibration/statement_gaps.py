@@ -23,21 +23,31 @@ _LABELS = {
 """Names of columns, in lower case and without `group_`, by what a statement should have."""
 _MOST_NAMED = 8
 NEVER = (
-    "Attacks: pictures of a screen or a print, masks, make-up to look older, generated or altered "
-    "faces, pictures fed in past the camera. No check for a living person is shipped.",
+    ("Whether the networks were trained on some of these photographs: the software cannot know."),
+    (
+        "Attacks: pictures of a screen or a print, masks, make-up to look older, generated or "
+        "altered faces, pictures fed in past the camera. No check for a living person is "
+        "shipped."
+    ),
     "Several pictures of one person taken together, and videos.",
-    "The camera, the light, the distance and the app or terminal of the service that uses this.",
-    "Effects of glasses, beards, face coverings, make-up, illness or disability: nothing is "
-    "labeled.",
-    "Speed, load and failures of the service; other hardware and precisions than those that made "
-    "the predictions.",
-    "What the people who are referred experience, and whether the other proof of age is right.",
+    ("The camera, the light, the distance and the app or terminal of the service that uses this."),
+    "Effects of glasses, beards, face coverings, make-up, illness or disability.",
+    (
+        "Speed, load and failures of the service; other hardware and precisions than made the "
+        "predictions."
+    ),
+    "What people experience who are referred, and whether the other proof of age is right.",
 )
 """What no labeled photographs show."""
 
 
 def not_tested(
-    faces: LabeledPredictions, thresholds: Sequence[float], *, detector: str | None, youngest: float
+    faces: LabeledPredictions,
+    thresholds: Sequence[float],
+    *,
+    detector: str | None,
+    youngest: float,
+    fitted: Sequence[str],
 ) -> list[str]:
     """Returns what was not tested, as sentences in Markdown.
 
@@ -46,12 +56,13 @@ def not_tested(
         thresholds: ages in years whose decisions the statement shows.
         detector: provenance of the detector; None where it is not known.
         youngest: people below this age in years do not count as younger ones.
+        fitted: sources of the photographs that the fusion tables were fitted on.
     """
     return [
         *_labels(faces),
         *_ages(faces.age_years),
         *(s for threshold in thresholds for s in _few(faces, threshold, youngest)),
-        *_sources(faces),
+        *_sources(faces, fitted),
         *_people(faces),
         *_pictures(faces, detector),
         *NEVER,
@@ -116,12 +127,17 @@ def _count(faces: LabeledPredictions, rows: Rows) -> int:
     return len(np.unique(faces.people[rows]))
 
 
-def _sources(faces: LabeledPredictions) -> Iterator[str]:
+def _sources(faces: LabeledPredictions, fitted: Sequence[str]) -> Iterator[str]:
     if faces.sources is None or not (known := np.unique(faces.sources[faces.sources != ""])).size:
         yield "Differences between cameras or data sets: the labels name no sources."
         return
     names = ", ".join(map(plain, known))
     yield f"Photographs of other origin than {len(known)}: {names}. A new camera can differ."
+    if both := [plain(name) for name in known if name in fitted]:
+        yield (
+            "How the error grows on a source that the fusion tables do not know: they were fitted "
+            f"on other photographs of {', '.join(both)}."
+        )
 
 
 def _people(faces: LabeledPredictions) -> Iterator[str]:

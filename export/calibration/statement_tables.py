@@ -22,9 +22,12 @@ def share(rate: Rate) -> str:
 
 def percent(part: float) -> str:
     """Returns a share, 0..1, in percent with three digits; only 0 is 0, and only 1 is 100."""
-    for digits in (3, 4, 5, 6):
-        text = f"{100.0 * part:.{digits}g}"
-        if part in (0.0, 1.0) or text not in ("0", "100"):
+    if part in (0.0, 1.0):
+        return f"{100.0 * part:g} %"
+    text = ""
+    for digits in range(3, 12):
+        text = f"{100.0 * part:#.{digits}g}".rstrip(".")
+        if float(text) < 100.0:
             break
     return f"{text} %"
 
