@@ -45,9 +45,9 @@ def versions(about: About) -> Iterator[str]:
             "license not stated" if source.license is None else f"license {plain(source.license)}"
         )
         yield (
-            f"expert {plain(name)}: architecture {plain(expert.architecture)}, weights from: {source.kind}, "
-            f"{license_}; "
-            f"SHA-256 of the weights `{source.sha256 or 'none'}`, fingerprint `{expert.fingerprint or 'none'}`"
+            f"expert {plain(name)}: architecture {plain(expert.architecture)}, weights from: "
+            f"{source.kind}, {license_}; SHA-256 of the weights `{source.sha256 or 'none'}`, "
+            f"fingerprint `{expert.fingerprint or 'none'}`"
         )
     provenance = about.tables.provenance
     fitted = provenance.get("data")

@@ -80,7 +80,7 @@ def _labels(faces: LabeledPredictions) -> Iterator[str]:
 
 
 def _ages(ages: Floats) -> Iterator[str]:
-    bands = {name: int(rows.sum()) for name, rows in bands_of(ages).items()}
+    bands = {n.replace("-", "–"): int(rows.sum()) for n, rows in bands_of(ages).items()}
     if empty := [name for name, count in bands.items() if count == 0]:
         yield f"People of these ages: {', '.join(empty)}. There are no faces of them."
     if few := [f"{n} ({c} faces)" for n, c in bands.items() if 0 < c < ENOUGH_IN_GROUP]:
@@ -109,13 +109,15 @@ def _few(faces: LabeledPredictions, threshold: float, youngest: float) -> Iterat
     ages, whole = faces.age_years, np.ones(len(faces), bool)
     groups = {ALL: whole}
     for column, values in faces.groups.items():
-        groups |= {f"{column}={v}": values == v for v in np.unique(values[values != ""])}
+        groups |= {f"{column} {v}": values == v for v in np.unique(values[values != ""])}
     younger = (ages < threshold) & (ages >= youngest)
     for side, rows in (
         (f"younger than {threshold:g}", younger),
         (f"of {threshold:g} or older", ages >= threshold),
     ):
         counts = {name: _count(faces, rows & group) for name, group in groups.items()}
+        if counts[ALL] == 0:
+            counts = {ALL: 0}  # and so has no group any
         if none := [plain(name) for name, count in counts.items() if count == 0]:
             yield f"Decisions on people {side}, for lack of faces: {_named(none, 'groups')}."
         few = [f"{plain(n)} ({c})" for n, c in counts.items() if 0 < c < ENOUGH_IN_GROUP]

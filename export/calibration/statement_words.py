@@ -23,7 +23,7 @@ and as referred if any is referred, as if each were a new try. Intervals are Clo
 intervals, which are exact for small numbers, too."""
 
 PRIVACY = """\
-The software computes in the operator's own process; pictures, faces and estimates are sent to
+The software computes on the operator's own machines; pictures, faces and estimates are sent to
 nobody. No picture is stored or logged. It estimates an age and neither recognizes people nor
 keeps anything that could. If the operator turns on the audit log of decisions, it holds for each
 decision its time, digests of the input, of the networks, the tables and the policy, the outcome
