@@ -123,7 +123,8 @@ def _functionality(about: About) -> Iterator[str]:
         "For a check of a required age, the **threshold**, a person **passes** whose estimated age "
         "reaches the **challenge age**, which is set higher to leave room for errors. All others "
         f"are **referred** to another proof of age, such as a document; {fail}. Any doubt (no "
-        "face, a network that failed) also refers."
+        "face, a network that failed) also refers. Only doubts about the quality of the picture "
+        "are counted in the tables below, so that more people are referred in practice."
     )
     if policy is None:
         yield (
