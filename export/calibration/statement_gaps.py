@@ -137,8 +137,8 @@ def _sources(faces: LabeledPredictions, fitted: Sequence[str]) -> Iterator[str]:
     yield f"Photographs of other origin than {len(known)}: {names}. A new camera can differ."
     if both := [plain(name) for name in known if name in fitted]:
         yield (
-            "How the error grows on a source that the fusion tables do not know: they were fitted "
-            f"on other photographs of {', '.join(both)}."
+            "How the error grows on sources that the fusion tables do not know: they were fitted "
+            f"on photographs of {', '.join(both)}, too."
         )
 
 

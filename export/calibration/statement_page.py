@@ -158,7 +158,7 @@ def _errors(about: About, figures: Figures) -> Iterator[str]:
     side = "too old" if bias > 0 else "too young"
     text = (
         "The mean absolute error (MAE) is the average distance, in years, between estimated and "
-        f"true age. Over all people it is {overall_figures['mae']['fused']:.2f} years; on average, "
+        f"true age. Over all photographs it is {overall_figures['mae']['fused']:.2f} years; on average, "
         f"people are estimated {abs(bias):.2f} years {side}."
     )
     if "90" in overall_figures["coverage"]:
@@ -218,7 +218,7 @@ def _claim(about: About, rates: Sequence[Rates]) -> Iterator[str]:
     if limit is None:
         yield "The policy's challenge age was chosen without a limit on false positives."
         return
-    holds = "is kept" if one.bound <= limit else "is **not** shown to be kept"
+    holds = "is shown to be kept" if one.bound <= limit else "is **not** shown to be kept"
     missed = [
         rate
         for rate in one.younger

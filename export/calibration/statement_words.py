@@ -19,8 +19,9 @@ fewer than {ENOUGH_IN_GROUP} people."""
 
 PEOPLE = """\
 People are counted: somebody with several photographs counts as passing if any of them passes,
-and as referred if any is referred, as if each were a new try. Intervals are Clopper–Pearson
-intervals, which are exact for small numbers, too."""
+and as referred if any is referred, as if each were a new try. So rates are higher in groups whose
+people have more photographs. Intervals are Clopper–Pearson intervals, which are exact for small
+numbers, too."""
 
 PRIVACY = """\
 The software computes on the operator's own machines; pictures, faces and estimates are sent to

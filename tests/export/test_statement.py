@@ -243,7 +243,7 @@ def test_what_was_not_tested_is_computed_from_the_labels() -> None:
     assert "region: not labeled for" in text
     assert "People of these ages: 50–64, 65+." in text
     assert "0 to 90: 0–7, 41–90." in text
-    assert "fitted on other photographs of web." in text
+    assert "fitted on photographs of web, too." in text
     assert "other origin than 2: booth, web." in text
     assert "no person is labeled with several" not in text
     plain_faces = LabeledPredictions(np.array([20.0, 30.0]), ("a",), np.array([[20.0], [31.0]]))
