@@ -153,17 +153,17 @@ def _tested_on(about: About, figures: Figures) -> Iterator[str]:
 
 
 def _errors(about: About, figures: Figures) -> Iterator[str]:
-    overall_figures = figures.overall
-    bias = overall_figures["bias"]["fused"]
+    found = figures.overall
+    error, bias = found["mae"]["fused"], found["bias"]["fused"]
     side = "too old" if bias > 0 else "too young"
     text = (
         "The mean absolute error (MAE) is the average distance, in years, between estimated and "
-        f"true age. Over all photographs it is {overall_figures['mae']['fused']:.2f} years; on average, "
-        f"people are estimated {abs(bias):.2f} years {side}."
+        f"true age. Over all photographs it is {error:.2f} years; on average, people are estimated "
+        f"{abs(bias):.2f} years {side}."
     )
-    if "90" in overall_figures["coverage"]:
-        text += f" The 90 % range holds the true age in {coverage(overall_figures, 1)} % of faces."
-    yield text.replace("] % of", "] of")
+    if "90" in found["coverage"]:
+        text += f" The 90 % range holds the true age in {coverage(found, 1)} of faces."
+    yield text
     yield (
         "Each cell: MAE ± its uncertainty (number of people). A number alone in brackets: fewer "
         f"than {FEWEST_PEOPLE} people, too few for a figure."

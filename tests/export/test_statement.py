@@ -147,9 +147,9 @@ def test_figures_are_those_of_a_count_by_hand() -> None:
         assert rate.events == len(set(faces.subjects[wrong]))  # type: ignore[index]
     before = rates.without_limits
     assert before is not None
-    young = (ages < 18) & (years >= 25)
+    free = (ages < 18) & (years >= 25)
     assert before[0] is not None
-    assert before[0].events == len(set(faces.subjects[young]))  # type: ignore[index]
+    assert before[0].events == len(set(faces.subjects[free]))  # type: ignore[index]
     assert rates.worst is not None
     grouped = [rate for rate in rates.younger if "=" in rate.group]
     assert rates.worst.high == max(rate.high for rate in grouped)
