@@ -4,6 +4,7 @@ python export/evaluate.py --predictions new.csv --fusion engines/fusion.json --g
 python export/evaluate.py --predictions new.csv --fusion a.json --compare b.json --json
 python export/evaluate.py --faces new --fusion engines/fusion.json --policy --groups sex
 python export/evaluate.py --predictions people.csv --fusion a.json --correlation b.json
+python export/evaluate.py --faces new --fusion engines/fusion.json --statement statement.md
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file: python export/evaluate.py
@@ -22,6 +23,7 @@ if __package__ in (None, ""):  # run as a file: python export/evaluate.py
 
 from export.calibration.command import add_inputs, add_report, report_options, run_calibration
 from export.calibration.policy_command import add_policy, challenge_options
+from export.calibration.statement_command import add_statement, check_statement
 from export.errors import OptionsError
 from runtime.commands import Parser
 from runtime.fusion import FusionTables
@@ -51,14 +53,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, metavar="DIR", help="write the report there, too")
     add_report(parser)
     add_policy(parser)
+    add_statement(parser)
     return parser
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     options, challenge = report_options(arguments), challenge_options(arguments)
+    check_statement(arguments)
     limits = _limits(arguments)
     tables = _tables(arguments.fusion, arguments.experts or ())
-    arguments.bind = challenge is not None  # a policy is for the experts of --engines
+    # A policy and a statement are for the experts of --engines.
+    arguments.bind = challenge is not None or arguments.statement is not None
     names = arguments.experts or list(tables.experts)
     other = _tables(arguments.compare, names) if arguments.compare is not None else None
     # Heavy imports, after the options have been validated.
@@ -85,7 +90,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     if challenge is not None:
         from export.calibration.policy_fit import write_fitted_policy
 
-        write_fitted_policy(arguments, challenge, data, scores, tables)
+        kept = None if limits is None else replace(limits, require_face=True)
+        write_fitted_policy(arguments, challenge, data, scores, tables, kept)
+        return
+    if arguments.statement is not None:
+        from export.calibration.statement_file import write_statement
+
+        write_statement(arguments, options, data, scores, tables, limits)
         return
     report, appendix = report_of(scores, options), ""
     report["quality"] = quality_report(scores, options)

@@ -114,7 +114,7 @@ def fit_challenge(
 
     Args:
         faces: labeled faces that the fusion was not fitted on.
-        fused_years: (N,) their estimated ages; NaN, no estimate, never passes.
+        fused_years: (N,) their estimated ages; NaN, no estimate, is referred.
         options: what is asked.
 
     Returns:
@@ -131,7 +131,7 @@ def fit_challenge(
     bound, worst = sample.bound(chosen)
     failed = None
     if options.floor is not None:
-        failed = _rate(ALL, sample.older.get(ALL, np.empty(0)) < options.floor)
+        failed = _rate(ALL, sample.estimated < options.floor)
     return Challenge(
         chosen,
         bound,
@@ -171,6 +171,9 @@ class _Sample:
     """The same, and by group and age band that are only shown."""
     older: Mapping[str, Floats]
     """By group and age band: the lowest estimate of each older person."""
+    estimated: Floats
+    """The same of all older people without their pictures that have no estimate; who has no other
+    is infinitely old, as no estimate refers and does not fail."""
 
     @classmethod
     def of(
@@ -190,10 +193,12 @@ class _Sample:
         lower |= {name: young & rows for name, rows in _bands(ages, below)}
         upper |= {name: old & rows for name, rows in _bands(ages, above)}
         highest = {n: _by_person(people, estimates, rows) for n, rows in lower.items()}
+        known = np.where(np.isfinite(fused_years), fused_years, np.inf)
         return cls(
             {name: highest[name] for name in (ALL, *limited)},
             _not_empty(highest),
             _not_empty({n: -_by_person(people, -estimates, rows) for n, rows in upper.items()}),
+            -_by_person(people, -known, old),
         )
 
     def bound(self, challenge: float) -> tuple[float, str]:

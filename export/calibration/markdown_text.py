@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from runtime.printing import printable
+from runtime.printing import MOST_NAME, printable
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -19,6 +19,11 @@ def _cell(text: str) -> str:
     return printable(text).replace("|", r"\|")
 
 
-def plain(name: object) -> str:
-    """Returns a name from a file as Markdown that shows it and does nothing else."""
-    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name))
+def plain(name: object, most: int = MOST_NAME) -> str:
+    """Returns a name from a file as Markdown that shows it and does nothing else.
+
+    Args:
+        name: something whose `str` is shown.
+        most: characters that are kept.
+    """
+    return re.sub(r"([\\`*\[\]<>&~])", r"\\\1", printable(name, most))

@@ -61,12 +61,24 @@ def warn_of_detector(tables: FusionTables, detector: str | None) -> None:
 
 def warn_of_fitted_faces(tables: FusionTables, data: str) -> None:
     """Warns that the labeled data has the name of the data that the tables were fitted on."""
-    if data in (tables.provenance.get("data"), of_faces(tables.provenance).get("data")):
+    if fitted_on(tables, data):
         _LOGGER.warning(
             "The tables were fitted on data with the same name, %s. Error rates on faces of the "
             "fit are too low: use other faces.",
             printable(data),
         )
+
+
+def fitted_on(tables: FusionTables, data: str) -> bool:
+    """Returns whether tables were fitted on data of a name; other overlap is not recognized."""
+    return data in (tables.provenance.get("data"), of_faces(tables.provenance).get("data"))
+
+
+def sources_of(tables: FusionTables) -> list[str]:
+    """Returns the sources of the photographs of a fit, where the tables name them."""
+    robust = tables.provenance.get("robust")
+    found = robust.get("sources") if isinstance(robust, Mapping) else None
+    return [str(name) for name in found] if isinstance(found, list) else []
 
 
 def of_faces(provenance: Mapping[str, Any]) -> Mapping[str, Any]:

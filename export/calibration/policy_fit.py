@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from export.calibration.challenge import (
     CONFIDENCE,
@@ -19,6 +22,7 @@ from export.calibration.challenge import (
 )
 from export.calibration.inputs import LabeledData, experts_of
 from export.calibration.origin import warn_of_fitted_faces
+from export.calibration.quality import limit_sentences, refused_by
 from export.calibration.scores import Scores
 from export.errors import ClaimError, OptionsError
 from runtime.decisions import Policy
@@ -27,7 +31,9 @@ from runtime.fusion_file import FILE_NAME as FUSION_NAME
 from runtime.fusion_file import read_fusion
 from runtime.policy_file import FILE_NAME, write_policy
 from runtime.policy_terms import Binding, Evidence, Rate
+from runtime.quality import QualityLimits
 
+_LOGGER = logging.getLogger("agemoe")
 _NOTE = (
     "Square brackets hold two-sided 95 % Clopper–Pearson intervals. People are counted, each by "
     "the least favorable picture. The bound holds for people like those in"
@@ -42,26 +48,34 @@ def write_fitted_policy(
     data: LabeledData,
     scores: Scores,
     tables: FusionTables,
+    limits: QualityLimits | None = None,
 ) -> None:
     """Fits a policy, prints it, and writes it into the engines folder if its claim holds.
+
+    Faces that miss the limits on quality count as referred; the policy records the limits.
 
     Raises:
         OptionsError: the engines folder holds other fusion tables than those that were evaluated.
         ClaimError: the labeled faces do not support the claim, and it is not waived.
     """
     engines: Path = arguments.engines
-    binding = _binding(engines, data, tables)
+    binding = binding_in_use(engines, data, tables)
     name = (arguments.predictions or arguments.faces).name
     warn_of_fitted_faces(tables, name)
-    found = fit_challenge(data.faces, scores.fused_years, options)
-    counted = people_counted(data.faces, scores.fused_years, options)
+    refused = refused_by(data.faces, limits)
+    ages = np.where(refused, np.nan, scores.fused_years)
+    found = fit_challenge(data.faces, ages, options)
+    counted = people_counted(data.faces, ages, options)
     if found is None:
         highest = candidates(options.threshold)[0]
         raise ClaimError(
             f"No challenge age up to {highest:g} will do. {_not_shown(options, counted)} "
             f"{_FEW} Or choose a --challenge. Nothing was written."
         )
-    policy = _policy(options, found, binding, name)
+    policy = _policy(options, found, binding, name, limits)
+    if limits is not None:
+        missed = "%d of %d faces miss the quality limits and count as referred."
+        _LOGGER.info(missed, refused.sum(), len(refused))
     if arguments.json:
         print(json.dumps({"id": policy.id, **policy.to_dict()}, indent=1, sort_keys=True))
     else:
@@ -74,8 +88,12 @@ def write_fitted_policy(
         print(f"\nWrote {engines / FILE_NAME}, policy {policy.id}.")
 
 
-def _binding(engines: Path, data: LabeledData, tables: FusionTables) -> Binding:
-    """Returns what the policy is bound to: experts and tables of the engines folder."""
+def binding_in_use(engines: Path, data: LabeledData, tables: FusionTables) -> Binding:
+    """Returns what a policy is bound to: experts and tables of the engines folder.
+
+    Raises:
+        OptionsError: the folder holds other fusion tables than these.
+    """
     path = engines / FUSION_NAME
     if not path.exists() or read_fusion(path).sha256 != tables.sha256:
         raise OptionsError(
@@ -85,7 +103,13 @@ def _binding(engines: Path, data: LabeledData, tables: FusionTables) -> Binding:
     return replace(Binding.of(experts, tables), detector=data.detector or tables.detector)
 
 
-def _policy(options: ChallengeOptions, found: Challenge, binding: Binding, data: str) -> Policy:
+def _policy(
+    options: ChallengeOptions,
+    found: Challenge,
+    binding: Binding,
+    data: str,
+    quality: QualityLimits | None,
+) -> Policy:
     limit = options.max_false_positive
     evidence = Evidence(
         data,
@@ -103,6 +127,7 @@ def _policy(options: ChallengeOptions, found: Challenge, binding: Binding, data:
         floor=options.floor,
         max_false_positive=limit,
         confidence=None if limit is None else CONFIDENCE,
+        quality=quality,
         binding=binding,
         evidence=evidence,
     )
@@ -150,6 +175,9 @@ def policy_text(policy: Policy) -> str:
     if evidence.failed is not None:
         parts += [f"Of those, estimated below the floor of {policy.floor:g}, who fail:"]
         parts += [_table("fail", [evidence.failed])]
+    if policy.quality is not None:
+        limits = "; ".join(limit_sentences(policy.quality))
+        parts += [f"Faces that miss a limit on quality count as referred: {limits}."]
     parts += [f"{_NOTE} {evidence.data}: same ages, cameras and groups."]
     return "\n\n".join(parts)
 

@@ -20,7 +20,7 @@ from export.calibration.metrics import Rows, rate
 from export.calibration.report import Report, ReportOptions, bootstrap_of, figures_of
 from export.calibration.scores import Scores
 from runtime.fusion import Floats
-from runtime.quality import QUANTITIES, FaceQuality, QualityLimits
+from runtime.quality import LIMITED, QUANTITIES, FaceQuality, QualityLimits
 
 INTER_EYE = "inter_eye_pixels"
 INTER_EYE_EDGES = (0.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, np.inf)
@@ -91,13 +91,7 @@ def limits_report(scores: Scores, options: ReportOptions, limits: QualityLimits)
         LabelsError: the predictions have no quality.
     """
     faces = scores.faces
-    if not faces.quality:
-        problem = (
-            "there is no quality to limit: predict the faces with --faces, or give a table with "
-            "the columns quality_…, as predictions.csv of the cache has"
-        )
-        raise LabelsError("The labeled data", [problem])
-    problems = [limits.problems(quality) for quality in qualities_of(faces)]
+    problems = _problems(faces, limits)
     refused = np.array([bool(found) for found in problems])
     bootstrap = bootstrap_of(scores, options)
     return {
@@ -112,6 +106,36 @@ def limits_report(scores: Scores, options: ReportOptions, limits: QualityLimits)
             )
         },
     }
+
+
+def refused_by(faces: LabeledPredictions, limits: QualityLimits | None) -> Rows:
+    """Returns (N,) whether limits refuse a face; none is refused without limits.
+
+    Raises:
+        LabelsError: there are limits, but the predictions have no quality.
+    """
+    if limits is None:
+        return np.zeros(len(faces), bool)
+    return np.array([bool(found) for found in _problems(faces, limits)])
+
+
+def limit_sentences(limits: QualityLimits) -> list[str]:
+    """Returns what limits require, in words: `distance between the eyes at least 16 pixels`."""
+    return [
+        f"{text} {'at least' if name.startswith('min_') else 'at most'} {value:g}{unit}"
+        for name, (_, text, unit) in LIMITED.items()
+        if (value := getattr(limits, name)) is not None
+    ]
+
+
+def _problems(faces: LabeledPredictions, limits: QualityLimits) -> list[tuple[str, ...]]:
+    if not faces.quality:
+        problem = (
+            "there is no quality to limit: predict the faces with --faces, or give a table with "
+            "the columns quality_…, as predictions.csv of the cache has"
+        )
+        raise LabelsError("The labeled data", [problem])
+    return [limits.problems(quality) for quality in qualities_of(faces)]
 
 
 def qualities_of(faces: LabeledPredictions) -> list[FaceQuality]:

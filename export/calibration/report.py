@@ -83,8 +83,8 @@ def all_rows(scores: Scores) -> Rows:
 def parts_of(scores: Scores) -> dict[str, dict[str, Rows]]:
     """Returns the rows of every part of the report: bands by label, by estimate, and groups."""
     parts = {
-        "labeled age": _bands(scores.faces.age_years),
-        "estimated age": _bands(scores.fused_years),
+        "labeled age": bands_of(scores.faces.age_years),
+        "estimated age": bands_of(scores.fused_years),
         **{
             column: {str(value): values == value for value in np.unique(values) if value}
             for column, values in scores.faces.groups.items()
@@ -96,7 +96,8 @@ def parts_of(scores: Scores) -> dict[str, dict[str, Rows]]:
     }
 
 
-def _bands(ages: Floats) -> dict[str, Rows]:
+def bands_of(ages: Floats) -> dict[str, Rows]:
+    """Returns (N,) the rows of each band of (N,) ages in years, empty ones too."""
     bands = {f"{a}-{b - 1}": (ages >= a) & (ages < b) for a, b in pairwise(BAND_EDGES)}
     return {**bands, f"{BAND_EDGES[-1]}+": ages >= BAND_EDGES[-1]}
 

@@ -14,6 +14,7 @@ from export.calibration.challenge import upper_bound
 from export.calibration.labeled_predictions import LabeledPredictions
 from runtime import AgeMoE, read_policy
 from runtime.fusion_file import write_fusion
+from runtime.quality import QualityLimits
 from tests.export.calibration_examples import write_csv
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import Tiny, write_engines
@@ -176,3 +177,48 @@ def test_options_that_contradict_each_other(
     given = ["--predictions", str(labeled(tmp_path)), "--fusion", fusion]
     assert evaluate.main([*given, "--engines", str(engines), *options]) == 2
     assert part in capsys.readouterr().err
+
+
+def with_eyes(folder: Path) -> Path:
+    """The labeled people; all younger ones, and a fifth of the older ones, are far away."""
+    ages = np.repeat([15.0, 30.0], [MANY, 100])
+    years = np.concatenate([np.full(MANY, 28.0), np.linspace(22.0, 38.0, 100)])
+    years[-1] = 9.0
+    eyes = np.where(np.arange(len(ages)) < MANY, 10.0, 40.0)
+    eyes[-20:] = 10.0
+    quality = {"inter_eye_pixels": eyes}
+    faces = LabeledPredictions(ages, ("a",), years[:, None], quality=quality)
+    return write_csv(folder / "eyes.csv", faces)
+
+
+def test_faces_below_the_quality_limits_count_as_referred(
+    tmp_path: Path, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--challenge", "25", "--floor", "12"]
+    assert run(with_eyes(tmp_path), engines, *options) == 0
+    free = read_policy(engines)
+    assert free.quality is None
+    assert run(with_eyes(tmp_path), engines, *options, "--min-inter-eye", "16") == 0
+    limited = read_policy(engines)
+    assert limited.quality == QualityLimits(min_inter_eye_pixels=16.0)
+    assert limited.id != free.id
+    assert free.evidence is not None
+    assert limited.evidence is not None
+    assert (free.evidence.younger[0].events, limited.evidence.younger[0].events) == (MANY, 0)
+    years = np.append(np.linspace(22.0, 38.0, 100)[:-1], 9.0)
+    passing = years >= 25
+    assert free.evidence.older[0].events == (~passing).sum()
+    assert limited.evidence.older[0].events == (~passing | (np.arange(100) >= 80)).sum()
+    assert free.evidence.failed is not None
+    assert limited.evidence.failed is not None
+    assert free.evidence.failed.events == 1
+    assert (limited.evidence.failed.events, limited.evidence.failed.people) == (0, 100)
+    assert "distance between the eyes at least 16 pixels" in capsys.readouterr().out
+
+
+def test_quality_limits_of_a_policy_need_quality(
+    tmp_path: Path, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(labeled(tmp_path), engines, "--challenge", "25", "--min-inter-eye", "16") == 2
+    assert "there is no quality to limit" in capsys.readouterr().err
+    assert not (engines / "policy.json").exists()

@@ -1,0 +1,77 @@
+"""`evaluate.py --statement`: gathers what a statement needs and writes the page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from export.errors import OptionsError
+from runtime.quality import QualityLimits
+
+
+def add_statement(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a statement."""
+    section = parser.add_argument_group("statement")
+    page = (
+        "write one Markdown page for buyers and supervisors there, in place of a report: what the "
+        "engines of --engines do with policy.json, if there is one, and what was not tested"
+    )
+    section.add_argument("--statement", type=Path, metavar="FILE", help=page)
+    day = "YYYY-MM-DD, shown on the page; default: none, so that equal figures give an equal page"
+    section.add_argument("--date", metavar="DATE", help=day)
+
+
+def check_statement(arguments: argparse.Namespace) -> None:
+    """Validates the options of a statement.
+
+    Raises:
+        OptionsError: options contradict each other, or the date is none.
+    """
+    if problems := list(_problems(arguments)):
+        raise OptionsError(problems)
+
+
+def _problems(arguments: argparse.Namespace) -> Iterator[str]:
+    if arguments.statement is None:
+        if arguments.date is not None:
+            yield "--date belongs to --statement"
+        return
+    if arguments.policy:
+        yield "--policy fits a policy: write the --statement afterwards, in a run of its own"
+    for name in ("compare", "output", "json"):
+        if getattr(arguments, name) not in (None, False):
+            yield f"--{name} belongs to a report: leave it out with --statement"
+    if arguments.date is not None and not _is_date(arguments.date):
+        yield f"--date {arguments.date!r} must be a day, YYYY-MM-DD"
+    for threshold in arguments.thresholds:
+        if arguments.challenge and max(arguments.challenge) < threshold:
+            yield f"no --challenge reaches the threshold {threshold:g}"
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def limits_in_use(
+    given: QualityLimits | None, of_policy: QualityLimits | None, *, policy: bool
+) -> QualityLimits | None:
+    """Returns the limits on quality that a statement describes: the policy's, if there is one.
+
+    Raises:
+        OptionsError: other limits were given than the policy has.
+    """
+    if not policy:
+        return given
+    if given is not None and given != (of_policy and replace(of_policy, require_face=False)):
+        problem = (
+            "the policy has other limits on quality than these options: leave them out, or fit the "
+            "policy with them"
+        )
+        raise OptionsError([problem])
+    return of_policy
