@@ -36,7 +36,10 @@ _LIMITS: _Options = {
     "image_bytes": (int, "maximum bytes of an encoded picture"),
     "pixels": (int, "maximum total pixels of a request's pictures"),
     "decode_bytes": (int, "maximum bytes of memory for decoding, over all requests"),
-    "decode_seconds": (positive, "maximum seconds of processor time to decode a picture"),
+    "decode_seconds": (
+        positive,
+        "maximum seconds of processor time to decode a request's pictures",
+    ),
     "images": (int, "maximum pictures of a request"),
     "faces": (int, "maximum faces, and given persons, of a request"),
     "requests": (int, "maximum concurrent requests for ages"),

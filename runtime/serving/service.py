@@ -13,6 +13,7 @@ from dataclasses import asdict
 
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
+from runtime.decoding import Allowance
 from runtime.detectors import parse_detector
 from runtime.errors import ClosedError, InputError
 from runtime.image_costs import PictureCost
@@ -207,9 +208,12 @@ class Service:
         """Decodes the pictures one by one and detects their faces."""
         detector = generation.moe.detector if request.detect else None
         limits = ImageLimits(max_pixels=self.settings.limits.pixels)
+        allowance = Allowance(self.settings.limits.decode_seconds)
         photos: list[Predictions] = []
         for photo, cost in zip(request.photos, costs, strict=True):
-            processed, pixels = await self._pictures.decode(share, photo, cost, request.limit)
+            processed, pixels = await self._pictures.decode(
+                share, photo, cost, request.limit, allowance
+            )
             photos.append(processed)
             if pixels is not None:
                 arguments = processed, pixels, photo, detector, limits

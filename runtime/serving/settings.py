@@ -22,7 +22,7 @@ class Limits:
     """Memory of all requests for decoding and for decoded pictures; a request waits for its share.
     A request that needs more gets it alone."""
     decode_seconds: float = 2.0
-    """Of processor time for a picture, as `DecoderPool` measures it."""
+    """Of processor time for all pictures of a request, as `DecoderPool` measures it."""
     images: int = 16
     """Per request."""
     faces: int = 64

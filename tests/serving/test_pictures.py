@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from runtime import ImageLimits
-from runtime.decoding import DecoderPool, pool, process
+from runtime.decoding import DecoderPool, job, pool, process
 from runtime.images import picture_cost
 from runtime.serving.settings import Limits, Settings
 from tests.serving.live import (
@@ -114,7 +114,7 @@ def test_requests_wait_for_memory_and_are_refused_as_busy(
 
     monkeypatch.setattr(DecoderPool, "decode_costed", held)
     data = encoded(picture(1))
-    needed = pool.memory_bytes(picture_cost(data, ImageLimits()))
+    needed = job.memory_bytes(picture_cost(data, ImageLimits()))
     limits = Limits(decode_bytes=needed)
     with (
         serving(Settings(settings.engines, decoders=1, limits=limits)) as live,
@@ -146,7 +146,7 @@ def test_small_requests_do_not_wait_behind_large_ones(
         return decode(*arguments)
 
     monkeypatch.setattr(DecoderPool, "decode_costed", held)
-    needed = pool.memory_bytes(picture_cost(small, ImageLimits()))
+    needed = job.memory_bytes(picture_cost(small, ImageLimits()))
     limits = Limits(decode_bytes=8 * needed)
     with (
         serving(Settings(settings.engines, decoders=1, limits=limits)) as live,
