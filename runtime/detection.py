@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import InputError
 from runtime.geometry import Pixels
 from runtime.resizing import Scale, reduced
 from runtime.results import Box, Landmarks, Point
@@ -20,8 +21,9 @@ from runtime.results import Box, Landmarks, Point
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
 """Two boxes are the same face if they share more than this part of the smaller one."""
-TURNED_SIDE = 1280
-"""Longest side, in pixels, of a picture that is turned: none of the detectors looks at more."""
+SEARCHED_SIDE = 1280
+"""Longest side, in pixels, of a picture that is searched in turns: none of the runtime's detectors
+looks at more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,35 @@ class Detector(Protocol):
 def finds_landmarks(detector: Detector) -> bool:
     """Returns whether a detector may find landmarks: unless its `finds_landmarks` is false."""
     return bool(getattr(detector, "finds_landmarks", True))
+
+
+class SearchLimit:
+    """Pixels that a detector's network may look at, over several pictures."""
+
+    def __init__(self, pixels: int) -> None:
+        """Takes the pixels for all pictures together."""
+        self.pixels = pixels
+        self.left = pixels
+
+    def take(self, pixels: int) -> None:
+        """Counts the pixels that the network is going to look at.
+
+        Raises:
+            InputError: they are more than are left.
+        """
+        if pixels > self.left:
+            self.left = 0
+            raise InputError(
+                f"To find the faces of these pictures, the detector would look at more than "
+                f"{self.pixels:,} pixels. Send fewer pictures at a time, or the boxes of the faces."
+            )
+        self.left -= pixels
+
+
+def limited(detector: Detector, limit: SearchLimit) -> Detector:
+    """Returns a detector that counts what its network looks at; itself if it does not count."""
+    limited_to: Callable[[SearchLimit], Detector] | None = getattr(detector, "limited_to", None)
+    return detector if limited_to is None else limited_to(limit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +153,7 @@ class AnyWayUp:
     lead: float = 1.05
     """Factor by which a turned face has to surpass `sure` and the best face as it is."""
     quick: Detector | None = None
-    """Searches the turned views where `detector` found nothing; None: `detector` does."""
+    """Searches the turned views for the best one; None: `detector` does."""
 
     @property
     def provenance(self) -> str:
@@ -137,19 +168,27 @@ class AnyWayUp:
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
         """Finds the faces in the picture as it is, or in the turn that shows a face upright."""
+        image, scale = reduced(image, SEARCHED_SIDE)
+        return [enlarged(found, scale) for found in self._in_turns(image)]
+
+    def limited_to(self, limit: SearchLimit) -> AnyWayUp:
+        """Returns this detector within a limit on all its pictures together."""
+        quick = self.quick and limited(self.quick, limit)
+        return replace(self, detector=limited(self.detector, limit), quick=quick)
+
+    def _in_turns(self, image: Pixels) -> Sequence[Detection]:
         upright = self.detector.detect(image)
         least = _best_face(upright)
         if least >= self.sure:
             return upright
-        search = self.detector if upright or self.quick is None else self.quick
-        image, scale = reduced(image, TURNED_SIDE)
+        search = self.quick or self.detector
         views = {turn: search.detect(turned_image(image, turn)) for turn in (1, 2, 3)}
         turn = max(views, key=lambda turn: _best_face(views[turn]))
         if _best_face(views[turn]) < self.lead * max(self.sure, least):
             return upright
         if search is not self.detector:
             views[turn] = self.detector.detect(turned_image(image, turn))
-        return [enlarged(found, scale) for found in _turned_back(views[turn], turn, image)]
+        return _turned_back(views[turn], turn, image)
 
 
 def _turned_back(found: Sequence[Detection], turn: int, image: Pixels) -> list[Detection]:

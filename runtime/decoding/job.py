@@ -35,12 +35,11 @@ class Allowance:
 
     def error(self) -> ImageError:
         """Returns the error of a picture for which too little is left."""
-        one = self._left == self.seconds
-        return ImageError(
-            f"The picture{' takes' if one else 's of the request together take'} longer than "
-            f"{self.seconds:g} s to decode. {'Save it again, or send a' if one else 'Send fewer or'} "
-            f"smaller one{'' if one else 's'}."
-        )
+        if self._left == self.seconds:
+            found, cure = "The picture takes", "Save it again, or send a smaller one."
+        else:
+            found, cure = "The request's pictures together take", "Send fewer or smaller ones."
+        return ImageError(f"{found} longer than {self.seconds:g} s to decode. {cure}")
 
     def take(self, seconds: float) -> None:
         """Counts what a picture has used."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.onnx import cpu_session, import_onnxruntime
-from runtime.detection import Detection, enlarged, without_duplicates
+from runtime.detection import Detection, SearchLimit, enlarged, without_duplicates
 from runtime.detectors.common import visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.detectors.onnx_inputs import with_free_sizes
@@ -89,6 +89,8 @@ class CenterFaceDetector:
         self.longest_sides = tuple(longest_sides)
         self._small_face = small_face
         self._least_score = least_score
+        self.limit: SearchLimit | None = None
+        """On all pictures of this object together; None: none."""
         self._session = _session(file, threads)
         self._input = self._session.get_inputs()[0].name
         self._check_outputs(file)
@@ -103,7 +105,10 @@ class CenterFaceDetector:
         found: list[Detection] = []
         for longest_side in self.longest_sides:
             small, scale = reduced(image, longest_side)
-            faces = decoded(self._outputs(network_input(small)), self._least_score)
+            values = network_input(small)
+            if self.limit is not None:
+                self.limit.take(values.shape[2] * values.shape[3])
+            faces = decoded(self._outputs(values), self._least_score)
             found += visible((enlarged(face, scale) for face in faces), image)
             if small is image or not self._may_miss(faces):
                 break
@@ -114,6 +119,12 @@ class CenterFaceDetector:
         quick = copy.copy(self)
         quick.longest_sides = self.longest_sides[:1]
         return quick
+
+    def limited_to(self, limit: SearchLimit) -> CenterFaceDetector:
+        """Returns this detector within a limit on all its pictures; both share the network."""
+        limited = copy.copy(self)
+        limited.limit = limit
+        return limited
 
     def _may_miss(self, faces: Sequence[Detection]) -> bool:
         """Returns whether a larger view may show more: small faces are seldom alone.

@@ -40,6 +40,7 @@ _LIMITS: _Options = {
         positive,
         "maximum seconds of processor time to decode a request's pictures",
     ),
+    "search_pixels": (int, "maximum pixels that the face detector looks at for a request"),
     "images": (int, "maximum pictures of a request"),
     "faces": (int, "maximum faces, and given persons, of a request"),
     "requests": (int, "maximum concurrent requests for ages"),

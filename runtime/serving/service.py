@@ -14,6 +14,7 @@ from dataclasses import asdict
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.decoding import Allowance
+from runtime.detection import SearchLimit, limited
 from runtime.detectors import parse_detector
 from runtime.errors import ClosedError, InputError
 from runtime.image_costs import PictureCost
@@ -206,9 +207,10 @@ class Service:
         costs: Sequence[PictureCost | InputError],
     ) -> list[Predictions]:
         """Decodes the pictures one by one and detects their faces."""
-        detector = generation.moe.detector if request.detect else None
-        limits = ImageLimits(max_pixels=self.settings.limits.pixels)
-        allowance = Allowance(self.settings.limits.decode_seconds)
+        own = self.settings.limits
+        search = SearchLimit(own.search_pixels)
+        detector = limited(generation.moe.detector, search) if request.detect else None
+        limits, allowance = ImageLimits(max_pixels=own.pixels), Allowance(own.decode_seconds)
         photos: list[Predictions] = []
         for photo, cost in zip(request.photos, costs, strict=True):
             processed, pixels = await self._pictures.decode(
@@ -220,9 +222,9 @@ class Service:
                 await run_sharing(share, self._photo_pool, detect_faces, *arguments)
         share.shrink(3 * sum(photo.pixels for photo in photos))
         faces = sum(len(photo.scene.faces) for photo in photos)
-        if faces > self.settings.limits.faces:
+        if faces > own.faces:
             raise TooManyError(
-                f"The pictures have {faces} faces, more than {self.settings.limits.faces}. Send "
+                f"The pictures have {faces} faces, more than {own.faces}. Send "
                 f"fewer at a time, or only the boxes of the faces of interest."
             )
         return photos

@@ -183,7 +183,7 @@ def test_pictures_share_an_allowance(fake: Callable[..., None]) -> None:
         assert allowance.left == 2.0
         decoders.decode_costed(data, LIMITS, cost, allowance=allowance)
         assert allowance.left == 0.0, "2.5 s of the 2 s that were left"
-        with pytest.raises(ImageError, match="pictures of the request together take longer than 4"):
+        with pytest.raises(ImageError, match="request's pictures together take longer than 4"):
             decoders.decode_costed(data, LIMITS, cost, allowance=allowance)
         assert decoders.ended == {"time": 0, "deadline": 0, "crash": 0}, "it was not begun"
 
