@@ -13,10 +13,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InputError
 from runtime.geometry import Pixels
 from runtime.resizing import Scale, reduced
 from runtime.results import Box, Landmarks, Point
+from runtime.search_limit import SearchLimit, limited
 
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
@@ -57,35 +57,6 @@ class Detector(Protocol):
 def finds_landmarks(detector: Detector) -> bool:
     """Returns whether a detector may find landmarks: unless its `finds_landmarks` is false."""
     return bool(getattr(detector, "finds_landmarks", True))
-
-
-class SearchLimit:
-    """Pixels that a detector's network may look at, over several pictures."""
-
-    def __init__(self, pixels: int) -> None:
-        """Takes the pixels for all pictures together."""
-        self.pixels = pixels
-        self.left = pixels
-
-    def take(self, pixels: int) -> None:
-        """Counts the pixels that the network is going to look at.
-
-        Raises:
-            InputError: they are more than are left.
-        """
-        if pixels > self.left:
-            self.left = 0
-            raise InputError(
-                f"To find the faces of these pictures, the detector would look at more than "
-                f"{self.pixels:,} pixels. Send fewer pictures at a time, or the boxes of the faces."
-            )
-        self.left -= pixels
-
-
-def limited(detector: Detector, limit: SearchLimit) -> Detector:
-    """Returns a detector that counts what its network looks at; itself if it does not count."""
-    limited_to: Callable[[SearchLimit], Detector] | None = getattr(detector, "limited_to", None)
-    return detector if limited_to is None else limited_to(limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.onnx import cpu_session, import_onnxruntime
-from runtime.detection import Detection, SearchLimit, enlarged, without_duplicates
+from runtime.detection import Detection, enlarged, without_duplicates
 from runtime.detectors.common import visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.detectors.onnx_inputs import with_free_sizes
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
 from runtime.resizing import reduced
+from runtime.search_limit import SearchLimit
 
 if TYPE_CHECKING:
     from runtime.results import Landmarks

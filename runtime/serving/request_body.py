@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -38,6 +39,8 @@ JSON, FORM = "application/json", "multipart/form-data"
 IMAGE_FIELD = "image"
 _JSON_FIELDS = ("boxes", "landmarks", "person_boxes")
 _SHOWN_PROBLEMS = 10
+_STEP = 1 << 18
+"""Bytes of a form parsed at a time."""
 _VALUES_PER_ITEM = 1_000
 """JSON values per picture or face that a request may have; a face with landmarks needs about 30."""
 
@@ -84,17 +87,16 @@ async def read_request(request: Request, limits: Limits) -> ParsedRequest:
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
         raise MediaTypeError(f"The body is compressed ({coding}). Send it uncompressed.")
-    body = await read_body(request, limits)
+    body, arrived_seconds = await read_body(request, limits), time.monotonic()
     if media_type == FORM:
         images, options = await _parse_form(request, body, limits)
     else:
-        document = body.removeprefix(codecs.BOM_UTF8)
-        parsed = await run_in_threadpool(_parse_json, document, limits)
+        parsed = await run_in_threadpool(_parse_json, body, limits)
         images, options = parsed.images, parsed
-    return _parsed_request(images, options, limits)
+    return _parsed_request(images, options, limits, arrived_seconds)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits) -> bytearray:
     """Returns the body of a request.
 
     Raises:
@@ -122,10 +124,12 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         ) from None
     except ClientDisconnect:
         raise ClientGoneError("The client disconnected before sending its whole request.") from None
-    return bytes(body)
+    return body
 
 
-def _parse_json(document: bytes, limits: Limits) -> AgesRequest:
+def _parse_json(document: bytearray, limits: Limits) -> AgesRequest:
+    if document.startswith(codecs.BOM_UTF8):
+        del document[: len(codecs.BOM_UTF8)]
     most = _VALUES_PER_ITEM * (limits.images + limits.faces)
     if document.count(b",") + document.count(b":") > most:  # neither is in base64
         raise TooManyError(
@@ -134,9 +138,12 @@ def _parse_json(document: bytes, limits: Limits) -> AgesRequest:
     return _validate(AgesRequest, document, strict=True)
 
 
-async def _parse_form(request: Request, body: bytes, limits: Limits) -> tuple[list[bytes], Options]:
+async def _parse_form(
+    request: Request, body: bytearray, limits: Limits
+) -> tuple[list[bytes], Options]:
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        for place in range(0, len(body), _STEP):
+            yield bytes(body[place : place + _STEP])
 
     parser = _MemoryParser(
         request.headers, stream(), max_files=limits.images, max_fields=len(Options.model_fields)
@@ -187,7 +194,7 @@ def _field_value(name: str, text: str) -> object:
         raise InvalidError(f"The field {name!r} is not JSON: {error}") from None
 
 
-def _validate(model: type[M], document: bytes, *, strict: bool | None = None) -> M:
+def _validate(model: type[M], document: bytes | bytearray, *, strict: bool | None = None) -> M:
     try:
         return model.model_validate_json(document, strict=strict)
     except ValidationError as error:
@@ -202,7 +209,9 @@ def _validate(model: type[M], document: bytes, *, strict: bool | None = None) ->
         raise InvalidError(f"The request has {count}:", *bullets(listed)) from None
 
 
-def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> ParsedRequest:
+def _parsed_request(
+    images: list[bytes], options: Options, limits: Limits, arrived_seconds: float
+) -> ParsedRequest:
     if len(images) > limits.images:
         raise _too_many_images(limits, f"{len(images)} pictures, more")
     boxes = _per_image("boxes", options.boxes, len(images))
@@ -214,7 +223,8 @@ def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> Pa
         Photo(data, None if own is None else _boxes(own), _boxes(others or []), _landmarks(own, at))
         for data, own, others, at in zip(images, boxes, persons, landmarks, strict=True)
     )
-    limit = Deadline.after(min(options.deadline_ms or limits.deadline_ms, limits.deadline_ms))
+    budget_ms = min(options.deadline_ms or limits.deadline_ms, limits.deadline_ms)
+    limit = Deadline(arrived_seconds + budget_ms / 1000.0, budget_ms)
     deadline = None if options.deadline_ms is None else limit
     return ParsedRequest(photos, options.detect, deadline, limit, options.threshold)
 

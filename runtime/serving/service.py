@@ -14,11 +14,11 @@ from dataclasses import asdict
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.decoding import Allowance
-from runtime.detection import SearchLimit, limited
 from runtime.detectors import parse_detector
 from runtime.errors import ClosedError, InputError
 from runtime.image_costs import PictureCost
 from runtime.images import ImageLimits
+from runtime.search_limit import SearchLimit, limited
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics

@@ -17,8 +17,6 @@ from runtime.detection import (
     AnyWayUp,
     Detection,
     GivenBoxes,
-    SearchLimit,
-    limited,
     without_duplicates,
 )
 from runtime.detectors import CenterFaceDetector, centerface
@@ -26,6 +24,7 @@ from runtime.detectors.centerface import decoded, network_input
 from runtime.detectors.onnx_inputs import with_free_sizes
 from runtime.errors import BackendError, InputError
 from runtime.geometry import Pixels
+from runtime.search_limit import SearchLimit, limited
 from tests.runtime.photo_samples import tiny_centerface, tiny_yunet
 
 Outputs = tuple[NDArray[np.float32], ...]
