@@ -21,6 +21,7 @@ from runtime.commands import (
 from runtime.detectors.names import AUTO, NAMES
 from runtime.printing import printable_lines
 from runtime.quality import add_no_face_option, add_quality_options, quality_limits
+from runtime.serving.process_memory import return_large_blocks
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[Callable[[str], float], str]]
@@ -84,6 +85,7 @@ def _serve(parsed: argparse.Namespace) -> int:
     _require_access_control(parsed)
     from runtime.serving.server import Shutdown, run
 
+    return_large_blocks()
     shutdown = Shutdown(parsed.notice_seconds, parsed.drain_seconds)
     return run(_settings(parsed), parsed.host, parsed.port, shutdown)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -225,6 +226,29 @@ def test_a_picture_with_small_faces_is_searched_again(
     assert bool(found) == (red > 0)
     detector.at_first_size().detect(image)
     assert seen == [*searched, searched[0]]
+
+
+def test_one_large_pass_runs_at_a_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = CenterFaceDetector(model)
+    running: list[int] = []
+    most = {False: 0, True: 0}
+    together = threading.Barrier(3)
+
+    class Session:
+        def run(self, _: None, values: dict[str, NDArray[np.float32]]) -> Outputs:
+            (one,) = values.values()
+            large = max(one.shape) > 640
+            running.append(1)
+            most[large] = max(most[large], len(running))
+            if not large:
+                together.wait(30.0)
+            running.pop()
+            return outputs_of(np.zeros((*one.shape[2:], 3), np.uint8))
+
+    monkeypatch.setattr(detector, "_session", Session())
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(detector.detect, [np.zeros((1280, 1280, 3), np.uint8)] * 3))
+    assert most == {False: 3, True: 1}
 
 
 def test_pixels_that_the_network_looks_at_are_limited_over_all_pictures(model: Path) -> None:
