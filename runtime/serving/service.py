@@ -212,14 +212,17 @@ class Service:
         detector = limited(generation.moe.detector, search) if request.detect else None
         limits, allowance = ImageLimits(max_pixels=own.pixels), Allowance(own.decode_seconds)
         photos: list[Predictions] = []
-        for photo, cost in zip(request.photos, costs, strict=True):
-            processed, pixels = await self._pictures.decode(
-                share, photo, cost, request.limit, allowance
-            )
-            photos.append(processed)
-            if pixels is not None:
-                arguments = processed, pixels, photo, detector, limits
-                await run_sharing(share, self._photo_pool, detect_faces, *arguments)
+        try:
+            for photo, cost in zip(request.photos, costs, strict=True):
+                processed, pixels = await self._pictures.decode(
+                    share, photo, cost, request.limit, allowance
+                )
+                photos.append(processed)
+                if pixels is not None:
+                    arguments = processed, pixels, photo, detector, limits
+                    await run_sharing(share, self._photo_pool, detect_faces, *arguments)
+        finally:
+            allowance.end()  # also for what waits for a process when the client is gone
         share.shrink(3 * sum(photo.pixels for photo in photos))
         faces = sum(len(photo.scene.faces) for photo in photos)
         if faces > own.faces:

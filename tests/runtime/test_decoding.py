@@ -160,7 +160,10 @@ def test_two_processes_serve_many_threads(shared: DecoderPool) -> None:
     assert set(shared.ended.values()) == {0}
 
 
-def test_a_picture_that_takes_too_long_is_refused(fake: Callable[..., None]) -> None:
+def test_a_picture_that_takes_too_long_is_refused(
+    fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_CLOCK_SPARE_SECONDS", 0.0)
     fake(READ + "time.sleep(600)")
     with DecoderPool(1, max_seconds=SOON) as decoders:
         with pytest.raises(ImageError, match=r"takes longer than 0\.01 s to decode"):
@@ -209,6 +212,24 @@ def test_a_picture_that_ends_its_process_uses_up_the_allowance(fake: Callable[..
         with pytest.raises(ImageError, match="ended its decoder"):
             decoders.decode_costed(encoded(), LIMITS, cost, allowance=allowance)
     assert allowance.left == 0.0, "what it has used is not known"
+
+
+def test_a_picture_that_waits_is_given_up_with_its_allowance(
+    fake: Callable[..., None], tmp_path: Path
+) -> None:
+    begun, others = tmp_path / "begun", children()
+    fake(READ + f"open({str(begun)!r}, 'w'); time.sleep(600)")
+    data, cost, allowance = encoded(), picture_cost(encoded(), LIMITS), Allowance(600.0)
+    with DecoderPool(1, max_seconds=600.0) as decoders, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(decoders.decode, data, LIMITS)
+        wait_until(begun.exists)
+        second = threads.submit(decoders.decode_costed, data, LIMITS, cost, None, allowance)
+        wait_until(lambda: decoders._slots.waiting)
+        allowance.end()
+        (decoder,) = children() - others
+        os.kill(decoder, signal.SIGKILL)
+        assert isinstance(first.exception(30.0), ImageError)
+        assert "take longer than 600 s" in str(second.exception(30.0))
 
 
 def test_the_processor_time_of_a_picture_is_reported(shared: DecoderPool) -> None:
