@@ -185,7 +185,7 @@ def test_small_requests_do_not_wait_behind_large_ones(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
-    large, small = encoded(picture(1, width=99, height=99)), encoded(picture(2))
+    large, small = encoded(picture(1, width=400, height=400)), encoded(picture(2))
 
     def held(*arguments: Any) -> Any:
         if len(arguments[1]) == len(large):
