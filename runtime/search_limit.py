@@ -26,11 +26,15 @@ class SearchLimit:
         """
         if pixels > self.left:
             self.left = 0
-            raise InputError(
-                f"To find the faces of these pictures, the detector would look at more than "
-                f"{self.pixels:,} pixels. Send fewer pictures at a time, or the boxes of the faces."
-            )
+            raise self.error()
         self.left -= pixels
+
+    def error(self) -> InputError:
+        """Returns the error of a picture for which too little is left."""
+        return InputError(
+            f"To find the faces of these pictures, the detector would look at more than "
+            f"{self.pixels:,} pixels. Send fewer pictures at a time, or the boxes of the faces."
+        )
 
 
 def limited(detector: D, limit: SearchLimit) -> D:

@@ -213,7 +213,9 @@ class Service:
         limits, allowance = ImageLimits(max_pixels=own.pixels), Allowance(own.decode_seconds)
         photos: list[Predictions] = []
         try:
-            for photo, cost in zip(request.photos, costs, strict=True):
+            for photo, known in zip(request.photos, costs, strict=True):
+                searched = request.detect and photo.boxes is None
+                cost = known if search.left or not searched else search.error()
                 processed, pixels = await self._pictures.decode(
                     share, photo, cost, request.limit, allowance
                 )

@@ -131,11 +131,17 @@ def test_the_detector_of_a_request_is_limited(
     with serving(Settings(settings.engines, limits=Limits(search_pixels=1000))) as live:
         generation = live.server.service.current()
         monkeypatch.setattr(type(generation.moe), "detector", property(lambda _: Counting()))
-        pictures = [base64_of(encoded(picture(n))) for n in range(3)]
+        pictures = [base64_of(encoded(picture(n))) for n in range(5)]
+        boxes = [None, None, None, None, []]
         for _ in range(2):  # each request begins anew
-            images = live.client.post("/v1/ages", json={"images": pictures}).json()["images"]
-            assert [image["problem"] is None for image in images] == [True, True, False]
-            assert "look at more than 1,000 pixels" in images[2]["problem"]["detail"]
+            body = {"images": pictures, "boxes": boxes}
+            images = live.client.post("/v1/ages", json=body).json()["images"]
+            reasons = [image["problem"] and image["problem"]["detail"] for image in images]
+            assert [reason is None for reason in reasons] == [True, True, False, False, True]
+            assert "look at more than 1,000 pixels" in reasons[2]
+            assert reasons[3] == reasons[2]
+            decoded = [image["width"] is not None for image in images]
+            assert decoded == [True, True, True, False, True], "nor is the next one decoded"
 
 
 def test_a_request_without_a_deadline_gets_the_limit_and_a_later_one_is_cut(
