@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from benchmarks.hostile.costs import Cost
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 120.0
 _TIMEOUT_SECONDS = 60.0
+_SHOWN = 2_000
+"""Last characters of what a service says that does not start."""
 _NICE, _PAUSE_SECONDS = 19, 0.02
 
 
@@ -123,17 +126,22 @@ def serving(engines: Path, options: Sequence[str] = ()) -> Iterator[Service]:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     command = [sys.executable, "-m", "runtime", "serve", "--engines", str(engines.resolve())]
-    with subprocess.Popen(
-        [*command, "--port", str(port), *options],
-        cwd=_ROOT,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONWARNINGS": "ignore"},
-    ) as popen:
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [*command, "--port", str(port), *options],
+            cwd=_ROOT,
+            stderr=log,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        ) as popen,
+    ):
         service, limit = Service(popen.pid, port), time.monotonic() + _START_SECONDS
         try:
             while not service.ready():
                 if popen.poll() is not None or time.monotonic() > limit:
-                    raise RuntimeError(f"The service does not start: {' '.join(command)}")
+                    log.seek(0)
+                    said = log.read().decode(errors="replace").strip()[-_SHOWN:]
+                    raise RuntimeError(f"The service does not start: {' '.join(command)}\n{said}")
                 time.sleep(0.1)
             yield service
         finally:

@@ -5,6 +5,7 @@ estimate = moe.predict(upload)
 """
 
 from runtime.decoding.budget import Budget, Hold
+from runtime.decoding.job import Allowance
 from runtime.decoding.pool import DecoderPool
 
-__all__ = ["Budget", "DecoderPool", "Hold"]
+__all__ = ["Allowance", "Budget", "DecoderPool", "Hold"]

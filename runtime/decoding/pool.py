@@ -6,17 +6,18 @@ import signal
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from runtime.active_calls import ActiveCalls
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.decoding.budget import Budget, Hold
+from runtime.decoding.job import Allowance, Job, memory_bytes
 from runtime.decoding.process import Decoder, DecoderEndedError, Task
 from runtime.decoding.watchdog import Watch, Watchdog
 from runtime.errors import BackendError, DeadlineError, ImageError, InputError
 from runtime.image_costs import PictureCost
-from runtime.image_files import JPEG
 from runtime.images import ImageLimits, load_rgb, picture_cost, read_encoded
 
 if TYPE_CHECKING:
@@ -25,23 +26,21 @@ if TYPE_CHECKING:
 
 DECODE_SECONDS = 2.0
 """Of processor time for a picture. The largest that is accepted, a progressive JPEG of 50
-megapixels, takes one."""
+megapixels, took 1.4 on a busy machine."""
 MAX_DECODERS = 8
 TIME, DEADLINE, CRASH = "time", "deadline", "crash"
 """Why a decoder was ended: its time was over, the caller's deadline passed, or it ended itself."""
 
 _MEASURES_PROCESSOR_TIME = hasattr(signal, "setitimer")
 _CLOCK_FACTOR = 5.0 if _MEASURES_PROCESSOR_TIME else 1.0
-"""By the clock a picture may take this many times as long: other work may share the cores."""
+_CLOCK_SPARE_SECONDS = 5.0 if _MEASURES_PROCESSOR_TIME else 0.0
+"""By the clock a picture may take so many times as long, and as much more: other work may share the
+cores, and of an allowance little may be left."""
 _START_SECONDS = 60.0
 _GRACE = 0.25
 """Seconds that a picture gets even if its deadline passes: to replace the process takes longer."""
-_LONG_BYTES = 256 << 20
-"""Peak memory times scans of a picture whose decoding takes long: 0.3 s."""
-_SCAN = b"\xff\xda"
-"""Starts a scan of a JPEG, each of which takes a pass over all pixels."""
-_SPARE_BYTES = 64 << 20
-"""Memory that a decoder may take beside twice the expected peak, before it gets a MemoryError."""
+_RESTART_SECONDS = 0.25
+"""Of processor time that a fresh process takes to start, counted where a picture ended one."""
 
 
 class DecoderPool:
@@ -66,8 +65,8 @@ class DecoderPool:
         Args:
             processes: that decode at the same time; None means one more than the cores, at most
                 `MAX_DECODERS`.
-            max_seconds: of processor time for a picture, and five times as long by the clock;
-                where processor time cannot be limited (Windows), by the clock.
+            max_seconds: of processor time for a picture, and by the clock five times as long and
+                5 s more; where processor time cannot be limited (Windows), by the clock.
             budget_bytes: memory that the pictures being decoded may take together, in this process
                 and the decoders; None does not limit it.
 
@@ -142,18 +141,35 @@ class DecoderPool:
             data = read_encoded(source, limits)
             if data is None:
                 return load_rgb(source, limits)
-            return self._within_memory(data, limits, picture_cost(data, limits), deadline)
+            job = Job(
+                data, limits, picture_cost(data, limits), deadline, Allowance(self.max_seconds)
+            )
+            return self._within_memory(job)
         finally:
             self._calls.leave(call)
 
     def decode_costed(
-        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None = None
+        self,
+        data: bytes,
+        limits: ImageLimits,
+        cost: PictureCost,
+        deadline: Deadline | None = None,
+        allowance: Allowance | None = None,
     ) -> Pixels:
-        """Decodes an encoded picture whose cost is known; otherwise as `decode`."""
+        """Decodes an encoded picture whose cost is known; otherwise as `decode`.
+
+        Args:
+            data: the encoded picture.
+            limits: on its bytes and pixels.
+            cost: of it, from `picture_cost`.
+            deadline: as in `decode`.
+            allowance: that this picture and others may use together, in place of `max_seconds`.
+        """
         call = object()
         try:
             self._calls.enter(call)
-            return self._within_memory(data, limits, cost, deadline)
+            allowance = allowance or Allowance(self.max_seconds)
+            return self._within_memory(Job(data, limits, cost, deadline, allowance))
         finally:
             self._calls.leave(call)
 
@@ -173,60 +189,51 @@ class DecoderPool:
         """Closes this pool."""
         self.close()
 
-    def _within_memory(
-        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None
-    ) -> Pixels:
+    def _within_memory(self, job: Job) -> Pixels:
         if self._memory is None:
-            return self._in_lane(data, limits, cost, deadline)
-        hold = Hold(memory_bytes(cost))
-        try:
-            _enter(self._memory, hold, deadline)
-            return self._in_lane(data, limits, cost, deadline)
-        finally:
-            self._memory.leave(hold)
-            self._memory.wake()
+            return self._in_lane(job)
+        return self._holding(self._memory, memory_bytes(job.cost), self._in_lane, job)
 
-    def _in_lane(
-        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None
-    ) -> Pixels:
-        scans = max(data.count(_SCAN), 1) if cost.format == JPEG else 1
-        if scans * cost.peak_bytes < _LONG_BYTES:
-            return self._in_slot(data, limits, cost, deadline)
-        hold = Hold(1)
-        try:
-            _enter(self._long_slots, hold, deadline)
-            return self._in_slot(data, limits, cost, deadline)
-        finally:
-            self._long_slots.leave(hold)
-            self._long_slots.wake()
+    def _in_lane(self, job: Job) -> Pixels:
+        if not job.takes_long:
+            return self._in_slot(job)
+        return self._holding(self._long_slots, 1, self._in_slot, job)
 
-    def _in_slot(
-        self, data: bytes, limits: ImageLimits, cost: PictureCost, deadline: Deadline | None
-    ) -> Pixels:
-        memory = 2 * cost.peak_bytes + 3 * len(data) + _SPARE_BYTES
-        hold = Hold(1)
-        try:
-            _enter(self._slots, hold, deadline)
-            return self._exchange(Task(data, limits, self.max_seconds, memory), deadline)
-        finally:
-            self._slots.leave(hold)
-            self._slots.wake()
+    def _in_slot(self, job: Job) -> Pixels:
+        return self._holding(self._slots, 1, self._exchange, job)
 
-    def _exchange(self, task: Task, deadline: Deadline | None) -> Pixels:
+    @staticmethod
+    def _holding(budget: Budget, amount: int, then: Callable[[Job], Pixels], job: Job) -> Pixels:
+        """Waits for a share of a budget and holds it meanwhile."""
+        hold = Hold(amount)
+        try:
+            budget.enter(hold, job.deadline)
+            if job.deadline is not None and job.deadline.passed:
+                raise _late(job.deadline)
+            return then(job)
+        finally:
+            budget.leave(hold)
+            budget.wake()
+
+    def _exchange(self, job: Job) -> Pixels:
         """Lets a process decode a picture; replaces the process unless it is as good as before."""
-        decoder, good = self._ready_decoder(deadline), False
-        watch = Watch(self._end_seconds(deadline), decoder.kill)
+        if not job.allowance.left:
+            raise job.allowance.error()
+        decoder, good = self._ready_decoder(job.deadline), False
+        seconds = job.allowance.left
+        watch = Watch(self._end_seconds(job.deadline, seconds), decoder.kill)
+        used = seconds
         try:
             self._watch().add(watch)
-            result = decoder.decode(task)
-            good = not decoder.kept_memory
+            result = decoder.decode(Task(job.data, job.limits, seconds, job.memory_limit))
+            good, used = not decoder.kept_memory, decoder.used_seconds
         except DecoderEndedError:
-            good = False
             in_time = self._watch().remove(watch)
             decoder.end()
-            raise self._reason(decoder, deadline, in_time=in_time) from None
+            raise self._reason(decoder, job, in_time=in_time) from None
         finally:
             good = self._watch().remove(watch) and good
+            job.allowance.take(used if good else used + _RESTART_SECONDS)
             if good:
                 self._idle.append(decoder)
             else:
@@ -256,24 +263,22 @@ class DecoderPool:
         finally:
             self._watch().remove(watch)
 
-    def _end_seconds(self, deadline: Deadline | None) -> float:
+    @staticmethod
+    def _end_seconds(deadline: Deadline | None, seconds: float) -> float:
         """Returns when a picture that is decoded from now on is given up."""
         now = time.monotonic()
-        latest = now + self.max_seconds * _CLOCK_FACTOR
+        latest = now + seconds * _CLOCK_FACTOR + _CLOCK_SPARE_SECONDS
         return latest if deadline is None else min(latest, max(deadline.at_seconds, now + _GRACE))
 
-    def _reason(self, decoder: Decoder, deadline: Deadline | None, *, in_time: bool) -> Exception:
+    def _reason(self, decoder: Decoder, job: Job, *, in_time: bool) -> Exception:
         """Counts the end of a process and returns the error of its picture."""
         ended_by = decoder.end_reason()
-        if not in_time and deadline is not None and deadline.passed:
+        if not in_time and job.deadline is not None and job.deadline.passed:
             self._count(DEADLINE)
-            return _late(deadline)
+            return _late(job.deadline)
         if not in_time or ended_by == "SIGPROF":
             self._count(TIME)
-            return ImageError(
-                f"The picture takes longer than {self.max_seconds:g} s to decode. Save it again, "
-                f"or send a smaller one."
-            )
+            return job.allowance.error()
         self._count(CRASH)
         return ImageError(f"The picture ended its decoder ({ended_by}). Save it again.")
 
@@ -294,22 +299,6 @@ class DecoderPool:
                 if self._watchdog is None:
                     self._watchdog = Watchdog()
         return self._watchdog
-
-
-def memory_bytes(cost: PictureCost) -> int:
-    """Returns the memory that decoding takes in a decoder and, for the pixels, in this process."""
-    return cost.peak_bytes + pixel_bytes(cost)
-
-
-def pixel_bytes(cost: PictureCost) -> int:
-    """Returns the memory of a decoded picture."""
-    return 3 * cost.width * cost.height
-
-
-def _enter(budget: Budget, hold: Hold, deadline: Deadline | None) -> None:
-    budget.enter(hold, deadline)
-    if deadline is not None and deadline.passed:
-        raise _late(deadline)
 
 
 def _late(deadline: Deadline) -> DeadlineError:

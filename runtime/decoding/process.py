@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import errors
-from runtime.decoding.worker import GROWN, READY, REPLY, REQUEST
+from runtime.decoding.worker import END, READY, REPLY, REQUEST
 from runtime.errors import BackendError, ImageError, InputError
 from runtime.images import ImageLimits
 
@@ -106,6 +106,8 @@ class Decoder:
         """
         self.kept_memory = False
         """The process kept memory and should be replaced."""
+        self.used_seconds = 0.0
+        """Processor time of the last picture."""
         self._ready = False
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this Python, with code of ours
@@ -167,7 +169,8 @@ class Decoder:
                 raise DecoderEndedError
             result = np.empty((height, width, 3), np.uint8)
             self._fill(result.data.cast("B"))
-        self.kept_memory = self._exactly(1) == GROWN
+        self.kept_memory, seconds = END.unpack(self._exactly(END.size))
+        self.used_seconds = seconds if 0.0 <= seconds <= task.seconds else task.seconds
         return result
 
     def kill(self) -> None:

@@ -1,7 +1,7 @@
 """What runs in a decoder's process: encoded pictures come in, pixels or an error go out.
 
 Requests and replies take turns. A request is a `REQUEST`, the limits as JSON and the encoded
-picture; a reply is a `REPLY`, an error's text or the pixels, and one byte, `STAYS` or `GROWN`.
+picture; a reply is a `REPLY`, an error's text or the pixels, and an `END`.
 The process imports only what decoding needs, and ends when its standard input does.
 """
 
@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -28,8 +29,8 @@ REQUEST = struct.Struct("<IQ")
 """Bytes of the limits and of the picture."""
 REPLY = struct.Struct("<III")
 """Height, width and bytes of text; an error has no pixels, and pixels have no text."""
-STAYS, GROWN = b"\0", b"\1"
-"""GROWN: the process kept much memory and should be replaced."""
+END = struct.Struct("<?d")
+"""Whether the process kept much memory and should be replaced; its seconds of processor time."""
 
 _GROWN_BYTES = 64 << 20
 """Resident memory above that at the start from which on a process is replaced."""
@@ -50,13 +51,14 @@ def serve() -> None:
         replies.write(READY)
         while len(head := requests.read(REQUEST.size)) == REQUEST.size:
             options_bytes, data_bytes = REQUEST.unpack(head)
+            started = time.process_time()
             options = json.loads(requests.read(options_bytes))
             data = requests.read(data_bytes)
             if len(data) == data_bytes:
                 _reply(replies, data, options)
                 del data
                 grown = _memory()[1] > start_bytes + _GROWN_BYTES
-                replies.write(GROWN if grown else STAYS)
+                replies.write(END.pack(grown, time.process_time() - started))
     except BrokenPipeError:  # the parent ended
         return
 

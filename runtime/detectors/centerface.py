@@ -5,7 +5,9 @@ Source of the network and of its outputs' meaning: Star-Clouds/CenterFace (MIT).
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from runtime.detectors.onnx_inputs import with_free_sizes
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
 from runtime.resizing import reduced
+from runtime.search_limit import SearchLimit
 
 if TYPE_CHECKING:
     from runtime.results import Landmarks
@@ -45,6 +48,9 @@ _SURE_SCORE = 0.7
 """On 600 portraits the surest face had 0.74 or more; a single find of less may be none."""
 _LARGEST_LOG = 20.0
 """Of a side in cells, beyond the limit: keeps the arithmetic finite."""
+_LARGE = 640 * 640
+"""Pixels of an input above which one pass runs at a time: it takes 0.2 kB per pixel, 330 MB for
+1280×1280, which ONNX Runtime keeps for the next one, and all cores."""
 _CHANNELS = {"heat": 1, "scale": 2, "offset": 2, "landmarks": 10}
 """The network's outputs, in their order, and their channels."""
 _LIMIT = 1e6
@@ -89,6 +95,9 @@ class CenterFaceDetector:
         self.longest_sides = tuple(longest_sides)
         self._small_face = small_face
         self._least_score = least_score
+        self.limit: SearchLimit | None = None
+        """On all pictures of this object together; None: none."""
+        self._large_passes = threading.Lock()
         self._session = _session(file, threads)
         self._input = self._session.get_inputs()[0].name
         self._check_outputs(file)
@@ -103,7 +112,10 @@ class CenterFaceDetector:
         found: list[Detection] = []
         for longest_side in self.longest_sides:
             small, scale = reduced(image, longest_side)
-            faces = decoded(self._outputs(network_input(small)), self._least_score)
+            values = network_input(small)
+            if self.limit is not None:
+                self.limit.take(values.shape[2] * values.shape[3])
+            faces = decoded(self._outputs(values), self._least_score)
             found += visible((enlarged(face, scale) for face in faces), image)
             if small is image or not self._may_miss(faces):
                 break
@@ -115,6 +127,12 @@ class CenterFaceDetector:
         quick.longest_sides = self.longest_sides[:1]
         return quick
 
+    def limited_to(self, limit: SearchLimit) -> CenterFaceDetector:
+        """Returns this detector within a limit on all its pictures; both share the network."""
+        limited = copy.copy(self)
+        limited.limit = limit
+        return limited
+
     def _may_miss(self, faces: Sequence[Detection]) -> bool:
         """Returns whether a larger view may show more: small faces are seldom alone.
 
@@ -125,7 +143,9 @@ class CenterFaceDetector:
         return min(sides, default=0.0) < self._small_face or surest < _SURE_SCORE
 
     def _outputs(self, values: Array) -> list[Array]:
-        outputs: list[Array] = self._session.run(None, {self._input: values})
+        large = values.shape[2] * values.shape[3] > _LARGE
+        with self._large_passes if large else contextlib.nullcontext():
+            outputs: list[Array] = self._session.run(None, {self._input: values})
         return outputs
 
     def _check_outputs(self, file: ModelFile) -> None:

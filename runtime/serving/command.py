@@ -25,6 +25,7 @@ from runtime.json_reader import shown
 from runtime.liveness_model import LIVENESS
 from runtime.printing import printable_lines
 from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
+from runtime.serving.process_memory import return_large_blocks
 from runtime.serving.settings import Batching, Limits, Settings
 
 _Options = dict[str, tuple[Callable[[str], float], str]]
@@ -43,7 +44,11 @@ _LIMITS: _Options = {
     "image_bytes": (size, "maximum bytes of an encoded picture"),
     "pixels": (size, "maximum total pixels of a request's pictures"),
     "decode_bytes": (size, "maximum bytes of memory for decoding, over all requests"),
-    "decode_seconds": (positive, "maximum seconds of processor time to decode a picture"),
+    "decode_seconds": (
+        positive,
+        "maximum processor seconds to decode a request's pictures",
+    ),
+    "search_pixels": (size, "maximum pixels that the face detector looks at for a request"),
     "images": (count, "maximum pictures of a request"),
     "faces": (count, "maximum faces, and given persons, of a request"),
     "requests": (count, "maximum concurrent requests for ages and decisions"),
@@ -88,6 +93,7 @@ def _serve(parsed: argparse.Namespace) -> int:
     _require_access_control(parsed)
     from runtime.serving.server import Shutdown, run
 
+    return_large_blocks()
     shutdown = Shutdown(parsed.notice_seconds, parsed.drain_seconds)
     return run(_settings(parsed), parsed.host, parsed.port, shutdown)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from runtime.deadline import Deadline
-from runtime.decoding import Budget, DecoderPool, Hold
-from runtime.decoding.pool import pixel_bytes
+from runtime.decoding import Allowance, Budget, DecoderPool, Hold
+from runtime.decoding.job import pixel_bytes
 from runtime.errors import InputError
 from runtime.geometry import Pixels
 from runtime.image_costs import PictureCost
@@ -146,14 +146,20 @@ class Pictures:
         return await self.run(share, self._admit, share, photos, limit)
 
     async def decode(
-        self, share: Share, photo: Photo, cost: PictureCost | InputError, limit: Deadline
+        self,
+        share: Share,
+        photo: Photo,
+        cost: PictureCost | InputError,
+        limit: Deadline,
+        allowance: Allowance,
     ) -> tuple[Predictions, Pixels | None]:
-        """Decodes a picture; an error is recorded, not raised."""
+        """Decodes a picture within the request's allowance; an error is recorded, not raised."""
 
         def pixels() -> Pixels:
             if isinstance(cost, InputError):
                 raise cost
-            return self.pool.decode_costed(photo.data, self._image_limits(), cost, limit)
+            limits = self._image_limits()
+            return self.pool.decode_costed(photo.data, limits, cost, limit, allowance)
 
         return await self.run(share, decode_photo, pixels)
 

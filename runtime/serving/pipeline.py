@@ -10,9 +10,11 @@ from contextlib import ExitStack, asynccontextmanager
 
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
+from runtime.decoding import Allowance
 from runtime.errors import InputError
 from runtime.image_costs import PictureCost
 from runtime.images import ImageLimits
+from runtime.search_limit import SearchLimit, limited
 from runtime.serving.generation import Generation
 from runtime.serving.metrics import Metrics
 from runtime.serving.pictures import Pictures, Share, run_sharing
@@ -82,15 +84,24 @@ class Pipeline:
         costs: Sequence[PictureCost | InputError],
     ) -> list[Predictions]:
         """Decodes the pictures one by one and detects their faces."""
-        detector = generation.moe.detector if request.detect else None
+        search = SearchLimit(self._limits.search_pixels)
+        allowance = Allowance(self._limits.decode_seconds)
+        detector = limited(generation.moe.detector, search) if request.detect else None
         limits = ImageLimits(max_pixels=self._limits.pixels)
         photos: list[Predictions] = []
-        for photo, cost in zip(request.photos, costs, strict=True):
-            processed, pixels = await self._pictures.decode(share, photo, cost, request.limit)
-            photos.append(processed)
-            if pixels is not None:
-                arguments = processed, pixels, photo, detector, limits
-                await run_sharing(share, self._photo_pool, detect_faces, *arguments)
+        try:
+            for photo, known in zip(request.photos, costs, strict=True):
+                searched = request.detect and photo.boxes is None
+                cost = known if search.left or not searched else search.error()
+                processed, pixels = await self._pictures.decode(
+                    share, photo, cost, request.limit, allowance
+                )
+                photos.append(processed)
+                if pixels is not None:
+                    arguments = processed, pixels, photo, detector, limits
+                    await run_sharing(share, self._photo_pool, detect_faces, *arguments)
+        finally:
+            allowance.end()  # also for what waits for a process when the client is gone
         share.shrink(3 * sum(photo.pixels for photo in photos))
         faces = sum(len(photo.scene.faces) for photo in photos)
         if faces > self._limits.faces:

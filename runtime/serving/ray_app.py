@@ -118,7 +118,7 @@ class Ingress:
             raise ForbiddenError(
                 "A reload would reach only one replica. Deploy the new engines: serve deploy."
             )
-        body = await read_body(request, self._limits)
+        body = bytes(await read_body(request, self._limits))
         query = request.url.query.encode("ascii")
         return ForwardedRequest(request.method, request.url.path, query, request.headers.raw, body)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import codecs
 import json
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -41,6 +42,8 @@ _JSON_FIELDS = ("boxes", "landmarks", "person_boxes")
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii")
 """Python's other codecs may take time that grows with the square of a text (punycode), or fail."""
 _SHOWN_PROBLEMS = 10
+_STEP = 1 << 18
+"""Bytes of a form parsed at a time."""
 _VALUES_PER_ITEM = 1_000
 """JSON values per picture or face that a request may have; a face with landmarks needs about 30."""
 
@@ -94,17 +97,16 @@ async def read_request(request: Request, limits: Limits, schemas: Schemas) -> Pa
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
         raise MediaTypeError(f"The body is compressed ({coding}). Send it uncompressed.")
-    body = await read_body(request, limits)
+    body, arrived_seconds = await read_body(request, limits), time.monotonic()
     if media_type == FORM:
         images, options = await _parse_form(request, body, limits, schemas)
     else:
-        document = body.removeprefix(codecs.BOM_UTF8)
-        parsed = await run_in_threadpool(_parse_json, document, limits, schemas)
+        parsed = await run_in_threadpool(_parse_json, body, limits, schemas)
         images, options = parsed.images, parsed
-    return _parsed_request(images, options, limits)
+    return _parsed_request(images, options, limits, arrived_seconds)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
+async def read_body(request: Request, limits: Limits) -> bytearray:
     """Returns the body of a request.
 
     Raises:
@@ -132,10 +134,12 @@ async def read_body(request: Request, limits: Limits) -> bytes:
         ) from None
     except ClientDisconnect:
         raise ClientGoneError("The client disconnected before sending its whole request.") from None
-    return bytes(body)
+    return body
 
 
-def _parse_json(document: bytes, limits: Limits, schemas: Schemas) -> PictureDocument:
+def _parse_json(document: bytearray, limits: Limits, schemas: Schemas) -> PictureDocument:
+    if document.startswith(codecs.BOM_UTF8):
+        del document[: len(codecs.BOM_UTF8)]
     most = _VALUES_PER_ITEM * (limits.images + limits.faces)
     if document.count(b",") + document.count(b":") > most:  # neither is in base64
         raise TooManyError(
@@ -145,10 +149,11 @@ def _parse_json(document: bytes, limits: Limits, schemas: Schemas) -> PictureDoc
 
 
 async def _parse_form(
-    request: Request, body: bytes, limits: Limits, schemas: Schemas
+    request: Request, body: bytearray, limits: Limits, schemas: Schemas
 ) -> tuple[list[bytes], Options]:
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        for place in range(0, len(body), _STEP):
+            yield bytes(body[place : place + _STEP])
 
     _, parameters = parse_options_header(request.headers["content-type"])
     charset = parameters.get(b"charset", b"utf-8")
@@ -200,7 +205,7 @@ def _field_value(name: str, text: str) -> object:
         raise InvalidError(f"The field {name!r} is not JSON: {error}") from None
 
 
-def _validate(model: type[M], document: bytes, *, strict: bool | None = None) -> M:
+def _validate(model: type[M], document: bytes | bytearray, *, strict: bool | None = None) -> M:
     try:
         return model.model_validate_json(document, strict=strict)
     except ValidationError as error:
@@ -215,7 +220,9 @@ def _validate(model: type[M], document: bytes, *, strict: bool | None = None) ->
         raise InvalidError(f"The request has {count}:", *bullets(listed)) from None
 
 
-def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> ParsedRequest:
+def _parsed_request(
+    images: list[bytes], options: Options, limits: Limits, arrived_seconds: float
+) -> ParsedRequest:
     if len(images) > limits.images:
         raise _too_many_images(limits, f"{len(images)} pictures, more")
     boxes = _per_image("boxes", options.boxes, len(images))
@@ -234,7 +241,8 @@ def _parsed_request(images: list[bytes], options: Options, limits: Limits) -> Pa
         )
         for data, own, others, at in zip(images, boxes, persons, landmarks, strict=True)
     )
-    limit = Deadline.after(min(options.deadline_ms or limits.deadline_ms, limits.deadline_ms))
+    budget_ms = min(options.deadline_ms or limits.deadline_ms, limits.deadline_ms)
+    limit = Deadline(arrived_seconds + budget_ms / 1000.0, budget_ms)
     deadline = None if options.deadline_ms is None else limit
     if ages is None:
         return ParsedRequest(photos, detect=True, deadline=deadline, limit=limit, threshold=None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
@@ -16,55 +14,15 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from runtime.serving.base64_text import decoded_base64
+
 _TINY_JPEG = "/9j/4AAQSkZJRgABAQEASABIAAD/2wBDAA=="
 _BINARY = "application/octet-stream"
 MAX_DEADLINE_MS = 600_000.0
-_FROM_URL_SAFE = bytes.maketrans(b"-_", b"+/")
-_STEP = 1 << 18
-"""Characters of base64 decoded at a time; a multiple of 4."""
-_LONGEST_HEAD = 200
-"""Characters of a data URI before its comma."""
-
-
-def _decoded(value: object) -> bytes:
-    """Decodes base64: plain or URL-safe, padded or not, wrapped into lines, or as a data URI."""
-    if not isinstance(value, str):
-        raise ValueError("expected a base64 string")  # noqa: TRY004 - pydantic expects ValueError
-    text = value
-    if text[:5].lower() == "data:":
-        head, comma, text = text.partition(",")
-        if not comma or len(head) > _LONGEST_HEAD or not head.lower().endswith(";base64"):
-            raise ValueError("not a data URI in base64, as data:image/jpeg;base64,…")
-    try:
-        return _from_base64(text.encode("ascii"))
-    except (binascii.Error, ValueError) as error:
-        raise ValueError(f"not base64: {_reason(error)}") from None
-
-
-def _from_base64(text: bytes) -> bytes:
-    """Decodes in steps, between which other threads can run."""
-    symbols = b"".join(part.translate(_FROM_URL_SAFE, b" \t\r\n") for part in _steps(text))
-    symbols = symbols.rstrip(b"=")
-    if b"=" in symbols:
-        raise ValueError("padding before the end")
-    return b"".join(
-        binascii.a2b_base64(part + b"=" * (-len(part) % 4), strict_mode=True)
-        for part in _steps(symbols)
-    )
-
-
-def _steps(data: bytes) -> Iterator[bytes]:
-    return (data[place : place + _STEP] for place in range(0, len(data), _STEP))
-
-
-def _reason(error: Exception) -> str:
-    """Returns the reason without the text, which is a whole picture."""
-    return "other than ASCII" if isinstance(error, UnicodeEncodeError) else str(error)
-
 
 Picture = Annotated[
     bytes,
-    BeforeValidator(_decoded),
+    BeforeValidator(decoded_base64),
     WithJsonSchema(
         {
             "type": "string",

@@ -21,8 +21,11 @@ class Limits:
     decode_bytes: int = 512 << 20
     """Memory of all requests for decoding and for decoded pictures; a request waits for its share.
     A request that needs more gets it alone."""
-    decode_seconds: float = 2.0
-    """Of processor time for a picture, as `DecoderPool` measures it."""
+    decode_seconds: float = 1.25
+    """Of processor time for all pictures of a request, as `DecoderPool` measures it."""
+    search_pixels: int = 4_500_000
+    """That the network of the face detector may look at for the pictures of a request: enough for
+    one that is searched in every size and turn, and for 16 with a clear face."""
     images: int = 16
     """Per request."""
     faces: int = 64

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,12 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtime.detection import Detection, without_duplicates
+from runtime.detection import (
+    AnyWayUp,
+    Detection,
+    GivenBoxes,
+    without_duplicates,
+)
 from runtime.detectors import CenterFaceDetector, centerface
 from runtime.detectors.centerface import decoded, network_input
 from runtime.detectors.onnx_inputs import with_free_sizes
-from runtime.errors import BackendError
+from runtime.errors import BackendError, InputError
 from runtime.geometry import Pixels
+from runtime.search_limit import SearchLimit, limited
 from tests.runtime.photo_samples import tiny_centerface, tiny_yunet
 
 Outputs = tuple[NDArray[np.float32], ...]
@@ -219,6 +226,46 @@ def test_a_picture_with_small_faces_is_searched_again(
     assert bool(found) == (red > 0)
     detector.at_first_size().detect(image)
     assert seen == [*searched, searched[0]]
+
+
+def test_one_large_pass_runs_at_a_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = CenterFaceDetector(model)
+    running: list[int] = []
+    most = {False: 0, True: 0}
+    together = threading.Barrier(3)
+
+    class Session:
+        def run(self, _: None, values: dict[str, NDArray[np.float32]]) -> Outputs:
+            (one,) = values.values()
+            large = max(one.shape) > 640
+            running.append(1)
+            most[large] = max(most[large], len(running))
+            if not large:
+                together.wait(30.0)
+            running.pop()
+            return outputs_of(np.zeros((*one.shape[2:], 3), np.uint8))
+
+    monkeypatch.setattr(detector, "_session", Session())
+    with ThreadPoolExecutor(3) as threads:
+        list(threads.map(detector.detect, [np.zeros((1280, 1280, 3), np.uint8)] * 3))
+    assert most == {False: 3, True: 1}
+
+
+def test_pixels_that_the_network_looks_at_are_limited_over_all_pictures(model: Path) -> None:
+    image = np.zeros((640, 1280, 3), np.uint8)  # nothing is found: searched in all sizes
+    passes = 320 * 160 + 640 * 320 + 1280 * 640
+    whole = CenterFaceDetector(model, longest_sides=(320, 640, 1280))
+    limit = SearchLimit(2 * passes + 7)
+    detector = limited(AnyWayUp(whole, 0.65, quick=whole.at_first_size()), limit)
+    assert list(detector.detect(image)) == []
+    assert limit.left == passes + 7 - 3 * 320 * 160
+    assert list(limited(whole, limit).detect(image[:32, :32])) == []
+    assert limit.left == passes + 7 - 3 * 320 * 160 - 32 * 32
+    with pytest.raises(InputError, match=r"look at more than 2,\d+,\d+ pixels\. Send fewer"):
+        detector.detect(image)
+    assert limit.left == 0, "nothing else is searched"
+    assert whole.detect(image) == [], "the detector itself has no limit"
+    assert limited(GivenBoxes([]), limit).detect(image) == []
 
 
 @pytest.mark.parametrize("shape", [(1, 50_000), (50_000, 1), (1, 1), (3, 2), (5000, 7)])

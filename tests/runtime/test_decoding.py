@@ -21,7 +21,8 @@ from PIL import Image
 
 from runtime import AgeMoE, ClosedError, DeadlineError, Face, ImageError, ImageLimits
 from runtime.deadline import Deadline
-from runtime.decoding import DecoderPool, pool, process
+from runtime.decoding import DecoderPool, job, pool, process
+from runtime.decoding.job import Allowance
 from runtime.decoding.process import Decoder
 from runtime.errors import BackendError, ImageTooLargeError
 from runtime.images import load_rgb, picture_cost
@@ -159,7 +160,10 @@ def test_two_processes_serve_many_threads(shared: DecoderPool) -> None:
     assert set(shared.ended.values()) == {0}
 
 
-def test_a_picture_that_takes_too_long_is_refused(fake: Callable[..., None]) -> None:
+def test_a_picture_that_takes_too_long_is_refused(
+    fake: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_CLOCK_SPARE_SECONDS", 0.0)
     fake(READ + "time.sleep(600)")
     with DecoderPool(1, max_seconds=SOON) as decoders:
         with pytest.raises(ImageError, match=r"takes longer than 0\.01 s to decode"):
@@ -167,6 +171,71 @@ def test_a_picture_that_takes_too_long_is_refused(fake: Callable[..., None]) -> 
         decoders.max_seconds = 60.0
         assert decoders.decode(encoded(), LIMITS).shape == (16, 24, 3)
         assert decoders.ended == {"time": 1, "deadline": 0, "crash": 0}
+
+
+def test_pictures_share_an_allowance(fake: Callable[..., None]) -> None:
+    used = "i.read(struct.unpack('<IQ', i.read(12))[0] + len(data)); "
+    reply = "o.write(struct.pack('<III', 1, 1, 0) + bytes(3) + struct.pack('<?d', 0, SECONDS)); "
+    answers = (reply + "o.flush(); " + used).replace("SECONDS", "2.0") + reply + "o.flush(); "
+    fake(READ + answers.replace("SECONDS", "2.5") + "time.sleep(600)")
+    data, cost = encoded(), picture_cost(encoded(), LIMITS)
+    allowance = Allowance(4.0)
+    with DecoderPool(1) as decoders:
+        decoders.start()
+        decoders.decode_costed(data, LIMITS, cost, allowance=allowance)
+        assert allowance.left == 2.0
+        decoders.decode_costed(data, LIMITS, cost, allowance=allowance)
+        assert allowance.left == 0.0, "2.5 s of the 2 s that were left"
+        with pytest.raises(ImageError, match="request's pictures together take longer than 4"):
+            decoders.decode_costed(data, LIMITS, cost, allowance=allowance)
+        assert decoders.ended == {"time": 0, "deadline": 0, "crash": 0}, "it was not begun"
+
+
+@pytest.mark.parametrize("seconds", ["float('nan')", "-1.0", "1e300"])
+def test_nonsense_about_the_time_counts_as_all_of_it(
+    fake: Callable[..., None], seconds: str
+) -> None:
+    end = f"struct.pack('<?d', 0, {seconds})"
+    fake(READ + f"o.write(struct.pack('<III', 1, 1, 0) + bytes(3) + {end}); o.flush(); i.read()")
+    allowance = Allowance(4.0)
+    with DecoderPool(1) as decoders:
+        cost = picture_cost(encoded(), LIMITS)
+        decoders.decode_costed(encoded(), LIMITS, cost, allowance=allowance)
+    assert allowance.left == 0.0
+
+
+def test_a_picture_that_ends_its_process_uses_up_the_allowance(fake: Callable[..., None]) -> None:
+    fake(READ + "os._exit(3)")
+    allowance = Allowance(4.0)
+    with DecoderPool(1) as decoders:
+        cost = picture_cost(encoded(), LIMITS)
+        with pytest.raises(ImageError, match="ended its decoder"):
+            decoders.decode_costed(encoded(), LIMITS, cost, allowance=allowance)
+    assert allowance.left == 0.0, "what it has used is not known"
+
+
+def test_a_picture_that_waits_is_given_up_with_its_allowance(
+    fake: Callable[..., None], tmp_path: Path
+) -> None:
+    begun, others = tmp_path / "begun", children()
+    fake(READ + f"open({str(begun)!r}, 'w'); time.sleep(600)")
+    data, cost, allowance = encoded(), picture_cost(encoded(), LIMITS), Allowance(600.0)
+    with DecoderPool(1, max_seconds=600.0) as decoders, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(decoders.decode, data, LIMITS)
+        wait_until(begun.exists)
+        second = threads.submit(decoders.decode_costed, data, LIMITS, cost, None, allowance)
+        wait_until(lambda: decoders._slots.waiting)
+        allowance.end()
+        (decoder,) = children() - others
+        os.kill(decoder, signal.SIGKILL)
+        assert isinstance(first.exception(30.0), ImageError)
+        assert "take longer than 600 s" in str(second.exception(30.0))
+
+
+def test_the_processor_time_of_a_picture_is_reported(shared: DecoderPool) -> None:
+    allowance, data = Allowance(60.0), encoded(size=(500, 500))
+    shared.decode_costed(data, LIMITS, picture_cost(data, LIMITS), allowance=allowance)
+    assert 0.0 < 60.0 - allowance.left < 60.0
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no limit on processor time")
@@ -215,7 +284,7 @@ def test_a_process_that_ends_or_answers_nonsense_spoils_its_picture_only(
 def test_an_unknown_error_is_an_image_error(fake: Callable[..., None]) -> None:
     text = "SystemExit\\nodd"
     fake(
-        READ + f"o.write(struct.pack('<III', 0, 0, 14) + b'{text}' + bytes(1)); o.flush(); i.read()"
+        READ + f"o.write(struct.pack('<III', 0, 0, 14) + b'{text}' + bytes(9)); o.flush(); i.read()"
     )
     with DecoderPool(1) as decoders, pytest.raises(ImageError, match="odd"):
         decoders.decode(encoded(), LIMITS)
@@ -272,7 +341,7 @@ def test_long_pictures_leave_a_process_to_the_others(
     begun, others = tmp_path / "begun", children()
     fake(READ + f"open({str(begun)!r}, 'w'); time.sleep(600)")
     long, short = encoded(size=(60, 60)), encoded(size=(9, 9))
-    monkeypatch.setattr(pool, "_LONG_BYTES", picture_cost(long, LIMITS).peak_bytes)
+    monkeypatch.setattr(job, "_LONG_BYTES", picture_cost(long, LIMITS).peak_bytes)
     with DecoderPool(2, max_seconds=600.0) as decoders, ThreadPoolExecutor(3) as threads:
         first = threads.submit(decoders.decode, long, LIMITS)
         wait_until(begun.exists)
@@ -291,7 +360,7 @@ def test_memory_is_bounded_by_what_the_header_explains(monkeypatch: pytest.Monke
     data = encoded(size=(3000, 3000))
     with DecoderPool(1) as decoders:
         assert decoders.decode(data, LIMITS).shape == (3000, 3000, 3)
-        monkeypatch.setattr(pool, "_SPARE_BYTES", -2 * picture_cost(data, LIMITS).peak_bytes)
+        monkeypatch.setattr(job, "_SPARE_BYTES", -2 * picture_cost(data, LIMITS).peak_bytes)
         with pytest.raises(ImageError, match="MemoryError"):
             decoders.decode(data, LIMITS)
         assert decoders.decode(encoded(), ImageLimits()).shape == (16, 24, 3)
@@ -300,7 +369,7 @@ def test_memory_is_bounded_by_what_the_header_explains(monkeypatch: pytest.Monke
 
 def test_a_process_that_kept_memory_is_replaced(fake: Callable[..., None]) -> None:
     reply = "struct.pack('<III', 1, 1, 0) + bytes([1, 2, 3])"
-    fake(READ + f"o.write({reply} + bytes([1])); o.flush(); time.sleep(600)")
+    fake(READ + f"o.write({reply} + bytes([1] * 9)); o.flush(); time.sleep(600)")
     with DecoderPool(1) as decoders:
         assert decoders.decode(encoded(), LIMITS).tolist() == [[[1, 2, 3]]]
         assert decoders.decode(encoded(), LIMITS).shape == (16, 24, 3)
@@ -385,7 +454,7 @@ def test_the_budget_is_held_while_a_picture_is_decoded(
 ) -> None:
     begun, others = tmp_path / "begun", children()
     fake(READ + f"open({str(begun)!r}, 'w'); time.sleep(600)")
-    needed = pool.memory_bytes(picture_cost(encoded(), LIMITS))
+    needed = job.memory_bytes(picture_cost(encoded(), LIMITS))
     with (
         DecoderPool(2, max_seconds=600.0, budget_bytes=needed) as decoders,
         ThreadPoolExecutor(1) as threads,

@@ -14,8 +14,11 @@ import httpx
 import pytest
 
 from runtime import ImageLimits
-from runtime.decoding import DecoderPool, pool, process
+from runtime.decoding import DecoderPool, job, pool, process
+from runtime.detection import Detection
+from runtime.geometry import Pixels
 from runtime.images import picture_cost
+from runtime.search_limit import SearchLimit
 from runtime.serving.settings import Limits, Settings
 from tests.serving.live import (
     NO_TLS,
@@ -77,8 +80,9 @@ def test_a_deadline_ends_the_decoding_of_slow_pictures(
 
 
 def test_a_picture_over_the_time_limit_is_refused(
-    settings: Settings, slow: Callable[[int], None]
+    settings: Settings, slow: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "_CLOCK_SPARE_SECONDS", 0.0)
     slow(1)
     with serving(
         Settings(settings.engines, decoders=1, limits=Limits(decode_seconds=0.01))
@@ -88,6 +92,56 @@ def test_a_picture_over_the_time_limit_is_refused(
         live.wait_for_metric('agemoe_decoders_ended_total{reason="time"} 1.0')
         assert used_bytes(live) == 0
         assert live.client.get("/health/ready").status_code == 200
+
+
+def test_pictures_of_a_request_share_the_time_for_decoding(
+    settings: Settings, slow: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first picture uses all of it, so that no process begins with the others."""
+    monkeypatch.setattr(pool, "_CLOCK_SPARE_SECONDS", 0.0)
+    slow(1)
+    limits = Limits(decode_seconds=0.01)
+    with serving(Settings(settings.engines, decoders=1, limits=limits)) as live:
+        pictures = [base64_of(encoded(picture(n))) for n in range(3)]
+        answer = live.client.post("/v1/ages", json={"images": pictures, "detect": False}).json()
+        reasons = [image["problem"]["detail"] for image in answer["images"]]
+        assert "The picture takes longer than 0.01 s" in reasons[0]
+        assert all("request's pictures together take longer" in text for text in reasons[1:])
+        live.wait_for_metric('agemoe_decoders_ended_total{reason="time"} 1.0')
+
+
+def test_the_detector_of_a_request_is_limited(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting:
+        provenance = "counting"
+
+        def __init__(self, limit: SearchLimit | None = None) -> None:
+            self.limit = limit
+
+        def limited_to(self, limit: SearchLimit) -> Counting:
+            return Counting(limit)
+
+        def detect(self, image: Pixels) -> list[Detection]:
+            assert self.limit is not None
+            assert image.size
+            self.limit.take(400)
+            return []
+
+    with serving(Settings(settings.engines, limits=Limits(search_pixels=1000))) as live:
+        generation = live.server.service.current()
+        monkeypatch.setattr(type(generation.moe), "detector", property(lambda _: Counting()))
+        pictures = [base64_of(encoded(picture(n))) for n in range(5)]
+        boxes: list[list[object] | None] = [None, None, None, None, []]
+        for _ in range(2):  # each request begins anew
+            body = {"images": pictures, "boxes": boxes}
+            images = live.client.post("/v1/ages", json=body).json()["images"]
+            reasons = [image["problem"] and image["problem"]["detail"] for image in images]
+            assert [reason is None for reason in reasons] == [True, True, False, False, True]
+            assert "look at more than 1,000 pixels" in reasons[2]
+            assert reasons[3] == reasons[2]
+            decoded = [image["width"] is not None for image in images]
+            assert decoded == [True, True, True, False, True], "nor is the next one decoded"
 
 
 def test_a_request_without_a_deadline_gets_the_limit_and_a_later_one_is_cut(
@@ -114,7 +168,7 @@ def test_requests_wait_for_memory_and_are_refused_as_busy(
 
     monkeypatch.setattr(DecoderPool, "decode_costed", held)
     data = encoded(picture(1))
-    needed = pool.memory_bytes(picture_cost(data, ImageLimits()))
+    needed = job.memory_bytes(picture_cost(data, ImageLimits()))
     limits = Limits(decode_bytes=needed)
     with (
         serving(Settings(settings.engines, decoders=1, limits=limits)) as live,
@@ -146,7 +200,7 @@ def test_small_requests_do_not_wait_behind_large_ones(
         return decode(*arguments)
 
     monkeypatch.setattr(DecoderPool, "decode_costed", held)
-    needed = pool.memory_bytes(picture_cost(small, ImageLimits()))
+    needed = job.memory_bytes(picture_cost(small, ImageLimits()))
     limits = Limits(decode_bytes=8 * needed)
     with (
         serving(Settings(settings.engines, decoders=1, limits=limits)) as live,
