@@ -132,7 +132,7 @@ def test_the_detector_of_a_request_is_limited(
         generation = live.server.service.current()
         monkeypatch.setattr(type(generation.moe), "detector", property(lambda _: Counting()))
         pictures = [base64_of(encoded(picture(n))) for n in range(5)]
-        boxes: list[list[object] | None] = [None, None, None, None, []]
+        boxes: list[list[list[float]] | None] = [None, None, None, None, []]
         for _ in range(2):  # each request begins anew
             body = {"images": pictures, "boxes": boxes}
             images = live.client.post("/v1/ages", json=body).json()["images"]
