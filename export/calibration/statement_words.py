@@ -27,11 +27,11 @@ PRIVACY = """\
 The software computes on the operator's own machines; pictures, faces and estimates are sent to
 nobody. No picture is stored or logged. It estimates an age and neither recognizes people nor
 keeps anything that could. If the operator turns on the audit log of decisions, it holds for each
-decision its time, digests of the input, of the networks, the tables and the policy, the outcome
-and its reasons, and no picture and no name. A digest tells whether somebody who has the same
-picture file sent that file. What the operator stores around the software, such as the web
-server's logs, is not covered. These are properties of the design; no privacy audit was made for
-this page."""
+decision its time, digests of the pictures, of the networks, the tables and the policy, the
+outcome and its reasons, and no picture, no name and no age. Whoever has the same picture file can
+find out from its digest that it was decided on, unless the operator uses a secret key for the
+digests. What is stored around the software, such as a web server's logs, is not covered. These are
+properties of the design; no privacy audit was made for this page."""
 
 SECURITY = """\
 **Not assessed: whether the system can be deceived.** It estimates the age of the face that it is
