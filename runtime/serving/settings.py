@@ -94,6 +94,8 @@ class Settings:
         """Validates the options that depend on one another."""
         if self.audit_key is not None and self.audit is None:
             raise ValueError("An audit key needs an audit log. Give --audit FILE, too.")
+        if self.audit is not None and not self.policy:
+            raise ValueError("An audit log records decisions, which need --policy. Give it, too.")
         if self.decoders is not None and self.decoders < 1:
             raise ValueError(f"At least one decoder is needed, got {self.decoders}.")
         if self.limits.faces > self.batching.queue_limit:

@@ -420,11 +420,11 @@ def test_the_head_is_logged_when_opened_and_closed(
 
 def test_pictures_are_digested_with_or_without_a_key(tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(b"0123456789abcdef\n")
-    plain = opened_log(Settings(audit=tmp_path / "a.log"))
+    plain = opened_log(Settings(policy=True, audit=tmp_path / "a.log"))
     assert plain is not None
     with plain:
         assert plain.digest(b"jpeg") == f"sha256:{hashlib.sha256(b'jpeg').hexdigest()}"
-    settings = Settings(audit=tmp_path / "a.log", audit_key=tmp_path / "key")
+    settings = Settings(policy=True, audit=tmp_path / "a.log", audit_key=tmp_path / "key")
     keyed = opened_log(settings)
     assert keyed is not None
     with keyed:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import hmac
+import json
 import os
 from pathlib import Path
 
@@ -14,17 +16,19 @@ from runtime.serving import command, service
 from runtime.serving.audit import AuditLog
 from runtime.serving.service import Service
 from runtime.serving.settings import Settings
-from tests.serving.live import assert_problem, engines_in, serving
+from tests.serving.live import assert_problem, encoded, engines_in, picture, policy_in, serving
 
 
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return engines_in(tmp_path_factory.mktemp("audited") / "engines")
+    folder = engines_in(tmp_path_factory.mktemp("audited") / "engines")
+    policy_in(folder)
+    return folder
 
 
 def test_a_service_holds_its_log_from_opening_to_closing(engines: Path, tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    with serving(Settings(engines, audit=path)) as live:
+    with serving(Settings(engines, policy=True, audit=path)) as live:
         audit = live.server.service.audit
         assert audit is not None
         audit.append({"outcome": "pass"})
@@ -51,7 +55,7 @@ def test_a_log_that_cannot_be_used_stops_the_service_before_its_engines(
         pytest.fail("the engines were opened")
 
     monkeypatch.setattr(service, "Generation", opened)
-    broken = Service(Settings(tmp_path / "none", audit=tmp_path / "audit.log"))
+    broken = Service(Settings(tmp_path / "none", policy=True, audit=tmp_path / "audit.log"))
     with pytest.raises(AuditError, match="not sound"):
         broken.open()
     broken.close()
@@ -59,7 +63,7 @@ def test_a_log_that_cannot_be_used_stops_the_service_before_its_engines(
 
 def test_engines_that_cannot_be_opened_release_the_log(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
-    broken = Service(Settings(tmp_path / "none", audit=path))
+    broken = Service(Settings(tmp_path / "none", policy=True, audit=path))
     with pytest.raises(Exception, match="manifest"):
         broken.open()
     AuditLog(path).close()
@@ -69,7 +73,7 @@ def test_engines_that_cannot_be_opened_release_the_log(tmp_path: Path) -> None:
 def test_a_service_that_cannot_record_is_not_ready(
     engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(Settings(engines, audit=tmp_path / "audit.log")) as live:
+    with serving(Settings(engines, policy=True, audit=tmp_path / "audit.log")) as live:
         audit = live.server.service.audit
         assert audit is not None
 
@@ -88,19 +92,58 @@ def test_the_options_become_settings(tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     files = tmp_path / "a.log", tmp_path / "key"
-    parsed = parser.parse_args(["--audit", str(files[0]), "--audit-key", str(files[1])])
+    parsed = parser.parse_args(["--policy", "--audit", str(files[0]), "--audit-key", str(files[1])])
     settings = command._settings(parsed)
     assert (settings.audit, settings.audit_key) == files
     settings = command._settings(parser.parse_args([]))
     assert (settings.audit, settings.audit_key) == (None, None)
     with pytest.raises(ValueError, match="--audit FILE"):
         command._settings(parser.parse_args(["--audit-key", "key"]))
+    with pytest.raises(ValueError, match="need --policy"):
+        command._settings(parser.parse_args(["--audit", "a.log"]))
 
 
 def test_the_command_reports_a_log_in_use(
     engines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with AuditLog(tmp_path / "audit.log"):
-        arguments = ["--engines", str(engines), "--audit", str(tmp_path / "audit.log")]
+        arguments = ["--engines", str(engines), "--policy", "--audit"]
+        arguments.append(str(tmp_path / "audit.log"))
         assert command.main(arguments) == 1
     assert "error: Another process writes the audit log" in capsys.readouterr().err
+
+
+def test_decisions_are_in_the_log_before_they_are_given(engines: Path, tmp_path: Path) -> None:
+    path, key = tmp_path / "audit.log", tmp_path / "key"
+    key.write_bytes(b"0123456789abcdef\n")
+    pictures = [encoded(picture(seed)) for seed in (0, 199)]
+    settings = Settings(engines, policy=True, audit=path, audit_key=key)
+    with serving(settings) as live:
+        whole = [[0, 0, 24, 16]]
+        answers = [live.decision(one, boxes=[whole]).json()["decision"] for one in pictures]
+        answers.append(live.decision(*pictures, boxes=[whole, whole]).json()["decision"])
+        answers.append(live.decision(b"no picture").json()["decision"])
+        assert live.ages(pictures[0]).status_code == 200  # no decision
+        records = [json.loads(line) for line in path.read_bytes().splitlines()][1:]
+        version = live.server.service.current().version
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", full)
+            refused = live.decision(pictures[0], boxes=[whole])
+            assert_problem(refused, 503, "could not be recorded, so it is not given")
+            assert live.client.get("/health/ready").status_code == 200
+        assert live.decision(pictures[0], boxes=[whole]).status_code == 200
+    assert [record["outcome"] for record in records] == [one["outcome"] for one in answers]
+    for record, answer in zip(records, answers, strict=True):
+        assert record["reasons"] == [reason["code"] for reason in answer["reasons"]]
+        assert (record["engines"][: len(version)], record["policy"]) == (version, answer["policy"])
+        assert not {"age_years", "interval", "probability"} & record.keys()
+    twins = [
+        f"hmac-sha256:{hmac.new(b'0123456789abcdef', p, 'sha256').hexdigest()}" for p in pictures
+    ]
+    assert [record["pictures"] for record in records[:3]] == [twins[:1], twins[1:], twins]
+    report = verify(path)
+    assert (report.lines, report.breaks) == (6, [])
+
+
+def full(*_: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
