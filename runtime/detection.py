@@ -21,9 +21,8 @@ from runtime.search_limit import SearchLimit, limited
 FACE, PERSON = "face", "person"
 MAX_OVERLAP = 0.5
 """Two boxes are the same face if they share more than this part of the smaller one."""
-SEARCHED_SIDE = 1280
-"""Longest side, in pixels, of a picture that is searched in turns: none of the runtime's detectors
-looks at more."""
+TURNED_SIDE = 1280
+"""Longest side, in pixels, of a picture that is turned: none of the detectors looks at more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class AnyWayUp:
     """Factor by which a turned face has to surpass `sure` and the best face as it is."""
     quick: Detector | None = None
     """Searches the turned views for the best one; None: `detector` does."""
-    turned_side: int = SEARCHED_SIDE
+    turned_side: int = TURNED_SIDE
     """Longest side, in pixels, of the views that are compared; in the best, `detector` searches."""
 
     @property
@@ -141,20 +140,12 @@ class AnyWayUp:
 
     def detect(self, image: Pixels) -> Sequence[Detection]:
         """Finds the faces in the picture as it is, or in the turn that shows a face upright."""
-        image, scale = reduced(image, SEARCHED_SIDE)
-        return [enlarged(found, scale) for found in self._in_turns(image)]
-
-    def limited_to(self, limit: SearchLimit) -> AnyWayUp:
-        """Returns this detector within a limit on all its pictures together."""
-        quick = self.quick and limited(self.quick, limit)
-        return replace(self, detector=limited(self.detector, limit), quick=quick)
-
-    def _in_turns(self, image: Pixels) -> Sequence[Detection]:
         upright = self.detector.detect(image)
         least = _best_face(upright)
         if least >= self.sure:
             return upright
         search = self.quick or self.detector
+        image, scale = reduced(image, TURNED_SIDE)
         small, _ = reduced(image, self.turned_side)
         views = {turn: search.detect(turned_image(small, turn)) for turn in (1, 2, 3)}
         turn = max(views, key=lambda turn: _best_face(views[turn]))
@@ -162,7 +153,12 @@ class AnyWayUp:
             return upright
         if search is not self.detector or small is not image:
             views[turn] = self.detector.detect(turned_image(image, turn))
-        return _turned_back(views[turn], turn, image)
+        return [enlarged(found, scale) for found in _turned_back(views[turn], turn, image)]
+
+    def limited_to(self, limit: SearchLimit) -> AnyWayUp:
+        """Returns this detector within a limit on all its pictures together."""
+        quick = self.quick and limited(self.quick, limit)
+        return replace(self, detector=limited(self.detector, limit), quick=quick)
 
 
 def _turned_back(found: Sequence[Detection], turn: int, image: Pixels) -> list[Detection]:

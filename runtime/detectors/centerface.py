@@ -110,15 +110,19 @@ class CenterFaceDetector:
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds faces in uint8 RGB (H, W, 3), the highest score first."""
         found: list[Detection] = []
+        view, (across, down) = image, (1.0, 1.0)
         for longest_side in self.longest_sides:
-            small, scale = reduced(image, longest_side)
+            small, (x, y) = reduced(view, longest_side)
             values = network_input(small)
             if self.limit is not None:
                 self.limit.take(values.shape[2] * values.shape[3])
             faces = decoded(self._outputs(values), self._least_score)
+            scale = across * x, down * y
             found += visible((enlarged(face, scale) for face in faces), image)
-            if small is image or not self._may_miss(faces):
+            if max(image.shape[:2]) <= longest_side or not self._may_miss(faces):
                 break
+            if view is image:  # a large picture is reduced once for all further sizes
+                view, (across, down) = reduced(image, max(self.longest_sides))
         return without_duplicates(found)
 
     def at_first_size(self) -> CenterFaceDetector:

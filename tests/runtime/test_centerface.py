@@ -25,6 +25,7 @@ from runtime.detectors.centerface import decoded, network_input
 from runtime.detectors.onnx_inputs import with_free_sizes
 from runtime.errors import BackendError, InputError
 from runtime.geometry import Pixels
+from runtime.resizing import Scale, reduced
 from runtime.search_limit import SearchLimit, limited
 from tests.runtime.photo_samples import tiny_centerface, tiny_yunet
 
@@ -226,6 +227,25 @@ def test_a_picture_with_small_faces_is_searched_again(
     assert bool(found) == (red > 0)
     detector.at_first_size().detect(image)
     assert seen == [*searched, searched[0]]
+
+
+def test_a_large_picture_is_reduced_twice_at_most(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the first size, as exactly as can be, and to the largest, from which the others come."""
+    reductions: list[tuple[int, int]] = []
+
+    def counted(image: Pixels, side: int) -> tuple[Pixels, Scale]:
+        reductions.append((max(image.shape), side))
+        return reduced(image, side)
+
+    monkeypatch.setattr(centerface, "reduced", counted)
+    image = np.zeros((1500, 3000, 3), np.uint8)
+    image[600:660, 900:960] = 255, 0, 0
+    found, *_ = CenterFaceDetector(model, longest_sides=(50, 640, 1280)).detect(image)
+    assert reductions == [(3000, 50), (3000, 1280), (1280, 640), (1280, 1280)]
+    assert 890 < found.box[0] + found.box[2] / 2 < 970
+    assert 590 < found.box[1] + found.box[3] / 2 < 670
 
 
 def test_one_large_pass_runs_at_a_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import detection
 from runtime.detection import (
     AnyWayUp,
     Detection,
@@ -29,7 +28,6 @@ from runtime.detectors import (
 )
 from runtime.geometry import Pixels
 from runtime.opencv import CASCADE
-from runtime.resizing import reduced
 from runtime.results import Box, Landmarks
 from tests.runtime.photo_samples import (
     ASTRONAUT_FACE,
@@ -214,31 +212,6 @@ def test_turned_views_are_searched_quickly(found: bool) -> None:
     (face,) = AnyWayUp(full, 20, quick=quick).detect(image)
     assert face.turn == 2
     assert (full.calls, quick.calls) == (2, 3)
-
-
-def test_a_picture_is_reduced_once_and_boxes_fit_the_original(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[tuple[int, ...]] = []
-    reductions: list[tuple[int, ...]] = []
-
-    class Corner:
-        provenance = "corner"
-
-        def detect(self, image: Pixels) -> list[Detection]:
-            seen.append(image.shape)
-            return [Detection((0, 0, *image.shape[1::-1]), 0.1)]
-
-    def counted(image: Pixels, side: int) -> tuple[Pixels, tuple[float, float]]:
-        small, scale = reduced(image, side)
-        reductions.extend([image.shape] if small is not image else [])
-        return small, scale
-
-    monkeypatch.setattr(detection, "reduced", counted)
-    (found,) = AnyWayUp(Corner(), 0.65).detect(np.zeros((3000, 5000, 3), np.uint8))
-    assert reductions == [(3000, 5000, 3)]
-    assert sorted(seen) == sorted([(768, 1280, 3), (1280, 768, 3)] * 2)
-    assert found.box == pytest.approx((0, 0, 5000, 3000))
 
 
 @pytest.mark.parametrize("degrees", [0, 10, 30, 60, 90, 135, 180, 270])

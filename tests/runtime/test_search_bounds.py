@@ -157,7 +157,7 @@ def test_preparation_stops_at_the_deadline_between_two_faces(tmp_path: Path) -> 
 def test_turned_views_are_small() -> None:
     detector = Asked()
     assert list(AnyWayUp(detector, 0.5).detect(np.zeros((2600, 1300, 3), np.uint8))) == []
-    assert detector.shapes == [(1280, 640, 3), (640, 1280, 3), (1280, 640, 3), (640, 1280, 3)]
+    assert detector.shapes == [(2600, 1300, 3), (640, 1280, 3), (1280, 640, 3), (640, 1280, 3)]
 
 
 def test_a_face_in_a_reduced_turned_view_is_in_pixels_of_the_picture() -> None:
