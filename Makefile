@@ -21,7 +21,7 @@ DEMO := build/demo
 DEMO_ENGINES := build/demo-engines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-architectures test test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check lint clean
+.PHONY: help setup setup-slim lock demo demo-architectures test test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -79,10 +79,11 @@ demo-architectures: $(READY) ## the four architectures on drawn faces, calibrate
 test: $(READY) ## the quick tests
 	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadscope
 
+setup-slim: $(LOWEST)/.ready $(OPENCV5)/.ready ## create the environments of test-lowest and test-opencv5
+
 # Tests of the runtime that need no PyTorch: pictures, faces, geometry, experts, the service.
-SLIM_TESTS := $(addprefix tests/runtime/test_,agemoe.py alignment.py command.py detection.py installed.py drawing.py \
-	geometry.py image_files.py images.py openvino.py photographs.py) \
-	$(addprefix tests/serving/test_,ages.py refusals.py service.py)
+SLIM_TESTS := $(addprefix tests/runtime/test_,agemoe.py alignment.py detection.py drawing.py geometry.py images.py installed.py \
+	photographs.py) tests/serving/test_ages.py
 
 test-lowest: $(LOWEST)/.ready ## the runtime with the lowest versions that pyproject.toml allows
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses auto --dist loadscope $(SLIM_TESTS)
