@@ -153,6 +153,9 @@ class Policy(Terms):
         if isinstance(result, PersonEstimate):
             if result.disagreement is not None:
                 yield Reason("disagreement", result.disagreement)
+            for frame in result.frames:  # one attack among several pictures is an attack
+                if isinstance(frame.result, LivenessError):
+                    yield Reason("not_live", str(frame.result))
             yield from self._doubts_of(result.estimate)
         else:
             yield from self._doubts_of(result)

@@ -18,6 +18,7 @@ from runtime import (
     Decision,
     ExpertAge,
     ImageError,
+    LivenessError,
     Policy,
     PredictionError,
     QualityError,
@@ -277,3 +278,9 @@ def test_every_picture_that_counts_has_to_meet_the_limits_on_quality() -> None:
 def test_pictures_that_disagree_refer_whatever_the_age() -> None:
     decision = Policy(noted=True).decide(combine([estimate(30.0), estimate(90.0)], 0.0))
     assert (decision.outcome, codes(decision)) == ("refer", ["disagreement", "challenge_met"])
+
+
+def test_one_picture_that_is_not_live_refers_whatever_the_others_show() -> None:
+    person = combine([estimate(40.0), LivenessError("a print"), LivenessError("a print")])
+    decision = Policy(noted=True).decide(person)
+    assert (decision.outcome, codes(decision)) == ("refer", ["not_live", "challenge_met"])
