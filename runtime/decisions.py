@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from runtime.errors import AgeMoEError, LivenessError, QualityError
+from runtime.errors import AgeMoEError, LivenessError, ManyFacesError, QualityError
 from runtime.person import PersonEstimate
 from runtime.policy_terms import Terms
 from runtime.quality import FaceQuality, QualityLimits
@@ -153,9 +153,9 @@ class Policy(Terms):
         if isinstance(result, PersonEstimate):
             if result.disagreement is not None:
                 yield Reason("disagreement", result.disagreement)
-            for frame in result.frames:  # one attack among several pictures is an attack
-                if isinstance(frame.result, LivenessError):
-                    yield Reason("not_live", str(frame.result))
+            for frame in result.frames:  # one such picture counts, whatever the others show
+                if isinstance(frame.result, LivenessError | ManyFacesError):
+                    yield from _reasons_of_error(frame.result)
             yield from self._doubts_of(result.estimate)
         else:
             yield from self._doubts_of(result)
@@ -207,5 +207,7 @@ def _reasons_of_error(error: AgeMoEError) -> list[Reason]:
     """Returns the reasons of a refusal for quality one by one, and other errors as they are."""
     if isinstance(error, QualityError):
         return [Reason("quality", reason) for reason in error.reasons]
+    if isinstance(error, ManyFacesError):
+        return [Reason("several_faces", str(error))]
     code = "not_live" if isinstance(error, LivenessError) else "no_estimate"
     return [Reason(code, str(error))]

@@ -19,6 +19,7 @@ from runtime import (
     ExpertAge,
     ImageError,
     LivenessError,
+    ManyFacesError,
     Policy,
     PredictionError,
     QualityError,
@@ -280,7 +281,12 @@ def test_pictures_that_disagree_refer_whatever_the_age() -> None:
     assert (decision.outcome, codes(decision)) == ("refer", ["disagreement", "challenge_met"])
 
 
-def test_one_picture_that_is_not_live_refers_whatever_the_others_show() -> None:
-    person = combine([estimate(40.0), LivenessError("a print"), LivenessError("a print")])
-    decision = Policy(noted=True).decide(person)
-    assert (decision.outcome, codes(decision)) == ("refer", ["not_live", "challenge_met"])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(LivenessError("a print"), "not_live"), (ManyFacesError("2 faces"), "several_faces")],
+)
+def test_an_attack_or_two_people_in_one_picture_refer_whatever_the_others_show(
+    error: AgeMoEError, code: str
+) -> None:
+    decision = Policy(noted=True).decide(combine([estimate(40.0), error, error]))
+    assert (decision.outcome, codes(decision)) == ("refer", [code, "challenge_met"])
