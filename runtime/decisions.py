@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -153,6 +153,8 @@ class Policy(Terms):
         if isinstance(result, PersonEstimate):
             if result.disagreement is not None:
                 yield Reason("disagreement", result.disagreement)
+            else:
+                yield from _apart_doubts(result.used)
             for frame in result.frames:  # one such picture counts, whatever the others show
                 if isinstance(frame.result, LivenessError | ManyFacesError):
                     yield from _reasons_of_error(frame.result)
@@ -193,6 +195,18 @@ def _apart(age: float, limit: float) -> str:
     """Formats an age with as many digits as tell on which side of a limit it lies."""
     texts = (f"{age:.{digits}f}" for digits in (1, 2, 4))
     return next((t for t in texts if (float(t) >= limit) == (age >= limit)), repr(age))
+
+
+def _apart_doubts(pictures: Sequence[AgeEstimate]) -> Iterator[Reason]:
+    """Yields a doubt if the intervals of two pictures do not meet: these are hardly one person."""
+    calibrated = [picture for picture in pictures if picture.residuals is not None]
+    if calibrated:
+        oldest = max(calibrated, key=lambda picture: picture.interval(INTERVAL_LEVEL)[0])
+        youngest = min(calibrated, key=lambda picture: picture.interval(INTERVAL_LEVEL)[1])
+        if oldest.interval(INTERVAL_LEVEL)[0] > youngest.interval(INTERVAL_LEVEL)[1]:
+            ages = f"{youngest.age_years:.1f} and {oldest.age_years:.1f} years"
+            sentence = f"Pictures of {ages} disagree: their 90 % intervals do not meet."
+            yield Reason("disagreement", sentence)
 
 
 def _quality_doubts(limits: QualityLimits, quality: FaceQuality | None) -> Iterator[Reason]:
