@@ -7,7 +7,7 @@ estimate: a *false positive* is a person younger than the threshold who passes. 
 estimated younger than the *floor* fails without a referral.
 
     policy = read_policy("engines")
-    decision = policy.decide(moe.predict("face.jpg"))
+    decisions = [policy.decide(face.result) for face in moe.predict_photo("photo.jpg")]
 
 Every doubt refers: no face, a missing expert, no calibration, a wide interval, a poor picture.
 """
