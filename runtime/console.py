@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.decisions import Policy
-from runtime.errors import AgeMoEError
+from runtime.errors import AgeMoEError, FaceCountError
 from runtime.labeling import Summary
 from runtime.person import PersonEstimate
-from runtime.photographs import PhotoFace
+from runtime.photographs import NO_FACE, PhotoFace
 from runtime.printing import MOST_LINE, json_line, printable
 from runtime.results import AgeEstimate, Box
 
@@ -37,7 +37,8 @@ def photo_line(
         values = {"error": str(found), **_decision(found, policy)}
         return json_line({"path": path, "detector": detector, **values})
     faces = [{**face.to_dict(), **_decision(face.result, policy)} for face in found]
-    return json_line({"path": path, "detector": detector, "faces": faces})
+    nobody = {} if faces else _decision(FaceCountError(NO_FACE), policy)
+    return json_line({"path": path, "detector": detector, "faces": faces, **nobody})
 
 
 def face_text(
@@ -52,7 +53,8 @@ def face_text(
 def photo_text(path: str, faces: Sequence[PhotoFace], policy: Policy | None = None) -> str:
     """Formats a photograph as text."""
     if not faces:
-        return f"{printable(path)}: no face found (--whole takes the picture as one face)"
+        line = f"{printable(path)}: no face found (--whole takes the picture as one face)"
+        return "\n".join([line, *decision_lines(FaceCountError(NO_FACE), policy)])
     count = f"{len(faces)} faces, from left to right" if faces[1:] else "1 face"
     lines = [f"{printable(path)}: {count}"]
     for number, face in enumerate(faces, 1):

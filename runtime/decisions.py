@@ -7,7 +7,7 @@ estimate: a *false positive* is a person younger than the threshold who passes. 
 estimated younger than the *floor* fails without a referral.
 
     policy = read_policy("engines")
-    decision = policy.decide(moe.predict("face.jpg"))
+    decisions = [policy.decide(face.result) for face in moe.predict_photo("photo.jpg")]
 
 Every doubt refers: no face, a missing expert, no calibration, a wide interval, a poor picture.
 """
@@ -17,11 +17,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
-from runtime.errors import AgeMoEError, LivenessError, QualityError
+from runtime.errors import AgeMoEError, LivenessError, ManyFacesError, QualityError
 from runtime.person import PersonEstimate
 from runtime.policy_terms import Terms
 from runtime.quality import FaceQuality, QualityLimits
@@ -153,6 +153,11 @@ class Policy(Terms):
         if isinstance(result, PersonEstimate):
             if result.disagreement is not None:
                 yield Reason("disagreement", result.disagreement)
+            else:
+                yield from _apart_doubts(result.used)
+            for frame in result.frames:  # one such picture counts, whatever the others show
+                if isinstance(frame.result, LivenessError | ManyFacesError):
+                    yield from _reasons_of_error(frame.result)
             yield from self._doubts_of(result.estimate)
         else:
             yield from self._doubts_of(result)
@@ -192,6 +197,18 @@ def _apart(age: float, limit: float) -> str:
     return next((t for t in texts if (float(t) >= limit) == (age >= limit)), repr(age))
 
 
+def _apart_doubts(pictures: Sequence[AgeEstimate]) -> Iterator[Reason]:
+    """Yields a doubt if the intervals of two pictures do not meet: these are hardly one person."""
+    calibrated = [picture for picture in pictures if picture.residuals is not None]
+    if calibrated:
+        oldest = max(calibrated, key=lambda picture: picture.interval(INTERVAL_LEVEL)[0])
+        youngest = min(calibrated, key=lambda picture: picture.interval(INTERVAL_LEVEL)[1])
+        if oldest.interval(INTERVAL_LEVEL)[0] > youngest.interval(INTERVAL_LEVEL)[1]:
+            ages = f"{youngest.age_years:.1f} and {oldest.age_years:.1f} years"
+            sentence = f"Pictures of {ages} disagree: their 90 % intervals do not meet."
+            yield Reason("disagreement", sentence)
+
+
 def _quality_doubts(limits: QualityLimits, quality: FaceQuality | None) -> Iterator[Reason]:
     if quality is None:
         yield Reason("quality_unknown", "The quality of the picture was not measured.")
@@ -204,5 +221,7 @@ def _reasons_of_error(error: AgeMoEError) -> list[Reason]:
     """Returns the reasons of a refusal for quality one by one, and other errors as they are."""
     if isinstance(error, QualityError):
         return [Reason("quality", reason) for reason in error.reasons]
+    if isinstance(error, ManyFacesError):
+        return [Reason("several_faces", str(error))]
     code = "not_live" if isinstance(error, LivenessError) else "no_estimate"
     return [Reason(code, str(error))]

@@ -20,6 +20,7 @@
     │   ├── QualityError          the face is below the quality limits, or no face at all
     │   ├── LivenessError         the face is not that of a live person, or could not be checked
     │   └── FaceCountError        the picture does not show one person: no face, or several
+    │       └── ManyFacesError    several that are about as large
     ├── PredictionError           no expert answered
     │   ├── DeadlineError         every expert was late
     │   └── NoUsablePictureError  no picture of a person gives an age
@@ -178,6 +179,10 @@ class LivenessError(InputError):
 
 class FaceCountError(InputError):
     """The picture does not show one person: no face, or several that are as large."""
+
+
+class ManyFacesError(FaceCountError):
+    """The picture shows several faces that are about as large: nobody can tell who is meant."""
 
 
 class PredictionError(AgeMoEError, RuntimeError):

@@ -43,6 +43,14 @@ way is up."""
 NO_LANDMARKS = "aligned by the average landmarks of a face, because "
 """Beginning of the note of a face for which none were given or found."""
 
+MIN_BOX_OVERLAP = 0.5
+"""Intersection over union of a given box and the found face's from which on the box is the face's.
+Looser or shifted boxes change the age: with the whole picture as box, half of the people of 10 to
+17 were estimated 25 or older."""
+
+OTHER_BOX = "the given box is not that of the face which the detector finds in it"
+"""The note of a face whose box overlaps the found one less."""
+
 DetectorSource = Detector | Callable[[], Detector]
 """A detector, or a function that returns one and is called when it is needed."""
 
@@ -62,6 +70,12 @@ class Sought:
     def landmarks(self) -> Landmarks | None:
         """The face's landmarks, if there are any."""
         return None if self.face is None else self.face.landmarks
+
+    def notes_on(self, box: Box | None) -> tuple[str, ...]:
+        """Returns the note of a given box that is not about the found face's."""
+        if box is None or self.face is None or _overlap(box, self.face.box) >= MIN_BOX_OVERLAP:
+            return ()
+        return (OTHER_BOX,)
 
 
 NOT_SOUGHT = Sought()

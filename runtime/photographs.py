@@ -19,7 +19,13 @@ from runtime.detection import (
     turned_landmarks,
 )
 from runtime.detectors import default_detector
-from runtime.errors import AgeMoEError, DeadlineError, FaceCountError, InputError
+from runtime.errors import (
+    AgeMoEError,
+    DeadlineError,
+    FaceCountError,
+    InputError,
+    ManyFacesError,
+)
 from runtime.geometry import Pixels
 from runtime.images import Decode, ImageLimits, load_here
 from runtime.results import AgeEstimate, Box, Face, Landmarks
@@ -217,7 +223,7 @@ def main_face(found: Sequence[FoundFace]) -> tuple[FoundFace, tuple[str, ...]]:
     if not others:
         return largest, ()
     if area(others[0].box) >= _MOST_OF_LARGEST * area(largest.box):
-        raise FaceCountError(
+        raise ManyFacesError(
             f"The picture shows {len(found)} faces, and the largest is not twice as large as the "
             f"next. Send a picture of one person."
         )

@@ -184,6 +184,7 @@ class Preparer:
         seen = {spec: view for spec, view in found.items() if view is not None}
         unseen = {s: black(s.height, s.width) for s in self._specs - seen.keys()}
         notes = self._notes(sought) if "face" in boxes and landmarks is None else ()
+        notes += sought.notes_on(face.box)
         return PreparedFace(seen | unseen, frozenset(seen), notes, quality)
 
     def _sought(self, image: Pixels, face: Face, limits: QualityLimits | None) -> Sought:

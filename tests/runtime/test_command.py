@@ -275,6 +275,16 @@ def test_each_face_of_a_photograph_has_its_own_decision() -> None:
     assert "policy" not in photo_text("photo.png", faces)
 
 
+def test_a_photograph_without_a_face_is_referred() -> None:
+    policy = Policy()
+    decision = json.loads(photo_line("photo.png", [], "centerface", policy))["decision"]
+    assert (decision["outcome"], decision["reasons"][0]["code"]) == ("refer", "no_estimate")
+    text = photo_text("photo.png", [], policy)
+    assert text.endswith(f"  refer: No face was found in the picture. (policy {policy.id})")
+    assert "decision" not in json.loads(photo_line("photo.png", [], "centerface"))
+    assert "policy" not in photo_text("photo.png", [])
+
+
 @pytest.mark.parametrize("absent", [True, False])
 def test_predict_refuses_a_policy_of_other_engines(
     engines: Path, capsys: pytest.CaptureFixture[str], absent: bool

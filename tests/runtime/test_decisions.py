@@ -18,6 +18,8 @@ from runtime import (
     Decision,
     ExpertAge,
     ImageError,
+    LivenessError,
+    ManyFacesError,
     Policy,
     PredictionError,
     QualityError,
@@ -277,3 +279,26 @@ def test_every_picture_that_counts_has_to_meet_the_limits_on_quality() -> None:
 def test_pictures_that_disagree_refer_whatever_the_age() -> None:
     decision = Policy(noted=True).decide(combine([estimate(30.0), estimate(90.0)], 0.0))
     assert (decision.outcome, codes(decision)) == ("refer", ["disagreement", "challenge_met"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(LivenessError("a print"), "not_live"), (ManyFacesError("2 faces"), "several_faces")],
+)
+def test_an_attack_or_two_people_in_one_picture_refer_whatever_the_others_show(
+    error: AgeMoEError, code: str
+) -> None:
+    decision = Policy(noted=True).decide(combine([estimate(40.0), error, error]))
+    assert (decision.outcome, codes(decision)) == ("refer", [code, "challenge_met"])
+
+
+def test_pictures_whose_intervals_do_not_meet_refer() -> None:
+    wide = ResidualQuantiles((0.05, 0.5, 0.95), (-14.0, 0.0, 18.0))
+    adult = estimate(31.0, residuals=wide)
+    for age, outcome in ((7.0, "refer"), (18.0, "pass")):
+        child = estimate(age, residuals=ResidualQuantiles((0.05, 0.5, 0.95), (-2.0, 0.0, 6.0)))
+        person = combine([child, adult, adult])
+        assert len(person.used) == 3
+        decision = Policy(challenge=25.0).decide(person)
+        assert decision.outcome == outcome
+        assert ("disagreement" in codes(decision)) == (outcome == "refer")

@@ -20,6 +20,7 @@ from runtime import (
     GivenBoxes,
     ImageError,
     ImageLimits,
+    ManyFacesError,
     NoUsablePictureError,
     combine,
 )
@@ -141,7 +142,7 @@ def test_the_face_is_found_in_each_picture(engines: Path) -> None:
     assert first == alone
     assert isinstance(none, FaceCountError)
     assert str(none) == "No face was found in the picture."
-    assert isinstance(two, FaceCountError)
+    assert isinstance(two, ManyFacesError)
     assert "2 faces" in str(two)
     assert isinstance(broken, ImageError)
     assert isinstance(last, AgeEstimate)

@@ -13,7 +13,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import AgeEstimate, AgeMoE, Detection, Face, FaceQuality, QualityError, QualityLimits
+from runtime import (
+    AgeEstimate,
+    AgeMoE,
+    Detection,
+    Face,
+    FaceQuality,
+    Policy,
+    QualityError,
+    QualityLimits,
+)
 from runtime.alignment import landmarks_from
 from runtime.detection import enlarged
 from runtime.face_measures import (
@@ -27,6 +36,7 @@ from runtime.face_measures import (
     yaw_degrees,
 )
 from runtime.geometry import Pixels
+from runtime.landmark_search import OTHER_BOX, Sought
 from runtime.photographs import predict_photo
 from runtime.quality import QUANTITIES
 from runtime.results import Box, Landmarks
@@ -292,6 +302,36 @@ def test_a_found_face_carries_the_detectors_word(engines: Path) -> None:
     assert whole.quality is not None
     assert whole.quality.to_dict() == pytest.approx(wanted.to_dict())
     assert photo.to_dict()["quality"]["inter_eye_pixels"] == pytest.approx(40.01, abs=0.01)
+
+
+@pytest.mark.parametrize("landmarks", [None, POINTS])
+def test_a_box_that_is_not_the_faces_is_noted_and_decides_nothing(
+    engines: Path, landmarks: Landmarks | None
+) -> None:
+    policy = Policy(threshold=1.0, challenge=1.0, uncalibrated=True)
+    face = Face(astronaut(), (0.0, 0.0, 512.0, 512.0), landmarks=landmarks)
+    (estimate,) = predicted(engines, Finds(ONE), face)
+    assert estimate.notes == (OTHER_BOX,)
+    decision = policy.decide(estimate)
+    assert (decision.outcome, decision.reasons[0].code) == ("refer", "noted")
+    with AgeMoE(engines, device="cpu", detector=Finds(ONE), quality=QualityLimits()) as moe:
+        assert moe.predict(astronaut()).notes == ()  # no box was given
+
+
+@pytest.mark.parametrize(
+    ("box", "noted"),
+    [
+        (None, False),
+        (BOX, False),
+        ((190.0, 75.0, 144.0, 95.0), False),  # twice as wide: half is shared
+        ((190.0, 75.0, 145.0, 95.0), True),
+        ((190.0, 75.0, 35.0, 95.0), True),
+        ((190.0, 130.0, 72.0, 95.0), True),
+    ],
+)
+def test_a_given_box_has_to_share_half_with_the_found_face(box: Box | None, noted: bool) -> None:
+    assert Sought(ONE).notes_on(box) == ((OTHER_BOX,) if noted else ())
+    assert Sought().notes_on(box) == ()
 
 
 def test_given_landmarks_do_not_prove_a_face(engines: Path) -> None:
