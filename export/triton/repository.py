@@ -28,7 +28,17 @@ from runtime.startup import read_calibration
 
 _VERSION = "1"
 """Folder of the only version of each model."""
-_FUSION_MODULES = ("errors", "files", "fusion", "fusion_file", "json_reader", "printing", "results")
+_FUSION_MODULES = (
+    "errors",
+    "files",
+    "fusion",
+    "fusion_file",
+    "json_reader",
+    "pooling",
+    "printing",
+    "quality",
+    "results",
+)
 """Modules of `runtime` that the fusion needs; they need only NumPy."""
 _ENSEMBLE_NOTE = "An ensemble has no file of its own, but Triton requires this folder.\n"
 """Content of the folder's only file, as many tools that copy folders skip empty ones."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -92,8 +93,8 @@ def test_predictions_of_another_precision_are_not_reused(
     with fewer_splits():
         for precision in ("fp32", "fp16"):
             assert calibrate.main([*command, "--precision", precision]) == 0, caplog.text
-            lines = (tmp_path / "cache" / PREDICTIONS_NAME).read_text().splitlines()[1:]
-            predicted[precision] = np.array([float(line.split(",")[-1]) for line in lines])
+            with (tmp_path / "cache" / PREDICTIONS_NAME).open() as file:
+                predicted[precision] = np.array([float(row["a"]) for row in csv.DictReader(file)])
     np.testing.assert_allclose(predicted["fp16"] - predicted["fp32"], HALF_OFFSET_YEARS, atol=0.1)
 
 
@@ -131,7 +132,7 @@ def test_another_geometry_is_predicted_again_and_its_old_tables_are_refused(
             AgeMoE(engines)
         assert calibrate.main(command) == 0
     assert len(list((tmp_path / "cache").glob("*.jsonl"))) == 2
-    assert first.splitlines()[0] == "id,age,gender,race,a,b"
+    assert first.startswith("id,age,gender,race,a,b,quality_face_pixels,")
     with AgeMoE(engines) as moe:
         assert moe.calibrated
 

@@ -199,7 +199,7 @@ def test_the_command_line_plans_without_building(sources: Path, tmp_path: Path) 
 
 
 def test_the_command_line_reports_every_problem() -> None:
-    done = run("--weights", "demo", "--only", "alexnet", "--max-batch", "0")
+    done = run("--weights", "demo", "--only", "alexnet", "--checkpoint", "vgg16")
     assert done.returncode == 1
     assert "2 problems with the options" in done.stderr
     assert "--only alexnet: no such expert" in done.stderr

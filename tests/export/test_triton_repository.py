@@ -265,7 +265,8 @@ def test_the_command_prints_the_models_and_the_next_step(
     printed = capsys.readouterr().out
     assert "full: onnx fp32, KIND_CPU" in printed
     assert f"tritonserver --model-repository={tmp_path / 'models'}" in printed
-    assert main([*line, "--instances", "0"]) == 1
-    assert "instances must be positive" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*line, "--instances", "0"])
+    assert "--instances: must be a whole number within 1" in capsys.readouterr().err
     assert main(line) == 1
     assert "already exists" in capsys.readouterr().err
