@@ -63,6 +63,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.mark.slow
 def test_experts_fitted_on_few_faces_beat_guessing(engines: Path) -> None:
     errors = errors_years(engines, 60)
     assert_better_than_guessing(errors, 0.85)

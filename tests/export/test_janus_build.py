@@ -147,6 +147,7 @@ def test_external_data_files_are_in_the_manifest(
         assert isinstance(moe.predict(np.zeros((96, 96, 3), np.uint8)), AgeEstimate)
 
 
+@pytest.mark.slow
 def test_parity_of_a_slow_expert_is_measured_on_few_faces(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +221,7 @@ def test_sharded_pytorch_files(checkpoint: Path, tmp_path: Path) -> None:
         build_expert(config, tmp_path / "sharded")
 
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_used_on_request(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

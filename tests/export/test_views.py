@@ -45,11 +45,21 @@ def run(path: Path, expert: BuiltExpert, images: Images) -> Outputs:
     return {name: np.concatenate([row[i] for row in rows]) for i, name in enumerate(names)}
 
 
+QUICK = {"resnet50", "janus"}
+"""The others take a minute."""
+
+
 def flipped(images: Images) -> Images:
     return {name: np.ascontiguousarray(np.flip(array, axis=2)) for name, array in images.items()}
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in ARCHITECTURES
+    ],
+)
 def test_the_graph_averages_both_views(tmp_path: Path, name: str) -> None:
     plain, both = demo_expert(name, ()), demo_expert(name, ("flip",))
     one, two, half = (tmp_path / f"{kind}.onnx" for kind in ("one", "two", "half"))
