@@ -247,6 +247,9 @@ class DecoderPool:
         """Returns an idle process, or a fresh one, that can decode."""
         try:
             decoder = self._idle.pop()
+            while decoder.ended:  # Linux may have done it, as memory ran out: not this picture
+                decoder.end()
+                decoder = self._idle.pop()
         except IndexError:
             decoder = Decoder()
         self._wait_ready(decoder)

@@ -133,6 +133,11 @@ class Decoder:
         """The process's number."""
         return int(self._process.pid)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, by itself or from outside."""
+        return self._process.poll() is not None
+
     def wait_ready(self) -> None:
         """Waits until the process can decode.
 

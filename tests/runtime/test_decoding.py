@@ -281,6 +281,17 @@ def test_a_process_that_ends_or_answers_nonsense_spoils_its_picture_only(
     assert (open_files(), children()) == (files, processes)
 
 
+def test_a_process_that_was_killed_while_it_was_idle_spoils_no_picture() -> None:
+    before = children()
+    with DecoderPool(2) as decoders:
+        decoders.start()
+        for pid in children() - before:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert decoders.decode(encoded(), LIMITS).shape
+        assert not sum(decoders.ended.values())
+
+
 def test_an_unknown_error_is_an_image_error(fake: Callable[..., None]) -> None:
     text = "SystemExit\\nodd"
     fake(
