@@ -292,6 +292,20 @@ def test_a_process_that_was_killed_while_it_was_idle_spoils_no_picture() -> None
         assert not sum(decoders.ended.values())
 
 
+def test_a_process_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    code = "import os, runtime.images\nfrom runtime.decoding.process import Decoder\n"
+    code += f"os.chdir({str(folder)!r})\nDecoder().wait_ready(); print('decodes')"
+    for name in ("numpy", "runtime", "PIL", "json"):
+        path = folder / f"{name}.py"
+        path.write_text(f"open({str(tmp_path / name)!r}, 'w').close()", encoding="utf-8")
+    command = [sys.executable, "-c", code]  # whose search path begins with ""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "decodes\n", done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["strangers"]
+
+
 def test_an_unknown_error_is_an_image_error(fake: Callable[..., None]) -> None:
     text = "SystemExit\\nodd"
     fake(
