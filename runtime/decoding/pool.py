@@ -252,7 +252,13 @@ class DecoderPool:
                 decoder = self._idle.pop()
         except IndexError:
             decoder = Decoder()
-        self._wait_ready(decoder)
+        ready = False
+        try:
+            self._wait_ready(decoder)
+            ready = True
+        finally:
+            if not ready:
+                decoder.end()
         if deadline is not None and deadline.passed:
             self._idle.append(decoder)
             raise _late(deadline)

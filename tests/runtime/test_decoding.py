@@ -292,6 +292,24 @@ def test_a_process_that_was_killed_while_it_was_idle_spoils_no_picture() -> None
         assert not sum(decoders.ended.values())
 
 
+def test_an_interrupt_while_a_process_starts_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(decoder: Decoder) -> None:
+        started.append(decoder.pid)
+        raise KeyboardInterrupt
+
+    started: list[int] = []
+    with DecoderPool(1) as decoders:
+        with monkeypatch.context() as patched:
+            patched.setattr(Decoder, "wait_ready", interrupted)
+            with pytest.raises(KeyboardInterrupt) as caught:  # which holds the frame, as a shell
+                decoders.decode(encoded(), LIMITS)
+        assert caught
+        assert not children().intersection(started)
+        assert decoders.decode(encoded(), LIMITS).shape
+
+
 def test_a_process_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
     folder = tmp_path / "strangers"
     folder.mkdir()
