@@ -176,5 +176,7 @@ def test_the_turned_pictures_of_a_request_can_be_decoded() -> None:
         one for one in hostile_requests() if (one.kind, one.name) == ("16 pictures", "turned")
     ]
     data = base64.b64decode(json.loads(one.make())["images"][0])
-    assert read_picture_file(data).orientation == 6
+    file = read_picture_file(data)
+    assert file is not None
+    assert file.orientation == 6
     assert load_rgb(data, LIMITS).shape
