@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.hostile.jpeg_files import FULL, jpeg
+from benchmarks.hostile.jpeg_files import FULL, jpeg, segment
 from benchmarks.hostile.parts import LIMIT_SIDE, exif, noise
 from benchmarks.hostile.png_files import empty_blocks, png
 from benchmarks.hostile.webp_files import lossless
@@ -80,7 +80,7 @@ def _many_pictures() -> Iterator[HostileRequest]:
         "each at the limit, without data": lambda: png(LIMIT_SIDE, LIMIT_SIDE, 6, data=b"x\x9c"),
         "cut off": lambda: jpeg(share, share)[:-2],
         "of 2 MB of noise": partial(noise, 2_000_000),
-        "turned": lambda: jpeg(share, share, before=b"\xff\xe1\0\x2aExif\0\0" + exif(6)),
+        "turned": lambda: jpeg(share, share, before=segment(0xE1, b"Exif\0\0" + exif(6))),
         "of empty deflate blocks": partial(empty_blocks, 2_000_000),
     }
     for name, make in makers.items():

@@ -247,9 +247,18 @@ class DecoderPool:
         """Returns an idle process, or a fresh one, that can decode."""
         try:
             decoder = self._idle.pop()
+            while decoder.ended:  # Linux may have done it, as memory ran out: not this picture
+                decoder.end()
+                decoder = self._idle.pop()
         except IndexError:
             decoder = Decoder()
-        self._wait_ready(decoder)
+        ready = False
+        try:
+            self._wait_ready(decoder)
+            ready = True
+        finally:
+            if not ready:
+                decoder.end()
         if deadline is not None and deadline.passed:
             self._idle.append(decoder)
             raise _late(deadline)

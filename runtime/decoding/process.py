@@ -24,7 +24,7 @@ from runtime.images import ImageLimits
 _RUNTIME = Path(__file__).parents[1]
 _START = """
 import importlib, sys, types
-sys.path[:] = sys.argv[3:]
+sys.path += [path for path in sys.argv[3:] if path not in sys.path]
 for name, folder in (("runtime", sys.argv[2]), ("runtime.decoding", sys.argv[2] + "/decoding")):
     module = sys.modules[name] = types.ModuleType(name)  # without what __init__.py imports
     module.__path__ = [folder]
@@ -86,7 +86,9 @@ def command(module: str = "runtime.decoding.worker") -> list[str]:
     Args:
         module: its function `serve` is called.
     """
-    paths = [str(Path(path).absolute()) for path in sys.path]
+    # After its own, so that no numpy.py in the folder of a script or of `python -m` is imported; ""
+    # is the working directory.
+    paths = [str(Path(path).absolute()) for path in sys.path if path]
     return [sys.executable, "-I", "-c", _START, module, str(_RUNTIME), *paths, str(_RUNTIME.parent)]
 
 
@@ -132,6 +134,11 @@ class Decoder:
     def pid(self) -> int:
         """The process's number."""
         return int(self._process.pid)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process has ended, by itself or from outside."""
+        return self._process.poll() is not None
 
     def wait_ready(self) -> None:
         """Waits until the process can decode.

@@ -202,13 +202,18 @@ def _responses(model: Any, *statuses: int) -> dict[int | str, dict[str, Any]]:  
 
 async def _respond(request: Request, service: Service, schemas: Schemas, work: Work) -> Response:
     """Reads a request with pictures and returns what is made of it."""
-    with service.admitted():
-        times_ms: dict[str, float] = {}
-        with service.metrics.timed("total", times_ms):
-            with service.metrics.timed("receive", times_ms):
-                parsed = await read_request(request, service.settings.limits, schemas)
-            answer = await _cancel_on_disconnect(request, work(parsed, times_ms))
-        return JSONResponse(answer)
+    try:
+        with service.admitted():
+            times_ms: dict[str, float] = {}
+            with service.metrics.timed("total", times_ms):
+                with service.metrics.timed("receive", times_ms):
+                    parsed = await read_request(request, service.settings.limits, schemas)
+                answer = await _cancel_on_disconnect(request, work(parsed, times_ms))
+            return JSONResponse(answer)
+    except asyncio.CancelledError:
+        if not service.draining:
+            raise
+        raise NotReadyError("The service is stopping and cannot finish this request.") from None
 
 
 async def _cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -72,17 +72,22 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     @contextmanager
-    def reloading_on_sighup(self) -> Iterator[None]:
-        """Handles SIGHUP within the context, in which the service need not be open yet."""
+    def opening(self) -> Iterator[None]:
+        """Handles SIGHUP and SIGTERM within the context, in which the service need not be open.
+
+        The first process of a container would ignore a SIGTERM that it does not handle.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self._reloads.start()
-        before = signal.signal(signal.SIGHUP, self._reloads.request)
+        handlers = {signal.SIGHUP: self._reloads.request, signal.SIGTERM: _exit_now}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
-            signal.signal(signal.SIGHUP, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             self._reloads.stop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -96,7 +101,8 @@ class Server(uvicorn.Server):
         """Starts the shutdown; a second SIGINT skips the drain."""
         if self.exits_process and not self.service.draining:
             seconds = self._shutdown.notice_seconds + self._shutdown.drain_seconds + _EXIT_SECONDS
-            threading.Thread(target=_exit_after, args=(seconds,), daemon=True).start()
+            with suppress(RuntimeError):  # no thread can be started: the drain has no limit then
+                threading.Thread(target=_exit_after, args=(seconds,), daemon=True).start()
         self.service.draining = True
         super().handle_exit(sig, frame)
 
@@ -136,6 +142,11 @@ class _Reloads:
                 self._service.reload(wait=True)
 
 
+def _exit_now(_number: int, _frame: FrameType | None) -> None:
+    """Ends the process: nothing is accepted yet."""
+    os._exit(128 + signal.SIGTERM)
+
+
 def _exit_after(seconds: float) -> None:
     """Ends the process: threads that decode or compute cannot be stopped otherwise."""
     time.sleep(seconds)
@@ -172,7 +183,7 @@ def run(settings: Settings, host: str, port: int, shutdown: Shutdown) -> int:
     """
     server = make_server(settings, host, port, shutdown)
     server.exits_process = True
-    with server.reloading_on_sighup():
+    with server.opening():
         server.service.open()  # uvicorn would report an error as a traceback
         server.run()
     return 0 if server.started else 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import struct
 from collections import Counter
 from collections.abc import Iterator
@@ -167,3 +169,14 @@ def test_what_lies_beyond_the_bounds_is_reported() -> None:
     ]
     assert "| b | 2 | 0.10 | 0 | 2.50 | 250 | 2.1 | x: 200 |" in table(kinds)
     assert not wrong({"a": kinds["a"]}, **bounds)
+
+
+def test_the_turned_pictures_of_a_request_can_be_decoded() -> None:
+    (one,) = [
+        one for one in hostile_requests() if (one.kind, one.name) == ("16 pictures", "turned")
+    ]
+    data = base64.b64decode(json.loads(one.make())["images"][0])
+    file = read_picture_file(data)
+    assert file is not None
+    assert file.orientation == 6
+    assert load_rgb(data, LIMITS).shape

@@ -281,6 +281,49 @@ def test_a_process_that_ends_or_answers_nonsense_spoils_its_picture_only(
     assert (open_files(), children()) == (files, processes)
 
 
+def test_a_process_that_was_killed_while_it_was_idle_spoils_no_picture() -> None:
+    before = children()
+    with DecoderPool(2) as decoders:
+        decoders.start()
+        for pid in children() - before:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert decoders.decode(encoded(), LIMITS).shape
+        assert not sum(decoders.ended.values())
+
+
+def test_an_interrupt_while_a_process_starts_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(decoder: Decoder) -> None:
+        started.append(decoder.pid)
+        raise KeyboardInterrupt
+
+    started: list[int] = []
+    with DecoderPool(1) as decoders:
+        with monkeypatch.context() as patched:
+            patched.setattr(Decoder, "wait_ready", interrupted)
+            with pytest.raises(KeyboardInterrupt) as caught:  # which holds the frame, as a shell
+                decoders.decode(encoded(), LIMITS)
+        assert caught
+        assert not children().intersection(started)
+        assert decoders.decode(encoded(), LIMITS).shape
+
+
+def test_a_process_imports_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    code = "import os, runtime.images\nfrom runtime.decoding.process import Decoder\n"
+    code += f"os.chdir({str(folder)!r})\nDecoder().wait_ready(); print('decodes')"
+    for name in ("numpy", "runtime", "PIL", "json"):
+        path = folder / f"{name}.py"
+        path.write_text(f"open({str(tmp_path / name)!r}, 'w').close()", encoding="utf-8")
+    command = [sys.executable, "-c", code]  # whose search path begins with ""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout == "decodes\n", done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["strangers"]
+
+
 def test_an_unknown_error_is_an_image_error(fake: Callable[..., None]) -> None:
     text = "SystemExit\\nodd"
     fake(

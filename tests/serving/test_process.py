@@ -169,7 +169,9 @@ def test_the_drain_limit_is_a_limit(tmp_path: Path) -> None:
             running.wait_for_metric("agemoe_requests_under_way 1.0")
             running.popen.send_signal(signal.SIGTERM)
             assert running.popen.wait(20.0) == 1
-            assert pending.exception(20.0) is not None
+            error = pending.exception(20.0)
+        assert isinstance(error, httpx.HTTPStatusError)
+        assert error.response.json()["type"] == "urn:agemoe:problem:not-ready"
         running.wait_for("the time for the shutdown is over")
 
 
@@ -189,6 +191,21 @@ def test_sighup_while_the_engines_are_opened(tmp_path: Path) -> None:
         running.popen.send_signal(signal.SIGTERM)
         assert running.popen.wait(30.0) == 0
     assert 1 <= sum("reload taken" in line for line in running.log) <= 2
+
+
+def test_sigterm_while_the_engines_are_opened(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from runtime.serving import generation as g\n"
+        "def opening(settings):\n"
+        "    assert callable(signal.getsignal(signal.SIGTERM)), 'ignored by a first process'\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "g._open_engines = opening\n"
+        "import sys; from runtime.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    )
+    options = ["-c", code, "serve", "--engines", str(engines_in(tmp_path)), "--port", "0"]
+    done = subprocess.run([sys.executable, *options], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
+    assert b"Traceback" not in done.stderr
 
 
 def test_kill_and_restart_under_load(tmp_path: Path) -> None:
