@@ -248,7 +248,12 @@ class AgeMoE(PhotoPredictor):
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._contents.experts, deadline.reason))
         self._check_detector.check_boxes(faces, stacklevel=3)
-        prepared = self._preparer.prepare(faces, deadline)
+        prepared = [
+            face.with_notes(self._check_detector.notes_on(given))
+            if isinstance(face, PreparedFace)
+            else face
+            for given, face in zip(faces, self._preparer.prepare(faces, deadline), strict=True)
+        ]
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
         try:
             estimates = iter(self._estimates(usable, deadline) if usable else [])

@@ -48,6 +48,10 @@ class PreparedFace:
     quality: FaceQuality | None = None
     """Of the face; None if none is visible."""
 
+    def with_notes(self, more: tuple[str, ...]) -> PreparedFace:
+        """Returns the same face with further notes."""
+        return replace(self, notes=self.notes + more) if more else self
+
     @property
     def origin(self) -> Origin:
         """Its notes and quality."""

@@ -134,6 +134,9 @@ def same_detector(provenance: str, other: str) -> bool:
 
 WHOLE = "none: each picture is one face"
 """In place of the provenance of a detector."""
+WHOLE_NOTE = "the whole picture is taken as the face, but the fusion was calibrated on found faces"
+"""People appear older so: 52 of 80 of 10 to 17 years passed a policy of 25 (All-Age-Faces), of whom
+5 pass with the face found."""
 
 
 class DetectorCheck:
@@ -162,6 +165,13 @@ class DetectorCheck:
         """Warns once if a face is a whole picture, without any box; arguments as in a call."""
         if self._fitted is not None and any(_is_whole(face) for face in faces):
             self._warn_of(WHOLE, "--whole", stacklevel + 2)
+
+    def notes_on(self, face: object) -> tuple[str, ...]:
+        """Returns the note of a whole picture, on which the fusion was not calibrated."""
+        fitted = self._fitted
+        if fitted is None or same_detector(fitted, WHOLE) or not _is_whole(face):
+            return ()
+        return (WHOLE_NOTE,)
 
     def _warn_of(self, name: str, option: str, stacklevel: int) -> None:
         fitted = self._fitted

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import AgeMoE, Detection, DetectorWarning, Face, GivenBoxes
+from runtime import AgeMoE, Detection, DetectorWarning, Face, GivenBoxes, Policy
 from runtime.doctor import examine
 from runtime.fusion_file import write_fusion
 from runtime.geometry import Pixels
 from runtime.labeling import LabelJob
-from runtime.startup import WHOLE
+from runtime.startup import WHOLE, WHOLE_NOTE
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
@@ -107,3 +107,27 @@ def test_bulk_labeling_warns_too(engines: Path, tmp_path: Path) -> None:
 def test_doctor_tells_the_detector(engines: Path) -> None:
     found = {finding.topic: finding.text for finding in examine(engines)}
     assert f"on faces found by {FITTED}" in found["fusion"]
+
+
+def test_whole_pictures_are_noted_so_that_a_policy_refers(engines: Path) -> None:
+    policy = Policy(challenge=25.0, uncalibrated=True)
+    with AgeMoE(engines) as moe, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DetectorWarning)
+        whole, given = moe.predict(PICTURE), moe.predict(Face(PICTURE, (0, 0, 12, 12)))
+        person = moe.predict_person([PICTURE, PICTURE])
+    assert whole.age_years == given.age_years >= 25.0
+    assert (whole.notes, given.notes) == ((WHOLE_NOTE,), ())
+    assert policy.decide(given).outcome == "pass"
+    for result in (whole, person):
+        decision = policy.decide(result)
+        assert (decision.outcome, decision.reasons[0].code) == ("refer", "noted")
+
+
+def test_whole_pictures_are_not_noted_where_the_fusion_was_calibrated_on_them(
+    engines: Path,
+) -> None:
+    tables = pivot_tables({"a": Row(source_sha256=SHA)})
+    for detector in (WHOLE, None):
+        write_fusion(engines / "fusion.json", replace(tables, detector=detector))
+        with AgeMoE(engines) as moe:
+            assert moe.predict(PICTURE).notes == ()
