@@ -81,6 +81,10 @@ class Evidence:
 
     data: str
     """Name of the labeled data."""
+    threshold: float
+    """The required age in years for which it was measured."""
+    challenge: float
+    """The challenge age in years at which it was measured; a claim holds for higher ones, too."""
     claimed: bool
     """Whether the data shows that the rate of false positives stays under `max_false_positive`."""
     bound: Annotated[float, within(0.0, 1.0)]
@@ -143,6 +147,10 @@ class Terms:
                 yield "evidence.claimed", "needs max_false_positive"
             elif self.evidence.bound > self.max_false_positive:
                 yield "evidence.bound", "is above max_false_positive, which is claimed"
+            if self.evidence.threshold != self.threshold:
+                yield "evidence.threshold", "is not the policy's, for which the rate is claimed"
+            if self.challenge < self.evidence.challenge:
+                yield "evidence.challenge", "is above the policy's, for which the rate is claimed"
 
     def _ranges(self) -> Iterator[tuple[str, float, float]]:
         threshold = self.threshold

@@ -113,6 +113,8 @@ def _policy(
     limit = options.max_false_positive
     evidence = Evidence(
         data,
+        options.threshold,
+        found.challenge,
         found.claimed,
         found.bound,
         found.worst,

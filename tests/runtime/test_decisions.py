@@ -36,6 +36,8 @@ BOTH = {"a": ExpertAge(30.0, 30.0, 0.5), "b": ExpertAge(30.0, 30.0, 0.5)}
 ONE = {"a": ExpertAge(30.0, 30.0, 1.0)}
 EVIDENCE = Evidence(
     "new.csv",
+    18.0,
+    25.0,
     True,
     0.009,
     "all",

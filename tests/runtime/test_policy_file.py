@@ -29,7 +29,7 @@ from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 RATE = Rate("all", 400, 1, 0.001, 0.008)
-EVIDENCE = Evidence("new.csv", True, 0.009, "all", (RATE,), (RATE, RATE), 13.0, RATE)
+EVIDENCE = Evidence("new.csv", 16.0, 24.0, True, 0.009, "all", (RATE,), (RATE, RATE), 13.0, RATE)
 EXPERTS = {"a": Tiny(), "b": Tiny(slope=50.0)}
 
 
@@ -151,8 +151,8 @@ def test_a_file_of_another_version(path: Path) -> None:
     assert problem == "schema_version: this runtime reads version 1, got 2"
 
 
-def test_a_challenge_age_that_was_lowered_by_hand(path: Path) -> None:
-    (problem,) = broken(path, lambda d: d.update(challenge=19.0))
+def test_a_challenge_age_that_was_changed_by_hand(path: Path) -> None:
+    (problem,) = broken(path, lambda d: d.update(challenge=29.0))
     assert problem.startswith("id: the content has the id ")
     assert "it was changed" in problem
 
@@ -168,6 +168,7 @@ def test_all_problems_at_once(path: Path) -> None:
         "floor:",
         "evidence.younger[0].events:",
         "challenge:",
+        "evidence.challenge:",
     ]
 
 
@@ -175,6 +176,15 @@ def test_a_claim_that_the_evidence_does_not_support(path: Path) -> None:
     assert broken(path, lambda d: d["evidence"].update(bound=0.02)) == [
         "evidence.bound: is above max_false_positive, which is claimed"
     ]
+    assert broken(path, lambda d: d["evidence"].update(bound=0.009, threshold=15.0)) == [
+        "evidence.threshold: is not the policy's, for which the rate is claimed"
+    ]
+
+
+def test_a_claim_does_not_survive_a_lower_challenge_age(engines: Path) -> None:
+    with pytest.raises(ValueError, match="for which the rate is claimed"):
+        replace(policy_of(engines), challenge=18.0)
+    assert replace(policy_of(engines), challenge=30.0).evidence == EVIDENCE
 
 
 def test_limits_on_quality_are_plain_numbers(path: Path) -> None:
