@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +25,8 @@ from runtime.serving.service import Service
 from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
+
+_Handler = Callable[[int, FrameType | None], None]
 
 _EXIT_SECONDS = 1.0
 """Time after the drain for what was cancelled to end."""
@@ -55,21 +57,8 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Handles the signals; unlike in uvicorn, a requested shutdown is a success."""
-        if threading.current_thread() is not threading.main_thread():
+        with self._handling({signal.SIGTERM: self.handle_exit, signal.SIGINT: self.handle_exit}):
             yield
-            return
-        self._reloads.start()
-        handlers = {
-            signal.SIGTERM: self.handle_exit,
-            signal.SIGINT: self.handle_exit,
-            signal.SIGHUP: self._reloads.request,
-        }
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     @contextmanager
     def opening(self) -> Iterator[None]:
@@ -77,18 +66,26 @@ class Server(uvicorn.Server):
 
         The first process of a container would ignore a SIGTERM that it does not handle.
         """
+        with self._handling({signal.SIGTERM: _exit_now}):
+            try:
+                yield
+            finally:
+                self._reloads.stop()
+
+    @contextmanager
+    def _handling(self, handlers: Mapping[int, _Handler]) -> Iterator[None]:
+        """Handles these signals and SIGHUP within the context, where it is the main thread's."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         self._reloads.start()
-        handlers = {signal.SIGHUP: self._reloads.request, signal.SIGTERM: _exit_now}
-        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        all_handlers = {**handlers, signal.SIGHUP: self._reloads.request}
+        before = {number: signal.signal(number, one) for number, one in all_handlers.items()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._reloads.stop()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Serves for the notice period, then closes the sockets and shuts down."""
