@@ -14,7 +14,7 @@ from runtime.decoding.job import pixel_bytes
 from runtime.errors import InputError
 from runtime.geometry import Pixels
 from runtime.image_costs import PictureCost
-from runtime.images import ImageLimits, picture_cost, read_encoded
+from runtime.images import ImageLimits, picture_cost
 from runtime.serving.prediction import Predictions, decode_photo
 from runtime.serving.problems import BusyError
 from runtime.serving.request_body import Photo
@@ -143,7 +143,7 @@ class Pictures:
         Raises:
             BusyError: there is no memory before the limit.
         """
-        return await self.run(share, self._admit, share, photos, limit)
+        return await run_sharing(share, self._threads, self._admit, share, photos, limit)
 
     async def decode(
         self,
@@ -158,14 +158,10 @@ class Pictures:
         def pixels() -> Pixels:
             if isinstance(cost, InputError):
                 raise cost
-            limits = self._image_limits()
+            limits = ImageLimits(self._limits.image_bytes, self._limits.pixels)
             return self.pool.decode_costed(photo.data, limits, cost, limit, allowance)
 
-        return await self.run(share, decode_photo, pixels)
-
-    async def run(self, share: Share, function: Callable[..., T], *arguments: object) -> T:
-        """Runs a function in a thread that uses the share until it ends, also if cancelled."""
-        return await run_sharing(share, self._threads, function, *arguments)
+        return await run_sharing(share, self._threads, decode_photo, pixels)
 
     def _admit(
         self, share: Share, photos: Sequence[Photo], limit: Deadline
@@ -183,9 +179,6 @@ class Pictures:
             share.enter(sum(map(pixel_bytes, known)) + peak_bytes, limit)
         return costs
 
-    def _image_limits(self) -> ImageLimits:
-        return ImageLimits(self._limits.image_bytes, self._limits.pixels)
-
 
 async def run_sharing(
     share: Share, threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
@@ -199,7 +192,6 @@ async def run_sharing(
 
 def _cost(data: bytes, limits: ImageLimits) -> PictureCost | InputError:
     try:
-        read_encoded(data, limits)
         return picture_cost(data, limits)
     except InputError as error:
         return error.with_traceback(None)
