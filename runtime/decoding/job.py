@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from runtime.deadline import Deadline
 from runtime.errors import ImageError
 from runtime.image_costs import PictureCost
-from runtime.image_files import JPEG
+from runtime.image_files import JPEG, JPEG_SCAN
 from runtime.images import ImageLimits
 
 _LONG_BYTES = 256 << 20
 """Peak memory times scans of a picture whose decoding takes long: 0.3 s."""
-_SCAN = b"\xff\xda"
+_SCAN = bytes([0xFF, JPEG_SCAN])
 """Starts a scan of a JPEG, each of which takes a pass over all pixels."""
 _SPARE_BYTES = 64 << 20
 """Memory that a decoder may take beside twice the expected peak, before it gets a MemoryError."""

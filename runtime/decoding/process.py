@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import errors
-from runtime.decoding.worker import END, READY, REPLY, REQUEST
+from runtime.decoding.worker import END, MOST_TEXT, READY, REPLY, REQUEST
 from runtime.errors import BackendError, ImageError, InputError
 from runtime.images import ImageLimits
 
@@ -47,7 +47,6 @@ _OWN = {
 """Few threads, and with glibc, memory of large pictures goes back to the system."""
 _PIPE_BYTES = 1 << 20
 """Linux's limit for a pipe of an ordinary user; the default of 64 KiB makes more switches."""
-_MOST_TEXT = 64 << 10
 _KILLED_SECONDS = 10.0
 """For the system to end a killed process."""
 _ERRORS = {kind.__name__: kind for kind in (InputError, ImageError, errors.ImageTooLargeError)}
@@ -149,7 +148,7 @@ class Decoder:
         if self._ready:
             return
         line = b""
-        while not line.endswith(b"\n") and len(line) < _MOST_TEXT and (more := self._received(1)):
+        while not line.endswith(b"\n") and len(line) < MOST_TEXT and (more := self._received(1)):
             line += more
         if line != READY:
             self.end()
@@ -168,7 +167,7 @@ class Decoder:
         height, width, text_bytes = REPLY.unpack(self._exactly(REPLY.size))
         result: NDArray[np.uint8] | InputError
         if text_bytes:
-            if text_bytes > _MOST_TEXT or height or width:
+            if text_bytes > MOST_TEXT or height or width:
                 raise DecoderEndedError
             result = _error(bytes(self._exactly(text_bytes)))
         else:
