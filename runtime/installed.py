@@ -80,17 +80,13 @@ def _owners(name: str, file: str | None) -> list[Distribution]:
     """Returns the distributions that list a module's file, without repetition, sorted by name."""
     if file is None:
         return []
-    entry = f"{name}/{Path(file).name}"
+    entry, real = f"{name}/{Path(file).name}", Path(file).resolve()
     found = {
         d.name: d
         for d in distributions()
-        if _lists(d, name, entry) and Path(str(d.locate_file(entry))).resolve() == _real(file)
+        if _lists(d, name, entry) and Path(str(d.locate_file(entry))).resolve() == real
     }
     return [found[key] for key in sorted(found)]
-
-
-def _real(file: str) -> Path:
-    return Path(file).resolve()
 
 
 def _lists(distribution: Distribution, name: str, entry: str) -> bool:

@@ -48,9 +48,9 @@ def haar_cascade() -> Path:
     path = Path(folder) / CASCADE
     if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
         raise BackendError(
-            f"OpenCV {cv2.__version__} has no Haar cascades (OpenCV "
-            f"5 no longer contains them), so that detector 'haar' is unusable. Use an engines "
-            f"folder with a face detector or detector centerface:MODEL or yunet:MODEL, or "
-            f"uninstall every OpenCV, then: pip install '{WANTED}'"
+            f"OpenCV {cv2.__version__} has no Haar cascades (OpenCV 5 no longer contains them), so "
+            f"that detector 'haar' is unusable. Use an engines folder with a face detector or "
+            f"detector centerface:MODEL or yunet:MODEL, or uninstall every OpenCV, then: pip "
+            f"install '{WANTED}'"
         )
     return path

@@ -1,7 +1,8 @@
 """Decoding of strangers' pictures in processes that can be stopped, within a budget of memory.
 
-with DecoderPool() as decoders, AgeMoE(decoder=decoders.decode) as moe:
-estimate = moe.predict(upload)
+Example:
+    with DecoderPool() as decoders, AgeMoE(decoder=decoders.decode) as moe:
+        estimate = moe.predict(upload)
 """
 
 from runtime.decoding.budget import Budget, Hold

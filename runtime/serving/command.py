@@ -44,10 +44,7 @@ _LIMITS: _Options = {
     "image_bytes": (size, "maximum bytes of an encoded picture"),
     "pixels": (size, "maximum total pixels of a request's pictures"),
     "decode_bytes": (size, "maximum bytes of memory for decoding, over all requests"),
-    "decode_seconds": (
-        positive,
-        "maximum processor seconds to decode a request's pictures",
-    ),
+    "decode_seconds": (positive, "maximum processor seconds to decode a request's pictures"),
     "search_pixels": (size, "maximum pixels that the face detector looks at for a request"),
     "images": (count, "maximum pictures of a request"),
     "faces": (count, "maximum faces, and given persons, of a request"),
