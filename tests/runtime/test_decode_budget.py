@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -13,13 +11,7 @@ import pytest
 
 from runtime.deadline import Deadline
 from runtime.decoding import Budget, Hold
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    limit = time.monotonic() + 30.0
-    while not condition():
-        assert time.monotonic() < limit
-        time.sleep(0.001)
+from tests.runtime.decoders import wait_until
 
 
 def entered(budget: Budget, amount: int) -> Hold:

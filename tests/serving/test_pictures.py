@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import httpx
 import pytest
 
 from runtime import ImageLimits
-from runtime.decoding import DecoderPool, job, pool, process
+from runtime.decoding import DecoderPool, job, pool
 from runtime.detection import Detection
 from runtime.geometry import Pixels
 from runtime.images import picture_cost
 from runtime.search_limit import SearchLimit
 from runtime.serving.settings import Limits, Settings
+from tests.runtime.decoders import fake_decoders
 from tests.serving.live import (
     NO_TLS,
     Live,
@@ -41,21 +42,37 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+def slow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Makes the next processes accept a picture and never answer."""
-    real = process.command
-
-    def next_processes(count: int) -> None:
-        left = [count]
-
-        def command() -> list[str]:
-            left[0] -= 1
-            return [sys.executable, "-c", SLOW] if left[0] >= 0 else real()
-
-        monkeypatch.setattr(process, "command", command)
-
     monkeypatch.setattr(pool, "_GRACE", 0.0)
-    return next_processes
+    return partial(fake_decoders, monkeypatch, SLOW)
+
+
+class Held:
+    """Holds the decoding of pictures."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun = threading.Semaphore(0)
+        self.going = threading.Event()
+        self.least_bytes = 0
+        """Smaller pictures are not held."""
+        decode = DecoderPool.decode_costed
+
+        def held(decoders: DecoderPool, data: bytes, *rest: Any) -> Any:
+            if len(data) >= self.least_bytes:
+                self.begun.release()
+                assert self.going.wait(30.0)
+            return decode(decoders, data, *rest)
+
+        monkeypatch.setattr(DecoderPool, "decode_costed", held)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Holds the decoding of pictures until `going` is set."""
+    holding = Held(monkeypatch)
+    yield holding
+    holding.going.set()
 
 
 def used_bytes(live: Live) -> int:
@@ -63,9 +80,9 @@ def used_bytes(live: Live) -> int:
 
 
 def test_a_deadline_ends_the_decoding_of_slow_pictures(
-    settings: Settings, slow: Callable[[int], None]
+    settings: Settings, slow: Callable[..., None]
 ) -> None:
-    slow(3)
+    slow(times=3)
     limits = Limits(decode_seconds=600.0)
     with serving(Settings(settings.engines, decoders=3, limits=limits)) as live:
         with ThreadPoolExecutor(3) as threads:
@@ -80,10 +97,10 @@ def test_a_deadline_ends_the_decoding_of_slow_pictures(
 
 
 def test_a_picture_over_the_time_limit_is_refused(
-    settings: Settings, slow: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, slow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "_CLOCK_SPARE_SECONDS", 0.0)
-    slow(1)
+    slow(times=1)
     with serving(
         Settings(settings.engines, decoders=1, limits=Limits(decode_seconds=0.01))
     ) as live:
@@ -95,11 +112,11 @@ def test_a_picture_over_the_time_limit_is_refused(
 
 
 def test_pictures_of_a_request_share_the_time_for_decoding(
-    settings: Settings, slow: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, slow: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first picture uses all of it, so that no process begins with the others."""
     monkeypatch.setattr(pool, "_CLOCK_SPARE_SECONDS", 0.0)
-    slow(1)
+    slow(times=1)
     limits = Limits(decode_seconds=0.01)
     with serving(Settings(settings.engines, decoders=1, limits=limits)) as live:
         pictures = [base64_of(encoded(picture(n))) for n in range(3)]
@@ -145,9 +162,9 @@ def test_the_detector_of_a_request_is_limited(
 
 
 def test_a_request_without_a_deadline_gets_the_limit_and_a_later_one_is_cut(
-    settings: Settings, slow: Callable[[int], None]
+    settings: Settings, slow: Callable[..., None]
 ) -> None:
-    slow(2)
+    slow(times=2)
     limits = Limits(decode_seconds=600.0, deadline_ms=100.0)
     with serving(Settings(settings.engines, decoders=2, limits=limits)) as live:
         for options in ({}, {"deadline_ms": 60_000.0}):
@@ -156,17 +173,7 @@ def test_a_request_without_a_deadline_gets_the_limit_and_a_later_one_is_cut(
         wait_for(lambda: used_bytes(live) == 0)
 
 
-def test_requests_wait_for_memory_and_are_refused_as_busy(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
-
-    def held(*arguments: Any) -> Any:
-        begun.release()
-        assert going.wait(30.0)
-        return decode(*arguments)
-
-    monkeypatch.setattr(DecoderPool, "decode_costed", held)
+def test_requests_wait_for_memory_and_are_refused_as_busy(settings: Settings, held: Held) -> None:
     data = encoded(picture(1))
     needed = job.memory_bytes(picture_cost(data, ImageLimits()))
     limits = Limits(decode_bytes=needed)
@@ -175,31 +182,21 @@ def test_requests_wait_for_memory_and_are_refused_as_busy(
         ThreadPoolExecutor(2) as threads,
     ):
         first = threads.submit(live.ages, data)
-        assert begun.acquire(timeout=30.0)
+        assert held.begun.acquire(timeout=30.0)
         assert used_bytes(live) == needed
         busy = live.ages(data, deadline_ms=20)
         assert_problem(busy, 503, f"use the memory for decoding, {needed:,} bytes")
         assert busy.headers["retry-after"] == "1"
         second = threads.submit(live.ages, data)
         wait_for(lambda: live.server.service._pipeline._pictures.budget.waiting == 1)
-        going.set()
+        held.going.set()
         assert [f.result(30.0).status_code for f in (first, second)] == [200, 200]
         wait_for(lambda: used_bytes(live) == 0)
 
 
-def test_small_requests_do_not_wait_behind_large_ones(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
+def test_small_requests_do_not_wait_behind_large_ones(settings: Settings, held: Held) -> None:
     large, small = encoded(picture(1, width=600, height=600)), encoded(picture(2))
-
-    def held(*arguments: Any) -> Any:
-        if len(arguments[1]) == len(large):
-            begun.release()
-            assert going.wait(30.0)
-        return decode(*arguments)
-
-    monkeypatch.setattr(DecoderPool, "decode_costed", held)
+    held.least_bytes = len(large)
     needed = job.memory_bytes(picture_cost(small, ImageLimits()))
     limits = Limits(decode_bytes=8 * needed)
     with (
@@ -207,31 +204,23 @@ def test_small_requests_do_not_wait_behind_large_ones(
         ThreadPoolExecutor(2) as threads,
     ):
         sent = [threads.submit(live.ages, large) for _ in range(2)]
-        assert begun.acquire(timeout=30.0)
+        assert held.begun.acquire(timeout=30.0)
         wait_for(lambda: live.server.service._pipeline._pictures.budget.waiting == 1)
         assert live.ages(small).status_code == 200
-        going.set()
+        held.going.set()
         assert [f.result(30.0).status_code for f in sent] == [200, 200]
         wait_for(lambda: used_bytes(live) == 0)
 
 
 def test_clients_that_leave_give_their_memory_back_when_the_work_ends(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, held: Held
 ) -> None:
-    begun, going, decode = threading.Semaphore(0), threading.Event(), DecoderPool.decode_costed
-
-    def held(*arguments: Any) -> Any:
-        begun.release()
-        assert going.wait(30.0)
-        return decode(*arguments)
-
-    monkeypatch.setattr(DecoderPool, "decode_costed", held)
     body = {"images": [base64_of(encoded(picture(1)))], "detect": False}
 
     async def leave(live: Live) -> None:
         async with httpx.AsyncClient(base_url=live.url, verify=NO_TLS) as client:
             sent = asyncio.create_task(client.post("/v1/ages", json=body))
-            await asyncio.to_thread(begun.acquire, timeout=30.0)
+            await asyncio.to_thread(held.begun.acquire, timeout=30.0)
             sent.cancel()
             await asyncio.gather(sent, return_exceptions=True)
 
@@ -239,7 +228,7 @@ def test_clients_that_leave_give_their_memory_back_when_the_work_ends(
         asyncio.run(leave(live))
         live.wait_for_metric('agemoe_refused_total{problem="client-gone"} 1.0')
         assert used_bytes(live) > 0, "a thread still decodes"
-        going.set()
+        held.going.set()
         wait_for(lambda: used_bytes(live) == 0)
 
 
