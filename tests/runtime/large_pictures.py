@@ -13,16 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.runtime.picture_files import chunk
+
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
 """First column, first row, step across, step down; the seventh pass is every other row."""
 Maker = Callable[[int, int], bytes]
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Of a PNG, by color type."""
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(kind + content))
-    return struct.pack(">I", len(content)) + kind + content + checksum
 
 
 def png(

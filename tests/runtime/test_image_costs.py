@@ -16,7 +16,8 @@ from PIL import Image
 
 from runtime.errors import ImageError, ImageTooLargeError
 from runtime.images import ImageLimits, load_rgb, picture_cost
-from tests.runtime.large_pictures import MAKERS, chunk, encoded, oriented, png
+from tests.runtime.large_pictures import MAKERS, encoded, oriented, png
+from tests.runtime.picture_files import chunk
 
 CASES = Path(__file__).parent / "cases"
 LIMITS = ImageLimits()

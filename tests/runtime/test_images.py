@@ -8,7 +8,7 @@ import threading
 import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from runtime.errors import ImageError, ImageTooLargeError
-from runtime.images import ImageLimits, load_rgb
+from runtime.images import SUFFIXES, ImageLimits, is_photograph, load_rgb
+from tests.runtime.picture_files import chunk
 
 Pixels = NDArray[np.uint8]
 LIMITS = ImageLimits()
@@ -307,11 +308,6 @@ def test_a_huge_file_is_not_read_whole(tmp_path: Path) -> None:
     assert peak_bytes < 1 << 20
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    checksum = zlib.crc32(kind + data)
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
-
-
 @pytest.mark.parametrize("side", [8_000, 12_000, 60_000])
 def test_a_decompression_bomb_is_rejected_before_decoding(side: int) -> None:
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
@@ -322,3 +318,22 @@ def test_a_decompression_bomb_is_rejected_before_decoding(side: int) -> None:
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        *((f"a{suffix}", True) for suffix in SUFFIXES),
+        ("A.JPG", True),
+        ("a.b.JFIF", True),
+        ("a.jpg.chip.jpg", True),
+        ("._a.jpg", False),
+        ("sub/._a.jpg", False),
+        ("__MACOSX/a.jpg", False),
+        ("x/__MACOSX/y/a.jpg", False),
+        ("a.gif", False),
+        ("jpg", False),
+    ],
+)
+def test_photographs_by_name(name: str, wanted: bool) -> None:
+    assert is_photograph(PurePosixPath(name)) is wanted
