@@ -68,8 +68,8 @@ class ImageLimits:
 Decode = Callable[["ImageSource", ImageLimits, "Deadline | None"], NDArray[np.uint8]]
 """Decodes a picture as `load_rgb` does; raises DeadlineError if it is late."""
 
-_WEBP_COPIES = 3
-"""Copies of a WebP in memory: canvas, frame and image. It may have this share of the pixels."""
+_WEBP_PART = 3
+"""A WebP may have a third of the pixels: its decoder holds four copies of four bytes a pixel."""
 _MAX_SIDE = 65_535
 """Pixels; that of JPEG. Of PNG's larger sides each row costs time."""
 _MAX_PATH = 4096
@@ -151,7 +151,7 @@ def _read(data: bytes, limits: ImageLimits) -> tuple[PictureFile, PictureCost]:
 def _limits_of(format_: str | None, limits: ImageLimits) -> ImageLimits:
     if format_ != WEBP:
         return limits
-    return replace(limits, max_pixels=limits.max_pixels // _WEBP_COPIES)
+    return replace(limits, max_pixels=limits.max_pixels // _WEBP_PART)
 
 
 def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
