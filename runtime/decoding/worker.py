@@ -109,25 +109,30 @@ def bounded(seconds: float, memory_bytes: int) -> Iterator[None]:
     if not hasattr(signal, "setitimer"):
         yield
         return
-    _limit_memory(memory_bytes)
-    signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process that does not handle it
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0.0)
+    with _limited_memory(memory_bytes):
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends what does not handle it
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0.0)
 
 
-def _limit_memory(memory_bytes: int) -> None:
+@contextlib.contextmanager
+def _limited_memory(memory_bytes: int) -> Iterator[None]:
+    """Limits the memory within the context only: the next picture is read before its own."""
     used_bytes = _memory()[0]
     if not used_bytes:
+        yield
         return
     import resource  # exists where /proc does
 
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = used_bytes + memory_bytes
-    if hard != resource.RLIM_INFINITY:
-        soft = min(soft, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    before = _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [used_bytes + memory_bytes, *(n for n in before if n != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _memory() -> tuple[int, int]:

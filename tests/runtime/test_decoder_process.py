@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from runtime import ImageError, ImageLimits
 from runtime.decoding import DecoderPool, job, process
@@ -132,6 +134,17 @@ def test_memory_is_bounded_by_what_the_header_explains(monkeypatch: pytest.Monke
             decoders.decode(data, LIMITS)
         assert decoders.decode(encoded(), ImageLimits()).shape == (16, 24, 3)
         assert decoders.ended["crash"] == 0
+
+
+def test_the_limit_of_one_picture_does_not_bound_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_SPARE_BYTES", 16 << 20)
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (3300, 4000, 3), np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    with DecoderPool(1) as decoders:
+        decoders.start()
+        assert decoders.decode(encoded(), LIMITS).shape == (16, 24, 3)
+        assert decoders.decode(buffer.getvalue(), ImageLimits(max_bytes=64 << 20)).any()
 
 
 def test_a_process_that_kept_memory_is_replaced(fake: Callable[..., None]) -> None:
