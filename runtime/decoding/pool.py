@@ -104,12 +104,18 @@ class DecoderPool:
             BackendError: they cannot.
         """
         call = object()
+        starting: list[Decoder] = []
         try:
             self._calls.enter(call)
-            for decoder in [Decoder() for _ in range(self.processes - len(self._idle))]:
+            # Holds those before one that cannot be started, too.
+            starting.extend(Decoder() for _ in range(self.processes - len(self._idle)))
+            for decoder in starting:
                 self._wait_ready(decoder)
-                self._idle.append(decoder)
+            while starting:
+                self._idle.append(starting.pop())
         finally:
+            for decoder in starting:
+                decoder.end()
             self._calls.leave(call)
 
     def decode(

@@ -117,6 +117,19 @@ def test_a_process_that_does_not_start_is_an_error_of_the_machine(
         assert decoders.decode(encoded(), LIMITS).shape == (16, 24, 3)
 
 
+def test_a_start_that_fails_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, real = children(), process.command()
+    cannot_decode = [sys.executable, "-c", "print('ImportError: no numpy')"]
+    for last, reason in ((cannot_decode, "does not start"), (["/nowhere"], "can be started")):
+        commands = iter([real, real, last])
+        monkeypatch.setattr(process, "command", lambda commands=commands: next(commands))
+        with DecoderPool(3) as decoders:
+            with pytest.raises(BackendError, match=reason) as caught:  # which holds the frames
+                decoders.start()
+            assert caught
+            assert children() == before
+
+
 def test_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "command", lambda: ["/nowhere/python"])
     with DecoderPool(1) as decoders, pytest.raises(BackendError, match="can be started"):
