@@ -106,9 +106,10 @@ class AgeMoE(PhotoPredictor):
         warn_of_placeholders(chosen)
         self._statistics = Statistics(chosen)
         self._limits, self._decoder = limits or ImageLimits(), decoder
-        parts = chosen, self._limits, self._statistics
         self._preparer = Preparer(
-            *parts,
+            chosen,
+            self._limits,
+            self._statistics,
             detector=lambda: self.detector,
             decoder=decoder,
             quality=quality,

@@ -22,7 +22,7 @@ def estimates_from(
     answers: Answers,
     unseen: Sequence[Mapping[str, str]],
     tables: FusionTables,
-    origins: Sequence[Origin] | None = None,
+    origins: Sequence[Origin],
 ) -> list[AgeEstimate | AgeMoEError]:
     """Fuses a batch.
 
@@ -30,7 +30,7 @@ def estimates_from(
         answers: the experts' outputs for N faces.
         unseen: for each face, the experts whose answer is ignored, with the reason.
         tables: of all experts.
-        origins: for each face, its notes and quality, as in `AgeEstimate`; None if unknown.
+        origins: for each face, its notes and quality.
 
     Returns:
         One entry per face; an error for a face without any usable answer.
@@ -58,17 +58,10 @@ def estimates_from(
         else PredictionError(reasons[face])
         for face in range(len(ages))
     ]
-    if origins is None:
-        return found
-    return [_from(result, *origin) for result, origin in zip(found, origins, strict=True)]
-
-
-def _from(
-    result: AgeEstimate | AgeMoEError, notes: tuple[str, ...], quality: FaceQuality | None
-) -> AgeEstimate | AgeMoEError:
-    if isinstance(result, AgeEstimate):
-        return replace(result, notes=notes, quality=quality)
-    return result
+    return [
+        replace(result, notes=notes, quality=quality) if isinstance(result, AgeEstimate) else result
+        for result, (notes, quality) in zip(found, origins, strict=True)
+    ]
 
 
 def _unusable(names: Sequence[str], raw_years: Floats, tables: FusionTables) -> dict[str, str]:

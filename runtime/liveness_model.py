@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.backends.onnx import cpu_session
-from runtime.detectors.model_file import HUB_PREFIX, ModelFile, read_model
+from runtime.detectors.model_file import HUB_PREFIX, read_model
 from runtime.errors import BackendError, LivenessError, LivenessFileError
-from runtime.files import check_regular, read_text
+from runtime.files import read_text
 from runtime.geometry import ALIGN, MAX_SIDE, Geometry, Pixels
 from runtime.json_reader import SHA256, JsonReader, at_least, one_of, read_dataclass, within
 from runtime.liveness import Liveness
@@ -135,7 +135,10 @@ class OnnxLiveness:
         """
         path = Path(description)
         self._model = model = read_liveness(path)
-        file = _file_of(model, path.parent)
+        place: str | Path = model.checkpoint
+        if not model.checkpoint.startswith(HUB_PREFIX):
+            place = path.parent / place
+        file = read_model(place, "liveness", model.sha256, _HINT)
         height, width = model.input_size
         self._spec = InputSpec("face", height, width, model.geometry)
         try:
@@ -195,19 +198,6 @@ class OnnxLiveness:
                 f"its output has the shape {np.shape(found)} for one face; column is {model.column}"
             )
         return model.score(values)
-
-
-def _file_of(model: LivenessModel, folder: Path) -> ModelFile:
-    """Reads the model's file and verifies its SHA-256."""
-    if model.checkpoint.startswith(HUB_PREFIX):
-        return read_model(model.checkpoint, "liveness", model.sha256, _HINT)
-    path = folder / model.checkpoint
-    try:
-        check_regular(path)
-    except (OSError, ValueError) as error:
-        message = f"The liveness model {path} cannot be read ({error}). {_HINT}"
-        raise BackendError(message) from error
-    return read_model(path, "liveness", model.sha256, _HINT)
 
 
 def _unfit(name: str, problem: str) -> BackendError:

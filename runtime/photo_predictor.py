@@ -43,11 +43,8 @@ class PhotoPredictor(ABC):
     @property
     def correlation(self) -> float | None:
         """That of the errors on two pictures of a person, as `predict_person` uses it, or None."""
-        return (
-            None
-            if self._contents.tables.correlation is None
-            else self._contents.tables.correlation.high
-        )
+        fitted = self._contents.tables.correlation
+        return None if fitted is None else fitted.high
 
     def predict_photo(
         self,

@@ -11,6 +11,7 @@ import numpy as np
 
 from runtime.alignment import landmarks_from
 from runtime.backends import Views
+from runtime.box_edges import finite_box
 from runtime.boxes import MAX_COVER, MAX_FACE_COVER, check_box, check_cover
 from runtime.deadline import Deadline
 from runtime.errors import BoxError, DeadlineError, InputError, LivenessError, QualityError
@@ -170,6 +171,8 @@ class Preparer:
             return error
 
     def _views(self, image: Pixels, face: Face) -> PreparedFace:
+        if face.box is not None:  # an array, or no box at all, whatever its type says
+            face = replace(face, box=finite_box(face.box))
         for box in (face.box, face.person_box):
             if box is not None:
                 check_box(box, *image.shape[:2])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import BackendError
+from runtime.files import check_regular
 
 HUB_PREFIX = "hf://"
 
@@ -41,8 +42,9 @@ def read_model(model: str | Path, kind: str, sha256: str | None, hint: str) -> M
     name = str(model)
     path = _from_hub(name) if name.startswith(HUB_PREFIX) else Path(name)
     try:
+        check_regular(path)
         data = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BackendError(f"The {kind} model {name} cannot be read ({error}). {hint}") from error
     digest = hashlib.sha256(data).hexdigest()
     if sha256 is not None and digest != sha256.lower():

@@ -1,4 +1,4 @@
-"""Fake sessions, in place of ONNX Runtime."""
+"""Fake sessions, in place of ONNX Runtime, and a predictor without any."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from runtime.backends import Answer, Inputs, Outputs, Session, SessionFactory
+from runtime.deadline import Deadline
+from runtime.errors import AgeMoEError
+from runtime.results import AgeEstimate, Face
 
 Predicts = Callable[[Inputs], Outputs]
 
@@ -61,3 +64,18 @@ class Hold:
             self.reached.set()
             assert self.released.wait(30.0)
         return bright(inputs)
+
+
+class FakePredictor:
+    """Answers each face by a function; records the sizes of its batches."""
+
+    def __init__(self, answer: Callable[[Face], AgeEstimate | AgeMoEError]) -> None:
+        self.answer = answer
+        self.batches: list[int] = []
+
+    def predict(
+        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
+    ) -> list[AgeEstimate | AgeMoEError]:
+        del deadline_ms
+        self.batches.append(len(faces))
+        return [self.answer(face) for face in faces]

@@ -1,4 +1,4 @@
-"""Made-up liveness models of a kilobyte: `weights` times the mean of each input channel."""
+"""Made-up liveness models of a kilobyte: `weights` times the mean of each input channel; noise."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ from runtime.files import sha256_of
 WEIGHTS = ((4.0, -1.0, 0.5), (-2.0, 3.0, 1.0))
 """Of the red, green and blue channel, for each value of the output."""
 BIAS = (0.25, -0.5)
+SQUARE = (10.0, 20.0, 32.0, 32.0)
+"""The box of a face in `noise`."""
+
+
+def noise(seed: int = 1, height: int = 120, width: int = 100) -> NDArray[np.uint8]:
+    """Returns noise with another brightness in each channel and at each place."""
+    rng = np.random.default_rng(seed)
+    slope = np.linspace(0.2, 1.0, width)[:, np.newaxis] * np.array([1.0, 0.6, 0.3])
+    pixels: NDArray[np.uint8] = (rng.integers(0, 256, (height, width, 3)) * slope).astype(np.uint8)
+    return pixels
 
 
 def write_model(

