@@ -16,11 +16,13 @@ from runtime.errors import (
     BoxesTooLargeError,
     ClosedError,
     DeadlineError,
+    FaceCountError,
     ImageError,
     ImageTooLargeError,
     InputError,
     LandmarkError,
     LivenessError,
+    ManyFacesError,
     NotCalibratedError,
     PredictionError,
     QualityError,
@@ -60,13 +62,13 @@ class TooManyError(ServiceError):
     status, slug = 422, "too-many"
 
 
-class NoFaceError(ServiceError):
+class NoFaceError(ServiceError, FaceCountError):
     """A picture of a person shows no face."""
 
     status, slug = 422, "no-face"
 
 
-class SeveralFacesError(ServiceError):
+class SeveralFacesError(ServiceError, ManyFacesError):
     """A picture of a person shows several faces."""
 
     status, slug = 422, "several-faces"
