@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
 
-from runtime.audit import AuditError
 from runtime.errors import (
     AgeMoEError,
     BoxError,
@@ -160,7 +159,6 @@ _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (PredictionError, 500, "prediction"),
     (NotCalibratedError, 409, "not-calibrated"),
     (ClosedError, 503, "not-ready"),
-    (AuditError, 503, "not-recorded"),
     (AgeMoEError, 500, "engines"),
 )
 """Status and slug of the library's errors; the first match counts."""
