@@ -21,7 +21,7 @@ import numpy as np
 
 from runtime.deadline import Deadline
 from runtime.decoding.process import command, environment
-from runtime.decoding.worker import READY, REPLY
+from runtime.decoding.worker import MOST_TEXT, READY, REPLY
 from runtime.errors import BackendError, DeadlineError, ImageError
 from runtime.printing import printable
 
@@ -48,7 +48,6 @@ _LIMITED = {
 _HEAD_BYTES = 12
 _BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 """Of MP4 and QuickTime, at byte 4."""
-_MOST_TEXT = 4096
 
 
 def video_frames(
@@ -102,7 +101,7 @@ def video_frames(
 
 def _reply_of(options: Mapping[str, object], limit_seconds: float) -> bytes:
     """Returns what the process sent until it ended, READY left out."""
-    most_bytes = len(READY) + 3 * _HELD_PIXELS + MOST_VIDEO_FRAMES * REPLY.size + _MOST_TEXT
+    most_bytes = len(READY) + 3 * _HELD_PIXELS + MOST_VIDEO_FRAMES * REPLY.size + MOST_TEXT
     try:
         process = subprocess.Popen(  # noqa: S603 - this Python, with code of ours
             command(_MODULE),
@@ -140,7 +139,7 @@ def _parsed(reply: bytes) -> tuple[list[Pixels], str, bool]:
         height, width, text_bytes = REPLY.unpack_from(reply, place)
         place += REPLY.size
         if not height * width:
-            text = reply[place : place + min(text_bytes, _MOST_TEXT)]
+            text = reply[place : place + min(text_bytes, MOST_TEXT)]
             return frames, text.decode(errors="replace"), True
         if place + 3 * height * width > len(reply):
             break

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.decoding.worker import READY, REPLY, bounded, own_streams, write_all
+from runtime.decoding.worker import MOST_TEXT, READY, REPLY, bounded, own_streams, write_all
 
 MOST_FRAMES = 36_000
 """Twenty minutes at 30 frames per second."""
@@ -44,7 +44,7 @@ def serve() -> None:
 
 
 def _send_text(replies: IO[bytes], text: str) -> None:
-    data = text.encode("utf-8", "backslashreplace")[:4096]
+    data = text.encode("utf-8", "backslashreplace")[:MOST_TEXT]
     write_all(replies, REPLY.pack(0, 0, len(data)) + data)
 
 

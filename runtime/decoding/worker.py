@@ -31,13 +31,13 @@ REPLY = struct.Struct("<III")
 """Height, width and bytes of text; an error has no pixels, and pixels have no text."""
 END = struct.Struct("<?d")
 """Whether the process kept much memory and should be replaced; its seconds of processor time."""
+MOST_TEXT = 4096
+"""Bytes of an error's text."""
 
 _GROWN_BYTES = 64 << 20
 """Resident memory above that at the start from which on a process is replaced."""
 _STATM = Path("/proc/self/statm")
 """Pages of virtual and of resident memory; Linux only."""
-_MOST_TEXT = 4096
-"""Bytes of an error's text."""
 
 
 def serve() -> None:
@@ -90,7 +90,7 @@ def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8] | bytes:
         name, text = type(error).__name__, str(error)
     except Exception as error:  # noqa: BLE001 - only this picture has failed
         name, text = ImageError.__name__, f"It cannot be decoded ({type(error).__name__}: {error})."
-    return f"{name}\n{text}".encode("utf-8", "backslashreplace")[:_MOST_TEXT]
+    return f"{name}\n{text}".encode("utf-8", "backslashreplace")[:MOST_TEXT]
 
 
 def write_all(replies: IO[bytes], data: bytes | memoryview) -> None:
