@@ -37,8 +37,8 @@ def photo_line(
         values = {"error": str(found), **decision_values(found, policy)}
         return json_line({"path": path, "detector": detector, **values})
     faces = [{**face.to_dict(), **decision_values(face.result, policy)} for face in found]
-    nobody = {} if faces else decision_values(FaceCountError(NO_FACE), policy)
-    return json_line({"path": path, "detector": detector, "faces": faces, **nobody})
+    no_face = {} if faces else decision_values(FaceCountError(NO_FACE), policy)
+    return json_line({"path": path, "detector": detector, "faces": faces, **no_face})
 
 
 def face_text(

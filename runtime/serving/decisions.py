@@ -2,7 +2,7 @@
 
 Every picture must show exactly one face, or have the box of one. A picture that cannot be used is
 left out, and its reason is in the answer; without any usable one the person is referred. A picture
-with several faces always refers: whose age counts is no guess of the service.
+with several faces always refers: the service does not guess which of them is meant.
 """
 
 from __future__ import annotations
