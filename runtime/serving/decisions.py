@@ -8,9 +8,8 @@ with several faces always refers: the service does not guess which of them is me
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from runtime.decisions import Decision, Policy, Reason, reasons_by_picture
 from runtime.errors import (
@@ -23,6 +22,7 @@ from runtime.errors import (
 )
 from runtime.person import PersonEstimate, combine
 from runtime.results import AgeEstimate
+from runtime.serving.audit import AuditLog
 from runtime.serving.generation import Generation
 from runtime.serving.prediction import JsonObject, Predictions, photo_json
 from runtime.serving.problems import NoFaceError, NotRecordedError
@@ -37,22 +37,6 @@ _CODES: tuple[tuple[type[AgeMoEError], str], ...] = (
     (DeadlineError, "late"),
 )
 """Reason codes of errors that a policy does not know."""
-
-
-class Recorder(Protocol):
-    """Keeps a record of decisions, as `AuditLog`; safe to use from several threads."""
-
-    def digest(self, picture: bytes) -> str:
-        """Returns the digest of an encoded picture."""
-
-    def append(self, record: Mapping[str, object]) -> None:
-        """Keeps a record, ready for JSON, durably; raises an error if it cannot."""
-
-    def check(self) -> None:
-        """Raises an error if nothing can be recorded any more."""
-
-    def close(self) -> None:
-        """Ends the record after the appends in progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +105,7 @@ def policy_json(policy: Policy) -> JsonObject:
 
 
 def record_decision(
-    recorder: Recorder, person: Person, photos: Sequence[Photo], generation: Generation
+    audit: AuditLog, person: Person, photos: Sequence[Photo], generation: Generation
 ) -> None:
     """Records a decision: digests, no pixels and no names.
 
@@ -130,9 +114,9 @@ def record_decision(
     """
     decision = person.decision
     try:
-        recorder.append(
+        audit.append(
             {
-                "pictures": [recorder.digest(photo.data) for photo in photos],
+                "pictures": [audit.digest(photo.data) for photo in photos],
                 "engines": generation.fingerprint,
                 "fusion": generation.moe.binding.fusion_sha256,
                 "policy": decision.policy,
