@@ -17,6 +17,7 @@ from runtime.agemoe import AgeMoE
 from runtime.arguments import AUDIT, SERVE, is_one_face, parsed_arguments
 from runtime.commands import run_command
 from runtime.console import (
+    decision_lines,
     face_line,
     face_text,
     photo_line,
@@ -35,15 +36,11 @@ from runtime.labeling import LabelJob, Stream, journal_of, label
 from runtime.liveness_model import OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
-from runtime.printing import MOST_LINE, printable, printable_lines
+from runtime.printing import printable, printable_lines
 from runtime.quality_options import quality_limits
 from runtime.results import AgeEstimate, Face
 from runtime.startup import WHOLE
-from runtime.video_command import (
-    estimate_video,
-    video_line,
-    video_text,
-)
+from runtime.video_command import estimate_video, video_line, video_text
 
 _BATCH = 32
 """Pictures per batch."""
@@ -156,7 +153,7 @@ def _predict_video(moe: AgeMoE, parsed: argparse.Namespace) -> int:
 def _print_error(path: str, error: AgeMoEError, policy: Policy | None) -> None:
     print(f"{printable(path)}\n  error: {error}", file=sys.stderr)
     if policy is not None:
-        print(f"{printable(path)}\n  {printable(str(policy.decide(error)), MOST_LINE)}", flush=True)
+        print("\n".join([printable(path), *decision_lines(error, policy)]), flush=True)
 
 
 def _label(parsed: argparse.Namespace) -> int:

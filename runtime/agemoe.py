@@ -142,11 +142,6 @@ class AgeMoE(PhotoPredictor):
         self._executor.mode = mode
 
     @property
-    def sources(self) -> dict[str, str | None]:
-        """SHA-256 of each expert's checkpoint, by its name; None for random weights."""
-        return {name: expert.source.sha256 for name, expert in self._contents.experts.items()}
-
-    @property
     def calibrated(self) -> bool:
         """True if there are fusion tables; without them, the experts are averaged."""
         return self._contents.calibration is not None

@@ -5,8 +5,8 @@ A line is one JSON object. `hash` is the SHA-256 of the rest of the object as th
 no line can be edited, removed, inserted or moved without a trace. The service writes the log
 (`runtime.serving.audit`); verifying needs neither the service's packages nor any lock.
 
-The chain has no key: it shows changes to those who know a later hash. Whoever may write the file
-can replace all of it, or cut off its end, unless a hash was kept elsewhere: see `--expect`.
+The chain has no key: with write access to the file, all of it can be replaced or its end cut off.
+Only a hash that was kept elsewhere shows that: see `--expect`.
 """
 
 from __future__ import annotations
@@ -36,8 +36,6 @@ HEAD = b'{"hash":"'
 """Start of every line."""
 _HASH_END = len(HEAD) + len(START)
 _SEPARATOR = b'",'
-
-
 _KINDS = {"sequence": int, "previous": str, "time": str, "event": str}
 """Types of the keys that every line has."""
 
@@ -209,7 +207,7 @@ class _Chain:
         sequence, last = found.entry.sequence, self._last.sequence
         missing = sequence - last - 1 - self._unsound
         if missing > 0:
-            return f"sequence {sequence} follows {last}: {missing:,} before it were removed"
+            return f"sequence {sequence} follows {last}; lines missing between them: {missing:,}"
         if missing < 0:
             return f"sequence {sequence} follows {last}: it was inserted, repeated or moved"
         if not self._unsound and found.previous != self._last.hash:

@@ -22,7 +22,7 @@ def face_line(
 ) -> str:
     """Formats a picture of one face as JSON; without a box the whole picture is the face."""
     values = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
-    values |= _decision(result, policy)
+    values |= decision_values(result, policy)
     return json_line({"path": path, "box": box, **values})
 
 
@@ -34,11 +34,11 @@ def photo_line(
 ) -> str:
     """Formats a photograph as JSON."""
     if isinstance(found, AgeMoEError):
-        values = {"error": str(found), **_decision(found, policy)}
+        values = {"error": str(found), **decision_values(found, policy)}
         return json_line({"path": path, "detector": detector, **values})
-    faces = [{**face.to_dict(), **_decision(face.result, policy)} for face in found]
-    nobody = {} if faces else _decision(FaceCountError(NO_FACE), policy)
-    return json_line({"path": path, "detector": detector, "faces": faces, **nobody})
+    faces = [{**face.to_dict(), **decision_values(face.result, policy)} for face in found]
+    no_face = {} if faces else decision_values(FaceCountError(NO_FACE), policy)
+    return json_line({"path": path, "detector": detector, "faces": faces, **no_face})
 
 
 def face_text(
@@ -112,7 +112,10 @@ def estimate_lines(estimate: AgeEstimate) -> list[str]:
     ]
 
 
-def _decision(result: AgeEstimate | AgeMoEError, policy: Policy | None) -> dict[str, Any]:
+def decision_values(
+    result: AgeEstimate | PersonEstimate | AgeMoEError, policy: Policy | None
+) -> dict[str, Any]:
+    """Returns the decision on a result, ready for JSON; nothing without a policy."""
     return {} if policy is None else {"decision": policy.decide(result).to_dict()}
 
 

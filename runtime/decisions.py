@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
@@ -155,9 +155,7 @@ class Policy(Terms):
                 yield Reason("disagreement", result.disagreement)
             else:
                 yield from _apart_doubts(result.used)
-            for frame in result.frames:  # one such picture counts, whatever the others show
-                if isinstance(frame.result, LivenessError | ManyFacesError):
-                    yield from _reasons_of_error(frame.result)
+            yield from reasons_by_picture([_vetoes(frame.result) for frame in result.frames])
             yield from self._doubts_of(result.estimate)
         else:
             yield from self._doubts_of(result)
@@ -189,6 +187,28 @@ class Policy(Terms):
                 yield Reason("wide_interval", sentence)
         if estimate.notes and not self.noted:
             yield Reason("noted", f"The estimate has notes: {'; '.join(estimate.notes)}.")
+
+
+def reasons_by_picture(found: Sequence[Iterable[Reason]]) -> Iterator[Reason]:
+    """Yields the reasons of several pictures, each once; one not of all names its pictures.
+
+    Args:
+        found: the reasons of each picture.
+    """
+    pictures: dict[Reason, list[int]] = {}
+    for number, reasons in enumerate(found, 1):
+        for reason in reasons:
+            pictures.setdefault(reason, []).append(number)
+    for (code, sentence), numbers in pictures.items():
+        name = f"Picture{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: "
+        yield Reason(code, sentence if len(numbers) == len(found) else name + sentence)
+
+
+def _vetoes(result: AgeEstimate | AgeMoEError) -> list[Reason]:
+    """Returns why one picture refers a person, whatever the others show."""
+    if isinstance(result, LivenessError | ManyFacesError):
+        return _reasons_of_error(result)
+    return []
 
 
 def _apart(age: float, limit: float) -> str:

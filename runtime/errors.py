@@ -182,7 +182,7 @@ class FaceCountError(InputError):
 
 
 class ManyFacesError(FaceCountError):
-    """The picture shows several faces that are about as large: nobody can tell who is meant."""
+    """The picture shows several faces that are about as large, so it is unclear which is meant."""
 
 
 class PredictionError(AgeMoEError, RuntimeError):

@@ -70,7 +70,7 @@ def read_policy(
     return found
 
 
-def write_policy(path: Path, policy: Policy) -> None:
+def write_policy(path: str | os.PathLike[str], policy: Policy) -> None:
     """Writes a policy atomically.
 
     Raises:
@@ -79,7 +79,7 @@ def write_policy(path: Path, policy: Policy) -> None:
     if policy.binding is None:
         raise ValueError("The policy has no binding. Take the one of an AgeMoE, `moe.binding`.")
     values = {"schema_version": SCHEMA_VERSION, "id": policy.id, **policy.to_dict()}
-    write_json(path, {key: value for key, value in values.items() if value is not None})
+    write_json(Path(path), {key: value for key, value in values.items() if value is not None})
 
 
 def check_policy_fits(policy: Policy, binding: Binding, *, detector: str | None = None) -> None:

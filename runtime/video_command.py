@@ -6,7 +6,7 @@ import argparse
 
 from runtime.agemoe import AgeMoE
 from runtime.commands import count
-from runtime.console import decision_lines, estimate_lines
+from runtime.console import decision_lines, decision_values, estimate_lines
 from runtime.decisions import Policy
 from runtime.decoding.video import MOST_VIDEO_FRAMES, VIDEO_FRAMES, video_frames
 from runtime.errors import AgeMoEError, InputError, PredictionError
@@ -48,8 +48,7 @@ def estimate_video(moe: AgeMoE, parsed: argparse.Namespace) -> PersonEstimate | 
 def video_line(path: str, result: PersonEstimate | AgeMoEError, policy: Policy | None) -> str:
     """Formats the result of a video as JSON."""
     values = result.to_dict() if isinstance(result, PersonEstimate) else {"error": str(result)}
-    decision = {} if policy is None else {"decision": policy.decide(result).to_dict()}
-    return json_line({"video": path, **values, **decision})
+    return json_line({"video": path, **values, **decision_values(result, policy)})
 
 
 def video_text(path: str, person: PersonEstimate, policy: Policy | None) -> str:

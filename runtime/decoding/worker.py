@@ -31,13 +31,13 @@ REPLY = struct.Struct("<III")
 """Height, width and bytes of text; an error has no pixels, and pixels have no text."""
 END = struct.Struct("<?d")
 """Whether the process kept much memory and should be replaced; its seconds of processor time."""
+MOST_TEXT = 4096
+"""Bytes of an error's text."""
 
 _GROWN_BYTES = 64 << 20
 """Resident memory above that at the start from which on a process is replaced."""
 _STATM = Path("/proc/self/statm")
 """Pages of virtual and of resident memory; Linux only."""
-MOST_TEXT = 4096
-"""Bytes of an error's text."""
 
 
 def serve() -> None:

@@ -37,7 +37,7 @@ except ImportError:  # not on Windows
 log = logging.getLogger("agemoe")
 
 _HEAD_SECONDS = 3600.0
-"""Between two heads in the service's own log, where they are safe from who changes the file."""
+"""Between two heads in the service's own log, which a change of the file does not reach."""
 _KEY_BYTES = (16, 4096)
 
 
@@ -121,7 +121,7 @@ class AuditLog:
         with self._writing:
             if self._file < 0:
                 return
-            with contextlib.suppress(AuditError):  # those who wait for it are told
+            with contextlib.suppress(AuditError):  # the appends that wait for it raise the error
                 self._flush(self._head.sequence)
             with self._flushing:
                 self._log_head()

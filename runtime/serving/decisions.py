@@ -2,17 +2,16 @@
 
 Every picture must show exactly one face, or have the box of one. A picture that cannot be used is
 left out, and its reason is in the answer; without any usable one the person is referred. A picture
-with several faces always refers: whose age counts is no guess of the service.
+with several faces always refers: the service does not guess which of them is meant.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from runtime.decisions import Decision, Policy, Reason
+from runtime.decisions import Decision, Policy, Reason, reasons_by_picture
 from runtime.errors import (
     AgeMoEError,
     DeadlineError,
@@ -23,37 +22,21 @@ from runtime.errors import (
 )
 from runtime.person import PersonEstimate, combine
 from runtime.results import AgeEstimate
+from runtime.serving.audit import AuditLog
 from runtime.serving.generation import Generation
 from runtime.serving.prediction import JsonObject, Predictions, photo_json
-from runtime.serving.problems import NoFaceError, NotRecordedError, SeveralFacesError
+from runtime.serving.problems import NoFaceError, NotRecordedError
 from runtime.serving.request_body import Photo
 
 log = logging.getLogger("agemoe")
 
 _CODES: tuple[tuple[type[AgeMoEError], str], ...] = (
     (NoFaceError, "no_face"),
-    (SeveralFacesError, "several_faces"),
     (ImageError, "unreadable"),
     (ImageTooLargeError, "unreadable"),
     (DeadlineError, "late"),
 )
 """Reason codes of errors that a policy does not know."""
-
-
-class Recorder(Protocol):
-    """Keeps a record of decisions, as `AuditLog`; safe to use from several threads."""
-
-    def digest(self, picture: bytes) -> str:
-        """Returns the digest of an encoded picture."""
-
-    def append(self, record: Mapping[str, object]) -> None:
-        """Keeps a record, ready for JSON, durably; raises an error if it cannot."""
-
-    def check(self) -> None:
-        """Raises an error if nothing can be recorded any more."""
-
-    def close(self) -> None:
-        """Ends the record after the appends in progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,24 +79,15 @@ def decide(policy: Policy, photos: Sequence[Predictions], no_answers: Collection
             content or the time: the service is at fault.
     """
     results = [_result_of(photo) for photo in photos]
-    known = [result for result in results if isinstance(result, AgeEstimate | AgeMoEError)]
-    for result in results:
-        if not isinstance(result, AgeEstimate | AgeMoEError):
-            raise result
     try:
-        estimate = combine(known)
+        estimate = combine(results)
     except PredictionError as error:
-        for result in known:
+        for result in results:
             if isinstance(result, AgeMoEError) and not _is_refusal(result, no_answers):
                 raise result from None
-        decision = replace(policy.decide(error), reasons=tuple(_reasons(policy, known)))
-        return Person(decision, None, photos)
-    decision = policy.decide(estimate)
-    several = [reason for reason in _reasons(policy, known) if reason.code == "several_faces"]
-    if several:
-        reasons = (*several, *decision.reasons)
-        decision = replace(decision, outcome="refer", reasons=reasons)
-    return Person(decision, estimate, photos)
+        reasons = reasons_by_picture([_reasons(policy, result) for result in results])
+        return Person(replace(policy.decide(error), reasons=tuple(reasons)), None, photos)
+    return Person(policy.decide(estimate), estimate, photos)
 
 
 def policy_json(policy: Policy) -> JsonObject:
@@ -131,7 +105,7 @@ def policy_json(policy: Policy) -> JsonObject:
 
 
 def record_decision(
-    recorder: Recorder, person: Person, photos: Sequence[Photo], generation: Generation
+    audit: AuditLog, person: Person, photos: Sequence[Photo], generation: Generation
 ) -> None:
     """Records a decision: digests, no pixels and no names.
 
@@ -140,9 +114,9 @@ def record_decision(
     """
     decision = person.decision
     try:
-        recorder.append(
+        audit.append(
             {
-                "pictures": [recorder.digest(photo.data) for photo in photos],
+                "pictures": [audit.digest(photo.data) for photo in photos],
                 "engines": generation.fingerprint,
                 "fusion": generation.moe.binding.fusion_sha256,
                 "policy": decision.policy,
@@ -157,28 +131,25 @@ def record_decision(
         ) from error
 
 
-def _result_of(photo: Predictions) -> AgeEstimate | BaseException:
+def _result_of(photo: Predictions) -> AgeEstimate | AgeMoEError:
+    """Returns the estimate or error of a picture; raises an error that is not the library's."""
     if photo.error is not None:
         return photo.error
     (result,) = photo.results
+    if not isinstance(result, AgeEstimate | AgeMoEError):
+        raise result
     return result
 
 
 def _is_refusal(error: AgeMoEError, no_answers: Collection[str]) -> bool:
     """Returns whether an error is about the picture or the time, and not of the service."""
-    if isinstance(error, InputError | NoFaceError | SeveralFacesError | DeadlineError):
+    if isinstance(error, InputError | DeadlineError):
         return True
     return isinstance(error, PredictionError) and set(error.missing.values()) <= set(no_answers)
 
 
-def _reasons(policy: Policy, results: Sequence[AgeEstimate | AgeMoEError]) -> Iterator[Reason]:
-    """Yields the reasons of all results; one that is not of all names its pictures."""
-    pictures: dict[Reason, list[int]] = {}
-    for number, result in enumerate(results, 1):
-        for reason in policy.decide(result).reasons:
-            codes = (code for kind, code in _CODES if isinstance(result, kind))
-            known = Reason(next(codes, reason.code), reason.sentence)
-            pictures.setdefault(known, []).append(number)
-    for (code, sentence), numbers in pictures.items():
-        name = f"Picture{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}: "
-        yield Reason(code, sentence if len(numbers) == len(results) else name + sentence)
+def _reasons(policy: Policy, result: AgeEstimate | AgeMoEError) -> Iterator[Reason]:
+    """Yields the reasons of one picture, with the codes of the service."""
+    known = next((code for kind, code in _CODES if isinstance(result, kind)), None)
+    for code, sentence in policy.decide(result).reasons:
+        yield Reason(known or code, sentence)

@@ -9,18 +9,19 @@ from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse
 
-from runtime.audit import AuditError
 from runtime.errors import (
     AgeMoEError,
     BoxError,
     BoxesTooLargeError,
     ClosedError,
     DeadlineError,
+    FaceCountError,
     ImageError,
     ImageTooLargeError,
     InputError,
     LandmarkError,
     LivenessError,
+    ManyFacesError,
     NotCalibratedError,
     PredictionError,
     QualityError,
@@ -60,13 +61,13 @@ class TooManyError(ServiceError):
     status, slug = 422, "too-many"
 
 
-class NoFaceError(ServiceError):
+class NoFaceError(ServiceError, FaceCountError):
     """A picture of a person shows no face."""
 
     status, slug = 422, "no-face"
 
 
-class SeveralFacesError(ServiceError):
+class SeveralFacesError(ServiceError, ManyFacesError):
     """A picture of a person shows several faces."""
 
     status, slug = 422, "several-faces"
@@ -158,7 +159,6 @@ _LIBRARY_ERRORS: tuple[tuple[type[AgeMoEError], int, str], ...] = (
     (PredictionError, 500, "prediction"),
     (NotCalibratedError, 409, "not-calibrated"),
     (ClosedError, 503, "not-ready"),
-    (AuditError, 503, "not-recorded"),
     (AgeMoEError, 500, "engines"),
 )
 """Status and slug of the library's errors; the first match counts."""

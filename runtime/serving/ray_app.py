@@ -45,9 +45,10 @@ RELOAD = "/v1/reload"
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
 """Before the second attempt; doubled each time, until Ray notices that a replica is lost."""
+_PLAIN = ("device", "precision", "detector", "policy", "decoders")
+"""Arguments that become settings as they are."""
 _ARGUMENTS = (
-    *("engines", "device", "precision", "detector", "policy", "decoders", "keys", "without_keys"),
-    *("limits", "batching", "quality", "revision"),
+    *("engines", *_PLAIN, "keys", "without_keys", "limits", "batching", "quality", "revision"),
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -187,8 +188,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
         raise ValueError(
             "Give keys: FILE, or without_keys: true behind a proxy that controls access."
         )
-    names = ("device", "precision", "detector", "policy", "decoders")
-    given = {name: arguments[name] for name in names if name in arguments}
+    given = {name: arguments[name] for name in _PLAIN if name in arguments}
     given |= {name: Path(arguments[name]) for name in ("engines", "keys") if arguments.get(name)}
     settings = Settings(
         **given,

@@ -12,8 +12,8 @@ from starlette.concurrency import run_in_threadpool
 
 from runtime.detectors import parse_detector
 from runtime.errors import ClosedError
-from runtime.serving.audit import opened_log
-from runtime.serving.decisions import Recorder, decide, policy_json, record_decision
+from runtime.serving.audit import AuditLog, opened_log
+from runtime.serving.decisions import decide, policy_json, record_decision
 from runtime.serving.generation import Generation
 from runtime.serving.keys import Key, read_keys
 from runtime.serving.metrics import Metrics
@@ -51,7 +51,7 @@ class Service:
         self.keys = _keys_for(settings)
         """Accepted API keys; None accepts requests without one."""
         self.metrics = Metrics(lambda: self._current)
-        self.audit: Recorder | None = None
+        self.audit: AuditLog | None = None
         """Records decisions before they are given; None without a record, or if not open."""
         self.draining = False
         """True while the service is shutting down and reports itself as not ready."""

@@ -72,7 +72,6 @@ def moe(engines: Path) -> Iterator[AgeMoE]:
 def test_the_opened_experts(moe: AgeMoE) -> None:
     assert moe.experts == ("a", "b", "both")
     assert moe.backends == dict.fromkeys(moe.experts, "onnx-cpu")
-    assert moe.sources == dict.fromkeys(moe.experts, SHA)
     assert not moe.calibrated
 
 

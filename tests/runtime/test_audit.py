@@ -160,11 +160,11 @@ def test_an_edited_line_with_a_new_hash_breaks_the_next_one(path: Path) -> None:
 def test_removed_lines_are_counted(path: Path) -> None:
     lines = small_log()
     assert found_in(path, b"".join(lines[:2] + lines[5:])) == [
-        (3, "sequence 6 follows 2: 3 before it were removed")
+        (3, "sequence 6 follows 2; lines missing between them: 3")
     ]
     assert found_in(path, b"".join(lines[2:]))[0] == (
         1,
-        "sequence 3 follows 0: 2 before it were removed",
+        "sequence 3 follows 0; lines missing between them: 2",
     )
 
 
@@ -174,13 +174,13 @@ def test_inserted_and_moved_lines_are_named(path: Path) -> None:
     inserted = [*lines[:4], lines[2], *lines[4:]]
     assert found_in(path, b"".join(inserted)) == [
         (5, f"sequence 3 follows 4: {again}"),
-        (6, "sequence 5 follows 3: 1 before it were removed"),
+        (6, "sequence 5 follows 3; lines missing between them: 1"),
     ]
     moved = [lines[0], lines[2], lines[1], *lines[3:]]
     assert found_in(path, b"".join(moved)) == [
-        (2, "sequence 3 follows 1: 1 before it were removed"),
+        (2, "sequence 3 follows 1; lines missing between them: 1"),
         (3, f"sequence 2 follows 3: {again}"),
-        (4, "sequence 4 follows 2: 1 before it were removed"),
+        (4, "sequence 4 follows 2; lines missing between them: 1"),
     ]
 
 
@@ -294,7 +294,7 @@ def test_the_command_names_breaks(path: Path, capsys: pytest.CaptureFixture[str]
     path.write_bytes(b"".join(lines[::2]))
     assert main(["audit", str(path)]) == 1
     printed = capsys.readouterr().out.splitlines()
-    assert printed[3] == "line 2: sequence 3 follows 1: 1 before it were removed"
+    assert printed[3] == "line 2: sequence 3 follows 1; lines missing between them: 1"
     assert printed[-2:] == ["… and 50 more", "breaks: 150"]
     assert main(["audit", str(path), "--json"]) == 1
     report = json.loads(capsys.readouterr().out)

@@ -292,6 +292,7 @@ def test_an_attack_or_two_people_in_one_picture_refer_whatever_the_others_show(
 ) -> None:
     decision = Policy(noted=True).decide(combine([estimate(40.0), error, error]))
     assert (decision.outcome, codes(decision)) == ("refer", [code, "challenge_met"])
+    assert decision.reasons[0].sentence == f"Pictures 2, 3: {error}"
 
 
 def test_pictures_whose_intervals_do_not_meet_refer() -> None:

@@ -84,7 +84,7 @@ def test_round_trip(path: Path) -> None:
 def test_a_plain_policy_round_trips_through_another_file(engines: Path) -> None:
     tables = read_fusion(engines / "fusion.json")
     wanted = Policy(binding=Binding.of(read_manifest(engines).experts, tables))
-    write_policy(engines / "strict.json", wanted)
+    write_policy(str(engines / "strict.json"), wanted)
     assert read_policy(engines, policy="strict.json") == wanted
 
 

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from runtime.audit import AuditError, verify
+from runtime.manifest_file import engines_fingerprint
 from runtime.serving import command, service
 from runtime.serving.audit import AuditLog
 from runtime.serving.service import Service
 from runtime.serving.settings import Settings
 from tests.serving.live import assert_problem, encoded, engines_in, picture, policy_in, serving
+from tests.serving.test_decisions import PROBLEM, decisions_of
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +115,9 @@ def test_the_command_reports_a_log_in_use(
     assert "error: Another process writes the audit log" in capsys.readouterr().err
 
 
-def test_decisions_are_in_the_log_before_they_are_given(engines: Path, tmp_path: Path) -> None:
+def test_decisions_are_in_the_log_before_they_are_given(
+    engines: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path, key = tmp_path / "audit.log", tmp_path / "key"
     key.write_bytes(b"0123456789abcdef\n")
     pictures = [encoded(picture(seed)) for seed in (0, 199)]
@@ -124,19 +128,29 @@ def test_decisions_are_in_the_log_before_they_are_given(engines: Path, tmp_path:
         answers.append(live.decision(*pictures, boxes=[whole, whole]).json()["decision"])
         answers.append(live.decision(b"no picture").json()["decision"])
         assert live.ages(pictures[0]).status_code == 200  # no decision
+        assert_problem(live.client.post("/v1/decisions", json={}), 422, "images")
         records = [json.loads(line) for line in path.read_bytes().splitlines()][1:]
-        version = live.server.service.current().version
+        fusion, counted = live.moe.binding.fusion_sha256, decisions_of(live)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(os, "pwrite", full)
             refused = live.decision(pictures[0], boxes=[whole])
             assert_problem(refused, 503, "could not be recorded, so it is not given")
+            assert refused.json()["type"] == PROBLEM + "not-recorded"
+            assert str(path) in caplog.text
+            assert str(path) not in refused.text
+            assert decisions_of(live) == counted
+            assert live.ages(pictures[0]).status_code == 200
             assert live.client.get("/health/ready").status_code == 200
         assert live.decision(pictures[0], boxes=[whole]).status_code == 200
-    assert [record["outcome"] for record in records] == [one["outcome"] for one in answers]
     for record, answer in zip(records, answers, strict=True):
-        assert record["reasons"] == [reason["code"] for reason in answer["reasons"]]
-        assert (record["engines"][: len(version)], record["policy"]) == (version, answer["policy"])
-        assert not {"age_years", "interval", "probability"} & record.keys()
+        chain = {"hash", "previous", "sequence", "time", "event", "pictures"}
+        assert {key: value for key, value in record.items() if key not in chain} == {
+            "engines": engines_fingerprint(engines, "policy.json"),
+            "fusion": fusion,
+            "policy": answer["policy"],
+            "outcome": answer["outcome"],
+            "reasons": [reason["code"] for reason in answer["reasons"]],
+        }
     twins = [
         f"hmac-sha256:{hmac.new(b'0123456789abcdef', p, 'sha256').hexdigest()}" for p in pictures
     ]

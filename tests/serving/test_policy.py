@@ -1,17 +1,15 @@
-"""`serve --policy`: start, reload, limits and record of a service that decides."""
+"""`serve --policy`: start, reload and limits of a service that decides."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from runtime import AgeMoE, Policy, PolicyError, write_policy
+from runtime import Policy, PolicyError, write_policy
 from runtime.fusion_file import read_fusion, write_fusion
 from runtime.manifest_file import engines_fingerprint
 from runtime.quality import QualityLimits
@@ -27,7 +25,7 @@ from tests.serving.live import (
     policy_in,
     serving,
 )
-from tests.serving.test_decisions import MIDDLE, OLD, OLDER, PROBLEM, WHOLE, decisions_of
+from tests.serving.test_decisions import MIDDLE, OLD, PROBLEM, WHOLE
 
 
 def test_without_a_policy_there_are_no_decisions(tmp_path: Path) -> None:
@@ -122,64 +120,3 @@ def test_the_policy_counts_for_the_fingerprint_where_it_is_used(tmp_path: Path) 
     other = both()
     assert without[0] == one[0] == other[0]
     assert len({without[1], one[1], other[1], without[0]}) == 4
-
-
-class Book:
-    """A record of decisions in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, object]] = []
-        self.broken = False
-        self.closed = False
-
-    def check(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-    def digest(self, picture: bytes) -> str:
-        return hashlib.sha256(picture).hexdigest()
-
-    def append(self, record: Mapping[str, object]) -> None:
-        if self.broken:
-            raise OSError("no space left at /srv/audit")
-        self.records.append(json.loads(json.dumps(record)))
-
-
-def test_decisions_are_recorded_before_they_are_given(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    engines = engines_in(tmp_path / "engines")
-    policy, book = policy_in(engines), Book()
-    with AgeMoE(engines) as moe:
-        fusion = moe.binding.fusion_sha256
-    with serving(Settings(engines, policy=True)) as live:
-        live.server.service.audit = book
-        live.decision(OLD, OLDER, boxes=[WHOLE, WHOLE])
-        live.decision(b"no picture")
-        live.ages(OLD)
-        live.client.post("/v1/decisions", json={})
-        assert len(book.records) == 2
-        version = live.server.service.current().version
-        assert version == engines_fingerprint(engines, "policy.json")[:12]
-        digests = [hashlib.sha256(data).hexdigest() for data in (OLD, OLDER)]
-        first, second = book.records
-        assert first == {
-            "pictures": digests,
-            "engines": engines_fingerprint(engines, "policy.json"),
-            "fusion": fusion,
-            "policy": policy.id,
-            "outcome": "pass",
-            "reasons": ["challenge_met"],
-        }
-        assert (second["outcome"], second["reasons"]) == ("refer", ["unreadable"])
-        counted = decisions_of(live)
-        book.broken = True
-        refused = live.decision(OLD, boxes=[WHOLE])
-        assert_problem(refused, 503, "could not be recorded, so it is not given")
-        assert refused.json()["type"] == PROBLEM + "not-recorded"
-        assert "/srv/audit" not in refused.text
-        assert "/srv/audit" in caplog.text
-        assert decisions_of(live) == counted
-        assert live.ages(OLD).status_code == 200
