@@ -41,7 +41,7 @@ def _problems(arguments: argparse.Namespace) -> Iterator[str]:
         return
     if arguments.policy:
         yield "--policy fits a policy: write the --statement afterwards, in a run of its own"
-    for name in ("compare", "output", "json"):
+    for name in ("compare", "output", "correlation", "json"):
         if getattr(arguments, name) not in (None, False):
             yield f"--{name} belongs to a report: leave it out with --statement"
     if arguments.date is not None and not _is_date(arguments.date):

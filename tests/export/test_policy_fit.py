@@ -164,6 +164,7 @@ def test_tables_that_are_not_in_use_are_refused(
         (["--policy", "--youngest", "18"], "below the threshold"),
         (["--policy", "--floor", "19"], "the threshold"),
         (["--policy", "--output", "x"], "--output belongs to a report"),
+        (["--policy", "--correlation", "x.json"], "--correlation belongs to a report"),
     ],
 )
 def test_options_that_contradict_each_other(
