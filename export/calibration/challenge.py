@@ -183,8 +183,8 @@ class _Sample:
         estimates = np.where(np.isfinite(fused_years), fused_years, -np.inf)
         young = (ages < options.threshold) & (ages >= options.youngest)
         old = ages >= options.threshold
-        grouped = dict(_grouped(faces, faces.groups))
-        limited = dict(_grouped(faces, options.groups))
+        grouped = dict(rows_by_group(faces))
+        limited = dict(rows_by_group(faces, options.groups))
         lower = {ALL: young, **{name: young & rows for name, rows in grouped.items()}}
         upper = {ALL: old, **{name: old & rows for name, rows in grouped.items()}}
         below = [options.threshold + offset for offset in _YOUNGER_EDGES]
@@ -209,11 +209,11 @@ class _Sample:
         )
 
 
-def _grouped(
-    faces: LabeledPredictions, columns: Sequence[str] | Mapping[str, object]
+def rows_by_group(
+    faces: LabeledPredictions, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Rows]]:
-    """Yields the name and the (N,) rows of every value of some columns."""
-    for column in columns:
+    """Yields the name, `sex=female`, and the (N,) rows of every group; None: of all columns."""
+    for column in faces.groups if columns is None else columns:
         values = faces.groups[column]
         for value in np.unique(values):
             if value:
