@@ -1,11 +1,11 @@
-"""Measures how often pictures of faces, and of anything else, are refused as no face.
+"""Measures how often pictures of faces, and pictures without one, are refused as no face.
 
 python -m benchmarks.faces_refused --engines engines --faces PHOTOS [PHOTOS …] --count 500
 
 Faces are photographs as a whole, the detector's own boxes, and crops of these boxes, wider or
 tighter than the face. Non-faces are the pictures of scikit-image (those of people excepted) as a
-whole and in random boxes, and random boxes beside the faces of the photographs. Each is asked for
-as `AgeMoE(quality=QualityLimits())` does. Counts and milliseconds are printed as a table.
+whole and in random boxes, and random boxes beside the faces of the photographs. The search is
+that of `AgeMoE(quality=QualityLimits())`. Counts and milliseconds are printed as a table.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ _LEAST_SIDE = 48
 
 @dataclass(slots=True)
 class Tally:
-    """Pictures of one kind."""
+    """Counts and time of the pictures of one kind."""
 
     found: int = 0
     asked: int = 0
     seconds: float = 0.0
 
     def add(self, search: LandmarkSearch, image: Pixels, box: Box | None) -> None:
-        """Asks for a face in a box or a whole picture."""
+        """Searches for a face in a box or a whole picture, and counts the result."""
         started = time.perf_counter()
         self.found += bool(search.find(image, box).face_found)
         self.seconds += time.perf_counter() - started
@@ -88,7 +88,7 @@ def _measure(parsed: argparse.Namespace) -> int:
 def _ask_photographs(
     folder: Path, most: int, detector: Detector, tallies: dict[str, Tally]
 ) -> None:
-    """Asks for the faces of a folder's photographs, and for faces beside them."""
+    """Searches for the faces of a folder's photographs, and for faces beside them."""
     choice, search = random.Random(0), LandmarkSearch(detector)
     paths = sorted(path for path in folder.rglob("*") if is_photograph(path))
     if not paths:
@@ -116,7 +116,7 @@ def _ask_photographs(
 def _ask_others(
     paths: Sequence[Path], boxes: int, detector: Detector, tallies: dict[str, Tally]
 ) -> None:
-    """Asks for faces in pictures without any."""
+    """Searches for faces in pictures without any."""
     choice, search = random.Random(0), LandmarkSearch(detector)
     for image in [*(load_rgb(path, ImageLimits()) for path in paths), *_samples()]:
         tallies.setdefault("no face, whole", Tally()).add(search, image, None)

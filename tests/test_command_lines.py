@@ -152,6 +152,10 @@ NUMBERS: dict[str, list[tuple[str, ...]]] = {
         ("--engines", "nothing", f"--{name}={{}}") for name in ("instances", "queue-delay-us")
     ],
     "benchmarks.latency": [("--engines", "nothing", f"--{n}={{}}") for n in ("seconds", "threads")],
+    "benchmarks.attacks": [
+        ("--engines", "nothing", f"--{name}={{}}")
+        for name in ("rounds", "max-cpu-seconds", "max-mb", "max-slowdown")
+    ],
     "benchmarks.scaling": [
         ("--engines", "nothing", f"--{name}={{}}")
         for name in ("workers", "photographs", "rounds", "core-hour")

@@ -18,16 +18,16 @@ _UNIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """A picture that may cost more than it should."""
+    """A picture made to cost its reader more than it should."""
 
     kind: str
-    """What is tried; pictures of one kind are reported together."""
+    """Kind of attack; the report has one row per kind."""
     name: str
     """Unique within its kind."""
     make: Callable[[], bytes]
     """Returns the same bytes every time."""
     small: bool = False
-    """Whether making and loading it takes little time and memory, so that tests can use it."""
+    """True if making and loading it is cheap enough for the tests."""
 
 
 class Bits:
