@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,9 +49,9 @@ class Bits:
         """Appends single bits."""
         self._value += bits
 
-    def __len__(self) -> int:
-        """Number of bits."""
-        return len(self._value)
+    def __iter__(self) -> Iterator[int]:
+        """Yields the bits in their order."""
+        return iter(self._value)
 
     def packed(self, *, high_first: bool = False) -> bytes:
         """Returns the bits in bytes; the last one is filled up with zeros."""

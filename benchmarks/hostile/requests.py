@@ -36,7 +36,7 @@ def body(pictures: Sequence[bytes], **options: object) -> bytes:
     return b'{"images":[' + listed + b"]" + (b"," + rest if rest else b"") + b"}"
 
 
-def large_gray() -> bytes:
+def _large_gray() -> bytes:
     """Returns a JPEG at the limit on pixels in 195 kB."""
     return jpeg(LIMIT_SIDE, LIMIT_SIDE, FULL[1])
 
@@ -62,7 +62,7 @@ def hostile_requests() -> Iterator[HostileRequest]:
         ("small", tiny, {}),
     ):
         make = partial(
-            lambda boxes, others: body([large_gray()], boxes=[boxes], **others), boxes, others
+            lambda boxes, others: body([_large_gray()], boxes=[boxes], **others), boxes, others
         )
         yield HostileRequest(kind, name, make)
     yield from _many_pictures()

@@ -151,15 +151,9 @@ def many_groups(side: int, groups: int, cache_bits: int, *, wide: bool = False) 
         _eight_bit_code(first, colors)
         for _ in range(_CODES - 1):
             _one_symbol(first)
-    pattern = _bit_list(first if wide else single)
     for _ in range(groups):
-        bits.extend(pattern)
+        bits.extend(first if wide else single)
     return container(riff(b"VP8L", bits.packed() + bytes(side * side if wide else 8)))
-
-
-def _bit_list(bits: Bits) -> tuple[int, ...]:
-    packed = bits.packed()
-    return tuple(packed[place // 8] >> place % 8 & 1 for place in range(len(bits)))
 
 
 def deep_codes(side: int) -> bytes:
