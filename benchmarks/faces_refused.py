@@ -35,7 +35,7 @@ from runtime.results import Box
 _PEOPLE = frozenset({"astronaut", "camera", "lfw_subset", "skin"})
 """Pictures of scikit-image with people, or without a fixed content."""
 _MARGINS = (0.25, 0.0, -0.1, -0.2)
-"""Of crops, on each side, in shares of the detector's box; below 0 they cut into the face."""
+"""Margins of crops on each side, as shares of the detector's box; negative: they cut into it."""
 _LEAST_SIDE = 48
 """Pixels of a random box."""
 

@@ -86,7 +86,7 @@ def cpu_seconds(process: int) -> float:
 
 
 def memory(process: int) -> tuple[int, int]:
-    """Returns resident and peak resident bytes of a process; zeros if it is gone."""
+    """Returns resident and peak resident bytes of a process; zeros if it has ended."""
     found = {"VmRSS": 0, "VmHWM": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():

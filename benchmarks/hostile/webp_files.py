@@ -17,7 +17,7 @@ PREDICTOR, CROSS_COLOR, SUBTRACT_GREEN, COLOR_INDEXING = range(4)
 _CODES = 5
 """Prefix codes of a group: green, red, blue, alpha, distance."""
 _ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-"""Of the lengths of the code for code lengths."""
+"""Order in which the lengths of the code for code lengths are stored."""
 
 
 def container(*chunks: bytes, size: int | None = None) -> bytes:

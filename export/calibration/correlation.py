@@ -43,7 +43,7 @@ FEWEST_PEOPLE = 20
 """With two such pictures; fewer give no useful interval."""
 _LEAST_SCALE_YEARS = 0.1
 _MOST_PICTURES = 1000
-"""Of one person, more add nothing but pairs."""
+"""Pictures of one person that are used; more only add pairs of the same person."""
 
 
 def correlation_of(scores: Scores, data: str, resamples: int, seed: int) -> Correlation | None:

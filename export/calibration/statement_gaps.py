@@ -1,4 +1,4 @@
-"""What a statement did not test: computed from the labels where they tell, else known."""
+"""Lists what a statement does not test: gaps in the labels, and what no labels can show."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NEVER = (
     ),
     "What people experience who are referred, and whether the other proof of age is right.",
 )
-"""What no labeled photographs show."""
+"""Sentences on what labeled photographs cannot show."""
 
 
 def not_tested(
