@@ -1,4 +1,6 @@
-"""What hostile pictures and requests cost the library and the service, and normal requests beside.
+"""Measures processor time and memory of hostile pictures and requests, in library and service.
+
+Normal requests are timed alone and while hostile ones are being served.
 
 python benchmarks/attacks.py --engines engines
 python benchmarks/attacks.py --engines engines --all
@@ -29,26 +31,29 @@ from benchmarks import environment
 from benchmarks import options as shared
 from benchmarks.hostile import Hostile, corpus, costs
 from benchmarks.hostile.costs import Cost, library_cost
+from benchmarks.hostile.parts import LIMIT_SIDE
+from benchmarks.hostile.png_files import RGBA, png
 from benchmarks.hostile.requests import body, hostile_requests, slow_picture
 from benchmarks.hostile.service import Answer, Service, serving
 from benchmarks.reports import markdown_table
+from runtime.commands import MOST_COUNT, Parser, positive, whole
 from runtime.manifest_file import read_manifest
 
 MAX_CPU_SECONDS = 2.0
-"""Of one picture or request."""
+"""Limit for one picture or request."""
 MAX_REQUEST_MB = 1000.0
-"""Of one request, above what the service holds at rest. docs/serving.md: three times its body, the
-memory for decoding, and that of the face detector."""
+"""Limit for one request, above what the service holds at rest. docs/serving.md: three times its
+body, the memory for decoding, and that of the face detector."""
 MAX_SLOWDOWN = 2.0
-"""Of a normal request beside hostile ones, without the batch ahead of it."""
+"""Limit for a normal request while hostile ones are served, relative to its usual time and without
+the time of the batch ahead of it."""
 WRONG = 1
 _PER_KIND = 3
-"""Pictures of a kind that are too large for a quick look, unless all are measured."""
+"""Large pictures measured per kind, unless `--all` is given."""
 _AT_ONCE = 32
 _NORMAL = 5
-"""Normal requests per round, of which the median counts."""
+"""Normal requests per round; their median is the round's time."""
 _WARM_UP_SECONDS = 0.3
-_ROUNDS = 1
 _DEADLINE_MS = 1000.0
 _TITLES = (
     "kind",
@@ -64,15 +69,15 @@ _TITLES = (
 
 @dataclass(slots=True)
 class Kind:
-    """What the pictures or requests of one kind have cost."""
+    """Measured costs of the pictures or requests of one kind, by name."""
 
     library: dict[str, Cost] = field(default_factory=dict)
     service: dict[str, Cost] = field(default_factory=dict)
     ahead_seconds: dict[str, float] = field(default_factory=dict)
-    """Time of the experts for its faces."""
+    """Time that the experts spend on its faces."""
     slowdown: float | None = None
-    """Median over rounds of a normal request's time beside a stream of the worst of this kind,
-    without the batch ahead of it, relative to its usual time."""
+    """Time of a normal request during a stream of the most expensive one of this kind, without the
+    time of the batch ahead of it, relative to its usual time; the median over rounds."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Measures, prints a report in Markdown, and returns the exit status."""
     started, load = time.monotonic(), environment.load_average()
-    read_manifest(options.engines)  # the service only tells that it does not start
+    read_manifest(options.engines)  # its error says more than a service that does not start
     pictures = chosen(corpus(), options.kind, everything=options.all)
     kinds: defaultdict[str, Kind] = defaultdict(Kind)
     found: list[str] = []
@@ -162,7 +167,7 @@ def _measure_slowdowns(
     kinds: Mapping[str, Kind],
     rounds: int,
 ) -> None:
-    """Measures normal requests alone and beside a stream of the worst of each kind, in turn."""
+    """Times normal requests alone and during a stream of the most expensive one of each kind."""
     makers = {(one.kind, one.name): one.make for one in pictures}
     requests = {(one.kind, one.name): one.make for one in hostile_requests()}
     for name, kind in kinds.items():
@@ -186,7 +191,7 @@ def _median_seconds(service: Service, body_: bytes) -> float:
 
 
 def _deadlines(service: Service, normal: bytes) -> str:
-    """Three slow pictures with a deadline at once, and a normal request after it."""
+    """Measures three slow pictures with a deadline at once, and a normal request beside them."""
     hostile = body([slow_picture()], deadline_ms=_DEADLINE_MS)
     usual = _median_seconds(service, normal)
     cost, answers = service.cost(*[hostile] * 3)
@@ -203,12 +208,9 @@ def _deadlines(service: Service, normal: bytes) -> str:
 
 
 def _flood(service: Service) -> str:
-    """Many requests at once, each with a picture at the limit; what they leave in memory."""
-    from benchmarks.hostile.parts import LIMIT_SIDE
-    from benchmarks.hostile.png_files import png
-
+    """Measures many requests at once, each with a picture at the limit, and the memory after."""
     before = costs.resident(service.process)
-    cost, answers = service.cost(*[body([png(LIMIT_SIDE, LIMIT_SIDE, 6)])] * _AT_ONCE)
+    cost, answers = service.cost(*[body([png(LIMIT_SIDE, LIMIT_SIDE, RGBA)])] * _AT_ONCE)
     after = costs.resident(service.process)
     return (
         f"{_AT_ONCE} RGBA pictures at the limit at once: {_counted(answers)}; peak "
@@ -280,32 +282,26 @@ def _progress(number: int, count: int, *words: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python benchmarks/attacks.py",
-        description="Measures what hostile pictures and requests cost, and whom they slow down.",
+        description="Measures the cost of hostile pictures and requests, and how far they slow "
+        "normal requests down.",
     )
     add = parser.add_argument
     add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
     add("--all", action="store_true", help="all large pictures, not some of each kind")
     add("--kind", default="", metavar="WORD", help="only kinds whose name has this word")
     add("--no-requests", dest="requests", action="store_false", help="pictures only")
-    add(
-        "--rounds",
-        type=int,
-        default=_ROUNDS,
-        metavar="N",
-        help="of normal requests; default: 1; 0: none",
-    )
-    add(
-        "--serve",
-        nargs="+",
-        default=[],
-        metavar="OPTION",
-        help="further options of the service, after --serve=",
-    )
-    add("--max-cpu-seconds", type=float, default=MAX_CPU_SECONDS, metavar="S", help="default: 2")
-    add("--max-mb", type=float, default=MAX_REQUEST_MB, metavar="MB", help="default: 1000")
-    add("--max-slowdown", type=float, default=MAX_SLOWDOWN, metavar="X", help="default: 2")
+    rounds = "rounds of normal requests per kind; default: 1; 0: none"
+    add("--rounds", type=whole(0, MOST_COUNT), default=1, metavar="N", help=rounds)
+    serve = "an option of the service, --serve=--decoders=2; may be repeated"
+    add("--serve", action="append", default=[], metavar="OPTION", help=serve)
+    for name, default, unit in (
+        ("max-cpu-seconds", MAX_CPU_SECONDS, "S"),
+        ("max-mb", MAX_REQUEST_MB, "MB"),
+        ("max-slowdown", MAX_SLOWDOWN, "X"),
+    ):
+        add(f"--{name}", type=positive, default=default, metavar=unit, help=f"default: {default:g}")
     return parser
 
 

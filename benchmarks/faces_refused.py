@@ -1,11 +1,11 @@
-"""Measures how often pictures of faces, and of anything else, are refused as no face.
+"""Measures how often pictures of faces, and pictures without one, are refused as no face.
 
 python -m benchmarks.faces_refused --engines engines --faces PHOTOS [PHOTOS …] --count 500
 
 Faces are photographs as a whole, the detector's own boxes, and crops of these boxes, wider or
 tighter than the face. Non-faces are the pictures of scikit-image (those of people excepted) as a
-whole and in random boxes, and random boxes beside the faces of the photographs. Each is asked for
-as `AgeMoE(quality=QualityLimits())` does. Counts and milliseconds are printed as a table.
+whole and in random boxes, and random boxes beside the faces of the photographs. The search is
+that of `AgeMoE(quality=QualityLimits())`. Counts and milliseconds are printed as a table.
 """
 
 from __future__ import annotations
@@ -16,36 +16,40 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.options import exit_status
+from runtime.commands import Parser, count
 from runtime.detection import Detector, area, shared_area
 from runtime.detectors import detector_named
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, is_photograph, load_rgb
 from runtime.landmark_search import LandmarkSearch
 from runtime.photographs import find_faces
+from runtime.printing import printable
 from runtime.results import Box
 
 _PEOPLE = frozenset({"astronaut", "camera", "lfw_subset", "skin"})
 """Pictures of scikit-image with people, or without a fixed content."""
 _MARGINS = (0.25, 0.0, -0.1, -0.2)
-"""Of crops, on each side, in shares of the detector's box; below 0 they cut into the face."""
+"""Margins of crops on each side, as shares of the detector's box; negative: they cut into it."""
 _LEAST_SIDE = 48
 """Pixels of a random box."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Pictures of one kind."""
+    """Counts and time of the pictures of one kind."""
 
     found: int = 0
     asked: int = 0
     seconds: float = 0.0
 
     def add(self, search: LandmarkSearch, image: Pixels, box: Box | None) -> None:
-        """Asks for a face in a box or a whole picture."""
+        """Searches for a face in a box or a whole picture, and counts the result."""
         started = time.perf_counter()
         self.found += bool(search.find(image, box).face_found)
         self.seconds += time.perf_counter() - started
@@ -54,14 +58,18 @@ class Tally:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faces_refused")
+    parser = Parser(prog="python -m benchmarks.faces_refused")
     parser.add_argument("--engines", type=Path, default=Path("engines"))
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--faces", nargs="+", type=Path, required=True, help="folders")
-    parser.add_argument("--count", type=int, default=500, help="photographs of each folder")
+    parser.add_argument("--count", type=count, default=500, help="photographs of each folder")
     parser.add_argument("--others", nargs="*", type=Path, default=[], help="pictures without faces")
-    parser.add_argument("--boxes", type=int, default=50, help="random boxes in each other picture")
-    parsed = parser.parse_args(arguments)
+    boxes = "random boxes in each other picture"
+    parser.add_argument("--boxes", type=count, default=50, help=boxes)
+    return exit_status(partial(_measure, parser.parse_args(arguments)))
+
+
+def _measure(parsed: argparse.Namespace) -> int:
     detector = detector_named(parsed.detector, parsed.engines)
     tallies: dict[str, Tally] = {}
     for folder in parsed.faces:
@@ -78,12 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _ask_photographs(
-    folder: Path, count: int, detector: Detector, tallies: dict[str, Tally]
+    folder: Path, most: int, detector: Detector, tallies: dict[str, Tally]
 ) -> None:
-    """Asks for the faces of a folder's photographs, and for faces beside them."""
+    """Searches for the faces of a folder's photographs, and for faces beside them."""
     choice, search = random.Random(0), LandmarkSearch(detector)
     paths = sorted(path for path in folder.rglob("*") if is_photograph(path))
-    for path in choice.sample(paths, min(count, len(paths))):
+    if not paths:
+        raise ValueError(f"{printable(folder)} holds no photographs.")
+    for path in choice.sample(paths, min(most, len(paths))):
         image = load_rgb(path, ImageLimits())
         tallies.setdefault(f"{folder.name}, whole", Tally()).add(search, image, None)
         faces = [face.box for face in find_faces(image, detector)]
@@ -106,7 +116,7 @@ def _ask_photographs(
 def _ask_others(
     paths: Sequence[Path], boxes: int, detector: Detector, tallies: dict[str, Tally]
 ) -> None:
-    """Asks for faces in pictures without any."""
+    """Searches for faces in pictures without any."""
     choice, search = random.Random(0), LandmarkSearch(detector)
     for image in [*(load_rgb(path, ImageLimits()) for path in paths), *_samples()]:
         tallies.setdefault("no face, whole", Tally()).add(search, image, None)
@@ -131,10 +141,10 @@ def _samples() -> Iterator[Pixels]:
         yield np.ascontiguousarray(colored[..., :3])
 
 
-def _boxes(image: Pixels, count: int, choice: random.Random) -> Iterator[Box]:
+def _boxes(image: Pixels, number: int, choice: random.Random) -> Iterator[Box]:
     """Yields random boxes of a picture."""
     height, width = image.shape[:2]
-    for _ in range(count if min(height, width) >= _LEAST_SIDE else 0):
+    for _ in range(number if min(height, width) >= _LEAST_SIDE else 0):
         side = choice.uniform(_LEAST_SIDE, min(height, width, 8 * _LEAST_SIDE))
         yield choice.uniform(0.0, width - side), choice.uniform(0.0, height - side), side, side
 

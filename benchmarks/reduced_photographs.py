@@ -14,12 +14,17 @@ import csv
 import random
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.options import exit_status
+from export.calibration.csv_tables import LabelsError, read_csv
 from export.calibration.labels import LabeledFace, read_faces
+from runtime.commands import Parser, count, seed
 from runtime.images import ImageLimits, load_rgb
+from runtime.printing import printable
 
 LABELS = "labels.csv"
 _COLUMNS = ("image", "age", "subject", "source", "group_reduced")
@@ -27,17 +32,22 @@ _COLUMNS = ("image", "age", "subject", "source", "group_reduced")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reduced_photographs")
+    parser = Parser(prog="python -m benchmarks.reduced_photographs")
     parser.add_argument("photos", nargs="+", type=Path, help="folders with ages in the names")
     parser.add_argument("--output", type=Path, required=True, help="an empty or new folder")
-    parser.add_argument("--count", type=int, default=500, help="photographs of each folder")
-    parser.add_argument("--factors", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N")
-    parser.add_argument("--least-side", type=int, default=64, help="smaller ones are left out")
+    parser.add_argument("--count", type=count, default=500, help="photographs of each folder")
+    parser.add_argument("--factors", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N")
+    parser.add_argument("--least-side", type=count, default=64, help="smaller ones are left out")
     parser.add_argument("--exclude", type=Path, help="CSV whose column image names others")
-    parser.add_argument("--seed", type=int, default=0)
-    parsed = parser.parse_args(arguments)
-    parsed.output.mkdir(parents=True, exist_ok=True)
+    parser.add_argument("--seed", type=seed, default=0)
+    return exit_status(partial(_write, parser.parse_args(arguments)))
+
+
+def _write(parsed: argparse.Namespace) -> int:
     excluded = _excluded(parsed.exclude)
+    parsed.output.mkdir(parents=True, exist_ok=True)
+    if any(parsed.output.iterdir()):
+        raise ValueError(f"{printable(parsed.output)} is not empty. Give a new folder.")
     with (parsed.output / LABELS).open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
@@ -52,8 +62,10 @@ def _excluded(path: Path | None) -> frozenset[tuple[str, str]]:
     """Returns source and file name of each photograph in a table; none without one."""
     if path is None:
         return frozenset()
-    with path.open(newline="") as file:
-        return frozenset((row["source"], row["image"]) for row in csv.DictReader(file))
+    header, rows = read_csv(path)
+    if absent := {"source", "image"} - set(header):
+        raise LabelsError(path.name, [f"column {name!r} is missing" for name in sorted(absent)])
+    return frozenset((row["source"], row["image"]) for row in rows)
 
 
 def _written(

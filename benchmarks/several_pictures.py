@@ -43,6 +43,7 @@ from runtime.fusion import Floats, FusionTables
 from runtime.fusion_file import read_fusion
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
+from runtime.printing import printable
 from runtime.results import Box
 
 SPANS = ((2.0, (1, 2)), (4.0, (1, 2, 4)), (10.0, (1, 2, 4, 8)))
@@ -98,7 +99,8 @@ def _pictures(options: argparse.Namespace) -> int:
             draws = list(
                 _draws(faces, estimates, years, pictures, max(counts), options.draws, options.seed)
             )
-            print(_row(draws, correlations, years, pictures), flush=True)
+            empty = f"| {years:g} years | 0 | {pictures} |" + " – |" * 5
+            print(_row(draws, correlations, years, pictures) if draws else empty, flush=True)
     return 0
 
 
@@ -197,6 +199,9 @@ def _copies(options: argparse.Namespace) -> int:
             if len(results) == len(faces):
                 errors.append([_error(result, face.age_years) for result in results])
                 spreads.append(np.std([result.age_years for result in results], ddof=1))
+    if not errors:
+        folder = printable(options.copies)
+        raise ValueError(f"No photograph in {folder} has exactly one face that can be found.")
     table = np.array(errors)
     squares, sums = (table**2).sum(), table.sum(axis=1)
     size = table.shape[1]

@@ -180,9 +180,10 @@ def _import_published(arguments: argparse.Namespace) -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     write_fusion(arguments.output / FILE_NAME, tables)
     print(describe_published(arguments.published, tables))
+    written = printable(arguments.output / FILE_NAME)
     print(
-        f"Wrote {arguments.output / FILE_NAME}, without intervals. Fit them on labeled faces: "
-        f"python export/calibrate.py --keep-fusion {arguments.output / FILE_NAME} --faces FOLDER …"
+        f"Wrote {written}, without intervals. Fit them on labeled faces: "
+        f"python export/calibrate.py --keep-fusion {written} --faces FOLDER …"
     )
 
 

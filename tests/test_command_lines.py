@@ -85,6 +85,19 @@ READ: dict[str, list[tuple[str, ...]]] = {
     "benchmarks.scaling": [("--engines", "{}", "--workers", "1", "--photographs", "1")],
     "benchmarks.cpu_limit": [("--engines", "{}")],
     "benchmarks.attacks": [("--engines", "{}", "--kind", "no such kind")],
+    "benchmarks.several_pictures": [
+        ("--predictions", "{}", "--fusion", "fusion.json"),
+        ("--predictions", "pred.csv", "--fusion", "{}"),
+        ("--copies", "{}", "--engines", "engines"),
+    ],
+    "benchmarks.faces_refused": [
+        ("--faces", "{}"),
+        ("--faces", "folder0", "--engines", "{}"),
+    ],
+    "benchmarks.reduced_photographs": [
+        ("{}", "--output", "o"),
+        ("folder0", "--output", "o", "--exclude", "{}"),
+    ],
 }
 """What is read from a path that holds nothing of use: status not 0."""
 WRITTEN: dict[str, list[tuple[str, ...]]] = {
@@ -139,6 +152,10 @@ NUMBERS: dict[str, list[tuple[str, ...]]] = {
         ("--engines", "nothing", f"--{name}={{}}") for name in ("instances", "queue-delay-us")
     ],
     "benchmarks.latency": [("--engines", "nothing", f"--{n}={{}}") for n in ("seconds", "threads")],
+    "benchmarks.attacks": [
+        ("--engines", "nothing", f"--{name}={{}}")
+        for name in ("rounds", "max-cpu-seconds", "max-mb", "max-slowdown")
+    ],
     "benchmarks.scaling": [
         ("--engines", "nothing", f"--{name}={{}}")
         for name in ("workers", "photographs", "rounds", "core-hour")

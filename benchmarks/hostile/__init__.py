@@ -1,4 +1,4 @@
-"""Pictures and requests that try to cost a service more than they should, made in memory."""
+"""Pictures and requests made to cost a service more than they should, generated in memory."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ __all__ = ["Hostile", "corpus"]
 
 @cache
 def corpus() -> tuple[Hostile, ...]:
-    """Returns all hostile pictures, the same in every run; each is made when it is needed."""
+    """Returns all hostile pictures, the same in every run; each is generated on demand."""
     return tuple(one for module in (jpegs, pngs, webps, others) for one in module.pictures())

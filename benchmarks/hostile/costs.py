@@ -24,13 +24,13 @@ _PATIENCE_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a picture or request has cost."""
+    """Measured cost of one picture or request."""
 
     cpu_seconds: float
     peak_bytes: int
     """Above what the process, or all processes of the service, held before."""
     outcome: str
-    """Size of the picture, status of the response, or the error."""
+    """Size of the picture, status of the response, or error."""
     wall_seconds: float = 0.0
 
 
@@ -60,7 +60,7 @@ def _decoded(data: bytes) -> str:
         outcome = "×".join(map(str, load_rgb(data, ImageLimits()).shape[1::-1]))
     except AgeMoEError as error:
         outcome = f"{type(error).__name__}: {error}"[:300]
-    except BaseException as error:  # noqa: BLE001 - what must not happen is what is looked for
+    except BaseException as error:  # noqa: BLE001 - any other error is a finding
         outcome = f"FOREIGN {type(error).__name__}: {error}"[:300]
     return f"{time.process_time() - started} {memory(process)[1] - before} {outcome}"
 
@@ -86,7 +86,7 @@ def cpu_seconds(process: int) -> float:
 
 
 def memory(process: int) -> tuple[int, int]:
-    """Returns resident and peak resident bytes of a process; zeros if it is gone."""
+    """Returns resident and peak resident bytes of a process; zeros if it has ended."""
     found = {"VmRSS": 0, "VmHWM": 0}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
@@ -102,7 +102,7 @@ def resident(process: int) -> int:
 
 
 def reset_peak(process: int) -> None:
-    """Makes the present memory of a process its peak."""
+    """Sets the recorded peak memory of a process to its present memory."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{process}/clear_refs").write_text("5")
 

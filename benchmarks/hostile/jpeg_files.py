@@ -7,7 +7,6 @@ import struct
 from collections.abc import Sequence
 from functools import cache
 
-import numpy as np
 from PIL import Image
 
 from benchmarks.hostile.parts import (
@@ -123,11 +122,10 @@ def progressive(
     first = scan(everyone, bytes(-(-count // 8)), (0, 0), 0x00 if kind == "AC" else 0x01)
     parts.append(first)
     if kind == "AC":
-        run = np.packbits(np.array([0, *[1] * 14], np.uint8).repeat(1)).tobytes()
         one = Bits()
         one.extend((0, *(1,) * 14) * 8)
         data = one.packed(high_first=True) * (own // (32_767 * 8) + 1)
-        data = data.replace(b"\xff", b"\xff\0") or run
+        data = data.replace(b"\xff", b"\xff\0")
         parts += [_AC_RUN] + [
             scan([1 + i % len(sampling)], data, (1, 63), 0) for i in range(scans - 1)
         ]

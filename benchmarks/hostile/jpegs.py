@@ -87,7 +87,7 @@ def _noise_and_sizes() -> Iterator[Hostile]:
             name = f"{'progressive, ' * (marker == PROGRESSIVE)}{side}×{side}"
             yield Hostile("JPEG of 32 MB of noise", name, partial(noisy_jpeg, side, marker))
     for width, height in ((65_535, 762), (762, 65_535), (65_535, 1), (1, 65_535), (65_500, 763)):
-        for sampling in ((0x11,), (0x44, 0x11, 0x11)[:1], (0x41, 0x14, 0x11)):
+        for sampling in ((0x11,), (0x44,), (0x41, 0x14, 0x11)):
             name = f"{width}×{height}, {' '.join(f'{f:x}' for f in sampling)}"
             make = partial(jpeg, width, height, sampling)
             yield Hostile("JPEG of odd sizes", name, make, small=width * height < 100_000)

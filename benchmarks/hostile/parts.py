@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,16 +18,16 @@ _UNIT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Hostile:
-    """A picture that may cost more than it should."""
+    """A picture made to cost its reader more than it should."""
 
     kind: str
-    """What is tried; pictures of one kind are reported together."""
+    """Kind of attack; the report has one row per kind."""
     name: str
     """Unique within its kind."""
     make: Callable[[], bytes]
     """Returns the same bytes every time."""
     small: bool = False
-    """Whether making and loading it takes little time and memory, so that tests can use it."""
+    """True if making and loading it is cheap enough for the tests."""
 
 
 class Bits:
@@ -49,9 +49,9 @@ class Bits:
         """Appends single bits."""
         self._value += bits
 
-    def __len__(self) -> int:
-        """Number of bits."""
-        return len(self._value)
+    def __iter__(self) -> Iterator[int]:
+        """Yields the bits in their order."""
+        return iter(self._value)
 
     def packed(self, *, high_first: bool = False) -> bytes:
         """Returns the bits in bytes; the last one is filled up with zeros."""

@@ -151,8 +151,7 @@ def dynamic_block(*, full: bool) -> tuple[int, ...]:
         for symbol in (1, 1):
             code(symbol)
         bits.put(0, 1)
-    bits_ = bits.packed()
-    return tuple(bits_[place // 8] >> place % 8 & 1 for place in range(len(bits)))
+    return tuple(bits)
 
 
 def _blocks(bits: tuple[int, ...], size: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Requests for ages that try to cost more than they should, by their form rather than a picture."""
+"""Requests for ages whose number of pictures, boxes or JSON is made to be expensive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 
 from benchmarks.hostile.jpeg_files import FULL, jpeg, segment
 from benchmarks.hostile.parts import LIMIT_SIDE, exif, noise
-from benchmarks.hostile.png_files import empty_blocks, png
+from benchmarks.hostile.png_files import RGBA, empty_blocks, png
 from benchmarks.hostile.webp_files import lossless
 
 _BODY = 48 << 20
@@ -36,7 +36,7 @@ def body(pictures: Sequence[bytes], **options: object) -> bytes:
     return b'{"images":[' + listed + b"]" + (b"," + rest if rest else b"") + b"}"
 
 
-def large_gray() -> bytes:
+def _large_gray() -> bytes:
     """Returns a JPEG at the limit on pixels in 195 kB."""
     return jpeg(LIMIT_SIDE, LIMIT_SIDE, FULL[1])
 
@@ -47,7 +47,7 @@ def slow_picture() -> bytes:
 
 
 def hostile_requests() -> Iterator[HostileRequest]:
-    """Yields all of them; each body is made when it is needed."""
+    """Yields all hostile requests; each body is generated on demand."""
     kind = "64 faces on a picture at the limit"
     side = float(LIMIT_SIDE)
     whole = [[float(i), float(i), side - 64, side - 64] for i in range(_FACES)]
@@ -62,7 +62,7 @@ def hostile_requests() -> Iterator[HostileRequest]:
         ("small", tiny, {}),
     ):
         make = partial(
-            lambda boxes, others: body([large_gray()], boxes=[boxes], **others), boxes, others
+            lambda boxes, others: body([_large_gray()], boxes=[boxes], **others), boxes, others
         )
         yield HostileRequest(kind, name, make)
     yield from _many_pictures()
@@ -74,10 +74,10 @@ def _many_pictures() -> Iterator[HostileRequest]:
     share = LIMIT_SIDE // 4
     makers: dict[str, Callable[[], bytes]] = {
         "that fill the limit, JPEG": partial(jpeg, share, share),
-        "that fill the limit, RGBA PNG": partial(png, share, share, 6),
+        "that fill the limit, RGBA PNG": partial(png, share, share, RGBA),
         "that fill the limit, WebP": partial(lossless, share, share),
         "each at the limit": partial(jpeg, LIMIT_SIDE, LIMIT_SIDE),
-        "each at the limit, without data": lambda: png(LIMIT_SIDE, LIMIT_SIDE, 6, data=b"x\x9c"),
+        "each at the limit, without data": lambda: png(LIMIT_SIDE, LIMIT_SIDE, RGBA, data=b"x\x9c"),
         "cut off": lambda: jpeg(share, share)[:-2],
         "of 2 MB of noise": partial(noise, 2_000_000),
         "turned": lambda: jpeg(share, share, before=segment(0xE1, b"Exif\0\0" + exif(6))),

@@ -24,7 +24,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 120.0
 _TIMEOUT_SECONDS = 60.0
 _SHOWN = 2_000
-"""Last characters of what a service says that does not start."""
+"""Characters shown of the end of the log of a service that does not start."""
 _NICE, _PAUSE_SECONDS = 19, 0.02
 
 
@@ -35,10 +35,10 @@ class Answer:
     status: int
     """0 if the connection failed."""
     text: str
-    """Type of the problem, or what failed; empty if there is none."""
+    """Type of the problem, or the error of the connection; empty on success."""
     seconds: float
     estimate_seconds: float = 0.0
-    """Of the experts, by the service's own measurement."""
+    """Time of the experts, as the service reports it."""
 
     @property
     def outcome(self) -> str:
@@ -85,7 +85,7 @@ class Service:
             connection.close()
 
     def cost(self, *bodies: bytes) -> tuple[Cost, list[Answer]]:
-        """Sends requests at once and returns what they cost until the service is idle again."""
+        """Sends requests at once and returns their cost until the service is idle again."""
         before = costs.cpu_seconds(self.process)
         with costs.peak_growth(self.process) as growth, ThreadPoolExecutor(len(bodies)) as pool:
             started = time.perf_counter()
@@ -98,9 +98,9 @@ class Service:
 
     @contextmanager
     def stream(self, body: bytes) -> Iterator[None]:
-        """Sends the same request again and again meanwhile.
+        """Sends the same request repeatedly from another process, until the block ends.
 
-        The sender yields the processor to the service, as if it were another machine.
+        The sender runs at the lowest priority, so that it takes no processor time from the service.
         """
         child = os.fork()
         if child == 0:

@@ -17,7 +17,7 @@ PREDICTOR, CROSS_COLOR, SUBTRACT_GREEN, COLOR_INDEXING = range(4)
 _CODES = 5
 """Prefix codes of a group: green, red, blue, alpha, distance."""
 _ORDER = (17, 18, 0, 1, 2, 3, 4, 5, 16, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-"""Of the lengths of the code for code lengths."""
+"""Order in which the lengths of the code for code lengths are stored."""
 
 
 def container(*chunks: bytes, size: int | None = None) -> bytes:
@@ -151,15 +151,9 @@ def many_groups(side: int, groups: int, cache_bits: int, *, wide: bool = False) 
         _eight_bit_code(first, colors)
         for _ in range(_CODES - 1):
             _one_symbol(first)
-    pattern = _bit_list(first if wide else single)
     for _ in range(groups):
-        bits.extend(pattern)
+        bits.extend(first if wide else single)
     return container(riff(b"VP8L", bits.packed() + bytes(side * side if wide else 8)))
-
-
-def _bit_list(bits: Bits) -> tuple[int, ...]:
-    packed = bits.packed()
-    return tuple(packed[place // 8] >> place % 8 & 1 for place in range(len(bits)))
 
 
 def deep_codes(side: int) -> bytes:

@@ -46,7 +46,7 @@ _OLDER_EDGES = (0.0, 3.0, 7.0, 12.0, 22.0, np.inf)
 
 @dataclass(frozen=True, slots=True)
 class ChallengeOptions:
-    """What is asked of a challenge age."""
+    """Requirements on a challenge age, and the people who count."""
 
     threshold: float = 18.0
     """The required age in years."""
@@ -72,7 +72,7 @@ class Challenge:
     worst: str
     """The group of that bound."""
     claimed: bool
-    """Whether the bound is under a limit."""
+    """True if there is a limit and the bound is under it."""
     younger: tuple[Rate, ...]
     older: tuple[Rate, ...]
     failed: Rate | None
@@ -115,7 +115,7 @@ def fit_challenge(
     Args:
         faces: labeled faces that the fusion was not fitted on.
         fused_years: (N,) their estimated ages; NaN, no estimate, is referred.
-        options: what is asked.
+        options: the threshold, the limit and who counts.
 
     Returns:
         The challenge age; None if no candidate keeps the limit.
@@ -172,8 +172,8 @@ class _Sample:
     older: Mapping[str, Floats]
     """By group and age band: the lowest estimate of each older person."""
     estimated: Floats
-    """The same of all older people without their pictures that have no estimate; who has no other
-    is infinitely old, as no estimate refers and does not fail."""
+    """The lowest estimate of each older person, over pictures that have one; infinity for people
+    without any, as a missing estimate is referred and does not fail."""
 
     @classmethod
     def of(
@@ -183,8 +183,8 @@ class _Sample:
         estimates = np.where(np.isfinite(fused_years), fused_years, -np.inf)
         young = (ages < options.threshold) & (ages >= options.youngest)
         old = ages >= options.threshold
-        grouped = dict(_grouped(faces, faces.groups))
-        limited = dict(_grouped(faces, options.groups))
+        grouped = dict(rows_by_group(faces))
+        limited = dict(rows_by_group(faces, options.groups))
         lower = {ALL: young, **{name: young & rows for name, rows in grouped.items()}}
         upper = {ALL: old, **{name: old & rows for name, rows in grouped.items()}}
         below = [options.threshold + offset for offset in _YOUNGER_EDGES]
@@ -209,11 +209,11 @@ class _Sample:
         )
 
 
-def _grouped(
-    faces: LabeledPredictions, columns: Sequence[str] | Mapping[str, object]
+def rows_by_group(
+    faces: LabeledPredictions, columns: Sequence[str] | None = None
 ) -> Iterator[tuple[str, Rows]]:
-    """Yields the name and the (N,) rows of every value of some columns."""
-    for column in columns:
+    """Yields the name, `sex=female`, and the (N,) rows of every group; None: of all columns."""
+    for column in faces.groups if columns is None else columns:
         values = faces.groups[column]
         for value in np.unique(values):
             if value:

@@ -27,12 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.calibration.csv_tables import LabelsError
+from export.calibration.markdown_text import plain
 from export.calibration.metrics import CONFIDENCE
 from export.calibration.scores import Scores
 from runtime.fusion import Floats, FusionTables
 from runtime.fusion_file import write_fusion
 from runtime.pooling import Correlation
-from runtime.printing import printable
 from runtime.results import INTERVAL_LEVEL
 
 _LOGGER = logging.getLogger("agemoe")
@@ -43,7 +43,7 @@ FEWEST_PEOPLE = 20
 """With two such pictures; fewer give no useful interval."""
 _LEAST_SCALE_YEARS = 0.1
 _MOST_PICTURES = 1000
-"""Of one person, more add nothing but pairs."""
+"""Pictures of one person that are used; more only add pairs of the same person."""
 
 
 def correlation_of(scores: Scores, data: str, resamples: int, seed: int) -> Correlation | None:
@@ -101,12 +101,12 @@ def write_correlation(path: Path, tables: FusionTables, found: Correlation | Non
 
 
 def correlation_text(found: Correlation) -> str:
-    """Returns a paragraph of a report."""
+    """Returns a paragraph of a report, as Markdown."""
     return (
         f"Several pictures of a person: the errors on two of them correlate by {found.value:.2f} "
         f"[{found.low:.2f}, {found.high:.2f}] ({found.pairs} pairs of {found.people} people in "
-        f"{printable(found.data)}, at most {found.years_apart:g} years apart). Intervals of "
-        f"separate pictures are narrowed by the upper end."
+        f"{plain(found.data)}, at most {found.years_apart:g} years apart). Intervals of "
+        "separate pictures are narrowed by the upper end."
     )
 
 

@@ -66,7 +66,7 @@ def _problems(arguments: argparse.Namespace) -> Iterator[str]:
         if names:
             yield f"{', '.join(names)} belong to --policy"
         return
-    for name in ("compare", "output"):
+    for name in ("compare", "output", "correlation"):
         if getattr(arguments, name) is not None:
             yield f"--{name} belongs to a report: leave it out with --policy"
     if len(arguments.thresholds) != 1 or len(arguments.challenge) > 1:

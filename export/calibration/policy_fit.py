@@ -21,6 +21,7 @@ from export.calibration.challenge import (
     people_counted,
 )
 from export.calibration.inputs import LabeledData, experts_of
+from export.calibration.markdown_text import plain, table
 from export.calibration.origin import warn_of_fitted_faces
 from export.calibration.quality import limit_sentences, refused_by
 from export.calibration.scores import Scores
@@ -31,6 +32,7 @@ from runtime.fusion_file import FILE_NAME as FUSION_NAME
 from runtime.fusion_file import read_fusion
 from runtime.policy_file import FILE_NAME, write_policy
 from runtime.policy_terms import Binding, Evidence, Rate
+from runtime.printing import printable
 from runtime.quality import QualityLimits
 
 _LOGGER = logging.getLogger("agemoe")
@@ -85,7 +87,7 @@ def write_fitted_policy(
         raise ClaimError(f"{_not_shown(options, counted)} {_FEW} {_FORCE} Nothing was written.")
     write_policy(engines / FILE_NAME, policy)
     if not arguments.json:
-        print(f"\nWrote {engines / FILE_NAME}, policy {policy.id}.")
+        print(f"\nWrote {printable(engines / FILE_NAME)}, policy {policy.id}.")
 
 
 def binding_in_use(engines: Path, data: LabeledData, tables: FusionTables) -> Binding:
@@ -160,7 +162,7 @@ def policy_text(policy: Policy) -> str:
         return f"Policy {policy.id}: challenge age {policy.challenge:g}, not measured."
     bound = (
         f"The upper {CONFIDENCE:.0%} confidence bound on the rate of false positives is "
-        f"{_percent(evidence.bound)}, in {evidence.worst}."
+        f"{_percent(evidence.bound)}, in {plain(evidence.worst)}."
     )
     if policy.max_false_positive is not None:
         limit = _percent(policy.max_false_positive)
@@ -180,7 +182,7 @@ def policy_text(policy: Policy) -> str:
     if policy.quality is not None:
         limits = "; ".join(limit_sentences(policy.quality))
         parts += [f"Faces that miss a limit on quality count as referred: {limits}."]
-    parts += [f"{_NOTE} {evidence.data}: same ages, cameras and groups."]
+    parts += [f"{_NOTE} {plain(evidence.data)}: same ages, cameras and groups."]
     return "\n\n".join(parts)
 
 
@@ -190,12 +192,16 @@ def _whom(youngest: float) -> str:
 
 def _table(event: str, rates: Sequence[Rate]) -> str:
     rows = [
-        f"| {r.group} | {r.people} | {r.events} | {_percent(r.events / r.people)} "
-        f"[{100 * r.low:.2f}, {100 * r.high:.2f}] |"
+        (
+            plain(r.group),
+            f"{r.people}",
+            f"{r.events}",
+            f"{_percent(r.events / r.people)} [{100 * r.low:.2f}, {100 * r.high:.2f}]",
+        )
         for r in rates
         if r.people
     ]
-    return "\n".join([f"| people | number | {event} | rate |", "|---|---:|---:|---:|", *rows])
+    return table(["people", "number", event, "rate"], rows)
 
 
 def _percent(share: float) -> str:

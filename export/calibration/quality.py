@@ -26,7 +26,7 @@ INTER_EYE = "inter_eye_pixels"
 INTER_EYE_EDGES = (0.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, np.inf)
 """Pixels."""
 BINS = 5
-"""Of equally many faces."""
+"""Number of bins of a quantity without fixed edges; all hold equally many faces."""
 BINNED = (INTER_EYE, "sharpness", "yaw_degrees", "luminance", "contrast", "cut_off")
 """Quantities that the report has; angles count to either side."""
 UNKNOWN = "unknown"

@@ -43,7 +43,7 @@ MOST_WITHOUT_FACE = 0.2
 the detector's, and the tables would hold for that only."""
 
 REVISION = 2
-"""Of what is logged for a face; `runtime.face_measures` is part of it."""
+"""Revision of the logged predictions; raise it when `runtime.face_measures` changes, too."""
 
 Prediction = dict[str, Any] | str
 """`years` by expert, `notes` and `quality`, or the reason why there are none."""

@@ -18,6 +18,7 @@ from export.calibration.challenge import (
     Challenge,
     ChallengeOptions,
     fit_challenge,
+    rows_by_group,
     upper_bound,
 )
 from export.calibration.labeled_predictions import SOURCE, LabeledPredictions
@@ -137,7 +138,7 @@ def figures_of_statement(
     faces, bootstrap = scores.faces, bootstrap_of(scores, options)
     refused = refused_by(faces, limits)
     cells = _Cells(scores, bootstrap)
-    parts = dict(_groups(faces))
+    parts = {ALL: all_rows(scores), **dict(rows_by_group(faces))}
     combined = list(_combined(faces))
     pairs = list(_asked(options, policy))
     decided = np.where(refused, np.nan, scores.fused_years)
@@ -146,7 +147,7 @@ def figures_of_statement(
         figures_of(scores, bootstrap, all_rows(scores)),
         int(faces.people.max()) + 1,
         cells.bands,
-        {name: cells.row(rows) for name, rows in {ALL: all_rows(scores), **parts}.items()},
+        {name: cells.row(rows) for name, rows in parts.items()},
         {name: cells.row(rows) for name, rows in combined[:MOST_ROWS]},
         len(combined[MOST_ROWS:]),
         tuple(_rates(scores, decided, pair, policy, limited=limited) for pair in pairs),
@@ -175,12 +176,6 @@ class _Cells:
             return Cell(people)
         low, high = self._bootstrap.mean_intervals(self._errors[:, None], rows)[0]
         return Cell(people, float(self._errors[rows].mean()), float(high - low) / 2.0)
-
-
-def _groups(faces: LabeledPredictions) -> Iterator[tuple[str, Rows]]:
-    for column, values in faces.groups.items():
-        for value in np.unique(values[values != ""]):
-            yield f"{column}={value}", values == value
 
 
 def _combined(faces: LabeledPredictions) -> Iterator[tuple[str, Rows]]:

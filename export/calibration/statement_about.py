@@ -1,4 +1,4 @@
-"""What a statement is about, and the versions and hashes of it."""
+"""Subject of a statement: data, experts, tables, policy, and their versions and hashes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from runtime.quality import QualityLimits
 
 @dataclass(frozen=True, slots=True, eq=False)
 class About:
-    """What a statement is about."""
+    """Everything that a statement names besides its figures."""
 
     data: str
     """Name of the labeled data."""
     date: str | None
     """As given; None leaves it out."""
     version: str
-    """Of the runtime."""
+    """Version of the runtime."""
     experts: Mapping[str, Expert]
     tables: FusionTables
     detector: str | None
@@ -33,7 +33,7 @@ class About:
     not_tested: Sequence[str]
     """Sentences in Markdown."""
     of_fit: bool
-    """Whether the fusion tables were fitted on data of the same name."""
+    """True if the fusion tables were fitted on data of the same name."""
 
 
 def versions(about: About) -> Iterator[str]:

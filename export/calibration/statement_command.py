@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 from export.errors import OptionsError
-from runtime.quality import QualityLimits
 
 
 def add_statement(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +39,7 @@ def _problems(arguments: argparse.Namespace) -> Iterator[str]:
         return
     if arguments.policy:
         yield "--policy fits a policy: write the --statement afterwards, in a run of its own"
-    for name in ("compare", "output", "json"):
+    for name in ("compare", "output", "correlation", "json"):
         if getattr(arguments, name) not in (None, False):
             yield f"--{name} belongs to a report: leave it out with --statement"
     if arguments.date is not None and not _is_date(arguments.date):
@@ -56,22 +54,3 @@ def _is_date(text: str) -> bool:
         return date.fromisoformat(text).isoformat() == text
     except ValueError:
         return False
-
-
-def limits_in_use(
-    given: QualityLimits | None, of_policy: QualityLimits | None, *, policy: bool
-) -> QualityLimits | None:
-    """Returns the limits on quality that a statement describes: the policy's, if there is one.
-
-    Raises:
-        OptionsError: other limits were given than the policy has.
-    """
-    if not policy:
-        return given
-    if given is not None and given != (of_policy and replace(of_policy, require_face=False)):
-        problem = (
-            "the policy has other limits on quality than these options: leave them out, or fit the "
-            "policy with them"
-        )
-        raise OptionsError([problem])
-    return of_policy

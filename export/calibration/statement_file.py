@@ -14,7 +14,6 @@ from export.calibration.report import ReportOptions
 from export.calibration.scores import Scores
 from export.calibration.statement import figures_of_statement
 from export.calibration.statement_about import About
-from export.calibration.statement_command import limits_in_use
 from export.calibration.statement_gaps import not_tested
 from export.calibration.statement_page import statement_page
 from export.errors import OptionsError
@@ -23,6 +22,7 @@ from runtime.files import write_whole
 from runtime.fusion import FusionTables
 from runtime.policy_file import FILE_NAME, check_policy_fits, read_policy
 from runtime.policy_terms import Binding
+from runtime.printing import printable
 from runtime.quality import QualityLimits
 
 
@@ -44,9 +44,7 @@ def write_statement(
     faces, engines = data.faces, arguments.engines
     binding = binding_in_use(engines, data, tables)
     policy = _policy(engines, binding, options)
-    limits = limits_in_use(
-        given, None if policy is None else policy.quality, policy=policy is not None
-    )
+    limits = given if policy is None else _limits(policy, given)
     name = (arguments.predictions or arguments.faces).name
     warn_of_fitted_faces(tables, name)
     figures = figures_of_statement(scores, options, policy, limits)
@@ -73,7 +71,7 @@ def write_statement(
     )
     page: Path = arguments.statement
     write_whole(page, statement_page(about, figures).encode())
-    print(f"Wrote {page}.")
+    print(f"Wrote {printable(page)}.")
 
 
 def _version() -> str:
@@ -95,3 +93,15 @@ def _policy(engines: Path, binding: Binding, options: ReportOptions) -> Policy |
         )
         raise OptionsError([problem])
     return policy
+
+
+def _limits(policy: Policy, given: QualityLimits | None) -> QualityLimits | None:
+    """Returns the limits on quality of a policy, which the options may only repeat."""
+    limits = policy.quality
+    if given is not None and given != (limits and replace(limits, require_face=False)):
+        problem = (
+            "the policy has other limits on quality than these options: leave them out, or fit the "
+            "policy with them"
+        )
+        raise OptionsError([problem])
+    return limits

@@ -1,4 +1,4 @@
-"""What a statement did not test: computed from the labels where they tell, else known."""
+"""Lists what a statement does not test: gaps in the labels, and what no labels can show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from export.calibration.challenge import ALL
+from export.calibration.challenge import ALL, rows_by_group
 from export.calibration.labeled_predictions import SOURCE, LabeledPredictions
 from export.calibration.markdown_text import plain
 from export.calibration.metrics import Rows
@@ -38,7 +38,7 @@ NEVER = (
     ),
     "What people experience who are referred, and whether the other proof of age is right.",
 )
-"""What no labeled photographs show."""
+"""Sentences on what labeled photographs cannot show."""
 
 
 def not_tested(
@@ -106,10 +106,8 @@ def _spans(years: Sequence[int]) -> list[str]:
 
 def _few(faces: LabeledPredictions, threshold: float, youngest: float) -> Iterator[str]:
     """Yields the groups with too few people on one side of a threshold."""
-    ages, whole = faces.age_years, np.ones(len(faces), bool)
-    groups = {ALL: whole}
-    for column, values in faces.groups.items():
-        groups |= {f"{column} {v}": values == v for v in np.unique(values[values != ""])}
+    ages, groups = faces.age_years, {ALL: np.ones(len(faces), bool)}
+    groups |= {name.replace("=", " ", 1): rows for name, rows in rows_by_group(faces)}
     younger = (ages < threshold) & (ages >= youngest)
     for side, rows in (
         (f"younger than {threshold:g}", younger),

@@ -28,20 +28,23 @@ def rows(output: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_more_pictures_have_smaller_errors_and_narrower_intervals(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def people_table(folder: Path, people: int, pictures: int) -> list[str]:
+    """Options for people of 10 to 60 whose errors correlate by one half."""
     rng = np.random.default_rng(0)
-    people, pictures = 60, 8
     ages = np.repeat(rng.uniform(10, 60, people), pictures)
     shared = np.repeat(rng.normal(0, 3, people), pictures)
     predictions = ages + shared + rng.normal(0, 3, people * pictures)
     names = np.char.add("p", np.repeat(np.arange(people), pictures).astype(np.str_))
     faces = LabeledPredictions(ages, ("a",), predictions[:, None], names)
-    csv = write_csv(tmp_path / "people.csv", faces)
-    write_fusion(tmp_path / "fusion.json", pivot_tables({"a": Row()}, spread=SPREAD))
-    command = ["--predictions", str(csv), "--fusion", str(tmp_path / "fusion.json")]
-    assert several_pictures.main([*command, "--draws", "3"]) == 0
+    csv = write_csv(folder / "people.csv", faces)
+    write_fusion(folder / "fusion.json", pivot_tables({"a": Row()}, spread=SPREAD))
+    return ["--predictions", str(csv), "--fusion", str(folder / "fusion.json"), "--draws", "3"]
+
+
+def test_more_pictures_have_smaller_errors_and_narrower_intervals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert several_pictures.main(people_table(tmp_path, 60, 8)) == 0
     table = rows(capsys.readouterr().out)
     assert [row[:3] for row in table[-4:]] == [["10 years", "60", str(n)] for n in (1, 2, 4, 8)]
     errors = [float(row[3]) for row in table[-4:]]
@@ -50,6 +53,15 @@ def test_more_pictures_have_smaller_errors_and_narrower_intervals(
         widths = [float(row[column].split(", ")[1]) for row in table[-4:]]
         assert (widths[-1] < 0.95 * widths[0]) is falls
     assert float(table[-1][6].split("%")[0]) < float(table[-1][5].split("%")[0])
+
+
+def test_a_span_without_enough_pictures_of_anybody_has_an_empty_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert several_pictures.main(people_table(tmp_path, 60, 4)) == 0
+    table = rows(capsys.readouterr().out)
+    assert [row[:3] for row in table[2:5]] == [["4 years", "60", str(n)] for n in (1, 2, 4)]
+    assert table[-1] == ["10 years", "0", "8", *["–"] * 5]
 
 
 def test_the_mean_over_people_is_that_of_their_means() -> None:

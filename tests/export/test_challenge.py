@@ -136,7 +136,7 @@ def passing(people: dict[str, float], challenge: float | None) -> int:
     return sum(value >= (challenge or 0.0) for value in people.values())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.sampled_from([0.05, 0.1, 0.3]), st.booleans(), st.booleans())
 def test_the_fit_is_that_of_a_brute_force_twin(
     seed: int, limit: float, several: bool, grouped: bool

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from export.calibrate import main as calibrate
-from export.calibration.correlation import correlation_of, standardized_errors
+from export.calibration.correlation import correlation_of, correlation_text, standardized_errors
 from export.calibration.labeled_predictions import LabeledPredictions
 from export.calibration.scores import Scores, scores_of_tables
 from export.evaluate import main as evaluate
@@ -166,6 +166,11 @@ def test_evaluate_writes_it_and_changes_nothing_else(
     assert after == before
     assert evaluate([*command, "--bootstrap", "100"]) == 0
     assert f"correlate by {found.value:.2f}" in capsys.readouterr().out
+
+
+def test_the_name_of_the_data_is_text_in_a_report() -> None:
+    found = Correlation(0.5, 0.4, 0.6, 30, 90, 2.0, "<b>[a](b)`\u202e.csv")
+    assert r"in \<b\>\[a\](b)\`\\u202e.csv, at most" in correlation_text(found)
 
 
 def test_evaluate_refuses_to_write_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

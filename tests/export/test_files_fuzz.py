@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import random
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from runtime.label_lists import listed_faces
 from runtime.manifest_file import read_manifest
 from runtime.printing import MOST_LISTED
 from runtime.serving.keys import new_key, read_keys
+from tests.export.damage import mutants
 from tests.hostile_paths import EVIL, unprintable
 from tests.runtime.tiny_engines import Tiny, write_engines
 
@@ -61,28 +61,6 @@ def samples(folder: Path) -> dict[str, tuple[Path, bytes, Callable[[Path], objec
     }
 
 
-def mutants(data: bytes, count: int, seed: int) -> Iterator[bytes]:
-    """Yields damaged copies: parts replaced, repeated, cut, or exchanged for extreme values."""
-    rng = random.Random(seed)
-    words = [match.span() for match in re.finditer(rb'"[^"]*"|[\w.]+', data)]
-    for _ in range(count):
-        mutant = bytearray(data)
-        for _ in range(rng.choice((1, 1, 1, 3))):
-            start, end = rng.choice(words)
-            kind = rng.randrange(5)
-            if kind == 0:
-                mutant[start:end] = rng.choice(VALUES)
-            elif kind == 1:
-                mutant[start:start] = rng.choice(VALUES)
-            elif kind == 2:
-                del mutant[start : start + rng.randrange(1, 200)]
-            elif kind == 3:
-                mutant[start:start] = mutant[start : start + rng.randrange(1, 300)]
-            else:
-                mutant[start : start + 1] = rng.randbytes(1)
-        yield bytes(mutant)
-
-
 @pytest.mark.parametrize("count", [QUICK, pytest.param(MUTANTS, marks=pytest.mark.slow)])
 def test_damaged_files_end_in_errors_of_this_project(tmp_path: Path, count: int) -> None:
     kinds = samples(tmp_path)
@@ -90,7 +68,7 @@ def test_damaged_files_end_in_errors_of_this_project(tmp_path: Path, count: int)
     for number, (kind, (path, data, read)) in enumerate(kinds.items()):
         path.write_bytes(data)
         read(path)
-        for mutant in mutants(data, count // len(kinds), number):
+        for mutant in mutants(data, count // len(kinds), random.Random(number), VALUES):
             path.write_bytes(mutant)
             message = ""
             try:

@@ -105,7 +105,7 @@ def test_letterbox(height: int, width: int, side: int) -> None:
     np.testing.assert_array_equal(found, letterboxed(image, side))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 300), st.integers(1, 300), st.sampled_from([16, 64, 96]))
 def test_letterbox_of_any_size(height: int, width: int, side: int) -> None:
     image = noise(height, width)
@@ -133,7 +133,7 @@ def test_a_face_is_cropped_unchanged(corners: Corners) -> None:
     np.testing.assert_array_equal(found, letterboxed(image[clamped(corners, image)], 64))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.tuples(*[st.floats(-60, 260, width=16)] * 4))
 def test_any_box_gives_the_crop_of_the_authors(edges: Corners) -> None:
     image = noise(150, 200)

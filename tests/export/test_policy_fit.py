@@ -67,6 +67,21 @@ def test_the_smallest_challenge_age_is_written_and_bound(
         assert policy.binding == moe.binding
 
 
+def test_names_of_groups_are_printed_as_text(
+    tmp_path: Path, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ages = np.repeat([15.0, 30.0], 20)
+    groups = {"sex": np.full(len(ages), "x|y\u202e\n# top")}
+    faces = LabeledPredictions(ages, ("a",), ages[:, None], None, groups)
+    options = ["--challenge", "25", "--groups", "sex"]
+    assert run(write_csv(tmp_path / "<b>.csv", faces), engines, *options) == 0
+    page = capsys.readouterr().out
+    assert "\u202e" not in page
+    assert "\n# top" not in page
+    assert r"| sex=x\|y\\u202e\\n# top | 20 | 0 |" in page
+    assert r"people like those in \<b\>.csv" in page
+
+
 def test_a_wider_limit_gives_a_lower_challenge_age(tmp_path: Path, engines: Path) -> None:
     assert run(labeled(tmp_path), engines, "--max-false-positive", "0.02", "--floor", "10") == 0
     policy = read_policy(engines)
@@ -164,6 +179,7 @@ def test_tables_that_are_not_in_use_are_refused(
         (["--policy", "--youngest", "18"], "below the threshold"),
         (["--policy", "--floor", "19"], "the threshold"),
         (["--policy", "--output", "x"], "--output belongs to a report"),
+        (["--policy", "--correlation", "x.json"], "--correlation belongs to a report"),
     ],
 )
 def test_options_that_contradict_each_other(

@@ -229,6 +229,7 @@ def test_a_policy_that_the_faces_do_not_support_is_named(engines: Path) -> None:
         (["--policy"], "in a run of its own"),
         (["--json"], "--json belongs to a report"),
         (["--output", "x"], "--output belongs to a report"),
+        (["--correlation", "x.json"], "--correlation belongs to a report"),
         (["--date", "27.11.2026"], "must be a day"),
         (["--challenge", "17"], "no --challenge reaches the threshold 18"),
         (["--thresholds", "21"], "is for the threshold 18: --thresholds 21 is not"),

@@ -165,9 +165,7 @@ def test_values_that_are_not_finite(tmp_path: Path, value: float) -> None:
         read_tensorflow_js(path)
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_any_damage_is_an_error_or_harmless(tmp_path: Path, data: st.DataObject) -> None:
     """Bytes are changed, inserted or cut anywhere in the manifest or the weights."""

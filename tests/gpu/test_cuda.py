@@ -61,7 +61,7 @@ def round_trip(cuda: Cuda, data: np.ndarray[tuple[int], np.dtype[np.uint8]]) -> 
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), size=st.integers(1, 3000))
 def test_a_round_trip_preserves_the_bytes(library: str, seed: int, size: int) -> None:
     data = np.random.default_rng(seed).integers(0, 256, size, np.uint8)

@@ -24,7 +24,6 @@ Result = tuple[dict[str, Outputs], list[Exception]]
 _SERIAL: dict[tuple[str, int, int], dict[str, bytes]] = {}
 QUICK = settings(
     derandomize=True,
-    deadline=None,
     database=None,
     max_examples=40,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

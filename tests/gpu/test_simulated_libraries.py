@@ -26,7 +26,7 @@ def bench() -> Iterator[Bench]:
         gpu.faults.clear()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000))
 @pytest.mark.parametrize("by", ["tensorrt", "onnxruntime"])
 def test_engines_compute_in_stream_order(by: str, seed: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from skimage.transform import SimilarityTransform
@@ -76,7 +76,6 @@ def opencvs(
     return np.asarray(cv2.resize(large, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-@settings(deadline=None)
 @given(POINTS, POINTS)
 def test_the_transform_is_scikit_images(
     points: list[tuple[float, float]], template: list[tuple[float, float]]
@@ -243,7 +242,6 @@ def test_impossible_landmarks(points: Any, problem: str) -> None:
     assert len(str(caught.value)) < 500
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(*[st.floats(width=64)] * 2), min_size=5, max_size=5))
 def test_any_landmarks_give_an_input_or_a_landmark_error(points: Any) -> None:
     try:

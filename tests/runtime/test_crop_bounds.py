@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -60,7 +60,6 @@ def block_means(image: Pixels, factor: int) -> NDArray[np.float64]:
     return np.asarray(whole.reshape(height, factor, width, factor, 3).mean((1, 3)))
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 12),
     st.integers(1, 12),

@@ -127,7 +127,7 @@ def test_a_small_picture_is_enlarged_and_a_strip_widened() -> None:
     assert 40 < thin.shape[1] < 200
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(ANY_BOX, max_size=6), st.integers(1, 640), st.integers(1, 640))
 def test_anything_can_be_drawn(boxes: list[Box], width: int, height: int) -> None:
     drawn = draw_faces(ground(width, height), faces(*boxes))

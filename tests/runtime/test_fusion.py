@@ -59,7 +59,7 @@ def tables_of(
     )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.tuples(expert, expert, expert), st.lists(row, min_size=1, max_size=4))
 def test_steps_one_to_four(
     experts: tuple[tuple[list[float], list[float], float], ...],

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
@@ -69,7 +69,6 @@ def test_letterbox_is_mivolos(size: tuple[int, int], target: tuple[int, int]) ->
     assert (found == wanted).all()
 
 
-@settings(deadline=None)
 @given(st.integers(2, 120), st.integers(2, 120))
 def test_letterbox_is_mivolos_at_any_aspect(height: int, width: int) -> None:
     image = picture(height, width)
@@ -125,7 +124,6 @@ def test_pad_square_keeps_the_longest_side_and_the_middle(size: tuple[int, int])
         assert abs(span[0] - (47 - span[-1])) <= 1
 
 
-@settings(deadline=None)
 @given(st.integers(1, 120), st.integers(1, 120), st.sampled_from(ROUNDINGS))
 def test_truncated_sides_are_the_integer_part(height: int, width: int, rounding: str) -> None:
     image = picture(height, width)
@@ -155,7 +153,6 @@ def test_resizes_before_the_fit_are_pillows(size: tuple[int, int], fitting: str)
     assert (found == fit(area.astype(np.uint8), 64, 64, then)).all()
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 70),
     st.integers(1, 70),
@@ -261,7 +258,6 @@ def test_boxes_can_be_truncated(
     assert (found == image[slice(*rows), slice(*columns)]).all()
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 29), st.integers(0, 19), st.integers(1, 40), st.integers(1, 40), st.floats(0, 2)
 )

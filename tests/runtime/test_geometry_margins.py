@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.alignment import template_problem
@@ -27,7 +27,6 @@ TEMPLATE: Landmarks = (
 ALIGNED = Geometry(fit="align", interpolation="opencv_area", template=TEMPLATE)
 
 
-@settings(deadline=None)
 @given(
     st.tuples(*[st.integers(0, 25)] * 2),
     st.tuples(*[st.integers(1, 30)] * 2),

@@ -59,7 +59,7 @@ def damaged(data: bytes, edits: list[tuple[float, str, bytes]]) -> bytes:
     return data
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.sampled_from(FILES), st.lists(edit, min_size=1, max_size=6))
 @pytest.mark.parametrize("strict", [False, True], ids=["warnings pass", "warnings raise"])
 def test_damage(strict: bool, data: bytes, edits: list[tuple[float, str, bytes]]) -> None:
@@ -75,7 +75,6 @@ def test_damage(strict: bool, data: bytes, edits: list[tuple[float, str, bytes]]
     assert 0 < pixels.shape[0] * pixels.shape[1] <= LIMITS.max_pixels
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([file[:12] for file in FILES]))
 def test_noise_after_a_valid_start(noise: bytes, beginning: bytes) -> None:
     with pytest.raises(InputError):

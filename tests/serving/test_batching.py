@@ -39,7 +39,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     arrivals=ARRIVALS,
     max_batch=st.integers(1, 6),

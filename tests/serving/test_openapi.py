@@ -55,9 +55,7 @@ INVALID = [(*operation, GenerationMode.NEGATIVE) for operation in OPERATIONS[:2]
     [*((*operation, GenerationMode.POSITIVE) for operation in OPERATIONS), *INVALID],
 )
 def test_every_operation_conforms(api: Any, method: str, path: str, mode: GenerationMode) -> None:
-    @settings(
-        max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(case=api[path][method].as_strategy(generation_mode=mode))
     def check(case: Any) -> None:
         response = case.call()
