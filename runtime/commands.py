@@ -116,20 +116,25 @@ def _number(text: str) -> float:
         return math.nan
 
 
-class _PrintableFormatter(logging.Formatter):
+class PrintableFormatter(logging.Formatter):
     """Formats records with what they quote escaped; all lines but a record's first are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a record."""
-        lines = super().format(record).split("\n")
-        return "\n  ".join(printable(line, MOST_LINE) for line in lines)
+        return printable_text(super().format(record)).replace("\n", "\n  ")
 
 
-def start_logging(layout: str) -> None:
-    """Logs to standard error, in a layout of `logging`."""
+def printable_text(text: str) -> str:
+    """Returns the text of a log record with each line printable; a traceback stays whole."""
+    return "\n".join(printable(line, MOST_LINE) for line in text.split("\n"))
+
+
+def start_logging(layout: str | logging.Formatter, level: int = logging.INFO) -> None:
+    """Logs to standard error, in a layout of `logging` or with a formatter."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_PrintableFormatter(layout))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    handler.setLevel(level)  # loggers may have a lower level of their own
+    handler.setFormatter(PrintableFormatter(layout) if isinstance(layout, str) else layout)
+    logging.basicConfig(level=level, handlers=[handler])
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it says is up to the picture
 
 

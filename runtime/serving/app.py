@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -12,20 +11,18 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from runtime.errors import AgeMoEError
 from runtime.serving import problems
 from runtime.serving.authentication import access_dependencies
 from runtime.serving.decision_schemas import DECISIONS, DecisionAnswer
 from runtime.serving.generation import PAGE, Generation
-from runtime.serving.metrics import Metrics
+from runtime.serving.instrumentation import instrumented
 from runtime.serving.prediction import JsonObject
 from runtime.serving.problems import (
     ClientGoneError,
-    HostError,
     NotReadyError,
     Problem,
     problem_of,
@@ -46,24 +43,21 @@ T = TypeVar("T")
 Work = Callable[[ParsedRequest, dict[str, float]], Coroutine[Any, Any, JsonObject]]
 """Answers a request; its second argument receives the duration of each stage."""
 
-_SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _PLAIN_TEXT: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
-_UNROUTED = "other"
-"""Route label of requests that match no route, whose paths are arbitrary."""
 _DESCRIPTION = """Age estimation from faces by a mixture of experts.
 
 Send pictures to `/v1/ages`, or those of one person to `/v1/decisions`. Errors are RFC 9457 problem
 details. Pictures are kept in memory while they are processed, and are neither stored nor logged."""
+
+
+class _Application(FastAPI):
+    """An application with its instrumentation around everything, unexpected errors included."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        service: Service = self.state.service
+        return instrumented(super().build_middleware_stack(), service.settings, service.metrics)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -81,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             await run_in_threadpool(service.close)
 
-    app = FastAPI(
+    app = _Application(
         title="AgeMoE",
         version="1",
         description=_DESCRIPTION,
@@ -98,7 +92,6 @@ def create_app(settings: Settings) -> FastAPI:
     _add_pictures(app, service, user)
     _add_operations(app, service, user, admin)
     _add_page(app)
-    app.add_middleware(_Instrumentation, metrics=service.metrics, hosts=settings.allowed_hosts)
     return app
 
 
@@ -255,59 +248,3 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 def _problem_response(request: Request, problem: Problem) -> Response:
     request.app.state.service.metrics.problems.labels(problem.slug).inc()
     return problem.response()
-
-
-class _Instrumentation:
-    """Middleware that checks Host, counts and times requests and adds the security headers.
-
-    HEAD is handled as GET; the server omits the body.
-    """
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, hosts: tuple[str, ...] | None) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._hosts = hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 500
-        app = self._app if self._serves(scope) else _misdirected
-        scope = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
-        page = scope["path"] == "/" or scope["path"].startswith("/page/")
-        # Responses are never cached, and the page is revalidated.
-        headers = _SECURITY_HEADERS | {"Cache-Control": "no-cache" if page else "no-store"}
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message).update(headers)
-            await send(message)
-
-        try:
-            await app(scope, receive, send_with_headers)
-        finally:
-            route = getattr(scope.get("route"), "path", _UNROUTED)
-            self._metrics.record_request(route, status, time.perf_counter() - started)
-
-    def _serves(self, scope: Scope) -> bool:
-        """Returns whether the request is for an allowed host.
-
-        A web page of another site whose name was pointed to this address ("DNS rebinding") would
-        otherwise read the answers of a service without keys.
-        """
-        if self._hosts is None:
-            return True
-        name = Headers(scope=scope).get("host", "").rsplit("@", 1)[-1]
-        name = name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
-        return name.lower() in self._hosts
-
-
-async def _misdirected(scope: Scope, receive: Receive, send: Send) -> None:
-    error = HostError(
-        "This service does not serve the host of this request. Use the address it listens on, or "
-        "start it with --allowed-hosts NAME."
-    )
-    await problem_of(error).response()(scope, receive, send)

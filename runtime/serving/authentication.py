@@ -9,6 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from runtime.serving.keys import Key, find_key
 from runtime.serving.problems import ForbiddenError, UnauthorizedError
+from runtime.serving.request_ids import note_key
 from runtime.serving.service import Service
 
 _BEARER = HTTPBearer(auto_error=False, description="An API key.")
@@ -43,6 +44,7 @@ def _authenticate(keys: tuple[Key, ...], credentials: HTTPAuthorizationCredentia
     key = find_key(keys, credentials.credentials)
     if key is None:
         raise UnauthorizedError("This API key is unknown.")
+    note_key(key.name)
     return key
 
 

@@ -14,6 +14,7 @@ from typing import Self
 from runtime.deadline import Deadline
 from runtime.errors import AgeMoEError, ClosedError, DeadlineError, PredictionError
 from runtime.results import AgeEstimate, Face
+from runtime.serving.request_ids import in_requests, request_id
 from runtime.serving.request_queue import (
     QueuedFace,
     RunTimes,
@@ -129,7 +130,7 @@ class Batcher:
         """Queues either all faces or none; otherwise like `submit`."""
         deadline = Deadline.of(deadline_ms)
         arrived = time.monotonic()
-        queued = [QueuedFace(face, arrived, deadline) for face in faces]
+        queued = [QueuedFace(face, arrived, deadline, request_id=request_id()) for face in faces]
         with self._lock:
             if self._closed:
                 raise ClosedError("This Batcher was closed. Open a new one.")
@@ -164,8 +165,9 @@ class Batcher:
                     error = TooLateError(queued.deadline, self._times.expected(1))
                     queued.future.set_exception(error)
             if selection.batch:
-                self._notify(selection.batch)
-                self._run(selection.batch)
+                with in_requests(queued.request_id for queued in selection.batch):
+                    self._notify(selection.batch)
+                    self._run(selection.batch)
 
     def _notify(self, batch: list[QueuedFace]) -> None:
         try:
@@ -222,7 +224,8 @@ class Batcher:
             batch[0].future.set_exception(error)
             return
         for queued in batch:
-            self._run([queued])
+            with in_requests([queued.request_id]):
+                self._run([queued])
 
 
 def _resolve(

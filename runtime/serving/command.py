@@ -17,7 +17,6 @@ from runtime.commands import (
     print_error,
     run_command,
     size,
-    start_logging,
     whole,
 )
 from runtime.detectors.names import AUTO, NAMES
@@ -25,6 +24,8 @@ from runtime.json_reader import shown
 from runtime.liveness_model import LIVENESS
 from runtime.printing import printable_lines
 from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
+from runtime.serving.logs import FORMATS, LEVELS, logging_started
+from runtime.serving.origins import ANY
 from runtime.serving.process_memory import return_large_blocks
 from runtime.serving.settings import Batching, Limits, Settings
 
@@ -34,6 +35,11 @@ _HOSTS = (
     "names that requests may be addressed to, as in the header Host; by default only this "
     "machine's own when listening on it without keys, else any"
 )
+_ORIGINS = (
+    "origins of other sites' pages whose scripts may use the service, as in https://shop.example; "
+    "* allows any, with --keys or --without-keys; by default none"
+)
+_ACCESS_LOG = "log each request: method, path, status, time, and name of the key (on)"
 _AUDIT = "record every decision in this file, see docs/audit.md"
 _AUDIT_KEY = "file of a secret that pictures are digested with in --audit"
 _POLICY = "decide by policy.json of the engines folder (POST /v1/decisions): pass, refer or fail"
@@ -76,9 +82,9 @@ def serve(parsed: argparse.Namespace) -> int:
     """Serves, or makes a key, as parsed from `add_arguments`; returns the exit status."""
     if parsed.new_key is not None:
         return _print_new_key(parsed.new_key, "admin" if parsed.admin else "user")
-    start_logging("%(levelname)s %(name)s: %(message)s")
     try:
-        return run_command(partial(_serve, parsed))
+        with logging_started(parsed.log_level, parsed.log_format, access=parsed.access_log):
+            return run_command(partial(_serve, parsed))
     except ImportError as error:
         print_error(_EXTRA.format(error))
     except ValueError as error:
@@ -116,6 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
     add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
+    add("--allowed-origins", nargs="+", metavar="ORIGIN", default=(), help=_ORIGINS)
     add("--without-keys", action="store_true", help="accept requests from any host without a key")
     new_key = "make a key, print it and its line for --keys, and exit"
     add("--new-key", type=_name, metavar="NAME", help=new_key)
@@ -127,6 +134,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=30.0,
         help="time for requests in progress to finish",
     )
+    add("--log-level", choices=LEVELS, default="info", help="least level of what is logged (info)")
+    add("--log-format", choices=FORMATS, default="text", help="lines of text, or of JSON (text)")
+    add("--access-log", action=argparse.BooleanOptionalAction, default=True, help=_ACCESS_LOG)
     add_no_face_option(parser)
     add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
@@ -167,6 +177,7 @@ def _settings(parsed: argparse.Namespace) -> Settings:
         **{name: given[name] for name in (*names, *files)},
         quality=quality_limits(parsed, require_face=not parsed.accept_no_face),
         allowed_hosts=_allowed_hosts(parsed),
+        allowed_origins=tuple(parsed.allowed_origins),
         limits=Limits(**{name: given[f"limits.{name}"] for name in _LIMITS}),
         batching=Batching(**{name: given[f"batching.{name}"] for name in _BATCHING}),
     )
@@ -185,6 +196,12 @@ def _require_access_control(parsed: argparse.Namespace) -> None:
         raise ValueError(
             f"--host {parsed.host} accepts connections from other machines, and there are no API "
             f"keys. Give --keys FILE, or --without-keys behind a proxy that controls access."
+        )
+    if ANY in parsed.allowed_origins and parsed.keys is None and not parsed.without_keys:
+        raise ValueError(
+            "--allowed-origins * lets the scripts of every web page that is open on this machine "
+            "use the service, and there are no API keys. Give the origins, or --keys FILE, or "
+            "--without-keys to accept that."
         )
 
 

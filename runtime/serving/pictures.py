@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 from runtime.deadline import Deadline
@@ -184,7 +185,7 @@ async def run_sharing(
     share: Share, threads: ThreadPoolExecutor, function: Callable[..., T], *arguments: object
 ) -> T:
     """Runs a function in a thread that uses the share until it ends, also if cancelled."""
-    future = threads.submit(function, *arguments)
+    future = threads.submit(copy_context().run, function, *arguments)
     share.join(future)
     future.add_done_callback(share.leave)
     return await asyncio.wrap_future(future)

@@ -27,6 +27,7 @@ from runtime.errors import (
     QualityError,
 )
 from runtime.serving.batching import QueueFullError
+from runtime.serving.request_ids import request_id
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:agemoe:problem:"
@@ -186,8 +187,9 @@ class Problem:
         }
 
     def response(self) -> JSONResponse:
-        """Returns the HTTP response."""
-        return JSONResponse(self.to_dict(), self.status, dict(self.headers), MEDIA_TYPE)
+        """Returns the HTTP response, with the id of the current request."""
+        body = {**self.to_dict(), "request_id": request_id()}
+        return JSONResponse(body, self.status, dict(self.headers), MEDIA_TYPE)
 
 
 def problem_of(error: BaseException) -> Problem:

@@ -36,19 +36,22 @@ from runtime.serving.problems import (
     problem_of,
 )
 from runtime.serving.request_body import read_body
+from runtime.serving.request_ids import HEADER, begin_request
 from runtime.serving.service import Service
 from runtime.serving.settings import Batching, Limits, Settings
 
 log = logging.getLogger("agemoe")
 
 RELOAD = "/v1/reload"
+_ID_HEADER = HEADER.lower().encode()
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
 """Before the second attempt; doubled each time, until Ray notices that a replica is lost."""
 _PLAIN = ("device", "precision", "detector", "policy", "decoders")
 """Arguments that become settings as they are."""
 _ARGUMENTS = (
-    *("engines", *_PLAIN, "keys", "without_keys", "limits", "batching", "quality", "revision"),
+    *("engines", *_PLAIN, "keys", "without_keys", "allowed_origins"),
+    *("limits", "batching", "quality", "revision"),
 )
 
 Headers = list[tuple[bytes, bytes]]
@@ -105,13 +108,19 @@ class Ingress:
         self._limits = settings.limits
 
     async def __call__(self, request: Request) -> Response:
-        """Returns the response of a replica, or a problem."""
+        """Returns the response of a replica, or a problem.
+
+        Ray's proxies add the request id to requests without one, and to all responses.
+        """
+        begin_request(request.headers.get(HEADER))
         try:
             forwarded = await self._forward(await self._receive(request))
         except ServiceError as error:
             return problem_of(error).response()
         response = Response(forwarded.body, forwarded.status)
-        response.raw_headers = forwarded.headers
+        response.raw_headers = [
+            (name, value) for name, value in forwarded.headers if name.lower() != _ID_HEADER
+        ]
         return response
 
     async def _receive(self, request: Request) -> ForwardedRequest:
@@ -172,9 +181,10 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
 
     Args:
         arguments: `engines`, `device`, `precision`, `detector`, `policy`, `decoders` and `keys` as
-            for `python -m runtime serve`; `without_keys: true` to serve without keys; `limits`,
-            `batching` and `quality`, mappings with the fields of `Limits`, `Batching` and
-            `QualityLimits`; `revision`, any value, whose change replaces all replicas.
+            for `python -m runtime serve`; `without_keys: true` to serve without keys;
+            `allowed_origins`, a list; `limits`, `batching` and `quality`, mappings with the fields
+            of `Limits`, `Batching` and `QualityLimits`; `revision`, any value, whose change
+            replaces all replicas.
 
     Raises:
         ValueError: an argument is unknown, or access control is not configured.
@@ -193,6 +203,7 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
     settings = Settings(
         **given,
         limits=Limits(**arguments.get("limits", {})),
+        allowed_origins=tuple(arguments.get("allowed_origins", ())),
         batching=Batching(**arguments.get("batching", {})),
         quality=QualityLimits(**arguments.get("quality", {})),
     )

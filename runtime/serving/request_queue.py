@@ -43,6 +43,8 @@ class QueuedFace:
     """In seconds on the monotonic clock, like all times in this module."""
     deadline: Deadline | None = None
     future: Future[AgeEstimate] = field(default_factory=Future)
+    request_id: str | None = None
+    """Of the request that it belongs to, for the log; None outside of requests."""
 
     @property
     def due(self) -> float:

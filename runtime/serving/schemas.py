@@ -138,6 +138,9 @@ class ProblemAnswer(BaseModel):
     reasons: list[str] | None = Field(
         None, description="Only of `quality`: a sentence for each limit that the face misses."
     )
+    request_id: str | None = Field(
+        None, description="The header X-Request-ID, where the problem is the whole answer."
+    )
 
 
 class ExpertAnswer(BaseModel):

@@ -20,6 +20,7 @@ import uvicorn
 
 from runtime.serving.app import create_app
 from runtime.serving.connections import connection_class
+from runtime.serving.listening import bound_sockets, listen, url_of
 from runtime.serving.problems import ServiceError
 from runtime.serving.service import Service
 from runtime.serving.settings import Settings
@@ -93,6 +94,12 @@ class Server(uvicorn.Server):
         self._reloads.stop()
         await asyncio.sleep(self._shutdown.notice_seconds)
         await super().shutdown(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to accept connections, and logs where."""
+        await super().startup(sockets)
+        if sockets:  # uvicorn logs its own
+            log.info("serving on %s (Ctrl+C stops it)", url_of(self.config.host, sockets))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Starts the shutdown; a second SIGINT skips the drain."""
@@ -175,12 +182,15 @@ def run(settings: Settings, host: str, port: int, shutdown: Shutdown) -> int:
     """Serves until a signal ends the process; returns the exit status.
 
     Raises:
+        AddressError: the address cannot be listened on; no engine has been opened.
         AgeMoEError: the engines, the keys or the detector cannot be used.
         ValueError: the detector is unknown.
     """
     server = make_server(settings, host, port, shutdown)
     server.exits_process = True
-    with server.opening():
+    with bound_sockets(host, port) as sockets, server.opening():
+        log.info("opening the engines, to serve on %s", url_of(host, sockets))
         server.service.open()  # uvicorn would report an error as a traceback
-        server.run()
+        listen(sockets)
+        server.run(sockets)
     return 0 if server.started else 1

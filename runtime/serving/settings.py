@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from runtime.quality import QualityLimits
+from runtime.serving.origins import check_origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Settings:
     """File of API keys; None serves requests without keys and rejects reloads over HTTP."""
     allowed_hosts: tuple[str, ...] | None = None
     """Names, without port, that the header Host of a request may have; None allows any."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of other sites' pages whose scripts may use the service (CORS); `*` allows any."""
     audit: Path | None = None
     """File that decisions are recorded in; None: they are not."""
     audit_key: Path | None = None
@@ -91,7 +94,8 @@ class Settings:
     batching: Batching = field(default_factory=Batching)
 
     def __post_init__(self) -> None:
-        """Validates the options that depend on one another."""
+        """Validates the origins, and the options that depend on one another."""
+        check_origins(self.allowed_origins)
         if self.audit_key is not None and self.audit is None:
             raise ValueError("An audit key needs an audit log. Give --audit FILE, too.")
         if self.audit is not None and not self.policy:

@@ -13,7 +13,7 @@ import pytest
 from export.calibration.csv_tables import LabelsError
 from export.calibration.markdown_text import plain, table
 from export.errors import CheckpointError, OptionsError
-from runtime.commands import _PrintableFormatter
+from runtime.commands import PrintableFormatter
 from runtime.console import photo_line, photo_text, summary_text
 from runtime.errors import EngineFileError, ImageError, ManifestError
 from runtime.json_reader import JsonReader
@@ -102,7 +102,7 @@ def test_output_is_escaped_and_json_keeps_the_name() -> None:
 
 def test_log_records_cannot_be_forged() -> None:
     record = logging.LogRecord("agemoe", logging.INFO, "", 0, "%s is bad", (EVIL,), None)
-    text = _PrintableFormatter("%(levelname)s %(message)s").format(record)
+    text = PrintableFormatter("%(levelname)s %(message)s").format(record)
     assert text.split("\n")[1].startswith("  line")
     assert not list(unprintable(text))
 

@@ -67,7 +67,7 @@ def test_startup_errors_are_reported(
     options: str, message: str, capsys: pytest.CaptureFixture[str], empty_folder: Path
 ) -> None:
     assert empty_folder
-    assert main(options.split()) == 1
+    assert main(["--port", "0", *options.split()]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
