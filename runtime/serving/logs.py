@@ -1,8 +1,8 @@
 """The log of the service: one format for all records, as text or JSON, with request ids.
 
 Loggers: `agemoe` (engines, reloads, audit), `agemoe.access` (one record for each request),
-`agemoe.connections` (what clients send that is not HTTP), `uvicorn.error` (the server, and
-tracebacks of unexpected errors) and `py.warnings`.
+`agemoe.connections` (what clients send that is not HTTP, and tracebacks of unexpected errors),
+`uvicorn.error` (start and stop of the server) and `py.warnings`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:agemoe:problem:"
 _RETRY = {"Retry-After": "1"}
 _CLOSE = {"Connection": "close"}
-"""For responses sent before the body was read: the connection cannot be reused."""
+"""For responses sent before the body was read, and after errors that the server itself sees: the
+connection cannot be reused."""
 
 
 class ServiceError(AgeMoEError):
@@ -200,7 +201,8 @@ def problem_of(error: BaseException) -> Problem:
         if isinstance(error, kind):
             reasons = error.reasons if isinstance(error, QualityError) else ()
             return Problem(status, slug, str(error), _RETRY if status == 503 else {}, reasons)
-    return Problem(500, "unexpected", "An unexpected error occurred; see the log of the service.")
+    detail = "An unexpected error occurred; see the log of the service."
+    return Problem(500, "unexpected", detail, _CLOSE)
 
 
 def problem_of_status(status: int, detail: str, headers: Mapping[str, str] | None) -> Problem:

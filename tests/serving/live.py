@@ -23,6 +23,7 @@ from PIL import Image
 from runtime import AgeMoE, Policy, write_policy
 from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
+from runtime.serving.listening import bound_sockets, url_of
 from runtime.serving.server import Server, Shutdown, make_server
 from runtime.serving.settings import Settings
 from tests.conftest import has_haar
@@ -163,15 +164,20 @@ class Live:
 def serving(settings: Settings) -> Iterator[Live]:
     """Serves on a free port, in a thread; shuts down like SIGTERM."""
     server = make_server(settings, "127.0.0.1", 0, Shutdown(drain_seconds=10.0))
-    thread = threading.Thread(target=server.run, name="agemoe-serve")
+    with bound_sockets("127.0.0.1", 0) as sockets, _running(server, sockets):
+        live = Live(server, url_of("127.0.0.1", sockets))
+        with live.client:
+            yield live
+
+
+@contextmanager
+def _running(server: Server, sockets: list[socket.socket]) -> Iterator[None]:
+    thread = threading.Thread(target=server.run, args=(sockets,), name="agemoe-serve")
     thread.start()
     try:
         wait_for(lambda: server.started or not thread.is_alive())
         assert thread.is_alive(), "the service did not start"
-        port = server.servers[0].sockets[0].getsockname()[1]
-        live = Live(server, f"http://127.0.0.1:{port}")
-        with live.client:
-            yield live
+        yield
     finally:
         server.should_exit = True
         thread.join(30.0)

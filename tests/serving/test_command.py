@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert received[4:] == [local, "127.0.0.1", 8000, Shutdown()]
     assert main(["--allowed-hosts", "Ages.example"]) == 0
     assert received[8] == Settings(allowed_hosts=("ages.example",))
+    assert main(["--allowed-origins", "*", "--without-keys"]) == 0
+    assert received[12] == replace(local, allowed_origins=("*",))
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,9 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         ("--detector nose", "A detector is auto, centerface"),
         ("--keys nowhere", "The key file nowhere cannot be read"),
         ("--engines nowhere", "manifest.json"),
+        ("--allowed-origins *", "lets the scripts of every web page"),
+        ("--without-keys --allowed-origins * https://a.example", "leave out the others"),
+        ("--allowed-origins https://a.example/", "it ends in a slash or has a path"),
         ("--max-faces 300", "A request may have 300 faces, but the queue holds only 256"),
     ],
 )
