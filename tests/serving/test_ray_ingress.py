@@ -98,6 +98,16 @@ def test_requests_and_responses_are_forwarded_whole() -> None:
     assert response.raw_headers == FINE.headers
 
 
+def test_the_id_of_a_request_is_that_of_rays_proxy() -> None:
+    own = ForwardedResponse(200, [(b"x-request-id", b"7"), (b"a", b"b")], b"")
+    send, _ = ingress(own)
+    assert send(request()).raw_headers == [(b"a", b"b")], "the proxy adds it"
+    send, _ = ingress(BackPressureError(9, 9))
+    given = request()
+    given.scope["headers"].append((b"x-request-id", b"from-the-proxy"))
+    assert problem(send(given))["request_id"] == "from-the-proxy"
+
+
 def test_a_lost_replica_is_retried() -> None:
     lost = [ActorUnavailableError("gone", None), ObjectLostError("00", None, "")]
     send, replicas = ingress(*lost, FINE)
@@ -186,7 +196,11 @@ def test_a_replica_reports_the_callers_deadline(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"engine": "x", "without_keys": True}, "Unknown arguments: engine"), ({}, "Give keys")],
+    [
+        ({"engine": "x", "without_keys": True}, "Unknown arguments: engine"),
+        ({}, "Give keys"),
+        ({"without_keys": True, "allowed_origins": ["a.example"]}, "is not an origin"),
+    ],
 )
 def test_build_rejects_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
