@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from PIL import Image
 
 from runtime import AgeMoE
 from tests.runtime.tiny_engines import Tiny, write_engines
-from tests.serving.live import wait_for
+from tests.serving.live import NO_TLS, wait_for
 from tests.serving.ray_cluster import HEAD_ONLY, SmallCluster, small_cluster
 
 pytest.importorskip("ray")
@@ -118,6 +119,17 @@ def request_all(rounds: int, meanwhile: Callable[[], None]) -> list[tuple[int, f
         assert begun.wait(30)
         meanwhile()
         return list(answers)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_request_keeps_its_id() -> None:
+    for given in ({}, {"X-Request-ID": "mine"}):
+        for path in ("/nowhere", "/v1/reload"):  # a problem of a replica, and one of the ingress
+            url = f"http://127.0.0.1:{PORT}{path}"
+            answer = httpx.get(url, headers=given, verify=NO_TLS, timeout=60.0)
+            (found,) = answer.headers.get_list("X-Request-ID")
+            assert answer.json()["request_id"] == found
+            assert found == given.get("X-Request-ID", found)
 
 
 def test_a_killed_node_loses_no_request(cluster: SmallCluster, folders: list[Path]) -> None:
