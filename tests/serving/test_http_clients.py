@@ -249,7 +249,7 @@ const server = createServer((request, response) => {
 @needs_node
 def test_the_javascript_client_retries(folder: Path) -> None:
     now = {"Retry-After": "0"}
-    last = (503, {}), (503, LATER), (500, now)
+    last: list[tuple[int, dict[str, str]]] = [(503, {}), (503, LATER), (500, now)]
     tries = [(503, now), (429, now), (200, {}), *[(503, now)] * 4, *last]
     (folder / "retries.mjs").write_text(SCRIPT)
     found = json.loads(output_of([NODE or "", "retries.mjs"], folder, TRIES=json.dumps(tries)))

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import socket
-from pathlib import Path
 
 import pytest
 
-from runtime.serving import listening
 from runtime.serving.command import main
 from runtime.serving.listening import AddressError, bound_sockets, listen, url_of
-from runtime.serving.settings import Settings
-from tests.serving.live import engines_in, serving
 
 
 @pytest.fixture
@@ -75,15 +70,9 @@ def test_all_addresses_of_a_name_have_one_port(monkeypatch: pytest.MonkeyPatch) 
         (socket.AF_INET, socket.SOCK_STREAM, tcp, "", ("127.0.0.2", 0)),
         (socket.AF_INET, socket.SOCK_STREAM, tcp, "", ("127.0.0.1", 0)),
     ]
-    monkeypatch.setattr(listening.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
     with bound_sockets("both", 0) as sockets:
         (first, port), (second, same) = (one.getsockname() for one in sockets)
         assert (first, second, port) == ("127.0.0.1", "127.0.0.2", same)
         assert url_of("both", sockets) == f"http://both:{port}"
         assert url_of("::1", sockets) == f"http://[::1]:{port}"
-
-
-def test_the_port_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "agemoe")
-    with serving(Settings(engines_in(tmp_path / "engines"))) as live:
-        assert f"serving on {live.url} (Ctrl+C stops it)" in caplog.text

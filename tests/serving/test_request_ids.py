@@ -29,6 +29,7 @@ from tests.serving.live import (
     picture,
     receive_all,
     serving,
+    wait_for,
 )
 
 PICTURE = encoded(picture(1))
@@ -42,7 +43,7 @@ class Log:
         self.handler = logging.StreamHandler(self._text)
         self.handler.setFormatter(JsonFormatter())
 
-    def records(self, request_id: str) -> list[dict[str, Any]]:
+    def records(self, request_id: str | None) -> list[dict[str, Any]]:
         lines = map(json.loads, self._text.getvalue().splitlines())
         return [line for line in lines if line["request_id"] == request_id]
 
@@ -100,6 +101,7 @@ def test_all_records_of_a_request_have_its_id(
     )
     assert_problem(answer, 500, "unexpected")
     assert answer.headers["x-content-type-options"] == "nosniff"
+    wait_for(lambda: len(log.records("failing")) == 3)  # the last comes after the response
     records = log.records("failing")
     assert [record["logger"] for record in records] == [
         *("agemoe", "agemoe.access", "agemoe.connections")
@@ -124,7 +126,7 @@ def submit(batcher: Batcher, name: str) -> Future[AgeEstimate]:
     return batcher.submit(face(1))
 
 
-def test_the_access_log(tmp_path: Path, log: Log) -> None:
+def test_the_log_of_a_service(tmp_path: Path, log: Log) -> None:
     secret, key = new_key("phone", "user")
     (tmp_path / "keys").write_text(key.line())
     settings = Settings(engines_in(tmp_path / "engines"), keys=tmp_path / "keys")
@@ -134,6 +136,9 @@ def test_the_access_log(tmp_path: Path, log: Log) -> None:
         live.client.post("/v1/ages?from=query", files=files, headers=headers)
         live.client.head("/a path%0A", headers={HEADER: "other"})
         live.client.get("/health/live", headers={HEADER: "quiet"})
+    assert f"serving on {live.url} (Ctrl+C stops it)" in [
+        record["message"] for record in log.records(None)
+    ]
     (record,) = log.records("mine")
     assert record.pop("ms") > 0.0
     assert record.pop("message").startswith("POST /v1/ages 200 ")
