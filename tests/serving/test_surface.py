@@ -44,7 +44,8 @@ def test_head_is_get_without_a_body(live: Live) -> None:
 def test_the_page_loads_nothing_external(live: Live) -> None:
     page = live.client.get("/").text
     names = sorted(path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css"))
-    assert names == ["camera.js", "decision.js", "dom.js", "faces.js", "page.js", "style.css"]
+    scripts = ["boxes", "camera", "decision", "dom", "faces", "page", "problems"]
+    assert names == [*(f"{name}.js" for name in scripts), "style.css"]
     texts = [page, *(live.client.get(f"/page/{name}").text for name in names)]
     for text in texts:
         assert re.findall(r"""https?://[^\s"']+|["'(]//""", text.replace(SVG, "")) == []
