@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -70,8 +69,10 @@ def ready(browser: Browser, live: Live, errors: list[str], **options: Any) -> Pa
     return page
 
 
-@pytest.mark.parametrize(("level", "outcome"), [(250, "pass"), (80, "refer"), (0, "fail")])
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 320)])
+@pytest.mark.parametrize(
+    ("level", "outcome", "scheme", "width"),
+    [(250, "pass", "light", 1000), (80, "refer", "dark", 320), (0, "fail", "light", 320)],
+)
 def test_the_outcome_is_the_largest_thing(
     live: Live,
     browser: Browser,
@@ -104,23 +105,9 @@ def test_the_outcome_is_the_largest_thing(
     assert max(sizes)[1] == "outcome"
     assert size_of(page, "#outcome") > 1.8 * size_of(page, "#age b")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert contrast(page, "#verdict") > 4.5
     assert page.evaluate("document.activeElement.id") == "heading"
     assert page.locator("#heading").inner_text() == f"Decision: {outcome}"
     assert errors == []
-
-
-def contrast(page: Page, selector: str) -> float:
-    """Returns the contrast of WCAG 2 between the text and the ground of an element."""
-    colors = page.locator(selector).evaluate(
-        "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
-    )
-    levels = []
-    for color in colors:
-        parts = np.array([float(part) for part in color[4:-1].split(",")]) / 255.0
-        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-        levels.append(float(linear @ [0.2126, 0.7152, 0.0722]))
-    return (max(levels) + 0.05) / (min(levels) + 0.05)
 
 
 def test_several_pictures_and_unusable_ones_are_listed(

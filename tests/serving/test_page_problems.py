@@ -63,7 +63,9 @@ def test_pictures_are_checked_before_they_are_sent() -> None:
     )
     one = "This picture is too large. Choose one under 32 MB."
     several = "A picture is too large. Choose one under 32 MB."
-    together = "These pictures are too large together. Choose fewer, or smaller ones: 48 MB at most."
+    together = (
+        "These pictures are too large together. Choose fewer, or smaller ones: 48 MB at most."
+    )
     assert found == ["", one, several, together, "", "Choose at most 16 pictures.", one]
 
 

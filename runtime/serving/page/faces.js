@@ -35,6 +35,7 @@ function card(face, index, several, image, answer, url) {
   const age = [html("b", { textContent: years(estimate.age_years) }), " years"];
   if (estimate.at_least) {
     const { threshold, probability: nearest, low, high } = estimate.at_least;
+    title.className = "chance";
     title.append(` At least ${threshold}: `, html("b", { textContent: probability(nearest, low, high) }));
     text.append(html("p", { className: "age" }, ...age));
   } else {
@@ -60,7 +61,8 @@ export function predictions(estimate, experts_ms) {
 function table(estimate, experts_ms) {
   const names = [["Expert"], ["Predicted"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"]];
   const titles = names.map(([text, kind]) => html("th", { textContent: text, scope: "col", role: "columnheader", className: kind ?? "" }));
-  const scale = html("th", { scope: "col", role: "columnheader", className: "chart wide", ariaLabel: "On a scale from 0 to 100 years" }, ticks());
+  const scale = html("th", { scope: "col", role: "columnheader", className: "chart wide" },
+    html("span", { className: "unseen", textContent: "On a scale from 0 to 100 years" }), ticks());
   const head = html("tr", { role: "row" }, ...titles, scale);
   const rows = Object.entries(estimate.experts).map(([name, expert]) => row(name, expert, experts_ms[name]));
   const fused = html("tr", { role: "row", className: "fused" },
