@@ -151,7 +151,10 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     second["estimate"]["missing"] = {"b": "deadline of 30 ms passed"}
     second["estimate"]["notes"] = ["a: aligned by the average landmarks"]
     third["estimate"] = None
-    third["problem"] = {"type": "urn:agemoe:problem:box", "detail": "of the API"}
+    third["problem"] = {
+        "type": "urn:agemoe:problem:quality",
+        "reasons": ["the face is 12 pixels wide"],
+    }
     errors: list[str] = []
     page = opened(browser, demo.url, errors)
     page.route("**/v1/ages", lambda route: route.fulfill(json=answer))
@@ -161,7 +164,8 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     assert "Not calibrated: no interval available." in cards[0]
     assert "b is missing: deadline of 30 ms passed." in cards[1]
     assert "Note: a: aligned by the average landmarks." in cards[1]
-    assert cards[2].split("\n\n")[1].startswith("The face lies at the edge of the picture.")
+    assert "The face cannot be judged in this picture." in cards[2]
+    assert cards[2].endswith("The face is 12 pixels wide.")
     labels = page.locator("#boxes g").evaluate_all("all => all.map((g) => g.textContent)")
     ages = "{age_years:.1f}{low_years:.0f} … {high_years:.0f}2".format(**second["estimate"])
     assert labels == ["{age_years:.1f}1".format(**first["estimate"]), ages, "?3"]

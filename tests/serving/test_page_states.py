@@ -123,7 +123,8 @@ def test_six_faces_are_numbered_in_reading_order_and_folded(
         assert interval in cards.nth(index).inner_text()
         assert cards.nth(index).locator("h3").inner_text().endswith(" %")
     sizes = page.evaluate(
-        "[...document.querySelectorAll('main b, main h3, main p')].map((e) => "
+        "[...document.querySelectorAll('main b, main h3, main p')]"
+        ".filter((e) => e.checkVisibility()).map((e) => "
         "[parseFloat(getComputedStyle(e).fontSize), e.parentElement.className])"
     )
     assert max(sizes)[1] == "chance", "where a threshold is given, nothing is larger"

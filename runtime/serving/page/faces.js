@@ -28,7 +28,7 @@ function card(face, index, several, image, answer, url) {
   const head = html("div", { className: "head" }, portrait, text);
   if (face.problem) {
     text.append(html("p", { textContent: sentenceOf(slugOf(face.problem)) }));
-    for (const reason of face.problem.reasons ?? []) text.append(html("p", { className: "quiet", textContent: `${reason}.` }));
+    for (const reason of face.problem.reasons ?? []) text.append(html("p", { className: "quiet", textContent: `${reason[0].toUpperCase()}${reason.slice(1)}.` }));
     return html("li", { className: "refused" }, head);
   }
   const { estimate } = face;
