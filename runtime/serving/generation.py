@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from runtime import policy_file
 from runtime.active_calls import ActiveCalls
@@ -146,10 +147,22 @@ class Generation:
             "architecture": expert.architecture,
             "source": expert.source.kind,
             "source_sha256": expert.source.sha256,
+            "location": _public_address(expert.source.location),
             "license": expert.source.license,
             "backend": backend,
             "inputs": [spec.name for spec in expert.inputs],
         }
+
+
+def _public_address(location: str) -> str | None:
+    """Returns where weights can be had, without passwords and tokens; None for a path."""
+    scheme, separator, _ = location.partition("://")
+    if not separator:
+        return None
+    if scheme != "https":  # a package or a repository
+        return location
+    parts = urlsplit(location)
+    return f"https://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _open_engines(settings: Settings) -> AgeMoE:

@@ -241,6 +241,9 @@ class ExpertDescription(BaseModel):
     architecture: str
     source: str = Field(description="`checkpoint`, `onnx`; placeholders: `demo`, `random`.")
     source_sha256: str | None
+    location: str | None = Field(
+        description="Public address of the weights; null for a file of the machine that built them."
+    )
     license: str | None = Field(description="Of the weights; null where none is stated.")
     backend: str
     inputs: list[str]

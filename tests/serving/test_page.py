@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,30 +14,22 @@ from runtime.serving.keys import new_key
 from runtime.serving.settings import Settings
 from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.live import Live, engines_in, serving
+from tests.serving.pages import BROWSER_MARKS, ERROR, launched, opened
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-FOCUSED = "document.activeElement.id || document.activeElement.innerText"
 COLLINS, HOPPER = "Eileen Collins, about 42", "Grace Hopper, 77"
 FAMILY_NAME = "A drawn family"
 FAMILY = PAGE / "examples" / "family.jpg"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = BROWSER_MARKS
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -48,29 +39,22 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield running
 
 
-def opened(browser: Browser, url: str, errors: list[str], **options: Any) -> Page:
-    page = browser.new_context(**options).new_page()
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("console", lambda entry: errors.append(entry.text) if entry.type == "error" else None)
-    page.on(
-        "request",
-        lambda sent: None if sent.url.startswith((url, "blob:")) else errors.append(sent.url),
-    )
-    page.goto(url)
-    return page
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1000, 360])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 360)])
 def test_an_example_is_estimated(demo: Live, browser: Browser, scheme: Any, width: int) -> None:
     errors: list[str] = []
     size: Any = {"width": width, "height": 800}
     page = opened(browser, demo.url, errors, viewport=size, color_scheme=scheme)
     page.get_by_role("button", name=FAMILY_NAME).click()
     page.wait_for_selector("#faces li >> nth=2")
-    assert page.locator("#status").inner_text() == "3 faces, from left to right."
+    assert page.locator("#status").inner_text() == "3 faces, numbered in reading order."
     assert page.locator("#boxes rect").count() == 3
     assert page.locator("#faces li").count() == 3
+    scale = page.locator("#faces svg.narrow >> nth=0")
+    assert page.locator("#faces details[open]").count() == 0, "several faces are folded"
+    page.locator("#faces summary").first.click()
+    assert scale.is_visible() == (width < 640), "the axis has its numbers on phones, too"
+    numbers = scale.locator("text").all_text_contents()
+    assert numbers == ["0", "20", "40", "60", "80", "100"]
     assert page.locator("#notice").inner_text().startswith("a has placeholder weights")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -78,14 +62,21 @@ def test_an_example_is_estimated(demo: Live, browser: Browser, scheme: Any, widt
     assert errors == []
 
 
-def test_the_page_tells_the_licenses(browser: Browser, tmp_path: Path) -> None:
+def test_the_page_tells_licenses_and_sources(browser: Browser, tmp_path: Path) -> None:
     engines = write_engines(tmp_path, {"a": Tiny(license="CC0-1.0"), "b": Tiny()})
+    manifest = json.loads((engines / "manifest.json").read_text())
+    address = "https://user:secret@example.org/weights.pth"
+    manifest["experts"]["a"]["source"]["location"] = f"{address}?token=secret"
+    (engines / "manifest.json").write_text(json.dumps(manifest))
     errors: list[str] = []
     with serving(Settings(engines, detector="haar")) as running:
         page = opened(browser, running.url, errors)
-        page.wait_for_selector("#experts:not(:empty)")
-        shown = page.locator("#experts").inner_text()
-    assert shown == "Experts: a (CC0-1.0), b (no license stated)."
+        page.wait_for_selector("#about:not([hidden])")
+        shown = page.locator("#experts li").all_inner_texts()
+    assert shown == [
+        "a: CC0-1.0, https://example.org/weights.pth",
+        "b: no license stated, from a file of the operator",
+    ]
     assert errors == []
 
 
@@ -93,7 +84,7 @@ def _chance(at_least: dict[str, float]) -> str:
     low, high = at_least["low"], at_least["high"]
     if low == high:
         return f"{low:.0%}".replace("%", " %")
-    return f"at most {100 * high:.1f} %" if low == 0 else f"at least {100 * low:.1f} %"
+    return f"≤ {100 * high:.1f} %" if low == 0 else f"≥ {100 * low:.1f} %"
 
 
 def test_the_page_shows_the_answer(demo: Live, browser: Browser) -> None:
@@ -109,9 +100,12 @@ def test_the_page_shows_the_answer(demo: Live, browser: Browser) -> None:
     faces = answer["images"][0]["faces"]
     for index, face in enumerate(faces):
         estimate, card = face["estimate"], page.locator("#faces li").nth(index)
-        assert card.locator("h3 b").inner_text() == f"{estimate['age_years']:.1f}"
+        assert card.locator(".number").inner_text() == f"{index + 1}"
+        assert card.locator("h3 b").inner_text() == _chance(estimate["at_least"]), "the largest"
+        assert card.locator(".age").inner_text() == f"{estimate['age_years']:.1f} years"
         assert f"{estimate['low_years']:.1f} … {estimate['high_years']:.1f}" in card.inner_text()
-        assert f"At least 18: {_chance(estimate['at_least'])}." in card.inner_text()
+        assert f"At least 18: {_chance(estimate['at_least'])}" in card.inner_text()
+        card.locator("summary").click()
         for row, (name, expert) in enumerate(estimate["experts"].items()):
             cells = card.locator("tbody tr").nth(row).locator("td")
             assert cells.nth(0).inner_text() == name
@@ -150,19 +144,6 @@ def test_the_page_works_with_the_keyboard(demo: Live, browser: Browser) -> None:
     assert errors == []
 
 
-def test_a_dropped_file_that_is_not_a_picture_is_explained(demo: Live, browser: Browser) -> None:
-    page = opened(browser, demo.url, [])
-    transfer = page.evaluate_handle(
-        "() => { const t = new DataTransfer(); t.items.add(new File(['no'], 'x.png')); return t; }"
-    )
-    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
-    page.wait_for_selector("#status.problem")
-    assert (
-        page.locator("#status").inner_text() == "The picture of 2 bytes is not JPEG, PNG or WEBP."
-    )
-    assert page.locator("#result").is_hidden()
-
-
 def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     answer = demo.client.post("/v1/ages", files={"image": FAMILY.read_bytes()}).json()
     first, second, third = answer["images"][0]["faces"]
@@ -170,7 +151,10 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     second["estimate"]["missing"] = {"b": "deadline of 30 ms passed"}
     second["estimate"]["notes"] = ["a: aligned by the average landmarks"]
     third["estimate"] = None
-    third["problem"] = {"detail": "The box lies outside the picture."}
+    third["problem"] = {
+        "type": "urn:agemoe:problem:quality",
+        "reasons": ["the face is 12 pixels wide"],
+    }
     errors: list[str] = []
     page = opened(browser, demo.url, errors)
     page.route("**/v1/ages", lambda route: route.fulfill(json=answer))
@@ -180,15 +164,16 @@ def test_missing_results_are_explained(demo: Live, browser: Browser) -> None:
     assert "Not calibrated: no interval available." in cards[0]
     assert "b is missing: deadline of 30 ms passed." in cards[1]
     assert "Note: a: aligned by the average landmarks." in cards[1]
-    assert cards[2].split("\n\n") == ["Face 3", "The box lies outside the picture."]
-    _age, _other_age, its_interval, unknown = page.locator("#boxes text").all_text_contents()
-    assert its_interval == "{low_years:.0f} … {high_years:.0f}".format(**second["estimate"])
-    assert unknown == "?"
+    assert "The face cannot be judged in this picture." in cards[2]
+    assert cards[2].endswith("The face is 12 pixels wide.")
+    labels = page.locator("#boxes g").evaluate_all("all => all.map((g) => g.textContent)")
+    ages = "{age_years:.1f}{low_years:.0f} … {high_years:.0f}2".format(**second["estimate"])
+    assert labels == ["{age_years:.1f}1".format(**first["estimate"]), ages, "?3"]
     assert errors == []
     page.route("**/v1/ages", lambda route: route.abort())
     page.get_by_role("button", name=COLLINS).click()
-    page.wait_for_selector("#status.problem")
-    assert page.locator("#status").inner_text().startswith("The service cannot be reached.")
+    page.wait_for_selector(ERROR)
+    assert page.locator(ERROR).inner_text().startswith("The service cannot be reached.")
     assert page.locator("#result").is_hidden()
 
 
@@ -198,10 +183,17 @@ def test_an_api_key_can_be_entered(tmp_path: Path, browser: Browser) -> None:
     settings = Settings(engines_in(tmp_path / "engines"), keys=tmp_path / "keys")
     with serving(settings) as live:
         page = opened(browser, live.url, [])
-        page.wait_for_selector("#status.problem")
-        assert "requires an API key" in page.locator("#status").inner_text()
-        page.locator("#key").fill(secret)
+        page.wait_for_selector(ERROR)
+        asked = "This service asks for a key. Enter it under Options."
+        assert page.locator(ERROR).inner_text() == asked
         page.get_by_role("button", name=HOPPER).click()
-        page.wait_for_selector("#faces li")
+        page.wait_for_selector(ERROR)
+        page.locator("#key").fill("wrong")
+        page.locator("#key").press("Enter")
+        page.locator(ERROR, has_text="This key is not accepted.").wait_for()
+        page.locator("#key").fill(secret)
+        page.locator("#key").press("Enter")
+        page.wait_for_selector("#faces li")  # the picture is sent again
+        assert page.locator(ERROR).count() == 0
         assert secret not in page.content()
         page.context.close()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -18,29 +17,21 @@ from runtime.serving.settings import Settings
 from tests.runtime.photo_samples import tiny_centerface
 from tests.runtime.tiny_engines import add_detector
 from tests.serving.live import Live, engines_in, policy_in, serving
-from tests.serving.test_page import CHROMIUM, FAMILY, opened
+from tests.serving.pages import BROWSER_MARKS, CAMERA, ERROR, SHOWN, launched, opened, spot
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page, Route
 
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 FRAMES = 5
+FAMILY = PAGE / "examples" / "family.jpg"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not CHROMIUM, reason="no chromium: apt-get install chromium"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = BROWSER_MARKS
 
 
 @pytest.fixture(scope="module", params=[CAMERA])
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox", *request.param]
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+    with launched(*request.param) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -63,18 +54,8 @@ def live(engines: Path, policy: Policy) -> Iterator[Live]:
         yield running
 
 
-def spot(folder: Path, name: str, level: int, spots: int = 1) -> Path:
-    """Writes a picture with spots that are faces for the detector, on a ground without red."""
-    pixels = np.full((64, 96, 3), (0, level, level), np.uint8)
-    for index in range(spots):
-        pixels[32:36, 24 + 40 * index : 28 + 40 * index] = 255, 128, 128
-    path = folder / f"{name}.png"
-    Image.fromarray(pixels).save(path)
-    return path
-
-
 def decided(page: Page) -> None:
-    page.wait_for_selector("#result:not([hidden]):not(.stale)")
+    page.wait_for_selector(SHOWN)
 
 
 def size_of(page: Page, selector: str) -> float:
@@ -88,8 +69,10 @@ def ready(browser: Browser, live: Live, errors: list[str], **options: Any) -> Pa
     return page
 
 
-@pytest.mark.parametrize(("level", "outcome"), [(250, "pass"), (80, "refer"), (0, "fail")])
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1000), ("dark", 320)])
+@pytest.mark.parametrize(
+    ("level", "outcome", "scheme", "width"),
+    [(250, "pass", "light", 1000), (80, "refer", "dark", 320), (0, "fail", "light", 320)],
+)
 def test_the_outcome_is_the_largest_thing(
     live: Live,
     browser: Browser,
@@ -122,23 +105,9 @@ def test_the_outcome_is_the_largest_thing(
     assert max(sizes)[1] == "outcome"
     assert size_of(page, "#outcome") > 1.8 * size_of(page, "#age b")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    assert contrast(page, "#verdict") > 4.5
     assert page.evaluate("document.activeElement.id") == "heading"
     assert page.locator("#heading").inner_text() == f"Decision: {outcome}"
     assert errors == []
-
-
-def contrast(page: Page, selector: str) -> float:
-    """Returns the contrast of WCAG 2 between the text and the ground of an element."""
-    colors = page.locator(selector).evaluate(
-        "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
-    )
-    levels = []
-    for color in colors:
-        parts = np.array([float(part) for part in color[4:-1].split(",")]) / 255.0
-        linear = np.where(parts <= 0.03928, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-        levels.append(float(linear @ [0.2126, 0.7152, 0.0722]))
-    return (max(levels) + 0.05) / (min(levels) + 0.05)
 
 
 def test_several_pictures_and_unusable_ones_are_listed(
@@ -155,13 +124,13 @@ def test_several_pictures_and_unusable_ones_are_listed(
     assert page.locator("#status").inner_text() == "2 of 3 pictures used."
     cards = page.locator("#pictures li").all_inner_texts()
     assert "Weight 50 %" in cards[0]
-    assert "The picture of 10 bytes is not JPEG, PNG or WEBP." in cards[1]
+    assert "Not used. This file cannot be read as a picture." in cards[1]
     assert page.locator("#pictures li.unused").count() == 1
     page.locator("#made summary").click()
     assert page.locator("#fused tbody tr").count() == 4
-    page.locator("#file").set_input_files(spot(tmp_path, "two", 250, spots=2))
+    page.locator("#file").set_input_files(spot(tmp_path, "two", 250, [(24, 32), (64, 32)]))
     page.locator("#outcome", has_text="Refer").wait_for()
-    assert "shows 2 faces" in page.locator("#reasons").inner_text()
+    assert "Several faces were found." in page.locator("#reasons").inner_text()
     assert page.locator("#made").is_hidden()
     assert page.locator("#age").inner_text() == ""
     assert errors == []
@@ -216,7 +185,7 @@ def test_the_mode_appears_with_the_key(engines: Path, tmp_path: Path, browser: B
     (tmp_path / "keys").write_text(key.line())
     with serving(Settings(engines, keys=tmp_path / "keys", policy=True)) as locked:
         page = opened(browser, locked.url, [])
-        page.wait_for_selector("#status.problem")
+        page.wait_for_selector(ERROR)
         assert page.locator("#mode").is_hidden()
         page.locator("#key").fill(secret)
         page.locator("#key").press("Tab")
@@ -285,7 +254,7 @@ def test_for_ages_the_camera_takes_one_picture(live: Live, browser: Browser) -> 
     page.locator("#take").click()
     decided(page)
     assert page.locator("#picture").is_visible()
-    assert page.locator("#status").inner_text().startswith("No face was detected.")
+    assert page.locator("#status").inner_text().startswith("No face was found.")
     assert errors == []
 
 
@@ -312,8 +281,8 @@ def test_without_a_camera_the_page_says_why(
     )
     page.evaluate(script)
     page.locator("#open").click()
-    page.wait_for_selector("#status.problem")
-    assert message in page.locator("#status").inner_text()
+    page.wait_for_selector(ERROR)
+    assert message in page.locator(ERROR).inner_text()
     assert page.locator("#camera").is_hidden()
     assert errors == []
 
@@ -325,8 +294,8 @@ def test_a_camera_that_is_not_permitted(live: Live, browser: Browser) -> None:
     page.goto(live.url)
     page.wait_for_selector("#mode:not([hidden])")
     page.locator("#open").click()
-    page.wait_for_selector("#status.problem")
-    assert page.locator("#status").inner_text().startswith("The camera was not permitted.")
+    page.wait_for_selector(ERROR)
+    assert page.locator(ERROR).inner_text().startswith("The camera was not permitted.")
     assert page.locator("#camera").is_hidden()
     context.close()
 

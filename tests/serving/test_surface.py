@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from runtime.serving.generation import PAGE
+from runtime.serving.generation import PAGE, _public_address
 from tests.serving.live import Live, assert_problem, encoded, picture
 
 SVG = "http://www.w3.org/2000/svg"
@@ -15,11 +15,21 @@ def test_experts_and_health(live: Live) -> None:
     assert [expert["name"] for expert in experts["experts"]] == ["a", "b", "both"]
     assert experts["experts"][2]["inputs"] == ["face", "person"]
     assert [expert["license"] for expert in experts["experts"]] == [None, None, "CC0-1.0"]
+    assert {expert["location"] for expert in experts["experts"]} == {None}, "they come from files"
     assert experts["limits"]["faces"] == 64
     assert experts["stand_ins"] == {}
     assert live.client.get("/health/live").json() == {"status": "live"}
     ready = live.client.get("/health/ready").json()
     assert ready == {"status": "ready", "version": experts["version"], "last_reload": None}
+
+
+def test_addresses_of_weights_are_told_without_secrets() -> None:
+    told = {
+        "pypi://name==1.0/a.onnx": "pypi://name==1.0/a.onnx",
+        "https://user:secret@host:8443/a.onnx?token=secret#secret": "https://host:8443/a.onnx",
+        "/home/somebody/a.pth": None,
+    }
+    assert {location: _public_address(location) for location in told} == told
 
 
 def test_every_response_has_the_security_headers(live: Live) -> None:
@@ -44,7 +54,8 @@ def test_head_is_get_without_a_body(live: Live) -> None:
 def test_the_page_loads_nothing_external(live: Live) -> None:
     page = live.client.get("/").text
     names = sorted(path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css"))
-    assert names == ["camera.js", "decision.js", "dom.js", "faces.js", "page.js", "style.css"]
+    scripts = ["boxes", "camera", "decision", "dom", "faces", "page", "problems"]
+    assert names == [*(f"{name}.js" for name in scripts), "style.css"]
     texts = [page, *(live.client.get(f"/page/{name}").text for name in names)]
     for text in texts:
         assert re.findall(r"""https?://[^\s"']+|["'(]//""", text.replace(SVG, "")) == []

@@ -1,6 +1,7 @@
 // Pictures from the camera, which runs only between a click and the pictures.
 
 import { $, html } from "./dom.js";
+import { Failure } from "./problems.js";
 
 const PAUSE_MS = 350;
 const PROBLEMS = {
@@ -10,17 +11,19 @@ const PROBLEMS = {
 };
 const INSECURE = "Browsers offer the camera only to pages over HTTPS or on this machine (localhost). Choose photographs instead.";
 
+const refused = (sentence) => new Failure("camera", { sentence });
+
 let stream = null;
 
 // Opens the camera and shows what it sees.
 export async function openCamera() {
-  if (!navigator.mediaDevices) throw new Error(INSECURE);
+  if (!navigator.mediaDevices) throw refused(INSECURE);
   try {
     const opened = await navigator.mediaDevices.getUserMedia({ audio: false, video: { facingMode: "user", width: { ideal: 1280 } } });
     closeCamera();
     stream = opened;
   } catch (error) {
-    throw new Error(PROBLEMS[error.name] ?? `The camera cannot be used: ${error.message}`);
+    throw refused(PROBLEMS[error.name] ?? `The camera cannot be used: ${error.message}`);
   }
   $("video").srcObject = stream;
   $("camera").hidden = false;
@@ -57,6 +60,6 @@ function picture() {
   const canvas = html("canvas", { width: video.videoWidth, height: video.videoHeight });
   canvas.getContext("2d").drawImage(video, 0, 0);
   return new Promise((resolve, reject) => {
-    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("The camera gave no picture."))), "image/jpeg", 0.92);
+    canvas.toBlob((blob) => (blob ? resolve(blob) : reject(new Failure("camera-failed"))), "image/jpeg", 0.92);
   });
 }

@@ -25,7 +25,7 @@ export const percent = (value) => `${Math.round(value * 100)} %`;
 // Where the tables state no probability, the answer holds bounds of it.
 export function probability(nearest, low, high) {
   if (low === high) return percent(nearest);
-  return `${low === 0 ? "at most" : "at least"} ${(100 * nearest).toFixed(1)} %`;
+  return `${low === 0 ? "≤" : "≥"} ${(100 * nearest).toFixed(1)} %`;
 }
 
 // The interval of an estimate, in a sentence.

@@ -1,82 +1,82 @@
 // The estimates of all faces in a photograph.
 
-import { $, crop, html, interval, percent, probability, showing, signed, svg, years } from "./dom.js";
+import { drawBoxes, inReadingOrder } from "./boxes.js";
+import { $, crop, html, interval, percent, probability, signed, svg, years } from "./dom.js";
+import { sentenceOf, slugOf } from "./problems.js";
 
 const OLDEST = 100;
 const TICKS = [0, 20, 40, 60, 80, 100];
 
-// Shows the answer to a request for ages; returns a sentence about it.
-export async function showAges([file], answer) {
+// Shows the answer to a request for ages; returns a sentence about it and whether it is a hint.
+export async function showAges([url], answer) {
   const [image] = answer.images;
-  const [url] = showing([file]);
-  $("picture").src = url;
   await $("picture").decode();
-  drawBoxes(image);
-  $("faces").replaceChildren(...image.faces.map((face, index) => card(face, index, image, answer, url)));
-  $("legend").hidden = !image.faces.some((face) => face.estimate);
-  const count = image.faces.length;
-  if (count === 0) return "No face was detected. If the picture is a single face, switch “Detect faces” off.";
-  return count === 1 ? "1 face." : `${count} faces, from left to right.`;
+  const faces = inReadingOrder(image.faces);
+  drawBoxes(image, faces);
+  $("faces").className = faces.length > 1 ? "several" : "";
+  $("faces").replaceChildren(...faces.map((face, index) => card(face, index, faces.length > 1, image, answer, url)));
+  const count = faces.length;
+  if (count === 0) return [`${sentenceOf("no-face")} If it is a single face from edge to edge, switch “Detect faces” off under Options.`, true];
+  return [count === 1 ? "1 face." : `${count} faces, numbered in reading order.`, false];
 }
 
-function drawBoxes({ width, height, faces }) {
-  const largest = Math.max(width, height) / 22;
-  $("boxes").setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const marks = faces.flatMap((face) => {
-    if (!face.box) return [];
-    const [x, y, w, h] = face.box;
-    const size = Math.min(Math.max(w * 0.4, largest / 2), largest);
-    const line = (text, share, above) => svg("text", {
-      x: x + w / 2, y: Math.max(y - size * above, size * (1.9 - above)), "font-size": size * share, "stroke-width": size * share / 6,
-    }, text);
-    const texts = [line(face.estimate ? years(face.estimate.age_years) : "?", 1, 0.9)];
-    if (face.estimate && face.estimate.low_years !== null) {
-      texts.push(line(`${face.estimate.low_years.toFixed(0)} … ${face.estimate.high_years.toFixed(0)}`, 0.5, 0.3));
-    }
-    return [svg("rect", { x, y, width: w, height: h, rx: w / 20 }), ...texts];
-  });
-  $("boxes").replaceChildren(...marks);
-}
-
-function card(face, index, image, answer, url) {
-  const title = html("h3", {}, html("span", { textContent: `Face ${index + 1}` }));
-  const head = html("div", { className: "head" }, crop(face.box, image, url), html("div", {}, title));
+function card(face, index, several, image, answer, url) {
+  const title = html("h3", {}, html("span", { className: several ? "unseen" : "name", textContent: `Face ${index + 1}` }));
+  const text = html("div", {}, title);
+  const number = several ? [html("span", { className: "number", textContent: index + 1, ariaHidden: "true" })] : [];
+  const portrait = html("div", { className: "portrait" }, crop(face.box, image, url), ...number);
+  const head = html("div", { className: "head" }, portrait, text);
   if (face.problem) {
-    head.lastChild.append(html("p", { textContent: face.problem.detail }));
+    text.append(html("p", { textContent: sentenceOf(slugOf(face.problem)) }));
+    for (const reason of face.problem.reasons ?? []) text.append(html("p", { className: "quiet", textContent: `${reason[0].toUpperCase()}${reason.slice(1)}.` }));
     return html("li", { className: "refused" }, head);
   }
   const { estimate } = face;
-  title.append(" ", html("b", { textContent: years(estimate.age_years) }), " years");
-  head.lastChild.append(interval(estimate));
-  const extra = [];
+  const age = [html("b", { textContent: years(estimate.age_years) }), " years"];
   if (estimate.at_least) {
     const { threshold, probability: nearest, low, high } = estimate.at_least;
-    extra.push(`At least ${threshold}: ${probability(nearest, low, high)}.`);
+    title.className = "chance";
+    title.append(` At least ${threshold}: `, html("b", { textContent: probability(nearest, low, high) }));
+    text.append(html("p", { className: "age" }, ...age));
+  } else {
+    title.append(" ", ...age);
   }
-  for (const [name, reason] of Object.entries(estimate.missing)) extra.push(`${name} is missing: ${reason}.`);
-  for (const note of estimate.notes) extra.push(`Note: ${note}.`);
-  const notes = extra.map((text) => html("p", { className: "note", textContent: text }));
-  return html("li", {}, head, ...notes, table(estimate, answer.experts_ms));
+  text.append(interval(estimate));
+  const notes = Object.entries(estimate.missing).map(([expert, reason]) => `${expert} is missing: ${reason}.`);
+  for (const note of estimate.notes) notes.push(`Note: ${note}.`);
+  const details = html("details", { open: !several }, html("summary", { textContent: "Each expert's prediction" }), ...predictions(estimate, answer.experts_ms));
+  return html("li", {}, head, ...notes.map((note) => html("p", { className: "note", textContent: note })), details);
 }
 
-// The experts' predictions and their combination.
-export function table(estimate, experts_ms) {
+// The experts' predictions and their combination, with the meaning of the marks.
+export function predictions(estimate, experts_ms) {
+  const mark = (width, shape, text) => html("span", {}, svg("svg", { viewBox: `0 0 ${width} 14`, "aria-hidden": "true" }, shape), ` ${text}`);
+  const legend = html("p", { className: "legend quiet" },
+    mark(14, svg("circle", { class: "raw", cx: 7, cy: 7, r: 4 }), "raw prediction"),
+    mark(14, svg("circle", { class: "corrected", cx: 7, cy: 7, r: 4.5 }), "corrected prediction"),
+    ...(estimate.low_years === null ? [] : [mark(28, svg("rect", { class: "interval", y: 2, width: 28, height: 10, rx: 4 }), "interval of the estimate")]));
+  return [table(estimate, experts_ms), legend];
+}
+
+function table(estimate, experts_ms) {
   const names = [["Expert"], ["Predicted"], ["Correction"], ["Corrected", "wide"], ["Weight"], ["Time"]];
   const titles = names.map(([text, kind]) => html("th", { textContent: text, scope: "col", role: "columnheader", className: kind ?? "" }));
-  const scale = html("th", { scope: "col", role: "columnheader", className: "chart wide", ariaLabel: "On a scale from 0 to 100 years" }, ticks());
+  const scale = html("th", { scope: "col", role: "columnheader", className: "chart wide" },
+    html("span", { className: "unseen", textContent: "On a scale from 0 to 100 years" }), ticks());
   const head = html("tr", { role: "row" }, ...titles, scale);
   const rows = Object.entries(estimate.experts).map(([name, expert]) => row(name, expert, experts_ms[name]));
   const fused = html("tr", { role: "row", className: "fused" },
     cell("combined"), cell(""), cell(""), cell(years(estimate.age_years), "wide"), cell(""), cell(""),
-    html("td", { role: "cell", className: "chart" }, fusedChart(estimate)));
+    html("td", { role: "cell", className: "chart" }, fusedChart(estimate), ticks("narrow")));
   // On phones rows are grids, which removes the implicit roles of a table.
   const body = html("tbody", { role: "rowgroup" }, ...rows, fused);
   return html("table", { role: "table" }, html("thead", { role: "rowgroup" }, head), body);
 }
 
-function ticks() {
+// The numbers of the scale: above the charts, and on phones below them.
+function ticks(kind = "") {
   const texts = TICKS.map((age) => svg("text", { x: at(age), y: "75%", "text-anchor": "middle" }, age));
-  return svg("svg", { class: "row", "aria-hidden": "true" }, ...texts);
+  return svg("svg", { class: `row ${kind}`, "aria-hidden": "true" }, ...texts);
 }
 
 function row(name, { age_years: age, corrected_years: corrected, weight }, ms) {

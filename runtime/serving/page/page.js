@@ -1,19 +1,53 @@
 // The page of the AgeMoE service: sends photographs and shows the estimates or the decision.
 
+import { clearBoxes } from "./boxes.js";
 import { closeCamera, openCamera, takePictures } from "./camera.js";
-import { policyText, showDecision } from "./decision.js";
-import { $ } from "./dom.js";
+import { policyText, previewPictures, showDecision } from "./decision.js";
+import { $, html, showing, svg } from "./dom.js";
 import { showAges } from "./faces.js";
+import { Failure, checkFiles, failureOf } from "./problems.js";
 
 const PICTURES = 5;
+const PLACEHOLDERS = { demo: "placeholder weights, of drawn faces only", random: "random placeholder weights" };
 
 let running = null;
+let latest = null; // the files of the latest request
+let limits = null; // of the service, once it has told them
 
 const deciding = () => $("decides").checked;
 
-function setStatus(text, problem = false) {
+function setStatus(text, kind = "") {
   $("status").textContent = text;
-  $("status").classList.toggle("problem", problem);
+  $("status").className = kind;
+}
+
+function showError(error) {
+  const failure = error instanceof Failure ? error : new Failure("unexpected");
+  if (failure !== error) console.error(error);
+  setStatus("");
+  hideResult();
+  const text = html("div", {}, html("p", { textContent: failure.message }));
+  if (failure.reference) text.append(html("p", { className: "reference", textContent: `Number for the operator: ${failure.reference}` }));
+  if (failure.temporary) text.append(html("button", { type: "button", textContent: "Try again", onclick: retry }));
+  const icon = svg("svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }, svg("circle", { cx: 12, cy: 12, r: 9.5 }), svg("path", { d: "M12 7v6M12 16.4v.1" }));
+  $("error").replaceChildren(icon, text);
+  $("error").scrollIntoView({ block: "nearest" });
+}
+
+const clearError = () => $("error").replaceChildren();
+
+async function retry() {
+  if (latest) await send(latest);
+  else await checkService().catch(showError);
+  $("error").querySelector("button")?.focus();
+}
+
+function hideResult() {
+  $("result").hidden = true;
+  $("picture").removeAttribute("src");
+  clearBoxes();
+  for (const id of ["faces", "pictures"]) $(id).replaceChildren();
+  showing([]);
 }
 
 function headers() {
@@ -21,13 +55,7 @@ function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-async function detailOf(response) {
-  try {
-    return (await response.json()).detail ?? response.statusText;
-  } catch {
-    return `The service responded with ${response.status} ${response.statusText}.`;
-  }
-}
+const context = (files = []) => ({ limits, key: $("key").value !== "", sizes: files.map(({ size }) => size) });
 
 function form(files) {
   const data = new FormData();
@@ -38,35 +66,59 @@ function form(files) {
   return data;
 }
 
-async function send(chosen) {
+// Sends pictures and shows the answer; `move` brings the result into view and focuses it.
+async function send(chosen, { move = true } = {}) {
   const files = deciding() ? [...chosen] : [...chosen].slice(0, 1);
   if (files.length === 0) return;
   closeCamera();
   running?.abort();
   const mine = (running = new AbortController());
+  latest = files;
+  clearError();
   const [path, show] = deciding() ? ["v1/decisions", showDecision] : ["v1/ages", showAges];
-  setStatus(deciding() ? "Deciding …" : "Estimating …");
-  $("result").classList.add("stale");
   try {
+    if (!deciding() && !$("threshold").validity.valid) throw new Failure("no-number");
+    checkFiles(files, limits);
+    const urls = preview(files, move);
     const response = await request(path, { method: "POST", body: form(files), headers: headers(), signal: mine.signal });
-    if (response.status === 401) $("key").closest("details").open = true;
-    if (!response.ok) throw new Error(await detailOf(response));
+    if (response.status === 401) $("options").open = true;
+    if (!response.ok) throw await failureOf(response, context(files));
     const answer = await response.json();
     announce(answer.stand_ins);
-    $("heading").textContent = "Result";
-    const text = await show(files, answer);
+    const [text, hint] = await show(urls, answer);
     if (mine.signal.aborted) return;
     showTimes(answer);
-    $("result").hidden = false;
-    $("result").classList.remove("stale");
-    setStatus(text);
-    $("heading").focus({ preventScroll: true });
-    $("status").scrollIntoView();
+    setBusy(false);
+    setStatus(text, hint ? "hint" : "");
+    if (move) $("heading").focus({ preventScroll: true });
+    if (move) $("status").scrollIntoView();
   } catch (error) {
-    if (mine.signal.aborted) return;
-    $("result").hidden = true;
-    setStatus(error.message, true);
+    if (!mine.signal.aborted) showError(error);
   }
+}
+
+// Shows the pictures at once, while the service works on them; returns their addresses.
+function preview(files, move) {
+  hideResult();
+  const urls = showing(files);
+  $("heading").textContent = "Result";
+  for (const id of ["photo", "verdict", "made"]) $(id).hidden = true;
+  $("times").textContent = "";
+  if (deciding()) {
+    previewPictures(urls);
+  } else {
+    $("picture").src = urls[0];
+    $("photo").hidden = false;
+  }
+  $("result").hidden = false;
+  setBusy(true);
+  setStatus(deciding() ? "Deciding …" : "Estimating …", "busy");
+  if (move) $("status").scrollIntoView();
+  return urls;
+}
+
+function setBusy(busy) {
+  $("result").ariaBusy = busy;
 }
 
 function showTimes({ times_ms, version }) {
@@ -79,7 +131,7 @@ async function request(path, options = {}) {
     return await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The service cannot be reached. Try again in a moment.");
+    throw new Failure("unreachable");
   }
 }
 
@@ -89,10 +141,13 @@ function announce(placeholders) {
   $("notice").textContent = `${names.join(", ")} ${names.length === 1 ? "has" : "have"} placeholder weights: the ages of real photographs are meaningless. The drawn examples show how the page works.`;
 }
 
-function describe({ stand_ins, experts, policy }) {
+function describe({ stand_ins, experts, policy, limits: stated }) {
+  limits = stated;
   announce(stand_ins);
-  const named = experts.map(({ name, license }) => `${name} (${license ?? "no license stated"})`);
-  $("experts").textContent = `Experts: ${named.join(", ")}.`;
+  $("experts").replaceChildren(...experts.map(({ name, license, location, source }) => html("li", {},
+    html("b", { textContent: name }), `: ${license ?? "no license stated"}, `,
+    html("span", { textContent: location ?? PLACEHOLDERS[source] ?? "from a file of the operator" }))));
+  $("about").hidden = false;
   const known = !$("mode").hidden;
   $("mode").hidden = !policy;
   if (policy) $("policy").textContent = policyText(policy);
@@ -105,52 +160,65 @@ function setMode() {
   for (const element of document.querySelectorAll("[data-mode]")) {
     element.hidden = (element.dataset.mode === "decision") !== deciding();
   }
+  document.body.classList.toggle("deciding", deciding());
   $("file").multiple = deciding();
 }
 
 async function checkService() {
   const response = await request("v1/experts", { headers: headers() });
-  if (response.ok) return describe(await response.json());
-  if (response.status !== 401) throw new Error(await detailOf(response));
-  $("key").closest("details").open = true;
-  setStatus($("key").value ? await detailOf(response) : "This service requires an API key: enter it under Options.", true);
+  if (response.ok) {
+    clearError();
+    return describe(await response.json());
+  }
+  if (response.status === 401) $("options").open = true;
+  throw await failureOf(response, context());
 }
-
-const showError = (error) => setStatus(error.message, true);
 
 for (const radio of document.querySelectorAll("[name=mode]")) {
   radio.addEventListener("change", () => {
     running?.abort();
+    latest = null;
     setMode();
     setStatus("");
-    $("result").hidden = true;
+    clearError();
+    hideResult();
   });
 }
-$("file").addEventListener("change", () => {
-  send([...$("file").files]);
-  $("file").value = "";
-});
-for (const type of ["dragover", "dragleave", "drop"]) {
-  $("drop").addEventListener(type, (event) => {
+for (const id of ["file", "shot"]) {
+  $(id).addEventListener("change", () => {
+    send([...$(id).files]);
+    $(id).value = "";
+  });
+}
+for (const id of ["threshold", "detect"]) {
+  $(id).addEventListener("change", () => { if (latest) send(latest, { move: false }); });
+}
+for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(type, (event) => {
     event.preventDefault();
-    $("drop").classList.toggle("over", type === "dragover");
-    if (type === "drop") send(event.dataTransfer?.files ?? []);
+    $("drop").classList.toggle("over", type === "dragenter" || type === "dragover");
+    if (type !== "drop") return;
+    const files = event.dataTransfer?.files ?? [];
+    if (files.length > 0) send(files);
+    else showError(new Failure("no-file"));
   });
 }
-for (const type of ["dragover", "drop"]) document.addEventListener(type, (event) => event.preventDefault());
 document.addEventListener("paste", (event) => send(event.clipboardData?.files ?? []));
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", async () => {
     try {
       const response = await request(`page/examples/${button.dataset.example}`);
+      if (!response.ok) throw await failureOf(response, context());
       send([await response.blob()]);
     } catch (error) {
       showError(error);
     }
   });
 }
+$("picture").addEventListener("error", () => { $("photo").hidden = true; });
 $("open").addEventListener("click", async () => {
   setStatus("");
+  clearError();
   try {
     await openCamera();
     $("take").focus();
@@ -161,7 +229,7 @@ $("open").addEventListener("click", async () => {
 $("take").addEventListener("click", async () => {
   try {
     const count = deciding() ? PICTURES : 1;
-    const files = await takePictures(count, (number) => setStatus(`Picture ${number} of ${count} …`));
+    const files = await takePictures(count, (number) => setStatus(`Picture ${number} of ${count} …`, "busy"));
     if (files) send(files);
   } catch (error) {
     showError(error);
@@ -173,5 +241,12 @@ $("close").addEventListener("click", () => {
   $("open").focus();
 });
 document.addEventListener("visibilitychange", () => { if (document.hidden) closeCamera(); });
-$("key").addEventListener("change", () => { setStatus(""); checkService().catch(showError); });
+$("key").addEventListener("change", async () => {
+  try {
+    await checkService();
+    if (latest) send(latest);
+  } catch (error) {
+    showError(error);
+  }
+});
 checkService().catch(showError);
