@@ -10,8 +10,9 @@ from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.errors import AgeMoEError
 from runtime.images import Decode, ImageLimits
+from runtime.main_faces import predict_main_faces
 from runtime.person import PersonEstimate, combine
-from runtime.photographs import PhotoFace, predict_main_faces, predict_photo
+from runtime.photographs import PhotoFace, predict_photo
 from runtime.results import AgeEstimate, Box
 from runtime.startup import Contents, DetectorCheck
 
