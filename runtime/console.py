@@ -1,4 +1,4 @@
-"""Formats estimates, photographs, progress and summaries for the terminal."""
+"""Formats estimates, photographs and summaries for the terminal."""
 
 from __future__ import annotations
 
@@ -78,16 +78,6 @@ def summary_text(summary: Summary, output: str) -> str:
     return "\n".join(lines)
 
 
-def progress_text(done: int, total: int, fresh: int, seconds: float) -> str:
-    """Formats the progress of labeling.
-
-    `done` includes earlier runs, `fresh` only this one, which started `seconds` ago.
-    """
-    rate = fresh / seconds if seconds > 0 else 0.0
-    left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
-    return f"{done:,} of {total:,} photographs, {rate:.1f} per second{left}"
-
-
 def estimate_lines(estimate: AgeEstimate) -> list[str]:
     """Formats an estimate, one line for the age and one for each expert and note."""
     width = max(len(printable(name)) for name in (*estimate.experts, *estimate.missing))
@@ -124,9 +114,3 @@ def _interval(estimate: AgeEstimate) -> str:
     if estimate.residuals is None:
         return "   (not calibrated: no interval)"
     return f"   (90 % within {estimate.low_years:.1f} … {estimate.high_years:.1f})"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02} min"

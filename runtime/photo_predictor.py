@@ -32,7 +32,7 @@ class PhotoPredictor(ABC):
 
     @abstractmethod
     def predict(
-        self, faces: list[F] | tuple[F, ...], *, deadline_ms: float | Deadline | None = None
+        self, faces: list[F], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         """Estimates the age of each face in a list."""
 

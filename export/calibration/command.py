@@ -12,6 +12,7 @@ from export.calibration.report import ReportOptions
 from export.errors import OptionsError
 from runtime.commands import run_command, seed, start_logging
 from runtime.json_reader import shown
+from runtime.progress import add_progress_option
 
 _MOST_RESAMPLES = 100_000
 CACHE = Path("build/calibration")
@@ -61,6 +62,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     )
     report.add_argument("--bootstrap", type=int, default=1000, metavar="RESAMPLES")
     report.add_argument("--seed", type=seed, default=0)
+    add_progress_option(parser)
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:

@@ -16,13 +16,14 @@ from export.calibration.csv_tables import LabelsError
 from export.calibration.finding import NO_FACE, Finder, detector_of
 from export.calibration.labels import LabeledFace, read_faces
 from export.calibration.origin import warn_of_detector
-from export.calibration.places import LANDMARKS, Place
 from export.errors import OptionsError
 from runtime.alignment import mean_landmarks
+from runtime.columns import LANDMARKS
 from runtime.detection import PERSON, Detection
 from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.geometry import Geometry, Pixels
+from runtime.places import Place
 from runtime.results import Box, Face
 from runtime.startup import WHOLE
 from tests.export.calibration_examples import fewer_splits
@@ -159,7 +160,7 @@ def test_positions_are_read_as_mivolo_writes_them(tmp_path: Path) -> None:
         "a.png,60,M,15,2,25,12,-1,-1,-1,-1\n"
         "b.png,30,F,-1,-1,-1,-1,5,5,20,25\n",
     )
-    faces = read_faces(source, columns={"image": "img_name"}, groups=["gender"])
+    faces = read_faces(source, columns={"path": "img_name"}, groups=["gender"])
     assert [face.place for face in faces] == [
         Place((1, 2, 10, 20), (0, 0, 30, 30)),
         Place((15, 2, 10, 10)),

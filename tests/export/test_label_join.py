@@ -22,18 +22,18 @@ from tests.export.calibration_examples import fewer_splits
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ROWS: list[dict[str, str | int | float | None]] = [
-    {"path": "p/one.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age": 1.0,
+    {"path": "p/one.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age_years": 1.0,
      "age_a": 20.5, "age_b": 21.0},
-    {"path": "p/one.jpg", "face": 1, "x": 0.0, "y": 0.0, "w": 20.0, "h": 9.0, "age": 1.0,
+    {"path": "p/one.jpg", "face": 1, "x": 0.0, "y": 0.0, "w": 20.0, "h": 9.0, "age_years": 1.0,
      "age_a": 30.5, "age_b": 33.0},
-    {"path": "p/two.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age": 1.0,
+    {"path": "p/two.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age_years": 1.0,
      "age_a": 40.0, "age_b": 44.0},
-    {"path": "p/three.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age": 1.0,
+    {"path": "p/three.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age_years": 1.0,
      "age_a": 50.0, "missing": "b: late"},
     {"path": "p/none.jpg", "error": "no face found"},
 ]  # fmt: skip
 ROWS += [
-    {"path": f"p/{number}.jpg", "face": 0, "age": 1.0, "age_a": number, "age_b": number}
+    {"path": f"p/{number}.jpg", "face": 0, "age_years": 1.0, "age_a": number, "age_b": number}
     for number in range(5)
 ]
 
@@ -120,7 +120,7 @@ def test_estimates_are_never_taken_for_true_ages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "ages.csv"
-    write_table(table, ROWS, table_columns(("a", "b")))
+    table.write_text("path,face,age,low,high,age_a,error,engine\na.jpg,0,3,,,4,,\n", "utf-8")
     match = "its column age holds estimates, not true ages.* --predictions ages.csv --truth"
     with pytest.raises(LabelsError, match=match):
         read_predictions(table, ["age_a", "age_b"])

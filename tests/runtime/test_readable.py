@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,9 @@ CALIBRATED = AgeEstimate(
 BARE = AgeEstimate(24.26, {"a": ExpertAge(24.0, 24.0, 1.0)})
 NOTED = replace(CALIBRATED, missing={"e": "late\nby far"}, notes=("replaced", "and again"))
 QUALITY = FaceQuality(128.4, 55.2, 312.7, 121.4, 48.0, 0.0, 0.0, -3.4, None, 0.0, 0.987, False)
+DECISION = Decision(
+    "refer", (Reason("a", "One."), Reason("b", "Two.")), "12ab", 18.0, 25.0, interval=(1.0, 2.0)
+)
 NOWHERE = ImageError("There is no picture\n at\x1b[2J x.jpg.")
 SPENT = Durations(3, 0.5, 0.125, 0.2, 0.2, 0.2, (1, 3))
 STATS = Stats(
@@ -68,14 +72,13 @@ def person(disagreement: str | None = None) -> PersonEstimate:
             person().frames[1],
             r"24.3 years (no interval), 1 expert (weight 0.00, left out: far\noff)",
         ),
-        (
-            Decision("refer", (Reason("a", "One."), Reason("b", "Two.")), "12ab", 18.0, 25.0),
-            "refer: One. Two. (policy 12ab)",
-        ),
+        (DECISION, "refer: One. Two. (policy 12ab)"),
         (
             QUALITY,
-            "128 pixels, eyes 55 pixels apart, sharpness 313, luminance 121, contrast 48, "
-            "yaw -3°, score 0.99, no face found",
+            (
+                "128 pixels, eyes 55 pixels apart, sharpness 313, luminance 121, contrast 48, "
+                "yaw -3°, score 0.99, no face found"
+            ),
         ),
         (
             STATS,
@@ -91,9 +94,8 @@ def test_a_result_is_one_line(result: object, line: str) -> None:
 
 
 def test_everything_is_plain_json() -> None:
-    decided = Decision("pass", (Reason("a", "One."),), "12ab", 18.0, 25.0, interval=(1.0, 2.0))
-    for result in (NOTED, photo(NOTED), photo(NOWHERE), person(), decided, QUALITY, STATS):
-        values = result.to_dict()  # type: ignore[attr-defined]
+    for result in (NOTED, photo(NOTED), photo(NOWHERE), person(), DECISION, QUALITY, STATS):
+        values = result.to_dict()
         assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert STATS.to_dict()["experts"]["a"]["queue"]["at_most"] == [1, 3]
     assert photo(NOWHERE).to_dict()["error"] == str(NOWHERE)
@@ -107,13 +109,15 @@ def test_the_perceived_gender_is_given_on_request_only() -> None:
 
 def test_the_service_answers_with_the_same_keys() -> None:
     pytest.importorskip("pydantic")
-    from runtime.serving import schemas
+    from runtime.serving import decision_schemas, schemas
 
-    def keys(schema: type[schemas.BaseModel], *more: str) -> set[str]:
+    def keys(schema: Any, *more: str) -> set[str]:
         return set(schema.model_fields) - set(more)
 
     estimate = CALIBRATED.to_dict(gender=True)
     assert keys(schemas.EstimateAnswer, "at_least") == set(estimate)
     assert keys(schemas.QualityAnswer) == set(QUALITY.to_dict())
+    assert keys(decision_schemas.PersonAnswer, "at_least") == set(person().to_dict()) - {"frames"}
+    assert keys(decision_schemas.OutcomeAnswer) == set(DECISION.to_dict())
     place = keys(schemas.FaceAnswer, "estimate", "problem")
     assert place == set(photo(NOWHERE).to_dict()) - {"turn", "error"}
