@@ -94,7 +94,9 @@ def _is_list(path: Path) -> bool:
 
 def _is_missing(source: str) -> bool:
     """Returns whether a source is no pattern, and there is nothing of its name."""
-    return not (glob.has_magic(source) or os.path.lexists(source))
+    if glob.has_magic(source):
+        return False
+    return not os.path.exists(source)  # noqa: PTH110 - false for a name that is too long
 
 
 def _is_other(source: str) -> bool:

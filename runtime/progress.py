@@ -125,6 +125,25 @@ class Progress:
         self._file.flush()
 
 
+class Steps:
+    """Counts the steps of a job that learns on the way how many there are."""
+
+    def __init__(self, report: Report = unreported) -> None:
+        """Expects no step yet."""
+        self._report = report
+        self._done = self._total = 0
+
+    def expect(self, count: int) -> None:
+        """Notes that so many more steps are to be done."""
+        self._total += count
+        self._report(self._done, self._total)
+
+    def advance(self) -> None:
+        """Notes that another step is done."""
+        self._done += 1
+        self._report(self._done, self._total)
+
+
 def add_progress_option(parser: argparse.ArgumentParser) -> None:
     """Adds the option that turns progress off, as `no_progress`."""
     text = "print no progress on standard error"

@@ -230,7 +230,9 @@ def test_calibrate_looks_for_the_face_and_records_the_detector(
     assert tables.provenance["faces"] == 72
     # The raw predictions are those of the face, not of the white picture around it.
     lines = (tmp_path / "cache" / raw_predictions.PREDICTIONS_NAME).read_text().splitlines()
-    assert lines[0].startswith("id,age,source,city,a,b,quality_face_pixels,quality_sharpness,")
+    assert lines[0].startswith(
+        "id,age,source,city,age_a,age_b,quality_face_pixels,quality_sharpness,"
+    )
     ages = np.array([[float(row.split(",")[column]) for column in (1, 4)] for row in lines[1:]])
     assert np.abs(ages[:, 0] - ages[:, 1]).max() < 15.0
     page = (tmp_path / "out" / "report.md").read_text()
@@ -294,7 +296,7 @@ def test_missing_landmarks_in_given_boxes_are_found_by_the_named_detector(
         with fewer_splits():
             assert calibrate.main([*arguments, "--detector", name]) == 0
         table = (tmp_path / "cache" / raw_predictions.PREDICTIONS_NAME).read_text().splitlines()
-        column = table[0].split(",").index("a")
+        column = table[0].split(",").index("age_a")
         ages = np.array([[float(row.split(",")[i]) for i in (1, column)] for row in table[1:]])
         errors[name] = np.abs(ages[:, 0] - ages[:, 1]).mean()
     assert errors["marked"] < 5.0  # nothing of the white around the face

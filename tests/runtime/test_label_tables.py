@@ -82,7 +82,7 @@ def test_lists_of_photographs() -> None:
         ("gone.png", "gone.png does not exist"),
         ("notes", "notes is no JPEG, PNG or WebP"),
         ("*.gif", r"no photograph in \*\.gif"),
-        ("gone.csv", "gone.csv cannot be read"),
+        ("gone.csv", "gone.csv does not exist"),
         ("other.csv", "its columns are file, age"),
         ("empty.csv", "its columns are none"),
     ],
