@@ -164,3 +164,26 @@ def test_from_label_to_calibrate(tmp_path: Path) -> None:
         estimate = moe.predict(face)
     assert estimate.age_years == pytest.approx(38.0, abs=4.0)
     assert estimate.low_years is not None
+
+
+def test_a_table_with_a_column_of_true_ages_is_labeled_data(tmp_path: Path) -> None:
+    rows: list[dict[str, str | int | float | None]] = [
+        {"path": "a.png", "face": n, "x": n, "y": 1, "w": 6, "h": 6, "age_years": 1, "age_a": 3 + n}
+        for n in range(2)
+    ]
+    table, columns = tmp_path / "ages.csv", table_columns(("a",))
+    write_table(table, rows, columns)
+    (tmp_path / "a.png").touch()
+    match = "is a table of `python -m runtime label` without the true ages: add a column age, or"
+    for read in (read_faces, lambda path: read_predictions(path, ["a"])):
+        with pytest.raises(LabelsError, match=match):
+            read(table)
+    labeled = [{**row, "age": 20.0 + number} for number, row in enumerate(rows)]
+    write_table(table, labeled, {**columns, "age": float})
+    first, second = read_faces(table)
+    assert (first.place.box, second.place.box) == ((0.0, 1.0, 6.0, 6.0), (1.0, 1.0, 6.0, 6.0))
+    assert (first.age_years, second.age_years, second.groups) == (20.0, 21.0, {})
+    for names in (["a"], ["age_a"]):
+        faces = read_predictions(table, names)
+        assert faces.age_years.tolist() == [20.0, 21.0]
+        assert faces.predictions_years.tolist() == [[3.0], [4.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.__main__ import main
 from runtime.columns import BOX, LANDMARKS
 from runtime.deadline import Deadline
 from runtime.detection import Detection
@@ -24,6 +26,7 @@ from runtime.label_tables import (
 )
 from runtime.labeling import Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face, Landmarks
+from runtime.resume_log import ResumeLog
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 POINTS: Landmarks = ((12.5, 15.0), (20.0, 15.25), (16.0, 20.0), (13.0, 25.0), (19.0, 25.0))
@@ -202,3 +205,56 @@ def test_the_columns_of_a_table() -> None:
         *("path", "face", *BOX, "score", "turn", *LANDMARKS),
         *("age_years", "low_years", "high_years", "age_x", "missing", "notes", "error", "engine"),
     ]
+
+
+def test_labeled_faces_of_calibration_are_a_list(folder: Path) -> None:
+    """Boxes as corners, -1 where there is none, and persons, as in MiVOLO's annotations."""
+    Path("list.csv").write_text(
+        "image,age,face_x0,face_y0,face_x1,face_y1,person_x0,person_y0,person_x1,person_y1\n"
+        "a.png,31,10,10,22,30,5,5,30,40\nb.png,8,-1,-1,-1,-1,-1,-1,-1,-1\n",
+        encoding="utf-8",
+    )
+    face = Detection((10.0, 10.0, 12.0, 20.0))
+    given = listed_faces(["list.csv"])
+    assert given == {"a.png": (face, Detection((5.0, 5.0, 25.0, 35.0), kind="person"))}
+    predictor = Sure()
+    rows = labeled(
+        Labeler(predictor, "e", Fixed(), given=given), folder / "t.csv", ["a.png", "b.png"]
+    )
+    assert predictor.faces[0].person_box == (5.0, 5.0, 25.0, 35.0)
+    assert [row["path"] for row in rows] == ["a.png", "b.png", "b.png"]
+    assert [row["age_years"] for row in rows] == ["30.0"] * 3
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "message"),
+    [
+        ("nofolder", "ages.csv", "nofolder does not exist"),
+        ("empty", "ages.csv", "There is no photograph in empty"),
+        ("*.webp", "ages.csv", r"There is no photograph in \*\.webp"),
+        ("list.csv", "ages.csv", "list.csv cannot be read as a list with a column 'path' or"),
+        ("a.png", "no/ages.csv", "There is no folder no for ages.csv"),
+        ("./list.csv", "list.csv", "list.csv is one of the lists to label"),
+        ("a.png", "empty.csv", "empty.csv is a folder"),
+    ],
+)
+def test_what_cannot_be_labeled_leaves_nothing_behind(
+    folder: Path, capsys: pytest.CaptureFixture[str], source: str, output: str, message: str
+) -> None:
+    Path("empty").mkdir()
+    Path("empty.csv").mkdir()
+    Path("list.csv").write_text("file\na.png\n", encoding="utf-8")
+    before = sorted(folder.rglob("*"))
+    assert main(["label", source, "--output", output, "--overwrite", "--device", "cpu"]) == 1
+    assert re.search(message, capsys.readouterr().err)
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_rows_of_an_earlier_version_are_not_resumed(folder: Path) -> None:
+    output = folder / "ages.csv"
+    settings = LabelJob(faces="whole", device="cpu").settings()
+    del settings["column of the age"]
+    with ResumeLog.open(journal_of(output), settings) as journal:
+        journal.add([("a.png", [{"path": "a.png", "age": 1.0}])])
+    with pytest.raises(LabelingError, match="column of the age"):
+        label(pytest.fail, ["a.png"], output, LabelJob(faces="whole", device="cpu"))
