@@ -59,7 +59,8 @@ class PhotoPredictor(ABC):
 
         Args:
             image: as in `predict`.
-            detector: or its name; None uses `self.detector`. Wrap your own boxes in `GivenBoxes`.
+            detector: or its name, as `AgeMoE` takes it: `centerface`, `yunet:MODEL`, …; None uses
+                `self.detector`. Wrap your own boxes in `GivenBoxes`.
             person_boxes: whole persons, in addition to those that the detector finds.
             deadline_ms: as in `predict`, detection included.
 

@@ -257,4 +257,9 @@ def test_rows_of_an_earlier_version_are_not_resumed(folder: Path) -> None:
     with ResumeLog.open(journal_of(output), settings) as journal:
         journal.add([("a.png", [{"path": "a.png", "age": 1.0}])])
     with pytest.raises(LabelingError, match="column of the age"):
-        label(pytest.fail, ["a.png"], output, LabelJob(faces="whole", device="cpu"))
+        label(
+            lambda _: pytest.fail("resumed"),
+            ["a.png"],
+            output,
+            LabelJob(faces="whole", device="cpu"),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import AgeEstimate, DeadlineError, ImageError, PhotoFace
+from runtime import AgeEstimate, AgeMoE, DeadlineError, ImageError, PhotoFace
+from tests.runtime.fakes import FakeSession, Hold, factory
 from tests.runtime.photo_samples import tiny_centerface
 from tests.runtime.tiny_engines import Tiny, add_detector, write_engines
 
@@ -59,3 +61,33 @@ def test_the_pattern_for_asyncio() -> None:
     first, second, _ = ran(late)["results"]
     assert isinstance(first, DeadlineError)
     assert isinstance(second, DeadlineError)
+
+
+def test_a_cancelled_task_leaves_the_queue_and_what_runs_goes_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.agemoe.usable_cores", lambda: 1)  # two threads of `submit`
+    write_engines(folder / "one", {"a": Tiny()})
+    hold = Hold()
+    session = FakeSession(hold)
+    with AgeMoE("one", sessions=factory({"a": session}), device="cpu") as moe:
+        hold.holding = True
+        session.batches.clear()
+
+        async def age() -> AgeEstimate:
+            return await asyncio.wrap_future(moe.submit("face.png"))
+
+        async def scene() -> list[AgeEstimate]:
+            running = asyncio.create_task(age())
+            assert await asyncio.to_thread(hold.reached.wait, 30.0)
+            kept, waiting, cancelled = [asyncio.create_task(age()) for _ in range(3)]
+            await asyncio.sleep(0.0)  # they are submitted
+            for task in (running, cancelled):
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            hold.released.set()
+            return [await kept, await waiting]
+
+        assert len(asyncio.run(scene())) == 2
+    assert session.batches == [1, 1, 1]
