@@ -107,8 +107,11 @@ def _is_other(source: str) -> bool:
     path = Path(source)
     if _is_list(path) or is_photograph(Path(path.name)) or not is_regular(path):
         return False
-    with path.open("rb") as file:
-        return format_of(file.read(_FORMAT_BYTES)) is None
+    try:
+        with path.open("rb") as file:
+            return format_of(file.read(_FORMAT_BYTES)) is None
+    except OSError:  # the row of the photograph says why
+        return False
 
 
 def _photograph(path: Path, row: Mapping[str, str]) -> str:
