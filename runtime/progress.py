@@ -144,8 +144,8 @@ class Steps:
         self._report(self._done, self._total)
 
 
-def add_progress_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option that turns progress off, as `no_progress`."""
+def add_progress_option(parser: argparse._ActionsContainer) -> None:
+    """Adds the option that turns progress off, as `no_progress`, to a parser or a group of one."""
     text = "print no progress on standard error"
     parser.add_argument("--no-progress", action="store_true", help=text)
 
