@@ -28,6 +28,7 @@ from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, check_fusion_fits, read_fusion, write_fusion
 from runtime.manifest_file import read_manifest
 from runtime.printing import printable
+from runtime.progress import Progress
 
 if TYPE_CHECKING:
     from export.calibration.fit import Calibration
@@ -126,8 +127,10 @@ def _fitted(
     from export.calibration.origin import warn_of_detector
 
     faces, seed = data.faces, arguments.seed
+    quiet = arguments.no_progress
     if kept is None:
-        calibration = fit_fusion(faces, seed, arguments.form)
+        with Progress("fits", quiet=quiet) as progress:
+            calibration = fit_fusion(faces, seed, arguments.form, report=progress.report)
     else:
         experts = {**dict.fromkeys(faces.names), **data.experts}
         check_fusion_fits(arguments.keep_fusion, kept, experts)
@@ -141,7 +144,8 @@ def _fitted(
             return keep_fusion(rest, kept, seed, quiet=True).tables
         return fit_fusion(rest, seed, str(calibration.tables.provenance["form"]), quiet=True).tables
 
-    return calibration, leave_sources_out(faces, refit)
+    with Progress("sources left out", quiet=quiet) as progress:
+        return calibration, leave_sources_out(faces, refit, progress.report)
 
 
 def _check_options(arguments: argparse.Namespace) -> None:

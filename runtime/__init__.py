@@ -42,6 +42,7 @@ from runtime.images import ImageLimits
 from runtime.liveness import Liveness, LivenessCheck
 from runtime.liveness_model import OnnxLiveness
 from runtime.options import GpuOptions
+from runtime.pandas_tables import to_pandas
 from runtime.person import FrameResult, PersonEstimate, combine
 from runtime.photographs import PhotoFace
 from runtime.policy_file import check_policy_fits, read_policy, write_policy
@@ -115,5 +116,6 @@ __all__ = [
     "check_policy_fits",
     "combine",
     "read_policy",
+    "to_pandas",
     "write_policy",
 ]

@@ -6,12 +6,11 @@ import argparse
 import contextlib
 import json
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self, TextIO
+from typing import TextIO
 
 from runtime.agemoe import AgeMoE
 from runtime.arguments import AUDIT, SERVE, is_one_face, parsed_arguments
@@ -22,7 +21,6 @@ from runtime.console import (
     face_text,
     photo_line,
     photo_text,
-    progress_text,
     summary_text,
 )
 from runtime.decisions import Policy
@@ -37,6 +35,7 @@ from runtime.liveness_model import OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import printable, printable_lines
+from runtime.progress import Progress
 from runtime.quality_options import quality_limits
 from runtime.results import AgeEstimate, Face
 from runtime.startup import WHOLE
@@ -76,7 +75,9 @@ def _predict(parsed: argparse.Namespace) -> int:
     ) as moe:
         if parsed.video is not None:
             return _predict_video(moe, parsed)
-        return _predict_faces(moe, parsed) if is_one_face(parsed) else _predict_photos(moe, parsed)
+        with Progress("photographs", quiet=parsed.no_progress) as progress:
+            predict = _predict_faces if is_one_face(parsed) else _predict_photos
+            return predict(moe, parsed, progress)
 
 
 def _policy(moe: AgeMoE, parsed: argparse.Namespace, detector: str | None) -> Policy | None:
@@ -88,10 +89,11 @@ def _policy(moe: AgeMoE, parsed: argparse.Namespace, detector: str | None) -> Po
     return policy
 
 
-def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace, progress: Progress) -> int:
     policy = _policy(moe, parsed, WHOLE if parsed.box is None else None)
     failed = False
-    for path, result in _results(moe, parsed):
+    for path, result in _results(moe, parsed, progress):
+        progress.hide()
         failed |= not isinstance(result, AgeEstimate)
         if parsed.json:
             print(face_line(path, parsed.box, result, policy), flush=True)
@@ -103,22 +105,23 @@ def _predict_faces(moe: AgeMoE, parsed: argparse.Namespace) -> int:
 
 
 def _results(
-    moe: AgeMoE, parsed: argparse.Namespace
+    moe: AgeMoE, parsed: argparse.Namespace, progress: Progress
 ) -> Iterator[tuple[str, AgeEstimate | AgeMoEError]]:
     photos: list[str] = parsed.photos
     for start in range(0, len(photos), _BATCH):
+        progress.report(start, len(photos))
         paths = photos[start : start + _BATCH]
         faces = [Face(path, parsed.box, parsed.person_box) for path in paths]
         yield from zip(paths, moe.predict(faces), strict=True)
 
 
-def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
+def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace, progress: Progress) -> int:
     detector = moe.detector
     policy = _policy(moe, parsed, detector.provenance)
     if not parsed.json:
         print(f"detector: {printable(detector.provenance)}", file=sys.stderr)
     failed = False
-    for path in parsed.photos:
+    for path in progress.over(parsed.photos):
         found: list[PhotoFace] | AgeMoEError
         try:
             image = load_rgb(path, ImageLimits())
@@ -128,6 +131,7 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace) -> int:
         else:
             if parsed.draw is not None:
                 save_drawing(parsed.draw, draw_faces(image, found))
+        progress.hide()
         failed |= isinstance(found, AgeMoEError) or not found or any(f.error for f in found)
         if parsed.json:
             print(photo_line(path, found, detector.provenance, policy), flush=True)
@@ -158,7 +162,7 @@ def _print_error(path: str, error: AgeMoEError, policy: Policy | None) -> None:
 
 def _label(parsed: argparse.Namespace) -> int:
     output: Path = parsed.output
-    check_output(output)
+    check_output(output, parsed.photos)
     paths = photographs_in(parsed.photos)
     job = LabelJob(
         str(parsed.engines),
@@ -169,7 +173,8 @@ def _label(parsed: argparse.Namespace) -> int:
         listed_faces(parsed.photos),
     )
     try:
-        with _stream(job, parsed.ray) as stream, _Progress(sys.stderr) as progress:
+        progress = Progress("photographs", quiet=parsed.no_progress)
+        with _stream(job, parsed.ray) as stream, progress:
             summary = label(
                 stream, paths, output, job, overwrite=parsed.overwrite, report=progress.report
             )
@@ -200,32 +205,6 @@ def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
         ) from error
     with ray_stream(job, ray) as stream:
         yield stream
-
-
-class _Progress:
-    """Prints progress: each second in place on a terminal, otherwise a line every ten seconds."""
-
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
-        self._terminal = file.isatty()
-        self._started = self._printed = time.monotonic()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._terminal:
-            print(file=self._file)
-
-    def report(self, done: int, total: int, fresh: int) -> None:
-        """Prints the photographs finished, in total, and finished by this run."""
-        now = time.monotonic()
-        if done < total and now - self._printed < (1.0 if self._terminal else 10.0):
-            return
-        self._printed = now
-        text = progress_text(done, total, fresh, now - self._started)
-        end = "\x1b[K\r" if self._terminal else "\n"
-        print(text, end=end, file=self._file, flush=True)
 
 
 def _doctor(parsed: argparse.Namespace) -> int:

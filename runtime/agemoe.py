@@ -156,14 +156,24 @@ class AgeMoE(PhotoPredictor):
         self, faces: FaceLike, *, deadline_ms: float | Deadline | None = None
     ) -> AgeEstimate: ...
 
+    # A mixed list, as it is written in a call: there mypy finds no `F` for the next one.
     @overload
     def predict(
-        self, faces: list[F] | tuple[F, ...], *, deadline_ms: float | Deadline | None = None
+        self,
+        faces: list[FaceLike] | tuple[FaceLike, ...],
+        *,
+        deadline_ms: float | Deadline | None = None,
+    ) -> list[AgeEstimate | AgeMoEError]: ...
+
+    # A list of one kind, or of a declared union: `list` is invariant.
+    @overload
+    def predict(
+        self, faces: list[F], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]: ...
 
     def predict(
         self,
-        faces: FaceLike | list[F] | tuple[F, ...],
+        faces: FaceLike | list[FaceLike] | list[F] | tuple[FaceLike, ...],
         *,
         deadline_ms: float | Deadline | None = None,
     ) -> AgeEstimate | list[AgeEstimate | AgeMoEError]:

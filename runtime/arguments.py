@@ -13,6 +13,7 @@ from runtime.drawing import drawing_format
 from runtime.files import resolved
 from runtime.labeling import FACES
 from runtime.liveness_model import LIVENESS
+from runtime.progress import add_progress_option
 from runtime.quality_options import add_no_face_option, add_quality_options
 from runtime.results import Box
 from runtime.video_command import add_video_options, video_misuse
@@ -105,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     bulk.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or local")
     for command in (predict, bulk):
+        add_progress_option(command)
         command.add_argument("--detector", type=_detector, default=AUTO, help=NAMES)
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
         command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")

@@ -1,4 +1,4 @@
-"""Formats estimates, photographs, progress and summaries for the terminal."""
+"""Formats estimates, photographs and summaries for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.labeling import Summary
 from runtime.person import PersonEstimate
 from runtime.photographs import NO_FACE, PhotoFace
 from runtime.printing import MOST_LINE, json_line, printable
-from runtime.results import AgeEstimate, Box
+from runtime.results import AgeEstimate, Box, box_text, result_dict
 
 _LISTED = 20
 """Maximum number of bad photographs in a summary."""
@@ -21,8 +21,7 @@ def face_line(
     path: str, box: Box | None, result: AgeEstimate | AgeMoEError, policy: Policy | None = None
 ) -> str:
     """Formats a picture of one face as JSON; without a box the whole picture is the face."""
-    values = result.to_dict() if isinstance(result, AgeEstimate) else {"error": str(result)}
-    values |= decision_values(result, policy)
+    values = {**result_dict(result), **decision_values(result, policy)}
     return json_line({"path": path, "box": box, **values})
 
 
@@ -45,7 +44,7 @@ def face_text(
     path: str, box: Box | None, estimate: AgeEstimate, policy: Policy | None = None
 ) -> str:
     """Formats a picture of one face as text; without a box the whole picture is the face."""
-    place = "the whole picture as one face" if box is None else f"1 face, {_place(box)} as given"
+    place = "the whole picture as one face" if box is None else f"1 face, {box_text(box)} as given"
     lines = [*estimate_lines(estimate), *decision_lines(estimate, policy)]
     return "\n".join([f"{printable(path)}: {place}", *lines])
 
@@ -59,7 +58,7 @@ def photo_text(path: str, faces: Sequence[PhotoFace], policy: Policy | None = No
     lines = [f"{printable(path)}: {count}"]
     for number, face in enumerate(faces, 1):
         turned = f", turned by {face.turn * 90}°" if face.turn else ""
-        lines.append(f"{number:3}. {_place(face.box)}{turned}")
+        lines.append(f"{number:3}. {box_text(face.box)}{turned}")
         if isinstance(face.result, AgeEstimate):
             lines += [f"   {line}" for line in estimate_lines(face.result)]
         else:
@@ -77,21 +76,6 @@ def summary_text(summary: Summary, output: str) -> str:
     if len(bad) > _LISTED:
         lines.append(f"  … and {len(bad) - _LISTED:,} more: see the column 'error'")
     return "\n".join(lines)
-
-
-def progress_text(done: int, total: int, fresh: int, seconds: float) -> str:
-    """Formats the progress of labeling.
-
-    `done` includes earlier runs, `fresh` only this one, which started `seconds` ago.
-    """
-    rate = fresh / seconds if seconds > 0 else 0.0
-    left = f", {_duration((total - done) / rate)} left" if rate > 0 else ""
-    return f"{done:,} of {total:,} photographs, {rate:.1f} per second{left}"
-
-
-def _place(box: Box) -> str:
-    x, y, width, height = box
-    return f"{width:.0f}×{height:.0f} pixels at {x:.0f}, {y:.0f}"
 
 
 def estimate_lines(estimate: AgeEstimate) -> list[str]:
@@ -130,9 +114,3 @@ def _interval(estimate: AgeEstimate) -> str:
     if estimate.residuals is None:
         return "   (not calibrated: no interval)"
     return f"   (90 % within {estimate.low_years:.1f} … {estimate.high_years:.1f})"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes}:{seconds:02} min"

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple
 from runtime.errors import AgeMoEError, LivenessError, ManyFacesError, QualityError
 from runtime.person import PersonEstimate
 from runtime.policy_terms import Terms
+from runtime.printing import Readable
 from runtime.quality import FaceQuality, QualityLimits
 from runtime.results import INTERVAL_LEVEL, AgeEstimate
 
@@ -40,8 +41,8 @@ class Reason(NamedTuple):
     """For people."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+@dataclass(frozen=True, slots=True, repr=False)
+class Decision(Readable):
     """The outcome for one person."""
 
     outcome: Outcome

@@ -67,6 +67,15 @@ class PictureFile:
     decode to the same pixels unless pixels are missing. None for other files."""
 
 
+def format_of(data: bytes) -> str | None:
+    """Returns the format of a file by its first twelve bytes: `JPEG`, `PNG`, `WEBP` or None."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return JPEG
+    if data.startswith(_PNG_START):
+        return PNG
+    return WEBP if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
 def read_picture_file(data: bytes) -> PictureFile | None:
     """Reads the structure of a JPEG, PNG or WebP file; None for other files.
 
@@ -75,13 +84,12 @@ def read_picture_file(data: bytes) -> PictureFile | None:
     Raises:
         ImageError: the file takes too long to decode, or a JPEG is coded arithmetically.
     """
-    if data.startswith(b"\xff\xd8\xff"):
+    format_ = format_of(data)
+    if format_ == JPEG:
         return _Jpeg(data).read()
-    if data.startswith(_PNG_START):
+    if format_ == PNG:
         return _png(data)
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return _webp(data)
-    return None
+    return _webp(data) if format_ == WEBP else None
 
 
 def exif_orientation(exif: bytes | memoryview) -> int:

@@ -13,8 +13,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.columns import (
+    AGE_YEARS,
+    BOX,
+    ENGINE,
+    ERROR,
+    FACE,
+    HIGH_YEARS,
+    LANDMARKS,
+    LOW_YEARS,
+    MISSING,
+    NOTES,
+    PATH,
+    SCORE,
+    TURN,
+    expert_column,
+)
 from runtime.errors import AgeMoEError
-from runtime.files import replacing
+from runtime.files import replacing, resolved
 from runtime.photographs import FoundFace
 from runtime.results import AgeEstimate
 
@@ -23,15 +39,8 @@ Row = Mapping[str, Value]
 """One line of the table, by column."""
 
 CSV, PARQUET = ".csv", ".parquet"
-BOX_COLUMNS = ("x", "y", "w", "h")
-"""The box of a face, in pixels of the upright photograph."""
-LANDMARK_COLUMNS = tuple(
-    f"{point}_{axis}"
-    for point in ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
-    for axis in "xy"
-)
-"""Its landmarks, in pixels of the upright photograph; left and right as seen where the face is
-upright."""
+NO_FACE = "no face found"
+"""Value of the column `error` for a photograph without faces, which does not count as bad."""
 _ROWS_PER_GROUP = 8192
 
 
@@ -40,62 +49,77 @@ class LabelingError(AgeMoEError, RuntimeError):
 
 
 def table_columns(experts: Sequence[str]) -> dict[str, type]:
-    """Returns the names and types of the table's columns.
+    """Returns the names and types of the table's columns, see docs/labeling.md.
 
-    Every value but `path` and `engine` may be missing. `face` counts from 0 from left to right,
-    `x` … `h` is its box in pixels of the upright picture, `age_NAME` an expert's raw prediction;
-    see docs/labeling.md.
+    Every value but `path` and `engine` may be missing.
+
+    Raises:
+        LabelingError: the column of an expert has the name of another one.
     """
-    numbers = (*BOX_COLUMNS, "score")
-    ages = ("age", "low", "high", *(f"age_{name}" for name in experts))
+    ages = (AGE_YEARS, LOW_YEARS, HIGH_YEARS)
+    raw = [expert_column(name) for name in experts]
+    if taken := [name for name in experts if expert_column(name) in ages]:
+        raise LabelingError(
+            f"The raw predictions of the expert {taken[0]} would be the column "
+            f"{expert_column(taken[0])}, which holds the fused age. Rename the expert in "
+            f"experts.toml and build it again."
+        )
     return {
-        "path": str,
-        "face": int,
-        **dict.fromkeys(numbers, float),
-        "turn": int,
-        **dict.fromkeys(LANDMARK_COLUMNS, float),
-        **dict.fromkeys(ages, float),
-        "missing": str,
-        "notes": str,
-        "error": str,
-        "engine": str,
+        PATH: str,
+        FACE: int,
+        **dict.fromkeys((*BOX, SCORE), float),
+        TURN: int,
+        **dict.fromkeys((*LANDMARKS, *ages, *raw), float),
+        **dict.fromkeys((MISSING, NOTES, ERROR, ENGINE), str),
     }
 
 
 def position_of(found: FoundFace) -> Row:
     """Returns the columns of a face's position."""
-    numbers = dict(zip(BOX_COLUMNS, found.box, strict=True), score=found.score, turn=found.turn)
+    numbers: dict[str, float | None] = dict(zip(BOX, found.box, strict=True))
+    numbers |= {SCORE: found.score, TURN: found.turn}
     if found.landmarks is not None:
         points = itertools.chain.from_iterable(found.landmarks)
-        numbers |= zip(LANDMARK_COLUMNS, points, strict=True)
+        numbers |= zip(LANDMARKS, points, strict=True)
     return {name: n for name, n in numbers.items() if n is not None and math.isfinite(n)}
 
 
 def ages_of(result: AgeEstimate | AgeMoEError) -> Row:
     """Returns the columns of an estimate, or of the error instead of it."""
     if not isinstance(result, AgeEstimate):
-        return {"error": str(result)}
+        return {ERROR: str(result)}
     missing = "; ".join(f"{name}: {why}" for name, why in result.missing.items())
     return {
-        "age": result.age_years,
-        "low": result.low_years,
-        "high": result.high_years,
-        **{f"age_{name}": expert.age_years for name, expert in result.experts.items()},
-        "missing": missing or None,
-        "notes": "; ".join(result.notes) or None,
+        AGE_YEARS: result.age_years,
+        LOW_YEARS: result.low_years,
+        HIGH_YEARS: result.high_years,
+        **{expert_column(name): expert.age_years for name, expert in result.experts.items()},
+        MISSING: missing or None,
+        NOTES: "; ".join(result.notes) or None,
     }
 
 
-def check_output(output: Path) -> None:
+def check_output(output: Path, inputs: Iterable[str] = ()) -> None:
     """Verifies, before any work, that a table can be written.
 
+    Args:
+        output: the table.
+        inputs: files that it must not replace.
+
     Raises:
-        LabelingError: the suffix is unknown, there is no such folder, or pyarrow is missing.
+        LabelingError: the suffix is unknown, there is no such folder, it is one of the inputs, or
+            pyarrow is missing.
     """
     if output.suffix.lower() not in (CSV, PARQUET):
         raise LabelingError(f"A table is written as .csv or .parquet, got {output.name}.")
     if not output.parent.is_dir():
         raise LabelingError(f"There is no folder {output.parent} for {output.name}. Create it.")
+    if output.is_dir():
+        raise LabelingError(f"{output} is a folder. Give the name of a file.")
+    if resolved(output) in {resolved(Path(name)) for name in inputs}:
+        raise LabelingError(
+            f"{output} is one of the lists to label, and would be replaced. Choose another output."
+        )
     if output.suffix.lower() == PARQUET:
         import_pyarrow(output)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from runtime import manifest_file
 from runtime.agemoe import AgeMoE
+from runtime.columns import AGE_YEARS, ENGINE, ERROR, FACE, PATH
 from runtime.cores import usable_cores
 from runtime.decoding import DecoderPool
 from runtime.detection import Detection, Detector, Found
@@ -25,6 +26,7 @@ from runtime.detectors.names import AUTO, detector_named
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import Decode, ImageLimits, load_here
 from runtime.label_tables import (
+    NO_FACE,
     LabelingError,
     Row,
     ages_of,
@@ -34,14 +36,13 @@ from runtime.label_tables import (
     write_table,
 )
 from runtime.photographs import Predictor, Scene, scene_in
+from runtime.progress import Report, unreported
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog, ResumeLogError
 
 PHOTO, WHOLE = "photo", "whole"
 FACES = (PHOTO, WHOLE)
 """`photo`: detect the faces in each picture; `whole`: each picture is a face."""
-NO_FACE = "no face found"
-"""Value of the column `error` for a photograph without faces, which does not count as bad."""
 BATCH_SIZE = 8
 """Photographs per batch."""
 DECODE_SECONDS = 10.0
@@ -51,8 +52,6 @@ Labeled = tuple[str, Sequence[Row]]
 """A photograph's path and its rows."""
 Stream = Callable[[Sequence[str]], Iterable[Sequence[Labeled]]]
 """Labels photographs: from paths to batches of paths with their rows, in any order."""
-Report = Callable[[int, int, int], None]
-"""Progress callback: photographs finished, in total, and finished by this run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +123,7 @@ class LabelJob:
             "faces": self.faces,
             "detector": detector,
             "precision": self.precision,
+            "column of the age": AGE_YEARS,  # earlier versions' rows had another one
             **({"given faces": _fingerprint(self.given)} if self.given else {}),
         }
 
@@ -143,8 +143,8 @@ class Summary:
     def count(self, path: str, rows: Sequence[Row]) -> None:
         """Adds one photograph."""
         self.photographs += 1
-        self.faces += sum(row.get("age") is not None for row in rows)
-        errors = [str(row["error"]) for row in rows if row.get("error") is not None]
+        self.faces += sum(row.get(AGE_YEARS) is not None for row in rows)
+        errors = [str(row[ERROR]) for row in rows if row.get(ERROR) is not None]
         if errors == [NO_FACE]:
             self.without_face += 1
         elif errors:
@@ -229,14 +229,14 @@ class Labeler:
         self, path: str, scene: Scene, results: Sequence[AgeEstimate | AgeMoEError]
     ) -> list[Row]:
         if not results:
-            return [{"path": path, "error": scene.error or NO_FACE, "engine": self._engine}]
+            return [{PATH: path, ERROR: scene.error or NO_FACE, ENGINE: self._engine}]
         return [
             {
-                "path": path,
-                "face": index,
+                PATH: path,
+                FACE: index,
                 **({} if found is None else position_of(found)),
                 **ages_of(result),
-                "engine": self._engine,
+                ENGINE: self._engine,
             }
             for index, (found, result) in enumerate(zip(scene.found, results, strict=True))
         ]
@@ -249,7 +249,7 @@ def label(
     job: LabelJob,
     *,
     overwrite: bool = False,
-    report: Report | None = None,
+    report: Report = unreported,
 ) -> Summary:
     """Labels photographs and writes the table; resumes the job if it was interrupted.
 
@@ -259,7 +259,7 @@ def label(
         output: .csv or .parquet; the journal lies beside it until it is written.
         job: what the rows depend on.
         overwrite: replace an existing table.
-        report: progress callback.
+        report: progress callback; photographs of an earlier run are reported before any other.
 
     Raises:
         LabelingError: the table exists or cannot be written, or the journal belongs to another
@@ -295,15 +295,15 @@ def _fingerprint(given: Mapping[str, tuple[Detection, ...]]) -> str:
     return hashlib.sha256(json.dumps(faces).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _fill(journal: ResumeLog, stream: Stream, paths: Sequence[str], report: Report | None) -> None:
+def _fill(journal: ResumeLog, stream: Stream, paths: Sequence[str], report: Report) -> None:
     """Labels the photographs that the journal does not hold."""
     waiting = [path for path in paths if path not in journal]
-    fresh = 0
+    done = len(paths) - len(waiting)
+    report(done, len(paths))
     for batch in stream(waiting) if waiting else ():
         journal.add(batch)
-        fresh += len(batch)
-        if report is not None:
-            report(len(paths) - len(waiting) + fresh, len(paths), fresh)
+        done += len(batch)
+        report(done, len(paths))
 
 
 def _counted(journal: ResumeLog, paths: Sequence[str], summary: Summary) -> Iterator[Row]:

@@ -16,11 +16,12 @@ from typing import Any
 
 from runtime.errors import AgeMoEError, NoUsablePictureError
 from runtime.pooling import Agreement, effective, together
-from runtime.results import AgeEstimate, ResidualQuantiles
+from runtime.printing import MOST_LINE, Readable, counted, printable
+from runtime.results import AgeEstimate, ResidualQuantiles, result_dict, result_text
 
 
-@dataclass(frozen=True, slots=True)
-class FrameResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class FrameResult(Readable):
     """One of several pictures of a person."""
 
     result: AgeEstimate | AgeMoEError
@@ -32,17 +33,22 @@ class FrameResult:
     error."""
 
     def to_dict(self, *, gender: bool = False) -> dict[str, Any]:
-        """Returns numbers, strings, lists and dicts, ready for JSON."""
-        values = (
-            self.result.to_dict(gender=gender)
-            if isinstance(self.result, AgeEstimate)
-            else {"error": str(self.result)}
-        )
+        """Returns numbers, strings, lists and dicts, ready for JSON.
+
+        Args:
+            gender: include the perceived gender, if an expert predicts one.
+        """
+        values = result_dict(self.result, gender=gender)
         return {"weight": self.weight, "left_out": self.left_out, **values}
 
+    def __str__(self) -> str:
+        """Returns the picture's own estimate, or error, and its share in one line."""
+        why = "" if self.left_out is None else f", left out: {printable(self.left_out, MOST_LINE)}"
+        return f"{result_text(self.result)} (weight {self.weight:.2f}{why})"
 
-@dataclass(frozen=True, slots=True)
-class PersonEstimate:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class PersonEstimate(Readable):
     """The age of one person from several pictures."""
 
     estimate: AgeEstimate
@@ -61,6 +67,15 @@ class PersonEstimate:
     disagreement: str | None = None
     """Set where no majority of the pictures agrees. The age is the middle of ages that do not
     belong together then, and the interval spans those of all pictures."""
+
+    def __str__(self) -> str:
+        """Returns the estimate and how many of the pictures it is from, in one line."""
+        used, count = len(self.used), len(self.frames)
+        pictures = (
+            f"{used} of {counted(count, 'picture')}" if used < count else counted(count, "picture")
+        )
+        doubt = "" if self.disagreement is None else ", which disagree"
+        return f"{self.estimate}, {pictures}{doubt}"
 
     @property
     def age_years(self) -> float:

@@ -10,8 +10,9 @@ from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.errors import AgeMoEError
 from runtime.images import Decode, ImageLimits
+from runtime.main_faces import predict_main_faces
 from runtime.person import PersonEstimate, combine
-from runtime.photographs import PhotoFace, predict_main_faces, predict_photo
+from runtime.photographs import PhotoFace, predict_photo
 from runtime.results import AgeEstimate, Box
 from runtime.startup import Contents, DetectorCheck
 
@@ -31,7 +32,7 @@ class PhotoPredictor(ABC):
 
     @abstractmethod
     def predict(
-        self, faces: list[F] | tuple[F, ...], *, deadline_ms: float | Deadline | None = None
+        self, faces: list[F], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         """Estimates the age of each face in a list."""
 
@@ -58,7 +59,8 @@ class PhotoPredictor(ABC):
 
         Args:
             image: as in `predict`.
-            detector: or its name; None uses `self.detector`. Wrap your own boxes in `GivenBoxes`.
+            detector: or its name, as `AgeMoE` takes it: `centerface`, `yunet:MODEL`, …; None uses
+                `self.detector`. Wrap your own boxes in `GivenBoxes`.
             person_boxes: whole persons, in addition to those that the detector finds.
             deadline_ms: as in `predict`, detection included.
 

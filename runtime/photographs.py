@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.assignment import persons_of
@@ -13,7 +13,6 @@ from runtime.detection import (
     FACE,
     PERSON,
     Detector,
-    area,
     turned_box,
     turned_image,
     turned_landmarks,
@@ -22,20 +21,24 @@ from runtime.detectors import default_detector
 from runtime.errors import (
     AgeMoEError,
     DeadlineError,
-    FaceCountError,
-    InputError,
-    ManyFacesError,
 )
 from runtime.geometry import Pixels
 from runtime.images import Decode, ImageLimits, load_here
-from runtime.results import AgeEstimate, Box, Face, Landmarks
+from runtime.printing import Readable
+from runtime.results import (
+    AgeEstimate,
+    Box,
+    Face,
+    Landmarks,
+    box_text,
+    result_dict,
+    result_text,
+)
 
 if TYPE_CHECKING:
-    from runtime.results import FaceLike, ImageSource
+    from runtime.results import ImageSource
 
 NO_FACE = "No face was found in the picture."
-_MOST_OF_LARGEST = 0.5
-"""Share of the largest face's area from which on another face makes a picture ambiguous."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,8 @@ class FoundFace:
     """In pixels of the upright photograph; None if the detector has none."""
 
 
-@dataclass(frozen=True, slots=True)
-class PhotoFace(FoundFace):
+@dataclass(frozen=True, slots=True, repr=False)
+class PhotoFace(Readable, FoundFace):
     """A face in a photograph, with its age."""
 
     result: AgeEstimate | AgeMoEError = field(kw_only=True)
@@ -71,16 +74,23 @@ class PhotoFace(FoundFace):
         """The error; None if there is an estimate."""
         return self.result if isinstance(self.result, AgeMoEError) else None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns numbers, strings, lists and dicts, ready for JSON."""
-        result = {"error": str(self.error)} if self.estimate is None else self.estimate.to_dict()
+    def __str__(self) -> str:
+        """Returns the place and the age, or the error instead of it, in one line."""
+        return f"{box_text(self.box)}: {result_text(self.result)}"
+
+    def to_dict(self, *, gender: bool = False) -> dict[str, Any]:
+        """Returns numbers, strings, lists and dicts, ready for JSON.
+
+        Args:
+            gender: include the perceived gender, if an expert predicts one.
+        """
         return {
             "box": list(self.box),
             "person_box": None if self.person_box is None else list(self.person_box),
             "score": self.score,
             "turn": self.turn,
             "landmarks": self.landmarks and [list(point) for point in self.landmarks],
-            **result,
+            **result_dict(self.result, gender=gender),
         }
 
 
@@ -146,88 +156,6 @@ def predict_photo(
     faces = faces_in(pixels, found, limits)
     results = predictor.predict(faces, deadline_ms=deadline)
     return [with_result(face, result) for face, result in zip(found, results, strict=True)]
-
-
-def predict_main_faces(
-    predictor: Predictor,
-    pictures: Sequence[FaceLike],
-    *,
-    detector: Detector | None = None,
-    deadline_ms: float | Deadline | None = None,
-    limits: ImageLimits | None = None,
-    decoder: Decode | None = None,
-) -> list[AgeEstimate | AgeMoEError]:
-    """Estimates the age of the person whom each picture shows, all in one call if they are small.
-
-    Args:
-        predictor: estimates the ages.
-        pictures: photographs with one person each, as in `predict_photo`; a `Face` is taken as it
-            is.
-        detector: as in `predict_photo`.
-        deadline_ms: from now, detection included.
-        limits: on each picture; those that wait for the experts have no more than twice
-            `max_pixels` together.
-        decoder: as in `predict_photo`.
-
-    Returns:
-        One entry per picture; a FaceCountError where it does not show one person.
-
-    Raises:
-        PredictionError: no expert answered, or the deadline passed.
-    """
-    deadline, limits = Deadline.of(deadline_ms), limits or ImageLimits()
-    results: dict[int, AgeEstimate | AgeMoEError] = {}
-    waiting: dict[int, tuple[Face, tuple[str, ...]]] = {}
-    held_pixels = 0
-
-    def predict_waiting() -> None:
-        faces = [face for face, _ in waiting.values()]
-        found = predictor.predict(faces, deadline_ms=deadline) if faces else []
-        for (index, (_, notes)), result in zip(waiting.items(), found, strict=True):
-            results[index] = _noted(result, notes)
-        waiting.clear()
-
-    for index, picture in enumerate(pictures):
-        if deadline is not None and deadline.passed:
-            raise DeadlineError({"detection": deadline.reason})
-        if isinstance(picture, Face):
-            waiting[index] = picture, ()
-            continue
-        try:
-            pixels = (decoder or load_here)(picture, limits, deadline)
-            main, notes = main_face(find_faces(pixels, detector))
-            (face,) = faces_in(pixels, [main], limits)
-        except InputError as error:
-            results[index] = error
-            continue
-        waiting[index] = face, notes
-        held_pixels += pixels.shape[0] * pixels.shape[1]
-        if held_pixels > limits.max_pixels:
-            predict_waiting()
-            held_pixels = 0
-    predict_waiting()
-    return [results[index] for index in range(len(pictures))]
-
-
-def main_face(found: Sequence[FoundFace]) -> tuple[FoundFace, tuple[str, ...]]:
-    """Returns the face of the person whom a picture shows, and a note if there are others.
-
-    It is the largest face, unless another one has half its area: then nobody can tell who is meant.
-
-    Raises:
-        FaceCountError: there is no face, or there are several large ones.
-    """
-    if not found:
-        raise FaceCountError(NO_FACE)
-    largest, *others = sorted(found, key=lambda face: area(face.box), reverse=True)
-    if not others:
-        return largest, ()
-    if area(others[0].box) >= _MOST_OF_LARGEST * area(largest.box):
-        raise ManyFacesError(
-            f"The picture shows {len(found)} faces, and the largest is not twice as large as the "
-            f"next. Send a picture of one person."
-        )
-    return largest, ("the largest of several faces in the picture was taken",)
 
 
 def scene_in(
@@ -312,9 +240,3 @@ def with_result(found: FoundFace, result: AgeEstimate | AgeMoEError) -> PhotoFac
 
 def _reading_order(box: Box) -> tuple[float, float, Box]:
     return box[0] + box[2] / 2.0, box[1] + box[3] / 2.0, box
-
-
-def _noted(result: AgeEstimate | AgeMoEError, notes: tuple[str, ...]) -> AgeEstimate | AgeMoEError:
-    if notes and isinstance(result, AgeEstimate):
-        return replace(result, notes=(*result.notes, *notes))
-    return result

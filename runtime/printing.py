@@ -18,6 +18,21 @@ MOST_LISTED = 100
 """Problems listed of one file."""
 
 
+class Readable:
+    """Has the `repr` of a result: its kind and its `str`, which is one line."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Returns the kind and the text, as in `<AgeEstimate 24.3 years (17.9 to 31.0), …>`."""
+        return f"<{type(self).__name__} {self}>"
+
+
+def counted(number: int, thing: str) -> str:
+    """Returns a number of things, as in `1 expert` and `1,204 faces`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def printable(text: object, most: int = MOST_NAME) -> str:
     """Returns a text as one line of printable characters.
 

@@ -10,12 +10,14 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+from runtime.printing import Readable
+
 SHARES = frozenset({"underexposed", "overexposed", "cut_off"})
 """Quantities within 0..1."""
 
 
-@dataclass(frozen=True, slots=True)
-class FaceQuality:
+@dataclass(frozen=True, slots=True, repr=False)
+class FaceQuality(Readable):
     """Quality of one face. Module `runtime.face_measures` measures it."""
 
     face_pixels: float
@@ -43,9 +45,30 @@ class FaceQuality:
     face_found: bool | None = None
     """Whether a detector finds a face there; None if none was asked that could tell."""
 
+    def __str__(self) -> str:
+        """Returns what is known of the face in one line: size, sharpness, light, turn."""
+        known = {
+            "": f"{self.face_pixels:.0f} pixels",
+            "eyes ": _shown(self.inter_eye_pixels, ".0f", " pixels apart"),
+            "sharpness ": f"{self.sharpness:.3g}",
+            "luminance ": f"{self.luminance:.0f}",
+            "contrast ": f"{self.contrast:.0f}",
+            "yaw ": _shown(self.yaw_degrees, ".0f", "°"),
+            "roll ": _shown(self.roll_degrees, ".0f", "°"),
+            "cut off ": _shown(self.cut_off or None, ".0%"),
+            "score ": _shown(self.score, ".2f"),
+        }
+        parts = [f"{name}{value}" for name, value in known.items() if value]
+        return ", ".join([*parts, *(["no face found"] if self.face_found is False else [])])
+
     def to_dict(self) -> dict[str, Any]:
         """Returns numbers, booleans and None by name, ready for JSON."""
         return asdict(self)
+
+
+def _shown(value: float | None, form: str, unit: str = "") -> str:
+    """Formats a value that may be unknown; nothing if it is."""
+    return "" if value is None else f"{value:{form}}{unit}"
 
 
 QUANTITIES = tuple(field.name for field in fields(FaceQuality) if field.name != "face_found")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
-from runtime.errors import NotCalibratedError
+from runtime.errors import AgeMoEError, NotCalibratedError
+from runtime.printing import MOST_LINE, Readable, counted, printable
 from runtime.quality import FaceQuality
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ INTERVAL_LEVEL = 0.9
 OLDEST_VERIFIED_YEARS = 123.0
 """Nobody is known to have been older: the oldest person whose age was verified, Jeanne Calment,
 died at 122 years and 164 days."""
+
+
+def box_text(box: Box) -> str:
+    """Returns size and place of a box, for people."""
+    x, y, width, height = box
+    return f"{width:.0f}×{height:.0f} pixels at {x:.0f}, {y:.0f}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +115,8 @@ class ResidualQuantiles:
         return level, level
 
 
-@dataclass(frozen=True, slots=True)
-class AgeEstimate:
+@dataclass(frozen=True, slots=True, repr=False)
+class AgeEstimate(Readable):
     """The fused age of one face and everything it derives from."""
 
     age_years: float
@@ -136,6 +143,16 @@ class AgeEstimate:
     def high_years(self) -> float | None:
         """Upper end of the 90 % interval; None without calibration."""
         return None if self.residuals is None else self.interval(INTERVAL_LEVEL)[1]
+
+    def __str__(self) -> str:
+        """Returns age, 90 % interval and experts: `24.3 years (17.9 to 31.0), 4 experts`."""
+        low, high = self.low_years, self.high_years
+        ends = "no interval" if low is None or high is None else f"{low:.1f} to {high:.1f}"
+        asked = len(self.experts) + len(self.missing)
+        answered = f"{len(self.experts)} of " if self.missing else ""
+        notes = f", {counted(len(self.notes), 'note')}" if self.notes else ""
+        experts = f"{answered}{counted(asked, 'expert')}"
+        return f"{self.age_years:.1f} years ({ends}), {experts}{notes}"
 
     def interval(self, level: float) -> tuple[float, float]:
         """Returns the central interval that holds the true age with a given probability.
@@ -227,6 +244,20 @@ class AgeEstimate:
 
     def _clipped(self, years: float) -> float:
         return min(max(years, self.age_range[0]), self.age_range[1])
+
+
+def result_text(result: AgeEstimate | AgeMoEError) -> str:
+    """Returns an estimate, or the error instead of it, in one line."""
+    if isinstance(result, AgeEstimate):
+        return str(result)
+    return f"{type(result).__name__}: {printable(result, MOST_LINE)}"
+
+
+def result_dict(result: AgeEstimate | AgeMoEError, *, gender: bool = False) -> dict[str, Any]:
+    """Returns an estimate, or the error instead of it under the key `error`, ready for JSON."""
+    if isinstance(result, AgeEstimate):
+        return result.to_dict(gender=gender)
+    return {"error": str(result)}
 
 
 def _expert_dict(expert: ExpertAge, *, gender: bool) -> dict[str, Any]:

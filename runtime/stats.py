@@ -8,11 +8,13 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
+from typing import Any
 
 from runtime.backends import Times
 from runtime.errors import AgeMoEError
+from runtime.printing import Readable, counted
 from runtime.results import AgeEstimate
 
 STAGES = ("decode", "geometry", "stack", "experts", "fuse")
@@ -25,8 +27,8 @@ BUCKETS_SECONDS = (
 _RECENT = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Durations:
+@dataclass(frozen=True, slots=True, repr=False)
+class Durations(Readable):
     """Durations of a repeated operation."""
 
     count: int
@@ -40,6 +42,15 @@ class Durations:
     max_seconds: float
     at_most: tuple[int, ...]
     """Number of repetitions that took at most each of `BUCKETS_SECONDS`."""
+
+    def __str__(self) -> str:
+        """Returns number and median in one line."""
+        median = f", median {self.p50_seconds * 1000.0:.3g} ms" if self.count else ""
+        return f"{counted(self.count, 'time')}{median}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns numbers by name, and the list `at_most`, ready for JSON."""
+        return {**asdict(self), "at_most": list(self.at_most)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +70,20 @@ class ExpertStats:
     execute: Durations
     """Per batch."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns numbers, lists and dicts, ready for JSON."""
+        return {
+            "answers": self.answers,
+            "late": self.late,
+            "failed": self.failed,
+            "queue": self.queue.to_dict(),
+            "copy": self.copy.to_dict(),
+            "execute": self.execute.to_dict(),
+        }
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Stats(Readable):
     """Counts and durations since an `AgeMoE` was opened."""
 
     estimates: int
@@ -73,6 +95,26 @@ class Stats:
     stages: Mapping[str, Durations]
     """By stage of `predict`, see `STAGES`."""
     experts: Mapping[str, ExpertStats]
+
+    def __str__(self) -> str:
+        """Returns the counts, and the median time of the experts, in one line."""
+        degraded = f" ({self.degraded:,} without all experts)" if self.degraded else ""
+        text = f"{counted(self.estimates, 'estimate')}{degraded}, {counted(self.refused, 'error')}"
+        batches = self.stages["experts"]
+        if not batches.count:
+            return text
+        median = f"{batches.p50_seconds * 1000.0:.3g} ms"
+        return f"{text}; experts: median {median} per batch"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns numbers, lists and dicts, ready for JSON; durations in seconds."""
+        return {
+            "estimates": self.estimates,
+            "degraded": self.degraded,
+            "refused": self.refused,
+            "stages": {name: spent.to_dict() for name, spent in self.stages.items()},
+            "experts": {name: expert.to_dict() for name, expert in self.experts.items()},
+        }
 
 
 class Statistics:

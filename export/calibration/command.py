@@ -12,6 +12,7 @@ from export.calibration.report import ReportOptions
 from export.errors import OptionsError
 from runtime.commands import run_command, seed, start_logging
 from runtime.json_reader import shown
+from runtime.progress import add_progress_option
 
 _MOST_RESAMPLES = 100_000
 CACHE = Path("build/calibration")
@@ -25,9 +26,9 @@ def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
     predictions = "age, one column per expert; or, with --truth, a table of runtime label"
     one.add_argument("--predictions", type=Path, metavar="CSV", help=predictions)
     one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labeled pictures")
-    truth = "the true ages for a table of `python -m runtime label`: image, age"
+    truth = "the true ages for a table of `python -m runtime label`: path, age"
     inputs.add_argument("--truth", type=Path, metavar="CSV", help=truth)
-    columns = "a CSV's own names of image, age, subject, source and the position of the face"
+    columns = "a CSV's own names of path, age, subject, source and the position of the face"
     inputs.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
     faces = parser.add_argument_group("with --faces")
     faces.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
@@ -61,6 +62,7 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     )
     report.add_argument("--bootstrap", type=int, default=1000, metavar="RESAMPLES")
     report.add_argument("--seed", type=seed, default=0)
+    add_progress_option(parser)
 
 
 def report_options(arguments: argparse.Namespace) -> ReportOptions:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.errors import ExportError
+from runtime.columns import AGE, AGE_YEARS, PATH, holds_estimates, is_label_table, picture_column
 from runtime.files import read_rows, read_text
 from runtime.printing import bullets, printable
 
 Strings = NDArray[np.str_]
-_LABEL_TABLE = frozenset({"face", "low", "high", "missing", "error", "engine"})
-"""Columns of the tables of `python -m runtime label`, which hold estimates."""
-_ENOUGH_TO_TELL = 2
 _LISTED = 20
 
 
@@ -37,8 +35,9 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
 
     Args:
         path: the CSV.
-        estimates: whether a table written by `python -m runtime label` is expected. Elsewhere it is
-            refused: its column `age` holds estimates, and would be taken for the true age.
+        estimates: whether a table written by `python -m runtime label` is expected. Elsewhere one
+            of an earlier version is refused, whose column `age` holds estimates: they would be
+            taken for true ages.
 
     Raises:
         LabelsError: the file cannot be read, has rows with more cells than the header, or holds
@@ -53,11 +52,11 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
         lines.pop()
     if problems := _ragged(header, lines):
         raise LabelsError(path.name, problems)
-    if not estimates and is_label_table(header):
+    if not estimates and holds_estimates(header):
         problem = (
-            "is a table of `python -m runtime label`: its column age holds estimates, not true "
-            "ages. Give the true ages in another CSV, with the columns image and age: "
-            f"--predictions {path.name} --truth TRUTH.csv"
+            "is a table of `python -m runtime label` of an earlier version: its column age holds "
+            f"estimates, not true ages. Rename it {AGE_YEARS} and add a column {AGE}, or give "
+            f"{_truth_cure(path.name)}"
         )
         raise LabelsError(path.name, [problem])
     padding = [""] * len(header)
@@ -74,9 +73,28 @@ def _ragged(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     ][:_LISTED]
 
 
-def is_label_table(header: Sequence[str]) -> bool:
-    """Returns whether a table is one of `python -m runtime label`, by its columns."""
-    return "age" in header and len(_LABEL_TABLE.intersection(header)) >= _ENOUGH_TO_TELL
+def missing_problem(table: str, column: str, header: Sequence[str], also: str = "") -> str:
+    """Returns the problem that a table lacks a column, under its own and under another name."""
+    if column == AGE and is_label_table(header):
+        return (
+            f"is a table of `python -m runtime label` without the true ages: add a column {AGE}, "
+            f"or give {_truth_cure(table)}"
+        )
+    found = ", ".join(header) or "nothing"
+    other = f", also as {also!r}" if also else ""
+    return f"column {column!r} is missing{other}; found {found}"
+
+
+def _truth_cure(table: str) -> str:
+    return (
+        f"the true ages in another CSV, with the columns {PATH} and {AGE}: "
+        f"--predictions {printable(table)} --truth TRUTH.csv"
+    )
+
+
+def picture_name(columns: Mapping[str, str], header: Sequence[str]) -> str:
+    """Returns the column that names the pictures, under the user's own name for it or as it is."""
+    return columns.get(PATH) or picture_column(header) or PATH
 
 
 def repeated(names: Iterable[str]) -> list[str]:

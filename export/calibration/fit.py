@@ -25,6 +25,7 @@ from export.calibration.gate import BEST
 from export.calibration.intervals import FEWEST_FACES, fit_spread, subsets_of
 from export.calibration.labeled_predictions import LabeledPredictions
 from runtime.fusion import Floats, FusionTables
+from runtime.progress import Report, Steps, unreported
 
 logger = logging.getLogger("agemoe")
 
@@ -66,7 +67,12 @@ class Calibration:
 
 
 def fit_fusion(
-    faces: LabeledPredictions, seed: int = 0, form: str = "auto", *, quiet: bool = False
+    faces: LabeledPredictions,
+    seed: int = 0,
+    form: str = "auto",
+    *,
+    quiet: bool = False,
+    report: Report = unreported,
 ) -> Calibration:
     """Fits bias, gate and intervals; deterministic for the same faces, order and seed.
 
@@ -75,13 +81,16 @@ def fit_fusion(
         seed: of the splits.
         form: one of `FORMS`; `auto` chooses by the held-out errors.
         quiet: log no warning; for fits that repeat another one on some of its faces.
+        report: progress callback; its items are fits.
 
     Raises:
         LabelsError: there are too few faces, or too few people, to hold any out.
     """
     _check_size(faces, quiet=quiet)
     names = list(FORMS) if form == "auto" else [form]
-    held_out = {name: _hold_out(faces, seed, FORMS[name]) for name in names}
+    steps = Steps(report)
+    steps.expect(len(names) * _outer_folds(faces) + 1)
+    held_out = {name: _hold_out(faces, seed, FORMS[name], steps) for name in names}
     name = _chosen(held_out, faces.age_years)
     chosen: Form[Any] = FORMS[name]
     compared = {n: round(float(h.errors_years(faces.age_years)[0]), 4) for n, h in held_out.items()}
@@ -96,7 +105,8 @@ def fit_fusion(
             errors[1:].min(),
         )
         chosen = TablesForm(BEST)
-        found = _hold_out(faces, seed, chosen)
+        steps.expect(_outer_folds(faces))
+        found = _hold_out(faces, seed, chosen, steps)
     recipe = chosen.choose(faces, seed)
     provenance = {
         **_provenance(faces, found, seed),
@@ -106,6 +116,7 @@ def fit_fusion(
     }
     spread = fit_spread(found.fused_years, faces.age_years)
     tables = replace(chosen.fit(faces, recipe), spread=spread, provenance=provenance)
+    steps.advance()
     return Calibration(tables, found)
 
 
@@ -169,7 +180,7 @@ def _outer_folds(faces: LabeledPredictions) -> int:
     return _OUTER_FOLDS if len(faces) <= _MANY_FACES else _OUTER_FOLDS_MANY
 
 
-def _hold_out(faces: LabeledPredictions, seed: int, form: Form[Any]) -> HeldOut:
+def _hold_out(faces: LabeledPredictions, seed: int, form: Form[Any], steps: Steps) -> HeldOut:
     """Repeats choice and fit without each fold."""
     folds = folds_of(faces.age_years, faces.people, _outer_folds(faces), seed + 1)
     fused = {names: np.zeros(len(faces)) for names in subsets_of(faces.names)}
@@ -181,6 +192,7 @@ def _hold_out(faces: LabeledPredictions, seed: int, form: Form[Any]) -> HeldOut:
         for names, ages in fused.items():
             ages[held] = fuse_subset(tables, test, names)
         corrected_years[held] = tables.fuse(test.names, test.predictions_years).corrected_years
+        steps.advance()
     return HeldOut(folds, corrected_years, fused)
 
 

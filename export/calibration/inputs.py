@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,10 +23,12 @@ from export.calibration.raw_predictions import predict_faces
 from export.errors import OptionsError
 from runtime.backends import backend_kind
 from runtime.backends.variants import choose_artifact
+from runtime.columns import IMAGE, PATH, SOURCE
 from runtime.detectors.names import AUTO
 from runtime.geometry import ALIGN
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
+from runtime.progress import Progress
 
 if TYPE_CHECKING:
     from runtime import AgeMoE
@@ -106,11 +107,13 @@ def _columns(arguments: argparse.Namespace) -> dict[str, str]:
         OptionsError: a key is unknown.
     """
     columns = dict(pair.partition("=")[::2] for pair in arguments.columns)
+    if IMAGE in columns:  # the other name of the same column
+        columns = {PATH: columns.pop(IMAGE)} | columns
     if unknown := sorted(set(columns) - set(KEYS)):
         known = ", ".join(KEYS)
         raise OptionsError([f"--columns knows {known}; not {', '.join(unknown)}"])
     if getattr(arguments, "sources", None) is not None:
-        columns["source"] = arguments.sources
+        columns[SOURCE] = arguments.sources
     return columns
 
 
@@ -144,7 +147,9 @@ def _predict(
             "files": _files(moe, chosen, arguments.precision),
             "landmarks": None if detector is None else detector.provenance,
         }
-        found = predict_faces(moe, faces, finder, arguments.cache, settings, _progress)
+        with Progress("faces", quiet=arguments.no_progress) as progress:
+            report = progress.report
+            found = predict_faces(moe, faces, finder, arguments.cache, settings, report)
     _LOGGER.info("The raw predictions are in %s.", arguments.cache)
     boxes = all(face.place.box is not None for face in faces)
     return LabeledData(found, chosen, None if boxes else finder.provenance)
@@ -174,9 +179,3 @@ def _files(moe: AgeMoE, experts: Mapping[str, Expert], precision: str) -> dict[s
         }
         for name, expert in experts.items()
     }
-
-
-def _progress(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if done == total else ""
-        print(f"\r{done} of {total} faces", end=end, file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """From bulk labeling to calibration: a table of `python -m runtime label`, and the true ages.
 
 The table holds each expert's raw prediction (`age_NAME`) for every face of many photographs; the
-true ages are another CSV with the columns `image` (or `path`) and `age`, optionally `face` (the
+true ages are another CSV with the columns `path` (or `image`) and `age`, optionally `face` (the
 number of the face in its photograph), `subject`, `source` and groups. Without `face`, the largest
 face of a photograph is the labeled one.
 """
@@ -16,21 +16,36 @@ from typing import Any
 
 import numpy as np
 
-from export.calibration.csv_tables import LabelsError, is_label_table, read_csv, repeated
+from export.calibration.csv_tables import (
+    LabelsError,
+    missing_problem,
+    picture_name,
+    read_csv,
+    repeated,
+)
 from export.calibration.labeled_predictions import (
-    SOURCE,
     LabeledPredictions,
     group_columns,
     predictions_of,
 )
 from export.calibration.raw_predictions import check_found
+from runtime.columns import (
+    AGE,
+    BOX,
+    ERROR,
+    FACE,
+    PATH,
+    SOURCE,
+    SUBJECT,
+    expert_column,
+    experts_in,
+    is_label_table,
+)
 from runtime.files import resolved
 from runtime.label_tables import PARQUET
 
 logger = logging.getLogger("agemoe")
 
-_RAW = "age_"
-"""Start of the columns with raw predictions."""
 _NAMED = 5
 
 Row = Mapping[str, str]
@@ -57,7 +72,7 @@ def join_labels(
         truth: CSV of true ages.
         experts: the experts to use; None means all of the table.
         groups: columns of the true ages to report separately.
-        columns: the true ages' own names of `image`, `age`, `subject` and `source`.
+        columns: the true ages' own names of `path`, `age`, `subject` and `source`.
         varied: refuse an expert that predicts one age for all faces.
 
     Raises:
@@ -72,14 +87,14 @@ def join_labels(
             f"Leave --truth out where the table itself has the true ages"
         )
         raise LabelsError(table.name, [problem])
-    raw = [name.removeprefix(_RAW) for name in header if name.startswith(_RAW)]
+    raw = experts_in(header)
     names = list(raw if experts is None else experts)
     if absent := [name for name in names if name not in raw]:
         problem = f"has no expert {', '.join(absent)}; it has {', '.join(raw)}"
         raise LabelsError(table.name, [problem])
     labeled = _Truth(truth, columns or {}, groups)
     pairs = _joined(table, rows, labeled)
-    complete = [(t, row) for t, row in pairs if all(row[f"{_RAW}{name}"] for name in names)]
+    complete = [(t, row) for t, row in pairs if all(row[expert_column(name)] for name in names)]
     if len(complete) < len(pairs):
         logger.warning(
             "%d of %d faces are left out: they have no prediction of every expert.",
@@ -89,7 +104,7 @@ def join_labels(
     if not complete:
         raise LabelsError(table.name, ["no labeled face has a prediction of every expert"])
     cells = {key: np.array([t[key] for t, _ in complete]) for key in labeled.kept}
-    cells |= {name: np.array([row[f"{_RAW}{name}"] for _, row in complete]) for name in names}
+    cells |= {name: np.array([row[expert_column(name)] for _, row in complete]) for name in names}
     return predictions_of(truth.name, cells, names, labeled.groups, varied=varied)
 
 
@@ -98,23 +113,19 @@ class _Truth:
 
     def __init__(self, path: Path, columns: Mapping[str, str], groups: Sequence[str]) -> None:
         header, rows = read_csv(path)
-        image = "image" if "image" in columns or "image" in header else "path"
-        names = {key: columns.get(key, key) for key in ("age", "subject", SOURCE, "face")}
-        names["image"] = columns.get("image", image)
-        wanted = (names["image"], names["age"], *columns.values(), *groups)
+        names = {key: columns.get(key, key) for key in (AGE, SUBJECT, SOURCE, FACE)}
+        names[PATH] = picture_name(columns, header)
+        wanted = (names[PATH], names[AGE], *columns.values(), *groups)
         missing = [name for name in dict.fromkeys(wanted) if name not in header]
         if missing:
-            found = ", ".join(header) or "nothing"
-            raise LabelsError(
-                path.name, [f"column {n!r} is missing; found {found}" for n in missing]
-            )
+            raise LabelsError(path.name, [missing_problem(path.name, n, header) for n in missing])
         self.path = path
         self.groups = group_columns(header, (), groups)
         present = {key: name for key, name in names.items() if name in header}
         present |= {name: name for name in self.groups}
-        self.kept = [key for key in present if key not in ("image", "face")]
+        self.kept = [key for key in present if key not in (PATH, FACE)]
         self.rows = [{key: row[name] for key, name in present.items()} for row in rows]
-        if twice := repeated(f"{row['image']} {row.get('face', '')}".strip() for row in self.rows):
+        if twice := repeated(f"{row[PATH]} {row.get(FACE, '')}".strip() for row in self.rows):
             raise LabelsError(path.name, [f"{name} is listed twice" for name in twice[:_NAMED]])
 
 
@@ -122,16 +133,16 @@ def _joined(table: Path, rows: Sequence[Row], truth: _Truth) -> list[tuple[Row, 
     """Returns each row of the true ages with the table's row of its face."""
     by_name: dict[str, list[Row]] = {}
     for row in rows:
-        by_name.setdefault(row["path"], []).append(row)
+        by_name.setdefault(row[PATH], []).append(row)
     by_path = {resolved(Path(name)): found for name, found in by_name.items()}
     pairs: list[tuple[Row, Row]] = []
     unknown, without = [], 0
     for wanted in truth.rows:
-        image = wanted["image"]
+        image = wanted[PATH]
         found = by_name.get(image) or by_path.get(resolved(truth.path.parent / image))
         if found is None:
             unknown.append(image)
-        elif face := _face_of(found, wanted.get("face", "")):
+        elif face := _face_of(found, wanted.get(FACE, "")):
             pairs.append((wanted, face))
         else:
             without += 1
@@ -148,20 +159,15 @@ def _joined(table: Path, rows: Sequence[Row], truth: _Truth) -> list[tuple[Row, 
 
 def _face_of(rows: Sequence[Row], number: str) -> Row | None:
     """Returns the row of the face of that number, or of the largest; None if there is none."""
-    faces = [row for row in rows if row["face"] and not row.get("error")]
+    faces = [row for row in rows if row[FACE] and not row.get(ERROR)]
     if number:
-        return next((row for row in faces if row["face"] == number), None)
+        return next((row for row in faces if row[FACE] == number), None)
     return max(faces, key=_area, default=None)
 
 
 def _area(row: Row) -> float:
-    width, height = row.get("w"), row.get("h")
+    width, height = (row.get(name) for name in BOX[2:])
     return float(width) * float(height) if width and height else 0.0
-
-
-def _read(path: Path) -> tuple[list[str], Sequence[Row]]:
-    """Returns header and rows of a label table."""
-    return _parquet(path) if path.suffix.lower() == PARQUET else read_csv(path, estimates=True)
 
 
 def _parquet(path: Path) -> tuple[list[str], list[Row]]:

@@ -1,10 +1,10 @@
 """Labeled predictions: the true age and each expert's raw prediction for every face.
 
-As a CSV: the columns `age` and one per expert, optionally `id`, `subject` (the person in the
-picture), `source` (the data set or camera the picture is from) and groups (every column named
-`group…`, and any column requested by name), and the quality of the faces, `quality_sharpness` and
-so on by the names in `runtime.quality`. Cells of `subject`, `source`, groups and quality may be
-empty.
+As a CSV: the columns `age` and one per expert, `age_NAME` as in the tables of `label` or just
+`NAME`, optionally `id`, `subject` (the person in the picture), `source` (the data set or camera the
+picture is from) and groups (every column named `group…`, and any column requested by name), and the
+quality of the faces, `quality_sharpness` and so on by the names in `runtime.quality`. Cells of
+`subject`, `source`, groups and quality may be empty.
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.calibration.csv_tables import LabelsError, Strings, read_csv, repeated
+from export.calibration.csv_tables import (
+    LabelsError,
+    Strings,
+    missing_problem,
+    read_csv,
+    repeated,
+)
+from runtime.columns import AGE, ID, SOURCE, SUBJECT, expert_column
 from runtime.files import write_whole
 from runtime.fusion import Floats
 from runtime.quality import QUANTITIES
@@ -32,9 +39,7 @@ MOST_GROUPS = 200
 """A column with more distinct values does not form groups."""
 MOST_SOURCES = 20
 """Everything is fitted again without each source, so there is a limit on them."""
-SOURCE = "source"
-"""The column of sources, unless another one is requested."""
-_RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject", SOURCE})
+_RESERVED_NAMES = frozenset({"fused", "mean", AGE, ID, SUBJECT, SOURCE})
 """Not allowed as names of experts: reports and CSVs use them."""
 _QUALITY = {f"quality_{name}": name for name in QUANTITIES}
 """Quantities of `runtime.quality.FaceQuality`, by their columns."""
@@ -100,7 +105,8 @@ def read_predictions(
 
     Args:
         path: the CSV, UTF-8, with a header.
-        experts: columns that hold the experts' raw predictions in years.
+        experts: their raw predictions in years are in the columns of their names, or those of
+            `expert_column`.
         groups: columns to report separately, besides every column whose name begins with `group`
             and the column of sources.
         sources: column of the sources; None means `source`, if there is one.
@@ -111,12 +117,13 @@ def read_predictions(
     """
     header, rows = read_csv(path)
     wanted = [*groups, *([] if sources is None else [sources])]
-    problems = _header_problems(header, experts, wanted)
+    problems = _header_problems(path.name, header, experts, wanted)
     if not rows:
         problems.append("there are no faces, only a header")
     if problems:
         raise LabelsError(path.name, problems)
     columns = {name: np.array([row[name] for row in rows], dtype=np.str_) for name in header}
+    columns |= {name: columns.pop(_column_of(name, header)) for name in experts}
     return predictions_of(path.name, columns, experts, wanted, sources=sources, varied=varied)
 
 
@@ -142,21 +149,21 @@ def predictions_of(
     Raises:
         LabelsError: a value cannot be used; every problem is listed with its rows.
     """
-    numbers = {key: np.array([_number(c) for c in columns[key]]) for key in ("age", *experts)}
+    numbers = {key: np.array([_number(c) for c in columns[key]]) for key in (AGE, *experts)}
     problems: list[str] = []
     for key, values in numbers.items():
         problems += _problem(key, "no finite number", columns[key], ~np.isfinite(values))
-    ages, years = numbers.pop("age"), np.stack(list(numbers.values()), axis=1)
+    ages, years = numbers.pop(AGE), np.stack(list(numbers.values()), axis=1)
     cells = {name: columns[key] for key, name in _QUALITY.items() if key in columns}
     quality = {name: np.array([_number(c) for c in own]) for name, own in cells.items()}
     for name, values in quality.items():
         bad = ~np.isfinite(values) & (cells[name] != "")
         problems += _problem(f"quality_{name}", "no finite number", cells[name], bad)
     outside = (ages < 0.0) | (ages > OLDEST_YEARS)
-    problems += _problem("age", f"outside 0..{OLDEST_YEARS:g}", columns["age"], outside)
+    problems += _problem(AGE, f"outside 0..{OLDEST_YEARS:g}", columns[AGE], outside)
     problems += constant_problems(experts, years) if varied else []
-    if (ids := columns.get("id")) is not None:
-        problems += _problem("id", "not unique", ids, np.isin(ids, repeated(ids)) & (ids != ""))
+    if (ids := columns.get(ID)) is not None:
+        problems += _problem(ID, "not unique", ids, np.isin(ids, repeated(ids)) & (ids != ""))
     chosen = group_columns(columns, experts, groups)
     problems += [
         f"{column}: {count} different values are too many for a group (at most {MOST_GROUPS})"
@@ -173,7 +180,7 @@ def predictions_of(
         ages,
         tuple(experts),
         years,
-        columns.get("subject"),
+        columns.get(SUBJECT),
         groups_of,
         None if origin is None else columns[origin],
         quality,
@@ -212,12 +219,14 @@ def source_column(
 def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions) -> None:
     """Writes the CSV that `read_predictions` reads."""
     columns = {
-        "id": ids,
-        "age": [f"{age:g}" for age in faces.age_years],
-        **({} if faces.subjects is None else {"subject": faces.subjects}),
+        ID: ids,
+        AGE: [f"{age:g}" for age in faces.age_years],
+        **({} if faces.subjects is None else {SUBJECT: faces.subjects}),
         **({} if faces.sources is None else {SOURCE: faces.sources}),
         **faces.groups,
-        **dict(zip(faces.names, faces.predictions_years.T.tolist(), strict=True)),
+        **dict(
+            zip(map(expert_column, faces.names), faces.predictions_years.T.tolist(), strict=True)
+        ),
         **{
             column: [f"{value:.6g}" if np.isfinite(value) else "" for value in faces.quality[name]]
             for column, name in _QUALITY.items()
@@ -248,14 +257,21 @@ def constant_problems(experts: Sequence[str], years: Floats) -> list[str]:
     ]
 
 
+def _column_of(expert: str, header: Sequence[str]) -> str:
+    """Returns the column of an expert's raw predictions."""
+    return expert if expert in header else expert_column(expert)
+
+
 def _header_problems(
-    header: Sequence[str], experts: Sequence[str], groups: Sequence[str]
+    table: str, header: Sequence[str], experts: Sequence[str], groups: Sequence[str]
 ) -> list[str]:
-    found = ", ".join(header) or "nothing"
     problems = [
-        f"column {name!r} is missing; found {found}"
-        for name in ("age", *experts, *groups)
-        if name not in header
+        missing_problem(table, name, header) for name in (AGE, *groups) if name not in header
+    ]
+    problems += [
+        missing_problem(table, name, header, expert_column(name))
+        for name in experts
+        if _column_of(name, header) not in header
     ]
     problems += [f"column {name!r} comes twice" for name in repeated(header)]
     problems += [f"expert {name!r} was requested twice" for name in repeated(experts)]

@@ -5,8 +5,9 @@
   published names lack gender, race or the dot before `jpg`;
 - `fgnet`: `001A02.JPG`, subject and age, letters may follow (as in All-Age-Faces);
 - `caf`: a text file of lines `id filename age gender`, as published with the Cross-Age Faces;
-- `csv`: a CSV with the columns `image` (or `path`) and `age`, optionally `subject`, `source`, the
-  position of the face (module `places`) and groups; the names of the columns can be changed.
+- `csv`: a CSV with the columns `path` (or `image`) and `age`, optionally `subject`, `source`, the
+  position of the face (module `runtime.columns`) and groups; the names of the columns can be
+  changed.
 """
 
 from __future__ import annotations
@@ -19,11 +20,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from export.calibration.csv_tables import LabelsError, read_csv, repeated
-from export.calibration.labeled_predictions import OLDEST_YEARS, SOURCE, group_columns
-from export.calibration.places import COLUMNS, Place, column_problems, place_of
+from export.calibration.csv_tables import (
+    LabelsError,
+    missing_problem,
+    picture_name,
+    read_csv,
+    repeated,
+)
+from export.calibration.labeled_predictions import OLDEST_YEARS, group_columns
+from runtime.columns import AGE, PATH, POSITION, SOURCE, SUBJECT
 from runtime.files import read_text
 from runtime.images import is_photograph
+from runtime.places import Place, column_problems, place_of
 
 logger = logging.getLogger("agemoe")
 
@@ -45,8 +53,8 @@ _CODES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
     "agedb": {"gender": {"m": "male", "f": "female"}},
     "caf": {"gender": {"1": "male", "0": "female"}},
 }
-_CAF_FIELDS = ("subject", "filename", "age", "gender")
-KEYS = ("image", "age", "subject", SOURCE, *COLUMNS)
+_CAF_FIELDS = (SUBJECT, "filename", AGE, "gender")
+KEYS = (PATH, AGE, SUBJECT, SOURCE, *POSITION)
 """Columns of a CSV that mean something, besides groups; `--columns` renames them."""
 _LISTED = 20
 _FEW_SHARE = 0.05
@@ -138,7 +146,7 @@ def _layout_of(source: Path) -> str:
         shown = f"the first of {len(stems)} is {stems[0]!r}" if stems else "there are none"
         problem = (
             f"no picture has its age in its name, as in the layouts {', '.join(_PATTERNS)}; "
-            f"{shown}. Give a CSV with the columns image and age instead"
+            f"{shown}. Give a CSV with the columns {PATH} and {AGE} instead"
         )
         raise LabelsError(source.name, [problem])
     return best
@@ -202,13 +210,9 @@ def _from_csv(
 ) -> Iterator[_Entry]:
     header, rows = read_csv(source)
     names = {key: columns.get(key, key) for key in KEYS}
-    if "image" not in columns and "image" not in header and "path" in header:
-        names["image"] = "path"
-    wanted = dict.fromkeys((names["image"], names["age"], *columns.values(), *groups))
-    found = ", ".join(header) or "nothing"
-    problems += [
-        f"column {name!r} is missing; found {found}" for name in wanted if name not in header
-    ]
+    names[PATH] = picture_name(columns, header)
+    wanted = dict.fromkeys((names[PATH], names[AGE], *columns.values(), *groups))
+    problems += [missing_problem(source.name, n, header) for n in wanted if n not in header]
     used = {*names.values(), *wanted}
     problems += [f"column {name!r} comes twice" for name in repeated(header) if name in used]
     problems += column_problems({key for key, name in names.items() if name in header})
@@ -216,9 +220,9 @@ def _from_csv(
     for number, row in enumerate([] if problems else rows, start=2):
         if any(row.values()):
             labels = {key: row[name] for key, name in names.items() if name in header}
-            name = labels.pop("image")
+            name = labels.pop(PATH)
             if not name:
-                problems.append(f"row {number}: the column {names['image']!r} is empty")
+                problems.append(f"row {number}: the column {names[PATH]!r} is empty")
                 continue
             belongs = {column: row[column] for column in chosen}
             yield _Entry(f"row {number}", source.parent / name, name, labels, belongs)
@@ -239,7 +243,7 @@ def _face(
     labels = entry.labels
     if not _exists(entry.path):
         problems.append(f"{entry.place}: picture {entry.path.name!r} does not exist")
-    text = labels["age"]
+    text = labels[AGE]
     try:
         age = float(text)
     except ValueError:
@@ -256,7 +260,7 @@ def _face(
         entry.path,
         entry.name,
         age,
-        labels.get("subject") or None,
+        labels.get(SUBJECT) or None,
         found,
         labels.get(SOURCE) or None,
         place_of(labels, lambda text: problems.append(f"{entry.place}: {text}")),

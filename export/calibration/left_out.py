@@ -31,6 +31,8 @@ from export.calibration.metrics import Bootstrap
 from export.calibration.report import Report, ReportOptions, all_rows, coverage_of, figures_of
 from export.calibration.scores import Quantiles, Scores, scores_of_tables
 from runtime.fusion import Floats, FusionTables, Spread
+from runtime.progress import Report as ProgressReport
+from runtime.progress import Steps, unreported
 from runtime.results import INTERVAL_LEVEL
 
 FEWEST_SOURCES = 2
@@ -64,18 +66,23 @@ class LeftOut:
     """The reason for each source that could not be left out."""
 
 
-def leave_sources_out(faces: LabeledPredictions, refit: Refit) -> LeftOut:
+def leave_sources_out(
+    faces: LabeledPredictions, refit: Refit, report: ProgressReport = unreported
+) -> LeftOut:
     """Fits without each source, choices of models included, and scores the source.
 
     Faces of the source's people are left out of the fit too. Faces without a source are part of
-    every fit. A source of fewer than `FEWEST_FACES` faces is not left out.
+    every fit. A source of fewer than `FEWEST_FACES` faces is not left out. The items of the
+    progress callback are sources.
     """
     splits, skipped = _splits(faces)
-    sources = {}
+    sources, steps = {}, Steps(report)
+    steps.expect(len(splits))
     for source, (rest, held) in splits.items():
         tables = refit(rest)
         fused = {names: fuse_subset(tables, held, names) for names in subsets_of(faces.names)}
         sources[source] = LeftOutSource(scores_of_tables(held, tables), fused)
+        steps.advance()
     return LeftOut(sources, skipped)
 
 

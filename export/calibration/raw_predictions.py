@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +15,6 @@ from export.calibration.csv_tables import LabelsError
 from export.calibration.finding import NO_FACE, Finder
 from export.calibration.labeled_predictions import (
     MOST_GROUPS,
-    SOURCE,
     LabeledPredictions,
     reserved_problems,
     source_column,
@@ -23,10 +22,12 @@ from export.calibration.labeled_predictions import (
 )
 from export.calibration.labels import LabeledFace
 from export.config.fingerprints import fingerprint
+from runtime.columns import AGE, ID, SOURCE, SUBJECT
 from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError
 from runtime.files import resolved
 from runtime.fusion import Floats
+from runtime.progress import Report, unreported
 from runtime.quality import QUANTITIES
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
@@ -37,7 +38,7 @@ PREDICTIONS_NAME = "predictions.csv"
 _BATCH, _SEARCHED_BATCH = 32, 8
 """Faces per batch; fewer where the whole photographs are in memory for a detector."""
 _NAMED_FACES = 10
-_NO_GROUPS = frozenset({"id", "age", "subject", SOURCE})
+_NO_GROUPS = frozenset({ID, AGE, SUBJECT, SOURCE})
 MOST_WITHOUT_FACE = 0.2
 """Share of photographs without a face above which the job is refused: what is left is a choice of
 the detector's, and the tables would hold for that only."""
@@ -66,7 +67,7 @@ def predict_faces(
     finder: Finder,
     cache: Path,
     settings: Mapping[str, object],
-    progress: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Report = unreported,
 ) -> LabeledPredictions:
     """Predicts the age of every face with every expert.
 
@@ -81,7 +82,7 @@ def predict_faces(
         finder: finds the faces in them.
         cache: folder of the logs and the CSV; it exists.
         settings: everything else that predictions depend on, ready for JSON.
-        progress: called with the number of finished faces and of all faces.
+        progress: progress callback.
 
     Raises:
         LabelsError: no face has a prediction of every expert, too many photographs have no face, or
@@ -144,7 +145,7 @@ def _predict_missing(
     finder: Finder,
     cache: Path,
     settings: Mapping[str, object],
-    progress: Callable[[int, int], None],
+    progress: Report,
 ) -> list[Prediction]:
     """Returns the prediction of each face, from the log where it is there."""
     settings = {**settings, "experts": list(predictor.experts), "detector": finder.provenance}
@@ -213,7 +214,7 @@ def _labeled(
 ) -> LabeledPredictions:
     faces = [face for face, _ in usable]
     columns = {
-        "subject": np.array([face.subject or "" for face in faces], dtype=np.str_),
+        SUBJECT: np.array([face.subject or "" for face in faces], dtype=np.str_),
         SOURCE: np.array([face.source or "" for face in faces], dtype=np.str_),
     }
     groups = {
@@ -226,7 +227,7 @@ def _labeled(
         np.array([face.age_years for face in faces]),
         experts,
         np.array([[found["years"][name] for name in experts] for _, found in usable]),
-        known.get("subject"),
+        known.get(SUBJECT),
         {
             **{name: column for name, column in groups.items() if len(set(column)) <= MOST_GROUPS},
             **({} if sources is None else {SOURCE: sources}),

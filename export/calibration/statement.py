@@ -21,7 +21,7 @@ from export.calibration.challenge import (
     rows_by_group,
     upper_bound,
 )
-from export.calibration.labeled_predictions import SOURCE, LabeledPredictions
+from export.calibration.labeled_predictions import LabeledPredictions
 from export.calibration.metrics import Bootstrap, Rows
 from export.calibration.quality import INTER_EYE, bins_of, refused_by
 from export.calibration.report import (
@@ -33,6 +33,7 @@ from export.calibration.report import (
     figures_of,
 )
 from export.calibration.scores import Scores
+from runtime.columns import SOURCE
 from runtime.decisions import Policy
 from runtime.fusion import Floats
 from runtime.policy_terms import Rate

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from export.calibration.challenge import ALL, rows_by_group
-from export.calibration.labeled_predictions import SOURCE, LabeledPredictions
+from export.calibration.labeled_predictions import LabeledPredictions
 from export.calibration.markdown_text import plain
 from export.calibration.metrics import Rows
 from export.calibration.quality import INTER_EYE
 from export.calibration.report import ENOUGH_IN_GROUP, bands_of
+from runtime.columns import SOURCE
 from runtime.fusion import Floats
 
 _OLDEST_LISTED = 90

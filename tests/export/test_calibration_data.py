@@ -202,14 +202,14 @@ def test_a_csv_is_read_by_its_own_column_names(tmp_path: Path) -> None:
     pictures(tmp_path, "1.jpg")
     source = tmp_path / "faces.csv"
     source.write_text("Datei,Alter,who,ort\n\n1.jpg,12, eve ,Ulm\n", encoding="utf-8")
-    columns = {"image": "Datei", "age": "Alter", "subject": "who"}
+    columns = {"path": "Datei", "age": "Alter", "subject": "who"}
     (face,) = read_faces(source, "auto", columns)
     assert (face.age_years, face.subject, face.groups) == (12.0, "eve", {})
     (face,) = read_faces(source, "auto", columns, ["ort"])
     assert face.groups == {"ort": "Ulm"}
     with pytest.raises(LabelsError, match="column 'land' is missing; found Datei, Alter"):
         read_faces(source, "auto", columns, ["land"])
-    with pytest.raises(LabelsError, match="column 'image' is missing; found Datei, Alter"):
+    with pytest.raises(LabelsError, match="column 'path' is missing; found Datei, Alter"):
         read_faces(source)
 
 

@@ -94,7 +94,9 @@ def test_predictions_of_another_precision_are_not_reused(
         for precision in ("fp32", "fp16"):
             assert calibrate.main([*command, "--precision", precision]) == 0, caplog.text
             with (tmp_path / "cache" / PREDICTIONS_NAME).open() as file:
-                predicted[precision] = np.array([float(row["a"]) for row in csv.DictReader(file)])
+                predicted[precision] = np.array(
+                    [float(row["age_a"]) for row in csv.DictReader(file)]
+                )
     np.testing.assert_allclose(predicted["fp16"] - predicted["fp32"], HALF_OFFSET_YEARS, atol=0.1)
 
 
@@ -132,7 +134,7 @@ def test_another_geometry_is_predicted_again_and_its_old_tables_are_refused(
             AgeMoE(engines)
         assert calibrate.main(command) == 0
     assert len(list((tmp_path / "cache").glob("*.jsonl"))) == 2
-    assert first.startswith("id,age,gender,race,a,b,quality_face_pixels,")
+    assert first.startswith("id,age,gender,race,age_a,age_b,quality_face_pixels,")
     with AgeMoE(engines) as moe:
         assert moe.calibrated
 

@@ -16,13 +16,14 @@ from export.calibration.csv_tables import LabelsError
 from export.calibration.finding import NO_FACE, Finder, detector_of
 from export.calibration.labels import LabeledFace, read_faces
 from export.calibration.origin import warn_of_detector
-from export.calibration.places import LANDMARKS, Place
 from export.errors import OptionsError
 from runtime.alignment import mean_landmarks
+from runtime.columns import LANDMARKS
 from runtime.detection import PERSON, Detection
 from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, read_fusion
 from runtime.geometry import Geometry, Pixels
+from runtime.places import Place
 from runtime.results import Box, Face
 from runtime.startup import WHOLE
 from tests.export.calibration_examples import fewer_splits
@@ -159,7 +160,7 @@ def test_positions_are_read_as_mivolo_writes_them(tmp_path: Path) -> None:
         "a.png,60,M,15,2,25,12,-1,-1,-1,-1\n"
         "b.png,30,F,-1,-1,-1,-1,5,5,20,25\n",
     )
-    faces = read_faces(source, columns={"image": "img_name"}, groups=["gender"])
+    faces = read_faces(source, columns={"path": "img_name"}, groups=["gender"])
     assert [face.place for face in faces] == [
         Place((1, 2, 10, 20), (0, 0, 30, 30)),
         Place((15, 2, 10, 10)),
@@ -229,7 +230,9 @@ def test_calibrate_looks_for_the_face_and_records_the_detector(
     assert tables.provenance["faces"] == 72
     # The raw predictions are those of the face, not of the white picture around it.
     lines = (tmp_path / "cache" / raw_predictions.PREDICTIONS_NAME).read_text().splitlines()
-    assert lines[0].startswith("id,age,source,city,a,b,quality_face_pixels,quality_sharpness,")
+    assert lines[0].startswith(
+        "id,age,source,city,age_a,age_b,quality_face_pixels,quality_sharpness,"
+    )
     ages = np.array([[float(row.split(",")[column]) for column in (1, 4)] for row in lines[1:]])
     assert np.abs(ages[:, 0] - ages[:, 1]).max() < 15.0
     page = (tmp_path / "out" / "report.md").read_text()
@@ -293,7 +296,7 @@ def test_missing_landmarks_in_given_boxes_are_found_by_the_named_detector(
         with fewer_splits():
             assert calibrate.main([*arguments, "--detector", name]) == 0
         table = (tmp_path / "cache" / raw_predictions.PREDICTIONS_NAME).read_text().splitlines()
-        column = table[0].split(",").index("a")
+        column = table[0].split(",").index("age_a")
         ages = np.array([[float(row.split(",")[i]) for i in (1, column)] for row in table[1:]])
         errors[name] = np.abs(ages[:, 0] - ages[:, 1]).mean()
     assert errors["marked"] < 5.0  # nothing of the white around the face

@@ -22,18 +22,18 @@ from tests.export.calibration_examples import fewer_splits
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ROWS: list[dict[str, str | int | float | None]] = [
-    {"path": "p/one.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age": 1.0,
+    {"path": "p/one.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age_years": 1.0,
      "age_a": 20.5, "age_b": 21.0},
-    {"path": "p/one.jpg", "face": 1, "x": 0.0, "y": 0.0, "w": 20.0, "h": 9.0, "age": 1.0,
+    {"path": "p/one.jpg", "face": 1, "x": 0.0, "y": 0.0, "w": 20.0, "h": 9.0, "age_years": 1.0,
      "age_a": 30.5, "age_b": 33.0},
-    {"path": "p/two.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age": 1.0,
+    {"path": "p/two.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age_years": 1.0,
      "age_a": 40.0, "age_b": 44.0},
-    {"path": "p/three.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age": 1.0,
+    {"path": "p/three.jpg", "face": 0, "x": 0.0, "y": 0.0, "w": 9.0, "h": 9.0, "age_years": 1.0,
      "age_a": 50.0, "missing": "b: late"},
     {"path": "p/none.jpg", "error": "no face found"},
 ]  # fmt: skip
 ROWS += [
-    {"path": f"p/{number}.jpg", "face": 0, "age": 1.0, "age_a": number, "age_b": number}
+    {"path": f"p/{number}.jpg", "face": 0, "age_years": 1.0, "age_a": number, "age_b": number}
     for number in range(5)
 ]
 
@@ -120,7 +120,7 @@ def test_estimates_are_never_taken_for_true_ages(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "ages.csv"
-    write_table(table, ROWS, table_columns(("a", "b")))
+    table.write_text("path,face,age,low,high,age_a,error,engine\na.jpg,0,3,,,4,,\n", "utf-8")
     match = "its column age holds estimates, not true ages.* --predictions ages.csv --truth"
     with pytest.raises(LabelsError, match=match):
         read_predictions(table, ["age_a", "age_b"])
@@ -164,3 +164,26 @@ def test_from_label_to_calibrate(tmp_path: Path) -> None:
         estimate = moe.predict(face)
     assert estimate.age_years == pytest.approx(38.0, abs=4.0)
     assert estimate.low_years is not None
+
+
+def test_a_table_with_a_column_of_true_ages_is_labeled_data(tmp_path: Path) -> None:
+    rows: list[dict[str, str | int | float | None]] = [
+        {"path": "a.png", "face": n, "x": n, "y": 1, "w": 6, "h": 6, "age_years": 1, "age_a": 3 + n}
+        for n in range(2)
+    ]
+    table, columns = tmp_path / "ages.csv", table_columns(("a",))
+    write_table(table, rows, columns)
+    (tmp_path / "a.png").touch()
+    match = "is a table of `python -m runtime label` without the true ages: add a column age, or"
+    for read in (read_faces, lambda path: read_predictions(path, ["a"])):
+        with pytest.raises(LabelsError, match=match):
+            read(table)
+    labeled = [{**row, "age": 20.0 + number} for number, row in enumerate(rows)]
+    write_table(table, labeled, {**columns, "age": float})
+    first, second = read_faces(table)
+    assert (first.place.box, second.place.box) == ((0.0, 1.0, 6.0, 6.0), (1.0, 1.0, 6.0, 6.0))
+    assert (first.age_years, second.age_years, second.groups) == (20.0, 21.0, {})
+    for names in (["a"], ["age_a"]):
+        faces = read_predictions(table, names)
+        assert faces.age_years.tolist() == [20.0, 21.0]
+        assert faces.predictions_years.tolist() == [[3.0], [4.0]]

@@ -11,9 +11,9 @@ from export.calibration.csv_tables import LabelsError
 from export.calibration.finding import Finder
 from export.calibration.labeled_predictions import LabeledPredictions, read_predictions
 from export.calibration.labels import LabeledFace
-from export.calibration.places import Place
 from export.calibration.raw_predictions import PREDICTIONS_NAME, predict_faces
 from runtime.errors import AgeMoEError, ImageError
+from runtime.places import Place
 from runtime.results import AgeEstimate, ExpertAge, Face
 
 

@@ -197,7 +197,7 @@ def test_a_photograph_that_stops_its_decoder_does_not_stop_a_job(
     with job.opened() as labeler:
         (_, (bad,)), (_, (good,)) = labeler.label(paths)
     assert "ended its decoder" in str(bad["error"])
-    assert good["age"] is not None
+    assert good["age_years"] is not None
 
 
 def test_an_interrupt_ends_the_picture_and_leaves_the_pool_usable(

@@ -58,17 +58,17 @@ def test_sources_resolve_to_photographs() -> None:
     assert len(every) == 21
     assert photographs_in(["photos/0*.png"]) == every[:10]
     assert photographs_in(["photos/**/*.JPG", "photos/deep"]) == ["photos/deep/z.JPG"]
-    assert photographs_in(["photos/03.png", "photos/01.png", "photos/03.png", "gone.png"]) == [
-        "photos/03.png",
-        "photos/01.png",
-        "gone.png",
-    ]
+    named = ["photos/03.png", "photos/01.png", "photos/03.png"]
+    assert photographs_in(named) == ["photos/03.png", "photos/01.png"]
 
 
 @pytest.mark.usefixtures("folder")
 def test_lists_of_photographs() -> None:
-    Path("photos/list.csv").write_text("age,path\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
-    assert photographs_in(["photos/list.csv"]) == ["photos/02.png", "/abs/01.png"]
+    listed, both = Path("photos/list.csv"), Path("both.csv")
+    listed.write_text("age,image\n3,02.png\n4,/abs/01.png\n,\n", encoding="utf-8")
+    both.write_text("image,path\nno.png,a.png\n", encoding="utf-8")
+    found = photographs_in([str(listed), str(both)])
+    assert found == ["photos/02.png", "/abs/01.png", "a.png"]
     pytest.importorskip("pyarrow")
     write_table(Path("list.parquet"), [{"path": "b.png"}, {"path": "a.png"}], {"path": str})
     assert photographs_in(["list.parquet"]) == ["b.png", "a.png"]
@@ -77,9 +77,12 @@ def test_lists_of_photographs() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("engines", "no photograph in engines"),
+        ("engines", "There is no photograph in engines. Give folders"),
+        ("nofolder", "nofolder does not exist. Give folders"),
+        ("gone.png", "gone.png does not exist"),
+        ("notes", "notes is no JPEG, PNG or WebP"),
         ("*.gif", r"no photograph in \*\.gif"),
-        ("gone.csv", "gone.csv cannot be read"),
+        ("gone.csv", "gone.csv does not exist"),
         ("other.csv", "its columns are file, age"),
         ("empty.csv", "its columns are none"),
     ],
@@ -88,6 +91,7 @@ def test_lists_of_photographs() -> None:
 def test_sources_without_photographs(source: str, message: str) -> None:
     Path("other.csv").write_text("file,age\nx,1\n", encoding="utf-8")
     Path("empty.csv").touch()
+    Path("notes").write_text("no picture", encoding="utf-8")
     with pytest.raises(LabelingError, match=message):
         photographs_in([source])
 
@@ -141,7 +145,7 @@ def test_a_full_disk_is_an_error_and_finished_work_is_kept(
 
     def stream(paths: Any) -> Iterator[list[tuple[str, list[dict[str, float]]]]]:
         for path in paths:
-            yield [(path, [{"age": 1.0}])]
+            yield [(path, [{"age_years": 1.0}])]
 
     add = ResumeLog.add
 

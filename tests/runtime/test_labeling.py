@@ -19,8 +19,8 @@ from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
 from runtime.label_lists import photographs_in
-from runtime.label_tables import LabelingError, table_columns
-from runtime.labeling import NO_FACE, Labeled, Labeler, LabelJob, Stream, journal_of, label
+from runtime.label_tables import NO_FACE, LabelingError, table_columns
+from runtime.labeling import Labeled, Labeler, LabelJob, Stream, journal_of, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
 from tests.runtime.fakes import FakePredictor
@@ -63,8 +63,8 @@ def test_every_picture_gets_its_row(folder: Path) -> None:
     for index, row in enumerate(rows):
         brightness = 10 * index / 255
         assert float(row["age_a"]) == pytest.approx(100 * brightness, abs=1e-4)
-        assert float(row["age"]) == pytest.approx(75 * brightness, abs=1e-4)
-        assert (row["face"], row["x"], row["error"], row["low"]) == ("0", "", "", "")
+        assert float(row["age_years"]) == pytest.approx(75 * brightness, abs=1e-4)
+        assert (row["face"], row["x"], row["error"], row["low_years"]) == ("0", "", "", "")
         assert row["engine"] == job().engine
     assert not journal_of(folder / "ages.csv").exists()
 
@@ -77,7 +77,7 @@ def test_parquet_and_csv_hold_the_same_values(folder: Path) -> None:
         label(labeler.stream, paths, folder / "ages.parquet", job())
     table = parquet.read_table(folder / "ages.parquet")
     assert table.column_names == list(table_columns(["a", "bb"]))
-    assert [str(table.schema.field(name).type) for name in ("path", "face", "age")] == [
+    assert [str(table.schema.field(name).type) for name in ("path", "face", "age_years")] == [
         "string",
         "int32",
         "double",
@@ -136,7 +136,10 @@ def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
     found = dict(labeler.label([str(tmp_path / f"{name}.png") for name in levels]))
     two, none, white, bad = found.values()
     assert predictor.batches == [4]
-    assert [(row["face"], row["x"], row["age"]) for row in two] == [(0, 0.0, 40.0), (1, 20.0, 80.0)]
+    assert [(row["face"], row["x"], row["age_years"]) for row in two] == [
+        (0, 0.0, 40.0),
+        (1, 20.0, 80.0),
+    ]
     assert two[0]["missing"] == "a: late"
     assert [row["error"] for row in none] == [NO_FACE]
     assert [row["error"] for row in white] == ["The detector failed (RuntimeError: white)."]
@@ -205,10 +208,10 @@ def test_an_interrupted_job_resumes_and_repeats_nothing(folder: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             label(stopped(labeler, 1), paths, output, job())
         assert not output.exists()
-        reports: list[tuple[int, int, int]] = []
+        reports: list[tuple[int, int]] = []
         summary = label(noted, paths, output, job(), report=lambda *counts: reports.append(counts))
     assert labeled_again == paths[8:]
-    assert reports == [(16, 20, 8), (20, 20, 12)]
+    assert reports == [(8, 20), (16, 20), (20, 20)]
     assert summary.photographs == 20
     assert read(output) == whole
 

@@ -136,8 +136,7 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], options: list[s
 def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = ran(capsys, *LABEL)
     assert (status, out) == (0, "")
-    assert "3 of 3 photographs" in err
-    assert "ages.csv: 3 faces in 3 photographs" in err
+    assert err.startswith("ages.csv: 3 faces in 3 photographs\n")  # no progress of a short job
     assert "1 photographs without a face, 0 bad" in err
     with (folder / "ages.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -151,9 +150,8 @@ def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_label_lists_bad_photographs(capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = ran(
-        capsys, "label", "photos/one.png", "gone.png", "--faces", "whole", "--output", "ages.csv"
-    )
+    Path("list.csv").write_text("path\nphotos/one.png\ngone.png\n", encoding="utf-8")
+    status, _, err = ran(capsys, "label", "list.csv", "--faces", "whole", "--output", "ages.csv")
     assert status == 1
     assert "  gone.png: There is no picture at gone.png." in err
     assert ran(capsys, *LABEL)[2].startswith("error: ages.csv e")

@@ -28,7 +28,8 @@ from runtime.errors import DeadlineError
 from runtime.fusion import Spread
 from runtime.fusion_file import write_fusion
 from runtime.geometry import Pixels
-from runtime.photographs import FoundFace, main_face, predict_main_faces
+from runtime.main_faces import main_face, predict_main_faces
+from runtime.photographs import FoundFace
 from runtime.pooling import Correlation
 from tests.runtime.fakes import FakePredictor
 from tests.runtime.fusion_tables import Row, pivot_tables

@@ -1,29 +1,17 @@
-"""Positions of labeled faces in their photographs, as columns of a CSV.
+"""Positions of known faces in their photographs, as columns of a table.
 
-All in pixels of the upright photograph. The names of boxes and landmarks are those of the tables
-that `python -m runtime label` writes, or of MiVOLO's annotations (`face_x0` … `person_y1`), in
-which four times -1 means that there is none.
+All in pixels of the upright photograph. In MiVOLO's annotations (`face_x0` … `person_y1`) four
+times -1 means that there is none.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from runtime.columns import BOX, BOX_CORNERS, LANDMARKS, PERSON, PERSON_CORNERS, TURN
 from runtime.results import Box, Landmarks
-
-TURN = "turn"
-BOX = ("x", "y", "w", "h")
-BOX_CORNERS = ("face_x0", "face_y0", "face_x1", "face_y1")
-PERSON = ("person_x", "person_y", "person_w", "person_h")
-PERSON_CORNERS = ("person_x0", "person_y0", "person_x1", "person_y1")
-LANDMARKS = tuple(
-    f"{point}_{axis}"
-    for point in ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
-    for axis in "xy"
-)
-"""Left and right as seen in the picture, as in `runtime.results.Landmarks`."""
-COLUMNS = (*BOX, *BOX_CORNERS, *PERSON, *PERSON_CORNERS, *LANDMARKS, TURN)
 
 Problem = Callable[[str], None]
 """Notes a problem of a row."""
@@ -31,7 +19,7 @@ Problem = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The labeled position of a face; None where unknown."""
+    """The known position of a face; None where unknown."""
 
     box: Box | None = None
     person_box: Box | None = None
@@ -78,12 +66,18 @@ def _numbers(
     cells = [row.get(name, "") for name in names]
     if not any(cells):
         return None
-    try:
-        numbers = [float(cell) for cell in cells]
-    except ValueError:
+    numbers = [_number(cell) for cell in cells]
+    if not all(map(math.isfinite, numbers)):
         problem(f"{', '.join(names)} must be numbers, or all empty; got {', '.join(cells)}")
         return None
     return None if all(number == -1.0 for number in numbers) else numbers
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def _between(corners: Sequence[float] | None) -> Sequence[float] | None:
