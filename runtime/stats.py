@@ -34,10 +34,13 @@ class Durations:
     total_seconds: float
     """Sum of all durations."""
     p50_seconds: float
-    """Quantiles and maximum are of the latest 1,024; 0 if there are none."""
+    """Median of the latest 1,024; this and the next three are 0 if there are none."""
     p90_seconds: float
+    """90 % quantile of the latest 1,024."""
     p99_seconds: float
+    """99 % quantile of the latest 1,024."""
     max_seconds: float
+    """Longest of the latest 1,024."""
     at_most: tuple[int, ...]
     """Number of repetitions that took at most each of `BUCKETS_SECONDS`."""
 
@@ -73,6 +76,7 @@ class Stats:
     stages: Mapping[str, Durations]
     """By stage of `predict`, see `STAGES`."""
     experts: Mapping[str, ExpertStats]
+    """By expert."""
 
 
 class Statistics:
