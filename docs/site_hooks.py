@@ -1,4 +1,4 @@
-"""Hooks of the documentation's site: the repository's pages at their own paths, and no outside host.
+"""Hooks of the documentation's site: pages at their paths in the repository, no outside host.
 
 The site holds every page under its path in the repository, and every file that a page links to, so
 that one relative link is right on a code host and on the site.

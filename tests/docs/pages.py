@@ -15,7 +15,7 @@ def page(name: str) -> str:
 
 def section(text: str, heading: str) -> str:
     """Returns what stands below a heading, up to the next one of its level."""
-    marks = heading.split()[0]
+    marks = heading.split(maxsplit=1)[0]
     after = text.split(f"\n{heading}\n", 1)[1]
     return re.split(rf"^{marks} ", after, maxsplit=1, flags=re.MULTILINE)[0]
 

