@@ -33,7 +33,7 @@ def rows(text: str) -> list[list[str]]:
 
 def code(text: str) -> str:
     """Returns the content of the first code span."""
-    return re.findall(r"`([^`]+)`", text)[0]
+    return str(re.findall(r"`([^`]+)`", text)[0])
 
 
 def blocks(text: str, language: str) -> list[str]:

@@ -7,7 +7,7 @@ import pkgutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from tests.docs.pages import code, matches, page, rows, section
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 TEXT = page("errors.md")
+T = TypeVar("T")
 EXCEPTIONS = {code(row[0]): row[1] for row in rows(section(TEXT, "## Exceptions"))}
 WARNINGS = {code(row[0]): row[1] for row in rows(section(TEXT, "## Warnings"))}
 PROBLEMS = {code(row[1]): int(row[0]) for row in rows(section(TEXT, "## HTTP problems"))}
@@ -27,7 +28,7 @@ OF_FRAMEWORK = {"not-found": 404, "method-not-allowed": 405, "unexpected": 500}
 GRAY = np.full((64, 64, 3), 90, np.uint8)
 
 
-def subclasses(kind: type) -> set[type]:
+def subclasses(kind: type[T]) -> set[type[T]]:
     return {kind}.union(*(subclasses(child) for child in kind.__subclasses__()))
 
 
@@ -37,7 +38,7 @@ def imported() -> None:
             importlib.import_module(module.name)
 
 
-def of_runtime(kind: type) -> set[type]:
+def of_runtime(kind: type[T]) -> set[type[T]]:
     imported()
     return {found for found in subclasses(kind) if found.__module__.startswith("runtime.")}
 

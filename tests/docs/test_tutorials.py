@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.__main__ import main
+from runtime.manifest import PRECISIONS
 from tests.docs.material import write_material
 from tests.docs.pages import ROOT, blocks, matches, page
 
@@ -30,13 +31,15 @@ def known_options(command: str) -> set[str]:
     """Returns the options in a command's help; those of export, which imports much, in its code."""
     if command in EXPORT:
         texts = [path.read_text(encoding="utf-8") for path in (ROOT / "export").rglob("*.py")]
-        return set(re.findall(r'"(--[a-z][a-z0-9-]*)"', "".join(texts)))
+        variants = {f"--{precision}" for precision in PRECISIONS}
+        return variants | set(re.findall(r'"(--[a-z][a-z0-9-]*)"', "".join(texts)))
     return set(re.findall(r"--[a-z][a-z0-9-]*", ran(command, "--help")[1]))
 
 
 def commands(name: str) -> list[tuple[str, list[str]]]:
     """Returns the subcommand and the options of each command of a page."""
-    found = re.findall(r"(?:^|`)agemoe ([a-z]+)([^#`\n]*)", page(name), re.MULTILINE)
+    text = page(name).replace("\\\n", " ")
+    found = re.findall(r"(?:^|`)agemoe ([a-z]+)([^#`\n]*)", text, re.MULTILINE)
     return [(command, re.findall(r"(--[a-z][a-z0-9-]*)", rest)) for command, rest in found]
 
 
@@ -54,7 +57,7 @@ def test_every_option_exists() -> None:
     used = [entry for name in (*pages, "errors.md", "backends.md") for entry in commands(name)]
     assert len(used) > 10
     for command in {command for command, _ in used}:
-        assert command in (*EXPORT, "predict", "label", "serve", "doctor", "audit")
+        assert command in (*EXPORT, "predict", "label", "serve", "doctor", "audit"), command
         given = {option for one, options in used if one == command for option in options}
         assert given <= known_options(command), command
 

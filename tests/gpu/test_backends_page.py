@@ -16,6 +16,7 @@ import pytest
 
 from runtime.backends import ExpertVariant, openvino
 from runtime.backends.fallback import DeviceRequest, _Opener, open_devices
+from runtime.backends.openvino_graph import compile_graph
 from runtime.errors import BackendError
 from runtime.files import sha256_of
 from runtime.manifest import Artifact, EngineBinding, Expert, FileRecord
@@ -59,7 +60,6 @@ def machine(text: str, installed: str, monkeypatch: pytest.MonkeyPatch) -> Itera
             monkeypatch.setitem(sys.modules, "openvino", None)
         monkeypatch.setattr(openvino, "has_bfloat16", lambda: lacks != "bf16")
         monkeypatch.setattr(openvino, "has_exact_int8", lambda: lacks != "VNNI")
-        compile_graph = openvino.compile_graph
 
         def in_fp32(*graph: Any, bfloat16: bool) -> Any:  # the CPU of the test may have no bf16
             del bfloat16
