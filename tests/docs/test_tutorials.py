@@ -30,7 +30,8 @@ def ran(*words: str) -> tuple[int | str | None, str]:
 def known_options(command: str) -> set[str]:
     """Returns the options in a command's help; those of export, which imports much, in its code."""
     if command in EXPORT:
-        texts = [path.read_text(encoding="utf-8") for path in (ROOT / "export").rglob("*.py")]
+        paths = [*(ROOT / "export").rglob("*.py"), *(ROOT / "runtime").glob("*.py")]
+        texts = [path.read_text(encoding="utf-8") for path in paths]
         variants = {f"--{precision}" for precision in PRECISIONS}
         return variants | set(re.findall(r'"(--[a-z][a-z0-9-]*)"', "".join(texts)))
     return set(re.findall(r"--[a-z][a-z0-9-]*", ran(command, "--help")[1]))
