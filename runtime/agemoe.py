@@ -43,8 +43,10 @@ class AgeMoE(PhotoPredictor):
     Safe to use from many threads, with exactly the results of a serial run. It must be closed.
 
     Example:
+        ```python
         with AgeMoE("engines") as moe:
             print(moe.predict("face.jpg").age_years)
+        ```
     """
 
     def __init__(

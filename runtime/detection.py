@@ -63,7 +63,9 @@ class GivenBoxes:
     """The caller's own boxes for one picture, in place of a detector."""
 
     faces: Sequence[Box]
+    """In pixels of the upright picture."""
     persons: Sequence[Box] = ()
+    """Whole persons, matched to the faces by overlap."""
     landmarks: Sequence[Landmarks | None] = ()
     """Of each face, in the same order; None where unknown. Empty if all are unknown."""
 
@@ -118,6 +120,7 @@ class AnyWayUp:
     """
 
     detector: Detector
+    """Finds upright faces."""
     sure: float
     """Score, times `uprightness`, from which a face counts as sure."""
     lead: float = 1.05

@@ -76,6 +76,7 @@ class _ListedError(EngineError, ValueError):
     def __init__(self, file: str, problems: Sequence[str], cure: str) -> None:
         """Compose the message from the file's name, its problems and the cure."""
         self.problems = tuple(problems)
+        """One sentence for each problem of the file."""
         count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''}"
         super().__init__(f"{file} has {count}:", *bullets(problems), cure)
 
@@ -121,7 +122,9 @@ class CudaError(BackendError):
             lost: the device is unusable in this process from now on.
         """
         self.name = name
+        """CUDA's name of the error."""
         self.lost = lost
+        """Whether the device is unusable in this process from now on."""
         cure = " The device is lost to this process; restart it." if lost else ""
         super().__init__(f"CUDA failed while {doing}: {name} ({text}).{cure}")
 
@@ -160,6 +163,7 @@ class QualityError(InputError):
     def __init__(self, reasons: Sequence[str]) -> None:
         """Composes the message from the reasons, of which there is at least one."""
         self.reasons = tuple(reasons)
+        """One sentence for each limit that the face does not meet."""
         super().__init__(f"The face was refused: {'; '.join(self.reasons)}.")
 
 
@@ -174,6 +178,7 @@ class LivenessError(InputError):
             score: of the check; None if it gave none.
         """
         self.score = score
+        """Of the check; None if it gave none."""
         super().__init__(f"The face was not accepted as that of a live person: {reason}.")
 
 
@@ -191,6 +196,7 @@ class PredictionError(AgeMoEError, RuntimeError):
     def __init__(self, missing: Mapping[str, str]) -> None:
         """Composes the message from the experts' reasons."""
         self.missing = dict(missing)
+        """Reason of each expert, by name."""
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         super().__init__(f"None of the {len(missing)} experts predicted an age ({reasons}).")
 

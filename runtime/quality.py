@@ -110,17 +110,25 @@ class QualityLimits:
     require_face: bool = True
     """Refuse where a detector was asked and finds no face."""
     min_face_pixels: float | None = None
+    """Least `FaceQuality.face_pixels`."""
     min_inter_eye_pixels: float | None = None
+    """Least `FaceQuality.inter_eye_pixels`."""
     min_sharpness: float | None = None
+    """Least `FaceQuality.sharpness`."""
     min_contrast: float | None = None
+    """Least `FaceQuality.contrast`."""
     min_score: float | None = None
+    """Least `FaceQuality.score`."""
     max_underexposed: float | None = None
+    """Largest `FaceQuality.underexposed`."""
     max_overexposed: float | None = None
+    """Largest `FaceQuality.overexposed`."""
     max_yaw_degrees: float | None = None
-    """To either side."""
+    """Largest `FaceQuality.yaw_degrees`, to either side."""
     max_roll_degrees: float | None = None
-    """To either side."""
+    """Largest `FaceQuality.roll_degrees`, to either side."""
     max_cut_off: float | None = None
+    """Largest `FaceQuality.cut_off`."""
 
     def __post_init__(self) -> None:
         """Validates that every limit is finite and not negative, and that shares are at most 1."""

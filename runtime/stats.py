@@ -36,10 +36,13 @@ class Durations(Readable):
     total_seconds: float
     """Sum of all durations."""
     p50_seconds: float
-    """Quantiles and maximum are of the latest 1,024; 0 if there are none."""
+    """Median of the latest 1,024; this and the next three are 0 if there are none."""
     p90_seconds: float
+    """90 % quantile of the latest 1,024."""
     p99_seconds: float
+    """99 % quantile of the latest 1,024."""
     max_seconds: float
+    """Longest of the latest 1,024."""
     at_most: tuple[int, ...]
     """Number of repetitions that took at most each of `BUCKETS_SECONDS`."""
 
@@ -95,6 +98,7 @@ class Stats(Readable):
     stages: Mapping[str, Durations]
     """By stage of `predict`, see `STAGES`."""
     experts: Mapping[str, ExpertStats]
+    """By expert."""
 
     def __str__(self) -> str:
         """Returns the counts, and the median time of the experts, in one line."""

@@ -14,8 +14,9 @@ TARGETS = ("auto", "onnx", "tensorrt", "rtx")
 OPTIMIZATION_LEVELS = range(6)
 _OLDEST = (10, 12)
 """The first TensorRT in which strongly typed networks support everything needed here."""
-_RTX_CAPABILITIES = frozenset({"7.5", "8.6", "8.9", "12.0", "12.1"})
-"""Of the GPUs that TensorRT for RTX supports: its support matrices, versions 1.0 to 1.5."""
+_RTX_CAPABILITIES = frozenset({"8.6", "8.9", "12.0", "12.1"})
+"""Of the GPUs that run what TensorRT for RTX builds by default: its support matrices, versions 1.0
+to 1.5. It supports 7.5 too, by engines of its own, which are not built here."""
 _INSTALL = "pip install 'agemoe-runtime[tensorrt]'"
 
 
@@ -118,7 +119,7 @@ def _rtx() -> tuple[EngineTarget | None, str]:
 
 
 def _runs_rtx(found: CudaDeviceList) -> bool:
-    """Returns whether engines of TensorRT for RTX support the GPU."""
+    """Returns whether the GPU runs the engines that TensorRT for RTX builds here."""
     return bool(found.devices) and found.devices[0].compute_capability in _RTX_CAPABILITIES
 
 

@@ -93,6 +93,7 @@ class CenterFaceDetector:
         """
         file = read_model(model, "CenterFace", sha256, _HINT)
         self.longest_sides = tuple(longest_sides)
+        """Longest sides, in pixels, to which a picture is reduced in turn."""
         self._small_face = small_face
         self._least_score = least_score
         self.limit: SearchLimit | None = None
@@ -106,6 +107,7 @@ class CenterFaceDetector:
             f"longest side {', then '.join(map(str, longest_sides))} if a face is below "
             f"{small_face}, score {least_score:g}"
         )
+        """Everything that the detections depend on: model, library and settings."""
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds faces in uint8 RGB (H, W, 3), the highest score first."""

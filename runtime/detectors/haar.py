@@ -33,6 +33,7 @@ class HaarDetector:
     """
 
     finds_landmarks = False
+    """The cascade finds no landmarks."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class HaarDetector:
             f"longest side {longest_side}, smallest face {smallest_face}, "
             f"windows {least_windows}, border {border:g}"
         )
+        """Everything that the detections depend on: model, library and settings."""
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds upright frontal faces in uint8 RGB (H, W, 3), the highest score first."""

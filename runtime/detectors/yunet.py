@@ -58,6 +58,7 @@ class YuNetDetector:
             f"yunet {file.provenance} on OpenCV {cv2.__version__}, "
             f"longest side {', then '.join(map(str, longest_sides))}, score {least_score:g}"
         )
+        """Everything that the detections depend on: model, library and settings."""
 
     def detect(self, image: Pixels) -> list[Detection]:
         """Finds faces in uint8 RGB (H, W, 3), the highest score first."""

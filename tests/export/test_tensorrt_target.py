@@ -50,8 +50,8 @@ def test_auto_selects_what_is_available(
 @pytest.mark.parametrize(
     ("capability", "can_run"),
     [
-        *((supported, True) for supported in ("7.5", "8.6", "8.9", "12.0", "12.1")),
-        *((other, False) for other in ("7.0", "8.0", "8.7", "9.0", "10.0", "11.0", "12.2", "13.0")),
+        *((supported, True) for supported in ("8.6", "8.9", "12.0", "12.1")),
+        *((other, False) for other in ("7.0", "7.5", "8.0", "8.7", "9.0", "10.0", "11.0", "12.2")),
     ],
 )
 def test_rtx_engines_run_on_rtx_gpus(

@@ -1,0 +1,1 @@
+"""The documentation: what it states is compared with the code."""
