@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.alignment import landmarks_from
 from runtime.detection import Detection
+from runtime.file_system import portable
 from runtime.files import read_rows, read_text
 from runtime.images import is_of_macos, is_photograph
 from runtime.label_tables import (
@@ -71,7 +72,7 @@ def listed_faces(sources: Sequence[str]) -> dict[str, tuple[Detection, ...]]:
         if path.suffix.lower() in (CSV, PARQUET):
             for number, row in enumerate(_rows(path), 2):
                 try:
-                    name = str(path.parent / row["path"])
+                    name = portable(path.parent / row["path"])
                     faces.setdefault(name, []).append(_listed_face(row))
                 except ValueError as error:
                     raise LabelingError(f"{path}, row {number}: {error}") from error
@@ -89,12 +90,13 @@ def _photographs(source: str) -> Iterator[str]:
     if path.is_dir():
         yield from _in_folder(path)
     elif path.suffix.lower() in (CSV, PARQUET):
-        yield from (str(path.parent / row["path"]) for row in _rows(path))
+        yield from (portable(path.parent / row["path"]) for row in _rows(path))
     elif not path.exists() and glob.has_magic(source):
         matches = glob.glob(source, recursive=True)  # noqa: PTH207 - of absolute patterns too
-        yield from sorted(m for m in matches if Path(m).is_file() and not is_of_macos(Path(m)))
+        files = (m for m in matches if Path(m).is_file() and not is_of_macos(Path(m)))
+        yield from sorted(map(portable, files))
     else:
-        yield source
+        yield portable(source)
 
 
 def _in_folder(folder: Path) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _in_folder(folder: Path) -> Iterator[str]:
     for where, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         within = Path(where).relative_to(folder)
-        yield from (str(Path(where) / n) for n in sorted(files) if is_photograph(within / n))
+        yield from (portable(Path(where) / n) for n in sorted(files) if is_photograph(within / n))
 
 
 def _rows(path: Path) -> list[Mapping[str, str]]:

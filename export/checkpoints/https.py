@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from export.checkpoints.cache import MOST_BYTES, filling, weights_folder
 from export.errors import CheckpointError
-from runtime.files import sync
+from runtime.file_system import sync
 
 PREFIX = "https://"
 _TIMEOUT_SECONDS = 60.0
