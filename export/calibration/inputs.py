@@ -28,6 +28,7 @@ from runtime.detectors.names import AUTO
 from runtime.geometry import ALIGN
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
+from runtime.names import suggestion
 
 if TYPE_CHECKING:
     from runtime import AgeMoE
@@ -108,7 +109,8 @@ def _columns(arguments: argparse.Namespace) -> dict[str, str]:
     columns = dict(pair.partition("=")[::2] for pair in arguments.columns)
     if unknown := sorted(set(columns) - set(KEYS)):
         known = ", ".join(KEYS)
-        raise OptionsError([f"--columns knows {known}; not {', '.join(unknown)}"])
+        hint = suggestion(unknown[0], KEYS)
+        raise OptionsError([f"--columns knows {known}; not {', '.join(unknown)}.{hint}"])
     if getattr(arguments, "sources", None) is not None:
         columns["source"] = arguments.sources
     return columns

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 
 from runtime.audit import MOST_LINE_BYTES, AuditError
-from runtime.serving import audit
 from runtime.serving.audit import AuditLog, opened_log, read_key
 from runtime.serving.settings import Settings
 from tests.hostile_paths import hostile_paths
