@@ -59,11 +59,13 @@ def chosen_experts(
         return dict(available)
     unknown = [name for name in names if name not in available]
     if unknown or not names or isinstance(names, str):
+        text = isinstance(names, str)
+        asked: object = names if text else list(names)
         hint = "".join(suggestion(name, available) for name in unknown[:1])
-        asked = names if isinstance(names, str) else list(names)
+        cure = " Give a list of names." if text else hint
         raise ValueError(
-            f"experts={asked!r} was requested, a list of names is expected; the engines folder "
-            f"holds {', '.join(available)}.{hint}"
+            f"experts={asked!r} was requested; the engines folder holds {', '.join(available)}."
+            f"{cure}"
         )
     return {name: available[name] for name in names}
 
