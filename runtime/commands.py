@@ -98,7 +98,7 @@ def run_command(command: Callable[[], int], refused: int = 1) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that is not UTF-8
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(encoding=_encoding(stream), errors="backslashreplace")
     try:
         status = command()
         sys.stdout.flush()
@@ -115,6 +115,12 @@ def run_command(command: Callable[[], int], refused: int = 1) -> int:
     else:
         return status
     return refused
+
+
+def _encoding(stream: io.TextIOWrapper) -> str | None:
+    """Returns UTF-8 for what Windows would write to a file in a code page, None for the rest."""
+    code_page = sys.platform == "win32" and not stream.isatty()
+    return "utf-8" if code_page and "PYTHONIOENCODING" not in os.environ else None
 
 
 def _number(text: str) -> float:

@@ -41,7 +41,7 @@ LOADED = (
     uuid,
     np,
 )
-NEITHER = ("sched_getaffinity", "posix_fadvise", "memfd_create", "sendfile")
+NEITHER = ("sched_getaffinity", "posix_fadvise", "memfd_create")
 """Of `os`, on Linux only, or different on macOS."""
 NO_WINDOWS = (
     *(
@@ -138,7 +138,7 @@ def _open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
     return int(_REAL.open(path, flags, *args, **kwargs))
 
 
-def _fsync(descriptor: int) -> None:
+def _fsync(descriptor: Any) -> None:
     if _REAL.fcntl.fcntl(descriptor, _REAL.fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, "Bad file descriptor")
     _REAL.fsync(descriptor)

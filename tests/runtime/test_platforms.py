@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from runtime.commands import run_command
 from runtime.files import write_whole
 from runtime.label_lists import listed_faces, photographs_in
+from runtime.printing import json_line
 from runtime.serving.audit import AuditLog
 from tests.runtime.test_imports import EXPORT, ROOT, RUNTIME
 from tests.runtime.test_video import flat, write_video
@@ -65,6 +69,7 @@ UNIX_ARGUMENTS = {"preexec_fn", "start_new_session", "pass_fds", "process_group"
 UNIX_PATHS = ("/proc/", "/sys/", "/dev/", "/var/", "/etc/", "/usr/")
 GUARDED = {
     "runtime.file_system": {"os.sep"},
+    "runtime.commands": {"sys.platform"},
     "runtime.cores": {"/sys/fs/cgroup", "/proc/self/cgroup"},
     "runtime.decoding.limits": {
         *("import resource", "os.sysconf", "signal.setitimer", "signal.ITIMER_PROF"),
@@ -142,6 +147,21 @@ def test_tables_hold_slashes_on_windows(tmp_path: Path, monkeypatch: pytest.Monk
     for source in ("sub", "sub_a.png", "list.csv"):
         assert photographs_in([source]) == ["sub/a.png"]
     assert [*listed_faces(["list.csv"])] == ["sub/a.png"]
+
+
+def test_output_in_a_file_is_utf_8_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="cp1252", newline="\n")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+
+    def command() -> int:
+        sys.stdout.write(json_line({"path": "żółw 🐢.png"}))
+        return 0
+
+    assert run_command(command) == 0
+    assert json.loads(written.getvalue()) == {"path": "żółw 🐢.png"}
 
 
 def test_an_open_file_that_cannot_be_replaced_is_explained(
