@@ -110,8 +110,13 @@ class _Opener:
 
     def require_device(self) -> None:
         """Raises `BackendError` if the GPU that the request numbers cannot be used."""
-        if self._request.ordinal:
-            self._gpu()
+        kind, ordinal = self._request.kind, self._request.ordinal
+        if ordinal:
+            try:
+                self._gpu()
+            except BackendError as error:
+                asked = f"device='{kind}:{ordinal}' was requested."
+                raise BackendError(f"{asked} {error}") from error
 
     def warn_of_precisions(self) -> None:
         """Warns of experts in another precision than the one that was requested."""

@@ -102,7 +102,7 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         "experts.c.input_size: must be one number or [height, width]",
         "experts.D: must be lower-case letters",
         "experts.nul: Windows reserves this name for a device; choose another",
-        "onnx, got 'VGG-16'; did you mean 'vgg16'?",
+        "mivolo, got 'VGG-16'; did you mean 'vgg16'?",
         "experts.D.probabilities: needs head = 'expectation'",
     ):
         assert expected in text

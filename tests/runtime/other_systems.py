@@ -89,9 +89,8 @@ def imitate(system: str) -> None:
     _remove(os, NO_WINDOWS)
     _remove(signal, NO_WINDOWS_SIGNALS)
     signal.SIGBREAK = signal.SIGTTIN  # type: ignore[attr-defined]
-    os.open, os.fsync = _open, _fsync
-    for name in ("unlink", "remove", "replace", "rename"):
-        setattr(os, name, _only_closed(getattr(os, name)))
+    closed = {n: _only_closed(getattr(os, n)) for n in ("unlink", "remove", "replace", "rename")}
+    vars(os).update(closed, open=_open, fsync=_fsync)
 
 
 def _remove(module: types.ModuleType, names: Sequence[str]) -> None:
@@ -138,7 +137,7 @@ def _open(path: Any, flags: int, *args: Any, **kwargs: Any) -> int:
     return int(_REAL.open(path, flags, *args, **kwargs))
 
 
-def _fsync(descriptor: Any) -> None:
+def _fsync(descriptor: int) -> None:
     if _REAL.fcntl.fcntl(descriptor, _REAL.fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
         raise OSError(errno.EBADF, "Bad file descriptor")
     _REAL.fsync(descriptor)

@@ -73,7 +73,10 @@ def test_names_are_checked_before_the_engines_are_read(tmp_path: Path) -> None:
 def test_a_missing_gpu_is_told_with_those_that_are_there(engines: Path) -> None:
     with simulated_gpu():
         for device in ("cuda:99", "tensorrt:99"):
-            with pytest.raises(BackendError, match=r"device 99.*finds 1 CUDA device: cuda:0\."):
+            with pytest.raises(
+                BackendError,
+                match=rf"^device='{device}' was requested\. .*finds 1 CUDA device: cuda:0\.",
+            ):
                 AgeMoE(engines, device=device)
         with pytest.raises(BackendError, match=r"Did you mean 'cuda'\? .* 1 CUDA device: cuda:0\."):
             parse_device("gpu")
