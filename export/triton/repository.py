@@ -30,10 +30,12 @@ _VERSION = "1"
 """Folder of the only version of each model."""
 _FUSION_MODULES = (
     "errors",
+    "file_system",
     "files",
     "fusion",
     "fusion_file",
     "json_reader",
+    "names",
     "pooling",
     "printing",
     "quality",
