@@ -17,7 +17,7 @@ from pathlib import Path
 
 from runtime import AgeMoE, BackendError
 from runtime.backends import backend_kind
-from runtime.backends.fallback import parse_device
+from runtime.backends.names import parse_device
 from runtime.backends.variants import choose_artifact
 from runtime.cores import usable_cores
 from runtime.installed import installed_version

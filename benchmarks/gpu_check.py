@@ -33,9 +33,9 @@ from benchmarks.options import exit_status
 from benchmarks.reports import interval, listed, markdown_table
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
 from runtime.backends import backend_kind
-from runtime.backends.fallback import parse_device
 from runtime.backends.gpu.cuda_library import cuda_devices
 from runtime.backends.gpu.tensorrt_engine import import_tensorrt
+from runtime.backends.names import parse_device
 from runtime.backends.onnx import cuda_provider_problem
 from runtime.commands import Parser, positive
 from runtime.files import resolved, write_json, write_whole

@@ -20,6 +20,7 @@ from export.config.architecture import ExpertConfig
 from export.errors import OptionsError
 from export.experts.janus.settings import JanusSettings
 from runtime.commands import Parser, count, run_command, seed
+from runtime.names import suggestion
 from runtime.printing import printable
 
 
@@ -88,7 +89,9 @@ def _teacher_config(arguments: argparse.Namespace) -> ExpertConfig:
     experts = read_experts(arguments.experts or DEFAULT_EXPERTS, problems)
     config = experts.get(arguments.name)
     if config is None:
-        problems.append(f"--name {arguments.name}: no such expert; found {', '.join(experts)}")
+        hint = suggestion(arguments.name, experts)
+        known = ", ".join(experts)
+        problems.append(f"--name {arguments.name}: no such expert; found {known}.{hint}")
     elif not isinstance(config.settings, JanusSettings) or config.settings.head != "prompt":
         problems.append(
             f"--name {arguments.name}: the teacher must be a Janus with head = 'prompt'"

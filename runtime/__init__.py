@@ -1,8 +1,9 @@
 """AgeMoE: age estimation by a mixture of experts, without PyTorch."""
 
 from runtime.agemoe import AgeMoE
-from runtime.backends.fallback import FallbackWarning
+from runtime.backends.fallback import FallbackWarning, PrecisionWarning
 from runtime.decisions import Decision, Policy, Reason
+from runtime.decoding.limits import DecoderLimitsWarning
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
 from runtime.detectors import (
     CenterFaceDetector,
@@ -67,6 +68,7 @@ __all__ = [
     "CudaError",
     "DeadlineError",
     "Decision",
+    "DecoderLimitsWarning",
     "Detection",
     "Detector",
     "DetectorFallbackWarning",
@@ -106,6 +108,7 @@ __all__ = [
     "PlaceholderWeightsWarning",
     "Policy",
     "PolicyError",
+    "PrecisionWarning",
     "PredictionError",
     "QualityError",
     "QualityLimits",

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self, TypeVar, overload
 from runtime import fusion_file
 from runtime.active_calls import ActiveCalls
 from runtime.backends import SessionFactory
-from runtime.backends.fallback import DeviceRequest, open_devices, parse_device
+from runtime.backends.fallback import DeviceRequest, open_devices
+from runtime.backends.names import parse_device
 from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
@@ -22,6 +23,7 @@ from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
 from runtime.images import Decode, ImageLimits
 from runtime.liveness import LivenessCheck
+from runtime.names import one_expected
 from runtime.options import GpuOptions
 from runtime.photo_predictor import PhotoPredictor
 from runtime.policy_terms import Binding
@@ -96,7 +98,7 @@ class AgeMoE(PhotoPredictor):
             ValueError: an expert or a detector is unknown, or an option is out of range.
         """
         if concurrency not in CONCURRENCY:
-            raise ValueError(f"concurrency must be one of {CONCURRENCY}, got {concurrency!r}.")
+            raise ValueError(one_expected("concurrency", concurrency, CONCURRENCY))
         request = DeviceRequest(
             *parse_device(device), precision, verify, threads, gpu or GpuOptions()
         )
@@ -140,7 +142,7 @@ class AgeMoE(PhotoPredictor):
     def concurrency(self, mode: str) -> None:
         """Changes the mode for later predictions."""
         if mode not in MODES:
-            raise ValueError(f"concurrency must become one of {MODES}, got {mode!r}.")
+            raise ValueError(one_expected("concurrency", mode, MODES))
         self._executor.mode = mode
 
     @property

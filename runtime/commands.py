@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from runtime.errors import PicklableError
 from runtime.json_reader import shown
+from runtime.names import suggestion
 from runtime.printing import MOST_LINE, printable
 
 BROKEN_PIPE = 141
@@ -27,6 +28,13 @@ MOST_SECONDS = 1e7
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors print what was given escaped."""
+
+    def _check_value(self, action: argparse.Action, value: object) -> None:
+        """Replaces argparse's check of choices by one that suggests the nearest."""
+        if action.choices is not None and value not in action.choices:
+            known = [str(choice) for choice in action.choices]
+            text = f"invalid choice: {shown(value)} (choose from {', '.join(known)})"
+            raise argparse.ArgumentError(action, f"{text}{suggestion(value, known)}")
 
     def error(self, message: str) -> NoReturn:
         """Prints usage and message, and exits with status 2."""
@@ -90,7 +98,7 @@ def run_command(command: Callable[[], int], refused: int = 1) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that is not UTF-8
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(encoding=_encoding(stream), errors="backslashreplace")
     try:
         status = command()
         sys.stdout.flush()
@@ -107,6 +115,12 @@ def run_command(command: Callable[[], int], refused: int = 1) -> int:
     else:
         return status
     return refused
+
+
+def _encoding(stream: io.TextIOWrapper) -> str | None:
+    """Returns UTF-8 for what Windows would write to a file in a code page, None for the rest."""
+    code_page = sys.platform == "win32" and not stream.isatty()
+    return "utf-8" if code_page and "PYTHONIOENCODING" not in os.environ else None
 
 
 def _number(text: str) -> float:

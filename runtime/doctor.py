@@ -16,6 +16,7 @@ from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import import_onnxruntime
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
 from runtime.cores import usable_cores
+from runtime.decoding.limits import missing_limits
 from runtime.detectors.names import AUTO, DetectorFallbackWarning, detector_named
 from runtime.errors import AgeMoEError, BackendError, EngineFileError, PolicyError
 from runtime.installed import Installed, described, imported, installed_version
@@ -54,6 +55,8 @@ def examine(engines: Path) -> Iterator[Finding]:
     """Examines the machine and an engines folder, one finding at a time."""
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("cores", f"{usable_cores()} usable by this process")
+    limited = "the time and memory of processes that decode pictures can be limited"
+    yield Finding("decoders", missing_limits() or limited)
     runtime = installed_version("agemoe-runtime")
     yield Finding("agemoe-runtime", runtime or "not installed as a distribution")
     yield _module_finding(imported("numpy", "numpy"))

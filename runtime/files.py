@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from runtime.file_system import explaining_open_files, sync, sync_folder
 from runtime.printing import printable
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -174,8 +175,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with explaining_open_files(path):
+            temporary.replace(path)
+        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -200,12 +202,3 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
         default=operator.methodcaller("tolist"),
     )
     write_whole(path, f"{text}\n".encode())
-
-
-def sync(path: Path) -> None:
-    """Flushes a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

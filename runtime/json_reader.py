@@ -27,6 +27,7 @@ from typing import (
 
 import numpy as np
 
+from runtime.names import suggestion
 from runtime.printing import MOST_LISTED, printable
 
 T = TypeVar("T")
@@ -51,7 +52,13 @@ def within(low: float, high: float) -> Check:
 def one_of(choices: Iterable[str]) -> Check:
     """Accepts one of a few strings."""
     known = tuple(choices)
-    return lambda value: None if value in known else f"must be one of {', '.join(known)}"
+
+    def problem(value: str) -> str | None:
+        if value in known:
+            return None
+        return f"must be one of {', '.join(known)}{suggestion(value, known, '; did')}"
+
+    return problem
 
 
 def not_empty(value: Sized) -> str | None:
@@ -175,7 +182,8 @@ class JsonReader:
         if unknown:
             listed = ", ".join(map(printable, unknown[:_SHOWN_KEYS]))
             more = ", …" if len(unknown) > _SHOWN_KEYS else ""
-            self.problem(f"unknown key {listed}{more}; known: {', '.join(known)}")
+            hint = suggestion(unknown[0], known, "; did")
+            self.problem(f"unknown key {listed}{more}; known: {', '.join(known)}{hint}")
 
     def has(self, key: str) -> bool:
         """Returns whether this object holds a key with a value other than null."""
@@ -215,7 +223,8 @@ class JsonReader:
         """Returns this value as one of a few strings."""
         text = self._as(str)
         if isinstance(self.value, str) and text not in choices:
-            self.problem(f"must be one of {', '.join(choices)}, got {shown(text)}")
+            hint = suggestion(text, choices, "; did")
+            self.problem(f"must be one of {', '.join(choices)}, got {shown(text)}{hint}")
         return text if text in choices else choices[0]
 
     def whole_number(self) -> int:

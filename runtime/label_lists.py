@@ -18,6 +18,7 @@ from runtime.columns import (
     picture_column,
 )
 from runtime.detection import PERSON, Detection
+from runtime.file_system import portable
 from runtime.files import is_regular, read_rows, read_text
 from runtime.image_files import format_of
 from runtime.images import is_of_macos, is_photograph
@@ -116,7 +117,7 @@ def _is_other(source: str) -> bool:
 
 def _photograph(path: Path, row: Mapping[str, str]) -> str:
     """Returns the path of the photograph of a list's row."""
-    return str(path.parent / row[PATH])
+    return portable(path.parent / row[PATH])
 
 
 def _photographs(source: str) -> Iterator[str]:
@@ -127,9 +128,10 @@ def _photographs(source: str) -> Iterator[str]:
         yield from (_photograph(path, row) for row in _rows(path))
     elif not path.exists() and glob.has_magic(source):
         matches = glob.glob(source, recursive=True)  # noqa: PTH207 - of absolute patterns too
-        yield from sorted(m for m in matches if Path(m).is_file() and not is_of_macos(Path(m)))
+        files = (m for m in matches if Path(m).is_file() and not is_of_macos(Path(m)))
+        yield from sorted(map(portable, files))
     else:
-        yield source
+        yield portable(source)
 
 
 def _in_folder(folder: Path) -> Iterator[str]:
@@ -142,7 +144,7 @@ def _in_folder(folder: Path) -> Iterator[str]:
     for where, folders, files in os.walk(folder, onerror=fail):
         folders.sort()
         within = Path(where).relative_to(folder)
-        yield from (str(Path(where) / n) for n in sorted(files) if is_photograph(within / n))
+        yield from (portable(Path(where) / n) for n in sorted(files) if is_photograph(within / n))
 
 
 def _rows(path: Path) -> list[Mapping[str, str]]:

@@ -35,6 +35,7 @@ from runtime.label_tables import (
     table_columns,
     write_table,
 )
+from runtime.names import one_expected
 from runtime.photographs import Predictor, Scene, scene_in
 from runtime.progress import Report, unreported
 from runtime.results import AgeEstimate, Face
@@ -74,7 +75,7 @@ class LabelJob:
     def __post_init__(self) -> None:
         """Validates the options."""
         if self.faces not in FACES:
-            raise ValueError(f"faces must be one of {', '.join(FACES)}, got {self.faces!r}.")
+            raise ValueError(one_expected("faces", self.faces, FACES))
 
     @property
     def engine(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Annotated, Any, TypeVar
 
 from runtime.errors import EngineFileError
@@ -32,9 +32,11 @@ Rows = TypeVar("Rows", int, str)
 
 
 def _inside_folder(path: str) -> str | None:
-    pure = PurePosixPath(path)
-    inside = not pure.is_absolute() and ".." not in pure.parts
-    return None if inside else "must lie within the folder"
+    """Accepts what lies within the folder, for Windows too, where a backslash separates."""
+    for pure in (PurePosixPath(path), PureWindowsPath(path)):
+        if pure.anchor or ".." in pure.parts:
+            return "must lie within the folder"
+    return None
 
 
 @dataclass(frozen=True, slots=True)

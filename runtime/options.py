@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runtime.names import one_expected
+
 MISMATCH_POLICIES = ("error", "fallback")
 
 
@@ -32,6 +34,4 @@ class GpuOptions:
         if self.slots < 1:
             raise ValueError(f"slots must be at least 1, got {self.slots}.")
         if self.on_mismatch not in MISMATCH_POLICIES:
-            raise ValueError(
-                f"on_mismatch must be one of {MISMATCH_POLICIES}, got {self.on_mismatch!r}."
-            )
+            raise ValueError(one_expected("on_mismatch", self.on_mismatch, MISMATCH_POLICIES))

@@ -15,14 +15,13 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
 from runtime.errors import AgeMoEError
-from runtime.files import sync
+from runtime.file_system import flush, lock, removes_open_files, sync_folder
 from runtime.printing import bullets
 
 _HEADER_START = b'{"agemoe_log": 1, '
@@ -63,7 +62,7 @@ class ResumeLog:
         """
         with path.open("a+b") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock(file.fileno())
             except BlockingIOError as error:
                 raise ResumeLogError(
                     f"Another process is writing {path}. Wait for it, or choose another output."
@@ -94,9 +93,11 @@ class ResumeLog:
             offset += len(line)
 
     def discard(self) -> None:
-        """Removes the file, once the result of the job is on disk."""
+        """Removes the file, once the result of the job is on disk; ends the use of this log."""
+        if not removes_open_files():
+            self._file.close()
         self._path.unlink()
-        sync(self._path.parent)
+        sync_folder(self._path.parent)
 
 
 def _resumed(
@@ -119,7 +120,7 @@ def _resumed(
         file.truncate(0)
         file.write(_HEADER_START + _line({"settings": settings})[1:])
         _flush(file)
-        sync(path.parent)
+        sync_folder(path.parent)
         return {}
     offsets: dict[str, int] = {}
     offset = file.tell()
@@ -165,4 +166,4 @@ def _line(value: Mapping[str, Any]) -> bytes:
 
 def _flush(file: IO[bytes]) -> None:
     file.flush()
-    sync(Path(file.name))
+    flush(file.fileno())

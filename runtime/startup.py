@@ -20,6 +20,7 @@ from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
 from runtime.manifest import REBUILD, Expert
 from runtime.manifest_file import read_manifest
+from runtime.names import suggestion
 from runtime.policy_terms import Binding
 from runtime.printing import bullets
 from runtime.results import Face
@@ -57,10 +58,14 @@ def chosen_experts(
     if names is None:
         return dict(available)
     unknown = [name for name in names if name not in available]
-    if unknown or not names:
+    if unknown or not names or isinstance(names, str):
+        text = isinstance(names, str)
+        asked: object = names if text else list(names)
+        hint = "".join(suggestion(name, available) for name in unknown[:1])
+        cure = " Give a list of names." if text else hint
         raise ValueError(
-            f"experts={list(names)!r} was requested; the engines folder holds "
-            f"{', '.join(available)}."
+            f"experts={asked!r} was requested; the engines folder holds {', '.join(available)}."
+            f"{cure}"
         )
     return {name: available[name] for name in names}
 

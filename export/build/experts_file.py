@@ -16,6 +16,7 @@ from export.config.settings import optional, read_geometry, read_views
 from export.experts.registry import ARCHITECTURES
 from runtime.files import read_text
 from runtime.json_reader import JsonReader
+from runtime.names import suggestion
 
 _EXPORT = Path(__file__).resolve().parent.parent
 _CONFIG = _EXPORT / "config"
@@ -30,6 +31,9 @@ DEMO_EXPERTS = _CONFIG / "experts.demo.toml"
 _MOST_TOML_BYTES = 256 << 10
 _MOST_DOTS = 2_500
 """In a line; Python's parser takes time and memory quadratic in the parts of a dotted key."""
+_NUMBERED = (f"{port}{number}" for port in ("com", "lpt") for number in range(10))
+_RESERVED = frozenset(("aux", "con", "nul", "prn", *_NUMBERED))
+"""Windows opens devices by these names, so that no file or folder can have them."""
 _NAME = "must be lower-case letters, digits, '-' or '_'"
 
 
@@ -59,8 +63,9 @@ def read_configuration(path: Path, problems: list[str]) -> Configuration:
     try:
         document = _toml(read_text(path, _MOST_TOML_BYTES))
     except (OSError, ValueError) as error:
-        known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.toml")))
-        problems.append(f"{path}: cannot be read: {error}; presets: {known}")
+        known = sorted(preset.stem for preset in PRESETS.glob("*.toml"))
+        hint = suggestion(path, known)
+        problems.append(f"{path}: cannot be read: {error}; presets: {', '.join(known)}.{hint}")
         return Configuration({})
     found: list[str] = []
     root = JsonReader(document, "", found)
@@ -96,6 +101,8 @@ def _preset(path: Path) -> Path:
 def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     if not name or set(name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
         entry.problem(_NAME)
+    if name in _RESERVED:
+        entry.problem("Windows reserves this name for a device; choose another")
     if name == DETECTOR:
         entry.problem("this name stands for the face detector; choose another")
     chosen = entry.child("architecture").choice(tuple(ARCHITECTURES))

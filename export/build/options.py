@@ -23,6 +23,7 @@ from export.errors import OptionsError
 from export.experts.registry import ARCHITECTURES
 from runtime.json_reader import shown
 from runtime.manifest import SOURCE_KINDS
+from runtime.names import suggestion
 
 WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
 
@@ -186,7 +187,7 @@ def _given_checkpoints(pairs: Sequence[str], problems: list[str]) -> dict[str, s
 
 def _unknown_names(flag: str, names: Iterable[str], known: Sequence[str]) -> list[str]:
     return [
-        f"{flag} {name}: no such expert; there are {', '.join(known)}"
+        f"{flag} {name}: no such expert; there are {', '.join(known)}.{suggestion(name, known)}"
         for name in names
         if name not in known
     ]

@@ -24,7 +24,7 @@ from export.build.plan import (
     make_engine_job,
     make_job,
 )
-from export.build.preflight import check_resources
+from export.build.preflight import available_memory, check_resources
 from export.build.reference import (
     LARGE_PARAMETERS,
     ReferenceModel,
@@ -218,7 +218,8 @@ class ExpertBuild:
         precisions = self._options.precisions_of(config)
         check_resources(config.name, parameters, precisions, self._folder)
         if parameters >= LARGE_PARAMETERS:
-            self._stage("loading, running the reference, writing ONNX: minutes")
+            unknown = "" if available_memory() else "; the free memory is unknown, so not checked"
+            self._stage(f"loading, running the reference, writing ONNX: minutes{unknown}")
             return write_large_reference(config, checkpoint, fp32)
         return write_reference(config, checkpoint, fp32, self._stage)
 

@@ -28,6 +28,7 @@ from runtime.detectors.names import AUTO
 from runtime.geometry import ALIGN
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
+from runtime.names import suggestion
 from runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def _columns(arguments: argparse.Namespace) -> dict[str, str]:
         columns = {PATH: columns.pop(IMAGE)} | columns
     if unknown := sorted(set(columns) - set(KEYS)):
         known = ", ".join(KEYS)
-        raise OptionsError([f"--columns knows {known}; not {', '.join(unknown)}"])
+        hint = suggestion(unknown[0], KEYS)
+        raise OptionsError([f"--columns knows {known}; not {', '.join(unknown)}.{hint}"])
     if getattr(arguments, "sources", None) is not None:
         columns[SOURCE] = arguments.sources
     return columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from export.checkpoints.cache import MOST_BYTES, filling, weights_folder
 from export.errors import CheckpointError
-from runtime.files import sync
+from runtime.file_system import sync
 
 PREFIX = "https://"
 _TIMEOUT_SECONDS = 60.0
@@ -24,6 +25,7 @@ _TIMEOUT_SECONDS = 60.0
 _ATTEMPTS = 4
 """Connections per file; each goes on where the one before broke off."""
 _CHUNK_BYTES = 1 << 20
+_NOT_IN_NAMES = re.compile(r'[<>:"\\|?*\x00-\x1f]')
 _NOT_SATISFIABLE = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
 
 
@@ -92,8 +94,8 @@ class HttpsFile:
 
     @property
     def target(self) -> Path:
-        """Its place in the cache."""
-        name = PurePosixPath(unquote(urlsplit(self.url).path)).name
+        """Its place in the cache, under a name that Windows allows, too."""
+        name = _NOT_IN_NAMES.sub("_", PurePosixPath(unquote(urlsplit(self.url).path)).name)
         key = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         return weights_folder() / "https" / key / name
 

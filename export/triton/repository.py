@@ -30,10 +30,12 @@ _VERSION = "1"
 """Folder of the only version of each model."""
 _FUSION_MODULES = (
     "errors",
+    "file_system",
     "files",
     "fusion",
     "fusion_file",
     "json_reader",
+    "names",
     "pooling",
     "printing",
     "quality",
@@ -96,7 +98,7 @@ def write_repository(
             _write_expert(repository, engines, name, model, scheduling or Scheduling())
         _write_fusion(repository, engines, experts)
         ensemble = _model_folder(repository, ensemble_config(experts))
-        (ensemble / "README.txt").write_text(_ENSEMBLE_NOTE)
+        (ensemble / "README.txt").write_text(_ENSEMBLE_NOTE, encoding="utf-8", newline="\n")
         repository.rename(output)
     return models
 
@@ -138,7 +140,8 @@ def _write_fusion(repository: Path, engines: Path, experts: Mapping[str, Expert]
         shutil.copyfile(engines / fusion_file.FILE_NAME, folder / fusion_file.FILE_NAME)
     package = folder / "runtime"
     package.mkdir()
-    (package / "__init__.py").write_text('"""Modules of the AgeMoE runtime for the fusion."""\n')
+    note = '"""Modules of the AgeMoE runtime for the fusion."""\n'
+    (package / "__init__.py").write_text(note, encoding="utf-8", newline="\n")
     for module in _FUSION_MODULES:
         source = Path(runtime.__file__).with_name(f"{module}.py")
         shutil.copyfile(source, package / source.name)
@@ -148,5 +151,5 @@ def _model_folder(repository: Path, config: Config) -> Path:
     """Writes a model's configuration and returns the folder for its files."""
     folder: Path = repository / config["name"] / _VERSION
     folder.mkdir(parents=True)
-    (folder.parent / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8")
+    (folder.parent / "config.pbtxt").write_text(pbtxt(config), encoding="utf-8", newline="\n")
     return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING
 
 from runtime.backends import Device, ExpertVariant, Session, SessionFactory
 from runtime.backends.cpu import CpuDevice
+from runtime.backends.names import AUTO, check_precision
 from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
 from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import ENGINE_BACKENDS, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, REBUILD, Expert, verify_files
 from runtime.options import GpuOptions
 
 if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
     from runtime.backends.gpu.cuda import Cuda
     from runtime.backends.gpu.lane import CudaExpert
-
-_log = logging.getLogger("agemoe")
 
 _FALLBACK_ORDER: Mapping[str, Sequence[str]] = {
     "auto": ("tensorrt", "cuda", "cpu"),
@@ -36,6 +34,10 @@ _FALLBACK_ORDER: Mapping[str, Sequence[str]] = {
 
 class FallbackWarning(UserWarning):
     """An expert runs on a slower backend than this machine and its engines allow."""
+
+
+class PrecisionWarning(UserWarning):
+    """Experts run in another precision than the one requested, in which they were not built."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +56,10 @@ class DeviceRequest:
     gpu: GpuOptions
 
     def __post_init__(self) -> None:
-        """Raises ValueError if an option is out of range."""
+        """Raises BackendError for the name of no precision, ValueError for a wrong number."""
+        check_precision(self.precision)
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}.")
-
-
-def parse_device(device: str) -> tuple[str, int]:
-    """Splits `auto`, `cpu`, `cuda`, `cuda:1`, `tensorrt` or `tensorrt:1` into kind and ordinal.
-
-    Raises:
-        BackendError: the text names no device.
-    """
-    kind, colon, ordinal = device.partition(":")
-    numbered = kind in ("cuda", "tensorrt") and ordinal.isdecimal()
-    if kind not in _FALLBACK_ORDER or (colon and not numbered):
-        raise BackendError(
-            f"device={device!r} was requested; there are auto, cpu, cuda, cuda:N, tensorrt and "
-            f"tensorrt:N. Use device='auto'."
-        )
-    return kind, int(ordinal or 0)
 
 
 def open_devices(
@@ -93,8 +80,10 @@ def open_devices(
     """
     with contextlib.ExitStack() as opened:
         opener = _Opener(folder, request, sessions or _cpu_sessions(request), opened)
+        opener.require_device()
         for name, expert in experts.items():
             opener.open(name, expert)
+        opener.warn_of_precisions()
         devices = opener.devices(experts)
         opened.pop_all()
     return devices
@@ -117,6 +106,29 @@ class _Opener:
         self._cuda: Cuda | BackendError | None = None
         self._on_gpu: dict[str, CudaExpert] = {}
         self._on_cpu: dict[str, Session] = {}
+        self._other_precisions: dict[str, str] = {}
+
+    def require_device(self) -> None:
+        """Raises `BackendError` if the GPU that the request numbers cannot be used."""
+        kind, ordinal = self._request.kind, self._request.ordinal
+        if ordinal:
+            try:
+                self._gpu()
+            except BackendError as error:
+                asked = f"device='{kind}:{ordinal}' was requested."
+                raise BackendError(f"{asked} {error}") from error
+
+    def warn_of_precisions(self) -> None:
+        """Warns of experts in another precision than the one that was requested."""
+        if self._other_precisions:
+            wanted = self._request.precision
+            used = [f"expert {name!r} runs in {p}" for name, p in self._other_precisions.items()]
+            warnings.warn(
+                f"precision={wanted!r} was requested, but {' and '.join(used)}: there is no "
+                f"{wanted} variant for this device. {REBUILD} --{wanted}",
+                PrecisionWarning,
+                stacklevel=4,
+            )
 
     def open(self, name: str, expert: Expert) -> None:
         """Opens an expert on the first backend that can run it."""
@@ -133,9 +145,8 @@ class _Opener:
                 problems[kind] = error
             else:
                 _warn_of_fallback(name, kind, _unexpected(expert, problems))
-                if self._request.precision not in ("auto", artifact.precision):
-                    found, wanted = artifact.precision, self._request.precision
-                    _log.warning("expert %r runs in %s, not in %s", name, found, wanted)
+                if self._request.precision not in (AUTO, artifact.precision):
+                    self._other_precisions[name] = artifact.precision
                 return
         reasons = _unexpected(expert, problems) if self._request.kind == "auto" else problems
         if len(reasons) < 2:

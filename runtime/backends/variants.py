@@ -40,8 +40,9 @@ def choose_artifact(name: str, expert: Expert, kind: str, precision: str) -> Art
     for candidate in wanted:
         if candidate in native:
             return native[candidate]
+    variant = "" if precision in ("auto", "fp32") else f" --{precision}"
     built = f"was built in {', '.join(native)}" if native else "has no file"
     raise BackendError(
         f"precision={precision!r} was requested; expert {name!r} {built} for "
-        f"{BACKEND_NAMES[kind]}. {REBUILD} --only {name}"
+        f"{BACKEND_NAMES[kind]}. {REBUILD} --only {name}{variant}"
     )

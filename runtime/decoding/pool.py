@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import Counter, deque
@@ -14,6 +13,7 @@ from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.decoding.budget import Budget, Hold
 from runtime.decoding.job import Allowance, Job, memory_bytes
+from runtime.decoding.limits import limits_processor_time, warn_of_missing_limits
 from runtime.decoding.process import Decoder, DecoderEndedError, Task
 from runtime.decoding.watchdog import Watch, Watchdog
 from runtime.errors import BackendError, DeadlineError, ImageError, InputError
@@ -31,9 +31,8 @@ MAX_DECODERS = 8
 TIME, DEADLINE, CRASH = "time", "deadline", "crash"
 """Why a decoder was ended: its time was over, the caller's deadline passed, or it ended itself."""
 
-_MEASURES_PROCESSOR_TIME = hasattr(signal, "setitimer")
-_CLOCK_FACTOR = 5.0 if _MEASURES_PROCESSOR_TIME else 1.0
-_CLOCK_SPARE_SECONDS = 5.0 if _MEASURES_PROCESSOR_TIME else 0.0
+_CLOCK_FACTOR = 5.0 if limits_processor_time() else 1.0
+_CLOCK_SPARE_SECONDS = 5.0 if limits_processor_time() else 0.0
 """By the clock a picture may take so many times as long, and as much more: other work may share the
 cores, and of an allowance little may be left."""
 _START_SECONDS = 60.0
@@ -44,7 +43,7 @@ _RESTART_SECONDS = 0.25
 
 
 class DecoderPool:
-    """Decodes pictures in processes of their own, several at a time.
+    """Decodes pictures in processes of their own; warns where memory or time cannot be limited.
 
     A picture whose decoding takes too long, needs far more memory than its size explains, or
     crashes the decoder is refused; nothing else is affected. Pictures wait for a free process in
@@ -80,6 +79,7 @@ class DecoderPool:
                 f"Expected positive numbers, got {processes} processes, {max_seconds} s and a "
                 f"budget of {budget_bytes} bytes."
             )
+        warn_of_missing_limits()
         self.processes = processes
         self.max_seconds = max_seconds
         self._slots = Budget(processes)

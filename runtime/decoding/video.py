@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.deadline import Deadline
+from runtime.decoding.limits import warn_of_missing_limits
 from runtime.decoding.process import command, environment
 from runtime.decoding.worker import MOST_TEXT, READY, REPLY
 from runtime.errors import BackendError, DeadlineError, ImageError
@@ -76,6 +77,7 @@ def video_frames(
     """
     if not 1 <= frames <= MOST_VIDEO_FRAMES:
         raise ValueError(f"frames must be within 1..{MOST_VIDEO_FRAMES}, got {frames}.")
+    warn_of_missing_limits()
     options = {
         "path": _checked(path),
         "frames": frames,
@@ -112,7 +114,13 @@ def _reply_of(options: Mapping[str, object], limit_seconds: float) -> bytes:
         )
     except OSError as error:
         raise BackendError(f"No process for decoding can be started ({error}).") from error
-    timer = threading.Timer(limit_seconds, process.kill)
+    late = threading.Event()
+
+    def stop() -> None:
+        late.set()
+        process.kill()
+
+    timer = threading.Timer(limit_seconds, stop)
     timer.daemon = True
     with process:
         try:
@@ -125,7 +133,8 @@ def _reply_of(options: Mapping[str, object], limit_seconds: float) -> bytes:
         finally:
             timer.cancel()
             process.kill()
-    if not data.startswith(READY) and process.returncode >= 0:
+    # A killed process has a negative status, except on Windows.
+    if not data.startswith(READY) and process.returncode >= 0 and not late.is_set():
         said = printable(data.decode(errors="replace").strip()) or f"status {process.returncode}"
         raise BackendError(f"The process for decoding videos does not start: {said}")
     return data[len(READY) :]

@@ -12,7 +12,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.decoding.worker import MOST_TEXT, READY, REPLY, bounded, own_streams, write_all
+from runtime.decoding.limits import bounded
+from runtime.decoding.worker import MOST_TEXT, READY, REPLY, own_streams, write_all
 
 MOST_FRAMES = 36_000
 """Twenty minutes at 30 frames per second."""

@@ -7,19 +7,17 @@ The process imports only what decoding needs, and ends when its standard input d
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.decoding.limits import bounded, end_first, resident_bytes
 from runtime.errors import ImageError, InputError
 from runtime.images import ImageLimits, load_rgb
 
@@ -36,17 +34,14 @@ MOST_TEXT = 4096
 
 _GROWN_BYTES = 64 << 20
 """Resident memory above that at the start from which on a process is replaced."""
-_STATM = Path("/proc/self/statm")
-"""Pages of virtual and of resident memory; Linux only."""
 
 
 def serve() -> None:
     """Decodes pictures until standard input ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     requests, replies = own_streams()
-    with contextlib.suppress(OSError):  # if memory runs out, this process is the one to end
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    start_bytes = _memory()[1]
+    end_first()
+    start_bytes = resident_bytes()
     try:
         replies.write(READY)
         while len(head := requests.read(REQUEST.size)) == REQUEST.size:
@@ -57,7 +52,7 @@ def serve() -> None:
             if len(data) == data_bytes:
                 _reply(replies, data, options)
                 del data
-                grown = _memory()[1] > start_bytes + _GROWN_BYTES
+                grown = resident_bytes() > start_bytes + _GROWN_BYTES
                 replies.write(END.pack(grown, time.process_time() - started))
     except BrokenPipeError:  # the parent ended
         return
@@ -98,48 +93,3 @@ def write_all(replies: IO[bytes], data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[replies.write(view) :]
-
-
-@contextlib.contextmanager
-def bounded(seconds: float, memory_bytes: int) -> Iterator[None]:
-    """Ends this process after `seconds` of processor time; more memory raises MemoryError.
-
-    Both where the platform can: the timer needs Unix, the memory Linux.
-    """
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-    with _limited_memory(memory_bytes):
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends what does not handle it
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0.0)
-
-
-@contextlib.contextmanager
-def _limited_memory(memory_bytes: int) -> Iterator[None]:
-    """Limits the memory within the context only: the next picture is read before its own."""
-    used_bytes = _memory()[0]
-    if not used_bytes:
-        yield
-        return
-    import resource  # exists where /proc does
-
-    before = _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [used_bytes + memory_bytes, *(n for n in before if n != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-def _memory() -> tuple[int, int]:
-    """Returns the bytes of virtual and of resident memory; zeros where they are not known."""
-    try:
-        pages = _STATM.read_text(encoding="ascii").split()
-    except OSError:
-        return 0, 0
-    page_bytes = os.sysconf("SC_PAGESIZE")
-    return int(pages[0]) * page_bytes, int(pages[1]) * page_bytes

@@ -16,6 +16,7 @@ from runtime.detectors.yunet import YuNetDetector
 from runtime.errors import BackendError, EngineFileError
 from runtime.manifest import REBUILD, DetectorRecord, verify_detector
 from runtime.manifest_file import read_manifest
+from runtime.names import suggestion
 
 AUTO, HAAR, CENTERFACE, YUNET = "auto", "haar", "centerface", "yunet"
 NAMES = "auto, centerface, centerface:MODEL, yunet:MODEL or haar"
@@ -60,8 +61,13 @@ def parse_detector(name: str) -> DetectorName:
     model, _, sha256 = rest.partition(_SHA_MARK)
     models = {AUTO: (False,), HAAR: (False,), CENTERFACE: (False, True), YUNET: (True,)}
     if bool(colon) not in models.get(kind, ()) or bool(colon) != bool(model):
-        raise ValueError(f"A detector is {NAMES}, got {name!r}.")
+        raise ValueError(f"A detector is {NAMES}, got {name!r}.{_hint(kind)}")
     return DetectorName(kind, model or None, sha256 or None)
+
+
+def _hint(kind: str) -> str:
+    """Returns the question whether the nearest name was meant."""
+    return suggestion(kind, (AUTO, HAAR, CENTERFACE, YUNET)).replace(YUNET, f"{YUNET}:MODEL")
 
 
 def detector_named(name: str, engines: Path | None = None) -> Detector:

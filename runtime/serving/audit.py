@@ -26,13 +26,9 @@ from runtime.audit import (
     encoded,
     parsed,
 )
-from runtime.files import check_regular, sync
+from runtime.file_system import flush, lock, sync_folder
+from runtime.files import check_regular
 from runtime.serving.settings import Settings
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("agemoe")
 
@@ -67,7 +63,7 @@ class AuditLog:
 
         Raises:
             AuditError: another process writes the log, its end is not sound, it cannot be written,
-                or this system has no file locks.
+                or this system is Windows.
         """
         self.path, self._key, self._clock = path, key, clock
         self._writing, self._flushing = threading.Lock(), threading.Lock()
@@ -79,7 +75,7 @@ class AuditLog:
             self._head, self._size, torn = _end_of(self._file, path)
             note = {"torn": torn} if torn else {}
             self._append(OPENED, {"format": FORMAT, **note}, torn_bytes=torn.get("bytes", 0))
-            sync(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             os.close(self._file)
             raise _unusable(path, error) from error
@@ -199,7 +195,7 @@ class AuditLog:
             self.check()
             last = self._head.sequence
             try:
-                os.fsync(self._file)
+                flush(self._file)
             except OSError as error:
                 # A later flush may succeed although these lines were lost.
                 raise self._failed(f"cannot be flushed to disk ({error.strerror})") from error
@@ -244,10 +240,11 @@ def read_key(path: Path) -> bytes:
 
 def _locked(path: Path) -> int:
     """Opens a file for reading and writing, created if there is none, and locks it."""
-    if fcntl is None:
+    if not hasattr(os, "pwrite"):
         raise AuditError(
-            "An audit log needs file locks, which this system does not offer (no module fcntl). "
-            "Serve on Linux or macOS; verifying works here, too."
+            "An audit log needs writes at a position and files that only their owner reads, which "
+            "this system does not offer (no os.pwrite). Serve on Linux or macOS; verifying works "
+            "here, too."
         )
     try:
         if os.path.lexists(path):
@@ -256,7 +253,7 @@ def _locked(path: Path) -> int:
     except (OSError, ValueError) as error:
         raise _unusable(path, error) from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except BlockingIOError as error:
         os.close(file)
         raise AuditError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from runtime.backends import all_on_cpu
-from runtime.backends.fallback import parse_device
+from runtime.backends.names import parse_device
 from runtime.errors import BackendError
 
 if TYPE_CHECKING:

@@ -29,6 +29,10 @@ log = logging.getLogger("agemoe")
 
 _Handler = Callable[[int, FrameType | None], None]
 
+_HANGUP: int | None = getattr(signal, "SIGHUP", None)
+"""Reloads; Windows has none, so there the request /v1/reload is the only way."""
+_BREAK: int | None = getattr(signal, "SIGBREAK", None)
+"""Ctrl+Break on Windows, where no other process can send a SIGTERM that is handled."""
 _EXIT_SECONDS = 1.0
 """Time after the drain for what was cancelled to end."""
 
@@ -80,7 +84,11 @@ class Server(uvicorn.Server):
             yield
             return
         self._reloads.start()
-        all_handlers = {**handlers, signal.SIGHUP: self._reloads.request}
+        all_handlers: dict[int, _Handler] = dict(handlers)
+        if _HANGUP is not None:
+            all_handlers[_HANGUP] = self._reloads.request
+        if _BREAK is not None:
+            all_handlers[_BREAK] = handlers[signal.SIGTERM]
         before = {number: signal.signal(number, one) for number, one in all_handlers.items()}
         try:
             yield

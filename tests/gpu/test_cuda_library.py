@@ -45,16 +45,19 @@ def test_no_library(installed: str, requested: str | None, message: str) -> None
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize(("devices", "ordinal"), [(0, 0), (2, 2), (2, -1)])
-def test_a_missing_device(library: str, devices: int, ordinal: int) -> None:
+@pytest.mark.parametrize(
+    ("devices", "ordinal", "found"),
+    [(0, 0, "no CUDA device"), (1, 99, "1 CUDA device: cuda:0"), (2, -1, "cuda:0 to cuda:1")],
+)
+def test_a_missing_device(library: str, devices: int, ordinal: int, found: str) -> None:
     with simulated_gpu(library=library, devices=devices):
         with pytest.raises(
-            BackendError, match=f"no CUDA device {ordinal}; the driver finds {devices},"
+            BackendError, match=f"no CUDA device {ordinal}; the driver finds .*{found}. Choose"
         ):
             open_cuda(ordinal)
-        found = cuda_devices()
-        assert len(found.devices) == devices
-        assert (found.reason is None) == (devices > 0)
+        listed = cuda_devices()
+        assert len(listed.devices) == devices
+        assert (listed.reason is None) == (devices > 0)
 
 
 def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -290,5 +290,5 @@ with job.opened() as labeler:
 
 
 def test_a_job_validates_its_options() -> None:
-    with pytest.raises(ValueError, match="faces must be one of photo, whole, got 'half'"):
+    with pytest.raises(ValueError, match="faces='half' was requested; there are photo and whole"):
         LabelJob(faces="half")

@@ -211,6 +211,8 @@ CHANGES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("path: must lie within the folder", escape("/etc/passwd")),
     ("path: must lie within the folder", escape("../other/x.onnx")),
     ("path: must lie within the folder", escape("x/../../x.onnx")),
+    ("path: must lie within the folder", escape("..\\x.onnx")),
+    ("path: must lie within the folder", escape("C:x.onnx")),
 ]
 
 

@@ -8,6 +8,7 @@ from runtime.backends.gpu.cuda import Cuda, DeviceProperties
 from runtime.backends.gpu.cuda_pycuda import PyCuda
 from runtime.backends.gpu.cuda_python import CudaPython
 from runtime.errors import BackendError, CudaError
+from runtime.names import suggestion
 
 CudaLibrary = CudaPython | PyCuda
 LIBRARIES: dict[str, type[CudaLibrary]] = {"cuda-python": CudaPython, "pycuda": PyCuda}
@@ -31,7 +32,7 @@ def open_cuda(ordinal: int, library: str | None = None) -> Cuda:
     chosen, count = _installed(library)
     if not 0 <= ordinal < count:
         raise BackendError(
-            f"There is no CUDA device {ordinal}; the driver finds {count}, counted from 0. "
+            f"There is no CUDA device {ordinal}; the driver finds {devices_found(count)}. "
             "Choose another one (CUDA_VISIBLE_DEVICES hides some), or use device='cpu'."
         )
     return chosen(ordinal)
@@ -47,11 +48,19 @@ def cuda_devices(library: str | None = None) -> CudaDeviceList:
     return CudaDeviceList(devices, None if devices else "The NVIDIA driver finds no device.")
 
 
+def devices_found(count: int) -> str:
+    """Returns the number of devices and their names, `1 CUDA device: cuda:0`."""
+    if count <= 1:
+        return "1 CUDA device: cuda:0" if count else "no CUDA device"
+    return f"{count} CUDA devices: cuda:0 to cuda:{count - 1}"
+
+
 def _installed(library: str | None) -> tuple[type[CudaLibrary], int]:
     """Returns a library, the first that is installed if none is named, and its device count."""
     if library is not None and library not in LIBRARIES:
+        hint = suggestion(library, LIBRARIES)
         raise BackendError(
-            f"There is no CUDA library {library!r}. Choose one of {', '.join(LIBRARIES)}."
+            f"There is no CUDA library {library!r}. Choose one of {', '.join(LIBRARIES)}.{hint}"
         )
     missing = []
     for name in [library] if library else LIBRARIES:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -209,7 +210,7 @@ def _error(doing: str, error: Exception) -> CudaError:
 def _names_by_text() -> dict[str, str]:
     """Returns the driver's error names by their text, the only part that PyCUDA passes on."""
     try:
-        library = ctypes.CDLL("libcuda.so.1")
+        library = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
         return {}
     codes = range(1, _MAX_CODE + 1)
