@@ -3,8 +3,8 @@
 As a CSV: the columns `age` and one per expert, optionally `id`, `subject` (the person in the
 picture), `source` (the data set or camera the picture is from) and groups (every column named
 `group…`, and any column requested by name), and the quality of the faces, `quality_sharpness` and
-so on by the names in `runtime.quality`. Cells of `subject`, `source`, groups and quality may be
-empty.
+so on by the names in `runtime.quality`, and `picture_sha256`, the hash of the picture's file. Cells
+of `subject`, `source`, groups, quality and hash may be empty.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SOURCE = "source"
 """The column of sources, unless another one is requested."""
 _RESERVED_NAMES = frozenset({"fused", "mean", "age", "id", "subject", SOURCE})
 """Not allowed as names of experts: reports and CSVs use them."""
+PICTURE = "picture_sha256"
 _QUALITY = {f"quality_{name}": name for name in QUANTITIES}
 """Quantities of `runtime.quality.FaceQuality`, by their columns."""
 _LISTED_ROWS = 12
@@ -59,6 +60,8 @@ class LabeledPredictions:
     """(N,) the source of each picture, empty where unknown; None without such a column."""
     quality: Mapping[str, Floats] = field(default_factory=dict)
     """(N,) quantities of `runtime.quality.FaceQuality`, by name; NaN where unknown."""
+    pictures: Strings | None = None
+    """(N,) SHA-256 of the file of each picture, empty where unknown; None for all."""
 
     def __len__(self) -> int:
         """Number of faces."""
@@ -85,6 +88,7 @@ class LabeledPredictions:
             {column: values[rows] for column, values in self.groups.items()},
             None if self.sources is None else self.sources[rows],
             {name: values[rows] for name, values in self.quality.items()},
+            None if self.pictures is None else self.pictures[rows],
         )
 
 
@@ -177,6 +181,7 @@ def predictions_of(
         groups_of,
         None if origin is None else columns[origin],
         quality,
+        columns.get(PICTURE),
     )
 
 
@@ -223,6 +228,7 @@ def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions)
             for column, name in _QUALITY.items()
             if name in faces.quality
         },
+        **({} if faces.pictures is None else {PICTURE: faces.pictures}),
     }
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
