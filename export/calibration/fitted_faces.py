@@ -2,8 +2,8 @@
 
 `fusion.json` holds them as `provenance.fitted_faces`, and those of the faces of the intervals alone
 as `provenance.intervals.fitted_faces`. Two things identify a face: the bytes of its picture's file,
-where pictures were predicted, and its age with the raw predictions of all experts. Each is kept as
-the first 40 bits of a salted SHA-256: about 7 bytes of JSON per face and kind.
+where they are known, and its age with the raw predictions of all experts. Each is kept as the first
+40 bits of a salted SHA-256: about 7 bytes of JSON per face and kind.
 
 They reveal: somebody who has the same picture file, or the same age and predictions, can find out
 that it was fitted on. A picture cannot be computed from them. Ages with the predictions of one
@@ -16,14 +16,14 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from export.calibration.labeled_predictions import LabeledPredictions
-from export.calibration.metrics import Rows
 
 FITTED_FACES = "fitted_faces"
 """Key in the provenance of tables and in reports."""
@@ -31,8 +31,9 @@ VERSION = 1
 """Incremented whenever the computation of fingerprints changes; others are not compared."""
 _BYTES = 5
 """100,000 new faces and 100,000 fitted ones have 0.01 fingerprints in common by chance."""
-_DECIMALS = 2
-"""Predictions without more decimals, such as whole years, do not tell faces apart."""
+_FEWEST_DECIMALS, _MOST_DECIMALS = 3, 6
+"""Predictions with fewer decimals, such as whole years, do not tell faces apart. More are rounded,
+and those of new faces to as many as the fit has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,10 @@ class Overlap:
     """Of these, faces that the tables were fitted on."""
     unknown: str | None = None
     """Why no face could be compared; None if some were."""
+    pictures: int = 0
+    """Fingerprints of pictures that were compared with."""
+    rows: int = 0
+    """Fingerprints of ages with predictions that were compared with."""
     same_name: bool = False
     """Whether it is unknown, and the tables were fitted on data of the same name."""
 
@@ -76,20 +81,25 @@ class Overlap:
         those = "these faces"
         if self.checked < self.faces:
             those = f"the {self.checked:,} of these {self.faces:,} faces that could be compared"
+        compared = {"files of pictures": self.pictures, "ages with raw predictions": self.rows}
+        kinds = " and ".join(f"{count:,} {kind}" for kind, count in compared.items() if count)
+        again = "is in another file and was" if self.pictures else "was"
         return (
-            f"{tables} were fitted on none of {those}, as their fingerprints show. A picture that "
-            "was saved anew and predicted again would not be recognized."
+            f"{tables} were fitted on none of {those}, as far as the fingerprints of the fit show "
+            f"({kinds}). A picture that {again} predicted again would not be recognized."
         )
 
 
 def fingerprints(faces: LabeledPredictions) -> dict[str, object]:
     """Returns the fingerprints of the faces of a fit, for the provenance of its tables."""
-    pictures, rows = set(_pictures(faces)) - {""}, set(_rows(faces)) - {""}
+    decimals = _decimals(faces)
+    pictures, rows = set(_pictures(faces)) - {""}, set(_rows(faces, decimals))
     salt = hashlib.sha256("\n".join(sorted(pictures | rows)).encode()).hexdigest()[:32]
     return {
         "version": VERSION,
         "salt": salt,
         "experts": len(faces.names),
+        "decimals": decimals,
         "pictures": _text(_digest(salt, key) for key in pictures),
         "rows": _text(_digest(salt, key) for key in rows),
     }
@@ -103,19 +113,22 @@ def overlap_of(provenance: Mapping[str, Any], faces: LabeledPredictions) -> Over
     count = len(faces)
     if not records:
         return Overlap(count, unknown="fusion.json holds no fingerprints of the faces of its fit")
-    checked, fitted = np.zeros(count, bool), np.zeros(count, bool)
+    checked, fitted, compared = np.zeros(count, bool), np.zeros(count, bool), Counter[str]()
     for record in records:
-        for known, keys in record.comparable(faces):
+        for kind, prints, keys in record.comparable(faces):
             there = np.array([key != "" for key in keys])
             checked |= there
-            fitted |= there & np.array([_digest(record.salt, key) in known for key in keys])
+            fitted |= there & np.array([_digest(record.salt, key) in prints for key in keys])
+            compared[kind] += len(prints)
     if not checked.any():
         reason = (
-            "fingerprints are compared of pictures, or of the predictions of all experts with more "
-            f"than {_DECIMALS} decimals, and the fit and these faces have neither in common"
+            "fingerprints are compared of pictures, or of the predictions of all experts with "
+            f"{_FEWEST_DECIMALS} decimals or more, and the fit and these faces have neither in "
+            "common"
         )
         return Overlap(count, unknown=reason)
-    return Overlap(count, int(checked.sum()), int(fitted.sum()))
+    overlap = Overlap(count, int(checked.sum()), int(fitted.sum()))
+    return replace(overlap, pictures=compared["pictures"], rows=compared["rows"])
 
 
 def without_fingerprints(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,6 +146,7 @@ class _Record:
 
     salt: str
     experts: int
+    decimals: int
     pictures: frozenset[bytes]
     rows: frozenset[bytes]
 
@@ -142,19 +156,21 @@ class _Record:
         if not isinstance(record, Mapping) or record.get("version") != VERSION:
             return None
         try:
+            numbers = int(record["experts"]), int(record["decimals"])
             sets = _set(record["pictures"]), _set(record["rows"])
-            return cls(str(record["salt"]), int(record["experts"]), *sets)
+            return cls(str(record["salt"]), *numbers, *sets)
         except (KeyError, TypeError, ValueError, binascii.Error):
             return None
 
     def comparable(
         self, faces: LabeledPredictions
-    ) -> Iterator[tuple[frozenset[bytes], Sequence[str]]]:
-        """Yields the fingerprints of each kind that both sides have, and the keys of the faces."""
-        if self.pictures:
-            yield self.pictures, _pictures(faces)
-        if self.rows and len(faces.names) == self.experts:
-            yield self.rows, _rows(faces)
+    ) -> Iterator[tuple[str, frozenset[bytes], Sequence[str]]]:
+        """Yields each kind that both sides have, its fingerprints, and the keys of the faces."""
+        if self.pictures and any(pictures := _pictures(faces)):
+            yield "pictures", self.pictures, pictures
+        decimals = min(max(self.decimals, _FEWEST_DECIMALS), _MOST_DECIMALS)
+        if self.rows and len(faces.names) == self.experts and _decimals(faces) >= decimals:
+            yield "rows", self.rows, _rows(faces, decimals)
 
 
 def _pictures(faces: LabeledPredictions) -> list[str]:
@@ -162,14 +178,21 @@ def _pictures(faces: LabeledPredictions) -> list[str]:
     return [""] * len(faces) if faces.pictures is None else faces.pictures.tolist()
 
 
-def _rows(faces: LabeledPredictions) -> list[str]:
-    """Returns a key of each face's age and predictions; empty where they tell too little."""
+def _decimals(faces: LabeledPredictions) -> int:
+    """Returns how many decimals the predictions have, `_MOST_DECIMALS` at most."""
     years = faces.predictions_years
-    telling: Rows = (np.round(years, _DECIMALS) != years).any(axis=1)
-    ordered = np.sort(years, axis=1).tolist()  # so that experts may be renamed
+    exact = (d for d in range(_MOST_DECIMALS) if (np.round(years, d) == years).all())
+    return next(exact, _MOST_DECIMALS)
+
+
+def _rows(faces: LabeledPredictions, decimals: int) -> list[str]:
+    """Returns a key of each face's age and predictions; none where they do not tell faces apart."""
+    if decimals < _FEWEST_DECIMALS:
+        return []
+    ordered = np.sort(faces.predictions_years, axis=1).tolist()  # so that experts may be renamed
     return [
-        f"{age:.6g} {' '.join(f'{value:.6f}' for value in row)}" if tells else ""
-        for age, row, tells in zip(faces.age_years.tolist(), ordered, telling, strict=True)
+        f"{age:.6g} {' '.join(f'{value:.{decimals}f}' for value in row)}"
+        for age, row in zip(faces.age_years.tolist(), ordered, strict=True)
     ]
 
 

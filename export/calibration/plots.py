@@ -105,7 +105,7 @@ def _error_by_age(report: Mapping[str, Any]) -> Figure:
     alone, best = len(report["experts"]) == 1, report["gain"]["over"]
     figure, axes = _figure(
         "How the error depends on age",
-        "Mean absolute error of the estimated age. Band: its 95 % confidence interval",
+        f"Band: 95 % confidence interval of the {'corrected' if alone else 'fused'} age's error",
         "labeled age (years), and number of faces",
         "mean absolute error (years)",
     )
@@ -203,5 +203,6 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Without the version of matplotlib in its metadata, a figure always gives the same bytes.
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    look: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.15}  # long names widen it
+    figure.savefig(buffer, format="png", metadata={"Software": None}, **look)
     return buffer.getvalue()
