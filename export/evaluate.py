@@ -131,7 +131,7 @@ def _report(
         report["comparison"] = comparison(scores, scores_of_tables(faces, other), options)
         seen = overlap_of(other.provenance, faces)
         report["comparison"][f"other_{FITTED_FACES}"] = seen.to_dict()
-        titles = arguments.fusion.name, arguments.compare.name
+        titles = _titles(arguments.fusion, arguments.compare)
         appendix = f"\n{comparison_text(report['comparison'], *titles, seen)}"
     preface = preface_of_evaluation(arguments.fusion.name, name, overlap)
     if correlation is not None:
@@ -143,6 +143,16 @@ def _report(
         print(json.dumps(report, indent=1, sort_keys=True, allow_nan=False))
     else:
         print(markdown(report, "Evaluation", preface, []) + appendix)
+
+
+def _titles(path: Path, other: Path) -> tuple[str, str]:
+    """Returns the names of two files, with their folders if the names are equal."""
+    if path.name != other.name:
+        return path.name, other.name
+    return (
+        f"{path.absolute().parent.name}/{path.name}",
+        f"{other.absolute().parent.name}/{other.name}",
+    )
 
 
 def _limits(arguments: argparse.Namespace) -> QualityLimits | None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from export.calibration.fitted_faces import Overlap
+from export.calibration.markdown_tables import FEWEST_IN_PART
 from export.calibration.markdown_text import plain, table
 from export.calibration.metrics import Bootstrap, Rows
 from export.calibration.report import Report, ReportOptions, all_rows, bootstrap_of, parts_of
@@ -65,7 +66,7 @@ def comparison_text(compared: Report, name: str, other: str, seen: Overlap) -> s
             "MAE is the mean absolute error of the fused age, first of "
             f"{plain(name)}, then of {plain(other)}. A difference below 0 means that {plain(name)} "
             "is better; where its 95 % confidence interval (bootstrap over people) contains 0, "
-            "neither is shown to be."
+            f"neither is shown to be. Figures of fewer than {FEWEST_IN_PART} faces are left out."
         ),
         "",
         plain(seen.sentence(f"The other tables, {other},"), MOST_LINE),
@@ -75,8 +76,11 @@ def comparison_text(compared: Report, name: str, other: str, seen: Overlap) -> s
 
 def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = found["difference_interval"]
+    head = f"{plain(name)} ({found['faces']:,})"
+    if found["faces"] < FEWEST_IN_PART:
+        return head, "–", "–", "–"
     return (
-        f"{plain(name)} ({found['faces']:,})",
+        head,
         f"{found['mae']:.2f}",
         f"{found['other_mae']:.2f}",
         f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]",

@@ -131,8 +131,11 @@ def _covered(section: Report) -> list[str]:
 def quality(report: Report) -> list[str]:
     """Returns the sections on the quality of the faces, if it is known, and on limits."""
     found, limits = report.get("quality"), report.get("limits")
-    parts = ["## How the error depends on the quality of the picture", _QUALITY] if found else []
-    parts += [parts_table(head, sections) for head, sections in (found or {}).items()]
+    tables = [
+        parts_table(h, sections) for h, sections in (found or {}).items() if len(sections) > 1
+    ]
+    title = "## How the error depends on the quality of the picture"
+    parts = [title, _QUALITY, *tables] if tables else []
     if limits is None:
         return parts
     shown = {name: limits[key] for name, key in _LIMITED.items() if limits[key] is not None}
@@ -146,7 +149,7 @@ def quality(report: Report) -> list[str]:
             f"The limits of the command line refuse {share} of the faces. Faces that miss a limit, "
             f"by limit: {because or 'none'}."
         ),
-        parts_table("faces", shown),
+        parts_table("which", shown),
     ]
 
 

@@ -34,8 +34,9 @@ def plots(tables: FusionTables, report: Mapping[str, Any]) -> dict[str, bytes]:
     names = report["experts"]
     figures = {
         "bias.png": _bias(tables, names),
-        "error_by_age.png": _error_by_age(report),
     }
+    if sum(band["faces"] >= FEWEST_IN_PART for band in report["age_bands"].values()) > 1:
+        figures["error_by_age.png"] = _error_by_age(report)
     if isinstance(tables.gate, PivotGate) and (gate := _gate(tables.gate, names)) is not None:
         figures["gate.png"] = gate
     claimed = {t: r for t, r in report["reliability"].items() if r is not None}

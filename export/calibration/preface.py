@@ -120,7 +120,7 @@ def preface_of_evaluation(tables: str, data: str, overlap: Overlap) -> list[str]
 
 def _origin(faces: Mapping[str, Any], detector: str | None) -> str:
     count, people = int(faces["faces"]), int(faces["people"])
-    whose = f" of {people:,} people" if people < count else ", each of another person"
+    whose = f" of {people:,} people" if people < count else ", each counted as another person"
     text = f"From {count:,} labeled faces{whose}, in {plain(faces['data'])}."
     if detector == WHOLE:
         return f"{text} Each picture was taken as one face."
