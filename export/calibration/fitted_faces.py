@@ -93,7 +93,9 @@ class Overlap:
 def fingerprints(faces: LabeledPredictions) -> dict[str, object]:
     """Returns the fingerprints of the faces of a fit, for the provenance of its tables."""
     decimals = _decimals(faces)
-    pictures, rows = set(_pictures(faces)) - {""}, set(_rows(faces, decimals))
+    pictures = set(_pictures(faces)) - {""}
+    # Rows that several faces have, as where an expert's ages end at 0, identify none of them.
+    rows = {key for key, count in Counter(_rows(faces, decimals)).items() if count == 1}
     salt = hashlib.sha256("\n".join(sorted(pictures | rows)).encode()).hexdigest()[:32]
     return {
         "version": VERSION,

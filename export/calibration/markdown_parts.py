@@ -13,18 +13,19 @@ from export.calibration.markdown_tables import (
 from export.calibration.markdown_text import plain, table
 from export.calibration.report import ENOUGH_IN_GROUP
 
-_COLUMNS = f"""\
-**MAE** and **bias** are those of the fused age, as above. **Spread** is the standard deviation of
-its errors: what would remain without bias. **Best expert** is the corrected expert with the
-smallest MAE in the row. **Covered** is the share of faces whose 90 % interval contains the labeled
-age. **Few** means fewer than {ENOUGH_IN_GROUP} faces; figures of fewer than {FEWEST_IN_PART} are
-left out."""
+_COLUMNS = """\
+**MAE** and **bias** are those of the {age} age, as above. **Spread** is the standard deviation of
+its errors: what would remain without bias. """
 
-_ONE_COLUMNS = f"""\
-**MAE** and **bias** are those of the corrected age, as above. **Spread** is the standard deviation
-of its errors: what would remain without bias. **Covered** is the share of faces whose 90 % interval
-contains the labeled age. **Few** means fewer than {ENOUGH_IN_GROUP} faces; figures of fewer than
-{FEWEST_IN_PART} are left out."""
+_BEST = """\
+**Best expert** is the corrected expert with the smallest MAE in the row. """
+
+_COVERED = """\
+**Covered** is the share of faces whose 90 % interval contains the labeled age. """
+
+_FEW = f"""\
+**Few** means fewer than {ENOUGH_IN_GROUP} faces; figures of fewer than {FEWEST_IN_PART} are left
+out."""
 
 _BY_ESTIMATE = """\
 Intervals are calibrated by estimated age, so about 90 % should be covered in every row of the
@@ -69,7 +70,14 @@ def ages(report: Report) -> list[str]:
         "## How the error depends on age",
         parts_table("labeled age, years", report["age_bands"]),
         parts_table("estimated age, years", report["estimated_age_bands"]),
-        _ONE_COLUMNS if alone else _COLUMNS,
+        "".join(
+            [
+                _COLUMNS.format(age="corrected" if alone else "fused"),
+                "" if alone else _BEST,
+                _COVERED if report["coverage"] else "",
+                _FEW,
+            ]
+        ),
         _BY_ESTIMATE if report["coverage"] else "",
     ]
 

@@ -108,7 +108,7 @@ def print_errors(provenance: Mapping[str, Any], faces: int) -> None:
     if len(errors) == 2:  # one expert alone, and the same again as fused
         del errors["fused"]
     width = max(len(printable(name)) for name in errors)
-    print(f"Held-out mean absolute error after correction on {faces} faces, in years:")
+    print(f"Held-out mean absolute error on {faces} faces, in years:")
     for name, error in errors.items():
         print(f"  {printable(name):<{width}}  {error:6.2f}")
     compared = of_faces(provenance).get("form_mae_years", {})

@@ -67,7 +67,7 @@ def preface(tables: FusionTables, overlap: Overlap | None = None) -> list[str]:
     provenance: Mapping[str, Any] = tables.provenance
     origin = _origin(of_faces(provenance), tables.detector)
     if "intervals" in provenance:
-        seen = [] if overlap is None else [_found(overlap, "The given fusion")]
+        seen = [] if overlap is None else [_found(overlap, "The tables of the given fusion")]
         return [f"{origin} {_KEPT}", *seen]
     alone = len(tables.experts) == 1
     bias = dict(provenance["bias"])
