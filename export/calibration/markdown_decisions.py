@@ -15,8 +15,8 @@ column; ages near the limit are the hardest to tell apart."""
 
 _NO_CERTIFICATION = """\
 These rates follow the definitions of NIST's Face Analysis Technology Evaluation, Age Estimation and
-Verification (FATE AEV). They describe these faces only; they are no result of NIST and no
-certification."""
+Verification (FATE AEV). They describe these faces only; they are no result of NIST and
+no certification."""
 
 
 def policy(threshold: str, rows: Sequence[Report]) -> list[str]:
