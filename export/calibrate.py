@@ -77,9 +77,11 @@ def _calibrate(arguments: argparse.Namespace) -> None:
         _import_published(arguments)
         return
     from export.calibration.correlation import correlation_of, correlation_text
+    from export.calibration.fitted_faces import FITTED_FACES, without_fingerprints
     from export.calibration.inputs import labeled_data
     from export.calibration.left_out import Robust, check_sources, left_out_report
-    from export.calibration.origin import preface, print_errors, with_origin
+    from export.calibration.origin import fitted_faces, print_errors, with_origin
+    from export.calibration.preface import preface
     from export.calibration.report import report_of
     from export.calibration.report_files import REPORT_PAGE, write_report
     from export.calibration.scores import scores_of_calibration
@@ -91,25 +93,28 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.robust is not None:
         check_sources(data.faces)
     folder.mkdir(parents=True, exist_ok=True)  # a fit takes minutes
+    name = (arguments.predictions or arguments.faces).name
+    overlap = None if kept is None else fitted_faces(kept, data.faces, name)
     calibration, left_out = _fitted(arguments, data, kept)
     tables, scores = calibration.tables, scores_of_calibration(data.faces, calibration)
     robust = None
     if left_out is not None and arguments.robust is not None:
         robust = Robust.of(tables, left_out)
         tables, scores = robust.tables(tables), robust.scores(scores, tables.age_grid)
-    name = (arguments.predictions or arguments.faces).name
-    tables = with_origin(tables, data.experts, data.detector, name)
+    tables = with_origin(tables, data.experts, data.detector, name, data.faces)
     if robust is not None:
         tables = replace(tables, provenance={**tables.provenance, "robust": robust.provenance})
     correlation = correlation_of(scores, name, options.resamples, options.seed)
     tables = replace(tables, correlation=correlation)  # an earlier one was of other intervals
-    report, paragraphs = report_of(scores, options), preface(tables)
+    report, paragraphs = report_of(scores, options), preface(tables, overlap)
+    if overlap is not None:
+        report[FITTED_FACES] = overlap.to_dict()
     if correlation is not None:
         report["correlation"] = asdict(correlation)
         paragraphs.append(correlation_text(correlation))
     if left_out is not None:
         report["left_out"] = left_out_report(left_out, options, tables, robust)
-    report["provenance"] = dict(tables.provenance)
+    report["provenance"] = without_fingerprints(tables.provenance)
     write_report(folder, report, tables, "Calibration report", paragraphs)
     # Last: where there is a fusion.json, its report is there too.
     write_fusion(folder / FILE_NAME, tables)

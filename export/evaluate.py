@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run as a file: python export/evaluate.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
@@ -30,6 +31,10 @@ from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
 from runtime.quality import QualityLimits
 from runtime.quality_options import add_quality_options, quality_limits
+
+if TYPE_CHECKING:
+    from export.calibration.report import ReportOptions
+    from export.calibration.scores import Scores
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,56 +72,68 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     names = arguments.experts or list(tables.experts)
     other = _tables(arguments.compare, names) if arguments.compare is not None else None
     # Heavy imports, after the options have been validated.
+    from export.calibration.inputs import labeled_data
+    from export.calibration.origin import warn_of_detector
+    from export.calibration.scores import scores_of_tables
+
+    data = labeled_data(arguments, names, varied=False)
+    check_fusion_fits(arguments.fusion, tables, data.experts)
+    warn_of_detector(tables, data.detector)
+    scores = scores_of_tables(data.faces, tables)
+    if challenge is not None:
+        from export.calibration.policy_fit import write_fitted_policy
+
+        kept = None if limits is None else replace(limits, require_face=True)
+        write_fitted_policy(arguments, challenge, data, scores, tables, kept)
+    elif arguments.statement is not None:
+        from export.calibration.statement_file import write_statement
+
+        write_statement(arguments, options, data, scores, tables, limits)
+    else:
+        _report(arguments, options, scores, tables, other, limits)
+
+
+def _report(
+    arguments: argparse.Namespace,
+    options: ReportOptions,
+    scores: Scores,
+    tables: FusionTables,
+    other: FusionTables | None,
+    limits: QualityLimits | None,
+) -> None:
+    """Prints the report and writes what the options ask for."""
     from export.calibration.comparison import comparison, comparison_text
     from export.calibration.correlation import (
         correlation_of,
         correlation_text,
         write_correlation,
     )
-    from export.calibration.inputs import labeled_data
+    from export.calibration.fitted_faces import FITTED_FACES, overlap_of
     from export.calibration.markdown import markdown
-    from export.calibration.markdown_text import plain
-    from export.calibration.origin import warn_of_detector
+    from export.calibration.origin import fitted_faces
+    from export.calibration.preface import preface_of_evaluation
     from export.calibration.quality import limits_report, quality_report
     from export.calibration.report import report_of
     from export.calibration.report_files import write_report
     from export.calibration.scores import scores_of_tables
 
-    data = labeled_data(arguments, names, varied=False)
-    faces = data.faces
-    check_fusion_fits(arguments.fusion, tables, data.experts)
-    warn_of_detector(tables, data.detector)
-    scores = scores_of_tables(faces, tables)
-    if challenge is not None:
-        from export.calibration.policy_fit import write_fitted_policy
-
-        kept = None if limits is None else replace(limits, require_face=True)
-        write_fitted_policy(arguments, challenge, data, scores, tables, kept)
-        return
-    if arguments.statement is not None:
-        from export.calibration.statement_file import write_statement
-
-        write_statement(arguments, options, data, scores, tables, limits)
-        return
+    faces, name = scores.faces, (arguments.predictions or arguments.faces).name
     report, appendix = report_of(scores, options), ""
+    overlap = fitted_faces(tables, faces, name)
+    report[FITTED_FACES] = overlap.to_dict()
     report["quality"] = quality_report(scores, options)
     if limits is not None:
         report["limits"] = limits_report(scores, options, limits)
-    correlation = correlation_of(
-        scores, (arguments.predictions or arguments.faces).name, options.resamples, options.seed
-    )
+    correlation = correlation_of(scores, name, options.resamples, options.seed)
     if arguments.correlation is not None:
         write_correlation(arguments.correlation, tables, correlation)
     if other is not None:
         report["comparison"] = comparison(scores, scores_of_tables(faces, other), options)
-        titles = arguments.fusion.name, arguments.compare.name
-        appendix = f"\n{comparison_text(report['comparison'], *titles)}"
-    preface = [
-        (
-            f"Tables of {plain(arguments.fusion.name)} on {len(faces)} labeled faces. The figures "
-            "are valid for new faces only if the tables were fitted on others."
-        )
-    ]
+        seen = overlap_of(other.provenance, faces)
+        report["comparison"][f"other_{FITTED_FACES}"] = seen.to_dict()
+        titles = _titles(arguments.fusion, arguments.compare)
+        appendix = f"\n{comparison_text(report['comparison'], *titles, seen)}"
+    preface = preface_of_evaluation(arguments.fusion.name, name, overlap)
     if correlation is not None:
         report["correlation"] = asdict(correlation)
         preface.append(correlation_text(correlation))
@@ -126,6 +143,16 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=1, sort_keys=True, allow_nan=False))
     else:
         print(markdown(report, "Evaluation", preface, []) + appendix)
+
+
+def _titles(path: Path, other: Path) -> tuple[str, str]:
+    """Returns the names of two files, with their folders if the names are equal."""
+    if path.name != other.name:
+        return path.name, other.name
+    return (
+        f"{path.absolute().parent.name}/{path.name}",
+        f"{other.absolute().parent.name}/{other.name}",
+    )
 
 
 def _limits(arguments: argparse.Namespace) -> QualityLimits | None:

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from export.calibration.fitted_faces import Overlap
+from export.calibration.markdown_tables import FEWEST_IN_PART
 from export.calibration.markdown_text import plain, table
 from export.calibration.metrics import Bootstrap, Rows
 from export.calibration.report import Report, ReportOptions, all_rows, bootstrap_of, parts_of
 from export.calibration.scores import Scores
+from runtime.printing import MOST_LINE
 
 
 def comparison(scores: Scores, other: Scores, options: ReportOptions) -> Report:
@@ -40,29 +43,44 @@ def _difference(scores: Scores, other: Scores, bootstrap: Bootstrap, rows: Rows)
     }
 
 
-def comparison_text(compared: Mapping[str, Any], name: str, other: str) -> str:
-    """Returns the comparison as Markdown."""
+def comparison_text(compared: Report, name: str, other: str, seen: Overlap) -> str:
+    """Returns the comparison as Markdown.
+
+    Args:
+        compared: what `comparison` returned.
+        name: of the first tables.
+        other: of the second tables.
+        seen: how many of the faces the second tables were fitted on.
+    """
     rows = [_row("all", compared)]
     for place, parts in compared["parts"].items():
         rows += [_row(f"{place} {part}", found) for part, found in parts.items()]
     lines = [
         f"## {plain(name)} against {plain(other)}",
         "",
-        (
-            "MAE is the mean absolute error of the fused age in years. A difference below 0 means "
-            f"that {plain(name)} is better; where its 95 % interval contains 0, neither is shown "
-            "to be."
+        table(
+            ["faces (number)", "first MAE, years", "other MAE, years", "difference, years"], rows
         ),
         "",
-        table(["faces", "first MAE", "other MAE", "difference"], rows),
+        (
+            "MAE is the mean absolute error of the fused age, first of "
+            f"{plain(name)}, then of {plain(other)}. A difference below 0 means that {plain(name)} "
+            "is better; where its 95 % confidence interval (bootstrap over people) contains 0, "
+            f"neither is shown to be. Figures of fewer than {FEWEST_IN_PART} faces are left out."
+        ),
+        "",
+        plain(seen.sentence(f"The other tables, {other},"), MOST_LINE),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _row(name: str, found: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = found["difference_interval"]
+    head = f"{plain(name)} ({found['faces']:,})"
+    if found["faces"] < FEWEST_IN_PART:
+        return head, "–", "–", "–"
     return (
-        f"{plain(name)} ({found['faces']})",
+        head,
         f"{found['mae']:.2f}",
         f"{found['other_mae']:.2f}",
         f"{found['difference']:+.2f} [{low:+.2f}, {high:+.2f}]",

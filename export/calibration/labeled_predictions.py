@@ -2,9 +2,10 @@
 
 As a CSV: the columns `age` and one per expert, `age_NAME` as in the tables of `label` or just
 `NAME`, optionally `id`, `subject` (the person in the picture), `source` (the data set or camera the
-picture is from) and groups (every column named `group…`, and any column requested by name), and the
-quality of the faces, `quality_sharpness` and so on by the names in `runtime.quality`. Cells of
-`subject`, `source`, groups and quality may be empty.
+picture is from) and groups (every column named `group…`, and any column requested by name), the
+quality of the faces, `quality_sharpness` and so on by the names in `runtime.quality`, and
+`picture_sha256`, the hash of the picture's file. Cells of `subject`, `source`, groups, quality and
+hash may be empty.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MOST_SOURCES = 20
 """Everything is fitted again without each source, so there is a limit on them."""
 _RESERVED_NAMES = frozenset({"fused", "mean", AGE, ID, SUBJECT, SOURCE})
 """Not allowed as names of experts: reports and CSVs use them."""
+PICTURE = "picture_sha256"
 _QUALITY = {f"quality_{name}": name for name in QUANTITIES}
 """Quantities of `runtime.quality.FaceQuality`, by their columns."""
 _LISTED_ROWS = 12
@@ -64,6 +66,8 @@ class LabeledPredictions:
     """(N,) the source of each picture, empty where unknown; None without such a column."""
     quality: Mapping[str, Floats] = field(default_factory=dict)
     """(N,) quantities of `runtime.quality.FaceQuality`, by name; NaN where unknown."""
+    pictures: Strings | None = None
+    """(N,) SHA-256 of the file of each picture, empty where unknown; None for all."""
 
     def __len__(self) -> int:
         """Number of faces."""
@@ -90,6 +94,7 @@ class LabeledPredictions:
             {column: values[rows] for column, values in self.groups.items()},
             None if self.sources is None else self.sources[rows],
             {name: values[rows] for name, values in self.quality.items()},
+            None if self.pictures is None else self.pictures[rows],
         )
 
 
@@ -184,6 +189,7 @@ def predictions_of(
         groups_of,
         None if origin is None else columns[origin],
         quality,
+        columns.get(PICTURE),
     )
 
 
@@ -232,6 +238,7 @@ def write_predictions(path: Path, ids: Sequence[str], faces: LabeledPredictions)
             for column, name in _QUALITY.items()
             if name in faces.quality
         },
+        **({} if faces.pictures is None else {PICTURE: faces.pictures}),
     }
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

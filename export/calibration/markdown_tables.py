@@ -11,34 +11,40 @@ from export.calibration.report import ENOUGH_IN_GROUP
 Report = Mapping[str, Any]
 
 
+FEWEST_IN_PART = 5
+"""Figures of fewer faces are chance and not shown."""
+
+
 def parts_table(head: str, sections: Report) -> str:
-    """Returns the figures of parts of the faces, one row each, under the name of the division."""
-    heads = [
-        plain(head),
-        "faces",
-        "fused MAE",
-        "bias",
-        "spread of error",
-        "best expert",
-        "covered (90 %)",
-    ]
-    return table(heads, [_section(name, section) for name, section in sections.items()])
+    """Returns the figures of parts of the faces, one row each, under the name of the division.
+
+    Columns that would be the same everywhere are left out: the best of one expert, and coverage
+    without intervals.
+    """
+    first = next(iter(sections.values()))
+    experts = [key for key in first["mae"] if key not in ("fused", "mean")]
+    heads = [plain(head), "faces", "MAE, years", "bias, years", "spread, years"]
+    heads += ["best expert (its MAE, years)"] if len(experts) > 1 else []
+    heads += ["covered"] if "90" in first["coverage"] else []
+    rows = [_section(name, section, experts) for name, section in sections.items()]
+    return table(heads, [[*row, *["–"] * (len(heads) - len(row))] for row in rows])
 
 
-def _section(name: str, section: Report) -> list[str]:
-    errors = section["mae"]
-    experts = [key for key in errors if key not in ("fused", "mean")]
-    best = min(experts, key=lambda expert: errors[expert]["corrected"])
-    few = " (few)" if section["faces"] < ENOUGH_IN_GROUP else ""
-    return [
-        plain(name),
-        f"{section['faces']}{few}",
+def _section(name: str, section: Report, experts: Sequence[str]) -> list[str]:
+    errors, faces = section["mae"], section["faces"]
+    few = " (few)" if faces < ENOUGH_IN_GROUP else ""
+    row = [plain(name), f"{faces:,}{few}"]
+    if faces < FEWEST_IN_PART:
+        return row
+    row += [
         f"{errors['fused']:.2f} {interval(section['mae_interval']['fused'], 1, 2)}",
         f"{section['bias']['fused']:+.2f}",
         f"{section['spread']['fused']:.2f}",
-        f"{errors[best]['corrected']:.2f} ({plain(best)})",
-        coverage(section, 0) if "90" in section["coverage"] else "–",
     ]
+    if len(experts) > 1:
+        best = min(experts, key=lambda expert: errors[expert]["corrected"])
+        row.append(f"{plain(best)} ({errors[best]['corrected']:.2f})")
+    return [*row, coverage(section, 0)] if "90" in section["coverage"] else row
 
 
 def coverage(section: Report, digits: int) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from export.calibration.markdown_text import plain
+from export.calibration.fitted_faces import FITTED_FACES, Overlap, fingerprints, overlap_of
+from export.calibration.labeled_predictions import LabeledPredictions
 from runtime.fusion import FusionTables
 from runtime.manifest import Expert
 from runtime.printing import printable
@@ -21,6 +22,7 @@ def with_origin(
     experts: Mapping[str, Expert],
     detector: str | None,
     data: str,
+    faces: LabeledPredictions | None = None,
 ) -> FusionTables:
     """Adds to tables what they were fitted for, and binds them to it.
 
@@ -29,6 +31,7 @@ def with_origin(
         experts: those that made the predictions, where they are known.
         detector: provenance of the detector that found the faces.
         data: name of the labeled data.
+        faces: the labeled faces, whose fingerprints are kept; None for published tables.
     """
     bound = {
         name: table
@@ -41,8 +44,11 @@ def with_origin(
         for name, table in tables.experts.items()
     }
     provenance = {**tables.provenance, "data": tables.provenance.get("data", data)}
+    seen = {} if faces is None else {FITTED_FACES: fingerprints(faces)}
     if "intervals" in provenance:
-        provenance["intervals"] = {**of_faces(provenance), "data": data}
+        provenance["intervals"] = {**of_faces(provenance), "data": data, **seen}
+    else:
+        provenance |= seen
     found = tables.detector if detector is None else detector
     return replace(tables, experts=bound, detector=found, provenance=provenance)
 
@@ -59,19 +65,28 @@ def warn_of_detector(tables: FusionTables, detector: str | None) -> None:
         )
 
 
-def warn_of_fitted_faces(tables: FusionTables, data: str) -> None:
-    """Warns that the labeled data has the name of the data that the tables were fitted on."""
-    if fitted_on(tables, data):
+def fitted_faces(tables: FusionTables, faces: LabeledPredictions, data: str) -> Overlap:
+    """Returns how many labeled faces tables were fitted on, and warns if there are any.
+
+    Tables without fingerprints warn of data that has the name of the data of the fit.
+    """
+    found = overlap_of(tables.provenance, faces)
+    if found.fitted:
         _LOGGER.warning(
-            "The tables were fitted on data with the same name, %s. Error rates on faces of the "
-            "fit are too low: use other faces.",
+            "The tables were fitted on %d of these %d faces, as their fingerprints show. Errors on "
+            "faces of the fit are too small: use other faces.",
+            found.fitted,
+            found.faces,
+        )
+    named = tables.provenance.get("data"), of_faces(tables.provenance).get("data")
+    if found.unknown is not None and data in named:
+        _LOGGER.warning(
+            "The tables were fitted on data with the same name, %s. Errors on faces of the fit are "
+            "too small: use other faces.",
             printable(data),
         )
-
-
-def fitted_on(tables: FusionTables, data: str) -> bool:
-    """Returns whether tables were fitted on data of a name; other overlap is not recognized."""
-    return data in (tables.provenance.get("data"), of_faces(tables.provenance).get("data"))
+        return replace(found, same_name=True)
+    return found
 
 
 def sources_of(tables: FusionTables) -> list[str]:
@@ -89,7 +104,9 @@ def of_faces(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def print_errors(provenance: Mapping[str, Any], faces: int) -> None:
     """Prints the held-out errors."""
-    errors = of_faces(provenance)["cross_validated_mae_years"]
+    errors = dict(of_faces(provenance)["cross_validated_mae_years"])
+    if len(errors) == 2:  # one expert alone, and the same again as fused
+        del errors["fused"]
     width = max(len(printable(name)) for name in errors)
     print(f"Held-out mean absolute error on {faces} faces, in years:")
     for name, error in errors.items():
@@ -97,46 +114,4 @@ def print_errors(provenance: Mapping[str, Any], faces: int) -> None:
     compared = of_faces(provenance).get("form_mae_years", {})
     if len(compared) > 1:
         listed = ", ".join(f"{name} {error:.2f}" for name, error in compared.items())
-        print(f"Form: {provenance['form']} (fused error by form: {listed}).")
-
-
-def preface(tables: FusionTables) -> list[str]:
-    """Returns the first paragraphs of a calibration's report."""
-    provenance: Mapping[str, Any] = tables.provenance
-    faces = of_faces(provenance)
-    origin = f"From {faces['faces']} labeled faces of {faces['people']} people in "
-    origin += f"{plain(faces['data'])}. "
-    if tables.detector is not None:
-        origin += f"Faces found by: {plain(tables.detector)}. "
-    if "intervals" in provenance:
-        kept = (
-            "Bias and gate are those of a fusion that was given; only the intervals were fitted. "
-            "The figures hold for new faces if the fusion was not fitted on these ones; the "
-            "intervals are verified on faces held out of their fit."
-        )
-        return [origin + kept]
-    bias = "; ".join(f"{plain(name)}: {plain(model)}" for name, model in provenance["bias"].items())
-    paragraphs = [
-        (
-            f"{origin}Every figure on this page is of faces held out of the fit, including the "
-            "choice of models (nested cross-validation); the tables themselves were then fitted "
-            "on all faces."
-        ),
-        f"Models chosen by cross-validation: bias {bias}. Gate: {plain(provenance['gate'])}.",
-    ]
-    compared = provenance["form_mae_years"]
-    if len(compared) > 1:
-        listed = ", ".join(f"{name} {error:.2f} years" for name, error in compared.items())
-        paragraphs.append(
-            f"Form of the fusion: {provenance['form']}, chosen by the fused error on held-out "
-            f"faces ({listed}). `tables`: bias and gate are tables over one age. `agemoe`: the "
-            "form that AgeMoE's authors published, in which the gate is a linear function of all "
-            "raw predictions. `tables` is preferred unless the other is better by more than one "
-            "standard error. The choice between the two used the same held-out faces."
-        )
-    if provenance["fell_back"]:
-        paragraphs.append(
-            "**Fusing was worse than the best corrected expert, so the tables fall back to that "
-            "expert alone.** More labeled faces, or other experts, may help."
-        )
-    return paragraphs
+        print(f"Form: {provenance['form']} (error by form: {listed}).")

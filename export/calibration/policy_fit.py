@@ -22,7 +22,7 @@ from export.calibration.challenge import (
 )
 from export.calibration.inputs import LabeledData, experts_of
 from export.calibration.markdown_text import plain, table
-from export.calibration.origin import warn_of_fitted_faces
+from export.calibration.origin import fitted_faces
 from export.calibration.quality import limit_sentences, refused_by
 from export.calibration.scores import Scores
 from export.errors import ClaimError, OptionsError
@@ -32,7 +32,7 @@ from runtime.fusion_file import FILE_NAME as FUSION_NAME
 from runtime.fusion_file import read_fusion
 from runtime.policy_file import FILE_NAME, write_policy
 from runtime.policy_terms import Binding, Evidence, Rate
-from runtime.printing import printable
+from runtime.printing import MOST_LINE, printable
 from runtime.quality import QualityLimits
 
 _LOGGER = logging.getLogger("agemoe")
@@ -63,7 +63,7 @@ def write_fitted_policy(
     engines: Path = arguments.engines
     binding = binding_in_use(engines, data, tables)
     name = (arguments.predictions or arguments.faces).name
-    warn_of_fitted_faces(tables, name)
+    overlap = fitted_faces(tables, data.faces, name)
     refused = refused_by(data.faces, limits)
     ages = np.where(refused, np.nan, scores.fused_years)
     found = fit_challenge(data.faces, ages, options)
@@ -74,14 +74,14 @@ def write_fitted_policy(
             f"No challenge age up to {highest:g} will do. {_not_shown(options, counted)} "
             f"{_FEW} Or choose a --challenge. Nothing was written."
         )
-    policy = _policy(options, found, binding, name, limits)
+    policy = _policy(options, found, binding, overlap.named(name), limits)
     if limits is not None:
         missed = "%d of %d faces miss the quality limits and count as referred."
         _LOGGER.info(missed, refused.sum(), len(refused))
     if arguments.json:
         print(json.dumps({"id": policy.id, **policy.to_dict()}, indent=1, sort_keys=True))
     else:
-        print(policy_text(policy))
+        print(f"{policy_text(policy)}\n\n{plain(overlap.sentence(), MOST_LINE)}")
     unmet = options.max_false_positive is not None and not found.claimed
     if unmet and not arguments.without_claim:
         raise ClaimError(f"{_not_shown(options, counted)} {_FEW} {_FORCE} Nothing was written.")

@@ -25,7 +25,7 @@ from export.config.fingerprints import fingerprint
 from runtime.columns import AGE, ID, SOURCE, SUBJECT
 from runtime.cores import usable_cores
 from runtime.errors import AgeMoEError
-from runtime.files import resolved
+from runtime.files import resolved, sha256_of
 from runtime.fusion import Floats
 from runtime.progress import Report, unreported
 from runtime.quality import QUANTITIES
@@ -43,11 +43,11 @@ MOST_WITHOUT_FACE = 0.2
 """Share of photographs without a face above which the job is refused: what is left is a choice of
 the detector's, and the tables would hold for that only."""
 
-REVISION = 2
+REVISION = 3
 """Revision of the logged predictions; raise it when `runtime.face_measures` changes, too."""
 
 Prediction = dict[str, Any] | str
-"""`years` by expert, `notes` and `quality`, or the reason why there are none."""
+"""`years` by expert, `notes`, `quality` and the `picture`'s SHA-256, or why there are none."""
 
 
 class Predictor(Protocol):
@@ -171,9 +171,16 @@ def _batches(
         for start in range(0, len(faces), size):
             batch = faces[start : start + size]
             found = list(pool.map(finder.face, batch))
+            hashes = pool.map(_hash, batch)
             visible = [face for face in found if isinstance(face, Face)]
             results = iter(predictor.predict(visible) if visible else ())
-            yield batch, [f if isinstance(f, str) else _prediction(next(results)) for f in found]
+            yield (
+                batch,
+                [
+                    face if isinstance(face, str) else _prediction(next(results), picture)
+                    for face, picture in zip(found, hashes, strict=True)
+                ],
+            )
 
 
 def _key(face: LabeledFace) -> str:
@@ -183,14 +190,22 @@ def _key(face: LabeledFace) -> str:
     return f"{resolved(face.path)}|{found.st_size}|{found.st_mtime_ns}|{position}"
 
 
-def _prediction(result: AgeEstimate | AgeMoEError) -> Prediction:
+def _hash(face: LabeledFace) -> str:
+    """Returns the SHA-256 of a picture's file; empty where it cannot be read."""
+    try:
+        return sha256_of(face.path)
+    except OSError:
+        return ""
+
+
+def _prediction(result: AgeEstimate | AgeMoEError, picture: str) -> Prediction:
     if isinstance(result, AgeMoEError):
         return str(result)
     if result.missing:
         return "; ".join(f"{name}: {reason}" for name, reason in result.missing.items())
     years = {name: expert.age_years for name, expert in result.experts.items()}
     quality = result.quality and result.quality.to_dict()
-    return {"years": years, "notes": list(result.notes), "quality": quality}
+    return {"years": years, "notes": list(result.notes), "quality": quality, "picture": picture}
 
 
 def _warn_of_missing_faces(predictions: Sequence[Prediction], finder: Finder) -> None:
@@ -234,6 +249,7 @@ def _labeled(
         },
         sources,
         _quality([found["quality"] for _, found in usable]),
+        np.array([found["picture"] for _, found in usable], dtype=np.str_),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from export.calibration.fitted_faces import Overlap
 from export.calibration.markdown_text import plain
 from runtime.decisions import Policy
 from runtime.fusion import FusionTables
@@ -32,8 +33,8 @@ class About:
     """The youngest and the oldest person."""
     not_tested: Sequence[str]
     """Sentences in Markdown."""
-    of_fit: bool
-    """True if the fusion tables were fitted on data of the same name."""
+    overlap: Overlap
+    """How many of the photographs the fusion tables were fitted on."""
 
 
 def versions(about: About) -> Iterator[str]:

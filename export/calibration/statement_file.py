@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.calibration.inputs import LabeledData, experts_of
-from export.calibration.origin import fitted_on, sources_of, warn_of_fitted_faces
+from export.calibration.origin import fitted_faces, sources_of
 from export.calibration.policy_fit import binding_in_use
 from export.calibration.report import ReportOptions
 from export.calibration.scores import Scores
@@ -46,7 +46,7 @@ def write_statement(
     policy = _policy(engines, binding, options)
     limits = given if policy is None else _limits(policy, given)
     name = (arguments.predictions or arguments.faces).name
-    warn_of_fitted_faces(tables, name)
+    overlap = fitted_faces(tables, faces, name)
     figures = figures_of_statement(scores, options, policy, limits)
     youngest = 0.0 if policy is None or policy.evidence is None else policy.evidence.youngest
     thresholds = dict.fromkeys(one.threshold for one in figures.rates)
@@ -67,7 +67,7 @@ def write_statement(
             youngest=youngest,
             fitted=sources_of(tables),
         ),
-        fitted_on(tables, name),
+        overlap,
     )
     page: Path = arguments.statement
     write_whole(page, statement_page(about, figures).encode())

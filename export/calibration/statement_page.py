@@ -23,7 +23,6 @@ from export.calibration.statement_words import (
     ACCEPTABILITY,
     INTERVALS,
     NATURE,
-    OF_FIT,
     PEOPLE,
     PLACEHOLDERS,
     PRIVACY,
@@ -31,6 +30,7 @@ from export.calibration.statement_words import (
     VERSIONS,
 )
 from runtime.manifest import PLACEHOLDER_KINDS
+from runtime.printing import MOST_LINE
 
 
 def statement_page(about: About, figures: Figures) -> str:
@@ -64,8 +64,8 @@ def statement_page(about: About, figures: Figures) -> str:
 def _opening(about: About, figures: Figures) -> Iterator[str]:
     if any(expert.source.kind in PLACEHOLDER_KINDS for expert in about.experts.values()):
         yield PLACEHOLDERS
-    if about.of_fit:
-        yield OF_FIT
+    if about.overlap.fitted or about.overlap.same_name:
+        yield f"**Warning: {plain(about.overlap.sentence(), MOST_LINE)}**"
     date = [] if about.date is None else [f"Date: {plain(about.date)}."]
     policy = (
         "No policy was fitted"
@@ -146,9 +146,7 @@ def _tested_on(about: About, figures: Figures) -> Iterator[str]:
         f"Tested on {figures.overall['faces']:,} photographs of {figures.people:,} people aged "
         f"{low:g} to {high:g}, from the labeled data {plain(about.data)}"
         + (f", of these sources (number of people): {listed}." if listed else ".")
-        + " The true ages are those of the labels. Whether these photographs were also used to fit "
-        "the tables is recognized by the name of the data only; keeping them apart is up to the "
-        "operator."
+        + f" The true ages are those of the labels. {plain(about.overlap.sentence(), MOST_LINE)}"
     )
     yield INTERVALS
 
@@ -233,7 +231,7 @@ def _claim(about: About, rates: Sequence[Rates]) -> Iterator[str]:
     if missed:
         text += f" It is **not** shown for these groups by themselves: {groups}."
     yield text
-    if policy.evidence is not None and policy.evidence.data == about.data:
+    if policy.evidence is not None and policy.evidence.data == about.overlap.named(about.data):
         yield (
             "The challenge age was chosen or verified on data of the same name. The bound allows "
             "for that choice; the intervals in the table do not."

@@ -53,7 +53,3 @@ expert's fingerprint also covers its settings and how faces are prepared for it.
 PLACEHOLDERS = """\
 **These networks are placeholders: they were not trained on people, and their ages of photographs
 are meaningless. Do not use this page.**"""
-
-OF_FIT = """\
-**Warning: data of the same name was used to fit the fusion tables. If it is the same data, the
-true errors are larger than this page says.**"""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from export.calibration import plots
 from export.calibration import report as report_module
 from export.calibration.comparison import comparison
 from export.calibration.markdown import markdown
@@ -118,14 +119,45 @@ def test_without_a_spread_no_interval_is_reported() -> None:
     report = report_of(scores(spread=False), ReportOptions(resamples=100))
     assert report["coverage"] == {}
     assert report["reliability"] == {"18": None}
-    assert "of the true ages" not in markdown(report, "Evaluation", [], [])
+    page = markdown(report, "Evaluation", [], [])
+    assert "The tables have no intervals" in page
+    for part in ("90 %", "overed", "probability_at_least"):
+        assert part not in page
 
 
 def test_rates_without_faces_are_reported_as_such() -> None:
     faces = made_up(100)
     old = replace(faces, age_years=faces.age_years.clip(40.0))
     report = report_of(scores_of_tables(old, flat_tables()), ReportOptions(resamples=100))
-    assert "no such faces" in markdown(report, "Evaluation", [], [])
+    page = markdown(report, "Evaluation", [], [])
+    assert "No face is under 18, so false positives are unknown." in page
+    assert "false positives, of" not in page
+
+
+@pytest.mark.parametrize(("experts", "lines"), [(3, 3), (1, 2)])
+def test_the_error_by_age_has_few_lines_and_a_band(experts: int, lines: int) -> None:
+    faces = made_up(300)
+    some = replace(
+        faces, names=NAMES[:experts], predictions_years=faces.predictions_years[:, :experts]
+    )
+    report = report_of(scores_of_tables(some, flat_tables()), ReportOptions(resamples=100))
+    (axes,) = plots._error_by_age(report).axes
+    assert len(axes.get_lines()) == lines
+    assert len(axes.collections) == 1
+    legend = axes.get_legend()
+    assert legend is not None
+    assert len(legend.get_texts()) == lines
+    assert [label.get_text().count("\n") for label in axes.get_xticklabels()] == [1] * 7
+
+
+def test_parts_of_few_faces_and_divisions_into_one_part_are_left_out() -> None:
+    faces = made_up(40)
+    groups = {"side": np.where(np.arange(40) < 3, "left", "right"), "city": np.full(40, "all")}
+    some = replace(faces, groups=groups)
+    report = report_of(scores_of_tables(some, flat_tables()), ReportOptions(resamples=100))
+    page = markdown(report, "Evaluation", [], [])
+    assert "| left | 3 (few) | – | – | – | – | – |" in page
+    assert "By city there is nothing to compare: all are all." in page
 
 
 def test_comparison_detects_the_better_tables() -> None:

@@ -236,7 +236,7 @@ def test_calibrate_looks_for_the_face_and_records_the_detector(
     ages = np.array([[float(row.split(",")[column]) for column in (1, 4)] for row in lines[1:]])
     assert np.abs(ages[:, 0] - ages[:, 1]).max() < 15.0
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "Faces found by: fake 1." in page
+    assert "Faces found by the detector fake, whose settings" in page
     assert "| even |" in page
 
 

@@ -20,6 +20,7 @@ from export.build.console import BuildDisplay, make_console, plan_table
 from export.build.plan import Planned
 from export.build.terminal import Console, Table
 from export.calibration.comparison import comparison_text
+from export.calibration.fitted_faces import Overlap
 from export.calibration.labeled_predictions import LabeledPredictions
 from export.demo.chart import Entry, draw_legend
 from export.demo.table import estimates_table
@@ -104,7 +105,8 @@ def test_the_legend_of_a_picture() -> None:
 def test_the_text_of_a_comparison() -> None:
     found = {"faces": 9, "mae": 1.0, "other_mae": 2.0, "difference": 1.0,
              "difference_interval": (0.0, 1.0)}  # fmt: skip
-    check_page(comparison_text({**found, "parts": {MARKER: {MARKER: found}}}, MARKER, MARKER))
+    compared = {**found, "parts": {MARKER: {MARKER: found}}}
+    check_page(comparison_text(compared, MARKER, MARKER, Overlap(9, 9, 3)))
 
 
 @pytest.fixture(scope="module")

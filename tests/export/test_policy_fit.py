@@ -11,7 +11,8 @@ import pytest
 
 from export import evaluate
 from export.calibration.challenge import upper_bound
-from export.calibration.labeled_predictions import LabeledPredictions
+from export.calibration.fitted_faces import fingerprints
+from export.calibration.labeled_predictions import LabeledPredictions, read_predictions
 from runtime import AgeMoE, read_policy
 from runtime.fusion_file import write_fusion
 from runtime.quality import QualityLimits
@@ -154,6 +155,20 @@ def test_faces_of_the_fit_are_warned_of(
     assert "same name" not in caplog.text
     assert run(labeled(tmp_path, name="fitted.csv"), engines) == 0
     assert "data with the same name, fitted.csv" in caplog.text
+
+
+def test_faces_of_the_fit_are_stated_in_the_policy(
+    tmp_path: Path, engines: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = labeled(tmp_path)
+    seen = fingerprints(read_predictions(table, ["a"]).take(np.arange(-40, 0)))
+    tables = pivot_tables({"a": Row()}, provenance={"fitted_faces": seen})
+    write_fusion(engines / "fusion.json", tables)
+    assert run(table, engines) == 0
+    assert "were fitted on 40 of these" in capsys.readouterr().out
+    evidence = read_policy(engines).evidence
+    assert evidence is not None
+    assert "(the tables were fitted on 40 of its" in evidence.data
 
 
 def test_tables_that_are_not_in_use_are_refused(

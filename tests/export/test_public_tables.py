@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
+
 import numpy as np
 
 from export.build.experts_file import PRESETS
@@ -15,6 +17,9 @@ def test_the_shipped_tables_fuse_both_experts_and_give_intervals() -> None:
     assert tuple(tables.experts) == NAMES
     assert not tables.provenance["fell_back"]
     assert tables.provenance["faces"] == 627
+    seen = tables.provenance["fitted_faces"]
+    assert isinstance(seen, dict)
+    assert len(b64decode(seen["rows"])) == 5 * 627
     ages = np.repeat(np.linspace(2.0, 78.0, 20)[:, None], 2, axis=1)
     fused = tables.fuse(NAMES, ages)
     assert (fused.weights > 0.02).all()

@@ -128,9 +128,9 @@ def test_evaluate_reports_by_quality(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert report["limits"]["kept"]["faces"] < len(faces)
     assert evaluate.main(given) == 0
     page = capsys.readouterr().out
-    assert "## By quality" in page
+    assert "## How the error depends on the quality of the picture" in page
     assert "| 16 to 24 |" in page
-    assert "## With the quality limits" in page
+    assert "## What the quality limits change" in page
     with pytest.raises(SystemExit):
         evaluate.main([*given[:-1], "-1"])
     assert "--min-inter-eye: must be a number within 0.." in capsys.readouterr().err

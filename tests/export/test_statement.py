@@ -204,7 +204,9 @@ def test_people_of_one_side_only(engines: Path, keep: str) -> None:
 
 def test_warnings_stand_at_the_top(engines: Path) -> None:
     page = page_of(people(), engines, name="fitted.csv")
-    assert page.index("**Warning: data of the same name") < page.index("In short")
+    assert page.index("**Warning: The fusion tables may have been fitted on some") < page.index(
+        "In short"
+    )
     assert "placeholders" not in page
     demo = write_folder(engines.parent / "demo" / "engines", kind="demo")
     page = page_of(people(), demo)
