@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,8 @@ from runtime.printing import printable_lines
 
 Plot = Callable[[Mapping[str, Any]], bytes]
 """Draws a report as a PNG."""
-REFUSED, INTERRUPTED = 2, 130
-"""Exit statuses: invalid input, and Ctrl-C as shells have it."""
+REFUSED = 2
+"""Exit status after invalid input."""
 WIDTH, HEIGHT = 640, 480
 DRAWN_FACES = 16
 DRAWN = f"drawn people in JPEGs of {WIDTH}×{HEIGHT}"
@@ -43,13 +42,10 @@ def exit_status(run: Callable[[], int]) -> int:
             return run()
 
     try:
-        return run_command(quiet, REFUSED)
+        return run_command(quiet, REFUSED, interrupted="Interrupted; nothing was written.")
     except (ValueError, RuntimeError) as error:
         print_error(printable_lines(str(error)))
         return REFUSED
-    except KeyboardInterrupt:
-        print("Interrupted; nothing was written.", file=sys.stderr)
-        return INTERRUPTED
 
 
 def write_outputs(options: argparse.Namespace, report: Mapping[str, Any], plot: Plot) -> None:
