@@ -288,21 +288,36 @@ def _markdown(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python benchmarks/gpu_check.py",
+        description="Runs every check that needs a GPU and writes one report.",
+        examples=("", "--engines engines --device cuda:1 --seconds 60"),
+    )
+    add, output = parser.add_argument, "folder for the report and the engines that are built"
+    engines = "engines folder to check (default: engines are built)"
+    weights = "weights of the engines that are built"
+    device = "device to check: auto, cuda, cuda:N, tensorrt or tensorrt:N"
+    add("--engines", type=Path, metavar="DIR", help=engines)
+    add("--weights", choices=("demo", "random"), default="demo", help=weights)
+    add("--device", default="auto", help=device)
+    seconds = "duration of the soak test in seconds"
+    add("--seconds", type=positive, default=20.0, metavar="S", help=seconds)
+    add("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR", help=output)
+    return parser
+
+
 def _parsed(arguments: Sequence[str] | None) -> Options:
     """Parses the options; `build` becomes the weights to build from, empty for given engines."""
-    parser = Parser(prog="python benchmarks/gpu_check.py", description=__doc__)
-    parser.add_argument("--engines", type=Path, help="existing engines; default: build some")
-    parser.add_argument("--weights", choices=("demo", "random"), default="demo", help="to build")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or tensorrt")
-    parser.add_argument("--seconds", type=positive, default=20.0, help="of the soak test")
-    parser.add_argument("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR")
-    options = parser.parse_args(arguments)
+    chosen = parser()
+    options = chosen.parse_args(arguments)
     try:
         kind, _ = parse_device(options.device)
     except BackendError as error:
-        parser.error(str(error))
+        chosen.error(str(error))
     if kind == "cpu":
-        parser.error("--device cpu: this command checks a GPU.")
+        chosen.error("--device cpu: this command checks a GPU.")
     options.build = "" if options.engines else options.weights
     options.output = resolved(options.output)  # commands run in another folder
     options.engines = resolved(options.engines or options.output / "engines")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.commands import Parser
-from runtime.drawing import SUFFIXES, drawing_format
+from runtime.drawing import drawing_format
 from runtime.files import resolved
 from runtime.labeling import FACES
 from runtime.liveness_model import LIVENESS
@@ -100,7 +100,7 @@ def predict_parser() -> Parser:
     checks.add_argument("--policy", action="store_true", help=policy)
     checks.add_argument("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     output = parser.add_argument_group("output")
-    draw = f"save a copy of the photograph with boxes and ages: {', '.join(SUFFIXES)}"
+    draw = "save a copy of the photograph with boxes and ages; .jpg, .png or .webp sets the format"
     output.add_argument("--json", action="store_true", help=JSON_LINES)
     output.add_argument("--draw", type=Path, metavar="FILE", help=draw)
     _add_experts(parser)
@@ -125,7 +125,11 @@ def label_parser() -> Parser:
     ray = "label on a Ray cluster: its address, such as auto or HOST:6379, or local"
     parser.add_argument("photos", nargs="+", metavar="PHOTOS", help=photos)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="table to write: .csv or .parquet"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="table to write: .csv or .parquet",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing table")
     parser.add_argument("--faces", choices=FACES, default=FACES[0], help=faces)

@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
             notes: what the help says before the examples.
         """
         self.examples = tuple(examples)
-        lines = "\n".join(["examples:", *(f"  %(prog)s {line}" for line in examples)])
+        lines = "\n".join(["examples:", *(f"  %(prog)s {line}".rstrip() for line in examples)])
         super().__init__(
             prog=prog,
             description=description,

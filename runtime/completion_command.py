@@ -24,8 +24,8 @@ def parser() -> Parser:
         prog=command_line("completion"),
         description="Prints a script that completes commands, options, choices and files in a "
         "shell. It needs the extra completion: pip install 'agemoe-runtime[completion]'.",
-        notes="For every new bash: the first example in ~/.bashrc, as eval \"$(...)\". For zsh, the "
-        "file _agemoe in a folder of $fpath.",
+        notes="New shells read these files. For zsh, ~/.zshrc needs two lines: "
+        "fpath=(~/.zfunc $fpath) and autoload -U compinit && compinit.",
         examples=(
             "bash > ~/.local/share/bash-completion/completions/agemoe",
             "zsh > ~/.zfunc/_agemoe",

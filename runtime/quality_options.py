@@ -28,7 +28,8 @@ _PLAIN = {
 def add_quality_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options from which `quality_limits` makes limits."""
     section = parser.add_argument_group(
-        "quality limits", "Faces beyond a limit get no age; by default there is none."
+        "quality limits",
+        "A face beyond a limit is refused. No limit is set by default.",
     )
     for name, option in _OPTIONS.items():
         quantity, text, unit = LIMITED[name]

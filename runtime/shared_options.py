@@ -24,7 +24,9 @@ def add_engines(options: argparse._ActionsContainer) -> None:
 
 def add_backend(options: argparse._ActionsContainer) -> None:
     """Adds the options for the device and the precision of the experts."""
-    options.add_argument("--device", default="auto", help=f"device to run the experts on: {DEVICES}")
+    options.add_argument(
+        "--device", default="auto", help=f"device to run the experts on: {DEVICES}"
+    )
     options.add_argument(
         "--precision", default="auto", help=f"precision of the experts: {PRECISIONS}"
     )

@@ -46,14 +46,20 @@ _LIMITS: _Options = {
     "image_bytes": (size, "maximum size of an encoded picture in bytes"),
     "pixels": (size, "maximum pixels of all pictures of a request"),
     "decode_bytes": (size, "maximum memory for decoding, over all requests, in bytes"),
-    "decode_seconds": (positive, "maximum CPU time to decode the pictures of a request, in seconds"),
+    "decode_seconds": (
+        positive,
+        "maximum CPU time to decode the pictures of a request, in seconds",
+    ),
     "search_pixels": (size, "maximum pixels that the face detector searches for a request"),
     "images": (count, "maximum pictures per request"),
     "faces": (count, "maximum faces, and given persons, per request"),
     "requests": (count, "maximum concurrent requests for ages and decisions"),
     "connections": (count, "maximum open connections"),
     "header_seconds": (positive, "maximum time to receive the head of a request, in seconds"),
-    "body_seconds": (positive, "maximum time to receive the body of a request, and to send its response, in seconds"),
+    "body_seconds": (
+        positive,
+        "maximum time to receive the body of a request, and to send its response, in seconds",
+    ),
     "deadline_ms": (positive, "maximum time to answer a request that has arrived, in milliseconds"),
 }
 _BATCHING: _Options = {
@@ -133,10 +139,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
     add("--keys", type=Path, metavar="FILE", help=_KEYS)
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
-    add("--without-keys", action="store_true", help="accept requests from other machines without a key")
+    add(
+        "--without-keys",
+        action="store_true",
+        help="accept requests from other machines without a key",
+    )
     new_key = "make an API key, print it and its line for the file of --keys, and exit"
     add("--new-key", type=_name, metavar="NAME", help=new_key)
-    add("--admin", action="store_true", help="with --new-key: make a key that also permits reloading the engines")
+    add(
+        "--admin",
+        action="store_true",
+        help="with --new-key: make a key that also permits reloading the engines",
+    )
     add("--notice-seconds", type=not_negative, default=0.0, metavar="S", help=_NOTICE)
     add(
         "--drain-seconds",
