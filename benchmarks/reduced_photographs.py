@@ -22,6 +22,7 @@ from export.calibration.labels import LabeledFace, read_faces
 from runtime.commands import Parser, count, seed
 from runtime.images import ImageLimits, load_rgb
 from runtime.printing import printable
+from runtime.program import command_line
 
 LABELS = "labels.csv"
 _COLUMNS = ("image", "age", "subject", "source", "group_reduced")
@@ -37,7 +38,7 @@ def parser() -> Parser:
     parser = Parser(
         prog="python -m benchmarks.reduced_photographs",
         description="Writes copies of labeled photographs, reduced in size, and their labels.",
-        notes="Evaluate the copies with: python export/evaluate.py --faces FOLDER/labels.csv",
+        notes=f"Evaluate the copies with: {command_line('evaluate')} --faces FOLDER/labels.csv",
         examples=("PHOTOS --output FOLDER --count 500",),
     )
     add, photos = parser.add_argument, "folders of photographs with the ages in the file names"

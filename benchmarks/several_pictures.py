@@ -1,7 +1,7 @@
 """Several pictures of one person: error, coverage and width of intervals by number of pictures.
 
-The first needs labeled predictions with a column `subject`, as `evaluate.py --faces` leaves them in
-its cache. In a span of so many years of a person's life, pictures are drawn at random; the true age
+The first needs labeled predictions with a column `subject`, as `agemoe evaluate --faces` leaves them
+in its cache. In a span of so many years of a person's life, pictures are drawn at random; the true age
 is the mean of theirs. All numbers of pictures are drawn from the same people and spans. The
 correlation is fitted on one half of the people, and its upper end used for the other half.
 
@@ -41,6 +41,7 @@ from runtime.fusion_file import read_fusion
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
 from runtime.printing import printable
+from runtime.program import command_line
 from runtime.results import Box
 from runtime.shared_options import add_engines
 
@@ -243,7 +244,9 @@ def _copy(pixels: Pixels, box: Box, generator: random.Random) -> Face:
 def _error(result: AgeEstimate, age_years: float) -> float:
     """Returns the error, relative to half the 90 % interval, as for the correlation."""
     if result.residuals is None:
-        raise ValueError("The engines have no intervals: fit them with export/calibrate.py.")
+        raise ValueError(
+            f"The engines have no intervals: fit them with {command_line('calibrate')}."
+        )
     half = (result.residuals.at(0.95) - result.residuals.at(0.05)) / 2.0
     return (age_years - result.age_years - result.residuals.at(0.5)) / half
 

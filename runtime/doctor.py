@@ -1,4 +1,4 @@
-"""`python -m runtime doctor`: installed packages, working backends, state of the engines."""
+"""`agemoe doctor`: installed packages, working backends, state of the engines."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from runtime.installed import Installed, described, imported, installed_version
 from runtime.manifest import ENGINE_BACKENDS, DetectorRecord, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.opencv import WANTED, haar_cascade, import_opencv
+from runtime.program import command_line
 from runtime.startup import PlaceholderWeightsWarning
 
 _DECODERS = ("jpg", "zlib", "webp")
@@ -220,7 +221,7 @@ def _fusion_finding(engines: Path) -> Finding:
         return Finding(
             "fusion",
             "no fusion.json: experts are averaged, without an interval. Calibrate: "
-            "python export/calibrate.py",
+            f"{command_line('calibrate')}",
         )
     try:
         tables = fusion_file.read_fusion(path)
@@ -234,7 +235,8 @@ def _fusion_finding(engines: Path) -> Finding:
 def _policy_finding(engines: Path) -> Finding:
     if not (engines / policy_file.FILE_NAME).exists():
         return Finding(
-            "policy", "no policy.json: no decisions. Fit one: python export/evaluate.py --policy"
+            "policy",
+            f"no policy.json: no decisions. Fit one: {command_line('evaluate --policy')}",
         )
     try:
         policy = policy_file.read_policy(engines)

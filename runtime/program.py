@@ -21,7 +21,8 @@ def program() -> str:
     started = Path(sys.argv[0] if sys.argv else "")
     if started.stem == NAME:
         return NAME
-    if started.parts[-2:] == ("runtime", "__main__.py") or PROJECT.is_file():
+    as_module = started.parts[-2:] == ("runtime", "__main__.py") or sys.argv[:1] == ["-m"]
+    if as_module or PROJECT.is_file():
         return _MODULE
     return NAME
 

@@ -25,7 +25,7 @@ _PLAIN = {
 """By quantity without a unit."""
 
 
-def add_quality_options(parser: argparse.ArgumentParser) -> None:
+def add_quality_options(parser: argparse._ActionsContainer) -> None:
     """Adds the options from which `quality_limits` makes limits."""
     section = parser.add_argument_group(
         "quality limits",
@@ -43,7 +43,7 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def add_no_face_option(parser: argparse.ArgumentParser) -> None:
+def add_no_face_option(parser: argparse._ActionsContainer) -> None:
     """Adds the option that accepts pictures and boxes without a face."""
     parser.add_argument(
         "--accept-no-face",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from runtime.errors import NotCalibratedError
+from runtime.program import command_line
 from runtime.quality import FaceQuality
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class AgeEstimate:
             answered = ", ".join(self.experts)
             raise NotCalibratedError(
                 f"{wanted} needs residual quantiles for the experts that answered ({answered}); "
-                f"fusion.json holds none. Fit them: python export/calibrate.py --help."
+                f"fusion.json holds none. Fit them: {command_line('calibrate --help')}."
             )
         return self.residuals
 

@@ -125,4 +125,5 @@ def _of_checkout() -> list[EntryPoint]:
     if not PROJECT.is_file():
         return []
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
-    return [EntryPoint(*item, GROUP) for item in project["entry-points"][GROUP].items()]
+    entries = project["entry-points"][GROUP].items()
+    return [EntryPoint(name=name, value=value, group=GROUP) for name, value in entries]

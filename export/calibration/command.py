@@ -1,4 +1,4 @@
-"""Options and exit status that `calibrate.py` and `evaluate.py` share."""
+"""Options and exit status that `agemoe calibrate` and `agemoe evaluate` share."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from runtime.printing import bullets, printable
 
 Strings = NDArray[np.str_]
 _LABEL_TABLE = frozenset({"face", "low", "high", "missing", "error", "engine"})
-"""Columns of the tables of `python -m runtime label`, which hold estimates."""
+"""Columns of the tables of `agemoe label`, which hold estimates."""
 _ENOUGH_TO_TELL = 2
 _LISTED = 20
 
@@ -37,7 +37,7 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
 
     Args:
         path: the CSV.
-        estimates: whether a table written by `python -m runtime label` is expected. Elsewhere it is
+        estimates: whether a table written by `agemoe label` is expected. Elsewhere it is
             refused: its column `age` holds estimates, and would be taken for the true age.
 
     Raises:
@@ -55,7 +55,7 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
         raise LabelsError(path.name, problems)
     if not estimates and is_label_table(header):
         problem = (
-            "is a table of `python -m runtime label`: its column age holds estimates, not true "
+            "is a table of `agemoe label`: its column age holds estimates, not true "
             "ages. Give the true ages in another CSV, with the columns image and age: "
             f"--predictions {path.name} --truth TRUTH.csv"
         )
@@ -75,7 +75,7 @@ def _ragged(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def is_label_table(header: Sequence[str]) -> bool:
-    """Returns whether a table is one of `python -m runtime label`, by its columns."""
+    """Returns whether a table is one of `agemoe label`, by its columns."""
     return "age" in header and len(_LABEL_TABLE.intersection(header)) >= _ENOUGH_TO_TELL
 
 

@@ -1,7 +1,7 @@
 """Positions of labeled faces in their photographs, as columns of a CSV.
 
 All in pixels of the upright photograph. The names of boxes and landmarks are those of the tables
-that `python -m runtime label` writes, or of MiVOLO's annotations (`face_x0` … `person_y1`), in
+that `agemoe label` writes, or of MiVOLO's annotations (`face_x0` … `person_y1`), in
 which four times -1 means that there is none.
 """
 

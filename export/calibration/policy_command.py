@@ -1,4 +1,4 @@
-"""Options of `evaluate.py --policy`."""
+"""Options of `agemoe evaluate --policy`."""
 
 from __future__ import annotations
 

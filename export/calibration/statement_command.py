@@ -1,4 +1,4 @@
-"""`evaluate.py --statement`: gathers what a statement needs and writes the page."""
+"""`agemoe evaluate --statement`: gathers what a statement needs and writes the page."""
 
 from __future__ import annotations
 

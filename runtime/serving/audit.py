@@ -27,6 +27,7 @@ from runtime.audit import (
     parsed,
 )
 from runtime.files import check_regular, sync
+from runtime.program import command_line
 from runtime.serving.settings import Settings
 
 try:
@@ -293,7 +294,7 @@ def _end_of(file: int, path: Path) -> tuple[Entry, int, dict[str, Any]]:
         except ValueError as error:
             raise AuditError(
                 f"The last line of the audit log {path} is not sound: {error}. Examine it with "
-                f"`python -m runtime audit`, keep it, and start another one."
+                f"`{command_line('audit')}`, keep it, and start another one."
             ) from error
     note = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()} if torn else {}
     return last, start + end, note
