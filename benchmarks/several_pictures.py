@@ -1,9 +1,9 @@
 """Several pictures of one person: error, coverage and width of intervals by number of pictures.
 
-The first needs labeled predictions with a column `subject`, as `agemoe evaluate --faces` leaves them
-in its cache. In a span of so many years of a person's life, pictures are drawn at random; the true age
-is the mean of theirs. All numbers of pictures are drawn from the same people and spans. The
-correlation is fitted on one half of the people, and its upper end used for the other half.
+The first needs labeled predictions with a column `subject`, as `agemoe evaluate --faces` leaves
+them in its cache. In a span of so many years of a person's life, pictures are drawn at random; the
+true age is the mean of theirs. All numbers of pictures are drawn from the same people and spans.
+The correlation is fitted on one half of the people, and its upper end used for the other half.
 
 The second measures the correlation of errors on copies of a photograph, as on frames of one
 sitting: with another brightness, compression and crop.
