@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from runtime import fusion_file, policy_file
+from runtime import __version__, fusion_file, policy_file
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.backends.gpu.cuda_library import cuda_devices
@@ -55,8 +55,8 @@ def examine(engines: Path) -> Iterator[Finding]:
     """Examines the machine and an engines folder, one finding at a time."""
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}")
     yield Finding("cores", f"{usable_cores()} usable by this process")
-    runtime = installed_version("agemoe-runtime")
-    yield Finding("agemoe-runtime", runtime or "not installed as a distribution")
+    installed = installed_version("agemoe-runtime")
+    yield Finding("agemoe-runtime", installed or f"{__version__}, not installed as a distribution")
     yield _module_finding(imported("numpy", "numpy"))
     yield _pillow_finding()
     yield _opencv_finding()
