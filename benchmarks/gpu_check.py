@@ -29,7 +29,7 @@ from benchmarks.breakdown import MODES, estimates_of, timed_model
 from benchmarks.environment import gpu_memory, machine
 from benchmarks.load_generator import Target, closed_loop
 from benchmarks.measuring import interleaved, paired_ratio
-from benchmarks.options import exit_status
+from benchmarks.options import exit_status, noise_faces
 from benchmarks.reports import interval, listed, markdown_table
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
 from runtime.backends import backend_kind
@@ -39,7 +39,6 @@ from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import cuda_provider_problem
 from runtime.commands import Parser, positive
 from runtime.files import resolved, write_json, write_whole
-from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
 from runtime.options import GpuOptions
 from runtime.printing import printable
@@ -128,7 +127,7 @@ def _build(options: Options) -> Section:
 def _parity(options: Options) -> Section:
     """Compares each expert on the device with the same expert in FP32 on the CPU."""
     device = _gpu(options)
-    faces = _faces(12)
+    faces = noise_faces(12)
     with (
         _opened(options, device="cpu", precision="fp32") as reference,
         _opened(options, device=device) as tested,
@@ -173,7 +172,7 @@ def _compared(models: Mapping[str, tuple[AgeMoE, str]]) -> Section:
     backends = models[one][0].backends
     rows, figures = [], {}
     for batch in (1, 8):
-        faces = _faces(batch)
+        faces = noise_faces(batch)
         runs = {name: timed_model(moe, mode, faces) for name, (moe, mode) in models.items()}
         rounds = interleaved(runs, seconds=0.0, min_rounds=_ROUNDS, warm_up=3)
         seconds = {name: [one.seconds for one in own] for name, own in rounds.items()}
@@ -192,7 +191,7 @@ def _compared(models: Mapping[str, tuple[AgeMoE, str]]) -> Section:
 def _soak(options: Options) -> Section:
     """Many callers, batches of all sizes, some deadlines; every answer is compared."""
     with gpu_memory(options.device) as taken, _opened(options) as moe:
-        target = Target(moe, _faces(16), tolerance_years=_TOLERANCE_YEARS)
+        target = Target(moe, noise_faces(16), tolerance_years=_TOLERANCE_YEARS)
         before = taken()
         found = closed_loop(target, _CALLERS, options.seconds, target.mixed)
         grown = None if before is None else (taken() or 0) - before
@@ -262,13 +261,6 @@ def _expert_ages(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]
     return {name: [e.experts[name].age_years for e in estimates] for name in moe.experts}
 
 
-def _faces(count: int) -> list[Pixels]:
-    """Returns random pictures with structure at several scales, the same each time."""
-    rng = np.random.default_rng(0)
-    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return [np.ascontiguousarray(np.kron(g, np.ones((20, 20, 1), np.uint8))) for g in grids]
-
-
 def _command_section(*arguments: str) -> Section:
     status, text = _command(sys.executable, *arguments)
     return Section("ok" if status == 0 else "failed", f"```\n{text}\n```")
@@ -296,14 +288,12 @@ def parser() -> Parser:
         examples=("", "--engines engines --device cuda:1 --seconds 60"),
     )
     add, output = parser.add_argument, "folder for the report and the engines that are built"
-    engines = "engines folder to check (default: engines are built)"
-    weights = "weights of the engines that are built"
     device = "device to check: auto, cuda, cuda:N, tensorrt or tensorrt:N"
-    add("--engines", type=Path, metavar="DIR", help=engines)
-    add("--weights", choices=("demo", "random"), default="demo", help=weights)
+    soak, built = "duration of the soak test in seconds", "weights of the engines that are built"
+    add("--engines", type=Path, metavar="DIR", help="engines folder to check (default: build one)")
+    add("--weights", choices=("demo", "random"), default="demo", help=built)
     add("--device", default="auto", help=device)
-    seconds = "duration of the soak test in seconds"
-    add("--seconds", type=positive, default=20.0, metavar="S", help=seconds)
+    add("--seconds", type=positive, default=20.0, metavar="S", help=soak)
     add("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR", help=output)
     return parser
 

@@ -17,6 +17,7 @@ from export.faces.drawn import draw_person
 from runtime import Face, PlaceholderWeightsWarning
 from runtime.commands import Parser, count, positive, print_error, run_command
 from runtime.files import check_regular, write_json, write_whole
+from runtime.geometry import Pixels
 from runtime.printing import printable_lines
 from runtime.shared_options import add_backend, add_engines
 
@@ -105,6 +106,13 @@ def input_faces(number: int, paths: Sequence[Path] = ()) -> list[Face]:
         drawn_face(seed) for seed in range(min(number, DRAWN_FACES))
     ]
     return [different[index % len(different)] for index in range(number)]
+
+
+def noise_faces(count: int) -> list[Pixels]:
+    """Returns random pictures with structure at several scales, the same each time."""
+    rng = np.random.default_rng(0)
+    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return [np.ascontiguousarray(np.kron(g, np.ones((20, 20, 1), np.uint8))) for g in grids]
 
 
 def drawn_face(seed: int) -> Face:

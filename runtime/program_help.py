@@ -35,7 +35,7 @@ def without_command(arguments: Sequence[str], added: Mapping[str, Subcommand]) -
     Returns:
         The exit status, or ends the process as `argparse` does.
     """
-    parser = _program_parser(program(), added, {})
+    parser = program_parser(program(), added, {})
     if arguments and not arguments[0].startswith("-"):
         parser.error(_unknown(arguments[0], [*OWN, *added]))
     if arguments:
@@ -53,7 +53,7 @@ def whole_parser(added: Mapping[str, Subcommand]) -> Parser:
     for name, command in added.items():
         with contextlib.suppress(CommandMissingError):
             parsers[name] = command.load().parser()
-    return _program_parser(NAME, added, parsers)
+    return program_parser(NAME, added, parsers)
 
 
 def _own_parser(name: str) -> Parser:
@@ -61,7 +61,7 @@ def _own_parser(name: str) -> Parser:
     return PARSERS[name]() if command is None else command.parser()
 
 
-def _program_parser(
+def program_parser(
     prog: str, added: Mapping[str, Subcommand], parsers: Mapping[str, Parser]
 ) -> Parser:
     """Returns the parser of the program.

@@ -13,7 +13,7 @@ import pytest
 
 from runtime.arguments import PARSERS, parsed_arguments
 from runtime.commands import Parser
-from runtime.program_help import _program_parser
+from runtime.program_help import program_parser
 from runtime.subcommands import OWN, added_commands
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +47,7 @@ def parsers_of(command: str) -> Iterator[argparse.ArgumentParser]:
         yield PARSERS[command]()
         return
     if not command:
-        yield _program_parser("agemoe", added_commands(), {})
+        yield program_parser("agemoe", added_commands(), {})
         return
     parser = importlib.import_module(command).parser()
     yield parser

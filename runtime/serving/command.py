@@ -83,7 +83,7 @@ def parser() -> Parser:
     parser = Parser(
         prog=command_line("serve"),
         description="Runs the HTTP service and its web page in one process.",
-        notes="The page is at http://127.0.0.1:8000/, the API's description at /docs.",
+        notes="The page is at http://127.0.0.1:8000, the description of the API at /openapi.json.",
         examples=(
             "--engines engines",
             "--new-key NAME",
