@@ -39,6 +39,7 @@ from runtime.backends.gpu.tensorrt_engine import import_tensorrt
 from runtime.backends.onnx import cuda_provider_problem
 from runtime.commands import Parser, positive
 from runtime.files import resolved, write_json, write_whole
+from runtime.geometry import Pixels
 from runtime.manifest import ENGINE_BACKENDS
 from runtime.options import GpuOptions
 from runtime.printing import printable
