@@ -300,7 +300,7 @@ def parser() -> Parser:
     for name, default, unit, bound in (
         ("max-cpu-seconds", MAX_CPU_SECONDS, "S", "CPU time per request in seconds"),
         ("max-mb", MAX_REQUEST_MB, "MB", "memory per request in MB"),
-        ("max-slowdown", MAX_SLOWDOWN, "X", "factor by which a normal request is slower"),
+        ("max-slowdown", MAX_SLOWDOWN, "X", "slowdown of normal requests, as a factor"),
     ):
         text = f"accepted bound: {bound}"
         add(f"--{name}", type=positive, default=default, metavar=unit, help=text)

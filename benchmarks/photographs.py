@@ -145,7 +145,7 @@ def parser() -> Parser:
     )
     add = parser.add_argument
     sources = "labeled photographs: a folder or a CSV, as for calibrate --faces"
-    exclude = "photographs to leave out, as they were fitted: a table with sha256 or image"
+    exclude = "table of photographs that were fitted, to leave out: column sha256 or image"
     limit = "photographs per source, drawn at random (default: all)"
     seed = "random seed of the draw and of the order"
     baseline = "also read the photographs with this package"

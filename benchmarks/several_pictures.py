@@ -70,7 +70,7 @@ def parser() -> Parser:
     )
     source = parser.add_mutually_exclusive_group(required=True)
     predictions = "predictions of the experts, with a column subject that names the person"
-    copies = "labeled photographs, of which disturbed copies stand for several pictures"
+    copies = "labeled photographs; altered copies stand for several pictures of a person"
     fusion, tables = "fusion tables, for --predictions", Path("engines/fusion.json")
     draws = "draws of pictures of each person, for --predictions"
     source.add_argument("--predictions", type=Path, metavar="CSV", help=predictions)

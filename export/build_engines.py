@@ -133,8 +133,8 @@ def parser() -> Parser:
     """Returns the parser; destinations are the parameters of `resolve_options`, and `plan`."""
     parser = Parser(
         prog=usage_name("build", __file__),
-        description="Builds verified engines from checkpoints, into a folder that predict, label "
-        "and serve open. What is up to date is not built again.",
+        description="Builds verified engines from checkpoints into a folder for predict, label and "
+        "serve. Files that are up to date are not rebuilt.",
         examples=(
             "--plan",
             "--fp16",
@@ -189,7 +189,7 @@ def _add_engines(group: argparse._ArgumentGroup) -> None:
     output = "engines folder to write"
     workspace = "maximum GPU memory for TensorRT's workspace in GiB (default: all of it)"
     add("--output", type=Path, default=Path("engines"), metavar="DIR", help=output)
-    add("--max-batch", type=count, default=32, metavar="N", help="largest batch, in faces")
+    add("--max-batch", type=count, default=32, metavar="N", help="maximum batch size in faces")
     add("--target", choices=TARGETS, default="auto", help=target)
     add("--workspace-gib", type=positive, metavar="GIB", help=workspace)
     add("--optimization-level", type=int, default=3, metavar="0..5", help=effort)

@@ -96,7 +96,7 @@ def predict_parser() -> Parser:
     add_no_face_option(faces)
     add_video_options(parser)
     checks = parser.add_argument_group("decisions")
-    policy = "also print a decision, pass, refer or fail, by policy.json in the engines folder"
+    policy = "also print a decision (pass, refer or fail) by policy.json in the engines folder"
     checks.add_argument("--policy", action="store_true", help=policy)
     checks.add_argument("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     output = parser.add_argument_group("output")
@@ -122,7 +122,7 @@ def label_parser() -> Parser:
     )
     photos = "folders, photographs, quoted patterns, or lists (.csv, .parquet) with a column path"
     faces = "how faces are found: detected in each photograph, or each picture is one cropped face"
-    ray = "label on a Ray cluster: its address, such as auto or HOST:6379, or local"
+    ray = "run on the Ray cluster at this address, auto or HOST:6379; or on this machine: local"
     parser.add_argument("photos", nargs="+", metavar="PHOTOS", help=photos)
     parser.add_argument(
         "--output",
@@ -144,8 +144,8 @@ def doctor_parser() -> Parser:
     parser = Parser(
         prog=command_line("doctor"),
         description="Reports what is installed, which backends work, and whether the engines are "
-        "usable. The exit status is 1 if anything needs attention, which is marked with an "
-        "exclamation mark.",
+        "usable. Findings that need attention are marked with an exclamation mark; the exit status "
+        "is then 1.",
         examples=("--engines engines", "--json"),
     )
     add_engines(parser)

@@ -32,7 +32,7 @@ def parser() -> Parser:
             "fish > ~/.config/fish/completions/agemoe.fish",
         ),
     )
-    parser.add_argument("shell", choices=SHELLS, help="shell that is to complete the command")
+    parser.add_argument("shell", choices=SHELLS, help="shell to print the script for")
     return parser
 
 

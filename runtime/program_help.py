@@ -19,9 +19,9 @@ from runtime.subcommands import OWN, CommandMissingError, Subcommand, runtime_co
 _NOTES = """exit status:
   0    success
   1    something failed: a photograph, an expert, a check
-  2    the command line is wrong; calibrate and evaluate: also the data
+  2    invalid command line; for calibrate and evaluate also unusable data
   130  interrupted by Ctrl-C
-  141  the reader of the output is gone, as in: %(prog)s label --help | head -1"""
+  141  the reader of the output closed the pipe, as in: %(prog)s predict *.jpg | head -1"""
 _EXAMPLES = ("help predict", "predict family.jpg", "serve --engines engines", "doctor")
 
 
@@ -83,7 +83,7 @@ def program_parser(
     )
     commands = parser.add_subparsers(
         title="commands",
-        description="Each has a help of its own: %(prog)s COMMAND --help.",
+        description="For the options of a command: %(prog)s COMMAND --help.",
         metavar="COMMAND",
         required=True,
         parser_class=argparse.ArgumentParser,

@@ -25,8 +25,8 @@ def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
     inputs = parser.add_argument_group("labeled faces, from one of these sources")
     one = inputs.add_mutually_exclusive_group(required=True)
     predictions = (
-        "table with a column age and one of predictions per expert; with --truth: a table written "
-        "by label"
+        "table with the column age and one column of predictions per expert; with --truth: a table "
+        "written by label"
     )
     one.add_argument("--predictions", type=Path, metavar="CSV", help=predictions)
     labeled = "labeled pictures: a folder, or a CSV with the columns image and age"
@@ -34,14 +34,14 @@ def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
     truth = "true ages in years for a table written by label: columns image and age"
     inputs.add_argument("--truth", type=Path, metavar="CSV", help=truth)
     columns = (
-        "names that a CSV has for its columns image, age, subject, source and the position of the "
-        "face, such as age=years"
+        "column names of your CSV where they differ, such as age=years; the keys are image, age, "
+        "subject, source and those of the face's position"
     )
     inputs.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
     faces = parser.add_argument_group("with --faces")
     add_engines(faces)
     add_backend(faces)
-    layout = "where the ages stand: in a CSV, or in the file names of a public data set"
+    layout = "layout of the labels: a CSV, or the file names of a public data set"
     faces.add_argument("--layout", choices=LAYOUTS, default="auto", help=layout)
     detector = (
         f"face detector for pictures whose labels give no box: {NAMES} (default: auto). With "

@@ -37,7 +37,7 @@ _HOSTS = (
 )
 _AUDIT = "append every decision to this audit log"
 _AUDIT_KEY = "file with the secret key of the picture digests in the audit log"
-_POLICY = "offer decisions, pass, refer or fail, by policy.json in the engines folder"
+_POLICY = "also serve decisions (pass, refer or fail) by policy.json in the engines folder"
 _DECODERS = "processes that decode pictures (default: cores + 1, at most 8)"
 _KEYS = "file with the accepted API keys; the page and /health stay open"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
