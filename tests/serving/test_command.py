@@ -57,7 +57,6 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--host 0.0.0.0", "accepts connections from other machines, and there are no API keys"),
         ("--host example.org", "accepts connections from other machines"),
-        ("--detector nose", "A detector is auto, centerface"),
         ("--keys nowhere", "The key file nowhere cannot be read"),
         ("--engines nowhere", "manifest.json"),
         ("--max-faces 300", "A request may have 300 faces, but the queue holds only 256"),
@@ -76,7 +75,13 @@ def test_startup_errors_are_reported(
 
 @pytest.mark.parametrize(
     "options",
-    [["--port", "99999"], ["--port", "-1"], ["--new-key", "phone app"], ["--new-key", "a#b"]],
+    [
+        ["--port", "99999"],
+        ["--port", "-1"],
+        ["--new-key", "a b"],
+        ["--new-key", "a#b"],
+        ["--detector", "nose"],
+    ],
 )
 def test_invalid_arguments_are_usage_errors(
     options: list[str], capsys: pytest.CaptureFixture[str]
