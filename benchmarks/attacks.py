@@ -2,10 +2,6 @@
 
 Normal requests are timed alone and while hostile ones are being served.
 
-python benchmarks/attacks.py --engines engines
-python benchmarks/attacks.py --engines engines --all
-python benchmarks/attacks.py --engines engines --kind PNG --no-requests
-
 Exit status 1: a picture or request takes more processor time or memory than permitted, raises an
 error that is not the library's, or slows a normal request down.
 """
@@ -38,6 +34,7 @@ from benchmarks.hostile.service import Answer, Service, serving
 from benchmarks.reports import markdown_table
 from runtime.commands import MOST_COUNT, Parser, positive, whole
 from runtime.manifest_file import read_manifest
+from runtime.shared_options import add_engines
 
 MAX_CPU_SECONDS = 2.0
 """Limit for one picture or request."""
@@ -82,7 +79,7 @@ class Kind:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     return shared.exit_status(lambda: run(options))
 
 
@@ -281,27 +278,32 @@ def _progress(number: int, count: int, *words: str) -> None:
         sys.stderr.write(f"\r\033[K{start}{', '.join(words)}"[:120])
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
     parser = Parser(
         prog="python benchmarks/attacks.py",
         description="Measures the cost of hostile pictures and requests, and how far they slow "
         "normal requests down.",
+        examples=("--engines engines --all", "--kind PNG --no-requests", "--serve=--decoders=2"),
     )
     add = parser.add_argument
-    add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
-    add("--all", action="store_true", help="all large pictures, not some of each kind")
-    add("--kind", default="", metavar="WORD", help="only kinds whose name has this word")
-    add("--no-requests", dest="requests", action="store_false", help="pictures only")
-    rounds = "rounds of normal requests per kind; default: 1; 0: none"
+    add_engines(parser)
+    add("--all", action="store_true", help="send all large pictures, not some of each kind")
+    kind = "only kinds of pictures whose name contains this word (default: all)"
+    add("--kind", default="", metavar="WORD", help=kind)
+    only = "send no hostile requests, only pictures"
+    add("--no-requests", dest="requests", action="store_false", help=only)
+    rounds = "rounds of normal requests per kind of picture; 0: none"
     add("--rounds", type=whole(0, MOST_COUNT), default=1, metavar="N", help=rounds)
-    serve = "an option of the service, --serve=--decoders=2; may be repeated"
+    serve = "an option for the service, as in --serve=--decoders=2; may be repeated"
     add("--serve", action="append", default=[], metavar="OPTION", help=serve)
-    for name, default, unit in (
-        ("max-cpu-seconds", MAX_CPU_SECONDS, "S"),
-        ("max-mb", MAX_REQUEST_MB, "MB"),
-        ("max-slowdown", MAX_SLOWDOWN, "X"),
+    for name, default, unit, bound in (
+        ("max-cpu-seconds", MAX_CPU_SECONDS, "S", "CPU time per request in seconds"),
+        ("max-mb", MAX_REQUEST_MB, "MB", "memory per request in MB"),
+        ("max-slowdown", MAX_SLOWDOWN, "X", "slowdown of normal requests, as a factor"),
     ):
-        add(f"--{name}", type=positive, default=default, metavar=unit, help=f"default: {default:g}")
+        text = f"accepted bound: {bound}"
+        add(f"--{name}", type=positive, default=default, metavar=unit, help=text)
     return parser
 
 

@@ -1,7 +1,5 @@
 """Speed of each expert by library and precision, relative to the matrix products of this CPU.
 
-python benchmarks/cpu_limit.py --engines engines
-
 Per expert, interleaved and one face at a time: ONNX Runtime and OpenVINO in every precision that
 was built, with the difference from FP32 in years and the share of the matrix products per second
 that the machine reaches in that precision. `--baseline pytorch` adds the experts as their authors
@@ -43,6 +41,7 @@ from runtime.errors import BackendError
 from runtime.json_reader import shown
 from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
+from runtime.shared_options import add_engines
 
 _SESSIONS = (
     ("ONNX Runtime", OnnxCpuSession, ("fp32", "int8")),
@@ -128,12 +127,23 @@ def _peaks(cores: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints one table."""
-    parser = Parser(prog="python benchmarks/cpu_limit.py", description=_SUMMARY)
-    parser.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
-    parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    parser.add_argument("--seconds", type=positive, default=20.0, help="per expert; default: 20")
-    parser.add_argument("--baseline", choices=["pytorch"], help="measured in the same rounds")
-    return exit_status(partial(_measure, parser.parse_args(arguments)))
+    return exit_status(partial(_measure, parser().parse_args(arguments)))
+
+
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python benchmarks/cpu_limit.py",
+        description=_SUMMARY,
+        examples=("--engines engines", "--experts vgg16 --seconds 60 --baseline pytorch"),
+    )
+    add, experts = parser.add_argument, "measure only these experts (default: all)"
+    seconds, baseline = "duration in seconds per expert", "also measure this, in the same rounds"
+    add_engines(parser)
+    add("--experts", nargs="+", metavar="NAME", help=experts)
+    add("--seconds", type=positive, default=20.0, metavar="S", help=seconds)
+    add("--baseline", choices=["pytorch"], help=baseline)
+    return parser
 
 
 def _measure(options: argparse.Namespace) -> int:

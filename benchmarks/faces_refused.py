@@ -1,7 +1,5 @@
 """Measures how often pictures of faces, and pictures without one, are refused as no face.
 
-python -m benchmarks.faces_refused --engines engines --faces PHOTOS [PHOTOS …] --count 500
-
 Faces are photographs as a whole, the detector's own boxes, and crops of these boxes, wider or
 tighter than the face. Non-faces are the pictures of scikit-image (those of people excepted) as a
 whole and in random boxes, and random boxes beside the faces of the photographs. The search is
@@ -31,6 +29,7 @@ from runtime.landmark_search import LandmarkSearch
 from runtime.photographs import find_faces
 from runtime.printing import printable
 from runtime.results import Box
+from runtime.shared_options import add_detector, add_engines
 
 _PEOPLE = frozenset({"astronaut", "camera", "lfw_subset", "skin"})
 """Pictures of scikit-image with people, or without a fixed content."""
@@ -58,15 +57,28 @@ class Tally:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = Parser(prog="python -m benchmarks.faces_refused")
-    parser.add_argument("--engines", type=Path, default=Path("engines"))
-    parser.add_argument("--detector", default="auto")
-    parser.add_argument("--faces", nargs="+", type=Path, required=True, help="folders")
-    parser.add_argument("--count", type=count, default=500, help="photographs of each folder")
-    parser.add_argument("--others", nargs="*", type=Path, default=[], help="pictures without faces")
-    boxes = "random boxes in each other picture"
-    parser.add_argument("--boxes", type=count, default=50, help=boxes)
-    return exit_status(partial(_measure, parser.parse_args(arguments)))
+    return exit_status(partial(_measure, parser().parse_args(arguments)))
+
+
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python -m benchmarks.faces_refused",
+        description="Measures how often a detector finds the face in photographs, and in pictures "
+        "that show none.",
+        examples=("--faces photos/ --count 500", "--faces photos/ --others textures/*.png"),
+    )
+    add = parser.add_argument
+    faces, others = "folders with photographs of faces", "pictures that show no face"
+    photographs = "photographs of each folder, drawn at random"
+    boxes = "random boxes in each picture of --others"
+    add_engines(parser)
+    add_detector(parser)
+    add("--faces", nargs="+", type=Path, required=True, metavar="DIR", help=faces)
+    add("--count", type=count, default=500, metavar="N", help=photographs)
+    add("--others", nargs="*", type=Path, default=[], metavar="FILE", help=others)
+    add("--boxes", type=count, default=50, metavar="N", help=boxes)
+    return parser
 
 
 def _measure(parsed: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ from benchmarks.breakdown import MODES, estimates_of, timed_model
 from benchmarks.environment import gpu_memory, machine
 from benchmarks.load_generator import Target, closed_loop
 from benchmarks.measuring import interleaved, paired_ratio
-from benchmarks.options import exit_status
+from benchmarks.options import exit_status, noise_faces
 from benchmarks.reports import interval, listed, markdown_table
 from runtime import AgeMoE, AgeMoEError, BackendError, FallbackWarning, PlaceholderWeightsWarning
 from runtime.backends import backend_kind
@@ -128,7 +128,7 @@ def _build(options: Options) -> Section:
 def _parity(options: Options) -> Section:
     """Compares each expert on the device with the same expert in FP32 on the CPU."""
     device = _gpu(options)
-    faces = _faces(12)
+    faces = noise_faces(12)
     with (
         _opened(options, device="cpu", precision="fp32") as reference,
         _opened(options, device=device) as tested,
@@ -173,7 +173,7 @@ def _compared(models: Mapping[str, tuple[AgeMoE, str]]) -> Section:
     backends = models[one][0].backends
     rows, figures = [], {}
     for batch in (1, 8):
-        faces = _faces(batch)
+        faces = noise_faces(batch)
         runs = {name: timed_model(moe, mode, faces) for name, (moe, mode) in models.items()}
         rounds = interleaved(runs, seconds=0.0, min_rounds=_ROUNDS, warm_up=3)
         seconds = {name: [one.seconds for one in own] for name, own in rounds.items()}
@@ -192,7 +192,7 @@ def _compared(models: Mapping[str, tuple[AgeMoE, str]]) -> Section:
 def _soak(options: Options) -> Section:
     """Many callers, batches of all sizes, some deadlines; every answer is compared."""
     with gpu_memory(options.device) as taken, _opened(options) as moe:
-        target = Target(moe, _faces(16), tolerance_years=_TOLERANCE_YEARS)
+        target = Target(moe, noise_faces(16), tolerance_years=_TOLERANCE_YEARS)
         before = taken()
         found = closed_loop(target, _CALLERS, options.seconds, target.mixed)
         grown = None if before is None else (taken() or 0) - before
@@ -262,13 +262,6 @@ def _expert_ages(moe: AgeMoE, faces: Sequence[Pixels]) -> dict[str, list[float]]
     return {name: [e.experts[name].age_years for e in estimates] for name in moe.experts}
 
 
-def _faces(count: int) -> list[Pixels]:
-    """Returns random pictures with structure at several scales, the same each time."""
-    rng = np.random.default_rng(0)
-    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
-    return [np.ascontiguousarray(np.kron(g, np.ones((20, 20, 1), np.uint8))) for g in grids]
-
-
 def _command_section(*arguments: str) -> Section:
     status, text = _command(sys.executable, *arguments)
     return Section("ok" if status == 0 else "failed", f"```\n{text}\n```")
@@ -288,21 +281,34 @@ def _markdown(facts: Mapping[str, Any], sections: Sequence[Section]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python benchmarks/gpu_check.py",
+        description="Runs every check that needs a GPU and writes one report.",
+        examples=("", "--engines engines --device cuda:1 --seconds 60"),
+    )
+    add, output = parser.add_argument, "folder for the report and the engines that are built"
+    device = "device to check: auto, cuda, cuda:N, tensorrt or tensorrt:N"
+    soak, built = "duration of the soak test in seconds", "weights of the engines that are built"
+    add("--engines", type=Path, metavar="DIR", help="engines folder to check (default: build one)")
+    add("--weights", choices=("demo", "random"), default="demo", help=built)
+    add("--device", default="auto", help=device)
+    add("--seconds", type=positive, default=20.0, metavar="S", help=soak)
+    add("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR", help=output)
+    return parser
+
+
 def _parsed(arguments: Sequence[str] | None) -> Options:
     """Parses the options; `build` becomes the weights to build from, empty for given engines."""
-    parser = Parser(prog="python benchmarks/gpu_check.py", description=__doc__)
-    parser.add_argument("--engines", type=Path, help="existing engines; default: build some")
-    parser.add_argument("--weights", choices=("demo", "random"), default="demo", help="to build")
-    parser.add_argument("--device", default="auto", help="auto, cuda, cuda:N or tensorrt")
-    parser.add_argument("--seconds", type=positive, default=20.0, help="of the soak test")
-    parser.add_argument("--output", type=Path, default=Path("build/gpu-check"), metavar="DIR")
-    options = parser.parse_args(arguments)
+    chosen = parser()
+    options = chosen.parse_args(arguments)
     try:
         kind, _ = parse_device(options.device)
     except BackendError as error:
-        parser.error(str(error))
+        chosen.error(str(error))
     if kind == "cpu":
-        parser.error("--device cpu: this command checks a GPU.")
+        chosen.error("--device cpu: this command checks a GPU.")
     options.build = "" if options.engines else options.weights
     options.output = resolved(options.output)  # commands run in another folder
     options.engines = resolved(options.engines or options.output / "engines")

@@ -1,9 +1,4 @@
-"""Latency of the engines in a folder on this machine, by stage, expert and batch size.
-
-python benchmarks/latency.py
-python benchmarks/latency.py --batch 1 2 4 8 --baseline pytorch --json now.json --plot now.png
-python benchmarks/latency.py --compare before.json
-"""
+"""Latency of the engines in a folder on this machine, by stage, expert and batch size."""
 
 from __future__ import annotations
 
@@ -45,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: measured, and not slower than `--compare`. 2: refused. 3: slower. 130: interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
 
     def run() -> int:
         base = comparison.read_report(options.compare) if options.compare else None
@@ -160,27 +155,35 @@ def _onnx(options: argparse.Namespace, moe: AgeMoE) -> Iterator[AgeMoE]:
             yield other
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> commands.Parser:
+    """Returns the parser of the arguments."""
     parser = shared.parser_of(
         "latency.py",
-        "Measures the latency of the engines in a folder on this machine.",
+        "Measures the latency of the engines in a folder on this machine. The exit status is 3 if "
+        "it is slower than an earlier report.",
+        (
+            "--batch 1 2 4 8 --baseline pytorch --json now.json --plot now.png",
+            "--compare before.json",
+        ),
         seconds=20.0,
         per="batch size",
     )
-    add = parser.add_argument
+    add, pictures = parser.add_argument, "pictures of one face each (default: drawn people)"
     add(
         "--batch",
         type=commands.count,
         nargs="+",
         default=[1],
         metavar="N",
-        help="faces; default: 1",
+        help="numbers of faces per call",
     )
-    add("--pictures", type=Path, nargs="+", default=[], metavar="FILE", help="default: drawn ones")
-    add("--baseline", choices=BASELINES, help="measured in the same rounds")
-    add("--experts-file", type=Path, metavar="TOML", help="of the build, for --baseline pytorch")
-    add("--compare", type=Path, metavar="JSON", help="of an earlier run; exit status 3 if slower")
-    tolerance, ignored = comparison.TOLERANCE, "relative change to ignore; default: 0.05"
+    add("--pictures", type=Path, nargs="+", default=[], metavar="FILE", help=pictures)
+    baseline = "also measure this, in the same rounds"
+    file, earlier = "experts.toml of the build, for --baseline pytorch", "report of an earlier run"
+    add("--baseline", choices=BASELINES, help=baseline)
+    add("--experts-file", type=Path, metavar="TOML", help=file)
+    add("--compare", type=Path, metavar="JSON", help=earlier)
+    tolerance, ignored = comparison.TOLERANCE, "relative change to ignore, 0.05 for 5 %%"
     add("--tolerance", type=commands.positive, default=tolerance, metavar="SHARE", help=ignored)
     return parser
 

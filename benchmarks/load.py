@@ -1,9 +1,4 @@
-"""Latency and throughput of many concurrent callers of one `AgeMoE`, by request rate.
-
-python benchmarks/load.py
-python benchmarks/load.py --callers 1 8 32 --rate 5 10 --deadline-ms 500 --json load.json
-python benchmarks/load.py --max-batch 8 --plot batching.png
-"""
+"""Latency and throughput of many concurrent callers of one `AgeMoE`, by request rate."""
 
 from __future__ import annotations
 
@@ -45,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: every answer equals that of a serial run. 1: one does not. 2: refused. 130: interrupted.
     """
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
 
     def run() -> int:
         report, wrong = measure(options)
@@ -165,10 +160,19 @@ def _up_and_down(
     return tallies
 
 
-def _parser() -> argparse.ArgumentParser:
+_CALLERS = "numbers of concurrent callers"
+_WAIT = "maximum batching delay in milliseconds"
+
+
+def parser() -> commands.Parser:
+    """Returns the parser of the arguments."""
     parser = shared.parser_of(
         "load.py",
         "Measures latency and throughput of many concurrent callers of one AgeMoE.",
+        (
+            "--callers 1 8 32 --rate 5 10 --deadline-ms 500 --json load.json",
+            "--max-batch 8 --plot batching.png",
+        ),
         seconds=10.0,
         per="number of callers or rate",
     )
@@ -178,14 +182,19 @@ def _parser() -> argparse.ArgumentParser:
         commands.positive,
         [1, 2, 4, 8],
     )
-    add("--concurrency", default="auto", help="as for AgeMoE; default: auto")
-    add("--callers", type=count, nargs="+", default=callers, metavar="N", help="default: 1 2 4 8")
-    add("--rate", type=positive, nargs="+", metavar="R", help="per second; default: by capacity")
-    add("--deadline-ms", type=positive, metavar="MS", help="of every request; default: none")
-    add("--max-batch", type=count, metavar="N", help="also measure micro-batching up to N faces")
-    add("--max-wait-ms", type=positive, default=2.0, metavar="MS", help="of a batch; default: 2")
-    add("--queue-limit", type=count, default=256, metavar="N", help="waiting faces; default: 256")
-    add("--workers", type=count, default=2, metavar="N", help="batches at a time; default: 2")
+    concurrency = "how experts run: auto, lanes (at the same time) or sequence"
+    rate = "arrival rates in requests per second (default: by the measured capacity)"
+    deadline = "deadline of every request in milliseconds (default: none)"
+    batch = "also measure micro-batching, up to this number of faces per batch"
+    waiting = "maximum faces waiting for a batch"
+    add("--concurrency", default="auto", help=concurrency)
+    add("--callers", type=count, nargs="+", default=callers, metavar="N", help=_CALLERS)
+    add("--rate", type=positive, nargs="+", metavar="R", help=rate)
+    add("--deadline-ms", type=positive, metavar="MS", help=deadline)
+    add("--max-batch", type=count, metavar="N", help=batch)
+    add("--max-wait-ms", type=positive, default=2.0, metavar="MS", help=_WAIT)
+    add("--queue-limit", type=count, default=256, metavar="N", help=waiting)
+    add("--workers", type=count, default=2, metavar="N", help="number of concurrent batches")
     return parser
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,14 @@ from export.faces.drawn import draw_person
 from runtime import Face, PlaceholderWeightsWarning
 from runtime.commands import Parser, count, positive, print_error, run_command
 from runtime.files import check_regular, write_json, write_whole
+from runtime.geometry import Pixels
 from runtime.printing import printable_lines
+from runtime.shared_options import add_backend, add_engines
 
 Plot = Callable[[Mapping[str, Any]], bytes]
 """Draws a report as a PNG."""
-REFUSED, INTERRUPTED = 2, 130
-"""Exit statuses: invalid input, and Ctrl-C as shells have it."""
+REFUSED = 2
+"""Exit status after invalid input."""
 WIDTH, HEIGHT = 640, 480
 DRAWN_FACES = 16
 DRAWN = f"drawn people in JPEGs of {WIDTH}×{HEIGHT}"
@@ -43,13 +44,10 @@ def exit_status(run: Callable[[], int]) -> int:
             return run()
 
     try:
-        return run_command(quiet, REFUSED)
+        return run_command(quiet, REFUSED, interrupted="Interrupted; nothing was written.")
     except (ValueError, RuntimeError) as error:
         print_error(printable_lines(str(error)))
         return REFUSED
-    except KeyboardInterrupt:
-        print("Interrupted; nothing was written.", file=sys.stderr)
-        return INTERRUPTED
 
 
 def write_outputs(options: argparse.Namespace, report: Mapping[str, Any], plot: Plot) -> None:
@@ -61,26 +59,26 @@ def write_outputs(options: argparse.Namespace, report: Mapping[str, Any], plot: 
 
 
 def parser_of(
-    command: str, description: str, *, seconds: float, per: str
-) -> argparse.ArgumentParser:
+    command: str, description: str, examples: Sequence[str], *, seconds: float, per: str
+) -> Parser:
     """Returns a parser with the shared options; `per` is the unit of `--seconds` in its help."""
-    parser = Parser(prog=f"python benchmarks/{command}", description=description)
+    parser = Parser(prog=f"python benchmarks/{command}", description=description, examples=examples)
     add_agemoe_options(parser)
-    add = parser.add_argument
-    add("--seconds", type=positive, default=seconds, help=f"per {per}; default: {seconds:g}")
-    add("--plot", type=new_file, metavar="PATH", help="write a plot (PNG) to this file")
+    add, time = parser.add_argument, f"duration of the measurement in seconds per {per}"
+    add("--seconds", type=positive, default=seconds, metavar="S", help=time)
+    add("--plot", type=new_file, metavar="PNG", help="write a plot to this file")
     return parser
 
 
 def add_agemoe_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `AgeMoE` and `--json`."""
-    add = parser.add_argument
-    add("--engines", type=Path, default=Path("engines"), metavar="DIR", help="default: engines")
-    add("--device", default="auto", help="as for AgeMoE; default: auto")
-    add("--precision", default="auto", help="as for AgeMoE; default: auto")
-    add("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    add("--threads", type=count, metavar="N", help="as for AgeMoE; default: all cores")
-    add("--json", type=new_file, metavar="PATH", help="write the full report to this file")
+    add, experts = parser.add_argument, "use only these experts (default: all)"
+    threads = "CPU threads of the experts (default: all cores)"
+    add_engines(parser)
+    add_backend(parser)
+    add("--experts", nargs="+", metavar="NAME", help=experts)
+    add("--threads", type=count, metavar="N", help=threads)
+    add("--json", type=new_file, metavar="FILE", help="write the full report to this file")
 
 
 def agemoe_options(options: argparse.Namespace) -> dict[str, object]:
@@ -108,6 +106,13 @@ def input_faces(number: int, paths: Sequence[Path] = ()) -> list[Face]:
         drawn_face(seed) for seed in range(min(number, DRAWN_FACES))
     ]
     return [different[index % len(different)] for index in range(number)]
+
+
+def noise_faces(count: int) -> list[Pixels]:
+    """Returns random pictures with structure at several scales, the same each time."""
+    rng = np.random.default_rng(0)
+    grids = rng.integers(0, 256, (count, 12, 12, 3), dtype=np.uint8)
+    return [np.ascontiguousarray(np.kron(g, np.ones((20, 20, 1), np.uint8))) for g in grids]
 
 
 def drawn_face(seed: int) -> Face:

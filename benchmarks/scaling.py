@@ -1,7 +1,5 @@
 """Cost per photograph by number of workers: bulk labeling on a Ray cluster of one node.
 
-    python benchmarks/scaling.py --engines engines --workers 1 2
-
 Each worker has one core and one `AgeMoE`. Rounds are interleaved and medians reported, because
 other programs slow them down unevenly; processor time, which includes all processes of a job and
 Ray's own, is affected less. The pictures are noise, which takes as long to label as photographs.
@@ -33,6 +31,7 @@ from benchmarks.reports import markdown_table
 from runtime.commands import Parser, count, not_negative
 from runtime.labeling import WHOLE, LabelJob, Stream
 from runtime.manifest_file import read_manifest
+from runtime.shared_options import add_engines
 
 _SIDE = 256
 """Of the pictures, in pixels."""
@@ -50,7 +49,7 @@ processor seconds of all processes, per photograph."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints a table."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     return exit_status(partial(_measure, options))
 
 
@@ -135,14 +134,21 @@ def _row(name: str, runs: Sequence[Run], core_hour: float) -> tuple[str, ...]:
     return name, f"{start:.1f} s", f"{1 / each:.1f}", f"{cpu * 1e3:.1f} ms", f"{cost:.2f}"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python benchmarks/scaling.py", description=_SUMMARY)
-    add = parser.add_argument
-    add("--engines", type=Path, default=Path("engines"), help="the engines folder")
-    add("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help="of one core each")
-    add("--photographs", type=count, default=600, metavar="N", help="in each job")
-    add("--rounds", type=count, default=3, metavar="N", help="of all numbers of workers in turn")
-    add("--core-hour", type=not_negative, default=0.04, metavar="PRICE", help="in your currency")
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python benchmarks/scaling.py",
+        description=_SUMMARY,
+        examples=("--engines engines --workers 1 2 4", "--photographs 2000 --core-hour 0.05"),
+    )
+    add, workers = parser.add_argument, "numbers of Ray workers, of one core each"
+    rounds = "rounds, each with every number of workers in turn"
+    price = "price of a core per hour, in any currency"
+    add_engines(parser)
+    add("--workers", type=count, nargs="+", default=[1, 2], metavar="N", help=workers)
+    add("--photographs", type=count, default=600, metavar="N", help="photographs in each job")
+    add("--rounds", type=count, default=3, metavar="N", help=rounds)
+    add("--core-hour", type=not_negative, default=0.04, metavar="PRICE", help=price)
     return parser
 
 

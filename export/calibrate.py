@@ -1,11 +1,4 @@
-"""Fits `fusion.json` on labeled faces and reports its held-out accuracy.
-
-python export/calibrate.py --predictions predictions.csv --experts a b c --output engines
-python export/calibrate.py --faces photos/ --engines engines --output engines
-python export/calibrate.py --predictions ages.csv --truth truth.csv --output engines --bind
-python export/calibrate.py --published moe.pth --experts janus vgg16 mivolo resnet50 --output …
-python export/calibrate.py --faces photos/ --keep-fusion engines/fusion.json --output engines
-"""
+"""Fits fusion tables on labeled faces and reports its held-out accuracy."""
 
 from __future__ import annotations
 
@@ -28,6 +21,7 @@ from runtime.fusion import FusionTables
 from runtime.fusion_file import FILE_NAME, check_fusion_fits, read_fusion, write_fusion
 from runtime.manifest_file import read_manifest
 from runtime.printing import printable
+from runtime.program import command_line, usage_name
 from runtime.progress import Progress
 
 if TYPE_CHECKING:
@@ -39,31 +33,45 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    return run_calibration(_calibrate, _parser().parse_args(arguments))
+    return run_calibration(_calibrate, parser().parse_args(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
     parser = Parser(
-        prog="python export/calibrate.py",
-        description="Fits bias tables, gate and intervals on labeled faces.",
+        prog=usage_name("calibrate", __file__),
+        description="Fits the fusion of the experts on labeled faces: bias corrections, gate and "
+        "intervals. Writes fusion.json and a report of the accuracy on held-out faces.",
+        examples=(
+            "--faces photos/ --output engines",
+            "--predictions ages.csv --truth truth.csv --output engines --bind",
+            "--predictions predictions.csv --experts vgg16 mivolo --output fused",
+            "--faces photos/ --keep-fusion engines/fusion.json --output engines",
+            "--published moe.pth --experts janus vgg16 mivolo resnet50 --output engines",
+        ),
     )
     inputs = add_inputs(parser)
-    published = "import the fusion that AgeMoE's authors published: their .pth file"
+    published = "import the fusion published by AgeMoE's authors from their .pth file"
     inputs.add_argument("--published", type=Path, metavar="FILE", help=published)
-    parser.add_argument("--experts", nargs="+", metavar="NAME", help="the experts to fuse")
+    experts = "experts to fuse, with --published in the order of the file (default: all)"
+    parser.add_argument("--experts", nargs="+", metavar="NAME", help=experts)
     fit = parser.add_argument_group("fit")
-    forms = "tables over one age, or the published form; default: by cross-validation"
+    forms = "form of the fusion: tables over one age, or as published; auto: by cross-validation"
     fit.add_argument("--form", choices=("auto", "tables", "agemoe"), default="auto", help=forms)
-    keep = "fit only the intervals of this fusion; its other tables stay as they are"
+    keep = "keep this fusion.json and fit only its intervals"
     fit.add_argument("--keep-fusion", type=Path, metavar="FUSION", help=keep)
-    sources = "column of the pictures' sources, each of which is left out once; default: source"
+    sources = "column with the source of each picture; each is left out once (default: source)"
     fit.add_argument("--sources", metavar="COLUMN", help=sources)
-    robust = "widen the intervals so that they cover every source that was left out of the fit"
+    robust = "widen the intervals until they also cover each source when it is left out of the fit"
     fit.add_argument("--robust", choices=("source",), help=robust)
-    bind = "with --published or --predictions: bind the tables to the experts in --engines"
+    bind = "with --published or --predictions: bind the tables to the experts of --engines"
     parser.add_argument("--bind", action="store_true", help=bind)
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="for fusion.json and the report"
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for fusion.json and the report",
     )
     add_report(parser)
     return parser
@@ -192,7 +200,7 @@ def _import_published(arguments: argparse.Namespace) -> None:
     written = printable(arguments.output / FILE_NAME)
     print(
         f"Wrote {written}, without intervals. Fit them on labeled faces: "
-        f"python export/calibrate.py --keep-fusion {written} --faces FOLDER …"
+        f"{command_line('calibrate')} --keep-fusion {written} --faces FOLDER …"
     )
 
 

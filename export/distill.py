@@ -1,7 +1,4 @@
-"""The distillation command: trains Janus's light head on its own answers, on unlabeled faces.
-
-python export/distill.py --faces photos/ --checkpoint Janus-Pro-1B/ --output janus_light/
-"""
+"""Trains Janus's light head on the answers of Janus itself, on unlabeled faces."""
 
 from __future__ import annotations
 
@@ -22,34 +19,35 @@ from export.experts.janus.settings import JanusSettings
 from runtime.commands import Parser, count, run_command, seed
 from runtime.names import suggestion
 from runtime.printing import printable
+from runtime.program import usage_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, 1 on an error, 130 when interrupted."""
-    parsed = _parser().parse_args(arguments)
-    try:
-        return run_command(partial(_distill, parsed))
-    except KeyboardInterrupt:
-        print("Interrupted. The teacher's answers are kept; a rerun resumes from there.")
-        return 130
+    parsed = parser().parse_args(arguments)
+    kept = "Interrupted. The teacher's answers are kept; a rerun resumes from there."
+    return run_command(partial(_distill, parsed), interrupted=kept)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
     parser = Parser(
-        prog="python export/distill.py",
-        description="Distils Janus's light head from its prompt head, on unlabeled faces.",
+        prog=usage_name("distill", __file__),
+        description="Trains Janus's light head (the student) on the answers of its prompt head "
+        "(the teacher), on unlabeled faces.",
+        examples=("--faces photos/ --checkpoint Janus-Pro-1B/ --output janus_light/",),
     )
-    add, share = parser.add_argument, "share of the faces for evaluation only (default 0.1)"
-    location = "the teacher's folder or hf://owner/repo@revision"
-    pictures = "folder of pictures, one face each"
+    add, share = parser.add_argument, "share of the faces held back for evaluation, 0..1"
+    location = "the teacher: a folder, or hf://owner/repo@revision (default: that of experts.toml)"
+    pictures = "folder with pictures of one face each"
     add("--faces", type=Path, required=True, metavar="DIR", help=pictures)
-    add("--experts", type=Path, metavar="FILE", help="experts.toml; default: the built-in one")
-    add("--name", default="janus", help="name of the teacher in that file (default janus)")
+    add("--experts", type=Path, metavar="FILE", help="experts.toml (default: the built-in one)")
+    add("--name", default="janus", help="name of the teacher in experts.toml")
     add("--checkpoint", metavar="PATH", help=location)
-    add("--output", type=Path, required=True, metavar="DIR", help="the new checkpoint folder")
-    add("--epochs", type=count, default=30, metavar="N", help="default 30")
+    add("--output", type=Path, required=True, metavar="DIR", help="checkpoint folder to write")
+    add("--epochs", type=count, default=30, metavar="N", help="passes over the faces")
     add("--held-back", type=float, default=0.1, metavar="SHARE", help=share)
-    add("--seed", type=seed, default=0, help="random seed (default 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="random seed")
     return parser
 
 

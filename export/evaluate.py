@@ -1,11 +1,4 @@
-"""Evaluates finished fusion tables on labeled faces they were not fitted on.
-
-python export/evaluate.py --predictions new.csv --fusion engines/fusion.json --groups sex
-python export/evaluate.py --predictions new.csv --fusion a.json --compare b.json --json
-python export/evaluate.py --faces new --fusion engines/fusion.json --policy --groups sex
-python export/evaluate.py --predictions people.csv --fusion a.json --correlation b.json
-python export/evaluate.py --faces new --fusion engines/fusion.json --statement statement.md
-"""
+"""Evaluates fusion tables on labeled faces they were not fitted on."""
 
 from __future__ import annotations
 
@@ -29,6 +22,7 @@ from export.errors import OptionsError
 from runtime.commands import Parser
 from runtime.fusion import FusionTables
 from runtime.fusion_file import check_fusion_fits, read_fusion
+from runtime.program import usage_name
 from runtime.quality import QualityLimits
 from runtime.quality_options import add_quality_options, quality_limits
 
@@ -39,23 +33,36 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns its exit status."""
-    return run_calibration(_evaluate, _parser().parse_args(arguments))
+    return run_calibration(_evaluate, parser().parse_args(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
     parser = Parser(
-        prog="python export/evaluate.py",
-        description="Evaluates fusion tables on labeled faces they were not fitted on.",
+        prog=usage_name("evaluate", __file__),
+        description="Evaluates fusion tables on labeled faces they were not fitted on. Prints a "
+        "report; or fits a policy, or writes a statement.",
+        examples=(
+            "--faces new/ --fusion engines/fusion.json",
+            "--predictions new.csv --fusion engines/fusion.json --groups sex",
+            "--predictions new.csv --fusion a.json --compare b.json --json",
+            "--predictions people.csv --fusion a.json --correlation b.json",
+            "--faces new/ --fusion engines/fusion.json --policy --groups sex",
+            "--faces new/ --fusion engines/fusion.json --statement statement.md",
+        ),
     )
     add_inputs(parser)
-    parser.add_argument("--fusion", type=Path, required=True, metavar="JSON", help="the tables")
-    parser.add_argument("--experts", nargs="+", metavar="NAME", help="only these; default: all")
-    parser.add_argument("--compare", type=Path, metavar="JSON", help="other tables to compare with")
+    fusion = "fusion tables to evaluate"
+    experts, compare = "evaluate only these experts (default: all)", "other tables to compare with"
+    parser.add_argument("--fusion", type=Path, required=True, metavar="JSON", help=fusion)
+    parser.add_argument("--experts", nargs="+", metavar="NAME", help=experts)
+    parser.add_argument("--compare", type=Path, metavar="JSON", help=compare)
     add_quality_options(parser)
-    correlation = "write the tables with the correlation of errors on a person's pictures there"
+    correlation = "write the tables, with the correlation of errors on pictures of one person"
     parser.add_argument("--correlation", type=Path, metavar="JSON", help=correlation)
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write the report there, too")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    output = "also write the report, with plots, into this folder"
+    parser.add_argument("--output", type=Path, metavar="DIR", help=output)
     add_report(parser)
     add_policy(parser)
     add_statement(parser)

@@ -1,4 +1,4 @@
-"""The Triton command: writes an engines folder as a model repository for Triton."""
+"""Writes a model repository for Triton Inference Server from an engines folder."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from runtime.commands import Parser, count, run_command, whole
 from runtime.files import resolved
 from runtime.manifest import Artifact
 from runtime.printing import printable
+from runtime.program import usage_name
+from runtime.shared_options import add_engines
 
 DEVICES = ("auto", "tensorrt", "cuda", "cpu")
 _MOST_DELAY_US = 1_000_000_000
@@ -24,7 +26,7 @@ _MOST_DELAY_US = 1_000_000_000
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns 0, or 1 on an error."""
-    return run_command(partial(_write, _parser().parse_args(arguments)))
+    return run_command(partial(_write, parser().parse_args(arguments)))
 
 
 def _write(parsed: argparse.Namespace) -> int:
@@ -51,16 +53,22 @@ def _description(artifact: Artifact) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python export/triton_repository.py", description=__doc__)
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog=usage_name("triton", __file__),
+        description="Writes a model repository for Triton Inference Server from an engines folder.",
+        examples=("--device tensorrt --precision fp16", "--output triton_models --instances 2"),
+    )
     add, models = parser.add_argument, Path("triton_models")
-    device = "device of the experts; auto: TensorRT where it was built, else CUDA"
-    delay = "maximum batching delay in microseconds (default 2000)"
+    device = "device to run the experts on; auto: TensorRT if engines were built, else CUDA"
+    delay = "maximum batching delay in microseconds"
     copies = "instances of each expert per device"
-    add("--engines", type=Path, default=Path("engines"), help="engines folder (default engines)")
-    add("--output", type=Path, default=models, help="the new folder (default triton_models)")
+    precision = "precision of the experts: auto, fp32, fp16 or int8"
+    add_engines(parser)
+    add("--output", type=Path, default=models, metavar="DIR", help="new folder to write")
     add("--device", choices=DEVICES, default="auto", help=device)
-    add("--precision", default="auto", help="auto, fp32, fp16 or int8")
+    add("--precision", default="auto", help=precision)
     add("--instances", type=count, default=1, metavar="N", help=copies)
     add("--queue-delay-us", type=whole(0, _MOST_DELAY_US), default=2000, metavar="US", help=delay)
     return parser

@@ -53,6 +53,8 @@ from runtime.results import AgeEstimate, ExpertAge, Face, Landmarks, ResidualQua
 from runtime.startup import DetectorWarning, PlaceholderWeightsWarning
 from runtime.stats import Durations, ExpertStats, Stats
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AgeEstimate",
     "AgeMoE",

@@ -1,4 +1,4 @@
-"""The command line: `python -m runtime predict | label | serve | doctor | audit`."""
+"""The command `agemoe`, also started by `python -m runtime`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TextIO
 
 from runtime.agemoe import AgeMoE
-from runtime.arguments import AUDIT, SERVE, is_one_face, parsed_arguments
-from runtime.commands import run_command
+from runtime.arguments import is_one_face, parsed_arguments
+from runtime.commands import INTERRUPTED, run_command
 from runtime.console import (
     decision_lines,
     face_line,
@@ -35,33 +35,35 @@ from runtime.liveness_model import OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
 from runtime.printing import printable, printable_lines
+from runtime.program_help import without_command
 from runtime.progress import Progress
 from runtime.quality_options import quality_limits
 from runtime.results import AgeEstimate, Face
 from runtime.startup import WHOLE
+from runtime.subcommands import added_commands, runtime_command
 from runtime.video_command import estimate_video, video_line, video_text
 
 _BATCH = 32
 """Pictures per batch."""
-_INTERRUPTED = 130
-"""Exit status after Ctrl-C, by shell convention."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status; 1 if anything failed."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == [SERVE]:
-        from runtime.serving.command import main as serve
-
-        return serve(given[1:])
-    if given[:1] == [AUDIT]:
-        from runtime.audit_command import main as audit
-
-        return audit(given[1:])
-    parsed = parsed_arguments(given)
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        return run_command(partial(_COMMANDS[parsed.command], parsed))
+    if given[:1] == ["help"]:
+        given = [*given[1:2], "--help"]
+    name = given[0] if given else ""
+    if name in _COMMANDS:
+        parsed = parsed_arguments(name, given[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return run_command(partial(_COMMANDS[name], parsed))
+    if (command := runtime_command(name)) is not None:
+        return command.main(given[1:])
+    added = added_commands()
+    if name in added:
+        return run_command(partial(added[name].run, given[1:]))
+    return without_command(given, added)
 
 
 def _predict(parsed: argparse.Namespace) -> int:
@@ -184,7 +186,7 @@ def _label(parsed: argparse.Namespace) -> int:
             f"stopped; {kept}: the same command resumes the job",
             file=sys.stderr,
         )
-        return _INTERRUPTED
+        return INTERRUPTED
     print(summary_text(summary, str(output)), file=sys.stderr)
     return int(bool(summary.bad))
 

@@ -73,7 +73,7 @@ class AgeMoE(PhotoPredictor):
         """Opens an engines folder, verifies it and runs every expert once.
 
         Args:
-            engines: folder written by `python export/build_engines.py`.
+            engines: folder written by `agemoe build`.
             device: `auto` uses, for each expert, the first available of TensorRT, ONNX Runtime on
                 CUDA and the CPU; `cuda` (or `cuda:1`) those two, `tensorrt` and `cpu` only that.
             precision: `auto`, `fp32`, `fp16`, or, on the CPU, `bf16` or `int8` (FP32 for experts

@@ -1,4 +1,4 @@
-"""Options of the command line `python -m runtime`, and what contradicts itself in them."""
+"""Options of `agemoe predict`, `label` and `doctor`, and what contradicts itself in them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.commands import Parser
-from runtime.detectors.names import AUTO, NAMES, parse_detector
 from runtime.drawing import drawing_format
 from runtime.files import resolved
 from runtime.labeling import FACES
 from runtime.liveness_model import LIVENESS
+from runtime.program import command_line
 from runtime.progress import add_progress_option
 from runtime.quality_options import add_no_face_option, add_quality_options
 from runtime.results import Box
+from runtime.shared_options import add_backend, add_detector, add_engines
 from runtime.video_command import add_video_options, video_misuse
 
-SERVE = "serve"
-"""A command parsed by the service, whose packages are optional."""
-AUDIT = "audit"
-"""A command parsed by its own module, which needs no engines."""
-_DESCRIPTION = "The command line: `python -m runtime predict | label | serve | doctor | audit`."
+JSON_LINES = "print one JSON object per line"
 
 
-def parsed_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parses a command and its options; exits with status 2 if they are wrong."""
-    parser = _parser()
+def parsed_arguments(command: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses the options of a command; exits with status 2 if they are wrong."""
+    parser = PARSERS[command]()
     parsed = parser.parse_args(arguments)
-    if parsed.command == "predict" and (misuse := _misuse(parsed)):
+    if command == "predict" and (misuse := _misuse(parsed)):
         parser.error(misuse)
     return parsed
 
@@ -72,50 +69,98 @@ def _box(text: str) -> Box:
     return x, y, width, height
 
 
-def _detector(text: str) -> str:
-    try:
-        parse_detector(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m runtime", description=_DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True)
-    predict = commands.add_parser("predict", help="estimate the age of every face")
-    predict.add_argument("photos", nargs="*", metavar="PHOTO", help="JPEG, PNG or WebP")
-    add_video_options(predict)
-    predict.add_argument("--json", action="store_true", help="one JSON object per line")
-    predict.add_argument("--box", type=_box, metavar="X,Y,W,H", help="the only face, in pixels")
-    predict.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help="the whole person")
-    predict.add_argument("--whole", action="store_true", help="take each picture as one face")
-    predict.add_argument("--photo", action="store_true", help=argparse.SUPPRESS)
-    policy = "decide by policy.json of the engines folder: pass, refer or fail"
-    predict.add_argument("--policy", action="store_true", help=policy)
-    predict.add_argument("--draw", type=Path, metavar="PNG", help="save a copy with boxes and ages")
-    predict.add_argument("--liveness", type=Path, metavar="FILE", help=LIVENESS)
-    add_no_face_option(predict)
-    add_quality_options(predict)
-    bulk = commands.add_parser("label", help="write the ages in many photographs to a table")
-    bulk.add_argument("photos", nargs="+", metavar="PHOTOS", help="folders, files, patterns, lists")
-    bulk.add_argument("--output", type=Path, required=True, help="a .csv or .parquet file")
-    bulk.add_argument("--overwrite", action="store_true", help="replace an existing table")
-    bulk.add_argument(
-        "--faces", choices=FACES, default=FACES[0], help="detect faces, or take each picture as one"
+def predict_parser() -> Parser:
+    """Returns the parser of `agemoe predict`."""
+    parser = Parser(
+        prog=command_line("predict"),
+        description="Estimates the age of every face in photographs, or of one person in a video.",
+        examples=(
+            "family.jpg",
+            "--json *.jpg",
+            "family.jpg --draw ages.png",
+            "--whole face.png",
+            "portrait.jpg --box 120,80,200,220",
+            "--video person.mp4 --policy",
+        ),
     )
-    bulk.add_argument("--ray", metavar="ADDRESS", help="address of a Ray cluster, or local")
-    for command in (predict, bulk):
-        add_progress_option(command)
-        command.add_argument("--detector", type=_detector, default=AUTO, help=NAMES)
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda or tensorrt")
-        command.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    commands.add_parser(SERVE, add_help=False, help="start the HTTP service: see serve --help")
-    commands.add_parser(AUDIT, add_help=False, help="verify an audit log: see audit --help")
-    doctor = commands.add_parser("doctor", help="report what is installed and what works")
-    doctor.add_argument("--json", action="store_true", help="one JSON object per line")
-    for command in (predict, bulk, doctor):
-        command.add_argument(
-            "--engines", type=Path, default=Path("engines"), help="the engines folder"
-        )
+    add = parser.add_argument
+    add("photos", nargs="*", metavar="PHOTO", help="photographs: JPEG, PNG or WebP files")
+    faces = parser.add_argument_group("faces")
+    whole = "treat each picture as one cropped face instead of detecting faces"
+    box = "the only face in the photograph: left, top, width, height in pixels"
+    person_box = "the whole person, in pixels, for experts that also see the body"
+    faces.add_argument("--whole", action="store_true", help=whole)
+    faces.add_argument("--box", type=_box, metavar="X,Y,W,H", help=box)
+    faces.add_argument("--person-box", type=_box, metavar="X,Y,W,H", help=person_box)
+    faces.add_argument("--photo", action="store_true", help=argparse.SUPPRESS)
+    add_detector(faces)
+    add_no_face_option(faces)
+    add_video_options(parser)
+    checks = parser.add_argument_group("decisions")
+    policy = "also print a decision (pass, refer or fail) by policy.json in the engines folder"
+    checks.add_argument("--policy", action="store_true", help=policy)
+    checks.add_argument("--liveness", type=Path, metavar="FILE", help=LIVENESS)
+    output = parser.add_argument_group("output")
+    draw = "save a copy of the photograph with boxes and ages; .jpg, .png or .webp sets the format"
+    output.add_argument("--json", action="store_true", help=JSON_LINES)
+    output.add_argument("--draw", type=Path, metavar="FILE", help=draw)
+    add_progress_option(output)
+    _add_experts(parser)
+    add_quality_options(parser)
     return parser
+
+
+def label_parser() -> Parser:
+    """Returns the parser of `agemoe label`."""
+    parser = Parser(
+        prog=command_line("label"),
+        description="Writes the ages in many photographs to a table. An interrupted job resumes "
+        "when the same command is run again.",
+        examples=(
+            "photos/ --output ages.csv",
+            "'photos/**/*.jpg' --output ages.parquet --overwrite",
+            "crops/ --faces whole --output ages.csv",
+        ),
+    )
+    photos = "folders, photographs, quoted patterns, or lists (.csv, .parquet) with a column path"
+    faces = "how faces are found: detected in each photograph, or each picture is one cropped face"
+    ray = "run on the Ray cluster at this address, auto or HOST:6379; or on this machine: local"
+    parser.add_argument("photos", nargs="+", metavar="PHOTOS", help=photos)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="table to write: .csv or .parquet",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing table")
+    parser.add_argument("--faces", choices=FACES, default=FACES[0], help=faces)
+    add_detector(parser)
+    parser.add_argument("--ray", metavar="ADDRESS", help=ray)
+    add_progress_option(parser)
+    _add_experts(parser)
+    return parser
+
+
+def doctor_parser() -> Parser:
+    """Returns the parser of `agemoe doctor`."""
+    parser = Parser(
+        prog=command_line("doctor"),
+        description="Reports what is installed, which backends work, and whether the engines are "
+        "usable. Findings that need attention are marked with an exclamation mark; the exit status "
+        "is then 1.",
+        examples=("--engines engines", "--json"),
+    )
+    add_engines(parser)
+    parser.add_argument("--json", action="store_true", help=JSON_LINES)
+    return parser
+
+
+def _add_experts(parser: Parser) -> None:
+    experts = parser.add_argument_group("experts")
+    add_engines(experts)
+    add_backend(experts)
+
+
+PARSERS = {"predict": predict_parser, "label": label_parser, "doctor": doctor_parser}
+"""By command."""

@@ -1,4 +1,4 @@
-"""The audit log of decisions: its format, and `python -m runtime audit FILE`, which verifies one.
+"""The audit log of decisions: its format, and `agemoe audit FILE`, which verifies one.
 
 A line is one JSON object. `hash` is the SHA-256 of the rest of the object as the line has it: from
 `{` and the key after `hash` up to the last `}`. `previous` is the hash of the line before, so that

@@ -1,4 +1,4 @@
-"""`python -m runtime audit FILE`: verifies an audit log; exit status 1 if it has a break."""
+"""`agemoe audit FILE`: verifies an audit log; exit status 1 if it has a break."""
 
 from __future__ import annotations
 
@@ -13,22 +13,37 @@ from pathlib import Path
 from runtime.audit import report_text, verify
 from runtime.commands import Parser, run_command
 from runtime.json_reader import shown
+from runtime.program import command_line
+
+_EXAMPLE_HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the arguments and runs the command; returns the exit status."""
-    parser = Parser(prog="python -m runtime audit", description=__doc__)
-    parser.add_argument("log", type=Path, metavar="FILE", help="written by serve --audit FILE")
+    return run_command(partial(_audit, parser().parse_args(arguments)))
+
+
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog=command_line("audit"),
+        description="Verifies the hash chain of an audit log. The exit status is 1 if lines were "
+        "changed, removed, inserted or reordered.",
+        examples=("decisions.log", f"decisions.log --json --expect {_EXAMPLE_HASH}"),
+    )
+    parser.add_argument(
+        "log", type=Path, metavar="FILE", help="audit log written by serve --audit FILE"
+    )
     parser.add_argument(
         "--expect",
         nargs="+",
         type=_hash,
         default=[],
         metavar="HASH",
-        help="hashes of lines that were kept elsewhere and that the log must have",
+        help="SHA-256 hashes of lines, kept elsewhere, that the log must contain",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object")
-    return run_command(partial(_audit, parser.parse_args(arguments)))
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
 
 
 def _audit(options: argparse.Namespace) -> int:

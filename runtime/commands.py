@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from runtime.errors import PicklableError
@@ -18,6 +18,8 @@ from runtime.printing import MOST_LINE, printable
 
 BROKEN_PIPE = 141
 """Exit status where the reader of the output is gone, by shell convention."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, by shell convention."""
 MOST_COUNT = 1_000_000
 """Limit of options that count something, such as threads and faces."""
 MOST_SIZE = 1 << 40
@@ -26,8 +28,51 @@ MOST_SECONDS = 1e7
 """Limit of options that measure something: the clocks of Python overflow beyond 9e9 seconds."""
 
 
+class HelpFormatter(argparse.HelpFormatter):
+    """Fills paragraphs, keeps indented lines, and ends the help of an option with its default."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        fill = super()._fill_text
+        blocks = [part.strip("\n") for part in text.split("\n\n")]
+        return "\n\n".join(b if "\n  " in b else fill(b, width, indent) for b in blocks)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Adds an argument; unlike in argparse, the column of names has room for commands."""
+        super().add_argument(action)
+        for command in self._iter_indented_subactions(action):
+            length = len(self._format_action_invocation(command)) + 2 * self._indent_increment
+            self._action_max_length = max(self._action_max_length, length + self._current_indent)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        value = action.default
+        if action.help is None or action.nargs == 0 or value in (None, "", [], argparse.SUPPRESS):
+            return action.help
+        text = " ".join(map(_as_typed, value if isinstance(value, list | tuple) else [value]))
+        return f"{action.help} (default: {text.replace('%', '%%')})"
+
+
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors print what was given escaped."""
+    """A parser whose errors print what was given escaped, and whose help ends with examples."""
+
+    def __init__(
+        self, *, prog: str, description: str, examples: Sequence[str], notes: str = ""
+    ) -> None:
+        """Makes a parser with the option --help alone.
+
+        Args:
+            prog: the command as it was started.
+            description: what the command does.
+            examples: arguments of the command, as a shell takes them.
+            notes: what the help says before the examples.
+        """
+        self.examples = tuple(examples)
+        lines = "\n".join(["examples:", *(f"  %(prog)s {line}".rstrip() for line in examples)])
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog="\n\n".join([notes, lines] if notes else [lines]),
+            formatter_class=HelpFormatter,
+        )
 
     def _check_value(self, action: argparse.Action, value: object) -> None:
         """Replaces argparse's check of choices by one that suggests the nearest."""
@@ -85,7 +130,9 @@ def share(text: str) -> float:
     return number
 
 
-def run_command(command: Callable[[], int], refused: int = 1) -> int:
+def run_command(
+    command: Callable[[], int], refused: int = 1, *, interrupted: str = "Interrupted."
+) -> int:
     """Runs a command and returns its exit status; prints what a user can cause as an error.
 
     These are the errors of this project; those of the operating system, such as a full disk or a
@@ -95,6 +142,7 @@ def run_command(command: Callable[[], int], refused: int = 1) -> int:
     Args:
         command: returns its exit status.
         refused: the status after an error.
+        interrupted: printed after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that is not UTF-8
@@ -106,6 +154,9 @@ def run_command(command: Callable[[], int], refused: int = 1) -> int:
         # Python flushes standard output once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        return INTERRUPTED
     except PicklableError as error:
         print_error(str(error))
     except (OSError, UnicodeError) as error:
@@ -121,6 +172,11 @@ def _encoding(stream: io.TextIOWrapper) -> str | None:
     """Returns UTF-8 for what Windows would write to a file in a code page, None for the rest."""
     code_page = sys.platform == "win32" and not stream.isatty()
     return "utf-8" if code_page and "PYTHONIOENCODING" not in os.environ else None
+
+
+def _as_typed(value: object) -> str:
+    """Returns a default as one would type it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _number(text: str) -> float:

@@ -1,4 +1,4 @@
-"""`python -m runtime doctor`: installed packages, working backends, state of the engines."""
+"""`agemoe doctor`: installed packages, working backends, state of the engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from runtime import fusion_file, policy_file
+from runtime import __version__, fusion_file, policy_file
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning
 from runtime.backends.gpu.cuda_library import cuda_devices
@@ -23,6 +23,7 @@ from runtime.installed import Installed, described, imported, installed_version
 from runtime.manifest import ENGINE_BACKENDS, DetectorRecord, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.opencv import WANTED, haar_cascade, import_opencv
+from runtime.program import command_line
 from runtime.startup import PlaceholderWeightsWarning
 
 _DECODERS = ("jpg", "zlib", "webp")
@@ -57,8 +58,8 @@ def examine(engines: Path) -> Iterator[Finding]:
     yield Finding("cores", f"{usable_cores()} usable by this process")
     limited = "the time and memory of processes that decode pictures can be limited"
     yield Finding("decoders", missing_limits() or limited)
-    runtime = installed_version("agemoe-runtime")
-    yield Finding("agemoe-runtime", runtime or "not installed as a distribution")
+    installed = installed_version("agemoe-runtime")
+    yield Finding("agemoe-runtime", installed or f"{__version__}, not installed as a distribution")
     yield _module_finding(imported("numpy", "numpy"))
     yield _pillow_finding()
     yield _opencv_finding()
@@ -223,7 +224,7 @@ def _fusion_finding(engines: Path) -> Finding:
         return Finding(
             "fusion",
             "no fusion.json: experts are averaged, without an interval. Calibrate: "
-            "python export/calibrate.py",
+            f"{command_line('calibrate')}",
         )
     try:
         tables = fusion_file.read_fusion(path)
@@ -237,7 +238,8 @@ def _fusion_finding(engines: Path) -> Finding:
 def _policy_finding(engines: Path) -> Finding:
     if not (engines / policy_file.FILE_NAME).exists():
         return Finding(
-            "policy", "no policy.json: no decisions. Fit one: python export/evaluate.py --policy"
+            "policy",
+            f"no policy.json: no decisions. Fit one: {command_line('evaluate --policy')}",
         )
     try:
         policy = policy_file.read_policy(engines)

@@ -16,6 +16,7 @@ from runtime.files import parse_json, read_text, write_json
 from runtime.fusion import ExpertTable, Floats, FusionTables, Gate, LinearGate, PivotGate, Spread
 from runtime.json_reader import SHA256, JsonReader, not_empty, one_of, read_dataclass
 from runtime.pooling import Correlation
+from runtime.program import command_line
 from runtime.results import INTERVAL_LEVEL
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ SCHEMA_VERSION = 4
 Version 3 lacks `correlation`. Version 2 lacks `fingerprint` and `detector`, too: its tables are
 bound to checkpoints only."""
 _TAIL = round((1.0 - INTERVAL_LEVEL) / 2.0, 6)
-_CURE = "Fit it again: python export/calibrate.py."
+_CURE = f"Fit it again: {command_line('calibrate')}."
 
 
 def _known_version(version: int) -> str | None:
@@ -222,7 +223,7 @@ def _difference(table: ExpertTable, expert: Expert) -> str | None:
     if expert.fingerprint is None:
         return (
             "was calibrated for known settings and geometry, and the manifest states none for this "
-            "expert. Run the build again, which adds them: python export/build_engines.py"
+            f"expert. Run the build again, which adds them: {command_line('build')}"
         )
     return (
         "was calibrated for other settings or another geometry of the same checkpoint, which "

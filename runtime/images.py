@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from runtime.errors import ImageError, ImageTooLargeError, InputError
 from runtime.image_costs import PictureCost, cost_of
 from runtime.image_files import JPEG, PNG, WEBP, PictureFile, read_picture_file
+from runtime.program import command_line
 from runtime.upright import orientation_of, upright_rgb, upright_strips
 
 # What Pillow's modules say about a picture's data is up to who sent it: megabytes for one picture.
@@ -209,7 +210,7 @@ def _file_bytes(path: Path, limits: ImageLimits) -> bytes:
     if not path.is_file():
         if path.is_dir():
             raise ImageError(
-                f"{path} is a folder. Give a picture; `python -m runtime label` takes folders."
+                f"{path} is a folder. Give a picture; `{command_line('label')}` takes folders."
             )
         raise ImageError(f"There is no picture at {path}.")
     # One byte more than allowed: the size that the file system reports may be wrong.

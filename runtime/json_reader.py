@@ -26,6 +26,7 @@ from typing import (
 )
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.names import suggestion
 from runtime.printing import MOST_LISTED, printable
@@ -119,7 +120,7 @@ def _read(kind: Any, entry: JsonReader) -> Any:  # noqa: ANN401 - any type, and 
     if origin in (Union, UnionType):
         (inner,) = set(arguments) - {NoneType}
         return None if entry.value is None else _read(inner, entry)
-    if origin is np.ndarray:
+    if origin in (np.ndarray, NDArray):  # from NumPy 2.5 on, NDArray is the origin of its types
         return np.array(entry.numbers())
     if origin is tuple:
         return _tuple(arguments, entry)

@@ -23,7 +23,7 @@ from runtime.manifest import InputSpec
 from runtime.preparation import input_view
 from runtime.results import Face
 
-LIVENESS = "check each face by the liveness model that this TOML file describes"
+LIVENESS = "check each face with the liveness model that this TOML file describes"
 """Help of the option --liveness."""
 _MOST_BYTES = 64 << 10
 _GEOMETRY_KEYS = (

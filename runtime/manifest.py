@@ -15,6 +15,7 @@ from runtime.errors import EngineFileError
 from runtime.files import sha256_of
 from runtime.geometry import ALIGN, MAX_SIDE, Geometry
 from runtime.json_reader import SHA256, at_least, not_empty, one_of, within
+from runtime.program import command_line
 
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
 """Backends whose files are bound to a version of TensorRT and a kind of GPU."""
@@ -26,7 +27,7 @@ OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass"
 PLACEHOLDER_KINDS = ("demo", "random")
 """Kinds of weights whose ages of real photographs are meaningless."""
 SOURCE_KINDS = ("checkpoint", *PLACEHOLDER_KINDS, "onnx")
-REBUILD = "Rebuild: python export/build_engines.py"
+REBUILD = f"Rebuild: {command_line('build')}"
 
 Rows = TypeVar("Rows", int, str)
 

@@ -15,6 +15,7 @@ from runtime.files import read_json, write_json
 from runtime.fusion_file import FILE_NAME as FUSION_FILE_NAME
 from runtime.json_reader import JsonReader, read_dataclass, shown
 from runtime.manifest import REBUILD, Manifest
+from runtime.program import command_line
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 4
@@ -34,7 +35,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         document = read_json(path)
     except FileNotFoundError as error:
-        cure = f"Build the engines first: python export/build_engines.py --output {folder}"
+        cure = f"Build the engines first: {command_line('build')} --output {folder}"
         raise ManifestError(str(path), ["there is no such file"], cure) from error
     except (OSError, ValueError) as error:
         raise ManifestError(str(path), [f"cannot be read: {error}"], REBUILD) from error

@@ -7,13 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 from runtime.errors import BackendError
+from runtime.program import command_line
 
 WANTED = "opencv-python-headless<5"
 """The distribution to install; OpenCV 5 has no Haar cascades."""
 CASCADE = "haarcascade_frontalface_default.xml"
 _USED = ("FaceDetectorYN", "copyMakeBorder", "cvtColor", "resize", "warpAffine")
 _CURE = (
-    "Several distributions install the same folder cv2; `python -m runtime doctor` names them. "
+    f"Several distributions install the same folder cv2; `{command_line('doctor')}` names them. "
     f"Uninstall all of them, then: pip install '{WANTED}'"
 )
 

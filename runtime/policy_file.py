@@ -14,6 +14,7 @@ from runtime.files import read_json, write_json
 from runtime.json_reader import JsonReader, read_dataclass
 from runtime.manifest_file import read_manifest
 from runtime.policy_terms import Binding, Terms
+from runtime.program import command_line
 from runtime.quality import QualityLimits
 from runtime.startup import chosen_experts, read_calibration, same_detector
 
@@ -24,7 +25,7 @@ FILE_NAME = "policy.json"
 SCHEMA_VERSION = 1
 """Incremented whenever the meaning or the layout of policy.json changes."""
 _MOST_BYTES = 1 << 20
-_CURE = "Fit it again: python export/evaluate.py --policy."
+_CURE = f"Fit it again: {command_line('evaluate --policy')}."
 
 
 def _known_version(version: int) -> str | None:

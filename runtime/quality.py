@@ -103,8 +103,8 @@ class QualityLimits:
     """Limits that a face has to meet before the experts run; each is optional.
 
     By default only what certainly has no age is refused: a place where the detector finds no face.
-    Which other limits pay depends on the pictures: `evaluate.py` reports the error by quality. A
-    quantity that is limited but unknown is refused too.
+    Which other limits pay depends on the pictures: `agemoe evaluate` reports the error by quality.
+    A quantity that is limited but unknown is refused too.
     """
 
     require_face: bool = True

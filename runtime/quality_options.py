@@ -17,11 +17,20 @@ _OPTIONS = {
 }
 """By limit; the others have none."""
 _SCALES = {" pixels": ", in pixels", "°": " to either side, in degrees"}
+_PLAIN = {
+    "sharpness": ": variance of the Laplacian of the luminance",
+    "contrast": ": standard deviation of the luminance, 0..128",
+    "cut_off": ", 0..1",
+}
+"""By quantity without a unit."""
 
 
-def add_quality_options(parser: argparse.ArgumentParser) -> None:
+def add_quality_options(parser: argparse._ActionsContainer) -> None:
     """Adds the options from which `quality_limits` makes limits."""
-    section = parser.add_argument_group("quality limits, see docs/quality.md")
+    section = parser.add_argument_group(
+        "quality limits",
+        "A face beyond a limit is refused. No limit is set by default.",
+    )
     for name, option in _OPTIONS.items():
         quantity, text, unit = LIMITED[name]
         kind = "minimum" if name.startswith("min_") else "maximum"
@@ -30,16 +39,16 @@ def add_quality_options(parser: argparse.ArgumentParser) -> None:
             dest=f"quality.{name}",
             type=share if quantity in SHARES else not_negative,
             metavar="N",
-            help=f"{kind} {text}{_SCALES.get(unit, unit)}",
+            help=f"{kind} {text}{_SCALES.get(unit) or _PLAIN[quantity]}",
         )
 
 
-def add_no_face_option(parser: argparse.ArgumentParser) -> None:
+def add_no_face_option(parser: argparse._ActionsContainer) -> None:
     """Adds the option that accepts pictures and boxes without a face."""
     parser.add_argument(
         "--accept-no-face",
         action="store_true",
-        help="estimate an age also where the detector finds no face in a given box or picture",
+        help="estimate an age even if the detector finds no face in a given box or whole picture",
     )
 
 

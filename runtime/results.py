@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from runtime.errors import AgeMoEError, NotCalibratedError
 from runtime.printing import MOST_LINE, Readable, counted, printable
+from runtime.program import command_line
 from runtime.quality import FaceQuality
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ class AgeEstimate(Readable):
             answered = ", ".join(self.experts)
             raise NotCalibratedError(
                 f"{wanted} needs residual quantiles for the experts that answered ({answered}); "
-                f"fusion.json holds none. Fit them: python export/calibrate.py --help."
+                f"fusion.json holds none. Fit them: {command_line('calibrate --help')}."
             )
         return self.residuals
 

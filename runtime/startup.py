@@ -23,6 +23,7 @@ from runtime.manifest_file import read_manifest
 from runtime.names import suggestion
 from runtime.policy_terms import Binding
 from runtime.printing import bullets
+from runtime.program import command_line
 from runtime.results import Face
 
 CONCURRENCY = ("auto", *MODES)
@@ -188,8 +189,8 @@ class DetectorCheck:
         warnings.warn(
             f"The fusion was calibrated on faces found by another detector ({fitted}) than the "
             f"one in use ({name}). Other boxes shift the ages, and the intervals may be too "
-            f"narrow. Use that detector, or calibrate with this one: python "
-            f"export/calibrate.py {option}",
+            f"narrow. Use that detector, or calibrate with this one: "
+            f"{command_line('calibrate')} {option}",
             DetectorWarning,
             stacklevel=stacklevel,
         )
@@ -206,7 +207,7 @@ def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:
         if names:
             warnings.warn(
                 f"{', '.join(names)}: {meaning}. Build from checkpoints to estimate ages: "
-                f"python export/build_engines.py --help",
+                f"{command_line('build --help')}",
                 PlaceholderWeightsWarning,
                 stacklevel=3,
             )

@@ -1,4 +1,4 @@
-"""`python -m runtime predict --video FILE`: one estimate from the frames of a video."""
+"""`agemoe predict --video FILE`: one estimate from the frames of a video."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from runtime.printing import MOST_LINE, json_line, printable
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a video."""
-    video = "a video of one person (MP4, MOV, MKV, WebM, AVI): one estimate from its frames"
-    parser.add_argument("--video", metavar="FILE", help=video)
-    frames = f"number of evenly spaced frames, default: {VIDEO_FRAMES}"
-    parser.add_argument("--frames", type=_frames, metavar="N", help=frames)
+    section = parser.add_argument_group("video, in place of photographs")
+    video = "video of one person (MP4, MOV, MKV, WebM, AVI): one estimate from its frames"
+    section.add_argument("--video", metavar="FILE", help=video)
+    frames = f"number of evenly spaced frames to use (default: {VIDEO_FRAMES})"
+    section.add_argument("--frames", type=_frames, metavar="N", help=frames)
 
 
 def video_misuse(parsed: argparse.Namespace) -> str | None:

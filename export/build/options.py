@@ -30,7 +30,7 @@ WEIGHTS = tuple(kind for kind in SOURCE_KINDS if kind != "onnx")
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Options of one run of build_engines.py."""
+    """Options of one run of `agemoe build`."""
 
     experts: tuple[ExpertConfig, ...]
     weights: str

@@ -1,4 +1,4 @@
-"""Options and exit status that `calibrate.py` and `evaluate.py` share."""
+"""Options and exit status that `agemoe calibrate` and `agemoe evaluate` share."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from export.calibration.metrics import FEWEST_RESAMPLES
 from export.calibration.report import ReportOptions
 from export.errors import OptionsError
 from runtime.commands import run_command, seed, start_logging
+from runtime.detectors.names import NAMES
 from runtime.json_reader import shown
 from runtime.progress import add_progress_option
+from runtime.shared_options import add_backend, add_engines
 
 _MOST_RESAMPLES = 100_000
 CACHE = Path("build/calibration")
@@ -21,28 +23,35 @@ CACHE = Path("build/calibration")
 
 def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
     """Adds the options for the source of labeled faces; returns the group of sources."""
-    inputs = parser.add_argument_group("source, one of")
+    inputs = parser.add_argument_group("labeled faces, from one of these sources")
     one = inputs.add_mutually_exclusive_group(required=True)
-    predictions = "age, one column per expert; or, with --truth, a table of runtime label"
+    predictions = (
+        "table with the column age and one column of predictions per expert; with --truth: a table "
+        "written by label"
+    )
     one.add_argument("--predictions", type=Path, metavar="CSV", help=predictions)
-    one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help="labeled pictures")
-    truth = "the true ages for a table of `python -m runtime label`: path, age"
+    labeled = "labeled pictures: a folder, or a CSV with the columns path and age"
+    one.add_argument("--faces", type=Path, metavar="FOLDER|CSV", help=labeled)
+    truth = "true ages in years for a table written by label: columns path and age"
     inputs.add_argument("--truth", type=Path, metavar="CSV", help=truth)
-    columns = "a CSV's own names of path, age, subject, source and the position of the face"
+    columns = (
+        "column names of your CSV where they differ, such as age=years; the keys are path, age, "
+        "subject, source and those of the face's position"
+    )
     inputs.add_argument("--columns", nargs="+", default=[], metavar="KEY=NAME", help=columns)
     faces = parser.add_argument_group("with --faces")
-    faces.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
-    faces.add_argument("--device", default="auto", help="as for AgeMoE; default: auto")
-    faces.add_argument("--precision", default="auto", help="as for AgeMoE; default: auto")
-    faces.add_argument("--layout", choices=LAYOUTS, default="auto", help="layout of the labels")
+    add_engines(faces)
+    add_backend(faces)
+    layout = "layout of the labels: a CSV, or the file names of a public data set"
+    faces.add_argument("--layout", choices=LAYOUTS, default="auto", help=layout)
     detector = (
-        "finds the face in pictures whose labels give no box, as in predict; default: auto. With "
-        "--predictions: the detector that found their faces, to be recorded"
+        f"face detector for pictures whose labels give no box: {NAMES} (default: auto). With "
+        "--predictions: the detector that found the faces, for the record"
     )
     faces.add_argument("--detector", metavar="NAME", help=detector)
-    whole = "each picture is one face, unless its box is given: no face is looked for"
+    whole = "treat each picture as one cropped face, unless its labels give a box"
     faces.add_argument("--whole", action="store_true", help=whole)
-    cache = f"keeps raw predictions, with the pictures' paths; default: {CACHE}"
+    cache = "folder that keeps the raw predictions and the paths of the pictures"
     faces.add_argument("--cache", type=Path, default=CACHE, metavar="DIR", help=cache)
     return one
 
@@ -50,18 +59,21 @@ def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the content of the report."""
     report = parser.add_argument_group("report")
-    groups = "columns whose values are reported separately"
+    groups = "columns, such as sex, whose values are reported separately"
     report.add_argument("--groups", nargs="+", default=[], metavar="COLUMN", help=groups)
-    thresholds = "age limits; default: 18"
+    thresholds = "required ages in years"
     report.add_argument(
         "--thresholds", nargs="+", type=float, default=[18.0], metavar="YEARS", help=thresholds
     )
-    challenge = "estimated ages required to pass; default: a few from each threshold upward"
+    challenge = "estimated ages in years required to pass (default: a few above each threshold)"
     report.add_argument(
         "--challenge", nargs="+", type=float, default=[], metavar="YEARS", help=challenge
     )
-    report.add_argument("--bootstrap", type=int, default=1000, metavar="RESAMPLES")
-    report.add_argument("--seed", type=seed, default=0)
+    resamples = (
+        f"bootstrap resamples for confidence intervals, {FEWEST_RESAMPLES}..{_MOST_RESAMPLES}"
+    )
+    report.add_argument("--bootstrap", type=int, default=1000, metavar="N", help=resamples)
+    report.add_argument("--seed", type=seed, default=0, metavar="N", help="random seed")
     add_progress_option(parser)
 
 

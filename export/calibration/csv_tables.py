@@ -35,9 +35,9 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
 
     Args:
         path: the CSV.
-        estimates: whether a table written by `python -m runtime label` is expected. Elsewhere one
-            of an earlier version is refused, whose column `age` holds estimates: they would be
-            taken for true ages.
+        estimates: whether a table written by `agemoe label` is expected. Elsewhere one of an
+            earlier version is refused, whose column `age` holds estimates: they would be taken for
+            true ages.
 
     Raises:
         LabelsError: the file cannot be read, has rows with more cells than the header, or holds
@@ -54,8 +54,8 @@ def read_csv(path: Path, *, estimates: bool = False) -> tuple[list[str], list[di
         raise LabelsError(path.name, problems)
     if not estimates and holds_estimates(header):
         problem = (
-            "is a table of `python -m runtime label` of an earlier version: its column age holds "
-            f"estimates, not true ages. Rename it {AGE_YEARS} and add a column {AGE}, or give "
+            "is a table of `agemoe label` of an earlier version: its column age holds estimates, "
+            f"not true ages. Rename it {AGE_YEARS} and add a column {AGE}, or give "
             f"{_truth_cure(path.name)}"
         )
         raise LabelsError(path.name, [problem])
@@ -77,8 +77,8 @@ def missing_problem(table: str, column: str, header: Sequence[str], also: str = 
     """Returns the problem that a table lacks a column, under its own and under another name."""
     if column == AGE and is_label_table(header):
         return (
-            f"is a table of `python -m runtime label` without the true ages: add a column {AGE}, "
-            f"or give {_truth_cure(table)}"
+            f"is a table of `agemoe label` without the true ages: add a column {AGE}, or give "
+            f"{_truth_cure(table)}"
         )
     found = ", ".join(header) or "nothing"
     other = f", also as {also!r}" if also else ""

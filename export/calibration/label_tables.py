@@ -1,4 +1,4 @@
-"""From bulk labeling to calibration: a table of `python -m runtime label`, and the true ages.
+"""From bulk labeling to calibration: a table of `agemoe label`, and the true ages.
 
 The table holds each expert's raw prediction (`age_NAME`) for every face of many photographs; the
 true ages are another CSV with the columns `path` (or `image`) and `age`, optionally `face` (the
@@ -68,7 +68,7 @@ def join_labels(
     a warning.
 
     Args:
-        table: written by `python -m runtime label`, .csv or .parquet.
+        table: written by `agemoe label`, .csv or .parquet.
         truth: CSV of true ages.
         experts: the experts to use; None means all of the table.
         groups: columns of the true ages to report separately.
@@ -83,7 +83,7 @@ def join_labels(
     )
     if not is_label_table(header):
         problem = (
-            f"is no table of `python -m runtime label`; its columns are {', '.join(header)}. "
+            f"is no table of `agemoe label`; its columns are {', '.join(header)}. "
             f"Leave --truth out where the table itself has the true ages"
         )
         raise LabelsError(table.name, [problem])

@@ -1,4 +1,4 @@
-"""Options of `evaluate.py --policy`."""
+"""Options of `agemoe evaluate --policy`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,23 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a policy; threshold, challenge age and groups are those of the report."""
     policy = parser.add_argument_group(
         "policy",
-        "with --policy: the smallest challenge age whose rate of false positives is under a limit "
-        "with 95 % confidence, over all and in every group of --groups, or the one --challenge",
+        "--policy finds the smallest challenge age at which the false positive rate stays below a "
+        "limit with 95 % confidence, over all faces and in every group of --groups; or takes the "
+        "one of --challenge. The false positive rate is the share of people under the threshold "
+        "who pass.",
     )
-    write = "write policy.json into the folder of --engines, in place of a report"
+    write = "write policy.json into the engines folder, in place of a report"
     policy.add_argument("--policy", action="store_true", help=write)
     limit = (
-        f"the limit; default: {DEFAULT_LIMIT:g}, none with --challenge, whose rate is then only "
-        "measured"
+        f"maximum false positive rate, 0.000001..0.5 (default: {DEFAULT_LIMIT:g}; none with "
+        "--challenge, whose rate is then only measured)"
     )
     policy.add_argument("--max-false-positive", type=float, metavar="RATE", help=limit)
-    youngest = "younger people below this age do not count, as they dilute the rate; default: 0"
+    youngest = "leave out people younger than this, in years: they dilute the rate (default: 0)"
     policy.add_argument("--youngest", type=float, metavar="YEARS", help=youngest)
-    floor = "people who are estimated younger fail; default: nobody fails"
+    floor = "estimated age in years below which a person fails (default: nobody fails)"
     policy.add_argument("--floor", type=float, metavar="YEARS", help=floor)
-    claim = "write the policy even if the faces do not show that the limit is kept; it says so"
+    claim = "write the policy even if the faces do not support the limit; the policy then says so"
     policy.add_argument("--without-claim", action="store_true", help=claim)
 
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
 
 from export.checkpoints.loading import load_checkpoint
 from export.checkpoints.sources import find_checkpoint
@@ -22,6 +22,9 @@ from export.errors import CheckpointError
 from runtime.files import sha256_of
 from runtime.fusion import ExpertTable, Floats, FusionTables, LinearGate
 from runtime.printing import bullets
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LARGEST_RAW_YEARS = 150.0
 """The published program drops predictions above it."""

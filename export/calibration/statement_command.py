@@ -1,4 +1,4 @@
-"""`evaluate.py --statement`: gathers what a statement needs and writes the page."""
+"""`agemoe evaluate --statement`: gathers what a statement needs and writes the page."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def add_statement(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a statement."""
     section = parser.add_argument_group("statement")
     page = (
-        "write one Markdown page for buyers and supervisors there, in place of a report: what the "
-        "engines of --engines do with policy.json, if there is one, and what was not tested"
+        "write a Markdown page for buyers and regulators to this file, in place of a report: the "
+        "accuracy of the engines with their policy.json, if any, and what was not tested"
     )
     section.add_argument("--statement", type=Path, metavar="FILE", help=page)
-    day = "YYYY-MM-DD, shown on the page; default: none, so that equal figures give an equal page"
-    section.add_argument("--date", metavar="DATE", help=day)
+    day = "date shown on the page (default: none, so that equal figures give an equal page)"
+    section.add_argument("--date", metavar="YYYY-MM-DD", help=day)
 
 
 def check_statement(arguments: argparse.Namespace) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import runtime
 from export.calibration.inputs import LabeledData, experts_of
 from export.calibration.origin import fitted_faces, sources_of
 from export.calibration.policy_fit import binding_in_use
@@ -53,7 +53,7 @@ def write_statement(
     about = About(
         name,
         arguments.date,
-        _version(),
+        runtime.__version__,
         data.experts or experts_of(engines, faces.names),
         tables,
         binding.detector,
@@ -72,12 +72,6 @@ def write_statement(
     page: Path = arguments.statement
     write_whole(page, statement_page(about, figures).encode())
     print(f"Wrote {printable(page)}.")
-
-
-def _version() -> str:
-    """Returns the version of this source tree."""
-    path = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    return str(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["version"])
 
 
 def _policy(engines: Path, binding: Binding, options: ReportOptions) -> Policy | None:

@@ -1,10 +1,4 @@
-"""The two demos: `make demo` and `make demo-architectures`.
-
-python -m export.demo portraits [PHOTO ...]   estimates the ages in two portraits and in your own
-                                              photographs; prints a table, draws demo.png
-python -m export.demo draw FOLDER             draws faces unknown to the demo experts
-python -m export.demo show FOLDER             prints their estimates, draws a contact sheet
-"""
+"""The two demos: `make demo` and `make demo-architectures`."""
 
 from __future__ import annotations
 
@@ -16,13 +10,14 @@ from pathlib import Path
 
 from runtime.commands import Parser, run_command
 from runtime.files import replacing
+from runtime.shared_options import add_engines
 
 _REFUSED = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one of the steps; returns its exit status: 0, or 2 with the reason on stderr."""
-    return run_command(partial(_run, _parser().parse_args(arguments)), _REFUSED)
+    return run_command(partial(_run, parser().parse_args(arguments)), _REFUSED)
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -65,25 +60,51 @@ def _python() -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
     parser = Parser(
         prog="python -m export.demo",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Shows the experts at work: on real portraits, or on drawn faces.",
+        examples=("portraits family.jpg", "draw build/demo", "show build/demo"),
     )
-    steps = parser.add_subparsers(dest="step", required=True)
-    portraits = steps.add_parser(
-        "portraits", help="ages in real portraits, and in your photographs"
-    )
-    portraits.add_argument("photographs", type=Path, nargs="*", metavar="PHOTO", help="your own")
-    portraits.add_argument("--engines", type=Path, default=Path("engines"), help="default: engines")
-    portraits.add_argument("--output", type=Path, default=Path("demo.png"), help="demo.png")
-    for name, what in (("draw", "draw faces"), ("show", "show their estimates")):
-        step = steps.add_parser(name, help=what)
-        step.add_argument("folder", type=Path)
-        if name == "show":
-            step.add_argument("--output", type=Path, default=Path("demo-architectures.png"))
+    steps = parser.add_subparsers(dest="step", required=True, metavar="STEP", title="steps")
+    _add_portraits(steps)
+    _add_drawn(steps)
     return parser
+
+
+def _add_portraits(steps: argparse._SubParsersAction[Parser]) -> None:
+    text = "estimates the ages in two portraits, and in your own photographs"
+    step = steps.add_parser(
+        "portraits",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}; prints a table and draws a picture.",
+        examples=("--engines engines", "family.jpg --output family.png"),
+    )
+    photographs = "your own photographs: JPEG, PNG or WebP files"
+    step.add_argument("photographs", type=Path, nargs="*", metavar="PHOTO", help=photographs)
+    add_engines(step)
+    step.add_argument(
+        "--output", type=Path, default=Path("demo.png"), metavar="PNG", help="picture to write"
+    )
+
+
+def _add_drawn(steps: argparse._SubParsersAction[Parser]) -> None:
+    draw, show = "draws faces that the demo experts have not seen", "shows estimates of drawn faces"
+    step = steps.add_parser(
+        "draw", help=draw, description=f"{draw.capitalize()}.", examples=("build/demo",)
+    )
+    step.add_argument("folder", type=Path, metavar="FOLDER", help="folder to write")
+    step = steps.add_parser(
+        "show",
+        help=show,
+        description="Prints the estimates of the drawn faces and draws a contact sheet.",
+        examples=("build/demo --output demo-architectures.png",),
+    )
+    folder = "folder written by draw, with estimates.jsonl and evaluation.json beside the faces"
+    step.add_argument("folder", type=Path, metavar="FOLDER", help=folder)
+    sheet = Path("demo-architectures.png")
+    step.add_argument("--output", type=Path, default=sheet, metavar="PNG", help="picture to write")
 
 
 if __name__ == "__main__":

@@ -48,8 +48,8 @@ def show(folder: Path, output: Path) -> None:
     """Prints the table and writes the contact sheet.
 
     Args:
-        folder: as `draw` left it, with the output of `python -m runtime predict --json` as
-            estimates.jsonl and that of `export/evaluate.py --json` as evaluation.json.
+        folder: as `draw` left it, with the output of `agemoe predict --json` as
+            estimates.jsonl and that of `agemoe evaluate --json` as evaluation.json.
         output: the contact sheet, a PNG.
     """
     try:
@@ -63,7 +63,7 @@ def show(folder: Path, output: Path) -> None:
         table, sheet = estimates_table(entries), contact_sheet(entries, summary)
     except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise ExportError(
-            f"{folder} is not as `draw`, `predict --json` and `evaluate.py --json` leave it "
+            f"{folder} is not as `draw`, `predict --json` and `evaluate --json` leave it "
             f"({error}). Run: make demo-architectures"
         ) from error
     console = make_console()

@@ -37,7 +37,7 @@ _CAPTION = (
 
 
 def evaluation_summary(evaluation: Mapping[str, Any]) -> str:
-    """Summarizes a report of `export/evaluate.py --json` in one line."""
+    """Summarizes a report of `agemoe evaluate --json` in one line."""
     errors = evaluation["mae"]
     corrected = {name: errors[name]["corrected"] for name in evaluation["experts"]}
     best = min(corrected, key=lambda name: corrected[name])

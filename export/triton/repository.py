@@ -71,7 +71,7 @@ def write_repository(
     The folder appears complete or not at all.
 
     Args:
-        engines: folder written by `python export/build_engines.py`.
+        engines: folder written by `agemoe build`.
         output: the new folder; must not exist.
         device: `tensorrt`, `cuda` or `cpu`; `auto` is TensorRT where it was built, else CUDA.
         precision: `auto`, `fp32`, `fp16` or `int8`, as for `AgeMoE`; INT8 applies to Janus only.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from runtime.errors import BackendError
 from runtime.manifest import PRECISIONS
 from runtime.names import nearest, one_expected
+from runtime.program import command_line
 
 AUTO = "auto"
 DEVICES = (AUTO, "cpu", "cuda", "tensorrt")
@@ -51,4 +52,4 @@ def _devices_here() -> str:
     found = cuda_devices()
     if found.devices:
         return f"The driver finds {devices_found(len(found.devices))}."
-    return "There is no usable CUDA device: python -m runtime doctor tells why."
+    return f"There is no usable CUDA device: {command_line('doctor')} tells why."

@@ -28,6 +28,7 @@ from runtime.audit import (
 )
 from runtime.file_system import flush, lock, sync_folder
 from runtime.files import check_regular
+from runtime.program import command_line
 from runtime.serving.settings import Settings
 
 log = logging.getLogger("agemoe")
@@ -290,7 +291,7 @@ def _end_of(file: int, path: Path) -> tuple[Entry, int, dict[str, Any]]:
         except ValueError as error:
             raise AuditError(
                 f"The last line of the audit log {path} is not sound: {error}. Examine it with "
-                f"`python -m runtime audit`, keep it, and start another one."
+                f"`{command_line('audit')}`, keep it, and start another one."
             ) from error
     note = {"bytes": len(torn), "sha256": hashlib.sha256(torn).hexdigest()} if torn else {}
     return last, start + end, note

@@ -1,4 +1,4 @@
-"""`python -m runtime serve`: the HTTP service in one process."""
+"""`agemoe serve`: the HTTP service in one process."""
 
 from __future__ import annotations
 
@@ -19,52 +19,60 @@ from runtime.commands import (
     size,
     whole,
 )
-from runtime.detectors.names import AUTO, NAMES
 from runtime.json_reader import shown
 from runtime.liveness_model import LIVENESS
 from runtime.printing import printable_lines
+from runtime.program import command_line
 from runtime.quality_options import add_no_face_option, add_quality_options, quality_limits
 from runtime.serving.logs import FORMATS, LEVELS, logging_started
 from runtime.serving.origins import ANY
 from runtime.serving.process_memory import return_large_blocks
 from runtime.serving.settings import Batching, Limits, Settings
+from runtime.shared_options import add_backend, add_detector, add_engines
 
 _Options = dict[str, tuple[Callable[[str], float], str]]
-_NOTICE = "on SIGTERM, keep serving this long while reporting not ready, for load balancers"
+_NOTICE = "after SIGTERM, keep serving for this many seconds while reporting not ready"
 _HOSTS = (
-    "names that requests may be addressed to, as in the header Host; by default only this "
-    "machine's own when listening on it without keys, else any"
+    "host names accepted in the Host header (default: any; without keys on a loopback address, "
+    "only the names of this machine)"
 )
 _ORIGINS = (
-    "origins of other sites' pages whose scripts may use the service, as in https://shop.example; "
-    "* allows any, with --keys or --without-keys; by default none"
+    "origins of other sites whose scripts may use the service, such as https://shop.example "
+    "(default: none); * allows any, with --keys or --without-keys"
 )
-_ACCESS_LOG = "log each request: method, path, status, time, and name of the key (on)"
-_AUDIT = "record every decision in this file, see docs/audit.md"
-_AUDIT_KEY = "file of a secret that pictures are digested with in --audit"
-_POLICY = "decide by policy.json of the engines folder (POST /v1/decisions): pass, refer or fail"
-_DECODERS = "processes that decode pictures; by default one more than the cores, at most 8"
+_ACCESS_LOG = "log each request: method, path, status, time, and name of the key (default: on)"
+_AUDIT = "append every decision to this audit log"
+_AUDIT_KEY = "file with the secret key of the picture digests in the audit log"
+_POLICY = "also serve decisions (pass, refer or fail) by policy.json in the engines folder"
+_DECODERS = "processes that decode pictures (default: cores + 1, at most 8)"
+_KEYS = "file with the accepted API keys; the page and /health stay open"
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _LIMITS: _Options = {
-    "body_bytes": (size, "maximum bytes of a request"),
-    "image_bytes": (size, "maximum bytes of an encoded picture"),
-    "pixels": (size, "maximum total pixels of a request's pictures"),
-    "decode_bytes": (size, "maximum bytes of memory for decoding, over all requests"),
-    "decode_seconds": (positive, "maximum processor seconds to decode a request's pictures"),
-    "search_pixels": (size, "maximum pixels that the face detector looks at for a request"),
-    "images": (count, "maximum pictures of a request"),
-    "faces": (count, "maximum faces, and given persons, of a request"),
+    "body_bytes": (size, "maximum size of a request body in bytes"),
+    "image_bytes": (size, "maximum size of an encoded picture in bytes"),
+    "pixels": (size, "maximum pixels of all pictures of a request"),
+    "decode_bytes": (size, "maximum memory for decoding, over all requests, in bytes"),
+    "decode_seconds": (
+        positive,
+        "maximum CPU time to decode the pictures of a request, in seconds",
+    ),
+    "search_pixels": (size, "maximum pixels that the face detector searches for a request"),
+    "images": (count, "maximum pictures per request"),
+    "faces": (count, "maximum faces, and given persons, per request"),
     "requests": (count, "maximum concurrent requests for ages and decisions"),
     "connections": (count, "maximum open connections"),
-    "header_seconds": (positive, "time limit for a request's head"),
-    "body_seconds": (positive, "time limit for a request's body, and for receiving its response"),
-    "deadline_ms": (positive, "time limit for the answer to a request that has arrived"),
+    "header_seconds": (positive, "maximum time to receive the head of a request, in seconds"),
+    "body_seconds": (
+        positive,
+        "maximum time to receive the body of a request, and to send its response, in seconds",
+    ),
+    "deadline_ms": (positive, "maximum time to answer a request that has arrived, in milliseconds"),
 }
 _BATCHING: _Options = {
-    "max_batch": (count, "maximum faces per batch; by default 8 on a GPU and 1 on a CPU"),
-    "max_wait_ms": (not_negative, "maximum batching delay"),
-    "queue_limit": (count, "maximum waiting faces; more are rejected"),
-    "workers": (count, "concurrent batches"),
+    "max_batch": (count, "maximum faces per batch (default: 8 on a GPU, 1 on a CPU)"),
+    "max_wait_ms": (not_negative, "maximum batching delay in milliseconds"),
+    "queue_limit": (count, "maximum faces waiting for a batch; more are rejected"),
+    "workers": (count, "number of concurrent batches"),
 }
 _LAST_PORT = 65535
 """The system would wrap a larger one around."""
@@ -73,9 +81,24 @@ _EXTRA = "The service needs packages that are not installed ({}). Install agemoe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parses the arguments and runs the command; returns the exit status."""
-    parser = Parser(prog="python -m runtime serve", description=__doc__)
+    return serve(parser().parse_args(arguments))
+
+
+def parser() -> Parser:
+    """Returns the parser of the arguments."""
+    parser = Parser(
+        prog=command_line("serve"),
+        description="Runs the HTTP service and its web page in one process.",
+        notes="The page is at http://127.0.0.1:8000, the description of the API at /openapi.json.",
+        examples=(
+            "--engines engines",
+            "--new-key NAME",
+            "--host 0.0.0.0 --keys keys.txt",
+            "--policy --audit decisions.log",
+        ),
+    )
     add_arguments(parser)
-    return serve(parser.parse_args(arguments))
+    return parser
 
 
 def serve(parsed: argparse.Namespace) -> int:
@@ -104,38 +127,52 @@ def _serve(parsed: argparse.Namespace) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `serve`."""
     add = parser.add_argument
-    add("--engines", type=Path, default=Path("engines"), help="the engines folder")
+    add_engines(parser)
     add("--host", default="127.0.0.1", help="address to listen on")
     add(
         "--port",
         type=whole(0, _LAST_PORT),
         default=8000,
+        metavar="PORT",
         help="port to listen on; 0 selects a free one",
     )
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or tensorrt")
-    add("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
-    add("--detector", default=AUTO, help=f"face detector: {NAMES}")
+    add_backend(parser)
+    add_detector(parser)
     add("--liveness", type=Path, metavar="FILE", help=LIVENESS)
     add("--policy", action="store_true", help=_POLICY)
     add("--decoders", type=count, metavar="N", help=_DECODERS)
     add("--audit", type=Path, metavar="FILE", help=_AUDIT)
     add("--audit-key", type=Path, metavar="FILE", help=_AUDIT_KEY)
-    add("--keys", type=Path, help="file of accepted API keys; the page and /health stay open")
+    add("--keys", type=Path, metavar="FILE", help=_KEYS)
     add("--allowed-hosts", nargs="+", metavar="NAME", help=_HOSTS)
     add("--allowed-origins", nargs="+", metavar="ORIGIN", default=(), help=_ORIGINS)
-    add("--without-keys", action="store_true", help="accept requests from any host without a key")
-    new_key = "make a key, print it and its line for --keys, and exit"
+    add(
+        "--without-keys",
+        action="store_true",
+        help="accept requests from other machines without a key",
+    )
+    new_key = "make an API key, print it and its line for the file of --keys, and exit"
     add("--new-key", type=_name, metavar="NAME", help=new_key)
-    add("--admin", action="store_true", help="with --new-key: a key that also permits reloading")
-    add("--notice-seconds", type=not_negative, default=0.0, help=_NOTICE)
+    add(
+        "--admin",
+        action="store_true",
+        help="with --new-key: make a key that also permits reloading the engines",
+    )
+    add("--notice-seconds", type=not_negative, default=0.0, metavar="S", help=_NOTICE)
     add(
         "--drain-seconds",
         type=not_negative,
         default=30.0,
-        help="time for requests in progress to finish",
+        metavar="S",
+        help="at shutdown, wait at most this many seconds for requests in progress",
     )
-    add("--log-level", choices=LEVELS, default="info", help="least level of what is logged (info)")
-    add("--log-format", choices=FORMATS, default="text", help="lines of text, or of JSON (text)")
+    add("--log-level", choices=LEVELS, default="info", help="least severe level that is logged")
+    add(
+        "--log-format",
+        choices=FORMATS,
+        default="text",
+        help="lines of the log: text, or one JSON object each",
+    )
     add("--access-log", action=argparse.BooleanOptionalAction, default=True, help=_ACCESS_LOG)
     add_no_face_option(parser)
     add_quality_options(parser)
@@ -165,7 +202,7 @@ def _add_section(
             type=kind,
             default=default,
             metavar="N",
-            help=text if default is None else f"{text} (%(default)s)",
+            help=text,
         )
 
 

@@ -24,6 +24,7 @@ from runtime.images import ImageLimits, load_rgb
 from runtime.liveness_model import OnnxLiveness
 from runtime.manifest import PLACEHOLDER_KINDS
 from runtime.manifest_file import engines_fingerprint, read_manifest
+from runtime.program import command_line
 from runtime.results import AgeEstimate, Face
 from runtime.serving.batching import Batcher
 from runtime.serving.gpu_memory import GpuGauge
@@ -215,7 +216,7 @@ def _request_canary(moe: AgeMoE, no_answers: Collection[str]) -> None:
     if not set(estimate.missing.values()) <= set(no_answers) or not _is_plausible(estimate):
         raise ContractError(
             f"The engines failed the canary request, a drawn face: {estimate.to_dict()}. "
-            f"Rebuild them: python export/build_engines.py"
+            f"Rebuild them: {command_line('build')}"
         )
 
 

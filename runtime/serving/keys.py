@@ -21,6 +21,7 @@ from pathlib import Path
 from runtime.errors import AgeMoEError
 from runtime.files import read_text
 from runtime.printing import bullets
+from runtime.program import command_line
 
 ROLES = ("user", "admin")
 _KEY_BYTES = 32
@@ -67,7 +68,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
             f"The key file {path} cannot be used:",
             *bullets(problems),
             "A line holds a name, the role user or admin, and the key's SHA-256 in hex. Make one: "
-            "python -m runtime serve --new-key NAME",
+            f"{command_line('serve --new-key')} NAME",
         )
     return keys
 

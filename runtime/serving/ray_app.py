@@ -181,10 +181,10 @@ def build(arguments: Mapping[str, Any]) -> serve.Application:
 
     Args:
         arguments: `engines`, `device`, `precision`, `detector`, `policy`, `decoders` and `keys` as
-            for `python -m runtime serve`; `without_keys: true` to serve without keys;
-            `allowed_origins`, a list; `limits`, `batching` and `quality`, mappings with the fields
-            of `Limits`, `Batching` and `QualityLimits`; `revision`, any value, whose change
-            replaces all replicas.
+            for `agemoe serve`; `without_keys: true` to serve without keys; `allowed_origins`, a
+            list; `limits`, `batching` and `quality`, mappings with the fields of `Limits`,
+            `Batching` and `QualityLimits`; `revision`, any value, whose change replaces all
+            replicas.
 
     Raises:
         ValueError: an argument is unknown, or access control is not configured.

@@ -7,7 +7,8 @@ from types import ModuleType
 import pytest
 
 from benchmarks import latency, load
-from benchmarks.options import INTERRUPTED, REFUSED
+from benchmarks.options import REFUSED
+from runtime.commands import INTERRUPTED
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_the_teacher_resumes_where_it_stopped(
 
     monkeypatch.setattr(training, "_view", counted)
     assert run(work, "stopped", "--epochs", "1") == 130
-    assert "a rerun resumes" in capsys.readouterr().out
+    assert "a rerun resumes" in capsys.readouterr().err
     monkeypatch.setattr(training, "_view", view)
     assert run(work, "stopped", "--epochs", "1") == 0
     assert f"teacher: 48 of {FACES + 1} faces are done" in capsys.readouterr().out

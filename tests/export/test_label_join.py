@@ -1,4 +1,4 @@
-"""From a table of `python -m runtime label` to calibration, with the true ages beside it."""
+"""From a table of `agemoe label` to calibration, with the true ages beside it."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_an_unknown_expert_or_another_table_is_refused(table: Path, tmp_path: Pa
     wanted = truth(tmp_path, "image,age\np/one.jpg,3\n")
     with pytest.raises(LabelsError, match="has no expert c; it has a, b"):
         join_labels(table, wanted, ["c"])
-    with pytest.raises(LabelsError, match="is no table of `python -m runtime label`"):
+    with pytest.raises(LabelsError, match="is no table of `agemoe label`"):
         join_labels(wanted, wanted, None)
 
 

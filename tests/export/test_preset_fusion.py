@@ -69,7 +69,7 @@ def test_tables_of_the_user_that_do_not_fit_any_more_are_named(
     said = update_fusion(engines, shipped)
     assert "Your own tables stay, but AgeMoE refuses them" in said
     assert "was calibrated for another checkpoint" in said
-    assert "export/calibrate.py" in said
+    assert "runtime calibrate" in said
     assert (engines / FILE_NAME).read_bytes() == own
 
 

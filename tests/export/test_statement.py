@@ -51,7 +51,7 @@ def people(count: int = 400, per_person: int = 2, seed: int = 3) -> LabeledPredi
 
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("export.calibration.statement_file._version", lambda: "1.2.3")
+    monkeypatch.setattr("runtime.__version__", "1.2.3")
     return write_folder(tmp_path / "engines")
 
 

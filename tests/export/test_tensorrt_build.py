@@ -172,7 +172,10 @@ def test_interrupted_while_an_engine_is_built(built: Path, tmp_path: Path) -> No
     arguments = [*RANDOM, "--fp16", "--target", "rtx", "--optimization-level", "0"]
     env = os.environ | environment(toolchain(), "tensorrt_rtx") | {"PYTHONUNBUFFERED": "1"}
     command = [*BUILD, *arguments, "--output", str(copy)]
-    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdout=pipe, stderr=both, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "mivolo: building the fp16 engine" in line:

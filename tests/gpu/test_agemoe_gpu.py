@@ -190,7 +190,7 @@ def test_a_mismatched_engine_is_an_error_or_optionally_a_fallback(
     with simulated_gpu(**machine) as gpu:
         for device in ("auto", "cuda", "tensorrt"):
             with pytest.raises(
-                EngineMismatchError, match=f"{message}.*Rebuild: python export/build"
+                EngineMismatchError, match=f"{message}.*Rebuild: python -m runtime build"
             ):
                 AgeMoE(tmp_path, device=device)
         with (

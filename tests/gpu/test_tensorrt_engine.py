@@ -56,7 +56,7 @@ def test_a_mismatched_engine_is_rejected_before_it_is_loaded(
         with pytest.raises(EngineMismatchError) as caught:
             TensorRTExpert(built.variant("alpha", engine), cuda, graphs=False)
         assert message in str(caught.value)
-        assert "build_engines.py --only alpha" in str(caught.value)
+        assert "runtime build --only alpha" in str(caught.value)
         assert gpu.calls["deserialize_cuda_engine"] == 0
 
 

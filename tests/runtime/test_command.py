@@ -111,7 +111,6 @@ def test_a_bad_photograph_affects_only_the_exit_status(
         ["predict", "dark.png", "--box", "0,0,5"],
         ["predict", "dark.png", "--box", "a,b,c,d"],
         ["predict"],
-        [],
     ],
 )
 @pytest.mark.usefixtures("engines")

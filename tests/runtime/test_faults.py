@@ -73,7 +73,7 @@ def test_a_graph_that_breaks_the_contract_is_found_on_opening(
     folder = write_engines(tmp_path, {"good": Tiny(), "bad": bad})
     with pytest.raises(ContractError, match=names) as caught:
         AgeMoE(folder)
-    assert "build_engines.py" in str(caught.value)
+    assert "python -m runtime build" in str(caught.value)
     assert "good:" not in str(caught.value)
 
 

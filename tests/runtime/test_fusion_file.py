@@ -43,7 +43,7 @@ def broken(path: Path, *changes: Callable[[dict[str, Any]], object]) -> list[str
     with pytest.raises(FusionTableError) as caught:
         read_fusion(path)
     assert str(path) in str(caught.value)
-    assert "export/calibrate.py" in str(caught.value)
+    assert "Fit it again: python -m runtime calibrate." in str(caught.value)
     return list(caught.value.problems)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ALLOWED = {"runtime", "numpy", "PIL", "cv2", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"}
-ALLOWED |= {"pycuda", "huggingface_hub", "pandas", "pyarrow"}
+ALLOWED |= {"pycuda", "huggingface_hub", "pandas", "pyarrow", "shtab"}
 LAZY = ALLOWED - {"runtime", "numpy", "PIL"}
 OPTIONAL = {"serving"}
 """Folders of runtime for optional extras, which the rest of it does not import."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import GenericAlias
 from typing import Annotated, Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from runtime.json_reader import (
     SHA256,
@@ -106,3 +109,16 @@ def test_all_problems_are_reported_once() -> None:
         "ranges[1].low: missing",
     ]
     assert read([])[1] == ["must be an object, got []"]
+
+
+def test_arrays_are_read_whatever_numpy_makes_of_their_type() -> None:
+    for kind in (NDArray[np.float64], GenericAlias(NDArray, (np.float64,))):  # before and from 2.5
+
+        @dataclass(frozen=True, slots=True)
+        class Table:
+            years: Any
+
+        Table.__annotations__["years"] = kind
+        problems: list[str] = []
+        table = read_dataclass(Table, JsonReader({"years": [1, 2.5]}, "", problems))
+        assert (table.years.tolist(), problems) == ([1.0, 2.5], [])

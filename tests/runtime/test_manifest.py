@@ -87,7 +87,7 @@ def test_round_trip(folder: Path) -> None:
 
 
 def test_the_error_of_a_missing_manifest_explains_how_to_build_one(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"no such file\n.*build_engines\.py --output"):
+    with pytest.raises(ManifestError, match=r"no such file\n.*runtime build --output"):
         read_manifest(tmp_path / "nowhere")
 
 
@@ -117,7 +117,7 @@ def test_another_version_is_one_problem_with_its_own_cure(
     assert len(error.problems) == 1
     assert f"schema_version {problem}" in str(error)
     assert cure in str(error)
-    assert f"build_engines.py --output {folder}" in str(error)
+    assert f"runtime build --output {folder}" in str(error)
 
 
 def expert(document: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def error_of(engines: Path, *, hashes: bool = True) -> str:
     with pytest.raises(EngineFileError) as caught:
         verify_files(engines, "a", entry, hashes=hashes)
     assert not file_intact(engines, entry.files[0])
-    assert "build_engines.py --only a" in str(caught.value)
+    assert "runtime build --only a" in str(caught.value)
     return str(caught.value)
 
 

@@ -101,7 +101,7 @@ def test_other_names(use: Callable[[], object], message: str) -> None:
 
 def test_choices_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        parsed_arguments(["label", "x", "--output", "a.csv", "--faces", "Photo"])
+        parsed_arguments("label", ["x", "--output", "a.csv", "--faces", "Photo"])
     assert "invalid choice: 'Photo' (choose from photo, whole) Did you mean 'photo'?" in (
         capsys.readouterr().err
     )

@@ -70,7 +70,7 @@ def broken(path: Path, *changes: Callable[[dict[str, Any]], object]) -> list[str
     path.write_text(json.dumps(document))
     with pytest.raises(PolicyError) as caught:
         read_policy(path.parent)
-    assert "export/evaluate.py --policy" in str(caught.value)
+    assert "python -m runtime evaluate --policy" in str(caught.value)
     return list(caught.value.problems)
 
 

@@ -104,7 +104,7 @@ def test_without_tables_there_is_no_interval() -> None:
     assert bare.low_years is None
     assert bare.high_years is None
     for ask in (lambda: bare.interval(0.9), lambda: bare.probability_at_least(18)):
-        with pytest.raises(NotCalibratedError, match=r"\(a\).*export/calibrate\.py"):
+        with pytest.raises(NotCalibratedError, match=r"\(a\).*runtime calibrate"):
             ask()
 
 

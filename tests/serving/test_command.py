@@ -60,7 +60,6 @@ def test_options_become_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("--host 0.0.0.0", "accepts connections from other machines, and there are no API keys"),
         ("--host example.org", "accepts connections from other machines"),
-        ("--detector nose", "A detector is auto, centerface"),
         ("--keys nowhere", "The key file nowhere cannot be read"),
         ("--engines nowhere", "manifest.json"),
         ("--allowed-origins *", "lets the scripts of every web page"),
@@ -82,7 +81,13 @@ def test_startup_errors_are_reported(
 
 @pytest.mark.parametrize(
     "options",
-    [["--port", "99999"], ["--port", "-1"], ["--new-key", "phone app"], ["--new-key", "a#b"]],
+    [
+        ["--port", "99999"],
+        ["--port", "-1"],
+        ["--new-key", "a b"],
+        ["--new-key", "a#b"],
+        ["--detector", "nose"],
+    ],
 )
 def test_invalid_arguments_are_usage_errors(
     options: list[str], capsys: pytest.CaptureFixture[str]

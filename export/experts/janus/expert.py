@@ -24,6 +24,7 @@ from export.experts.janus.weights import RandomJanus, load_expert, parameter_sha
 from export.graph.torch_expert import TorchExpert
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
+from runtime.program import command_line
 
 JANUS_FP32_OPERATORS = (*FP32_OPERATORS, "Gemm", "ArgMax")
 """The only Gemm is the output layer: all other layers are products of more axes. In half precision
@@ -146,7 +147,7 @@ def _light_head(source: JanusSource, ages: range, *, drawn: bool) -> dict[str, T
     if not names:
         raise CheckpointError(
             "head = 'light' needs a distilled checkpoint; this one has no light head. "
-            "Make one: python export/distill.py --help"
+            f"Make one: {command_line('distill --help')}"
         )
     return {name.removeprefix(HEAD_PREFIX): source.tensors[name] for name in names}
 

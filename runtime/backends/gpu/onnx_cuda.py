@@ -17,10 +17,11 @@ from runtime.backends.gpu.buffers import OutputBuffers, Resources
 from runtime.backends.gpu.cuda import CAPTURE_LOCK, Cuda, DeviceMemory, Event, Stream
 from runtime.backends.onnx import check_contract, cuda_provider_problem, import_onnxruntime
 from runtime.errors import BackendError, CudaError
+from runtime.program import command_line
 
 _log = logging.getLogger("agemoe")
 _PROVIDER = "CUDAExecutionProvider"
-_CURE = "Install agemoe-runtime[gpu], without [cpu] beside it; see `python -m runtime doctor`."
+_CURE = f"Install agemoe-runtime[gpu], without [cpu] beside it; see `{command_line('doctor')}`."
 
 
 class OnnxCudaExpert:
