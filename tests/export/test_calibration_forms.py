@@ -102,7 +102,7 @@ def test_keep_fusion_on_the_command_line(
     assert (kept.fuse(NAMES, raw).age_years == given.fuse(NAMES, raw).age_years).all()
     assert kept.spread is not None
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "only the intervals were fitted" in page
+    assert "only its intervals were fitted" in page
     assert not (tmp_path / "out" / "gate.png").exists()
     assert "gate.png" not in page
     options = ["--predictions", str(table), "--fusion", str(tmp_path / "out" / "fusion.json")]
