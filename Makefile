@@ -2,7 +2,7 @@
 # make demo     estimate the ages in real portraits; PHOTO=path adds your own
 # make test     run the quick tests
 #
-# Everything runs in .venv, which is created on first use and again when requirements.lock changes.
+# For Linux. Everything runs in .venv, which is created on first use and again when requirements.lock changes.
 # VENV=DIR chooses another folder; PYTHON=COMMAND chooses the Python (3.11 or newer) that creates it.
 
 PYTHON ?= python3
@@ -21,7 +21,8 @@ DEMO := build/demo
 DEMO_ENGINES := build/demo-engines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-slim lock demo demo-architectures test test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check lint clean
+.PHONY: help setup setup-slim lock demo demo-architectures test test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check \
+	docs lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 20
@@ -102,6 +103,9 @@ test-public: $(READY) ## the public preset, fetched from the package registries
 
 gpu-check: $(if $(filter $(VENV)/%,$(RUN)),$(READY)) ## every check that needs a GPU, in one report; RUN=python uses your own environment
 	$(RUN) benchmarks/gpu_check.py
+
+docs: $(READY) ## the documentation's site: build/site
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
 
 lint: $(READY) ## ruff and mypy
 	$(RUN) -m ruff check .
