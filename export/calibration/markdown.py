@@ -42,7 +42,7 @@ prediction; **corrected**, the age that the runtime returns, is the same after t
 which adds a number of years that depends on the prediction."""
 
 _NO_INTERVALS = """\
-The tables have no intervals, so coverage and probabilities are not reported. `calibrate.py
+The tables have no intervals, so coverage and probabilities are not reported. `agemoe calibrate
 --keep-fusion` fits intervals on labeled faces."""
 
 _PLOTS = {

@@ -1,4 +1,4 @@
-"""The tutorials: their Python runs, their options exist, quick commands print what they show."""
+"""The tutorials: their Python runs, all pages' options exist, quick commands print as shown."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from runtime.__main__ import main
-from runtime.manifest import PRECISIONS
 from tests.docs.material import write_material
 from tests.docs.pages import ROOT, blocks, matches, page
 
 PAGES = ("integrator", "researcher", "operator")
-EXPORT = ("build", "calibrate", "evaluate")
 
 
 def ran(*words: str) -> tuple[int | str | None, str]:
@@ -28,19 +26,14 @@ def ran(*words: str) -> tuple[int | str | None, str]:
 
 
 def known_options(command: str) -> set[str]:
-    """Returns the options in a command's help; those of export, which imports much, in its code."""
-    if command in EXPORT:
-        paths = [*(ROOT / "export").rglob("*.py"), *(ROOT / "runtime").glob("*.py")]
-        texts = [path.read_text(encoding="utf-8") for path in paths]
-        variants = {f"--{precision}" for precision in PRECISIONS}
-        return variants | set(re.findall(r'"(--[a-z][a-z0-9-]*)"', "".join(texts)))
+    """Returns the options in a command's help."""
     return set(re.findall(r"--[a-z][a-z0-9-]*", ran(command, "--help")[1]))
 
 
-def commands(name: str) -> list[tuple[str, list[str]]]:
+def commands(path: Path) -> list[tuple[str, list[str]]]:
     """Returns the subcommand and the options of each command of a page."""
-    text = page(name).replace("\\\n", " ")
-    found = re.findall(r"(?:^|`)agemoe ([a-z]+)([^#`\n]*)", text, re.MULTILINE)
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"(?:^ *|`|/)agemoe ([a-z]+)([^#`\n]*)", text, re.MULTILINE)
     return [(command, re.findall(r"(--[a-z][a-z0-9-]*)", rest)) for command, rest in found]
 
 
@@ -53,14 +46,15 @@ def test_the_python_runs(name: str, empty_folder: Path) -> None:
         exec(compile(block, name, "exec"), {"__name__": name})  # noqa: S102
 
 
-def test_every_option_exists() -> None:
-    pages = [f"tutorials/{name}.md" for name in PAGES]
-    used = [entry for name in (*pages, "errors.md", "backends.md") for entry in commands(name)]
-    assert len(used) > 10
-    for command in {command for command, _ in used}:
-        assert command in (*EXPORT, "predict", "label", "serve", "doctor", "audit"), command
-        given = {option for one, options in used if one == command for option in options}
-        assert given <= known_options(command), command
+def test_every_command_and_option_of_all_pages_exists() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("engines/*.md"), *ROOT.glob("docs/**/*.md")]
+    used = [(path.name, *entry) for path in pages for entry in commands(path)]
+    assert len(used) > 100
+    known = {command: known_options(command) for _, command, _ in used}
+    wrong = [(name, c, o) for name, c, options in used for o in options if o not in known[c]]
+    assert not wrong
+    assert all(options for options in known.values()), "a page names a command that is none"
+    assert known.keys() > {"build", "calibrate", "evaluate", "predict", "label", "serve", "audit"}
 
 
 def test_quick_commands_print_what_the_pages_show(empty_folder: Path) -> None:
