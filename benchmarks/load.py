@@ -160,10 +160,6 @@ def _up_and_down(
     return tallies
 
 
-_CALLERS = "numbers of concurrent callers"
-_WAIT = "maximum batching delay in milliseconds"
-
-
 def parser() -> commands.Parser:
     """Returns the parser of the arguments."""
     parser = shared.parser_of(
@@ -176,23 +172,19 @@ def parser() -> commands.Parser:
         seconds=10.0,
         per="number of callers or rate",
     )
-    add, count, positive, callers = (
-        parser.add_argument,
-        commands.count,
-        commands.positive,
-        [1, 2, 4, 8],
-    )
+    add, count, positive = parser.add_argument, commands.count, commands.positive
+    several, callers = [1, 2, 4, 8], "numbers of concurrent callers"
     concurrency = "how experts run: auto, lanes (at the same time) or sequence"
     rate = "arrival rates in requests per second (default: by the measured capacity)"
     deadline = "deadline of every request in milliseconds (default: none)"
     batch = "also measure micro-batching, up to this number of faces per batch"
-    waiting = "maximum faces waiting for a batch"
+    waiting, delay = "maximum faces waiting for a batch", "maximum batching delay in milliseconds"
     add("--concurrency", default="auto", help=concurrency)
-    add("--callers", type=count, nargs="+", default=callers, metavar="N", help=_CALLERS)
+    add("--callers", type=count, nargs="+", default=several, metavar="N", help=callers)
     add("--rate", type=positive, nargs="+", metavar="R", help=rate)
     add("--deadline-ms", type=positive, metavar="MS", help=deadline)
     add("--max-batch", type=count, metavar="N", help=batch)
-    add("--max-wait-ms", type=positive, default=2.0, metavar="MS", help=_WAIT)
+    add("--max-wait-ms", type=positive, default=2.0, metavar="MS", help=delay)
     add("--queue-limit", type=count, default=256, metavar="N", help=waiting)
     add("--workers", type=count, default=2, metavar="N", help="number of concurrent batches")
     return parser

@@ -14,7 +14,13 @@ if __package__ in (None, ""):  # run as a file: python export/calibrate.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for threads
 
-from export.calibration.command import add_inputs, add_report, report_options, run_calibration
+from export.calibration.command import (
+    add_inputs,
+    add_report,
+    data_name,
+    report_options,
+    run_calibration,
+)
 from export.errors import OptionsError
 from runtime.commands import Parser
 from runtime.fusion import FusionTables
@@ -101,7 +107,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.robust is not None:
         check_sources(data.faces)
     folder.mkdir(parents=True, exist_ok=True)  # a fit takes minutes
-    name = (arguments.predictions or arguments.faces).name
+    name = data_name(arguments)
     overlap = None if kept is None else fitted_faces(kept, data.faces, name)
     calibration, left_out = _fitted(arguments, data, kept)
     tables, scores = calibration.tables, scores_of_calibration(data.faces, calibration)

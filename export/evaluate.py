@@ -15,7 +15,13 @@ if __package__ in (None, ""):  # run as a file: python export/evaluate.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are too small for threads
 
-from export.calibration.command import add_inputs, add_report, report_options, run_calibration
+from export.calibration.command import (
+    add_inputs,
+    add_report,
+    data_name,
+    report_options,
+    run_calibration,
+)
 from export.calibration.policy_command import add_policy, challenge_options
 from export.calibration.statement_command import add_statement, check_statement
 from export.errors import OptionsError
@@ -124,7 +130,7 @@ def _report(
     from export.calibration.report_files import write_report
     from export.calibration.scores import scores_of_tables
 
-    faces, name = scores.faces, (arguments.predictions or arguments.faces).name
+    faces, name = scores.faces, data_name(arguments)
     report, appendix = report_of(scores, options), ""
     overlap = fitted_faces(tables, faces, name)
     report[FITTED_FACES] = overlap.to_dict()

@@ -7,12 +7,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 
 import runtime
 from runtime.arguments import PARSERS
 from runtime.commands import Parser
 from runtime.json_reader import shown
+from runtime.names import listed, suggestion
 from runtime.program import NAME, command_line, program
 from runtime.subcommands import OWN, CommandMissingError, Subcommand, runtime_command
 
@@ -98,10 +98,7 @@ def program_parser(
 
 def _unknown(name: str, known: Sequence[str]) -> str:
     """Returns the error of a word that is no command."""
-    if near := get_close_matches(name, known, 1):
-        cure = f"Did you mean {near[0]!r}?"
-    elif os.path.exists(name):  # noqa: PTH110 - false for a name that is too long
+    cure = suggestion(name, known, "Did")
+    if not cure and os.path.exists(name):  # noqa: PTH110 - false for a name that is too long
         cure = f"For the ages in a photograph: {command_line('predict')} {name}"
-    else:
-        cure = f"There are {', '.join(known)}."
-    return f"there is no command {shown(name)}. {cure}"
+    return f"there is no command {shown(name)}. {cure or f'There are {listed(known)}.'}"

@@ -56,6 +56,12 @@ def add_inputs(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
     return one
 
 
+def data_name(arguments: argparse.Namespace) -> str:
+    """Returns the name of the labeled data: that of the file or folder."""
+    source: Path = arguments.predictions or arguments.faces
+    return source.name
+
+
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Adds the options for the content of the report."""
     report = parser.add_argument_group("report")

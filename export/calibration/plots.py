@@ -112,29 +112,18 @@ def _error_by_age(report: Mapping[str, Any]) -> Figure:
     )
     bands = {n: b for n, b in report["age_bands"].items() if b["faces"] >= FEWEST_IN_PART}
     at = np.arange(len(bands))
-    others = {
-        f"{_shown(best)}, {'raw' if alone else 'corrected'}": (
-            best,
-            "raw" if alone else "corrected",
-        ),
-        **({} if alone else {"plain mean, corrected": ("mean", "corrected")}),
-    }
+    kind = "raw" if alone else "corrected"
+    others = {f"{_shown(best)}, {kind}": best, **({} if alone else {f"plain mean, {kind}": "mean"})}
     fused = np.array([band["mae"]["fused"] for band in bands.values()])
     limits = np.array([band["mae_interval"]["fused"] for band in bands.values()]).reshape(-1, 2)
     name = "corrected" if alone else "fused"
     axes.fill_between(at, limits[:, 0], limits[:, 1], color=_FUSED, alpha=0.13, linewidth=0.0)
     axes.plot(at, fused, color=_FUSED, linewidth=3.0, marker="o", markersize=6, label=name)
-    for (label, (method, kind)), color, style, marker in zip(
-        others.items(), _COLORS, _STYLES[1:], _MARKERS[1:], strict=False
-    ):
+    looks = zip(others.items(), _COLORS, _STYLES[1:], _MARKERS[1:], strict=False)
+    for (label, method), color, style, marker in looks:
         years = [band["mae"][method][kind] for band in bands.values()]
-        look: dict[str, Any] = {
-            "color": color,
-            "linestyle": style,
-            "marker": marker,
-            "markersize": 5,
-        }
-        axes.plot(at, years, linewidth=1.8, label=label, **look)
+        look: dict[str, Any] = {"color": color, "linestyle": style, "marker": marker}
+        axes.plot(at, years, linewidth=1.8, markersize=5, label=label, **look)
     axes.set_xticks(at, [f"{band}\n{part['faces']:,}" for band, part in bands.items()])
     axes.set_ylim(bottom=0.0)
     axes.margins(x=0.03)
@@ -158,13 +147,8 @@ def _reliability(claimed: Mapping[str, Any]) -> Figure:
         limits = 100.0 * np.array([b["came_true"]["interval"] for b in bins])
         axes.vlines(x, limits[:, 0], limits[:, 1], color=color, alpha=0.45, linewidth=2.0)
         label = f"t = {threshold} years"
-        look: dict[str, Any] = {
-            "color": color,
-            "linestyle": style,
-            "marker": marker,
-            "markersize": 5,
-        }
-        axes.plot(x, y, linewidth=1.8, label=label, **look)
+        look: dict[str, Any] = {"color": color, "linestyle": style, "marker": marker}
+        axes.plot(x, y, linewidth=1.8, markersize=5, label=label, **look)
     axes.set_xlim(-2.0, 102.0)
     axes.set_ylim(-2.0, 102.0)
     _legend(axes)

@@ -20,6 +20,7 @@ from export.calibration.challenge import (
     fit_challenge,
     people_counted,
 )
+from export.calibration.command import data_name
 from export.calibration.inputs import LabeledData, experts_of
 from export.calibration.markdown_text import plain, table
 from export.calibration.origin import fitted_faces
@@ -62,7 +63,7 @@ def write_fitted_policy(
     """
     engines: Path = arguments.engines
     binding = binding_in_use(engines, data, tables)
-    name = (arguments.predictions or arguments.faces).name
+    name = data_name(arguments)
     overlap = fitted_faces(tables, data.faces, name)
     refused = refused_by(data.faces, limits)
     ages = np.where(refused, np.nan, scores.fused_years)

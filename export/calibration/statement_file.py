@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import runtime
+from export.calibration.command import data_name
 from export.calibration.inputs import LabeledData, experts_of
 from export.calibration.origin import fitted_faces, sources_of
 from export.calibration.policy_fit import binding_in_use
@@ -45,7 +46,7 @@ def write_statement(
     binding = binding_in_use(engines, data, tables)
     policy = _policy(engines, binding, options)
     limits = given if policy is None else _limits(policy, given)
-    name = (arguments.predictions or arguments.faces).name
+    name = data_name(arguments)
     overlap = fitted_faces(tables, faces, name)
     figures = figures_of_statement(scores, options, policy, limits)
     youngest = 0.0 if policy is None or policy.evidence is None else policy.evidence.youngest

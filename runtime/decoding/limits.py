@@ -43,10 +43,10 @@ def missing_limits() -> str:
     )
 
 
-def warn_of_missing_limits(*, stacklevel: int = 1) -> None:
-    """Warns, once by default, where limits are missing; `stacklevel` 1 is the caller's caller."""
+def warn_of_missing_limits() -> None:
+    """Warns the caller's caller, once by default, where limits are missing."""
     if missing := missing_limits():
-        warnings.warn(missing, DecoderLimitsWarning, stacklevel=stacklevel + 2)
+        warnings.warn(missing, DecoderLimitsWarning, stacklevel=3)
 
 
 def end_first() -> None:
