@@ -3,7 +3,6 @@
 from runtime.agemoe import AgeMoE
 from runtime.backends.fallback import FallbackWarning, PrecisionWarning
 from runtime.decisions import Decision, Policy, Reason
-from runtime.decoding.limits import DecoderLimitsWarning
 from runtime.detection import AnyWayUp, Detection, Detector, GivenBoxes
 from runtime.detectors import (
     CenterFaceDetector,
@@ -39,7 +38,7 @@ from runtime.errors import (
     PredictionError,
     QualityError,
 )
-from runtime.images import ImageLimits
+from runtime.images import DecoderLimitsWarning, ImageLimits
 from runtime.liveness import Liveness, LivenessCheck
 from runtime.liveness_model import OnnxLiveness
 from runtime.options import GpuOptions

@@ -66,6 +66,10 @@ class ImageLimits:
     """Width times height."""
 
 
+class DecoderLimitsWarning(UserWarning):
+    """This system limits less of the processes that decode pictures and videos than Linux does."""
+
+
 Decode = Callable[["ImageSource", ImageLimits, "Deadline | None"], NDArray[np.uint8]]
 """Decodes a picture as `load_rgb` does; raises DeadlineError if it is late."""
 

@@ -1,7 +1,4 @@
-"""Limits of a decoder's process: processor time needs Unix, memory Linux.
-
-`DecoderLimitsWarning` says what is missing; everything else about it is here, too.
-"""
+"""Limits of a decoder's process, and what is missing: time needs Unix, memory Linux."""
 
 from __future__ import annotations
 
@@ -12,13 +9,11 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+from runtime.images import DecoderLimitsWarning
+
 _STATM = Path("/proc/self/statm")
 """Pages of virtual and of resident memory; Linux only."""
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
-
-
-class DecoderLimitsWarning(UserWarning):
-    """This system limits less of the processes that decode pictures and videos than Linux does."""
 
 
 def limits_processor_time() -> bool:

@@ -127,6 +127,11 @@ def test_importing_loads_nothing_heavy(statement: str, tmp_path: Path) -> None:
     assert loaded & (forbidden | LAZY) == set()
 
 
+def test_the_library_loads_the_processes_for_decoding_on_demand(tmp_path: Path) -> None:
+    assert "subprocess" not in loaded_after("import runtime", tmp_path)
+    assert "subprocess" in loaded_after("import runtime.decoding", tmp_path)
+
+
 def test_a_prediction_needs_no_framework(tmp_path: Path) -> None:
     from tests.runtime.tiny_engines import Tiny, write_engines
 
