@@ -76,8 +76,8 @@ GUARDED = {
         *("/proc/self/statm", "/proc/self/oom_score_adj"),
     },
     "runtime.decoding.process": {"import fcntl", "process_group=", "sys.platform"},
-    "runtime.serving.audit": {"os.O_NONBLOCK", "os.pread", "os.pwrite"},
     "runtime.serving.listening": {"os.name"},
+    "runtime.serving.audit": {"os.O_NONBLOCK", "os.pread", "os.pwrite"},
     "runtime.serving.process_memory": {"ctypes.CDLL", "sys.platform"},
     "runtime.backends.gpu.cuda_pycuda": {"ctypes.CDLL", "sys.platform"},
     "export.build.preflight": {"/proc/meminfo"},
@@ -143,7 +143,7 @@ def test_tables_hold_slashes_on_windows(tmp_path: Path, monkeypatch: pytest.Monk
     Image.new("RGB", (4, 4)).save(tmp_path / "sub" / "a.png")
     listing = tmp_path / "list.csv"
     listing.write_text("path,x,y,w,h\nsub/a.png,0,0,4,4\n", encoding="utf-8")
-    (tmp_path / "sub_a.png").touch()  # stands for the same picture, named with the separator
+    (tmp_path / "sub_a.png").touch()  # on Windows sub\\a.png is the same file
     monkeypatch.setattr(os, "sep", "_")
     monkeypatch.chdir(tmp_path)
     for source in ("sub", "sub_a.png", "list.csv"):
