@@ -131,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `serve`."""
     add = parser.add_argument
     add_engines(parser)
-    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--host", type=_host, default="127.0.0.1", help="address to listen on")
     add(
         "--port",
         type=whole(0, _LAST_PORT),
@@ -181,6 +181,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
+
+
+def _host(text: str) -> str:
+    name, colon, port = text.rpartition(":")
+    if colon and ":" not in name and port.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"expected an address without a port, got {shown(text)}: give the port as --port"
+        )
+    return text
 
 
 def _name(text: str) -> str:
