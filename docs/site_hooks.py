@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
 
-_PAGES = ("*.md", "engines/*.md", "docs/**/*.md")
+_PAGES = ("*.md", "engines/README.md", "docs/**/*.md")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 _LOADED = re.compile(
     r"""<(?:script|img|iframe|source|video|audio|embed)\b[^>]*?\s(?:src|srcset)=["']?((?:https?:)?//[^"'\s>]+)"""
@@ -31,7 +31,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Returns the pages of the repository, what they link to, and the files of the theme."""
     root = Path(config.config_file_path).parent
     theme = [file for file in files if file.src_dir != config.docs_dir]
-    pages = sorted({page for pattern in _PAGES for page in root.glob(pattern)})
+    pages = pages_of(root)
     linked = {path for page in pages for path in _linked(page, root)} - set(pages)
     own = [*pages, *sorted(linked), root / "docs/site.css"]
     return Files([*theme, *(_file(path, root, config) for path in own)])
@@ -47,6 +47,11 @@ def on_post_build(config: MkDocsConfig) -> None:
     ]
     if found:
         raise PluginError("The site loads from other hosts:\n" + "\n".join(found))
+
+
+def pages_of(root: Path) -> list[Path]:
+    """Returns the pages of the repository, without what commands write into `engines`."""
+    return sorted({page for pattern in _PAGES for page in root.glob(pattern)})
 
 
 def loaded_from_elsewhere(text: str) -> list[str]:

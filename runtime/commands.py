@@ -131,7 +131,11 @@ def share(text: str) -> float:
 
 
 def run_command(
-    command: Callable[[], int], refused: int = 1, *, interrupted: str = "Interrupted."
+    command: Callable[[], int],
+    refused: int = 1,
+    *,
+    interrupted: str = "Interrupted.",
+    tell: Callable[[str], None] | None = None,
 ) -> int:
     """Runs a command and returns its exit status; prints what a user can cause as an error.
 
@@ -142,7 +146,8 @@ def run_command(
     Args:
         command: returns its exit status.
         refused: the status after an error.
-        interrupted: printed after Ctrl-C.
+        interrupted: told after Ctrl-C.
+        tell: takes a message in place of printing it on standard error.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # of a terminal that is not UTF-8
@@ -155,16 +160,17 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        sys.stderr.write(f"{interrupted}\n")
+        (tell or _print)(interrupted)
         return INTERRUPTED
     except PicklableError as error:
-        print_error(str(error))
+        message = str(error)
     except (OSError, UnicodeError) as error:
-        print_error(printable(error, MOST_LINE))
+        message = printable(error, MOST_LINE)
     except MemoryError:
-        print_error("There is not enough memory for this. Use smaller files, or fewer at a time.")
+        message = "There is not enough memory for this. Use smaller files, or fewer at a time."
     else:
         return status
+    (tell or print_error)(message)
     return refused
 
 
@@ -210,4 +216,8 @@ def start_logging(layout: str | logging.Formatter, level: int = logging.INFO) ->
 
 def print_error(message: str) -> None:
     """Prints an error on standard error."""
-    sys.stderr.write(f"error: {message}\n")
+    _print(f"error: {message}")
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(f"{line}\n")

@@ -22,6 +22,7 @@
  * @property {(([number, number][] | null)[] | null)[]} [landmarks] five points for each box
  * @property {(Box[] | null)[]} [person_boxes]
  * @property {number} [deadline_ms]
+ * @property {string} [request_id] id of the request in the service's log; the service makes one otherwise
  */
 
 /**
@@ -59,7 +60,7 @@
 /** The service, or a proxy before it, answered with an error. */
 export class ProblemError extends Error {
   /**
-   * @param {Partial<Problem>} problem problem details (RFC 9457); empty for another answer
+   * @param {Partial<Problem>} problem problem details (RFC 9457), or the beginning of another answer
    * @param {Response} response
    */
   constructor(problem, response) {
@@ -97,7 +98,7 @@ export class AgeMoEClient {
     const { key, timeoutSeconds = 60, retries = 3, mostPauseSeconds = 10 } = settings;
     this.#base = base.replace(/\/$/, "");
     this.#headers = {};
-    if (key) this.#headers.Authorization = `Bearer ${key}`;
+    if (key) this.#headers.Authorization = `Bearer ${key.trim()}`; // files end with a line end
     this.#timeout = timeoutSeconds * 1000;
     this.#retries = retries;
     this.#mostPause = mostPauseSeconds;
@@ -110,7 +111,7 @@ export class AgeMoEClient {
    * @returns {Promise<Ages>}
    */
   ages(pictures, options) {
-    return this.#send("/v1/ages", form(pictures, options));
+    return this.#send("/v1/ages", pictures, options);
   }
 
   /**
@@ -120,7 +121,7 @@ export class AgeMoEClient {
    * @returns {Promise<Decision>}
    */
   decision(pictures, options) {
-    return this.#send("/v1/decisions", form(pictures, options));
+    return this.#send("/v1/decisions", pictures, options);
   }
 
   /**
@@ -131,10 +132,16 @@ export class AgeMoEClient {
     return answer(await this.#fetch("/health/ready", {}));
   }
 
-  /** @param {string} path @param {FormData} body @returns {Promise<any>} */
-  async #send(path, body) {
+  /**
+   * @param {string} path
+   * @param {Picture | Iterable<Picture>} pictures
+   * @param {Options & AgesOnly} [options]
+   * @returns {Promise<any>}
+   */
+  async #send(path, pictures, { request_id, ...fields } = {}) {
+    const init = { method: "POST", body: form(pictures, fields), headers: request_id ? { "X-Request-ID": request_id } : {} };
     for (let tries = 1; ; tries += 1) {
-      const response = await this.#fetch(path, { method: "POST", body });
+      const response = await this.#fetch(path, init);
       const after = response.headers.get("Retry-After") ?? "";
       const busy = [429, 503].includes(response.status) && /^[0-9]+$/.test(after);
       if (!busy || tries > this.#retries || Number(after) > this.#mostPause) return answer(response);
@@ -143,25 +150,26 @@ export class AgeMoEClient {
     }
   }
 
-  /** @param {string} path @param {RequestInit} init */
+  /** @param {string} path @param {{ method?: string, body?: FormData, headers?: Record<string, string> }} init */
   #fetch(path, init) {
     const signal = AbortSignal.timeout(this.#timeout);
-    return fetch(this.#base + path, { ...init, headers: this.#headers, signal });
+    return fetch(this.#base + path, { ...init, headers: { ...this.#headers, ...init.headers }, signal });
   }
 }
 
 /**
  * Returns a form; names of files are not sent.
  * @param {Picture | Iterable<Picture>} pictures
- * @param {Options & AgesOnly} [options]
+ * @param {Options & AgesOnly} fields
  */
-function form(pictures, options = {}) {
+function form(pictures, fields) {
+  if (typeof pictures === "string") throw new TypeError("A picture is a Blob or its bytes, not a path: read the file.");
   const made = new FormData();
   const one = pictures instanceof Blob || pictures instanceof ArrayBuffer || pictures instanceof Uint8Array;
   for (const picture of one ? [pictures] : pictures) {
     made.append("image", picture instanceof Blob ? picture : new Blob([picture]), "image");
   }
-  for (const [name, value] of Object.entries(options)) {
+  for (const [name, value] of Object.entries(fields)) {
     if (value != null) made.append(name, typeof value === "object" ? JSON.stringify(value) : String(value));
   }
   return made;
@@ -169,8 +177,12 @@ function form(pictures, options = {}) {
 
 /** @param {Response} response @returns {Promise<any>} */
 async function answer(response) {
-  if (response.ok) return response.json();
-  const type = response.headers.get("Content-Type") ?? "";
-  const problem = type.startsWith("application/problem+json") ? await response.json() : {};
-  throw new ProblemError(problem, response);
+  const text = await response.text();
+  /** @type {any} */
+  let found = null;
+  try {
+    found = JSON.parse(text);
+    if (response.ok) return found;
+  } catch { /* a proxy sent something else */ }
+  throw new ProblemError(found ?? { detail: text.slice(0, 200) }, response);
 }

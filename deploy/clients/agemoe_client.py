@@ -16,23 +16,20 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, Self, TypedDict, Unpack, cast
+from typing import Any, BinaryIO, Literal, Self, TypedDict, Unpack, cast
 
 import httpx
 
-KEY_VARIABLE = "AGEMOE_KEY"
-"""Environment variable of the API key."""
 _RETRIED = (429, 503)
-_LISTS = ("boxes", "landmarks", "person_boxes")
-"""Fields of a form that hold JSON."""
+_LISTS = ("boxes", "landmarks", "person_boxes")  # JSON within a form
 
-Picture = bytes | str | os.PathLike[str]
-"""An encoded JPEG, PNG or WebP, or the path of one."""
+Picture = bytes | str | os.PathLike[str] | BinaryIO
+"""An encoded JPEG, PNG or WebP, the path of one, or one opened for reading bytes."""
 Box = Sequence[float]
 """x, y, width and height in pixels of the upright picture."""
-Point = Sequence[float]
-"""x and y."""
+Point = Sequence[float]  # x and y
 
 
 class DecisionOptions(TypedDict, total=False):
@@ -88,8 +85,7 @@ class Estimate(TypedDict):
 class FaceEstimate(Estimate, total=False):
     """The age of one face of an answer."""
 
-    at_least: AtLeast
-    """Only with a threshold."""
+    at_least: AtLeast  # with a threshold
 
 
 class Face(TypedDict):
@@ -152,9 +148,8 @@ class ProblemError(Exception):
     def __init__(self, response: httpx.Response) -> None:
         """Reads problem details (RFC 9457), or makes them of another answer."""
         found: dict[str, Any] = {}
-        if response.headers.get("content-type", "").startswith("application/problem+json"):
-            found = response.json()
-        # docs/serving.md lists the types; the id is that of the request in the service's log.
+        with suppress(ValueError, TypeError):  # no JSON, or no object
+            found = {**response.json()}
         self.status = response.status_code
         self.type: str = found.get("type", "about:blank")
         self.title: str = found.get("title", response.reason_phrase)
@@ -185,7 +180,7 @@ class _Settings:
                 says when (`Retry-After`).
             most_pause_seconds: a longer `Retry-After` is an error at once.
         """
-        key = key or os.environ.get(KEY_VARIABLE)
+        key = (key or os.environ.get("AGEMOE_KEY", "")).strip()  # files end with a line end
         self._retries = retries
         self._most_pause_seconds = most_pause_seconds
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -297,14 +292,12 @@ def _form(
     pictures: Picture | Sequence[Picture], options: AgesOptions | DecisionOptions
 ) -> dict[str, Any]:
     """Returns httpx's arguments for a form; names of files are not sent."""
-    many = [pictures] if isinstance(pictures, bytes | str | os.PathLike) else pictures
+    alone = isinstance(pictures, bytes | str | os.PathLike) or hasattr(pictures, "read")
+    many = cast(Sequence[Picture], [pictures] if alone else pictures)
     fields: dict[str, Any] = dict(options)
     request_id = fields.pop("request_id", None)
     return {
-        "files": [
-            ("image", ("image", one if isinstance(one, bytes) else Path(one).read_bytes()))
-            for one in many
-        ],
+        "files": [("image", ("image", _encoded(one))) for one in many],
         "data": {
             name: json.dumps(value) if name in _LISTS else value
             for name, value in fields.items()
@@ -314,7 +307,14 @@ def _form(
     }
 
 
+def _encoded(picture: Picture) -> bytes:
+    if isinstance(picture, str | os.PathLike):
+        return Path(picture).read_bytes()
+    return picture if isinstance(picture, bytes) else picture.read()
+
+
 def _answer(response: httpx.Response) -> object:
-    if not response.is_success:
-        raise ProblemError(response)
-    return response.json()
+    with suppress(ValueError):
+        if response.is_success:
+            return response.json()
+    raise ProblemError(response)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from runtime.serving.process_memory import return_large_blocks
 from runtime.serving.settings import Batching, Limits, Settings
 from runtime.shared_options import add_backend, add_detector, add_engines
 
+_log = logging.getLogger("agemoe")
 _Options = dict[str, tuple[Callable[[str], float], str]]
 _NOTICE = "after SIGTERM, keep serving for this many seconds while reporting not ready"
 _HOSTS = (
@@ -105,13 +107,14 @@ def serve(parsed: argparse.Namespace) -> int:
     """Serves, or makes a key, as parsed from `add_arguments`; returns the exit status."""
     if parsed.new_key is not None:
         return _print_new_key(parsed.new_key, "admin" if parsed.admin else "user")
+    tell = _log.error if parsed.log_format == "json" else None  # no line may be anything else
     try:
         with logging_started(parsed.log_level, parsed.log_format, access=parsed.access_log):
-            return run_command(partial(_serve, parsed))
+            return run_command(partial(_serve, parsed), tell=tell)
     except ImportError as error:
-        print_error(_EXTRA.format(error))
+        (tell or print_error)(_EXTRA.format(error))
     except ValueError as error:
-        print_error(printable_lines(str(error)))
+        (tell or print_error)(printable_lines(str(error)))
     return 1
 
 
@@ -128,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `serve`."""
     add = parser.add_argument
     add_engines(parser)
-    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--host", type=_host, default="127.0.0.1", help="address to listen on")
     add(
         "--port",
         type=whole(0, _LAST_PORT),
@@ -178,6 +181,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quality_options(parser)
     _add_section(parser, "limits", Limits(), _LIMITS, "--max-")
     _add_section(parser, "batching", Batching(), _BATCHING, "--")
+
+
+def _host(text: str) -> str:
+    name, colon, port = text.rpartition(":")
+    if colon and ":" not in name and port.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"expected an address without a port, got {shown(text)}: give the port as --port"
+        )
+    return text
 
 
 def _name(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from pathlib import Path
 from types import ModuleType
 
 import griffe
@@ -43,6 +44,14 @@ def test_every_public_name_and_attribute_is_documented() -> None:
         public = [one for one in members if not one.name.startswith("_") and one.name != "args"]
         missing += [one.path for one in (kind, *public) if one.docstring is None]
     assert missing == []
+
+
+def test_reports_beside_the_engines_are_no_pages(tmp_path: Path) -> None:
+    pages = ["README.md", "docs/a/b.md", "engines/README.md"]
+    for name in [*pages, "engines/report.md"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("# A page")
+    assert hooks().pages_of(tmp_path) == [tmp_path / name for name in pages]
 
 
 @pytest.mark.parametrize(

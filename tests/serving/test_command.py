@@ -135,3 +135,9 @@ def test_invalid_key_files_are_rejected(text: str, message: str, tmp_path: Path)
     (tmp_path / "keys").write_text(text)
     with pytest.raises(KeyFileError, match=message):
         read_keys(tmp_path / "keys")
+
+
+def test_a_port_behind_the_host_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--host", "127.0.0.1:8000"])
+    assert "give the port as --port" in capsys.readouterr().err

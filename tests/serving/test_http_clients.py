@@ -95,6 +95,8 @@ def test_a_python_client(folder: Path, live: Live) -> None:
         assert first == second
         assert first == live_estimate(live, threshold=18)
         assert client.ages(str(folder / "face.jpg"), boxes=BOX)["images"][0]["faces"][0]["box"]
+        with (folder / "face.jpg").open("rb") as file:
+            assert client.ages(file, detect=False)["images"][0]["faces"][0]["estimate"]
         decided = client.decision([FACE, FACE], boxes=BOX * 2)["decision"]
         assert decided["outcome"] in ("pass", "refer", "fail")
         assert client.health()["status"] == "ready"
@@ -117,7 +119,9 @@ def live_estimate(live: Live, **options: Any) -> dict[str, Any]:
 
 def test_an_asynchronous_client(folder: Path, live: Live) -> None:
     async def ask() -> None:
-        async with AsyncAgeMoEClient(live.url, key=(folder / "secret").read_text()) as client:
+        async with AsyncAgeMoEClient(
+            live.url, key=f"{(folder / 'secret').read_text()}\n"
+        ) as client:
             answer = await client.ages(folder / "face.jpg", detect=False)
             assert answer["images"][0]["faces"][0]["estimate"] == live_estimate(live)
             assert (await client.decision(FACE, boxes=BOX))["decision"]["reasons"]
@@ -127,6 +131,19 @@ def test_an_asynchronous_client(folder: Path, live: Live) -> None:
                 await client.ages(FACE)
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("body", ["<html>", "[1]", "5"])
+def test_what_is_no_answer_of_the_service_is_a_problem(body: str) -> None:
+    headers = {"content-type": "application/problem+json", "X-Request-ID": "r"}
+    with pytest.raises(ProblemError, match="502 Bad Gateway: ") as caught:
+        agemoe_client._answer(httpx.Response(502, headers=headers, text=body))
+    assert (caught.value.detail, caught.value.request_id) == (body, "r")
+
+
+def test_a_page_in_the_place_of_an_answer_is_a_problem() -> None:
+    with pytest.raises(ProblemError, match="200 OK: <html>"):
+        agemoe_client._answer(httpx.Response(200, text="<html>log in"))
 
 
 BUSY, LATER = {"Retry-After": "2"}, {"Retry-After": "11"}
@@ -210,36 +227,38 @@ def test_the_types_are_those_of_the_service(settings: Settings) -> None:
         known = getattr(agemoe_client, name).__annotations__
         assert known.keys() <= schemas[schema]["properties"].keys(), name
     script = (CLIENTS / "agemoe_client.mjs").read_text(encoding="utf-8")
-    for option in agemoe_client.AgesOptions.__annotations__.keys() - {"request_id"}:
+    for option in agemoe_client.AgesOptions.__annotations__:
         assert f"[{option}]" in script
 
 
-SCRIPT = """
+SCRIPT = r"""
 import { createServer } from "node:http";
 import { AgeMoEClient, ProblemError } from "./agemoe_client.mjs";
 
 const tries = JSON.parse(process.env.TRIES);
-const seen = [];
+const seen = [], ids = [];
 const server = createServer((request, response) => {
   request.resume().on("end", () => {
     const [status, headers] = tries.shift();
     seen.push(request.headers.authorization);
-    response.writeHead(status, headers).end('{"images": []}');
+    ids.push(request.headers["x-request-id"]);
+    response.writeHead(status, headers).end(status === 200 ? '{"images": []}' : "<html>");
   });
 }).listen(0, "127.0.0.1", async () => {
-  const client = new AgeMoEClient(`http://127.0.0.1:${server.address().port}/`, { key: "k" });
+  const client = new AgeMoEClient(`http://127.0.0.1:${server.address().port}/`, { key: "k\n" });
   const statuses = [];
   while (tries.length) {
     const before = tries.length;
     try {
-      await client.ages([new Uint8Array([1])]);
+      await client.ages([new Uint8Array([1])], { request_id: "mine" });
       statuses.push([200, before - tries.length]);
     } catch (error) {
       if (!(error instanceof ProblemError)) throw error;
       statuses.push([error.status, before - tries.length]);
     }
   }
-  console.log(JSON.stringify({ statuses, keys: [...new Set(seen)] }));
+  const path = await client.ages("photo.jpg").catch((error) => error.name);
+  console.log(JSON.stringify({ statuses, path, keys: [...new Set(seen)], ids: [...new Set(ids)] }));
   server.closeAllConnections();
   server.close();
 });
@@ -254,7 +273,8 @@ def test_the_javascript_client_retries(folder: Path) -> None:
     (folder / "retries.mjs").write_text(SCRIPT)
     found = json.loads(output_of([NODE or "", "retries.mjs"], folder, TRIES=json.dumps(tries)))
     assert found["statuses"] == [[200, 3], [503, 4], [503, 1], [503, 1], [500, 1]]
-    assert found["keys"] == ["Bearer k"]
+    assert (found["keys"], found["ids"]) == (["Bearer k"], ["mine"])
+    assert found["path"] == "TypeError", "a path would be sent letter by letter"
 
 
 @needs_node

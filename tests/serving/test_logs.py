@@ -92,3 +92,33 @@ def test_the_options_of_the_log(
         assert (records[0]["level"], message) == ("WARNING", "UserWarning: a warning")
     assert warnings.showwarning is before
     assert not logging.getLogger("agemoe.access").disabled
+
+
+@pytest.mark.parametrize(
+    ("options", "start"),
+    [
+        ("--engines nowhere", "nowhere/manifest.json has 1 problem:\n- there is no such file\n"),
+        ("--keys nowhere", "The key file nowhere cannot be read: "),
+        ("--host 0.0.0.0", "--host 0.0.0.0 accepts connections from other machines"),
+    ],
+)
+def test_what_prevents_a_start_is_a_record_of_a_json_log(
+    options: str, start: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with new_process():
+        assert main(["--log-format", "json", "--port", "0", *options.split()]) == 1
+    records = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (records[-1]["level"], records[-1]["logger"]) == ("ERROR", "agemoe")
+    assert records[-1]["message"].startswith(start)
+
+
+def test_an_interrupted_start_is_a_record_of_a_json_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("runtime.serving.server.run", interrupted)
+    with new_process():
+        assert main(["--log-format", "json"]) == 130
+    assert json.loads(capsys.readouterr().err)["message"] == "Interrupted."

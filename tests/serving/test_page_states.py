@@ -182,6 +182,70 @@ def test_dropped_and_pasted_files_are_sent_unless_they_are_too_large(
     assert sent.count("POST") == 1
 
 
+def test_several_files_give_the_ages_of_the_first_and_the_page_says_so(
+    live: Live, browser: Browser, tmp_path: Path
+) -> None:
+    page = estimating(browser, live)
+    page.evaluate(
+        """(bytes) => {
+          const transfer = new DataTransfer();
+          for (const name of "abc") transfer.items.add(new File([new Uint8Array(bytes)], name));
+          const dropped = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+          document.body.dispatchEvent(dropped);
+        }""",
+        [*spot(tmp_path, "one", 90).read_bytes()],
+    )
+    page.wait_for_selector(SHOWN)
+    rest = "Only the first of 3 pictures is used: choose one at a time."
+    assert page.locator("#status").inner_text() == f"1 face. {rest}"
+
+
+LATE_EXAMPLE = """() => {
+  const real = window.fetch;
+  const example = { ok: true, blob: async () => new Blob(["late"]) };
+  window.fetch = (path, options) => path.startsWith("page/examples/")
+    ? new Promise((done) => {
+        window.arrive = () => { done(example); return new Promise(setTimeout); };
+      })
+    : real(path, options);
+}"""
+
+
+def test_an_example_that_comes_late_does_not_replace_a_newer_picture(
+    live: Live, browser: Browser, tmp_path: Path
+) -> None:
+    page = estimating(browser, live)
+    page.evaluate(LATE_EXAMPLE)
+    page.locator("[data-example='family.jpg']").click()
+    page.locator("#file").set_input_files(spot(tmp_path, "one", 90))
+    page.wait_for_selector(SHOWN)
+    newer = page.locator("#picture").get_attribute("src")
+    page.evaluate("arrive()")
+    assert page.locator("#picture").get_attribute("src") == newer
+    assert page.locator("#result").get_attribute("aria-busy") == "false"
+
+
+def test_try_again_repeats_an_example_that_could_not_be_loaded(
+    live: Live, browser: Browser, tmp_path: Path
+) -> None:
+    page = estimating(browser, live)
+    page.locator("#file").set_input_files(spot(tmp_path, "one", 90))
+    page.wait_for_selector(SHOWN)
+    page.route("**/examples/*", lambda route: route.fulfill(status=503, body=""), times=1)
+    page.locator("[data-example='family.jpg']").click()
+    page.wait_for_selector(ERROR)
+    with page.expect_response("**/examples/family.jpg"):
+        page.get_by_role("button", name="Try again").click()
+
+
+def test_a_key_that_no_header_can_hold_is_not_accepted(live: Live, browser: Browser) -> None:
+    page = estimating(browser, live)
+    page.locator("#options > summary").click()
+    page.locator("#key").fill("a “key”")
+    page.locator("#key").press("Enter")
+    page.locator(ERROR, has_text="This key is not accepted.").wait_for()
+
+
 def violations(page: Page, state: str, rules: list[str] = RULES) -> list[str]:
     """Returns what axe-core finds in a state: all rules in light, those of color in dark, too.
 

@@ -5,13 +5,14 @@ import { closeCamera, openCamera, takePictures } from "./camera.js";
 import { policyText, previewPictures, showDecision } from "./decision.js";
 import { $, html, showing, svg } from "./dom.js";
 import { showAges } from "./faces.js";
-import { Failure, checkFiles, failureOf } from "./problems.js";
+import { Failure, checkFiles, failureOf, sentenceOf } from "./problems.js";
 
 const PICTURES = 5;
 const PLACEHOLDERS = { demo: "placeholder weights, of drawn faces only", random: "random placeholder weights" };
 
 let running = null;
 let latest = null; // the files of the latest request
+let again = () => checkService().catch(showError); // what "Try again" repeats
 let limits = null; // of the service, once it has told them
 
 const deciding = () => $("decides").checked;
@@ -37,8 +38,7 @@ function showError(error) {
 const clearError = () => $("error").replaceChildren();
 
 async function retry() {
-  if (latest) await send(latest);
-  else await checkService().catch(showError);
+  await again();
   $("error").querySelector("button")?.focus();
 }
 
@@ -52,6 +52,9 @@ function hideResult() {
 
 function headers() {
   const key = $("key").value.trim();
+  if (/[^\x20-\xff]/.test(key)) { // no header can hold it
+    throw new Failure("unauthorized", { sentence: sentenceOf("unauthorized", context()) });
+  }
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
@@ -74,6 +77,7 @@ async function send(chosen, { move = true } = {}) {
   running?.abort();
   const mine = (running = new AbortController());
   latest = files;
+  again = () => send(files);
   clearError();
   const [path, show] = deciding() ? ["v1/decisions", showDecision] : ["v1/ages", showAges];
   try {
@@ -89,9 +93,25 @@ async function send(chosen, { move = true } = {}) {
     if (mine.signal.aborted) return;
     showTimes(answer);
     setBusy(false);
-    setStatus(text, hint ? "hint" : "");
+    const rest = chosen.length > files.length ? ` Only the first of ${chosen.length} pictures is used: choose one at a time.` : "";
+    setStatus(text + rest, hint ? "hint" : "");
     if (move) $("heading").focus({ preventScroll: true });
     if (move) $("status").scrollIntoView();
+  } catch (error) {
+    if (!mine.signal.aborted) showError(error);
+  }
+}
+
+async function sendExample(name) {
+  running?.abort();
+  const mine = (running = new AbortController());
+  latest = null;
+  again = () => sendExample(name);
+  try {
+    const response = await request(`page/examples/${name}`, { signal: mine.signal });
+    if (!response.ok) throw await failureOf(response, context());
+    const picture = await response.blob();
+    if (!mine.signal.aborted) await send([picture]);
   } catch (error) {
     if (!mine.signal.aborted) showError(error);
   }
@@ -178,6 +198,7 @@ for (const radio of document.querySelectorAll("[name=mode]")) {
   radio.addEventListener("change", () => {
     running?.abort();
     latest = null;
+    again = () => checkService().catch(showError);
     setMode();
     setStatus("");
     clearError();
@@ -205,15 +226,7 @@ for (const type of ["dragenter", "dragover", "dragleave", "drop"]) {
 }
 document.addEventListener("paste", (event) => send(event.clipboardData?.files ?? []));
 for (const button of document.querySelectorAll("[data-example]")) {
-  button.addEventListener("click", async () => {
-    try {
-      const response = await request(`page/examples/${button.dataset.example}`);
-      if (!response.ok) throw await failureOf(response, context());
-      send([await response.blob()]);
-    } catch (error) {
-      showError(error);
-    }
-  });
+  button.addEventListener("click", () => sendExample(button.dataset.example));
 }
 $("picture").addEventListener("error", () => { $("photo").hidden = true; });
 $("open").addEventListener("click", async () => {
