@@ -104,9 +104,9 @@ def _label() -> None:
             with pytest.raises(ResumeLogError, match="Another process is writing"), second:
                 pass
         done: list[int] = []
-        labeling.label(labeler.stream, paths, table, job, report=lambda *n: done.append(n[2]))
+        labeling.label(labeler.stream, paths, table, job, report=lambda *n: done.append(n[0]))
         labeling.label(labeler.stream, paths, table, job, overwrite=True)
-    assert done == [1], done
+    assert done == [1, len(paths)], done
     assert not journal.exists()
     assert table.read_bytes().count(b"\n") == len(paths) + 1
 
