@@ -42,8 +42,8 @@ prediction; **corrected**, the age that the runtime returns, is the same after t
 which adds a number of years that depends on the prediction."""
 
 _NO_INTERVALS = """\
-The tables have no intervals, so coverage and probabilities are not reported. `calibrate.py
---keep-fusion` fits intervals on labeled faces."""
+The tables have no intervals, so coverage and probabilities are not reported. `agemoe
+calibrate --keep-fusion` fits intervals on labeled faces."""
 
 _PLOTS = {
     "bias.png": "Years that are added to each expert's raw prediction",

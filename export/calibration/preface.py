@@ -16,8 +16,8 @@ _HELD_OUT = """\
 Every figure on this page is of faces held out of the fit (nested cross-validation): the people are
 split into parts, and each part is tested with models that were chosen and fitted on the other parts
 alone. The tables in `fusion.json` were then fitted on all faces. `fusion.json` holds a fingerprint
-of each face, from which `evaluate.py` recognizes faces of the fit, and from which no picture can be
-computed."""
+of each face, from which `agemoe evaluate` recognizes faces of the fit, and from which no picture
+can be computed."""
 
 _KEPT = """\
 Bias correction and gate are those of a fusion that was given; only its intervals were fitted, on

@@ -5,7 +5,7 @@ from __future__ import annotations
 from export.calibration.report import ENOUGH_IN_GROUP
 
 NATURE = """\
-This page was computed by `evaluate.py --statement` from photographs of people whose age is
+This page was computed by `agemoe evaluate --statement` from photographs of people whose age is
 known. It is the result of the operator's own test. **It is no certificate, and no independent
 body has checked it.** Its sections are named after the characteristics that ISO/IEC 27566-1
 lists for age assurance; conformity with that or another standard is not claimed. Its tables have
