@@ -64,11 +64,11 @@ def parser() -> Parser:
     device = "device to run the experts on; auto: TensorRT if engines were built, else CUDA"
     delay = "maximum batching delay in microseconds"
     copies = "instances of each expert per device"
-    precision = "precision of the experts: auto, fp32, fp16 or int8"
     add_engines(parser)
     add("--output", type=Path, default=models, metavar="DIR", help="new folder to write")
     add("--device", choices=DEVICES, default="auto", help=device)
-    add("--precision", default="auto", help=precision)
+    precisions = ("auto", "fp32", "fp16", "int8")
+    add("--precision", choices=precisions, default="auto", help="precision of the experts")
     add("--instances", type=count, default=1, metavar="N", help=copies)
     add("--queue-delay-us", type=whole(0, _MOST_DELAY_US), default=2000, metavar="US", help=delay)
     return parser

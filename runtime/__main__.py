@@ -34,7 +34,7 @@ from runtime.labeling import LabelJob, Stream, journal_of, label
 from runtime.liveness_model import OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
-from runtime.printing import printable, printable_lines
+from runtime.printing import MOST_LINE, printable, printable_lines
 from runtime.program_help import without_command
 from runtime.progress import Progress
 from runtime.quality_options import quality_limits
@@ -121,7 +121,7 @@ def _predict_photos(moe: AgeMoE, parsed: argparse.Namespace, progress: Progress)
     detector = moe.detector
     policy = _policy(moe, parsed, detector.provenance)
     if not parsed.json:
-        print(f"detector: {printable(detector.provenance)}", file=sys.stderr)
+        print(f"detector: {printable(detector.provenance, MOST_LINE)}", file=sys.stderr)
     failed = False
     for path in progress.over(parsed.photos):
         found: list[PhotoFace] | AgeMoEError

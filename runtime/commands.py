@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -32,9 +33,13 @@ class HelpFormatter(argparse.HelpFormatter):
     """Fills paragraphs, keeps indented lines, and ends the help of an option with its default."""
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        fill = super()._fill_text
         blocks = [part.strip("\n") for part in text.split("\n\n")]
-        return "\n\n".join(b if "\n  " in b else fill(b, width, indent) for b in blocks)
+        filled = ("\n".join(indent + line for line in self._split_lines(b, width)) for b in blocks)
+        return "\n\n".join(b if "\n  " in b else f for b, f in zip(blocks, filled, strict=True))
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        """Replaces argparse's split, which also breaks names of packages at their hyphens."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
     def add_argument(self, action: argparse.Action) -> None:
         """Adds an argument; unlike in argparse, the column of names has room for commands."""
@@ -45,7 +50,11 @@ class HelpFormatter(argparse.HelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         value = action.default
-        if action.help is None or action.nargs == 0 or value in (None, "", [], argparse.SUPPRESS):
+        if (
+            action.help is None
+            or action.nargs == 0
+            or value in (None, "", [], (), argparse.SUPPRESS)
+        ):
             return action.help
         text = " ".join(map(_as_typed, value if isinstance(value, list | tuple) else [value]))
         return f"{action.help} (default: {text.replace('%', '%%')})"
@@ -78,7 +87,7 @@ class Parser(argparse.ArgumentParser):
         """Replaces argparse's check of choices by one that suggests the nearest."""
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            text = f"invalid choice: {shown(value)} (choose from {', '.join(known)})"
+            text = f"invalid choice: {shown(value)} (choose from {', '.join(known)})."
             raise argparse.ArgumentError(action, f"{text}{suggestion(value, known)}")
 
     def error(self, message: str) -> NoReturn:

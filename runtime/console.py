@@ -10,7 +10,7 @@ from runtime.errors import AgeMoEError, FaceCountError
 from runtime.labeling import Summary
 from runtime.person import PersonEstimate
 from runtime.photographs import NO_FACE, PhotoFace
-from runtime.printing import MOST_LINE, json_line, printable
+from runtime.printing import MOST_LINE, counted, json_line, printable
 from runtime.results import AgeEstimate, Box, box_text, result_dict
 
 _LISTED = 20
@@ -70,8 +70,10 @@ def photo_text(path: str, faces: Sequence[PhotoFace], policy: Policy | None = No
 def summary_text(summary: Summary, output: str) -> str:
     """Formats the totals of a table and its bad photographs."""
     bad = list(summary.bad.items())
-    lines = [f"{printable(output)}: {summary.faces:,} faces in {summary.photographs:,} photographs"]
-    lines += [f"  {summary.without_face:,} photographs without a face, {len(bad):,} bad"]
+    faces, photographs = counted(summary.faces, "face"), counted(summary.photographs, "photograph")
+    without = counted(summary.without_face, "photograph")
+    lines = [f"{printable(output)}: {faces} in {photographs}"]
+    lines += [f"  {without} without a face, {len(bad):,} bad"]
     lines += [f"  {printable(path)}: {printable(why, MOST_LINE)}" for path, why in bad[:_LISTED]]
     if len(bad) > _LISTED:
         lines.append(f"  … and {len(bad) - _LISTED:,} more: see the column 'error'")

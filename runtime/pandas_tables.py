@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Result: TypeAlias = AgeEstimate | PersonEstimate | AgeMoEError | PhotoFace
     """What was predicted for one face, or the error instead of it."""
 
+_KINDS = (AgeEstimate, PersonEstimate, AgeMoEError, PhotoFace)
 _DTYPES = {str: "string", int: "Int32", float: "float64"}
 """Of pandas, by the type of a column. Missing values are NA, and NaN where they are float64."""
 
@@ -43,6 +44,7 @@ def to_pandas(
     Raises:
         ImportError: pandas is not installed.
         ValueError: there are more or fewer paths than entries.
+        TypeError: something else than a list of results was given.
         LabelingError: the column of an expert has the name of another one.
     """
     try:
@@ -52,6 +54,8 @@ def to_pandas(
             "to_pandas needs pandas, which is not installed. Install agemoe-runtime[pandas].",
             name="pandas",
         ) from error
+    if not _is_list(results) or not all(isinstance(e, _KINDS) or _is_list(e) for e in results):
+        raise TypeError("to_pandas takes a list of results, of lists of faces, or of both.")
     faces = [result for result in results if isinstance(result, PhotoFace)]
     entries = [faces] if faces and len(faces) == len(results) else list(results)
     if paths is not None and len(paths) != len(entries):
@@ -71,6 +75,10 @@ def to_pandas(
     }
     frame: pd.DataFrame = pandas.DataFrame(values)
     return frame
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _rows_of(entry: Result | Sequence[PhotoFace]) -> Iterator[Row]:

@@ -68,16 +68,15 @@ def bullets(problems: Sequence[str]) -> list[str]:
 
 
 def json_line(value: Mapping[str, Any]) -> str:
-    """Returns JSON in one line that a terminal can print; parsing it gives the true values."""
-    text = json.dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else "".join(map(_json_escaped, text))
+    """Returns JSON in one line of printable ASCII; parsing it gives the true values.
+
+    Other characters would be no JSON on a terminal or in a file of another encoding, where Python
+    escapes them in its own way.
+    """
+    return json.dumps(value).replace("\x7f", "\\u007f")
 
 
 def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     return character.encode("unicode_escape").decode()
-
-
-def _json_escaped(character: str) -> str:
-    return character if character.isprintable() else json.dumps(character)[1:-1]

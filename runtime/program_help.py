@@ -39,7 +39,7 @@ def without_command(arguments: Sequence[str], added: Mapping[str, Subcommand]) -
     if arguments and not arguments[0].startswith("-"):
         parser.error(_unknown(arguments[0], [*OWN, *added]))
     if arguments:
-        parser.parse_args(arguments[:1])  # ends the process
+        parser.parse_args(arguments[:1])  # ends the process, but for --
     parser.print_help(sys.stderr)
     return 2
 
@@ -85,7 +85,6 @@ def program_parser(
         title="commands",
         description="For the options of a command: %(prog)s COMMAND --help.",
         metavar="COMMAND",
-        required=True,
         parser_class=argparse.ArgumentParser,
     )
     texts = OWN | {name: command.summary() for name, command in added.items()}

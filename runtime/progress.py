@@ -86,7 +86,7 @@ class Progress:
         if self._quiet or total <= 1 or done >= total or not due:
             return
         self._printed, self._hidden = now, False
-        self._print(self._text(done, total))
+        self._print(*self._parts(done, total))
 
     def over(self, items: Sequence[T]) -> Iterator[T]:
         """Yields items and reports each as done when the next one is asked for."""
@@ -103,23 +103,26 @@ class Progress:
             self._file.flush()
             self._shown = ""
 
-    def _text(self, done: int, total: int) -> str:
+    def _parts(self, done: int, total: int) -> tuple[str, ...]:
+        """Returns what is done and, once anything is, the rate and the time left."""
         text = f"{done:,} of {total:,} {self._things}"
         if self._resumed:
             text += f" ({self._resumed:,} of an earlier run)"
         (first, before), (last, _) = self._reports[0], self._reports[-1]
         if done <= before or last <= first:
-            return text
+            return (text,)
         rate = (done - before) / (last - first)
-        return f"{text}, {_rate_text(rate)}, {duration_text((total - done) / rate)} left"
+        return text, _rate_text(rate), f"{duration_text((total - done) / rate)} left"
 
-    def _print(self, text: str) -> None:
+    def _print(self, *parts: str) -> None:
+        text = ", ".join(parts)
         if not self._terminal:
             self._file.write(f"{text}\n")
         else:
             # No terminal sequences: a line that is rewritten with spaces works on all of them.
             width = max(_NARROWEST, shutil.get_terminal_size().columns - 1)
-            text = text[:width]
+            if len(text) > width:  # the time left is worth more than the rate
+                text = ", ".join(parts[::2])[:width]
             self._file.write(f"\r{text.ljust(len(self._shown))}")
             self._shown = text
         self._file.flush()

@@ -69,8 +69,8 @@ if TYPE_CHECKING:
     """A picture of a face, or a face in a picture."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExpertAge:
+@dataclass(frozen=True, slots=True, repr=False)
+class ExpertAge(Readable):
     """The prediction of one expert for one face."""
 
     age_years: float
@@ -83,6 +83,13 @@ class ExpertAge:
     """Probability that the expert answers with an age at all; None if it has no such output."""
     gender_probs: tuple[float, float] | None = None
     """Male, female, as perceived by the expert; unused in fusion; None without such an output."""
+
+    def __str__(self) -> str:
+        """Returns raw age, corrected age and share: `24.3 years, corrected 25.1, weight 0.82`."""
+        return (
+            f"{self.age_years:.1f} years, corrected {self.corrected_years:.1f}, "
+            f"weight {self.weight:.2f}"
+        )
 
 
 @dataclass(frozen=True, slots=True)

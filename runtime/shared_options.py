@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from runtime.backends.names import parse_device
 from runtime.detectors.names import AUTO, NAMES, parse_detector
+from runtime.errors import BackendError
+from runtime.manifest import PRECISIONS
 
 DEVICES = "auto, cpu, cuda, cuda:N (GPU number N), tensorrt or tensorrt:N"
-PRECISIONS = "auto, fp32, fp16, bf16 or int8"
 
 
 def add_engines(options: argparse._ActionsContainer) -> None:
@@ -24,11 +26,11 @@ def add_engines(options: argparse._ActionsContainer) -> None:
 
 def add_backend(options: argparse._ActionsContainer) -> None:
     """Adds the options for the device and the precision of the experts."""
+    device = f"device to run the experts on: {DEVICES}"
+    options.add_argument("--device", type=_device, default=AUTO, metavar="NAME", help=device)
+    names = (AUTO, *PRECISIONS)
     options.add_argument(
-        "--device", default="auto", help=f"device to run the experts on: {DEVICES}"
-    )
-    options.add_argument(
-        "--precision", default="auto", help=f"precision of the experts: {PRECISIONS}"
+        "--precision", choices=names, default=AUTO, help="precision of the experts"
     )
 
 
@@ -37,6 +39,14 @@ def add_detector(options: argparse._ActionsContainer) -> None:
     options.add_argument(
         "--detector", type=_detector, default=AUTO, metavar="NAME", help=f"face detector: {NAMES}"
     )
+
+
+def _device(text: str) -> str:
+    try:
+        parse_device(text)
+    except BackendError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def _detector(text: str) -> str:

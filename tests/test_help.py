@@ -97,7 +97,8 @@ def test_every_option_has_a_help_text_and_every_help_ends_with_examples(
             shown = parser._get_formatter()._expand_help(action)
             assert shown.count("default") <= 1, shown
             assert shown.count("default") == shown.count("(default: "), shown
-            if action.default not in (None, "", [], argparse.SUPPRESS) and action.nargs != 0:
+            assert "(default: )" not in shown, name
+            if action.default not in (None, "", [], (), argparse.SUPPRESS) and action.nargs != 0:
                 assert "(default: " in shown, name
         text = parser.format_help().rstrip("\n")
         lines = [f"  {parser.prog} {example}".rstrip() for example in parser.examples]
@@ -124,3 +125,11 @@ def check_example(parser: Parser, command: str, arguments: list[str]) -> None:
 
 def check_serve(arguments: list[str]) -> None:
     importlib.import_module("runtime.serving.command").parser().parse_args(arguments)
+
+
+def test_a_narrow_help_breaks_no_name_at_its_hyphens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "79")
+    words = "one two three four five six seven eight nine ten eleven twelve agemoe-runtime[cpu]"
+    parser = Parser(prog="x", description=words, examples=())
+    parser.add_argument("--option", help=words)
+    assert parser.format_help().count("agemoe-runtime[cpu]") == 2

@@ -38,6 +38,7 @@ _FUSION_MODULES = (
     "names",
     "pooling",
     "printing",
+    "program",
     "quality",
     "results",
 )

@@ -132,8 +132,8 @@ class Detectors:
         Raises:
             ValueError: the default's name is invalid.
         """
-        if isinstance(default, str):
-            parse_detector(default)
+        if isinstance(default, str) or not hasattr(default, "detect"):
+            parse_detector(str(default))
         self._engines = engines
         self._record = record
         self._default = default
@@ -146,9 +146,9 @@ class Detectors:
         Raises as `detector_named` does.
         """
         chosen = self._default if detector is None else detector
-        if not isinstance(chosen, str):
+        if not isinstance(chosen, str) and hasattr(chosen, "detect"):
             return chosen
-        name = parse_detector(chosen)
+        name = parse_detector(str(chosen))
         with self._lock:
             if name not in self._opened:
                 self._opened[name] = open_detector(name, self._engines, self._record)

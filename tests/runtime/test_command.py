@@ -125,7 +125,6 @@ def test_misuse_is_explained(capsys: pytest.CaptureFixture[str], arguments: list
     ("arguments", "message"),
     [
         (["--engines", "nowhere"], "there is no such file"),
-        (["--device", "abacus"], "device='abacus' was requested"),
         (["--precision", "fp16"], "was built in fp32"),
         (["--box", "90,90,5,5"], "lies outside the picture"),
     ],

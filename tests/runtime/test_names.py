@@ -52,6 +52,7 @@ DEVICES = "there are auto, cpu, cuda, cuda:N, tensorrt and tensorrt:N."
         ({"experts": ["VGG16"]}, "holds resnet50, vgg16. Did you mean 'vgg16'?"),
         ({"experts": "vgg16"}, "holds resnet50, vgg16. Give a list of names."),
         ({"detector": "CenterFace"}, "got 'CenterFace'. Did you mean 'centerface'?"),
+        ({"detector": 5}, "centerface:MODEL, yunet:MODEL or haar, got '5'."),
         ({"detector": "yunet"}, "got 'yunet'. Did you mean 'yunet:MODEL'?"),
         (
             {"concurrency": "lane"},
@@ -68,6 +69,22 @@ def test_the_error_of_a_wrong_name(engines: Path, options: dict[str, Any], messa
 def test_names_are_checked_before_the_engines_are_read(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="Did you mean 'fp16'"):
         AgeMoE(tmp_path / "none", precision="FP16")
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "hint"),
+    [
+        ("--precision", "half", "choose from auto, fp32, fp16, bf16, int8). Did you mean 'fp16'?"),
+        ("--device", "CUDA:1", f"device='CUDA:1' was requested; {DEVICES} Did you mean 'cuda:0'?"),
+    ],
+)
+def test_a_wrong_name_on_a_command_line_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], option: str, name: str, hint: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parsed_arguments("predict", ["a.jpg", option, name])
+    assert caught.value.code == 2
+    assert hint in capsys.readouterr().err
 
 
 def test_a_missing_gpu_is_told_with_those_that_are_there(engines: Path) -> None:
@@ -102,7 +119,7 @@ def test_other_names(use: Callable[[], object], message: str) -> None:
 def test_choices_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parsed_arguments("label", ["x", "--output", "a.csv", "--faces", "Photo"])
-    assert "invalid choice: 'Photo' (choose from photo, whole) Did you mean 'photo'?" in (
+    assert "invalid choice: 'Photo' (choose from photo, whole). Did you mean 'photo'?" in (
         capsys.readouterr().err
     )
 
@@ -126,7 +143,7 @@ def test_another_precision_than_requested_is_a_warning(engines: Path) -> None:
     (warning,) = caught
     assert str(warning.message) == (
         "precision='bf16' was requested, but expert 'resnet50' runs in fp32 and expert 'vgg16' "
-        "runs in fp32: there is no bf16 variant for this device. Rebuild: python "
-        "export/build_engines.py --bf16"
+        "runs in fp32: there is no bf16 variant for this device. Rebuild: python -m runtime "
+        "build --bf16"
     )
     assert warning.filename.endswith("test_names.py")

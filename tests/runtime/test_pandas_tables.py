@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -82,6 +82,9 @@ def test_what_cannot_be_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pandas")
     with pytest.raises(ValueError, match="1 paths were given for 2 results"):
         to_pandas([ONE, TWO], ["a"])
+    for no_list in (ONE, "a.jpg", [None], ["a.jpg"]):
+        with pytest.raises(TypeError, match="takes a list of results, of lists of faces"):
+            to_pandas(cast("list[Result]", no_list))
     clash = AgeEstimate(1.0, {"years": ExpertAge(1.0, 1.0, 1.0)})
     with pytest.raises(LabelingError, match="expert years would be the column age_years"):
         to_pandas([clash])

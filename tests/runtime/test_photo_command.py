@@ -137,7 +137,7 @@ def test_label_writes_a_table(folder: Path, capsys: pytest.CaptureFixture[str]) 
     status, out, err = ran(capsys, *LABEL)
     assert (status, out) == (0, "")
     assert err.startswith("ages.csv: 3 faces in 3 photographs\n")  # no progress of a short job
-    assert "1 photographs without a face, 0 bad" in err
+    assert "1 photograph without a face, 0 bad" in err
     with (folder / "ages.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(Path(row["path"]).stem, row["face"], row["error"]) for row in rows] == [

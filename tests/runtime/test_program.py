@@ -95,6 +95,12 @@ def test_a_word_that_is_no_command_is_an_error_with_a_cure(
     assert f"there is no command {word!r}. {cure}" in err
 
 
+def test_an_unknown_option_of_the_program_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = stopped(capsys, "-v")
+    assert (status, out) == (2, "")
+    assert err.endswith("error: unrecognized arguments: -v\n")
+
+
 def install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, entries: str, modules: dict[str, str]
 ) -> None:

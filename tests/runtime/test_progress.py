@@ -79,14 +79,19 @@ def test_a_terminal_has_one_line_that_is_removed() -> None:
     assert "\n" not in terminal.getvalue()
 
 
-def test_a_narrow_terminal_keeps_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "30")
+@pytest.mark.parametrize(
+    ("columns", "line"), [(31, "2 of 10 photographs, 8 s left"), (25, "2 of 10 photographs, 8 s")]
+)
+def test_a_narrow_terminal_keeps_one_line_with_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, columns: int, line: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     clock, terminal = Clock(), Terminal()
     progress = Progress("photographs", file=terminal, clock=clock)
     progress.report(0, 10)
     clock.now += 2.0
     progress.report(2, 10)
-    assert terminal.line == "2 of 10 photographs, 1.0 per"
+    assert terminal.line == line
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ def person(disagreement: str | None = None) -> PersonEstimate:
         (CALIBRATED, "24.3 years (17.9 to 31.0), 4 experts"),
         (BARE, "24.3 years (no interval), 1 expert"),
         (NOTED, "24.3 years (17.9 to 31.0), 4 of 5 experts, 2 notes"),
+        (CALIBRATED.experts["a"], "24.0 years, corrected 24.0, weight 0.25"),
         (photo(BARE), "120×150 pixels at 33, 40: 24.3 years (no interval), 1 expert"),
         (
             photo(NOWHERE),
