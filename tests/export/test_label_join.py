@@ -174,7 +174,7 @@ def test_a_table_with_a_column_of_true_ages_is_labeled_data(tmp_path: Path) -> N
     table, columns = tmp_path / "ages.csv", table_columns(("a",))
     write_table(table, rows, columns)
     (tmp_path / "a.png").touch()
-    match = "is a table of `python -m runtime label` without the true ages: add a column age, or"
+    match = "is a table of `agemoe label` without the true ages: add a column age, or"
     for read in (read_faces, lambda path: read_predictions(path, ["a"])):
         with pytest.raises(LabelsError, match=match):
             read(table)

@@ -136,7 +136,7 @@ def test_an_age_grid_without_end(tmp_path: Path) -> None:
 
 
 BLOCKED = """
-import sys
+import runpy, sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -144,11 +144,11 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 
 sys.meta_path.insert(0, Blocked())
-from export.build_engines import main
-status = main(sys.argv[1:])
 heavy = {{"torch", "timm", "onnxscript", "transformers", "scipy", "skimage", "matplotlib", "rich"}}
-print("imported:", sorted(heavy & set(sys.modules)))
-sys.exit(status)
+try:
+    runpy.run_module("export.build_engines", run_name="__main__", alter_sys=True)
+finally:
+    print("imported:", sorted(heavy & set(sys.modules)))
 """
 
 

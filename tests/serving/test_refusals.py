@@ -26,7 +26,7 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A service that refuses every post: nobody has its key."""
     folder = tmp_path_factory.mktemp("closed")
     (folder / "keys").write_text(new_key("one", "user")[1].line())
-    limits = Limits(header_seconds=5.0)
+    limits = Limits(header_seconds=60.0)
     with serving(Settings(engines_in(folder / "e"), keys=folder / "keys", limits=limits)) as live:
         yield live
 
