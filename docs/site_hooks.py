@@ -24,7 +24,7 @@ _LOADED = re.compile(
     r"""|<link\b(?![^>]*\brel=["']?canonical)[^>]*?\shref=["']?((?:https?:)?//[^"'\s>]+)"""
     r"""|(?:url\(|@import\s)["']?((?:https?:)?//[^"')\s]+)"""
 )
-"""What a browser loads from another host when it shows a page or a style sheet."""
+"""Matches addresses on other hosts that a browser loads with a page or a style sheet."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

@@ -29,8 +29,8 @@ from runtime.drawing import draw_faces, save_drawing
 from runtime.errors import AgeMoEError, InputError
 from runtime.images import ImageLimits, load_rgb
 from runtime.label_lists import listed_faces, photographs_in
-from runtime.label_tables import LabelingError, check_output
-from runtime.labeling import LabelJob, Stream, journal_of, label
+from runtime.label_tables import LabelingError, check_output, journal_of
+from runtime.labeling import LabelJob, Stream, label
 from runtime.liveness_model import OnnxLiveness
 from runtime.photographs import PhotoFace, predict_photo
 from runtime.policy_file import check_policy_fits, read_policy
@@ -164,7 +164,7 @@ def _print_error(path: str, error: AgeMoEError, policy: Policy | None) -> None:
 
 def _label(parsed: argparse.Namespace) -> int:
     output: Path = parsed.output
-    check_output(output, parsed.photos)
+    check_output(output, parsed.photos, overwrite=parsed.overwrite)
     paths = photographs_in(parsed.photos)
     job = LabelJob(
         str(parsed.engines),

@@ -155,7 +155,7 @@ def run_command(
     Args:
         command: returns its exit status.
         refused: the status after an error.
-        interrupted: told after Ctrl-C.
+        interrupted: message printed after Ctrl-C.
         tell: takes a message in place of printing it on standard error.
     """
     for stream in (sys.stdout, sys.stderr):

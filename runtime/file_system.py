@@ -29,7 +29,7 @@ _fcntl, _msvcrt = _optional("fcntl"), _optional("msvcrt")
 
 def sync(path: Path) -> None:
     """Flushes a file to disk."""
-    # Windows flushes no file that is open for reading only; Unix does, whoever may write it.
+    # Windows cannot flush a file that is open for reading only; Unix can.
     descriptor = os.open(path, os.O_RDONLY if _msvcrt is None else os.O_RDWR)
     try:
         flush(descriptor)

@@ -99,16 +99,22 @@ def ages_of(result: AgeEstimate | AgeMoEError) -> Row:
     }
 
 
-def check_output(output: Path, inputs: Iterable[str] = ()) -> None:
+def journal_of(output: Path) -> Path:
+    """Returns the path of the journal of a table."""
+    return output.with_name(f"{output.name}.journal")
+
+
+def check_output(output: Path, inputs: Iterable[str] = (), *, overwrite: bool = False) -> None:
     """Verifies, before any work, that a table can be written.
 
     Args:
         output: the table.
         inputs: files that it must not replace.
+        overwrite: whether an existing table may be replaced; that of an interrupted job may.
 
     Raises:
-        LabelingError: the suffix is unknown, there is no such folder, it is one of the inputs, or
-            pyarrow is missing.
+        LabelingError: the suffix is unknown, there is no such folder, it exists or is one of the
+            inputs, or pyarrow is missing.
     """
     if output.suffix.lower() not in (CSV, PARQUET):
         raise LabelingError(f"A table is written as .csv or .parquet, got {output.name}.")
@@ -120,6 +126,8 @@ def check_output(output: Path, inputs: Iterable[str] = ()) -> None:
         raise LabelingError(
             f"{output} is one of the lists to label, and would be replaced. Choose another output."
         )
+    if output.exists() and not overwrite and not journal_of(output).exists():
+        raise LabelingError(f"{output} exists. Choose another output, or overwrite it.")
     if output.suffix.lower() == PARQUET:
         import_pyarrow(output)
 

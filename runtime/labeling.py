@@ -31,6 +31,7 @@ from runtime.label_tables import (
     Row,
     ages_of,
     check_output,
+    journal_of,
     position_of,
     table_columns,
     write_table,
@@ -266,13 +267,10 @@ def label(
         LabelingError: the table exists or cannot be written, or the journal belongs to another
             job.
     """
-    check_output(output)
-    journal_path = journal_of(output)
-    if output.exists() and not overwrite and not journal_path.exists():
-        raise LabelingError(f"{output} exists. Choose another output, or overwrite it.")
+    check_output(output, overwrite=overwrite)
     summary = Summary()
     try:
-        with ResumeLog.open(journal_path, job.settings()) as journal:
+        with ResumeLog.open(journal_of(output), job.settings()) as journal:
             _fill(journal, stream, paths, report)
             write_table(output, _counted(journal, paths, summary), table_columns(job.experts))
             journal.discard()
@@ -284,11 +282,6 @@ def label(
             f"another output. If a journal exists, the same command resumes the job."
         ) from error
     return summary
-
-
-def journal_of(output: Path) -> Path:
-    """Returns the path of the journal of a table."""
-    return output.with_name(f"{output.name}.journal")
 
 
 def _fingerprint(given: Mapping[str, tuple[Detection, ...]]) -> str:

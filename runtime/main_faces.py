@@ -90,7 +90,7 @@ def predict_main_faces(
 def main_face(found: Sequence[FoundFace]) -> tuple[FoundFace, tuple[str, ...]]:
     """Returns the face of the person whom a picture shows, and a note if there are others.
 
-    It is the largest face, unless another one has half its area: then nobody can tell who is meant.
+    It is the largest face; if another one has half its area, it is unclear who is meant.
 
     Raises:
         FaceCountError: there is no face, or there are several large ones.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from runtime.backends.names import parse_device
@@ -27,7 +28,9 @@ def add_engines(options: argparse._ActionsContainer) -> None:
 def add_backend(options: argparse._ActionsContainer) -> None:
     """Adds the options for the device and the precision of the experts."""
     device = f"device to run the experts on: {DEVICES}"
-    options.add_argument("--device", type=_device, default=AUTO, metavar="NAME", help=device)
+    options.add_argument(
+        "--device", type=_checked_by(parse_device), default=AUTO, metavar="NAME", help=device
+    )
     names = (AUTO, *PRECISIONS)
     options.add_argument(
         "--precision", choices=names, default=AUTO, help="precision of the experts"
@@ -37,21 +40,22 @@ def add_backend(options: argparse._ActionsContainer) -> None:
 def add_detector(options: argparse._ActionsContainer) -> None:
     """Adds the option for the face detector."""
     options.add_argument(
-        "--detector", type=_detector, default=AUTO, metavar="NAME", help=f"face detector: {NAMES}"
+        "--detector",
+        type=_checked_by(parse_detector),
+        default=AUTO,
+        metavar="NAME",
+        help=f"face detector: {NAMES}",
     )
 
 
-def _device(text: str) -> str:
-    try:
-        parse_device(text)
-    except BackendError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+def _checked_by(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Returns a type of options that keeps the text and reports errors of `parse` as usage."""
 
+    def check(text: str) -> str:
+        try:
+            parse(text)
+        except (BackendError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return text
 
-def _detector(text: str) -> str:
-    try:
-        parse_detector(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    return text
+    return check

@@ -55,7 +55,7 @@ class AgesOptions(DecisionOptions, total=False):
 
 
 class Problem(TypedDict):
-    """Why a picture or a face has no estimate."""
+    """The error in place of an estimate, as problem details (RFC 9457)."""
 
     type: str
     title: str
@@ -159,7 +159,7 @@ class ProblemError(Exception):
 
 
 class _Settings:
-    """What both clients share: how requests are made, and when they are repeated."""
+    """Settings, requests and retries, shared by both clients."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class _Settings:
             base_url: of the service, without a path.
             key: API key; by default that of the environment variable AGEMOE_KEY, if any.
             timeout_seconds: limit on connecting, and on each wait for data.
-            retries: times that a busy service (503, or 429 of a proxy) is asked again, where it
+            retries: retries of a request when the service is busy (503, or 429 of a proxy), if it
                 says when (`Retry-After`).
             most_pause_seconds: a longer `Retry-After` is an error at once.
         """

@@ -5,10 +5,10 @@ as `provenance.intervals.fitted_faces`. Two things identify a face: the bytes of
 where they are known, and its age with the raw predictions of all experts. Each is kept as the first
 40 bits of a salted SHA-256: about 7 bytes of JSON per face and kind.
 
-They reveal: somebody who has the same picture file, or the same age and predictions, can find out
-that it was fitted on. A picture cannot be computed from them. Ages with the predictions of one
-expert can be, by trying all of them; they name nobody. The salt depends on all faces of a fit, so
-that two files of tables do not show which faces they have in common.
+Privacy: with an identical picture file, or the same age and predictions, one can test whether a
+face was part of the fit. A picture cannot be reconstructed. Ages with the predictions of a single
+expert can be recovered by exhaustive search; they do not identify a person. The salt depends on all
+faces of a fit, so that two files of tables do not show which faces they have in common.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ and those of new faces to as many as the fit has."""
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """How many of the evaluated faces the tables were fitted on."""
+    """Number of evaluated faces that were part of the fit."""
 
     faces: int
     checked: int = 0
@@ -46,13 +46,13 @@ class Overlap:
     fitted: int = 0
     """Of these, faces that the tables were fitted on."""
     unknown: str | None = None
-    """Why no face could be compared; None if some were."""
+    """Reason if no face could be compared, else None."""
     pictures: int = 0
     """Fingerprints of pictures that were compared with."""
     rows: int = 0
     """Fingerprints of ages with predictions that were compared with."""
     same_name: bool = False
-    """Whether it is unknown, and the tables were fitted on data of the same name."""
+    """True if no face could be compared and the data of the fit has the same name."""
 
     def to_dict(self) -> dict[str, object]:
         """Returns the numbers for a report."""

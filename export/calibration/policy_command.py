@@ -29,7 +29,7 @@ def add_policy(parser: argparse.ArgumentParser) -> None:
     policy.add_argument("--max-false-positive", type=float, metavar="RATE", help=limit)
     youngest = "leave out people younger than this, in years: they dilute the rate (default: 0)"
     policy.add_argument("--youngest", type=float, metavar="YEARS", help=youngest)
-    floor = "estimated age in years below which a person fails (default: nobody fails)"
+    floor = "estimated age in years below which a person fails (default: no floor, so no one fails)"
     policy.add_argument("--floor", type=float, metavar="YEARS", help=floor)
     claim = "write the policy even if the faces do not support the limit; the policy then says so"
     policy.add_argument("--without-claim", action="store_true", help=claim)

@@ -81,7 +81,7 @@ def _predict() -> None:
 
 def _label() -> None:
     """Labels, is interrupted after the first batch, and resumes."""
-    from runtime import labeling
+    from runtime import label_tables, labeling
     from runtime.label_lists import photographs_in
     from runtime.resume_log import ResumeLog, ResumeLogError
 
@@ -96,7 +96,7 @@ def _label() -> None:
 
         with contextlib.suppress(KeyboardInterrupt):
             labeling.label(stopped, paths, table, job)
-        journal = labeling.journal_of(table)
+        journal = label_tables.journal_of(table)
         assert (journal.exists(), table.exists()) == (True, False)
         with ResumeLog.open(journal, job.settings()) as log:
             assert len(log) == 1

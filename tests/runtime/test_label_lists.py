@@ -21,10 +21,11 @@ from runtime.label_lists import listed_faces, photographs_in
 from runtime.label_tables import (
     LabelingError,
     Row,
+    journal_of,
     table_columns,
     write_table,
 )
-from runtime.labeling import Labeled, Labeler, LabelJob, Stream, journal_of, label
+from runtime.labeling import Labeled, Labeler, LabelJob, Stream, label
 from runtime.results import AgeEstimate, Face, Landmarks
 from runtime.resume_log import ResumeLog
 from tests.runtime.tiny_engines import Tiny, write_engines

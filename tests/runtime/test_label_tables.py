@@ -12,8 +12,8 @@ import pytest
 
 from runtime.errors import ManifestError
 from runtime.label_lists import photographs_in
-from runtime.label_tables import LabelingError, Row, write_table
-from runtime.labeling import LabelJob, journal_of, label
+from runtime.label_tables import LabelingError, Row, journal_of, write_table
+from runtime.labeling import LabelJob, label
 from runtime.resume_log import ResumeLog
 from tests.runtime.tiny_engines import Tiny, write_engines
 

@@ -19,8 +19,8 @@ from runtime.detection import Detection
 from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
 from runtime.label_lists import photographs_in
-from runtime.label_tables import NO_FACE, LabelingError, table_columns
-from runtime.labeling import Labeled, Labeler, LabelJob, Stream, journal_of, label
+from runtime.label_tables import NO_FACE, LabelingError, journal_of, table_columns
+from runtime.labeling import Labeled, Labeler, LabelJob, Stream, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
 from tests.runtime.fakes import FakePredictor

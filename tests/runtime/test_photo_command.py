@@ -14,7 +14,7 @@ from PIL import Image
 
 from runtime import labeling
 from runtime.__main__ import main
-from runtime.labeling import journal_of
+from runtime.label_tables import journal_of
 from runtime.resume_log import ResumeLog
 from tests.runtime.photo_samples import astronaut, grace, tiny_centerface, tiny_yunet
 from tests.runtime.tiny_engines import Tiny, add_detector, write_engines
@@ -180,6 +180,14 @@ def test_label_resumes_after_ctrl_c(
     status, _, err = ran(capsys, *LABEL, "--faces", "whole")
     assert status == 0
     assert "3 faces in 3 photographs" in err
+
+
+def test_an_existing_table_is_found_before_the_engines_are_opened(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    (folder / "ages.csv").write_text("precious", encoding="utf-8")
+    status, _, err = ran(capsys, *LABEL, "--engines", "nowhere")
+    assert (status, "ages.csv exists" in err, "nowhere" in err) == (1, True, False)
 
 
 def test_ray_without_its_package(

@@ -13,7 +13,7 @@ const PLACEHOLDERS = { demo: "placeholder weights, of drawn faces only", random:
 let running = null;
 let latest = null; // the files of the latest request
 let again = () => checkService().catch(showError); // what "Try again" repeats
-let limits = null; // of the service, once it has told them
+let limits = null; // of the service, once they are known
 
 const deciding = () => $("decides").checked;
 

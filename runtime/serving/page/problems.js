@@ -84,7 +84,7 @@ export function sentenceOf(slug, context = {}, status = 500) {
 
 export const slugOf = ({ type }) => String(type ?? "").split(":").pop();
 
-// The failure that a response tells. Its details, for programmers, are in the console only.
+// Returns the failure in a response. Its details, for programmers, go to the console only.
 export async function failureOf(response, context) {
   const { status } = response;
   let slug = "";
