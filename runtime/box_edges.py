@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Sequence
 
@@ -47,9 +48,9 @@ def box_edges(
     """
     image_height, image_width = image.shape[:2]
     x, y, width, height = finite_box(box)
-    left, top = max(int(np.floor(x)), 0), max(int(np.floor(y)), 0)
-    right = min(int(np.ceil(x + width)), image_width)
-    bottom = min(int(np.ceil(y + height)), image_height)
+    left, top = max(math.floor(x), 0), max(math.floor(y), 0)
+    right = min(math.ceil(x + width), image_width)
+    bottom = min(math.ceil(y + height), image_height)
     if left >= right or top >= bottom:
         raise BoxError(
             f"The box {box} lies outside the picture of {image_width}×{image_height} pixels. "
@@ -67,7 +68,8 @@ def finite_box(box: Box) -> Box:
         x, y, width, height = map(float, box)
     except (TypeError, ValueError, OverflowError):
         x = y = width = height = float("nan")
-    if not np.isfinite((x, y, x + width, y + height)).all() or width <= 0 or height <= 0:
+    finite = all(map(math.isfinite, (x, y, x + width, y + height)))
+    if not finite or width <= 0 or height <= 0:
         raise BoxError(
             f"A box is x, y, width, height in pixels with a positive width and height, got "
             f"{reprlib.repr(box)}."
