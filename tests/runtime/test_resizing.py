@@ -22,7 +22,7 @@ def by_shares(image: Pixels, height: int, width: int) -> np.ndarray:
         shared = np.minimum(edges[1:, None], after) - np.maximum(edges[:-1, None], before)
         weights.append(np.maximum(shared, 0.0) * small / large)
     down = np.tensordot(weights[0], image.astype(np.float64), 1)
-    return np.einsum("ikc,lk->ilc", down, weights[1], optimize=True)
+    return np.asarray(np.einsum("ikc,lk->ilc", down, weights[1], optimize=True))
 
 
 @pytest.mark.parametrize(
