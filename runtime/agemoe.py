@@ -90,7 +90,7 @@ class AgeMoE(PhotoPredictor):
             detector: of `predict_photo`, or its name as in `parse_detector`; opened when needed.
             decoder: of pictures, as `runtime.decoding.DecoderPool.decode`; None: this process.
             gpu: options of the experts that run on a GPU.
-            sessions: opens an expert on the CPU, in place of ONNX Runtime.
+            sessions: opens an expert on the CPU, in place of ONNX Runtime; many threads call it.
 
         Raises:
             EngineError: the folder, its manifest, a file or fusion.json is invalid.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
 from runtime.backends.variants import BACKEND_NAMES, choose_artifact
 from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import ENGINE_BACKENDS, REBUILD, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert, verify_files
 from runtime.options import GpuOptions
 
 if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
@@ -70,8 +71,8 @@ def open_devices(
 ) -> list[Device]:
     """Opens every expert on the best backend that the request allows.
 
-    `sessions` opens an expert on the CPU; by default on ONNX Runtime or OpenVINO. The devices
-    returned together hold all experts.
+    `sessions` opens an expert on the CPU, by default on ONNX Runtime or OpenVINO; several threads
+    call it at the same time. The devices returned together hold all experts.
 
     Raises:
         EngineFileError: a file is missing or has changed.
@@ -81,16 +82,29 @@ def open_devices(
     with contextlib.ExitStack() as opened:
         opener = _Opener(folder, request, sessions or _cpu_sessions(request), opened)
         opener.require_device()
-        for name, expert in experts.items():
-            opener.open(name, expert)
+        opener.open(experts)
         opener.warn_of_precisions()
         devices = opener.devices(experts)
         opened.pop_all()
     return devices
 
 
+@dataclass(slots=True)
+class _Attempt:
+    """An expert, and what came of opening it."""
+
+    name: str
+    expert: Expert
+    problems: dict[str, BackendError] = field(default_factory=dict)
+    """By kind of backend that was tried in vain."""
+    kind: str = ""
+    """Of the backend that it runs on."""
+    artifact: Artifact | None = None
+    """That runs there; None: none runs yet."""
+
+
 class _Opener:
-    """Opens experts one by one; `opened` closes all of them if a later one fails."""
+    """Opens experts; `opened` closes all of them if one fails."""
 
     def __init__(
         self,
@@ -130,30 +144,52 @@ class _Opener:
                 stacklevel=4,
             )
 
-    def open(self, name: str, expert: Expert) -> None:
-        """Opens an expert on the first backend that can run it."""
-        problems: dict[str, BackendError] = {}
-        for kind in _FALLBACK_ORDER[self._request.kind]:
-            try:
-                artifact = choose_artifact(name, expert, kind, self._request.precision)
-                self._open_on(kind, ExpertVariant(name, expert, artifact, self._folder))
-            except EngineMismatchError as error:
-                if self._request.gpu.on_mismatch == "error":
-                    raise
-                problems[kind] = error
-            except BackendError as error:
-                problems[kind] = error
-            else:
-                _warn_of_fallback(name, kind, _unexpected(expert, problems))
-                if self._request.precision not in (AUTO, artifact.precision):
-                    self._other_precisions[name] = artifact.precision
-                return
-        reasons = _unexpected(expert, problems) if self._request.kind == "auto" else problems
+    def open(self, experts: Mapping[str, Expert]) -> None:
+        """Opens every expert on the first backend that can run it, on the CPU side by side."""
+        attempts = [_Attempt(name, expert) for name, expert in experts.items()]
+        *others, last = _FALLBACK_ORDER[self._request.kind]
+        for attempt in attempts:  # one after the other: a GPU's context belongs to this thread
+            for kind in others if last == "cpu" else (*others, last):
+                if attempt.artifact is None:
+                    self._try(attempt, kind)
+        left = [attempt for attempt in attempts if attempt.artifact is None]
+        if left and last == "cpu":
+            workers = min(len(left), usable_cores())
+            with ThreadPoolExecutor(workers, thread_name_prefix="agemoe-open") as pool:
+                for _ in pool.map(self._try, left, ["cpu"] * len(left)):
+                    pass
+        for attempt in attempts:
+            if attempt.artifact is None:
+                raise self._error(attempt)
+            problems = _unexpected(attempt.expert, attempt.problems)
+            _warn_of_fallback(attempt.name, attempt.kind, problems)
+            if self._request.precision not in (AUTO, attempt.artifact.precision):
+                self._other_precisions[attempt.name] = attempt.artifact.precision
+
+    def _try(self, attempt: _Attempt, kind: str) -> None:
+        """Opens an expert on a backend, or notes why it cannot run there."""
+        name, expert = attempt.name, attempt.expert
+        try:
+            artifact = choose_artifact(name, expert, kind, self._request.precision)
+            self._open_on(kind, ExpertVariant(name, expert, artifact, self._folder))
+        except EngineMismatchError as error:
+            if self._request.gpu.on_mismatch == "error":
+                raise
+            attempt.problems[kind] = error
+        except BackendError as error:
+            attempt.problems[kind] = error
+        else:
+            attempt.kind, attempt.artifact = kind, artifact
+
+    def _error(self, attempt: _Attempt) -> BackendError:
+        """Returns the error of an expert that runs nowhere."""
+        kind, problems = self._request.kind, attempt.problems
+        reasons = _unexpected(attempt.expert, problems) if kind == "auto" else problems
         if len(reasons) < 2:
-            raise problems[_FALLBACK_ORDER[self._request.kind][-1]]
-        listed = [f"- {BACKEND_NAMES[kind]}: {error}" for kind, error in reasons.items()]
-        raise BackendError(
-            f"Expert {name!r} cannot run on device={self._request.kind!r}:",
+            return problems[_FALLBACK_ORDER[kind][-1]]
+        listed = [f"- {BACKEND_NAMES[tried]}: {error}" for tried, error in reasons.items()]
+        return BackendError(
+            f"Expert {attempt.name!r} cannot run on device={kind!r}:",
             *"\n".join(listed).split("\n"),
         )
 
@@ -161,7 +197,8 @@ class _Opener:
         """Returns the devices that hold the opened experts."""
         devices: list[Device] = []
         if self._on_cpu:
-            devices.append(CpuDevice({n: experts[n] for n in self._on_cpu}, self._on_cpu))
+            here = {name: expert for name, expert in experts.items() if name in self._on_cpu}
+            devices.append(CpuDevice(here, {name: self._on_cpu[name] for name in here}))
         if self._on_gpu:
             from runtime.backends.gpu.device import CudaDevice
 
