@@ -143,7 +143,7 @@ def _described(name: str, expert: Expert, backend: str, precision: str) -> dict[
         "inputs": {spec.name: [spec.height, spec.width] for spec in expert.inputs},
         "backend": backend,
         "precision": artifact.precision,
-        "sha256": artifact.files[0].sha256,
+        "sha256": artifact.sha256,
         "size_bytes": sum(file.size_bytes for file in artifact.files),
         "parity_years": None
         if parity is None

@@ -6,6 +6,7 @@ relative to the folder and use forward slashes.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -117,7 +118,7 @@ class EngineBinding:
     compute_capability: str | None
     """Of the GPU it was built on, `9.0`; None for TensorRT for RTX, which is not bound to one."""
     onnx_sha256: SHA256
-    """Of the ONNX graph it was made from."""
+    """`Artifact.sha256` of the ONNX graph it was made from."""
     flags: Mapping[str, str]
     """Further options of the builder, by name."""
 
@@ -141,6 +142,14 @@ class Artifact:
     """None if there is nothing to compare with, or the build machine cannot run it."""
     binding: EngineBinding | None = None
     """Of a TensorRT engine; None otherwise."""
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of its files together: the file's own if there is only one."""
+        digests = [file.sha256 for file in self.files]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the path and text of each inconsistency."""

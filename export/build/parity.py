@@ -16,7 +16,7 @@ from export.build.differences import AgeGrid, Tolerance, compared, whole_years_o
 from export.config.contract import Images, Outputs
 from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
-from export.graph.weights import has_data_file
+from export.graph.weights import is_large
 from export.variants.fp16 import LARGEST_HALF, tensor_types
 from runtime.backends import ExpertVariant
 from runtime.manifest import ENGINE_BACKENDS, Parity
@@ -59,13 +59,13 @@ def check_parity(
         ParityError: they exceed the tolerance, or a half-precision tensor overflows.
     """
     names = list(reference)
-    found = _outputs(path, names, images, frugal=precision == "fp16" and has_data_file(path))
+    found = _outputs(path, names, images, frugal=precision == "fp16" and is_large(path))
     if exact is not None:
         _check_range(path, exact, images)
     parity, problem = compared(found, reference, TOLERANCES[precision], age_grid)
     if problem:
         where = ""
-        if exact is not None and not has_data_file(exact):  # else the tensors may not fit in memory
+        if exact is not None and not is_large(exact):  # else the tensors may not fit in memory
             where = f" They diverge at {_divergence(path, exact, images)}."
         raise ParityError(f"{path.name} differs from {origin} by {problem}.{where}")
     return parity
@@ -113,7 +113,7 @@ def check_engine(engine: ExpertVariant, run: VariantRun = runtime_outputs) -> Pa
     few = fp32.parity is not None and fp32.parity.faces <= len(PROBES)
     images = verification_images(expert.inputs, few=few)
     path = engine.folder / fp32.files[0].path
-    reference = _outputs(path, list(expert.outputs), images, frugal=has_data_file(path))
+    reference = _outputs(path, list(expert.outputs), images, frugal=is_large(path))
     tolerance = TOLERANCES[engine.artifact.precision]
     parity, problem = compared(run(engine, images), reference, tolerance, whole_years_of(expert))
     if problem:
@@ -193,7 +193,7 @@ def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
         onnx.helper.make_tensor_value_info(f"{name}.largest", onnx.TensorProto.FLOAT, [])
         for name in names
     )
-    session = _session(model.SerializeToString(), path.parent, frugal=has_data_file(path))
+    session = _session(model.SerializeToString(), path.parent, frugal=is_large(path))
     probes = _probes(images)
     rows = [
         session.run(None, {name: array[i : i + 1] for name, array in probes.items()})

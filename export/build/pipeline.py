@@ -263,12 +263,12 @@ class ExpertBuild:
 
     def _with_engine(self, expert: Expert, job: EngineJob, options: EngineOptions) -> Expert:
         """Builds the engine into the staging folder and verifies it where it can run."""
-        target, precision, source = options.target, job.source.precision, job.source.files[0]
+        target, precision = options.target, job.source.precision
         staging = publish.staging_folder(self._folder, self._name)
         path = staging / engine_name(self._name, precision, target)
         self._stage(f"building the {precision} engine with {target}")
         share = tensorrt.build_engine(
-            self._folder / source.path,
+            self._folder / job.source.files[0].path,
             path,
             precision,
             expert.profile,
@@ -284,7 +284,7 @@ class ExpertBuild:
             reduced_share=share,
             parity=None,
             binding=EngineBinding(
-                target.version, target.compute_capability, source.sha256, options.flags
+                target.version, target.compute_capability, job.source.sha256, options.flags
             ),
         )
         if target.can_run:

@@ -24,7 +24,7 @@ OPSET = 20
 """Newest opset whose operators TensorRT 10.0 and later support."""
 BATCH = "batch"
 """Name of the only dynamic dimension."""
-REVISION = 1
+REVISION = 2
 """Bumped whenever the files this module writes change."""
 
 

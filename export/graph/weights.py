@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-LARGEST_INLINE_BYTES = 1 << 30
-"""Larger weights go into a file of their own: protobuf ends at 2 GiB."""
+LARGEST_INLINE_BYTES = 16 << 20
+"""Larger weights go into a file of their own, which ONNX Runtime maps into memory; those within a
+graph are copied twice while it is parsed."""
+LARGEST_WHOLE_BYTES = 1 << 30
+"""Graphs with more weights are never held whole in memory: protobuf ends at 2 GiB."""
 SMALLEST_OUTSIDE_BYTES = 1024
 """Smaller weights stay in the graph, where shape inference can read them."""
+_ALIGNMENT_BYTES = 64
+"""Of each weight in the file: a cache line, and a multiple of every element's size."""
 
 
 def data_path(path: Path) -> Path:
@@ -37,21 +42,24 @@ def model_files(path: Path) -> list[Path]:
     return [path, data_path(path)] if has_data_file(path) else [path]
 
 
+def is_large(path: Path) -> bool:
+    """Returns whether a saved model is too large to be held whole in memory."""
+    return sum(file.stat().st_size for file in model_files(path)) >= LARGEST_WHOLE_BYTES
+
+
 def fits_in_graph(size_bytes: int) -> bool:
     """Returns whether weights of this size are stored in the graph itself."""
     return size_bytes < LARGEST_INLINE_BYTES
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> None:
-    """Writes a model, with an external data file if it is large."""
-    outside = not fits_in_graph(model.ByteSize())
-    onnx.save(
-        model,
-        path,
-        save_as_external_data=outside,
-        location=data_path(path).name,
-        size_threshold=SMALLEST_OUTSIDE_BYTES,
-    )
+    """Writes a model; weights that do not fit in the graph move to an external data file."""
+    if fits_in_graph(model.ByteSize()):
+        data_path(path).unlink(missing_ok=True)  # of an earlier, larger model
+        onnx.save(model, path)
+        return
+    weights = [(tensor.name, numpy_helper.to_array(tensor)) for tensor in model.graph.initializer]
+    save_with_weights(model, weights, path, external=True)
 
 
 def save_with_weights(
@@ -99,8 +107,8 @@ def weight_array(tensor: TensorProto, folder: Path) -> NDArray[np.generic]:
 
 
 def _append(file: BinaryIO, name: str, array: NDArray[np.generic]) -> TensorProto:
-    """Appends a weight to an external data file, unless it is small; returns its tensor."""
-    if array.nbytes < SMALLEST_OUTSIDE_BYTES:
+    """Appends a weight to an external data file, unless it is small or text; returns its tensor."""
+    if array.nbytes < SMALLEST_OUTSIDE_BYTES or array.dtype == object:
         return numpy_helper.from_array(array, name)
     tensor = TensorProto(
         name=name,
@@ -108,6 +116,7 @@ def _append(file: BinaryIO, name: str, array: NDArray[np.generic]) -> TensorProt
         data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
         data_location=TensorProto.EXTERNAL,
     )
+    file.write(bytes(-file.tell() % _ALIGNMENT_BYTES))
     location = Path(file.name).name
     facts = {"location": location, "offset": file.tell(), "length": array.nbytes}
     for key, value in facts.items():

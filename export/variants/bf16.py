@@ -46,7 +46,7 @@ def bf16_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
     to stay within `BUDGET` on the faces.
 
     Args:
-        source: the FP32 graph, without external data.
+        source: the FP32 graph.
         target: the file to write, `.xml`; its weights are written beside it, `.bin`.
         faces: to measure ages on, as the expert's inputs.
 

@@ -50,7 +50,7 @@ def int8_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
     for the mean error of quantization.
 
     Args:
-        source: the FP32 graph, without external data.
+        source: the FP32 graph.
         target: the file to write.
         faces: quantization faces as the expert's inputs, to calibrate ranges and measure ages on.
 

@@ -9,7 +9,7 @@ from export.config.contract import Signature
 from export.errors import GraphError
 from export.faces.quantization import quantization_faces
 from export.graph.checks import check_graph
-from export.graph.weights import has_data_file, model_files
+from export.graph.weights import is_large, model_files
 from export.variants import bf16, fp16, int8_dynamic, int8_static
 
 
@@ -38,10 +38,10 @@ def write_variant(
     Raises:
         GraphError: the graph has no such variant.
     """
-    if backend == "openvino" and has_data_file(source):
+    if backend == "openvino" and is_large(source):
         raise GraphError(
-            f"{source.name} keeps its weights in an external data file, as networks over 1 GiB do. "
-            f"Such networks have no {precision} variant; build it without --{precision}."
+            f"{source.name} has over 1 GiB of weights. Such networks have no {precision} variant; "
+            f"build it without --{precision}."
         )
     if (backend, precision) == ("onnx", "fp16"):
         return _write_fp16(source, path, signature, tensorrt=tensorrt)

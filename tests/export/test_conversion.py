@@ -10,6 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo
 
 from export.config.contract import Signature
 from export.errors import GraphError
@@ -17,7 +18,7 @@ from export.experts.cnn.network import cnn_expert
 from export.graph.checks import check_graph
 from export.graph.shapes import fix_reshapes
 from export.graph.tensorrt_operators import tensorrt_problems
-from export.graph.weights import model_files, save_model
+from export.graph.weights import model_files, save_model, weight_array
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 from tests.export.small import SIDE, small_module, small_settings
@@ -173,3 +174,33 @@ def test_large_weights_go_to_an_external_data_file(
     save_model(graph(nodes, weights), path)
     assert [f.name for f in model_files(path)] == ["g.onnx", "g.onnx.data"]
     check_graph(path, SIGNATURE)
+    stored = onnx.load(str(path), load_external_data=False).graph.initializer
+    assert [tensor.data_location for tensor in stored] == [0, 1]
+    kept = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer
+    }
+    np.testing.assert_array_equal(kept["w"], weights["w"])
+
+
+def test_weights_of_different_types_are_aligned_in_the_external_data_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export.graph.weights.LARGEST_INLINE_BYTES", 1000)
+    weights = {"a": np.arange(1001, dtype=np.int8), "b": np.arange(1000, dtype=np.float32)}
+    path = tmp_path / "g.onnx"
+    save_model(graph([CAST, MEAN], AXES | weights), path)
+    stored = onnx.load(str(path), load_external_data=False).graph.initializer
+    for tensor in stored:
+        assert int(ExternalDataInfo(tensor).offset or 0) % 64 == 0
+        if tensor.name in weights:
+            np.testing.assert_array_equal(weight_array(tensor, tmp_path), weights[tensor.name])
+
+
+def test_a_smaller_graph_leaves_no_data_file_of_a_larger_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "g.onnx"
+    monkeypatch.setattr("export.graph.weights.LARGEST_INLINE_BYTES", 1000)
+    save_model(graph([CAST, MEAN], AXES | {"w": np.ones(1000, np.float32)}), path)
+    save_model(graph([CAST, MEAN], AXES), path)
+    assert model_files(path) == [path]

@@ -110,7 +110,7 @@ def test_from_onnx_to_a_bound_engine(options: Options, tensorrt: Any) -> None:
     assert engine.binding is not None
     assert engine.binding.tensorrt == "11.4.0.106"
     assert engine.binding.compute_capability == "9.0"
-    assert engine.binding.onnx_sha256 == half.files[0].sha256
+    assert engine.binding.onnx_sha256 == half.sha256
     assert engine.binding.flags == {"optimization_level": "5", "workspace_gib": "1.5"}
     assert engine.reduced_share > 0.5
     assert engine.parity is not None

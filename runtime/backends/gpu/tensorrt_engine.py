@@ -68,7 +68,7 @@ def check_binding(variant: ExpertVariant, device: DeviceProperties) -> None:
         )
     source = ("onnx", artifact.precision)
     twins = [a for a in variant.expert.artifacts if (a.backend, a.precision) == source]
-    if any(twin.files[0].sha256 != binding.onnx_sha256 for twin in twins):
+    if any(twin.sha256 != binding.onnx_sha256 for twin in twins):
         problems.append(f"was built from another graph than {twins[0].files[0].path}")
     if problems:
         raise EngineMismatchError(
