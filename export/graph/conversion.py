@@ -13,6 +13,7 @@ import onnx
 
 from export.config.contract import Signature
 from export.errors import GraphError
+from export.graph.dense import dense_from_convolutions
 from export.graph.shapes import fix_reshapes
 from export.graph.weights import SMALLEST_OUTSIDE_BYTES, data_path, fits_in_graph, save_model
 
@@ -67,6 +68,7 @@ def onnx_from_module(module: nn.Module, signature: Signature, path: Path) -> Non
         return
     model = program.model_proto
     fix_reshapes(model)
+    dense_from_convolutions(model)
     save_model(model, path)
 
 
@@ -86,6 +88,7 @@ def _stream(program: torch.onnx.ONNXProgram, path: Path) -> None:
     program.exported_program = None
     model = onnx.load(str(path), load_external_data=False)
     fix_reshapes(model)
+    dense_from_convolutions(model)
     onnx.save(model, path)
 
 

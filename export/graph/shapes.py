@@ -21,7 +21,7 @@ def fix_reshapes(model: onnx.ModelProto) -> None:
     A Reshape is left unchanged if shape inference leaves more than its batch unknown.
     """
     constants = {tensor.name for tensor in model.graph.initializer}
-    shapes = _known_shapes(model)
+    shapes = known_shapes(model)
     for node in model.graph.node:
         if node.op_type != "Reshape" or node.input[1] in constants:
             continue
@@ -48,7 +48,7 @@ def remove_unused(model: onnx.ModelProto) -> None:
     model.graph.initializer.extend(weights)
 
 
-def _known_shapes(model: onnx.ModelProto) -> Mapping[str, list[int]]:
+def known_shapes(model: onnx.ModelProto) -> Mapping[str, list[int]]:
     """Returns the shapes in which at most one dimension is unknown, as -1, by tensor."""
     known = {}
     for value in (*model.graph.value_info, *model.graph.output):

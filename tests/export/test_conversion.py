@@ -16,6 +16,7 @@ from export.config.contract import Signature
 from export.errors import GraphError
 from export.experts.cnn.network import cnn_expert
 from export.graph.checks import check_graph
+from export.graph.dense import dense_from_convolutions
 from export.graph.shapes import fix_reshapes
 from export.graph.tensorrt_operators import tensorrt_problems
 from export.graph.weights import model_files, save_model, weight_array
@@ -204,3 +205,35 @@ def test_a_smaller_graph_leaves_no_data_file_of_a_larger_one(
     save_model(graph([CAST, MEAN], AXES | {"w": np.ones(1000, np.float32)}), path)
     save_model(graph([CAST, MEAN], AXES), path)
     assert model_files(path) == [path]
+
+
+@pytest.mark.parametrize(
+    ("kernel", "options", "dense"),
+    [
+        ((2, 4, 4, 3), {}, True),
+        ((2, 4, 4, 2), {}, False),
+        ((2, 4, 4, 3), {"pads": [0, 0, 0, 1], "strides": [1, 2]}, False),
+        ((4, 1, 4, 3), {"group": 4}, False),
+    ],
+    ids=["whole map", "smaller", "padded", "grouped"],
+)
+def test_a_convolution_over_its_whole_map_becomes_a_dense_layer(
+    kernel: tuple[int, ...], options: dict[str, Any], *, dense: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    constants = {
+        "w": rng.random(kernel, np.float32),
+        "b": rng.random(kernel[0], np.float32),
+        "axes": np.array([1, 2, 3]),
+    }
+    nodes = [CAST, node("Conv", ["pixels", "w", "b"], "map", **options)]
+    nodes.append(node("ReduceMean", ["map", "axes"], "age_years", keepdims=0))
+    face = ("face", TensorProto.UINT8, ["batch", 4, 4, 3])
+    model = onnx.shape_inference.infer_shapes(graph(nodes, constants, image=face))
+    faces = rng.integers(0, 256, (3, 4, 4, 3), np.uint8)
+    before = ort.InferenceSession(model.SerializeToString()).run(None, {"face": faces})
+    dense_from_convolutions(model)
+    assert ("Gemm" in [n.op_type for n in model.graph.node]) == dense
+    onnx.checker.check_model(model, full_check=True)
+    after = ort.InferenceSession(model.SerializeToString()).run(None, {"face": faces})
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-5)
