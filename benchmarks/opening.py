@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
         examples=("--engines engines", "--engines build/full --precision bf16 --rounds 9"),
     )
     add = parser.add_argument
-    folders = {"type": Path, "nargs": "+", "default": [Path("engines")], "metavar": "FOLDER"}
-    add("--engines", **folders, help="folders to compare (default: engines)")
+    folders, default = "folders to compare (default: engines)", [Path("engines")]
+    add("--engines", type=Path, nargs="+", default=default, metavar="FOLDER", help=folders)
     add("--precision", default="auto", help="as of AgeMoE (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="default: %(default)s")
     return parser

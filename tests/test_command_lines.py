@@ -83,6 +83,7 @@ READ: dict[str, list[tuple[str, ...]]] = {
         ("--sources", "a=labels.csv", "--exclude", "{}"),
     ],
     "benchmarks.scaling": [("--engines", "{}", "--workers", "1", "--photographs", "1")],
+    "benchmarks.opening": [("--engines", "{}")],
     "benchmarks.cpu_limit": [("--engines", "{}")],
     "benchmarks.attacks": [("--engines", "{}", "--kind", "no such kind")],
     "benchmarks.several_pictures": [
@@ -160,6 +161,7 @@ NUMBERS: dict[str, list[tuple[str, ...]]] = {
         ("--engines", "nothing", f"--{name}={{}}")
         for name in ("workers", "photographs", "rounds", "core-hour")
     ],
+    "benchmarks.opening": [("--engines", "nothing", "--rounds={}")],
 }  # fmt: skip
 """Words in place of numbers and names: status not 0, by the word or by what is missing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from runtime import AgeMoE
-from runtime.backends import Views
+from runtime.backends import ExpertVariant, Session, Views
+from runtime.errors import BackendError
 from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 from runtime.startup import fastest_mode
+from tests.runtime.fakes import FakeSession
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 VIEWS: Views = {InputSpec("face", 2, 2, Geometry()): np.zeros((1, 2, 2, 3), np.uint8)}
@@ -43,6 +46,25 @@ def test_the_faster_mode_is_chosen(lanes: float, sequence: float, chosen: str) -
     assert executor.runs <= 18
 
 
+@pytest.mark.parametrize(
+    ("lanes", "sequence", "chosen", "runs"),
+    [(0.15, 0.2, "lanes", 2), (0.2, 0.15, "sequence", 6), (0.01, 0.011, "lanes", 10)],
+    ids=["slow and told at once", "slow, but a sequence is faster", "quick"],
+)
+def test_modes_are_measured_no_longer_than_needed(
+    monkeypatch: pytest.MonkeyPatch, lanes: float, sequence: float, chosen: str, runs: int
+) -> None:
+    executor, now = Paced(lanes=lanes, sequence=sequence), [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("time.sleep", sleep)
+    assert fastest_mode(executor, VIEWS) == chosen  # type: ignore[arg-type]
+    assert executor.runs == runs
+
+
 @pytest.mark.parametrize("concurrency", ["lanes", "sequence"])
 def test_the_requested_mode_is_used_and_changes_no_estimate(
     tmp_path: Path, concurrency: str
@@ -68,3 +90,30 @@ def test_the_mode_can_be_changed_later(tmp_path: Path) -> None:
         assert moe.concurrency == "sequence"
         with pytest.raises(ValueError, match="there are lanes and sequence"):
             moe.concurrency = "auto"
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_experts_on_the_cpu_open_at_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.backends.fallback.usable_cores", lambda: 2)
+    engines = write_engines(tmp_path, {"a": Tiny(), "b": Tiny()})
+    sessions, both = {name: FakeSession() for name in "ab"}, threading.Barrier(2)
+
+    def open_session(variant: ExpertVariant) -> Session:
+        both.wait(timeout=30)  # broken if one opens after the other
+        return sessions[variant.name]
+
+    with AgeMoE(engines, sessions=open_session) as moe:
+        assert moe.backends == {"a": "fake", "b": "fake"}
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_the_first_expert_in_order_that_fails_is_reported(tmp_path: Path) -> None:
+    engines = write_engines(tmp_path, {"a": Tiny(), "b": Tiny()})
+
+    def open_session(variant: ExpertVariant) -> Session:
+        raise BackendError(f"{variant.name} cannot be opened")
+
+    with pytest.raises(BackendError, match=r"^a cannot be opened$"):
+        AgeMoE(engines, sessions=open_session)
