@@ -146,6 +146,8 @@ def parser() -> Parser:
     _add_variants(parser.add_argument_group("precision variants beside FP32"))
     _add_experts(parser.add_argument_group("experts and their weights"))
     _add_engines(parser.add_argument_group("engines"))
+    diagnose = "print all layers of a variant or an engine that fails parity (docs/diagnosis.md)"
+    parser.add_argument("--diagnose", action="store_true", help=diagnose)
     parser.add_argument("--force", action="store_true", help="rebuild even what is up to date")
     parser.add_argument(
         "--plan", action="store_true", help="show what would be built and why, and build nothing"

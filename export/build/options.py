@@ -53,6 +53,8 @@ class BuildOptions:
     """The detector to build; None keeps or removes that of an earlier build, as with experts."""
     fusion: Path | None = None
     """Fusion tables that come with the experts; None: there are none."""
+    diagnose: bool = False
+    """What fails parity is compared with FP32 layer by layer, engines too."""
 
     def engine_precision(self, architecture: str) -> str:
         """Returns the precision of the ONNX file that an engine is built from."""
@@ -80,6 +82,7 @@ def resolve_options(
     target: str = "onnx",
     workspace_gib: float | None = None,
     optimization_level: int = 3,
+    diagnose: bool = False,
 ) -> BuildOptions:
     """Combines the command line with experts.toml.
 
@@ -123,6 +126,7 @@ def resolve_options(
         no_engines,
         detector,
         fusion,
+        diagnose,
     )
 
 

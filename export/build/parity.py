@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from export.build.differences import AgeGrid, Tolerance, compared, whole_years_of
 from export.config.contract import Images, Outputs
 from export.errors import ParityError
 from export.faces.verification import PROBES, in_batches, verification_images
+from export.graph.sessions import open_session
 from export.graph.weights import is_large
 from export.variants.fp16 import LARGEST_HALF, tensor_types
 from runtime.backends import ExpertVariant
@@ -51,7 +50,7 @@ def check_parity(
         precision: selects the tolerance.
         images: the verification faces.
         reference: the reference model's outputs.
-        exact: the FP32 file of a half-precision one, to locate differences.
+        exact: the FP32 file of a half-precision one, which shows where that would overflow.
         age_grid: ages of the columns of `age_probs`, if `age_years` are whole numbers.
         origin: what the reference model is, for the message.
 
@@ -64,10 +63,7 @@ def check_parity(
         _check_range(path, exact, images)
     parity, problem = compared(found, reference, TOLERANCES[precision], age_grid)
     if problem:
-        where = ""
-        if exact is not None and not is_large(exact):  # else the tensors may not fit in memory
-            where = f" They diverge at {_divergence(path, exact, images)}."
-        raise ParityError(f"{path.name} differs from {origin} by {problem}.{where}")
+        raise ParityError(f"{path.name} differs from {origin} by {problem}.")
     return parity
 
 
@@ -148,7 +144,7 @@ def _batches(images: Images, largest: int) -> Iterator[Images]:
 
 
 def _outputs(path: Path, names: list[str], images: Images, *, frugal: bool) -> Outputs:
-    session = _session(path, frugal=frugal)
+    session = open_session(path, frugal=frugal)
     batches = [session.run(names, dict(batch)) for batch in in_batches(images)]
     return {
         name: np.concatenate([batch[index] for batch in batches])
@@ -193,7 +189,7 @@ def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
         onnx.helper.make_tensor_value_info(f"{name}.largest", onnx.TensorProto.FLOAT, [])
         for name in names
     )
-    session = _session(model.SerializeToString(), path.parent, frugal=is_large(path))
+    session = open_session(model.SerializeToString(), path.parent, frugal=is_large(path))
     probes = _probes(images)
     rows = [
         session.run(None, {name: array[i : i + 1] for name, array in probes.items()})
@@ -202,60 +198,5 @@ def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
     return dict(zip(names, np.max(rows, axis=0).tolist(), strict=True))
 
 
-def _divergence(half: Path, exact: Path, images: Images) -> str:
-    """Names the first tensor that differs by more than a tenth of its largest value."""
-    wanted = _trace(exact, images)
-    found = _trace(half, images)
-    worst, worst_error = "the output", 0.0
-    for name, value in wanted.items():
-        if name not in found:
-            continue
-        scale = float(np.abs(value).max()) or 1.0
-        error = float(np.abs(found[name].astype(np.float32) - value).max()) / scale
-        if not error <= 0.1:
-            return f"{name!r} (by {error:.2g} of its largest value)"
-        if error > worst_error:
-            worst, worst_error = name, error
-    return f"{worst!r} most (by {worst_error:.2g} of its largest value)"
-
-
-def _trace(path: Path, images: Images) -> Mapping[str, NDArray[Any]]:
-    """Returns every floating-point activation of a graph on a few faces, in execution order."""
-    model = onnx.load(str(path))
-    kinds = {"fp32": onnx.TensorProto.FLOAT, "fp16": onnx.TensorProto.FLOAT16}
-    types = tensor_types(path)
-    outputs = {value.name for value in model.graph.output}
-    names = [out for node in model.graph.node for out in node.output if out in types]
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, kinds[types[name]], None)
-        for name in names
-        if name not in outputs
-    )
-    values = _session(model.SerializeToString(), path.parent).run(names, dict(_probes(images)))
-    return dict(zip(names, values, strict=True))
-
-
 def _probes(images: Images) -> Images:
     return {n: a if len(a) <= len(PROBES) else a[list(PROBES)] for n, a in images.items()}
-
-
-def _session(model: Path | bytes, folder: Path | None = None, *, frugal: bool = False) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    """Opens a session on a file, or on a graph whose large weights are in a folder.
-
-    A frugal session uses weights in place; otherwise ONNX Runtime repacks them and keeps an FP32
-    copy of every half-precision weight.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    if frugal:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
-        options.enable_mem_pattern = False  # else the peak is allocated at once
-    options.log_severity_level = 3  # not what the graph optimizer could not fold
-    if folder is not None:
-        key = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(key, str(folder))
-    source = model if isinstance(model, bytes) else str(model)
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from export.build import parity, publish, tensorrt
+from export.build import layerwise, parity, publish, tensorrt
 from export.build.detector import BuiltDetector
 from export.build.differences import whole_years_of
 from export.build.folder import publish_expert, remove_others, update_detector
@@ -246,7 +246,16 @@ class ExpertBuild:
     def _verified(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Artifact:
         """Compares a variant with the reference model on the verification faces."""
         self._stage(f"comparing {artifact.precision} with the reference")
-        return replace(artifact, parity=self._parity(expert, artifact, model))
+        try:
+            return replace(artifact, parity=self._parity(expert, artifact, model))
+        except ParityError as error:
+            if artifact.precision == "fp32":
+                raise
+            self._stage(f"comparing the layers of {artifact.precision} with those of FP32")
+            variant = ExpertVariant(self._name, expert, artifact, self._folder)
+            fp32 = variant.path.with_name(file_name(self._name, "fp32"))
+            full = self._options.diagnose
+            raise layerwise.explained(error, variant, fp32, model.images, full=full) from error
 
     def _parity(self, expert: Expert, artifact: Artifact, model: ReferenceModel) -> Parity:
         images, reference = model.images, model.reference
@@ -290,7 +299,14 @@ class ExpertBuild:
         if target.can_run:
             self._stage("comparing the engine with the reference")
             variant = ExpertVariant(self._name, expert, engine, self._folder)
-            engine = replace(engine, parity=parity.check_engine(variant))
+            try:
+                engine = replace(engine, parity=parity.check_engine(variant))
+            except ParityError as error:
+                if not self._options.diagnose:
+                    raise
+                self._stage("comparing the layers of TensorRT with those of FP32")
+                onnx = replace(variant, artifact=job.source)
+                raise layerwise.engine_explained(error, onnx, options) from error
         replaced = (target.backend, precision)
         others = [a for a in expert.artifacts if (a.backend, a.precision) != replaced]
         return replace(expert, artifacts=(*others, engine))

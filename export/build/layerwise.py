@@ -1,0 +1,161 @@
+"""Layer-by-layer diagnosis of an expert's variants and of their TensorRT engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from export.build.differences import compared, whole_years_of
+from export.build.parity import OPENVINO_TOLERANCE, TOLERANCES
+from export.build.tensorrt_target import EngineOptions
+from export.config.contract import Images
+from export.diagnosis.compare import MEMORY_BYTES, probe_faces
+from export.diagnosis.layers import LayerValues, OnnxLayers
+from export.diagnosis.openvino import OpenVinoLayers
+from export.diagnosis.report import Comparison, Diagnosis, diagnose, report_lines, summary_lines
+from export.diagnosis.tensorrt import TensorRtLayers
+from export.errors import ExportError, ParityError
+from export.faces.verification import verification_images
+from export.graph.weights import has_data_file
+from runtime.backends import ExpertVariant
+from runtime.errors import AgeMoEError
+
+_REMEDIES = {
+    "fp16": "Remedy: keep_fp32 = ['{layer}'] in the expert's table of experts.toml keeps it in "
+    "FP32. Then build again.",
+    "bf16": "Remedy: build again with --force, which searches anew what stays in FP32; or without "
+    "--bf16.",
+    "int8": "Remedy: build again with --force, which measures ranges and searches anew what stays "
+    "in FP32; or without --int8.",
+    "fp32": "Remedy: report it with this table; the weights or the arithmetic of this layer differ.",
+}
+"""By precision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How a diagnosis is made."""
+
+    memory_bytes: int = MEMORY_BYTES
+    """For the values of a group of layers."""
+    advance: Callable[[float], None] = lambda _: None
+    """Called with the completed share."""
+
+
+def diagnose_variant(
+    variant: ExpertVariant, fp32: Path, images: Images, effort: Effort, problem: str = ""
+) -> Diagnosis:
+    """Compares an ONNX or OpenVINO file with the FP32 graph on this CPU.
+
+    Args:
+        variant: the file.
+        fp32: the FP32 graph.
+        images: the verification faces.
+        effort: memory and progress.
+        problem: why the parity check has failed, if it has.
+
+    Raises:
+        GraphError: the two have no layer in common.
+        BackendError: OpenVINO is not installed, or cannot show the layers.
+    """
+    artifact = variant.artifact
+    faces = probe_faces(images, fp32)
+    layers: LayerValues
+    if artifact.backend == "openvino":
+        layers = OpenVinoLayers(variant.path, faces, artifact.precision)
+    else:
+        layers = OnnxLayers(variant.path, faces)
+    comparison = _comparison(variant, artifact.backend, _REMEDIES[artifact.precision], problem)
+    return diagnose(
+        comparison, OnnxLayers(fp32, faces), layers, effort.memory_bytes, effort.advance
+    )
+
+
+def diagnose_tensorrt(
+    variant: ExpertVariant,
+    backend: str,
+    level: int,
+    images: Images,
+    effort: Effort,
+) -> Diagnosis:
+    """Compares TensorRT on an ONNX file with the FP32 graph in ONNX Runtime; needs the GPU.
+
+    Args:
+        variant: the ONNX file.
+        backend: `tensorrt` or `tensorrt_rtx`.
+        level: TensorRT's optimization level, 0 to 5.
+        images: the verification faces.
+        effort: memory and progress.
+
+    Raises:
+        GraphError: the two have no layer in common.
+        ExportError: Polygraphy is missing, or TensorRT cannot show the layers.
+    """
+    records = variant.expert.artifacts
+    exact = next(a for a in records if (a.backend, a.precision) == ("onnx", "fp32"))
+    fp32 = variant.folder / exact.files[0].path
+    faces = probe_faces(images, fp32)
+    layers = TensorRtLayers(variant.path, faces, backend, level)
+    remedy = _REMEDIES[variant.artifact.precision]
+    comparison = _comparison(variant, backend, remedy)
+    return diagnose(
+        comparison, OnnxLayers(fp32, faces), layers, effort.memory_bytes, effort.advance
+    )
+
+
+def explained(
+    error: ParityError, variant: ExpertVariant, fp32: Path, images: Images, *, full: bool
+) -> ParityError:
+    """Returns the error of a variant that failed parity, with the layer that is to blame.
+
+    Args:
+        error: of the parity check.
+        variant: what failed.
+        fp32: the FP32 graph.
+        images: the verification faces.
+        full: the whole report, however large the network is, and not just the verdict.
+    """
+    if not full and has_data_file(fp32):
+        return error
+    return _explained(
+        error, partial(diagnose_variant, variant, fp32, images, Effort(), "see above"), full=full
+    )
+
+
+def engine_explained(
+    error: ParityError, variant: ExpertVariant, options: EngineOptions
+) -> ParityError:
+    """Returns the error of an engine that failed parity, with the layer that is to blame.
+
+    `variant` is the ONNX file that the engine was built from.
+    """
+    backend, level = options.target.backend, options.optimization_level
+    images = verification_images(variant.expert.inputs)
+    make = partial(diagnose_tensorrt, variant, backend, level, images, Effort())
+    return _explained(error, make, full=True)
+
+
+def _explained(error: ParityError, make: Callable[[], Diagnosis], *, full: bool) -> ParityError:
+    try:
+        diagnosis = make()
+    except (ExportError, AgeMoEError) as problem:
+        return ParityError(*error.args, f"Its layers could not be compared: {problem}")
+    return ParityError(
+        *error.args, *(report_lines(diagnosis) if full else summary_lines(diagnosis))
+    )
+
+
+def _comparison(variant: ExpertVariant, backend: str, remedy: str, problem: str = "") -> Comparison:
+    precision = variant.artifact.precision
+    tolerance = OPENVINO_TOLERANCE if backend == "openvino" else TOLERANCES[precision]
+    grid = whole_years_of(variant.expert)
+    return Comparison(
+        subject=f"{variant.name} {precision} ({backend})",
+        precision=precision,
+        outputs=variant.expert.outputs,
+        judge=lambda found, exact: compared(found, exact, tolerance, grid),
+        remedy=remedy,
+        problem=problem,
+    )

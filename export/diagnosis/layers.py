@@ -1,0 +1,166 @@
+"""Layers of a graph, and their values by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import onnx
+from numpy.typing import NDArray
+
+from export.config.contract import Images
+from export.diagnosis.half import round_to_half
+from export.graph.sessions import open_session
+from export.graph.traversal import names_read
+from export.variants.fp16 import tensor_types
+
+Values = Mapping[str, NDArray[Any]]
+"""By name of a tensor."""
+_BYTES_PER_NUMBER = 8
+"""Of a number in both graphs, FP32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A floating-point tensor that a node of the FP32 graph computes."""
+
+    name: str
+    """The tensor's name."""
+    operator: str
+    shape: tuple[int, ...]
+    """On the faces compared."""
+    sources: tuple[str, ...]
+    """The nearest layers that it is computed from."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of both sides' values."""
+        return math.prod(self.shape) * _BYTES_PER_NUMBER
+
+
+class LayerValues(Protocol):
+    """A graph whose inner tensors can be read."""
+
+    @property
+    def names(self) -> Collection[str]:
+        """Names of the floating-point tensors that can be read."""
+        ...
+
+    def values(self, names: Sequence[str]) -> Values:
+        """Runs the graph on the faces; returns some tensors, float32 or float16."""
+        ...
+
+
+class OnnxLayers:
+    """An ONNX graph in ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, faces: Images) -> None:
+        """Reads the graph; weights in an external data file stay there.
+
+        Args:
+            path: of the file. If it holds half precision, that is rounded as on a GPU.
+            faces: the inputs.
+        """
+        self._model = onnx.load(str(path), load_external_data=False)
+        self._folder = path.parent
+        self._faces: dict[str, NDArray[Any]] = dict(faces)
+        types = tensor_types(path)
+        made = {out for node in self._model.graph.node for out in node.output}
+        self.names = frozenset(types.keys() & made)
+        halves = {name for name, kind in types.items() if kind == "fp16"}
+        if halves:
+            round_to_half(self._model.graph, halves)
+        self._nodes = list(self._model.graph.node)
+
+    def values(self, names: Sequence[str]) -> Values:
+        """Runs the nodes that some tensors need; returns these tensors."""
+        return self._run(self._nodes, names)
+
+    def outputs_given(self, layer: str, value: NDArray[Any], names: Sequence[str]) -> Values:
+        """Returns some outputs as they are where one layer has the given value."""
+        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+        given = onnx.helper.make_tensor_value_info(layer, kind, list(value.shape))
+        self._model.graph.input.append(given)
+        try:
+            nodes = [
+                _renamed(node, layer) if layer in node.output else node for node in self._nodes
+            ]
+            return self._run(nodes, names, {layer: value})
+        finally:
+            self._model.graph.input.pop()
+
+    def layers(self, compared: Collection[str]) -> list[Layer]:
+        """Returns the layers among some names, in the order of computing."""
+        chosen = [name for n in self._nodes for name in n.output if name in compared & self.names]
+        shapes = self._shapes(chosen)
+        origins: dict[str, tuple[str, ...]] = {}
+        layers = []
+        for node in self._nodes:
+            found = (origins.get(name, ()) for name in sorted(names_read(node)))
+            sources = tuple(dict.fromkeys(name for names in found for name in names))
+            for name in node.output:
+                origins[name] = (name,) if name in shapes else sources
+                if name in shapes:
+                    layers.append(Layer(name, node.op_type, shapes[name], sources))
+        return layers
+
+    def _shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Returns the shapes of tensors, measured in one run that keeps none of them."""
+        nodes = []
+        for node in self._nodes:
+            nodes.append(node)
+            for name in set(names).intersection(node.output):
+                nodes.append(onnx.helper.make_node("Shape", [name], [f"{name}.shape"]))
+        found = self._run(nodes, [f"{name}.shape" for name in names])
+        return {name: tuple(found[f"{name}.shape"].tolist()) for name in names}
+
+    def _run(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        names: Sequence[str],
+        given: Values = MappingProxyType({}),
+    ) -> Values:
+        graph = self._model.graph
+        del graph.node[:], graph.output[:]
+        graph.node.extend(_needed(nodes, names))
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        session = open_session(self._model.SerializeToString(), self._folder, frugal=True)
+        read = {value.name for value in session.get_inputs()}
+        feeds = {n: a for n, a in (self._faces | dict(given)).items() if n in read}
+        return dict(zip(names, session.run(list(names), feeds), strict=True))
+
+
+def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
+    """Returns a copy of a node that no longer computes one of its outputs."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.output[list(node.output).index(output)] = f"{output}.replaced"
+    return copy
+
+
+def _needed(nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[onnx.NodeProto]:
+    """Returns the nodes that some tensors depend on."""
+    needed, kept = set(names), []
+    for node in reversed(nodes):
+        if not needed.isdisjoint(node.output):
+            kept.append(node)
+            needed |= names_read(node)
+    return kept[::-1]
+
+
+def in_groups(layers: Sequence[Layer], most_bytes: int) -> Iterator[list[Layer]]:
+    """Yields layers in groups whose values fit in the given memory, a larger layer alone."""
+    group: list[Layer] = []
+    size_bytes = 0
+    for layer in layers:
+        if group and size_bytes + layer.size_bytes > most_bytes:
+            yield group
+            group, size_bytes = [], 0
+        group.append(layer)
+        size_bytes += layer.size_bytes
+    if group:
+        yield group

@@ -1,0 +1,208 @@
+"""The diagnosis of a variant, and its text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.config.contract import Outputs
+from export.diagnosis.compare import MEMORY_BYTES, compare_layers
+from export.diagnosis.layers import LayerValues, OnnxLayers
+from export.diagnosis.measures import LayerError
+from export.diagnosis.verdict import Verdict
+from export.variants.fp16 import LARGEST_HALF
+from runtime.manifest import Parity
+from runtime.printing import counted, printable
+
+Judge = Callable[[Outputs, Outputs], tuple[Parity, str]]
+"""From found and exact outputs to the difference, and why it is too large; empty if it is not."""
+_AROUND = 4
+"""Layers shown before and after the one to blame, and jumps listed."""
+_HEADINGS = (
+    *("layer", "operator", "shape", "type", "max error", "mean error", "relative", "SNR dB"),
+    *("growth", "largest", "lost", "saturated"),
+)
+_NUMBERS = 4
+"""Columns before those aligned to the right."""
+_WIDEST = 48
+"""Characters of a layer's name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What is compared, and how it is judged."""
+
+    subject: str
+    """Such as `vgg16 fp16`."""
+    precision: str
+    outputs: Sequence[str]
+    judge: Judge
+    remedy: str
+    """What to do about a layer; `{layer}` stands for its name."""
+    problem: str = ""
+    """Why the parity check has already failed, on more faces."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A variant beside the FP32 graph."""
+
+    comparison: Comparison
+    verdict: Verdict
+    parity: Parity
+    """On the faces compared."""
+    problem: str
+    """Why the difference is too large; empty if it is not."""
+    repaired_years: float | None
+    """Largest difference if the blamed layer were exact; None if that is not known."""
+
+
+def diagnose(
+    comparison: Comparison,
+    exact: OnnxLayers,
+    variant: LayerValues,
+    memory_bytes: int = MEMORY_BYTES,
+    advance: Callable[[float], None] = lambda _: None,
+) -> Diagnosis:
+    """Compares a variant with the FP32 graph layer by layer and finds the layer to blame.
+
+    Raises:
+        GraphError: the two have no layer in common.
+        BackendError: OpenVINO cannot show the layers.
+        ExportError: TensorRT cannot.
+    """
+    both = compare_layers(exact, variant, comparison.outputs, memory_bytes, advance)
+    with np.errstate(invalid="ignore"):  # lost values
+        parity, found = comparison.judge(both.found, both.exact)
+    problem = comparison.problem or found
+    verdict = Verdict(both.errors, comparison.precision, wrong=bool(problem))
+    blamed, repaired = verdict.blamed, None
+    if blamed is not None and isinstance(variant, OnnxLayers):
+        name = blamed.layer.name
+        value = exact.values([name])[name].astype(blamed.dtype)
+        outputs = variant.outputs_given(name, value, comparison.outputs)
+        repaired = comparison.judge(dict(outputs), both.exact)[0].max_years
+    return Diagnosis(comparison, verdict, parity, problem, repaired)
+
+
+def summary_lines(diagnosis: Diagnosis) -> list[str]:
+    """Returns the verdict: years, the first layer that diverges, and what to do."""
+    verdict, parity = diagnosis.verdict, diagnosis.parity
+    lines = [
+        f"{diagnosis.comparison.subject}: {counted(len(verdict.errors), 'layer')} compared with FP32 "
+        f"on {counted(parity.faces, 'face')}; the ages differ by {parity.mean_years:.3g} years on "
+        f"average, {parity.max_years:.3g} at most."
+    ]
+    if not diagnosis.problem:
+        return [*lines, "The difference is within the tolerance: no layer is to blame."]
+    lines.append(f"Too large: {diagnosis.problem}.")
+    blamed = verdict.blamed
+    if blamed is None:
+        return lines + _gradual(diagnosis)
+    lines.append(f"First layer that diverges: {_described(blamed, verdict)}.")
+    if diagnosis.repaired_years is not None:
+        lines.append(
+            f"With this layer exact, the ages differ by {diagnosis.repaired_years:.3g} years at most."
+        )
+    return [*lines, _remedy(diagnosis, blamed)]
+
+
+def report_lines(diagnosis: Diagnosis, *, every: bool = False) -> list[str]:
+    """Returns the verdict, the layers that add most, and a table of the layers.
+
+    Args:
+        diagnosis: of a variant.
+        every: all layers, not just the last ones and those around the one to blame.
+    """
+    verdict = diagnosis.verdict
+    lines = summary_lines(diagnosis)
+    jumps = verdict.jumps(_AROUND)
+    if jumps:
+        lines += ["", "Layers whose error grows most:", *_table(jumps, verdict)]
+    errors = verdict.errors if every else _excerpt(verdict)
+    title = "All layers" if len(errors) == len(verdict.errors) else "Some layers, --all shows all"
+    return [*lines, "", f"{title}, in the order of computing:", *_table(errors, verdict)]
+
+
+def _described(error: LayerError, verdict: Verdict) -> str:
+    layer = error.layer
+    growth = verdict.growths[layer.name]
+    text = (
+        f"{printable(layer.name)!r} ({printable(layer.operator)}, {_shape(layer.shape)}, "
+        f"{error.dtype})"
+    )
+    if error.lost:
+        text += f" loses {counted(error.lost, 'value')} to NaN or infinity"
+        if error.largest > LARGEST_HALF and error.dtype == "float16":
+            return (
+                f"{text}; the exact ones reach {error.largest:.3g}, FP16 ends at {LARGEST_HALF:.0f}"
+            )
+        return text
+    return (
+        f"{text} is off by {error.relative_error:.2g} of its norm, {growth:.3g} times what its "
+        f"inputs and rounding explain; usual here is {verdict.usual:.2g}, the limit {verdict.limit:.3g}"
+    )
+
+
+def _gradual(diagnosis: Diagnosis) -> list[str]:
+    verdict = diagnosis.verdict
+    first = verdict.first_tenth
+    text = (
+        "No single layer stands out: none exceeds what its inputs and rounding explain by "
+        f"{verdict.limit:.3g} times."
+    )
+    if first is not None:
+        text += f" The error first reaches a tenth at {printable(first.layer.name)!r}."
+    return [text]
+
+
+def _remedy(diagnosis: Diagnosis, error: LayerError) -> str:
+    return diagnosis.comparison.remedy.replace("{layer}", printable(error.layer.name))
+
+
+def _excerpt(verdict: Verdict) -> list[LayerError]:
+    """Returns the layers around the one to blame, and the last."""
+    errors = list(verdict.errors)
+    chosen = set(range(max(0, len(errors) - _AROUND), len(errors)))
+    if verdict.blamed is not None:
+        at = errors.index(verdict.blamed)
+        chosen |= set(range(max(0, at - _AROUND), min(len(errors), at + _AROUND + 1)))
+    return [errors[index] for index in sorted(chosen)]
+
+
+def _table(errors: Sequence[LayerError], verdict: Verdict) -> list[str]:
+    rows = [_HEADINGS, *(_cells(error, verdict) for error in errors)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < _NUMBERS else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cells(error: LayerError, verdict: Verdict) -> tuple[str, ...]:
+    layer = error.layer
+    mark = "* " if error is verdict.blamed else "  "
+    return (
+        mark + printable(layer.name, _WIDEST),
+        printable(layer.operator, _WIDEST),
+        _shape(layer.shape),
+        error.dtype,
+        f"{error.max_error:.2g}",
+        f"{error.mean_error:.2g}",
+        f"{error.relative_error:.2g}",
+        "exact" if math.isinf(error.snr_db) and error.snr_db > 0 else f"{error.snr_db:.0f}",
+        f"{verdict.growths[layer.name]:.2g}",
+        f"{error.largest:.3g}",
+        str(error.lost),
+        str(error.saturated),
+    )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
