@@ -12,7 +12,7 @@ from export.checkpoints.pins import Pin, read_pin
 from export.checkpoints.sources import is_remote
 from export.config.architecture import ExpertConfig
 from export.config.detector import DETECTOR, DETECTOR_KEYS, DETECTOR_KINDS, DetectorConfig
-from export.config.settings import optional, read_geometry, read_views
+from export.config.settings import optional, read_geometry, read_layers, read_views
 from export.experts.registry import ARCHITECTURES
 from runtime.files import read_text
 from runtime.json_reader import JsonReader
@@ -116,7 +116,8 @@ def _expert(name: str, entry: JsonReader, folder: Path) -> ExpertConfig:
     settings = architecture.read_settings(entry if known else JsonReader({}, "", []))
     views: tuple[str, ...] = optional(entry, "views", read_views, ())
     pin, stated = _pin(entry), _license(entry)
-    return ExpertConfig(name, chosen, checkpoint, geometry, settings, views, pin, stated)
+    kept: tuple[str, ...] = optional(entry, "keep_fp32", read_layers, ())
+    return ExpertConfig(name, chosen, checkpoint, geometry, settings, views, pin, stated, kept)
 
 
 def _detector(entry: JsonReader, folder: Path) -> DetectorConfig:

@@ -33,7 +33,7 @@ _VARIANTS = {
 }
 """Modules that write variants, by backend and precision."""
 
-_NO_MATTER = ("name", "checkpoint", "sha256", "license")
+_NO_MATTER = ("name", "checkpoint", "sha256", "license", "keep_fp32")
 """Options of an expert that its predictions do not depend on."""
 
 
@@ -48,10 +48,12 @@ def build_key(
     tools = tool_versions()
     unused = None if backend == "openvino" else "openvino"
     used: dict[str, object] = {name: tools[name] for name in tools if name != unused}
+    kept = [config.keep_fp32] if precision == "fp16" and config.keep_fp32 else []
+    shape = [config.described(), options.weights, precision, options.max_batch, *kept]
     missing = verification.missing_photographs()  # files are verified, or quantized, without them
     return {
         "checkpoint": fingerprint(weights_sha256),
-        "options": fingerprint([config.described(), options.weights, precision, options.max_batch]),
+        "options": fingerprint(shape),
         "tools": fingerprint(used | ({"photographs": missing} if missing else {})),
         "exporter": fingerprint(graph_revisions(config, precision)),
     }

@@ -21,17 +21,23 @@ from export.faces.verification import verification_images
 from export.graph.weights import has_data_file
 from runtime.backends import ExpertVariant
 from runtime.errors import AgeMoEError
+from runtime.manifest import ENGINE_BACKENDS
 
 _REMEDIES = {
-    "fp16": "Remedy: keep_fp32 = ['{layer}'] in the expert's table of experts.toml keeps it in "
+    "fp16": "Remedy: keep_fp32 = {layers} in the expert's table of experts.toml keeps that in "
     "FP32. Then build again.",
     "bf16": "Remedy: build again with --force, which searches anew what stays in FP32; or without "
     "--bf16.",
     "int8": "Remedy: build again with --force, which measures ranges and searches anew what stays "
     "in FP32; or without --int8.",
-    "fp32": "Remedy: report it with this table; the weights or the arithmetic of this layer differ.",
+    "fp32": "Remedy: none; its weights or its arithmetic differ. Report it with this table.",
 }
 """By precision."""
+_INNOCENT_ENGINE = (
+    "The difference is within the tolerance: no layer is to blame. If an engine fails "
+    "nevertheless, a fusion or a kernel is at fault, which reading the layers prevents: build it "
+    "with another --optimization-level."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class Effort:
 
 
 def diagnose_variant(
-    variant: ExpertVariant, fp32: Path, images: Images, effort: Effort, problem: str = ""
+    variant: ExpertVariant, fp32: Path, images: Images, effort: Effort, *, failed: bool = False
 ) -> Diagnosis:
     """Compares an ONNX or OpenVINO file with the FP32 graph on this CPU.
 
@@ -54,7 +60,7 @@ def diagnose_variant(
         fp32: the FP32 graph.
         images: the verification faces.
         effort: memory and progress.
-        problem: why the parity check has failed, if it has.
+        failed: whether the parity check has failed.
 
     Raises:
         GraphError: the two have no layer in common.
@@ -67,7 +73,9 @@ def diagnose_variant(
         layers = OpenVinoLayers(variant.path, faces, artifact.precision)
     else:
         layers = OnnxLayers(variant.path, faces)
-    comparison = _comparison(variant, artifact.backend, _REMEDIES[artifact.precision], problem)
+    comparison = _comparison(
+        variant, artifact.backend, _REMEDIES[artifact.precision], failed=failed
+    )
     return diagnose(
         comparison, OnnxLayers(fp32, faces), layers, effort.memory_bytes, effort.advance
     )
@@ -120,7 +128,7 @@ def explained(
     if not full and has_data_file(fp32):
         return error
     return _explained(
-        error, partial(diagnose_variant, variant, fp32, images, Effort(), "see above"), full=full
+        error, partial(diagnose_variant, variant, fp32, images, Effort(), failed=True), full=full
     )
 
 
@@ -147,7 +155,9 @@ def _explained(error: ParityError, make: Callable[[], Diagnosis], *, full: bool)
     )
 
 
-def _comparison(variant: ExpertVariant, backend: str, remedy: str, problem: str = "") -> Comparison:
+def _comparison(
+    variant: ExpertVariant, backend: str, remedy: str, *, failed: bool = False
+) -> Comparison:
     precision = variant.artifact.precision
     tolerance = OPENVINO_TOLERANCE if backend == "openvino" else TOLERANCES[precision]
     grid = whole_years_of(variant.expert)
@@ -157,5 +167,6 @@ def _comparison(variant: ExpertVariant, backend: str, remedy: str, problem: str 
         outputs=variant.expert.outputs,
         judge=lambda found, exact: compared(found, exact, tolerance, grid),
         remedy=remedy,
-        problem=problem,
+        failed=failed,
+        **({} if backend not in ENGINE_BACKENDS else {"innocent": _INNOCENT_ENGINE}),
     )

@@ -230,7 +230,9 @@ class ExpertBuild:
         if precision != "fp32":
             self._stage(f"converting to {precision}{_DURATIONS[backend]}")
             share = registry.write_variant(
-                precision, backend, fp32, path, model.signature, tensorrt=self._wants_tensorrt
+                *(precision, backend, fp32, path, model.signature),
+                tensorrt=self._wants_tensorrt,
+                keep_fp32=self._config.keep_fp32,
             )
         return Artifact(
             backend=backend,

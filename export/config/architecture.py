@@ -43,10 +43,12 @@ class ExpertConfig:
     """The only checkpoint to accept, as in `export.checkpoints.pins`; None accepts any."""
     license: str | None = None
     """Of the checkpoint; None if none is stated."""
+    keep_fp32: tuple[str, ...] = ()
+    """Layers that stay in FP32 in the FP16 variant, besides those that always do."""
 
     def described(self) -> dict[str, Any]:
-        """Returns everything that shapes the graph but the weights, ready for a fingerprint."""
-        origin = ("checkpoint", "sha256", "license")
+        """Returns all that shapes the FP32 graph but the weights, ready for a fingerprint."""
+        origin = ("checkpoint", "sha256", "license", "keep_fp32")
         return {key: value for key, value in asdict(self).items() if key not in origin}
 
 

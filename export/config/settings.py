@@ -31,7 +31,10 @@ HEADS = ("expectation", "regression")
 VIEWS = ("flip",)
 """Views besides the picture itself: `flip` is its mirror image."""
 
-COMMON_KEYS = ("architecture", "checkpoint", "sha256", "license", "geometry", "views")
+COMMON_KEYS = (
+    *("architecture", "checkpoint", "sha256", "license", "geometry", "views"),
+    "keep_fp32",
+)
 """Keys that every expert may have."""
 NORMALIZATION_KEYS = ("scale", "mean", "std", "color_order")
 HEAD_KEYS = ("head", "age_grid", "class_order", "round_years", "years_per_unit", "years_offset")
@@ -138,6 +141,11 @@ def read_views(entry: JsonReader) -> tuple[str, ...]:
     if len(set(views)) < len(views):
         entry.problem(f"must name each view once, got {shown(entry.value)}")
     return views
+
+
+def read_layers(entry: JsonReader) -> tuple[str, ...]:
+    """Reads `keep_fp32`, names of layers."""
+    return tuple(element.string() for element in entry.elements())
 
 
 def read_input_size(entry: JsonReader) -> tuple[int, int]:

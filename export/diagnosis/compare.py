@@ -67,9 +67,11 @@ def compare_layers(
     for group in in_groups(layers, memory_bytes):
         names = [layer.name for layer in group]
         theirs, ours = variant.values(names), exact.values(names)
-        for layer in group:
-            if theirs[layer.name].size == ours[layer.name].size:
-                errors.append(measured(layer, theirs[layer.name], ours[layer.name]))
+        errors += [
+            measured(layer, theirs[layer.name], ours[layer.name])
+            for layer in group
+            if theirs[layer.name].size == ours[layer.name].size
+        ]
         for name in set(outputs).intersection(names):
             found[name] = np.asarray(theirs[name], np.float32)
             true[name] = np.asarray(ours[name], np.float32)

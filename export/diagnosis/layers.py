@@ -80,22 +80,25 @@ class OnnxLayers:
         """Runs the nodes that some tensors need; returns these tensors."""
         return self._run(self._nodes, names)
 
-    def outputs_given(self, layer: str, value: NDArray[Any], names: Sequence[str]) -> Values:
-        """Returns some outputs as they are where one layer has the given value."""
-        kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-        given = onnx.helper.make_tensor_value_info(layer, kind, list(value.shape))
-        self._model.graph.input.append(given)
+    def outputs_given(self, given: Values, names: Sequence[str]) -> Values:
+        """Returns some outputs as they are where some layers have the given values, float32."""
+        inputs = self._model.graph.input
+        own = len(inputs)
+        inputs.extend(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(array.shape))
+            for name, array in given.items()
+        )
         try:
-            nodes = [
-                _renamed(node, layer) if layer in node.output else node for node in self._nodes
-            ]
-            return self._run(nodes, names, {layer: value})
+            return self._run([_without(node, given) for node in self._nodes], names, given)
         finally:
-            self._model.graph.input.pop()
+            del inputs[own:]
 
     def layers(self, compared: Collection[str]) -> list[Layer]:
         """Returns the layers among some names, in the order of computing."""
-        chosen = [name for n in self._nodes for name in n.output if name in compared & self.names]
+        both = self.names.intersection(compared)
+        chosen = [name for node in self._nodes for name in node.output if name in both]
+        if not chosen:
+            return []
         shapes = self._shapes(chosen)
         origins: dict[str, tuple[str, ...]] = {}
         layers = []
@@ -110,11 +113,13 @@ class OnnxLayers:
 
     def _shapes(self, names: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Returns the shapes of tensors, measured in one run that keeps none of them."""
-        nodes = []
+        chosen, nodes = set(names), []
         for node in self._nodes:
             nodes.append(node)
-            for name in set(names).intersection(node.output):
-                nodes.append(onnx.helper.make_node("Shape", [name], [f"{name}.shape"]))
+            nodes += [
+                onnx.helper.make_node("Shape", [name], [f"{name}.shape"])
+                for name in chosen.intersection(node.output)
+            ]
         found = self._run(nodes, [f"{name}.shape" for name in names])
         return {name: tuple(found[f"{name}.shape"].tolist()) for name in names}
 
@@ -134,11 +139,15 @@ class OnnxLayers:
         return dict(zip(names, session.run(list(names), feeds), strict=True))
 
 
-def _renamed(node: onnx.NodeProto, output: str) -> onnx.NodeProto:
-    """Returns a copy of a node that no longer computes one of its outputs."""
+def _without(node: onnx.NodeProto, outputs: Collection[str]) -> onnx.NodeProto:
+    """Returns a node that does not compute some outputs: itself, or a copy."""
+    if not set(outputs).intersection(node.output):
+        return node
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
-    copy.output[list(node.output).index(output)] = f"{output}.replaced"
+    for position, name in enumerate(node.output):
+        if name in outputs:
+            copy.output[position] = f"{name}.replaced"
     return copy
 
 

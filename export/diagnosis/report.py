@@ -41,9 +41,11 @@ class Comparison:
     outputs: Sequence[str]
     judge: Judge
     remedy: str
-    """What to do about a layer; `{layer}` stands for its name."""
-    problem: str = ""
-    """Why the parity check has already failed, on more faces."""
+    """What to do; `{layers}` stands for the names of the layers to blame."""
+    failed: bool = False
+    """Whether the parity check has failed, on more faces."""
+    innocent: str = "The difference is within the tolerance: no layer is to blame."
+    """What to say where the ages are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,9 @@ class Diagnosis:
     parity: Parity
     """On the faces compared."""
     problem: str
-    """Why the difference is too large; empty if it is not."""
+    """Why the difference is too large on these faces; empty if it is not."""
     repaired_years: float | None
-    """Largest difference if the blamed layer were exact; None if that is not known."""
+    """Largest difference if the verdict's culprits were exact; None if that is not known."""
 
 
 def diagnose(
@@ -76,14 +78,14 @@ def diagnose(
     """
     both = compare_layers(exact, variant, comparison.outputs, memory_bytes, advance)
     with np.errstate(invalid="ignore"):  # lost values
-        parity, found = comparison.judge(both.found, both.exact)
-    problem = comparison.problem or found
-    verdict = Verdict(both.errors, comparison.precision, wrong=bool(problem))
-    blamed, repaired = verdict.blamed, None
-    if blamed is not None and isinstance(variant, OnnxLayers):
-        name = blamed.layer.name
-        value = exact.values([name])[name].astype(blamed.dtype)
-        outputs = variant.outputs_given(name, value, comparison.outputs)
+        parity, problem = comparison.judge(both.found, both.exact)
+    wrong = comparison.failed or bool(problem)
+    verdict = Verdict(both.errors, comparison.precision, wrong=wrong)
+    repaired = None
+    small = sum(error.layer.size_bytes for error in verdict.culprits) <= memory_bytes
+    if verdict.culprits and small and isinstance(variant, OnnxLayers):
+        values = exact.values([error.layer.name for error in verdict.culprits])
+        outputs = variant.outputs_given(values, comparison.outputs)
         repaired = comparison.judge(dict(outputs), both.exact)[0].max_years
     return Diagnosis(comparison, verdict, parity, problem, repaired)
 
@@ -91,23 +93,26 @@ def diagnose(
 def summary_lines(diagnosis: Diagnosis) -> list[str]:
     """Returns the verdict: years, the first layer that diverges, and what to do."""
     verdict, parity = diagnosis.verdict, diagnosis.parity
-    lines = [
-        f"{diagnosis.comparison.subject}: {counted(len(verdict.errors), 'layer')} compared with FP32 "
-        f"on {counted(parity.faces, 'face')}; the ages differ by {parity.mean_years:.3g} years on "
-        f"average, {parity.max_years:.3g} at most."
-    ]
-    if not diagnosis.problem:
-        return [*lines, "The difference is within the tolerance: no layer is to blame."]
-    lines.append(f"Too large: {diagnosis.problem}.")
+    first = (
+        f"{diagnosis.comparison.subject}: {counted(len(verdict.errors), 'layer')}, "
+        f"{counted(parity.faces, 'face')}; the ages differ from FP32 by {parity.mean_years:.3g} "
+        f"years on average, {parity.max_years:.3g} at most."
+    )
+    if not verdict.wrong:
+        return [first, diagnosis.comparison.innocent]
+    lines = [first]
+    if diagnosis.problem:
+        lines.append(f"Too large: {diagnosis.problem}.")
     blamed = verdict.blamed
     if blamed is None:
         return lines + _gradual(diagnosis)
     lines.append(f"First layer that diverges: {_described(blamed, verdict)}.")
     if diagnosis.repaired_years is not None:
-        lines.append(
-            f"With this layer exact, the ages differ by {diagnosis.repaired_years:.3g} years at most."
-        )
-    return [*lines, _remedy(diagnosis, blamed)]
+        repaired = f"{diagnosis.repaired_years:.3g} years"
+        which = "this layer" if len(verdict.culprits) == 1 else f"{len(verdict.culprits)} layers"
+        lines.append(f"With {which} exact, the ages differ by {repaired} at most.")
+    names = [printable(error.layer.name) for error in verdict.culprits]
+    return [*lines, diagnosis.comparison.remedy.replace("{layers}", str(names))]
 
 
 def report_lines(diagnosis: Diagnosis, *, every: bool = False) -> list[str]:
@@ -137,13 +142,11 @@ def _described(error: LayerError, verdict: Verdict) -> str:
     if error.lost:
         text += f" loses {counted(error.lost, 'value')} to NaN or infinity"
         if error.largest > LARGEST_HALF and error.dtype == "float16":
-            return (
-                f"{text}; the exact ones reach {error.largest:.3g}, FP16 ends at {LARGEST_HALF:.0f}"
-            )
+            return f"{text}; the exact ones reach {error.largest:.3g}, FP16 ends at 65504"
         return text
     return (
         f"{text} is off by {error.relative_error:.2g} of its norm, {growth:.3g} times what its "
-        f"inputs and rounding explain; usual here is {verdict.usual:.2g}, the limit {verdict.limit:.3g}"
+        f"inputs and rounding explain (limit {verdict.limit:.3g})"
     )
 
 
@@ -157,10 +160,6 @@ def _gradual(diagnosis: Diagnosis) -> list[str]:
     if first is not None:
         text += f" The error first reaches a tenth at {printable(first.layer.name)!r}."
     return [text]
-
-
-def _remedy(diagnosis: Diagnosis, error: LayerError) -> str:
-    return diagnosis.comparison.remedy.replace("{layer}", printable(error.layer.name))
 
 
 def _excerpt(verdict: Verdict) -> list[LayerError]:

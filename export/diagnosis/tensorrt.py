@@ -1,7 +1,8 @@
 """Layers of a TensorRT engine, by NVIDIA's Polygraphy.
 
-The tensors of a finished engine cannot be read. Polygraphy parses the ONNX file again, marks tensors
-as outputs, builds an engine from that and runs it. A marked tensor is not fused with the next.
+The tensors of a finished engine cannot be read. Polygraphy parses the ONNX file again, marks
+tensors as outputs, builds an engine from that and runs it. A marked tensor is not fused with the
+next.
 """
 
 from __future__ import annotations
@@ -61,24 +62,26 @@ class TensorRtLayers:
         from polygraphy.exception import PolygraphyException
 
         try:
-            runner = self._trt.TrtRunner(self._engine(names))
+            engine = self._trt.EngineFromNetwork(self.marked(names), self.config())
+            runner = self._trt.TrtRunner(engine)
             ((_, (result,)),) = Comparator.run([runner], data_loader=[self._faces])
         except PolygraphyException as error:
             raise _failure(self._path, error) from error
         return {name: np.array(result[name]) for name in names}
 
-    def _engine(self, names: Sequence[str]) -> Any:  # noqa: ANN401 - Polygraphy's loader
-        """Returns a function that builds the engine."""
-        trt = self._trt
-        batches = trt.Profile()
+    def marked(self, names: Sequence[str]) -> Any:  # noqa: ANN401 - Polygraphy's loader
+        """Returns a function that parses the file and makes some tensors the outputs."""
+        patterns = [glob.escape(name) for name in names]
+        return self._trt.ModifyNetworkOutputs(self._network(), outputs=patterns)
+
+    def config(self) -> Any:  # noqa: ANN401 - Polygraphy's loader
+        """Returns a function that makes the options of the build, as the exporter has them."""
+        batches = self._trt.Profile()
         for name, views in self._faces.items():
             batches.add(name, min=views.shape, opt=views.shape, max=views.shape)
-        patterns = [glob.escape(name) for name in names]
-        marked = trt.ModifyNetworkOutputs(self._network(), outputs=patterns)
-        config = trt.CreateConfig(
+        return self._trt.CreateConfig(
             tf32=False, profiles=[batches], builder_optimization_level=self._level
         )
-        return trt.EngineFromNetwork(marked, config)
 
     def _network(self) -> Any:  # noqa: ANN401 - Polygraphy's loader
         return self._trt.NetworkFromOnnxPath(str(self._path), strongly_typed=True)

@@ -18,6 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from export.diagnosis.measures import LayerError
+from export.variants.fp16 import LARGEST_HALF
 
 CONSPICUOUS = 8.0
 """Growth, by the median, from which a layer is conspicuous."""
@@ -71,6 +72,17 @@ class Verdict:
         return next((e for e in self.errors if self._conspicuous(e) and self._lasts(e)), None)
 
     @cached_property
+    def culprits(self) -> list[LayerError]:
+        """The blamed layer; if it overflows, all that do and the layers that read them."""
+        blamed = self.blamed
+        if blamed is None:
+            return []
+        if not (blamed.lost and _overflows(blamed)):
+            return [blamed]
+        over = {error.layer.name for error in self.errors if _overflows(error)}
+        return [e for e in self.errors if over.intersection((e.layer.name, *e.layer.sources))]
+
+    @cached_property
     def first_tenth(self) -> LayerError | None:
         """The first layer that differs by a tenth or more."""
         return next((e for e in self.errors if e.relative_error >= 0.1), None)
@@ -95,3 +107,7 @@ class Verdict:
         readers = self._readers.get(error.layer.name, ())
         least = CONSPICUOUS * ROUNDING[self.precision]
         return not readers or any(self._relative[name] >= least for name in readers)
+
+
+def _overflows(error: LayerError) -> bool:
+    return error.dtype == "float16" and error.largest > LARGEST_HALF

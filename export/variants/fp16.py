@@ -21,6 +21,8 @@ from export.config.contract import FP32_OPERATORS
 from export.errors import GraphError
 from export.graph.traversal import tensors_after, tensors_before
 from export.graph.weights import has_data_file, save_with_weights, weight_array
+from runtime.json_reader import shown
+from runtime.names import suggestion
 
 REVISION = 1
 """Bumped whenever the files this module writes change."""
@@ -32,7 +34,12 @@ SMALLEST_HALF = 2.0**-24
 _TYPES = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
 
-def fp16_from_fp32(source: Path, target: Path, operators: Sequence[str] = FP32_OPERATORS) -> None:
+def fp16_from_fp32(
+    source: Path,
+    target: Path,
+    operators: Sequence[str] = FP32_OPERATORS,
+    layers: Sequence[str] = (),
+) -> None:
     """Writes an FP16 variant of an FP32 graph; inputs and outputs keep their types.
 
     External weights are converted one at a time.
@@ -46,9 +53,11 @@ def fp16_from_fp32(source: Path, target: Path, operators: Sequence[str] = FP32_O
         source: the FP32 graph.
         target: the file to write.
         operators: types of nodes that stay in FP32 everywhere.
+        layers: names of tensors whose nodes stay in FP32 too.
 
     Raises:
-        GraphError: the graph has subgraphs, quantized layers or operators that are not ONNX's.
+        GraphError: the graph has subgraphs, quantized layers or operators that are not ONNX's, or
+            lacks one of the layers.
     """
     model = onnx.load(str(source), load_external_data=False)
     for node in model.graph.node:
@@ -60,7 +69,8 @@ def fp16_from_fp32(source: Path, target: Path, operators: Sequence[str] = FP32_O
     if any(a.HasField("g") for node in model.graph.node for a in node.attribute):
         raise GraphError(f"{source.name} has subgraphs; their precision is not converted.")
     floats = {name for name, kind in _tensor_types(model).items() if kind == "fp32"}
-    fp32 = _fp32_nodes(model.graph, floats, source.parent, operators)
+    chosen = _nodes_of(model.graph, layers, source.name)
+    fp32 = _fp32_nodes(model.graph, floats, source.parent, operators, chosen)
     del model.graph.value_info[:]
     weights = _Conversion(model, floats, source.parent).run(fp32)
     save_with_weights(model, weights, target, external=has_data_file(source))
@@ -154,16 +164,38 @@ class _Conversion:
 
 
 def _fp32_nodes(
-    graph: onnx.GraphProto, floats: set[str], folder: Path, operators: Sequence[str]
+    graph: onnx.GraphProto,
+    floats: set[str],
+    folder: Path,
+    operators: Sequence[str],
+    chosen: set[str],
 ) -> set[str]:
     """Returns the names of the nodes that stay in FP32."""
     constants = {t.name for t in graph.initializer if not _fits_half(t, folder)}
-    fp32 = _outer_nodes(graph.node) | {
-        node.name
-        for node in graph.node
-        if node.op_type in operators or _is_wide_norm(node) or constants.intersection(node.input)
-    }
+    fp32 = (
+        chosen
+        | _outer_nodes(graph.node)
+        | {
+            node.name
+            for node in graph.node
+            if node.op_type in operators
+            or _is_wide_norm(node)
+            or constants.intersection(node.input)
+        }
+    )
     return fp32 | _enclosed_nodes(graph.node, fp32, floats)
+
+
+def _nodes_of(graph: onnx.GraphProto, layers: Sequence[str], name: str) -> set[str]:
+    """Returns the names of the nodes that compute some tensors."""
+    makers = {tensor: node.name for node in graph.node for tensor in node.output}
+    for layer in layers:
+        if layer not in makers:
+            raise GraphError(
+                f"keep_fp32 names {shown(layer)}, which is no layer of {name}."
+                f"{suggestion(layer, list(makers))} `diagnose --all` lists them."
+            )
+    return {makers[layer] for layer in layers}
 
 
 def _is_wide_norm(node: onnx.NodeProto) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from export.config.contract import Signature
@@ -21,6 +21,7 @@ def write_variant(
     signature: Signature,
     *,
     tensorrt: bool = True,
+    keep_fp32: Sequence[str] = (),
 ) -> float:
     """Writes a variant of an FP32 graph and runs the checks that need no inference.
 
@@ -31,6 +32,7 @@ def write_variant(
         path: of the file to write; more files may be written beside it, see `variant_files`.
         signature: of the expert.
         tensorrt: whether TensorRT must support the operators of an FP16 variant.
+        keep_fp32: names of layers that stay in FP32 in an FP16 variant.
 
     Returns:
         The variant's `reduced_share`, as in the manifest.
@@ -44,19 +46,15 @@ def write_variant(
             f"build it without --{precision}."
         )
     if (backend, precision) == ("onnx", "fp16"):
-        return _write_fp16(source, path, signature, tensorrt=tensorrt)
+        fp16.fp16_from_fp32(source, path, signature.fp32_operators, keep_fp32)
+        check_graph(path, signature, tensorrt=tensorrt)
+        return fp16.fp16_share(path)
     return _WRITERS[backend, precision](source, path, signature)
 
 
 def variant_files(path: Path) -> list[Path]:
     """Returns the files of a variant, the graph first."""
     return [path, path.with_suffix(".bin")] if path.suffix == ".xml" else model_files(path)
-
-
-def _write_fp16(source: Path, path: Path, signature: Signature, *, tensorrt: bool) -> float:
-    fp16.fp16_from_fp32(source, path, signature.fp32_operators)
-    check_graph(path, signature, tensorrt=tensorrt)
-    return fp16.fp16_share(path)
 
 
 def _write_int8_dynamic(source: Path, path: Path, signature: Signature) -> float:
