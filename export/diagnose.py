@@ -18,6 +18,7 @@ from export.errors import OptionsError
 from export.faces.verification import verification_images
 from runtime.backends import ExpertVariant
 from runtime.commands import Parser, positive, run_command, whole
+from runtime.errors import BackendError
 from runtime.manifest import ENGINE_BACKENDS, PRECISIONS, Artifact, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.names import suggestion
@@ -44,9 +45,16 @@ def _run(parsed: argparse.Namespace) -> int:
     backend = _tensorrt(parsed.target) if parsed.target else None
     status = 0
     for number, variant in enumerate(variants):
-        diagnosis = _diagnosis(variant, backend, parsed)
-        text = "\n".join(report_lines(diagnosis, every=parsed.all))
-        print("\n" * bool(number) + text)
+        if number:
+            print()
+        try:
+            diagnosis = _diagnosis(variant, backend, parsed)
+        except BackendError as error:
+            if parsed.precision or backend:
+                raise
+            print(f"{variant.name} {variant.artifact.precision} was not compared: {error}")
+            continue
+        print("\n".join(report_lines(diagnosis, every=parsed.all)))
         status = 1 if diagnosis.problem else status
     return status
 

@@ -11,7 +11,7 @@ from export.build.differences import compared, whole_years_of
 from export.build.parity import OPENVINO_TOLERANCE, TOLERANCES
 from export.build.tensorrt_target import EngineOptions
 from export.config.contract import Images
-from export.diagnosis.compare import MEMORY_BYTES, probe_faces
+from export.diagnosis.compare import MEMORY_BYTES, Sides
 from export.diagnosis.layers import LayerValues, OnnxLayers
 from export.diagnosis.openvino import OpenVinoLayers
 from export.diagnosis.report import Comparison, Diagnosis, diagnose, report_lines, summary_lines
@@ -24,7 +24,7 @@ from runtime.errors import AgeMoEError
 from runtime.manifest import ENGINE_BACKENDS
 
 _REMEDIES = {
-    "fp16": "Remedy: keep_fp32 = {layers} in the expert's table of experts.toml keeps that in "
+    "fp16": "Remedy: keep_fp32 = {layers} in the expert's table of experts.toml keeps them in "
     "FP32. Then build again.",
     "bf16": "Remedy: build again with --force, which searches anew what stays in FP32; or without "
     "--bf16.",
@@ -67,18 +67,15 @@ def diagnose_variant(
         BackendError: OpenVINO is not installed, or cannot show the layers.
     """
     artifact = variant.artifact
-    faces = probe_faces(images, fp32)
-    layers: LayerValues
-    if artifact.backend == "openvino":
-        layers = OpenVinoLayers(variant.path, faces, artifact.precision)
-    else:
-        layers = OnnxLayers(variant.path, faces)
-    comparison = _comparison(
-        variant, artifact.backend, _REMEDIES[artifact.precision], failed=failed
-    )
-    return diagnose(
-        comparison, OnnxLayers(fp32, faces), layers, effort.memory_bytes, effort.advance
-    )
+
+    def opened(faces: Images) -> LayerValues:
+        if artifact.backend == "openvino":
+            return OpenVinoLayers(variant.path, faces, artifact.precision)
+        return OnnxLayers(variant.path, faces)
+
+    comparison = _comparison(variant, artifact.backend, failed=failed)
+    sides = Sides(partial(OnnxLayers, fp32), opened, has_data_file(fp32))
+    return diagnose(comparison, sides, images, effort.memory_bytes, effort.advance)
 
 
 def diagnose_tensorrt(
@@ -104,13 +101,13 @@ def diagnose_tensorrt(
     records = variant.expert.artifacts
     exact = next(a for a in records if (a.backend, a.precision) == ("onnx", "fp32"))
     fp32 = variant.folder / exact.files[0].path
-    faces = probe_faces(images, fp32)
-    layers = TensorRtLayers(variant.path, faces, backend, level)
-    remedy = _REMEDIES[variant.artifact.precision]
-    comparison = _comparison(variant, backend, remedy)
-    return diagnose(
-        comparison, OnnxLayers(fp32, faces), layers, effort.memory_bytes, effort.advance
+    sides = Sides(
+        partial(OnnxLayers, fp32),
+        lambda faces: TensorRtLayers(variant.path, faces, backend, level),
+        has_data_file(fp32),
     )
+    comparison = _comparison(variant, backend)
+    return diagnose(comparison, sides, images, effort.memory_bytes, effort.advance)
 
 
 def explained(
@@ -155,9 +152,7 @@ def _explained(error: ParityError, make: Callable[[], Diagnosis], *, full: bool)
     )
 
 
-def _comparison(
-    variant: ExpertVariant, backend: str, remedy: str, *, failed: bool = False
-) -> Comparison:
+def _comparison(variant: ExpertVariant, backend: str, *, failed: bool = False) -> Comparison:
     precision = variant.artifact.precision
     tolerance = OPENVINO_TOLERANCE if backend == "openvino" else TOLERANCES[precision]
     grid = whole_years_of(variant.expert)
@@ -166,7 +161,7 @@ def _comparison(
         precision=precision,
         outputs=variant.expert.outputs,
         judge=lambda found, exact: compared(found, exact, tolerance, grid),
-        remedy=remedy,
+        remedy=_REMEDIES[precision],
         failed=failed,
         **({} if backend not in ENGINE_BACKENDS else {"innocent": _INNOCENT_ENGINE}),
     )

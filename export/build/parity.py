@@ -183,6 +183,8 @@ def _sizes(path: Path, wanted: set[str], images: Images) -> dict[str, float]:
             sizes, largest = f"{name}.sizes", f"{name}.largest"
             nodes.append(onnx.helper.make_node("Abs", [name], [sizes]))
             nodes.append(onnx.helper.make_node("ReduceMax", [sizes], [largest], keepdims=0))
+    if not names:
+        return {}
     del model.graph.node[:], model.graph.output[:]
     model.graph.node.extend(nodes)
     model.graph.output.extend(

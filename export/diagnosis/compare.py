@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +11,10 @@ from export.config.contract import Images, Outputs
 from export.diagnosis.layers import LayerValues, OnnxLayers, in_groups
 from export.diagnosis.measures import LayerError, measured
 from export.errors import GraphError
-from export.faces.verification import PROBES
-from export.graph.weights import has_data_file
 
 MEMORY_BYTES = 1 << 30
 """Default memory for the values of a group of layers."""
+_FEWEST_FACES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,41 @@ class Compared:
     """Outputs of both graphs on the faces."""
 
 
-def probe_faces(images: Images, path: Path) -> Images:
-    """Returns the faces that layers are compared on: one for a network over 1 GiB, else three."""
-    chosen = [0] if has_data_file(path) else list(PROBES)
-    return {n: a if len(a) <= len(chosen) else a[chosen] for n, a in images.items()}
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both graphs, to be opened on some faces."""
+
+    exact: Callable[[Images], OnnxLayers]
+    """The FP32 graph."""
+    variant: Callable[[Images], LayerValues]
+    large: bool
+    """Weights over 1 GiB: one face is compared."""
+
+    def faces(self, images: Images, memory_bytes: int) -> Images:
+        """Returns the faces to compare layers on.
+
+        These are as many as have room for all layers at once, and at least three: those whose ages
+        differ most. A layer may overflow on one face alone.
+        """
+        number = min(map(len, images.values()))
+        if self.large or number == 0:
+            return _taken(images, [0])
+        first = _taken(images, [0])
+        layers = self.exact(first).layers(self.variant(first).names)
+        size_bytes = sum(layer.size_bytes for layer in layers)
+        count = max(_FEWEST_FACES, memory_bytes // max(1, size_bytes))
+        if count >= number:
+            return images
+        exact, found = (
+            np.asarray(side(images).values(["age_years"])["age_years"], np.float64)
+            for side in (self.exact, self.variant)
+        )
+        differences = np.nan_to_num(np.abs(found - exact), nan=np.inf)
+        return _taken(images, sorted(np.argsort(-differences, kind="stable")[:count].tolist()))
+
+
+def _taken(images: Images, faces: list[int]) -> Images:
+    return {name: views[faces] for name, views in images.items()}
 
 
 def compare_layers(

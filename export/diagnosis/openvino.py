@@ -10,6 +10,7 @@ import numpy as np
 
 from export.config.contract import Images
 from export.diagnosis.layers import Values
+from runtime.backends.openvino import check_cpu
 from runtime.backends.openvino_graph import compile_graph, import_openvino
 from runtime.cores import usable_cores
 from runtime.errors import BackendError
@@ -22,8 +23,9 @@ class OpenVinoLayers:
         """Reads the graph.
 
         Raises:
-            BackendError: OpenVINO is not installed.
+            BackendError: OpenVINO is not installed, or the CPU lacks what the precision needs.
         """
+        check_cpu(path.stem, precision)
         self._path = path
         self._faces = dict(faces)
         self._bfloat16 = precision == "bf16"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from export.config.contract import Outputs
-from export.diagnosis.compare import MEMORY_BYTES, compare_layers
-from export.diagnosis.layers import LayerValues, OnnxLayers
+from export.config.contract import Images, Outputs
+from export.diagnosis.compare import MEMORY_BYTES, Sides, compare_layers
+from export.diagnosis.layers import OnnxLayers
 from export.diagnosis.measures import LayerError
 from export.diagnosis.verdict import Verdict
 from export.variants.fp16 import LARGEST_HALF
@@ -22,7 +22,7 @@ Judge = Callable[[Outputs, Outputs], tuple[Parity, str]]
 _AROUND = 4
 """Layers shown before and after the one to blame, and jumps listed."""
 _HEADINGS = (
-    *("layer", "operator", "shape", "type", "max error", "mean error", "relative", "SNR dB"),
+    *("  layer", "operator", "shape", "type", "max error", "mean error", "relative", "SNR dB"),
     *("growth", "largest", "lost", "saturated"),
 )
 _NUMBERS = 4
@@ -64,18 +64,27 @@ class Diagnosis:
 
 def diagnose(
     comparison: Comparison,
-    exact: OnnxLayers,
-    variant: LayerValues,
+    sides: Sides,
+    images: Images,
     memory_bytes: int = MEMORY_BYTES,
     advance: Callable[[float], None] = lambda _: None,
 ) -> Diagnosis:
     """Compares a variant with the FP32 graph layer by layer and finds the layer to blame.
+
+    Args:
+        comparison: what is compared, and how it is judged.
+        sides: both graphs.
+        images: the verification faces.
+        memory_bytes: for the values of a group of layers.
+        advance: called with the completed share.
 
     Raises:
         GraphError: the two have no layer in common.
         BackendError: OpenVINO cannot show the layers.
         ExportError: TensorRT cannot.
     """
+    faces = sides.faces(images, memory_bytes)
+    exact, variant = sides.exact(faces), sides.variant(faces)
     both = compare_layers(exact, variant, comparison.outputs, memory_bytes, advance)
     with np.errstate(invalid="ignore"):  # lost values
         parity, problem = comparison.judge(both.found, both.exact)
@@ -95,13 +104,12 @@ def summary_lines(diagnosis: Diagnosis) -> list[str]:
     verdict, parity = diagnosis.verdict, diagnosis.parity
     first = (
         f"{diagnosis.comparison.subject}: {counted(len(verdict.errors), 'layer')}, "
-        f"{counted(parity.faces, 'face')}; the ages differ from FP32 by {parity.mean_years:.3g} "
-        f"years on average, {parity.max_years:.3g} at most."
+        f"{counted(parity.faces, 'face')}; {_years(parity)}."
     )
     if not verdict.wrong:
         return [first, diagnosis.comparison.innocent]
     lines = [first]
-    if diagnosis.problem:
+    if diagnosis.problem and not diagnosis.comparison.failed:  # else it has been said
         lines.append(f"Too large: {diagnosis.problem}.")
     blamed = verdict.blamed
     if blamed is None:
@@ -109,7 +117,8 @@ def summary_lines(diagnosis: Diagnosis) -> list[str]:
     lines.append(f"First layer that diverges: {_described(blamed, verdict)}.")
     if diagnosis.repaired_years is not None:
         repaired = f"{diagnosis.repaired_years:.3g} years"
-        which = "this layer" if len(verdict.culprits) == 1 else f"{len(verdict.culprits)} layers"
+        number = len(verdict.culprits)
+        which = "this layer" if number == 1 else f"these {number} layers"
         lines.append(f"With {which} exact, the ages differ by {repaired} at most.")
     names = [printable(error.layer.name) for error in verdict.culprits]
     return [*lines, diagnosis.comparison.remedy.replace("{layers}", str(names))]
@@ -130,6 +139,15 @@ def report_lines(diagnosis: Diagnosis, *, every: bool = False) -> list[str]:
     errors = verdict.errors if every else _excerpt(verdict)
     title = "All layers" if len(errors) == len(verdict.errors) else "Some layers, --all shows all"
     return [*lines, "", f"{title}, in the order of computing:", *_table(errors, verdict)]
+
+
+def _years(parity: Parity) -> str:
+    if math.isnan(parity.max_years):
+        return "ages are NaN that are numbers in FP32"
+    return (
+        f"the ages differ from FP32 by {parity.mean_years:.3g} years on average, "
+        f"{parity.max_years:.3g} at most"
+    )
 
 
 def _described(error: LayerError, verdict: Verdict) -> str:
@@ -195,8 +213,8 @@ def _cells(error: LayerError, verdict: Verdict) -> tuple[str, ...]:
         f"{error.max_error:.2g}",
         f"{error.mean_error:.2g}",
         f"{error.relative_error:.2g}",
-        "exact" if math.isinf(error.snr_db) and error.snr_db > 0 else f"{error.snr_db:.0f}",
-        f"{verdict.growths[layer.name]:.2g}",
+        "exact" if error.snr_db == math.inf else f"{error.snr_db:.0f}",
+        "lost" if error.lost else f"{verdict.growths[layer.name]:.2g}",
         f"{error.largest:.3g}",
         str(error.lost),
         str(error.saturated),

@@ -35,7 +35,7 @@ class OpenVinoSession(SingleFaceSession):
         super().__init__(variant.name)
         bfloat16 = variant.artifact.precision == "bf16"
         self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
-        _check_cpu(variant.name, variant.artifact.precision)
+        check_cpu(variant.name, variant.artifact.precision)
         compiled = _compiled(variant, threads, bfloat16=bfloat16)
         check_outputs(variant.name, variant.expert, _outputs(compiled), "f32")
         if bfloat16:
@@ -48,7 +48,7 @@ class OpenVinoSession(SingleFaceSession):
         return {name: answer[name] for name in self._outputs}
 
 
-def _check_cpu(name: str, precision: str) -> None:
+def check_cpu(name: str, precision: str) -> None:
     """Raises `BackendError` if this CPU computes a precision differently from the build's CPU."""
     import_openvino()
     if precision == "bf16" and not has_bfloat16():

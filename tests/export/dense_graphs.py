@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,7 @@ def weights(seed: int = 0) -> list[NDArray[np.float32]]:
     """Weights of the layers: (8, WIDTH), then (WIDTH, WIDTH), then (WIDTH, 1)."""
     rng = np.random.default_rng(seed)
     sizes = [8, *[WIDTH] * LAYERS, 1]
-    return [
-        (rng.uniform(0.2, 1.0, pair) / pair[0]).astype(np.float32)
-        for pair in zip(sizes, sizes[1:], strict=False)
-    ]
+    return [(rng.uniform(0.2, 1.0, pair) / pair[0]).astype(np.float32) for pair in pairwise(sizes)]
 
 
 def overflowing() -> list[NDArray[np.float32]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +14,18 @@ import pytest
 
 from export.build.differences import compared
 from export.build.parity import TOLERANCES
-from export.diagnosis.compare import compare_layers
+from export.config.contract import Images
+from export.diagnosis.compare import Sides, compare_layers
 from export.diagnosis.layers import Layer, LayerValues, OnnxLayers, Values
 from export.diagnosis.measures import LayerError, measured
+from export.diagnosis.openvino import OpenVinoLayers
 from export.diagnosis.report import Comparison, Diagnosis, diagnose, report_lines, summary_lines
 from export.diagnosis.verdict import Verdict
 from export.errors import GraphError
 from export.variants.bf16 import bf16_from_fp32
 from export.variants.fp16 import fp16_from_fp32, tensor_types
 from runtime.backends.openvino_graph import has_bfloat16
+from runtime.errors import BackendError
 from tests.export import dense_graphs as dense
 
 COMPARISON = Comparison(
@@ -40,8 +44,11 @@ def half(fp32: Path, layers: Sequence[str] = ()) -> Path:
 
 
 def diagnosed(fp32: Path, variant: Path, comparison: Comparison = COMPARISON) -> Diagnosis:
-    faces = dense.faces()
-    return diagnose(comparison, OnnxLayers(fp32, faces), OnnxLayers(variant, faces))
+    return diagnose(comparison, sides(fp32, partial(OnnxLayers, variant)), dense.faces())
+
+
+def sides(fp32: Path, variant: Callable[[Images], LayerValues]) -> Sides:
+    return Sides(partial(OnnxLayers, fp32), variant, large=False)
 
 
 def test_rounding_is_not_blamed(tmp_path: Path) -> None:
@@ -156,6 +163,18 @@ def test_groups_bound_the_memory_and_change_nothing(tmp_path: Path) -> None:
     assert shares[-1] == 1.0
 
 
+def test_where_memory_is_short_the_faces_that_differ_most_are_compared(tmp_path: Path) -> None:
+    fp32 = dense.write(tmp_path / "fp32.onnx", dense.overflowing())
+    faces = dense.faces(9)
+    faces["face"][[0, 1, 2, 4, 6, 7]] //= 100  # too dark to overflow
+    both = sides(fp32, partial(OnnxLayers, half(fp32)))
+    chosen = both.faces(faces, memory_bytes=1)
+    np.testing.assert_array_equal(chosen["face"], faces["face"][[3, 5, 8]])
+    assert both.faces(faces, memory_bytes=1 << 30) is faces
+    one = replace(both, large=True).faces(faces, memory_bytes=1 << 30)
+    np.testing.assert_array_equal(one["face"], faces["face"][:1])
+
+
 def test_graphs_without_a_common_layer_are_an_error(tmp_path: Path) -> None:
     fp32 = dense.write(tmp_path / "fp32.onnx", dense.weights())
     other = onnx.load(fp32)
@@ -172,7 +191,12 @@ def test_graphs_without_a_common_layer_are_an_error(tmp_path: Path) -> None:
 def errors(relative: Sequence[float], sources: Sequence[Sequence[int]]) -> list[LayerError]:
     return [
         LayerError(
-            Layer(str(index), "Op", (1,), tuple(map(str, before))), "float16", *(value,) * 3, 1, 0, 0
+            Layer(str(index), "Op", (1,), tuple(map(str, before))),
+            "float16",
+            *(value,) * 3,
+            1,
+            0,
+            0,
         )
         for index, (value, before) in enumerate(zip(relative, sources, strict=True))
     ]
@@ -208,22 +232,25 @@ def test_a_measure_counts_lost_and_saturated_values() -> None:
 
 
 def test_a_variant_for_openvino_is_compared_by_the_same_names(tmp_path: Path) -> None:
-    from export.diagnosis.openvino import OpenVinoLayers
-
-    if not has_bfloat16():
-        pytest.skip("this CPU does not multiply bfloat16")
     layers = dense.weights()
     fp32 = dense.write(tmp_path / "fp32.onnx", layers)
-    bf16_from_fp32(fp32, tmp_path / "v.xml", dense.faces(6))
-    faces = dense.faces()
-    variant = OpenVinoLayers(tmp_path / "v.xml", faces, "bf16")
-    bf16 = Comparison("v", "bf16", ("age_years",), COMPARISON.judge, "")
-    found = diagnose(bf16, OnnxLayers(fp32, faces), variant)
+    bfloat16 = has_bfloat16()
+    path, precision = (tmp_path / "v.xml", "bf16") if bfloat16 else (fp32, "fp32")
+    if bfloat16:
+        bf16_from_fp32(fp32, path, dense.faces(6))
+    variant = partial(OpenVinoLayers, path, precision=precision)
+    comparison = replace(COMPARISON, precision=precision)
+    found = diagnose(comparison, sides(fp32, variant), dense.faces())
     names = [error.layer.name for error in found.verdict.errors]
     assert {"p1", "r1", "p2", "age_years"} <= set(names)
     assert found.verdict.blamed is None
     assert max(error.relative_error for error in found.verdict.errors) < 0.02
     layers[2] *= 2.0
-    wrong = diagnose(bf16, OnnxLayers(dense.write(tmp_path / "w.onnx", layers), faces), variant)
+    other = dense.write(tmp_path / "w.onnx", layers)
+    wrong = diagnose(comparison, sides(other, variant), dense.faces())
     assert wrong.verdict.blamed is not None
     assert wrong.verdict.blamed.layer.name == "p2"
+    assert wrong.repaired_years is None
+    if not bfloat16:
+        with pytest.raises(BackendError, match="this CPU has no bfloat16"):
+            OpenVinoLayers(path, dense.faces(), "bf16")
