@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from export.build.parity import check_parity
+from export.build.differences import compared
+from export.build.parity import TOLERANCES, check_parity
 from export.config.contract import FP32_OPERATORS
+from export.diagnosis.compare import Sides
+from export.diagnosis.layers import OnnxLayers
+from export.diagnosis.report import Comparison, diagnose
 from export.errors import GraphError, ParityError
 from export.experts.cnn.network import cnn_expert
 from export.faces.verification import BATCHES, verification_images
@@ -197,8 +202,8 @@ def test_swapped_probabilities_fail_parity(built: Any) -> None:
         check_parity(folder / "e.fp32.onnx", "fp32", images, wrong)
 
 
-def test_the_first_divergent_tensor_is_named(built: Any, tmp_path: Path) -> None:
-    folder, _, images, reference = built
+def test_the_first_layer_that_diverges_is_blamed(built: Any, tmp_path: Path) -> None:
+    folder, signature, images, _ = built
     model = onnx.load(folder / "e.fp16.onnx")
     conv = [n for n in model.graph.node if n.op_type == "Conv"][5]
     for tensor in model.graph.initializer:
@@ -206,9 +211,12 @@ def test_the_first_divergent_tensor_is_named(built: Any, tmp_path: Path) -> None
             broken = onnx.numpy_helper.to_array(tensor) * np.float16(0.1)
             tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
     onnx.save(model, tmp_path / "broken.onnx")
-    with pytest.raises(ParityError, match="They diverge at") as caught:
-        check_parity(tmp_path / "broken.onnx", "fp16", images, reference, folder / "e.fp32.onnx")
-    assert conv.output[0] in str(caught.value)
+    judge = partial(compared, tolerance=TOLERANCES["fp16"], grid=None)
+    files = folder / "e.fp32.onnx", tmp_path / "broken.onnx"
+    sides = Sides(*(partial(OnnxLayers, file) for file in files), large=False)
+    found = diagnose(Comparison("e", "fp16", signature.outputs, judge, ""), sides, images)
+    assert found.verdict.blamed is not None
+    assert found.verdict.blamed.layer.name == conv.output[0]
 
 
 def test_overflow_is_found_although_the_cpu_provider_hides_it(tmp_path: Path) -> None:
