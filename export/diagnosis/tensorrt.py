@@ -41,11 +41,13 @@ class TensorRtLayers:
         os.environ[_RTX] = str(int(backend == "tensorrt_rtx"))  # read when Polygraphy is imported
         try:
             from polygraphy.backend import trt
+            from polygraphy.logger import G_LOGGER
         except ModuleNotFoundError as error:
             raise ExportError(
                 f"The layers of an engine are read by the package {error.name!r}, which is not "
                 f"installed. Run: pip install 'agemoe-runtime[diagnose]'"
             ) from error
+        G_LOGGER.module_severity = G_LOGGER.ERROR
         self._trt = trt
         self._path = path
         self._faces = dict(faces)
