@@ -22,6 +22,7 @@ from tests.runtime.fusion_tables import Row, pivot_tables
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 RUNTIME, CALIBRATE, EVALUATE = "runtime.__main__", "export.calibrate", "export.evaluate"
+DIAGNOSE = "export.diagnose"
 BUILD, DISTILL, TRITON = "export.build_engines", "export.distill", "export.triton_repository"
 DEMO = "export.demo.__main__"
 _FACES = ("--faces", "labels.csv", "--whole")
@@ -70,6 +71,7 @@ READ: dict[str, list[tuple[str, ...]]] = {
         ("--faces", "folder0", "--output", "o", "--checkpoint", "x", "--name", "{}"),
     ],
     TRITON: [("--engines", "{}", "--device", "cpu")],
+    DIAGNOSE: [("--engines", "{}"), ("{}", "--engines", "engines")],
     DEMO: [("portraits", "--engines", "{}"), ("show", "{}")],
     "benchmarks.latency": [
         ("--engines", "{}"),
@@ -148,6 +150,10 @@ NUMBERS: dict[str, list[tuple[str, ...]]] = {
     DISTILL: [
         ("--faces", "nothing", "--output", "o", "--checkpoint", "x", f"--{name}={{}}")
         for name in ("epochs", "held-back", "seed", "name")
+    ],
+    DIAGNOSE: [
+        ("--engines", "nothing", f"--{name}={{}}")
+        for name in ("precision", "target", "optimization-level", "memory-gib")
     ],
     TRITON: [
         ("--engines", "nothing", f"--{name}={{}}") for name in ("instances", "queue-delay-us")
