@@ -175,6 +175,20 @@ def test_where_memory_is_short_the_faces_that_differ_most_are_compared(tmp_path:
     np.testing.assert_array_equal(one["face"], faces["face"][:1])
 
 
+def test_weights_in_an_external_data_file_change_nothing(tmp_path: Path) -> None:
+    fp32 = dense.write(tmp_path / "fp32.onnx", dense.overflowing())
+    variant, faces = half(fp32), dense.faces()
+    outside = tmp_path / "outside.onnx"
+    location = "outside.onnx.data"
+    onnx.save(onnx.load(variant), outside, save_as_external_data=True, size_threshold=0,
+              location=location)  # fmt: skip
+    assert (tmp_path / location).stat().st_size > 1000
+    names = sorted(OnnxLayers(variant, faces).names)
+    inside, found = (OnnxLayers(path, faces).values(names) for path in (variant, outside))
+    for name in names:
+        np.testing.assert_array_equal(found[name], inside[name])
+
+
 def test_graphs_without_a_common_layer_are_an_error(tmp_path: Path) -> None:
     fp32 = dense.write(tmp_path / "fp32.onnx", dense.weights())
     other = onnx.load(fp32)
