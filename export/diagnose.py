@@ -23,6 +23,7 @@ from runtime.manifest import ENGINE_BACKENDS, PRECISIONS, Artifact, Expert, veri
 from runtime.manifest_file import read_manifest
 from runtime.names import suggestion
 from runtime.program import usage_name
+from runtime.progress import Progress
 from runtime.shared_options import add_engines
 
 _BYTES_PER_GIB = 1 << 30
@@ -65,11 +66,13 @@ def _diagnosis(
     fp32 = next(a for a in variant.expert.artifacts if a.precision == "fp32")
     for artifact in (fp32, variant.artifact):
         verify_files(variant.folder, variant.name, artifact)
-    effort = Effort(int(parsed.memory_gib * _BYTES_PER_GIB))
     images = verification_images(variant.expert.inputs)
-    if backend is not None:
-        return diagnose_tensorrt(variant, backend, parsed.optimization_level, images, effort)
-    return diagnose_variant(variant, variant.folder / fp32.files[0].path, images, effort)
+    path = variant.folder / fp32.files[0].path
+    with Progress(f"layers of {variant.name} {variant.artifact.precision}") as progress:
+        effort = Effort(int(parsed.memory_gib * _BYTES_PER_GIB), progress.report)
+        if backend is not None:
+            return diagnose_tensorrt(variant, backend, parsed.optimization_level, images, effort)
+        return diagnose_variant(variant, path, images, effort)
 
 
 def _variants(parsed: argparse.Namespace, experts: Mapping[str, Expert]) -> Iterator[ExpertVariant]:

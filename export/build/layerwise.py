@@ -22,6 +22,7 @@ from export.graph.weights import has_data_file
 from runtime.backends import ExpertVariant
 from runtime.errors import AgeMoEError
 from runtime.manifest import ENGINE_BACKENDS
+from runtime.progress import Report, unreported
 
 _REMEDIES = {
     "fp16": "Remedy: keep_fp32 = {layers} in the expert's table of experts.toml keeps them in "
@@ -46,8 +47,8 @@ class Effort:
 
     memory_bytes: int = MEMORY_BYTES
     """For the values of a group of layers."""
-    advance: Callable[[float], None] = lambda _: None
-    """Called with the completed share."""
+    report: Report = unreported
+    """Called with the number of layers compared, and of all."""
 
 
 def diagnose_variant(
@@ -75,7 +76,7 @@ def diagnose_variant(
 
     comparison = _comparison(variant, artifact.backend, failed=failed)
     sides = Sides(partial(OnnxLayers, fp32), opened, has_data_file(fp32))
-    return diagnose(comparison, sides, images, effort.memory_bytes, effort.advance)
+    return diagnose(comparison, sides, images, effort.memory_bytes, effort.report)
 
 
 def diagnose_tensorrt(
@@ -107,7 +108,7 @@ def diagnose_tensorrt(
         has_data_file(fp32),
     )
     comparison = _comparison(variant, backend)
-    return diagnose(comparison, sides, images, effort.memory_bytes, effort.advance)
+    return diagnose(comparison, sides, images, effort.memory_bytes, effort.report)
 
 
 def explained(

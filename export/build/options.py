@@ -113,20 +113,8 @@ def resolve_options(
         raise OptionsError(problems)
     fusion = found.fusion if weights == "checkpoint" else None
     return BuildOptions(
-        experts,
-        weights,
-        output,
-        fp16,
-        bf16,
-        int8,
-        max_batch,
-        force,
-        bool(only),
-        engines,
-        no_engines,
-        detector,
-        fusion,
-        diagnose,
+        *(experts, weights, output, fp16, bf16, int8, max_batch, force, bool(only)),
+        *(engines, no_engines, detector, fusion, diagnose),
     )
 
 

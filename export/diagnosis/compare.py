@@ -11,6 +11,7 @@ from export.config.contract import Images, Outputs
 from export.diagnosis.layers import LayerValues, OnnxLayers, in_groups
 from export.diagnosis.measures import LayerError, measured
 from export.errors import GraphError
+from runtime.progress import Report, unreported
 
 MEMORY_BYTES = 1 << 30
 """Default memory for the values of a group of layers."""
@@ -70,7 +71,7 @@ def compare_layers(
     variant: LayerValues,
     outputs: Sequence[str],
     memory_bytes: int = MEMORY_BYTES,
-    advance: Callable[[float], None] = lambda _: None,
+    report: Report = unreported,
 ) -> Compared:
     """Compares the layers that both graphs have, in groups that fit in memory.
 
@@ -81,7 +82,7 @@ def compare_layers(
         variant: the graph to compare, on the same faces.
         outputs: names of the graphs' outputs.
         memory_bytes: for the values of a group.
-        advance: called with the completed share.
+        report: called with the number of layers compared, and of all.
 
     Raises:
         GraphError: the two have no layer in common.
@@ -93,6 +94,7 @@ def compare_layers(
     found: Outputs = {}
     true: Outputs = {}
     done = 0
+    report(done, len(layers))
     for group in in_groups(layers, memory_bytes):
         names = [layer.name for layer in group]
         theirs, ours = variant.values(names), exact.values(names)
@@ -105,5 +107,5 @@ def compare_layers(
             found[name] = np.asarray(theirs[name], np.float32)
             true[name] = np.asarray(ours[name], np.float32)
         done += len(group)
-        advance(done / len(layers))
+        report(done, len(layers))
     return Compared(tuple(errors), found, true)

@@ -16,6 +16,7 @@ from export.diagnosis.verdict import Verdict
 from export.variants.fp16 import LARGEST_HALF
 from runtime.manifest import Parity
 from runtime.printing import counted, printable
+from runtime.progress import Report, unreported
 
 Judge = Callable[[Outputs, Outputs], tuple[Parity, str]]
 """From found and exact outputs to the difference, and why it is too large; empty if it is not."""
@@ -67,7 +68,7 @@ def diagnose(
     sides: Sides,
     images: Images,
     memory_bytes: int = MEMORY_BYTES,
-    advance: Callable[[float], None] = lambda _: None,
+    report: Report = unreported,
 ) -> Diagnosis:
     """Compares a variant with the FP32 graph layer by layer and finds the layer to blame.
 
@@ -76,7 +77,7 @@ def diagnose(
         sides: both graphs.
         images: the verification faces.
         memory_bytes: for the values of a group of layers.
-        advance: called with the completed share.
+        report: called with the number of layers compared, and of all.
 
     Raises:
         GraphError: the two have no layer in common.
@@ -85,7 +86,7 @@ def diagnose(
     """
     faces = sides.faces(images, memory_bytes)
     exact, variant = sides.exact(faces), sides.variant(faces)
-    both = compare_layers(exact, variant, comparison.outputs, memory_bytes, advance)
+    both = compare_layers(exact, variant, comparison.outputs, memory_bytes, report)
     with np.errstate(invalid="ignore"):  # lost values
         parity, problem = comparison.judge(both.found, both.exact)
     wrong = comparison.failed or bool(problem)

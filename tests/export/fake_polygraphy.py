@@ -89,7 +89,7 @@ def install(fake: Polygraphy, monkeypatch: pytest.MonkeyPatch) -> None:
         EngineFromNetwork=fake.engine,
         TrtRunner=lambda engine: engine,
     )
-    contents = {
+    contents: dict[str, dict[str, Any]] = {
         "polygraphy": {},
         "polygraphy.backend": {"trt": trt},
         "polygraphy.comparator": {"Comparator": SimpleNamespace(run=fake.run)},

@@ -154,13 +154,16 @@ def test_groups_bound_the_memory_and_change_nothing(tmp_path: Path) -> None:
     whole = compare_layers(exact, variant, ["age_years"])
     assert len(variant.asked) == 1
     two_layers = 2 * dense.FACES * dense.WIDTH * 8
-    shares: list[float] = []
-    grouped = compare_layers(exact, variant, ["age_years"], two_layers, shares.append)
+    done: list[tuple[int, int]] = []
+    grouped = compare_layers(
+        exact, variant, ["age_years"], two_layers, lambda *numbers: done.append(numbers)
+    )
     assert max(map(len, variant.asked[1:-1])) == 2
     assert grouped.errors == whole.errors
     np.testing.assert_array_equal(grouped.found["age_years"], whole.found["age_years"])
-    assert shares == sorted(shares)
-    assert shares[-1] == 1.0
+    total = len(whole.errors)
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == ((0, total), (total, total))
 
 
 def test_where_memory_is_short_the_faces_that_differ_most_are_compared(tmp_path: Path) -> None:

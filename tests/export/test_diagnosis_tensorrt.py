@@ -42,7 +42,7 @@ def variant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ExpertVariant:
     fp16_from_fp32(fp32, tmp_path / "fp16.onnx")
     expert = Expert(
         "onnx",
-        Source("onnx", None, None),
+        Source("onnx", "tiny.onnx", None),
         (InputSpec("face", 32, 32, Geometry()),),
         ("age_years",),
         None,

@@ -212,8 +212,8 @@ def test_the_first_layer_that_diverges_is_blamed(built: Any, tmp_path: Path) -> 
             tensor.CopyFrom(onnx.numpy_helper.from_array(broken, tensor.name))
     onnx.save(model, tmp_path / "broken.onnx")
     judge = partial(compared, tolerance=TOLERANCES["fp16"], grid=None)
-    files = folder / "e.fp32.onnx", tmp_path / "broken.onnx"
-    sides = Sides(*(partial(OnnxLayers, file) for file in files), large=False)
+    fp32 = partial(OnnxLayers, folder / "e.fp32.onnx")
+    sides = Sides(fp32, partial(OnnxLayers, tmp_path / "broken.onnx"), large=False)
     found = diagnose(Comparison("e", "fp16", signature.outputs, judge, ""), sides, images)
     assert found.verdict.blamed is not None
     assert found.verdict.blamed.layer.name == conv.output[0]
