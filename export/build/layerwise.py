@@ -18,7 +18,7 @@ from export.diagnosis.report import Comparison, Diagnosis, diagnose, report_line
 from export.diagnosis.tensorrt import TensorRtLayers
 from export.errors import ExportError, ParityError
 from export.faces.verification import verification_images
-from export.graph.weights import has_data_file
+from export.graph.weights import is_large
 from runtime.backends import ExpertVariant
 from runtime.errors import AgeMoEError
 from runtime.manifest import ENGINE_BACKENDS
@@ -75,7 +75,7 @@ def diagnose_variant(
         return OnnxLayers(variant.path, faces)
 
     comparison = _comparison(variant, artifact.backend, failed=failed)
-    sides = Sides(partial(OnnxLayers, fp32), opened, has_data_file(fp32))
+    sides = Sides(partial(OnnxLayers, fp32), opened, is_large(fp32))
     return diagnose(comparison, sides, images, effort.memory_bytes, effort.report)
 
 
@@ -105,7 +105,7 @@ def diagnose_tensorrt(
     sides = Sides(
         partial(OnnxLayers, fp32),
         lambda faces: TensorRtLayers(variant.path, faces, backend, level),
-        has_data_file(fp32),
+        is_large(fp32),
     )
     comparison = _comparison(variant, backend)
     return diagnose(comparison, sides, images, effort.memory_bytes, effort.report)
@@ -123,7 +123,7 @@ def explained(
         images: the verification faces.
         full: the whole report, however large the network is, and not just the verdict.
     """
-    if not full and has_data_file(fp32):
+    if not full and is_large(fp32):
         return error
     return _explained(
         error, partial(diagnose_variant, variant, fp32, images, Effort(), failed=True), full=full
