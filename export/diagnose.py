@@ -95,10 +95,9 @@ def _variants(parsed: argparse.Namespace, experts: Mapping[str, Expert]) -> Iter
         if _is_wanted(artifact, parsed)
     ]
     if not found:
-        wanted = parsed.precision or "variant beside FP32"
-        raise OptionsError(
-            [f"{parsed.engines}: no expert has a {wanted} that can be compared so; build it first"]
-        )
+        wanted = f"{parsed.precision} variant" if parsed.precision else "variant beside FP32"
+        problem = f"{parsed.engines}: there is no {wanted} to compare with FP32; build it first"
+        raise OptionsError([problem])
     yield from found
 
 

@@ -121,7 +121,7 @@ def test_beyond_the_tolerance_the_status_is_1(
     ("arguments", "message"),
     [
         (("mime",), "mime: no such expert; there are mine. Did you mean 'mine'?"),
-        (("--precision", "int8"), "no expert has a int8 that can be compared so; build it first"),
+        (("--precision", "int8"), "there is no int8 variant to compare with FP32; build it first"),
         (("--target", "tensorrt"), "--target tensorrt: TensorRT is not installed"),
     ],
 )
