@@ -32,16 +32,21 @@ def round_to_half(graph: onnx.GraphProto, halves: Collection[str]) -> None:
         for position, name in enumerate(node.input):
             if name in halves:
                 if name not in wide:
-                    wide[name] = f"{name}.wide"
+                    wide[name] = own_name(name, "wide")
                     nodes.append(_cast(name, wide[name], TensorProto.FLOAT))
                 node.input[position] = wide[name]
         nodes.append(node)
         for position, name in enumerate(node.output):
             if name in halves:
-                node.output[position] = f"{name}.unrounded"
-                nodes.append(_cast(f"{name}.unrounded", name, TensorProto.FLOAT16))
+                node.output[position] = own_name(name, "unrounded")
+                nodes.append(_cast(node.output[position], name, TensorProto.FLOAT16))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
+
+
+def own_name(name: str, kind: str) -> str:
+    """Returns the name of a tensor that a diagnosis adds to a graph beside one of its own."""
+    return f"agemoe diagnosis/{kind} of {name}"
 
 
 def _cast(source: str, target: str, kind: TensorProto.DataType) -> onnx.NodeProto:

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from export.config.contract import Images
-from export.diagnosis.half import round_to_half
+from export.diagnosis.half import own_name, round_to_half
 from export.graph.sessions import open_session
 from export.graph.traversal import names_read
 from export.variants.fp16 import tensor_types
@@ -117,11 +117,11 @@ class OnnxLayers:
         for node in self._nodes:
             nodes.append(node)
             nodes += [
-                onnx.helper.make_node("Shape", [name], [f"{name}.shape"])
+                onnx.helper.make_node("Shape", [name], [own_name(name, "shape")])
                 for name in chosen.intersection(node.output)
             ]
-        found = self._run(nodes, [f"{name}.shape" for name in names])
-        return {name: tuple(found[f"{name}.shape"].tolist()) for name in names}
+        found = self._run(nodes, [own_name(name, "shape") for name in names])
+        return {name: tuple(found[own_name(name, "shape")].tolist()) for name in names}
 
     def _run(
         self,
@@ -147,7 +147,7 @@ def _without(node: onnx.NodeProto, outputs: Collection[str]) -> onnx.NodeProto:
     copy.CopyFrom(node)
     for position, name in enumerate(node.output):
         if name in outputs:
-            copy.output[position] = f"{name}.replaced"
+            copy.output[position] = own_name(name, "replaced")
     return copy
 
 
