@@ -53,8 +53,8 @@ def parser() -> argparse.ArgumentParser:
         examples=("--engines engines", "--engines build/full --precision bf16 --rounds 9"),
     )
     add = parser.add_argument
-    folders, default = "folders to compare (default: engines)", [Path("engines")]
-    add("--engines", type=Path, nargs="+", default=default, metavar="FOLDER", help=folders)
+    folders = "folders to compare (default: engines)"
+    add("--engines", type=Path, nargs="+", metavar="FOLDER", help=folders)
     add("--precision", default="auto", help="as of AgeMoE (default: %(default)s)")
     add("--rounds", type=count, default=5, metavar="N", help="default: %(default)s")
     return parser
@@ -65,13 +65,14 @@ def _measure(options: argparse.Namespace) -> int:
     from benchmarks.reports import markdown_table
     from runtime.manifest_file import read_manifest
 
-    for folder in options.engines:
+    engines = options.engines or [Path("engines")]
+    for folder in engines:
         read_manifest(folder)  # an error in a process says less
     runs = {
         f"{folder} | {way}": partial(
             opening, {"engines": str(folder), "precision": options.precision, **chosen}
         )
-        for folder in options.engines
+        for folder in engines
         for way, chosen in WAYS.items()
     }
     found = interleaved(runs, seconds=0.0, min_rounds=options.rounds, warm_up=1)
