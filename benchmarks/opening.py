@@ -55,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     folders = "folders to compare (default: engines)"
     add("--engines", type=Path, nargs="+", metavar="FOLDER", help=folders)
-    add("--precision", default="auto", help="as of AgeMoE (default: %(default)s)")
-    add("--rounds", type=count, default=5, metavar="N", help="default: %(default)s")
+    add("--precision", default="auto", help="as of AgeMoE")
+    add("--rounds", type=count, default=5, metavar="N", help="rounds of all")
     return parser
 
 
