@@ -25,7 +25,7 @@ from runtime.results import Box, Landmarks
 SEARCH_MARGIN = 0.5
 """Of the box, on each side, within which the detector is asked; a share of its width or height."""
 
-SEARCH_SIDE = 224
+SEARCH_SIDE = 192
 """Longest side, in pixels, to which this region, or a whole picture, is reduced: a face fills it,
 and a stranger may give 64 of them in which there is no face. Of 456 faces of three sources, all
 were found in it as in the full size."""

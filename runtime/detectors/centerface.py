@@ -38,7 +38,7 @@ MAX_OVERLAP = 0.3
 """Intersection over union from which two detections are the same face."""
 MAX_CANDIDATES = 1000
 """Cells considered, the surest first: bounds the time that a picture can cost."""
-LONGEST_SIDES = (224, 640, 1280)
+LONGEST_SIDES = (192, 640, 1280)
 """Pixels. On 1,452 photographs of FG-NET and All-Age-Faces the first size finds the same faces as
 320 does, in 9.2 instead of 14.5 ms (two cores, AVX2), and the ages are as accurate."""
 SMALL_FACE = 40

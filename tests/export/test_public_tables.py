@@ -16,10 +16,10 @@ def test_the_shipped_tables_fuse_both_experts_and_give_intervals() -> None:
     tables = read_fusion(PRESETS / "public.fusion.json")
     assert tuple(tables.experts) == NAMES
     assert not tables.provenance["fell_back"]
-    assert tables.provenance["faces"] == 627
+    assert tables.provenance["faces"] == 596
     seen = tables.provenance["fitted_faces"]
     assert isinstance(seen, dict)
-    assert len(b64decode(seen["rows"])) == 5 * 627
+    assert len(b64decode(seen["rows"])) == 5 * 596
     ages = np.repeat(np.linspace(2.0, 78.0, 20)[:, None], 2, axis=1)
     fused = tables.fuse(NAMES, ages)
     assert (fused.weights > 0.02).all()
@@ -29,5 +29,5 @@ def test_the_shipped_tables_fuse_both_experts_and_give_intervals() -> None:
         frozenset(names) for names in (NAMES, NAMES[:1], NAMES[1:])
     }
     report = (PRESETS / "public.report.md").read_text()
-    assert "From 627 labeled faces" in report
+    assert "From 596 labeled faces" in report
     assert "![" not in report

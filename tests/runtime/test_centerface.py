@@ -167,7 +167,7 @@ def outputs_of(image: Pixels) -> Outputs:
     return tuple(part.astype(np.float32) for part in parts)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 100), (224, 61), (1, 5)])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 100), (192, 61), (1, 5)])
 def test_detections_in_a_picture(model: Path, height: int, width: int) -> None:
     image = blocks(height, height, width)
     inside = []

@@ -145,8 +145,8 @@ def test_a_whole_picture_gets_the_landmarks_of_its_largest_face(engines: Path) -
         Detection((150, 70, 60, 70), landmarks=large),
     )
     found = prepared(preparer(engines, detector), numbered())
-    assert detector.shapes == [(179, 224)]
-    wanted = moved_landmarks(large, lambda x, y: (x * 250 / 224, y * 200 / 179))
+    assert detector.shapes == [(154, 192)]
+    wanted = moved_landmarks(large, lambda x, y: (x * 250 / 192, y * 200 / 154))
     assert np.array_equal(aligned_view(found), align(numbered(), None, wanted, 16, 16, ALIGN))
 
 
@@ -180,7 +180,7 @@ class BoxesOnly(Failing):
         (BoxesOnly(), SEARCHED, UNSEEN),
         (AnyWayUp(BoxesOnly(), 0.5), None, UNSEEN),
         (Failing(), SEARCHED, "the detector failed (RuntimeError: no (120, 80, 3))"),
-        (Failing(), None, "the detector failed (RuntimeError: no (179, 224, 3))"),
+        (Failing(), None, "the detector failed (RuntimeError: no (154, 192, 3))"),
     ],
 )
 def test_without_any_the_average_landmarks_are_used_and_noted(
