@@ -27,8 +27,8 @@ SEARCH_MARGIN = 0.5
 
 SEARCH_SIDE = 192
 """Longest side, in pixels, to which this region, or a whole picture, is reduced: a face fills it,
-and a stranger may give 64 of them in which there is no face. Of 456 faces of three sources, all
-were found in it as in the full size."""
+and a stranger may give 64 of them in which there is no face. Of 300 faces of two sources, all
+were found in it, in their box and in the whole picture."""
 
 SEARCH_READ = 3 * SEARCH_SIDE
 """Pixels, at most twice as many, that are read of a region's longest side, evenly spaced: to read
