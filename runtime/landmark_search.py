@@ -27,7 +27,7 @@ SEARCH_MARGIN = 0.5
 
 SEARCH_SIDE = 192
 """Longest side, in pixels, to which this region, or a whole picture, is reduced: a face fills it,
-and a stranger may give 64 of them in which there is no face. Of 300 faces of two sources, all
+and a stranger may give 64 of them in which there is no face. Of 449 faces of three sources, all
 were found in it, in their box and in the whole picture."""
 
 SEARCH_READ = 3 * SEARCH_SIDE
