@@ -211,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     exclusion = Exclusion() if options.exclude is None else read_exclusion(options.exclude)
     sources = read_sources(options.sources, exclusion, options.limit, options.seed)
+    if unknown := {side for side, _ in options.tables} - set(options.sizes):
+        raise ValueError(f"--tables: size {min(unknown)} is not one of --sizes. Add it there.")
     tables = {side: read_fusion(path) for side, path in sorted(options.tables)}
     model = options.engines / "detector" / "centerface.onnx"
     sizes = {side: Size(model, (side, *LONGEST_SIDES[1:])) for side in sorted(options.sizes)}
@@ -272,7 +274,14 @@ def parser() -> Parser:
     )
     add("--exclude", type=Path, metavar="CSV", help="photographs that the tables were fitted on")
     add("--limit", type=commands.count, metavar="N", help="photographs per source, at random")
-    add("--sizes", type=commands.count, nargs="+", default=[160, 192, 224], metavar="PIXELS")
+    add(
+        "--sizes",
+        type=commands.count,
+        nargs="+",
+        default=[160, 192, 224],
+        metavar="PIXELS",
+        help="longest sides of the first pass",
+    )
     add("--tables", type=_table_argument, nargs="+", default=[], metavar="SIZE=FILE", help=tables)
     add(
         "--pasted",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks import detector_sizes, pasted_faces
 from benchmarks.detector_sizes import REFERENCE, Look, Size, errors, places
@@ -93,7 +94,13 @@ def test_further_passes_are_counted(tmp_path: Path) -> None:
     assert not size.look(np.zeros((64, 64, 3), np.uint8)).again
 
 
-def test_a_size_of_tables_needs_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_tables_need_a_file_and_a_size_that_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "001A20.png")
+    given = ["--sources", f"a={tmp_path}", "--tables"]
     with pytest.raises(SystemExit):
-        detector_sizes.main(["--sources", f"a={tmp_path}", "--tables", "192=missing.json"])
+        detector_sizes.main([*given, "192=missing.json"])
     assert "must be SIZE=FILE, a file that exists" in capsys.readouterr().err
+    assert detector_sizes.main([*given, f"96={__file__}"]) == 2
+    assert "size 96 is not one of --sizes. Add it there." in capsys.readouterr().err
