@@ -247,8 +247,8 @@ def _run(options: argparse.Namespace) -> int:
 def _table_argument(text: str) -> tuple[int, Path]:
     """Parses SIZE=FILE."""
     side, mark, path = text.partition("=")
-    if not (side.isdigit() and mark and Path(path).is_file()):
-        raise argparse.ArgumentTypeError(f"must be SIZE=FILE, a file that exists, got {text!r}")
+    if not (side.isdecimal() and mark and path):
+        raise argparse.ArgumentTypeError(f"must be SIZE=FILE, got {text!r}")
     return int(side), Path(path)
 
 
@@ -258,7 +258,7 @@ def parser() -> Parser:
         prog="python -m benchmarks.detector_sizes",
         description="Compares sizes of CenterFace's first pass on labeled photographs.",
         examples=(
-            "--sources fgnet=FGNET aaf=AAF --limit 450",
+            "--sources fgnet=FGNET utkface=UTKFACE --limit 450",
             "--sources fgnet=FGNET --tables 160=a/fusion.json 224=b/fusion.json --pasted 8",
         ),
     )

@@ -100,7 +100,7 @@ def test_tables_need_a_file_and_a_size_that_is_measured(
     Image.new("RGB", (64, 64)).save(tmp_path / "001A20.png")
     given = ["--sources", f"a={tmp_path}", "--tables"]
     with pytest.raises(SystemExit):
-        detector_sizes.main([*given, "192=missing.json"])
-    assert "must be SIZE=FILE, a file that exists" in capsys.readouterr().err
+        detector_sizes.main([*given, "missing.json"])
+    assert "must be SIZE=FILE, got 'missing.json'" in capsys.readouterr().err
     assert detector_sizes.main([*given, f"96={__file__}"]) == 2
     assert "size 96 is not one of --sizes. Add it there." in capsys.readouterr().err
