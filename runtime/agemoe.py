@@ -18,7 +18,7 @@ from runtime.cores import usable_cores
 from runtime.deadline import Deadline
 from runtime.detection import Detector
 from runtime.detectors.names import AUTO
-from runtime.errors import AgeMoEError, DeadlineError
+from runtime.errors import AgeMoEError, DeadlineError, InputError
 from runtime.estimates import estimates_from
 from runtime.executor import MODES, Executor
 from runtime.images import Decode, ImageLimits
@@ -62,6 +62,7 @@ class AgeMoE(PhotoPredictor):
         verify: bool = True,
         concurrency: str = "auto",
         threads: int | None = None,
+        batches: int = 1,
         limits: ImageLimits | None = None,
         quality: QualityLimits | None = None,
         liveness: LivenessCheck | None = None,
@@ -83,7 +84,9 @@ class AgeMoE(PhotoPredictor):
             verify: whether the SHA-256 of every file is checked, not only its size.
             concurrency: `lanes` runs the experts at the same time, `sequence` one after the other;
                 `auto` measures which is faster. A deadline always implies `lanes`.
-            threads: cores each expert may use on the CPU; None means all.
+            threads: cores each expert may use on the CPU for a batch, and the detector for a
+                picture; None means all.
+            batches: that each expert predicts at the same time on the CPU, for several callers.
             limits: on the size of pictures.
             quality: limits below which a face is refused before the experts run; None: none.
             liveness: checks each face before the experts run; None: none is checked.
@@ -100,10 +103,10 @@ class AgeMoE(PhotoPredictor):
         if concurrency not in CONCURRENCY:
             raise ValueError(one_expected("concurrency", concurrency, CONCURRENCY))
         request = DeviceRequest(
-            *parse_device(device), precision, verify, threads, gpu or GpuOptions()
+            *parse_device(device), precision, verify, threads, gpu or GpuOptions(), batches
         )
         folder = Path(engines)
-        self._contents = read_contents(folder, experts, fusion, detector)
+        self._contents = read_contents(folder, experts, fusion, detector, threads)
         chosen = self._contents.experts
         self._check_detector = DetectorCheck(self._contents.calibration)
         self._tables = self._contents.tables
@@ -227,6 +230,39 @@ class AgeMoE(PhotoPredictor):
         finally:
             self._calls.leave(call)
 
+    def prepare(
+        self, faces: Sequence[FaceLike], *, quality: bool = True
+    ) -> list[PreparedFace | InputError]:
+        """Crops faces for `predict_prepared`; the pictures are not needed any more then.
+
+        Args:
+            faces: as in `predict`.
+            quality: measure the quality of the faces, too, which limits on it do in any case.
+
+        Returns:
+            One entry per face in order; the error of a face that cannot be used.
+
+        Raises:
+            ClosedError: after `close`, or in a forked process.
+        """
+        call = object()
+        try:
+            self._calls.enter(call)
+            return self._prepared(faces, None, quality=quality)
+        finally:
+            self._calls.leave(call)
+
+    def predict_prepared(
+        self, faces: Sequence[PreparedFace | InputError]
+    ) -> list[AgeEstimate | AgeMoEError]:
+        """Estimates the ages of faces from `prepare`; returns and raises as `predict`."""
+        call = object()
+        try:
+            self._calls.enter(call)
+            return self._predict_prepared(faces, None)
+        finally:
+            self._calls.leave(call)
+
     def stats(self) -> Stats:
         """Returns counts and durations since the opening."""
         return self._statistics.snapshot()
@@ -257,18 +293,28 @@ class AgeMoE(PhotoPredictor):
     ) -> list[AgeEstimate | AgeMoEError]:
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._contents.experts, deadline.reason))
-        self._check_detector.check_boxes(faces, stacklevel=3)
-        prepared = [
+        return self._predict_prepared(self._prepared(faces, deadline), deadline)
+
+    def _prepared(
+        self, faces: Sequence[FaceLike], deadline: Deadline | None, *, quality: bool = True
+    ) -> list[PreparedFace | InputError]:
+        self._check_detector.check_boxes(faces, stacklevel=4)
+        prepared = self._preparer.prepare(faces, deadline, quality=quality)
+        return [
             face.with_notes(self._check_detector.notes_on(given))
             if isinstance(face, PreparedFace)
             else face
-            for given, face in zip(faces, self._preparer.prepare(faces, deadline), strict=True)
+            for given, face in zip(faces, prepared, strict=True)
         ]
+
+    def _predict_prepared(
+        self, prepared: Sequence[PreparedFace | InputError], deadline: Deadline | None
+    ) -> list[AgeEstimate | AgeMoEError]:
         usable = [face for face in prepared if isinstance(face, PreparedFace)]
         try:
             estimates = iter(self._estimates(usable, deadline) if usable else [])
         except AgeMoEError:
-            self._statistics.refused(len(faces))
+            self._statistics.refused(len(prepared))
             raise
         results = [next(estimates) if isinstance(f, PreparedFace) else f for f in prepared]
         self._statistics.predicted(results)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import operator
 import os
 import threading
 import warnings
@@ -12,21 +14,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from runtime.errors import ImageError, ImageTooLargeError, InputError
 from runtime.image_costs import PictureCost, cost_of
 from runtime.image_files import JPEG, PNG, WEBP, PictureFile, read_picture_file
 from runtime.program import command_line
-from runtime.upright import orientation_of, upright_rgb, upright_strips
+from runtime.upright import orientation_of, upright_size, upright_strips
 
 # What Pillow's modules say about a picture's data is up to who sent it: megabytes for one picture.
 # Set once, because filters are shared by all threads: `catch_warnings` in one would undo another's.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 if TYPE_CHECKING:
+    import numpy as np  # imported where it is needed: a decoder's process does without
+    from numpy.typing import NDArray
+
     from runtime.deadline import Deadline
     from runtime.results import ImageSource
 
@@ -70,7 +73,7 @@ class DecoderLimitsWarning(UserWarning):
     """This system limits less of the processes that decode pictures and videos than Linux does."""
 
 
-Decode = Callable[["ImageSource", ImageLimits, "Deadline | None"], NDArray[np.uint8]]
+Decode = Callable[["ImageSource", ImageLimits, "Deadline | None"], "NDArray[np.uint8]"]
 """Decodes a picture as `load_rgb` does; raises DeadlineError if it is late."""
 
 _WEBP_PART = 3
@@ -100,15 +103,34 @@ def load_rgb(source: ImageSource, limits: ImageLimits) -> NDArray[np.uint8]:
         ImageError: the source is not a readable picture.
         ImageTooLargeError: a limit is exceeded.
     """
+    import numpy as np
+
     if isinstance(source, np.ndarray):
         return _checked_array(source, limits)
     if isinstance(source, Image.Image):
         with _as_input_errors("The PIL image"), _SHARED_IMAGES:
-            return _pixels(source, limits)
+            return _filled(*_strips_of_image(source, limits))
     with _as_input_errors("The source"):
         data = _encoded(source, limits)
     with _as_input_errors(f"The picture of {len(data):,} bytes"):
-        return _decoded(data, limits)
+        return _filled(*_decoded(data, limits))
+
+
+def rgb_strips(data: bytes, limits: ImageLimits) -> tuple[int, int, Iterator[bytes]]:
+    """Decodes an encoded picture as `load_rgb` does.
+
+    Returns:
+        Width and height of the upright picture, and its pixels in RGB, from the top, in strips of
+        whole rows. The first is ready, the others are converted when they are asked for.
+
+    Raises:
+        ImageError, ImageTooLargeError: as `load_rgb`.
+    """
+    _check_bytes(len(data), limits)
+    with _as_input_errors(f"The picture of {len(data):,} bytes"):
+        width, height, strips = _decoded(data, limits)
+        first = next(strips)
+    return width, height, itertools.chain((first,), strips)
 
 
 def picture_cost(data: bytes, limits: ImageLimits) -> PictureCost:
@@ -137,6 +159,8 @@ def read_encoded(source: ImageSource, limits: ImageLimits) -> bytes | None:
         ImageError: there are none.
         ImageTooLargeError: there are more than allowed.
     """
+    import numpy as np
+
     if isinstance(source, np.ndarray | Image.Image):
         return None
     with _as_input_errors("The source"):
@@ -159,14 +183,17 @@ def _limits_of(format_: str | None, limits: ImageLimits) -> ImageLimits:
     return replace(limits, max_pixels=limits.max_pixels // _WEBP_PART)
 
 
-def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+def _decoded(data: bytes, limits: ImageLimits) -> tuple[int, int, Iterator[bytes]]:
+    """Returns what `rgb_strips` does."""
     file, cost = _read(data, limits)
-    pixels = upright_rgb(_loaded(file.data, cost), file.orientation)
+    strips = upright_strips(_loaded(file.data, cost), file.orientation)
     if file.extended is not None:
+        kept = list(strips)
         again = upright_strips(_loaded(file.extended, cost), file.orientation)
-        if not all(np.array_equal(pixels[top : top + len(rgb)], rgb) for top, rgb in again):
+        if not all(map(operator.eq, kept, again)):
             raise ImageError("The JPEG is incomplete: its end is missing.")
-    return pixels
+        strips = iter(kept)
+    return *upright_size(cost.width, cost.height, file.orientation), strips
 
 
 def _loaded(data: bytes, cost: PictureCost) -> Image.Image:
@@ -178,6 +205,8 @@ def _loaded(data: bytes, cost: PictureCost) -> Image.Image:
 
 
 def _checked_array(array: NDArray[np.uint8], limits: ImageLimits) -> NDArray[np.uint8]:
+    import numpy as np
+
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or array.size == 0:
         raise ImageError(
             f"Expected an image of shape (H, W, 3) uint8 RGB, got {array.shape} {array.dtype}. "
@@ -262,7 +291,20 @@ def _as_input_errors(subject: str) -> Iterator[None]:
         raise ImageError(f"{subject} cannot be read as a picture ({reason}).") from error
 
 
-def _pixels(image: Image.Image, limits: ImageLimits) -> NDArray[np.uint8]:
+def _strips_of_image(image: Image.Image, limits: ImageLimits) -> tuple[int, int, Iterator[bytes]]:
     _check_pixels(image.width, image.height, _limits_of(image.format, limits))
     image.load()
-    return upright_rgb(image, orientation_of(image))
+    orientation = orientation_of(image)
+    return *upright_size(*image.size, orientation), upright_strips(image, orientation)
+
+
+def _filled(width: int, height: int, strips: Iterator[bytes]) -> NDArray[np.uint8]:
+    """Returns the pixels of strips, uint8 RGB (H, W, 3)."""
+    import numpy as np
+
+    pixels = np.empty((height, width, 3), np.uint8)
+    view, place = memoryview(pixels).cast("B"), 0
+    for strip in strips:
+        view[place : place + len(strip)] = strip
+        place += len(strip)
+    return pixels

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from runtime import manifest_file
 from runtime.agemoe import AgeMoE
@@ -37,7 +38,8 @@ from runtime.label_tables import (
     write_table,
 )
 from runtime.names import one_expected
-from runtime.photographs import Predictor, Scene, scene_in
+from runtime.photographs import FoundFace, scene_in
+from runtime.preparation import PreparedFace
 from runtime.progress import Report, unreported
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog, ResumeLogError
@@ -46,7 +48,7 @@ PHOTO, WHOLE = "photo", "whole"
 FACES = (PHOTO, WHOLE)
 """`photo`: detect the faces in each picture; `whole`: each picture is a face."""
 BATCH_SIZE = 8
-"""Photographs per batch."""
+"""Photographs whose faces are predicted together, and whose rows are written together."""
 DECODE_SECONDS = 10.0
 """Of processor time for a photograph: nobody waits for it, and a damaged one must not end a job."""
 
@@ -95,19 +97,34 @@ class LabelJob:
     @contextlib.contextmanager
     def opened(self) -> Iterator[Labeler]:
         """Opens the engines and yields a labeler in this process."""
-        engine = self.engine
+        engine, cores = self.engine, usable_cores()
         with (
-            DecoderPool(max_seconds=DECODE_SECONDS) as decoders,
-            AgeMoE(
-                self.engines,
-                device=self.device,
-                precision=self.precision,
-                detector=self.detector,
-                decoder=decoders.decode,
-            ) as moe,
+            DecoderPool(cores, max_seconds=DECODE_SECONDS) as decoders,
+            self.open_engines(decoders, 1, cores) as moe,
         ):
-            detector = self.detector_of(moe)
-            yield Labeler(moe, engine, detector, given=self.given, decoder=decoders.decode)
+            yield self.labeler(moe, decoders, engine)
+
+    def open_engines(self, decoders: DecoderPool, threads: int, batches: int = 1) -> AgeMoE:
+        """Opens the engines for so many threads per batch, and batches at the same time.
+
+        Of the work of many photographs, each core does a part on its own: threads that share the
+        work of one would wait for one another.
+        """
+        return AgeMoE(
+            self.engines,
+            device=self.device,
+            precision=self.precision,
+            detector=self.detector,
+            decoder=decoders.decode,
+            threads=threads,
+            batches=batches,
+            concurrency="sequence" if threads == 1 else "auto",
+        )
+
+    def labeler(self, moe: AgeMoE, decoders: DecoderPool, engine: str) -> Labeler:
+        """Returns a labeler with opened engines, of the given fingerprint."""
+        detector = self.detector_of(moe)
+        return Labeler(moe, engine, detector, given=self.given, decoder=decoders.decode)
 
     def detector_of(self, moe: AgeMoE) -> Detector | None:
         """Returns the detector of the opened engines; None takes each picture as one face."""
@@ -153,12 +170,38 @@ class Summary:
             self.bad[path] = "; ".join(dict.fromkeys(errors))
 
 
+class Experts(Protocol):
+    """An `AgeMoE`, or a replacement for one."""
+
+    def prepare(
+        self, faces: Sequence[Face], *, quality: bool = True
+    ) -> Sequence[PreparedFace | InputError]:
+        """Crops faces for `predict_prepared`."""
+
+    def predict_prepared(
+        self, faces: Sequence[PreparedFace | InputError]
+    ) -> Sequence[AgeEstimate | AgeMoEError]:
+        """Returns one estimate, or error, per face, in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What remains of a photograph when its pixels are no longer needed."""
+
+    found: Sequence[FoundFace | None] = ()
+    """The faces from left to right; None for a picture that is a face as a whole."""
+    faces: Sequence[PreparedFace | InputError] = ()
+    """The same faces, as the experts see them."""
+    error: str | None = None
+    """Why the photograph cannot be used."""
+
+
 class Labeler:
     """Makes the rows of photographs. Safe to use from several threads."""
 
     def __init__(
         self,
-        predictor: Predictor,
+        experts: Experts,
         engine: str,
         detector: Detector | None,
         limits: ImageLimits | None = None,
@@ -172,7 +215,7 @@ class Labeler:
         searched: their faces are known.
         """
         self._given = given or {}
-        self._predictor = predictor
+        self._experts = experts
         self._engine = engine
         self._detector = detector
         self._limits = limits or ImageLimits()
@@ -180,58 +223,69 @@ class Labeler:
 
     def label(self, paths: Sequence[str]) -> list[Labeled]:
         """Returns the photographs with their rows, in the same order."""
-        return self._labeled(paths, [self._scene(path) for path in paths])
+        return self._labeled(paths, [self._prepared(path) for path in paths])
 
     def stream(self, paths: Sequence[str]) -> Iterator[list[Labeled]]:
         """Yields batches of photographs with their rows, in the same order.
 
-        While the experts predict one batch, the next is decoded and searched on all cores.
+        Each thread takes the next photograph, or the faces of the next batch. There is one more
+        than cores, because one that waits for a decoder needs none.
         """
-        ahead: deque[tuple[Sequence[str], list[Future[Scene]]]] = deque()
-        pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="agemoe-label")
+        workers = usable_cores() + 1
+        ahead = -(-workers // BATCH_SIZE)
+        preparing: deque[tuple[Sequence[str], list[Future[_Prepared]]]] = deque()
+        predicting: deque[Future[list[Labeled]]] = deque()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="agemoe-label")
+
+        def predict(batch: Sequence[str], photographs: Sequence[Future[_Prepared]]) -> None:
+            ready = [photograph.result() for photograph in photographs]
+            predicting.append(pool.submit(self._labeled, batch, ready))
+
         try:
             for start in range(0, len(paths), BATCH_SIZE):
                 batch = paths[start : start + BATCH_SIZE]
-                ahead.append((batch, [pool.submit(self._scene, path) for path in batch]))
-                if len(ahead) > 1:
-                    yield self._awaited(*ahead.popleft())
-            while ahead:
-                yield self._awaited(*ahead.popleft())
+                preparing.append((batch, [pool.submit(self._prepared, path) for path in batch]))
+                if len(preparing) > ahead:
+                    predict(*preparing.popleft())
+                if len(predicting) > ahead:
+                    yield predicting.popleft().result()
+            while preparing:
+                predict(*preparing.popleft())
+            while predicting:
+                yield predicting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _awaited(self, paths: Sequence[str], scenes: Sequence[Future[Scene]]) -> list[Labeled]:
-        return self._labeled(paths, [scene.result() for scene in scenes])
-
-    def _scene(self, path: str) -> Scene:
+    def _prepared(self, path: str) -> _Prepared:
         given = self._given.get(path)
         detector = self._detector if given is None else Found(given)
         if detector is None:
-            return Scene((None,), (Face(path),))
+            return _Prepared((None,), self._experts.prepare([Face(path)], quality=False))
         try:
             pixels = self._decode(path, self._limits, None)
         except InputError as error:
-            return Scene(error=str(error))
+            return _Prepared(error=str(error))
         try:
-            return scene_in(pixels, detector, limits=self._limits)
+            scene = scene_in(pixels, detector, limits=self._limits)
         except InputError as error:
-            return Scene(error=str(error))
+            return _Prepared(error=str(error))
         except Exception as error:  # noqa: BLE001 - a failing detector must not end the job
-            return Scene(error=f"The detector failed ({type(error).__name__}: {error}).")
+            return _Prepared(error=f"The detector failed ({type(error).__name__}: {error}).")
+        return _Prepared(scene.found, self._experts.prepare(scene.faces, quality=False))
 
-    def _labeled(self, paths: Sequence[str], scenes: Sequence[Scene]) -> list[Labeled]:
-        faces = [face for scene in scenes for face in scene.faces]
-        results = iter(self._predictor.predict(faces) if faces else [])
+    def _labeled(self, paths: Sequence[str], photographs: Sequence[_Prepared]) -> list[Labeled]:
+        faces = [face for photograph in photographs for face in photograph.faces]
+        results = iter(self._experts.predict_prepared(faces) if faces else [])
         return [
-            (path, self._rows(path, scene, list(itertools.islice(results, len(scene.faces)))))
-            for path, scene in zip(paths, scenes, strict=True)
+            (path, self._rows(path, one, list(itertools.islice(results, len(one.faces)))))
+            for path, one in zip(paths, photographs, strict=True)
         ]
 
     def _rows(
-        self, path: str, scene: Scene, results: Sequence[AgeEstimate | AgeMoEError]
+        self, path: str, one: _Prepared, results: Sequence[AgeEstimate | AgeMoEError]
     ) -> list[Row]:
         if not results:
-            return [{PATH: path, ERROR: scene.error or NO_FACE, ENGINE: self._engine}]
+            return [{PATH: path, ERROR: one.error or NO_FACE, ENGINE: self._engine}]
         return [
             {
                 PATH: path,
@@ -240,7 +294,7 @@ class Labeler:
                 **ages_of(result),
                 ENGINE: self._engine,
             }
-            for index, (found, result) in enumerate(zip(scene.found, results, strict=True))
+            for index, (found, result) in enumerate(zip(one.found, results, strict=True))
         ]
 
 

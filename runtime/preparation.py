@@ -101,9 +101,13 @@ class Preparer:
         self._statistics = statistics
 
     def prepare(
-        self, faces: Sequence[ImageSource | Face], deadline: Deadline | None = None
+        self,
+        faces: Sequence[ImageSource | Face],
+        deadline: Deadline | None = None,
+        *,
+        quality: bool = True,
     ) -> list[PreparedFace | InputError]:
-        """Decodes, crops and fits each face.
+        """Decodes, crops and fits each face; `quality` measures its quality without limits, too.
 
         A picture that several faces share, as the same object or the same path, is decoded once.
         Pictures are decoded one after the other, so that only one is in memory at a time.
@@ -122,7 +126,7 @@ class Preparer:
                 for index, face in by_index.items():
                     if deadline is not None and deadline.passed:
                         raise DeadlineError(dict.fromkeys(self._experts, deadline.reason))
-                    prepared[index] = self._prepared(image, face)
+                    prepared[index] = self._prepared(image, face, quality)
         return [prepared[index] for index in range(len(faces))]
 
     def stacked(self, faces: Sequence[PreparedFace]) -> Views:
@@ -162,15 +166,17 @@ class Preparer:
             most = MAX_COVER if spec.name == "person" else MAX_FACE_COVER
             check_cover(cut, height, width, self._limits.max_pixels, most=most)
 
-    def _prepared(self, image: Pixels | InputError, face: Face) -> PreparedFace | InputError:
+    def _prepared(
+        self, image: Pixels | InputError, face: Face, measure: bool
+    ) -> PreparedFace | InputError:
         if isinstance(image, InputError):
             return image
         try:
-            return self._views(image, face)
+            return self._views(image, face, measure)
         except InputError as error:
             return error
 
-    def _views(self, image: Pixels, face: Face) -> PreparedFace:
+    def _views(self, image: Pixels, face: Face, measure: bool) -> PreparedFace:
         if face.box is not None:  # an array, or no box at all, whatever its type says
             face = replace(face, box=finite_box(face.box))
         for box in (face.box, face.person_box):
@@ -180,7 +186,8 @@ class Preparer:
         limits = self._quality if face.limited else None
         sought = self._sought(image, face, limits) if "face" in boxes else NOT_SOUGHT
         landmarks = sought.landmarks if face.landmarks is None else landmarks_from(face.landmarks)
-        quality = _quality(image, face, landmarks, sought) if "face" in boxes else None
+        measure = "face" in boxes and (measure or limits is not None)
+        quality = _quality(image, face, landmarks, sought) if measure else None
         if limits is not None and (problems := limits.problems(quality)):
             raise QualityError(problems)
         if self._liveness is not None and face.limited:

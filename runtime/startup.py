@@ -122,6 +122,7 @@ def read_contents(
     names: Sequence[str] | None,
     fusion: str | os.PathLike[str] | None,
     detector: str | Detector,
+    threads: int | None,
 ) -> Contents:
     """Reads an engines folder; the parameters are those of `AgeMoE`.
 
@@ -130,7 +131,7 @@ def read_contents(
         ValueError: an expert or the detector is unknown.
     """
     manifest = read_manifest(folder)
-    detectors = Detectors(folder, manifest.detector, detector)
+    detectors = Detectors(folder, manifest.detector, detector, threads)
     chosen = chosen_experts(manifest.experts, names)
     return Contents(chosen, read_calibration(folder, fusion, chosen), detectors)
 

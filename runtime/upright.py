@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from runtime.errors import ImageError
@@ -25,6 +24,8 @@ _ON_SIDE = (5, 6, 7, 8)
 """Orientations whose upright rows are stored as columns."""
 _LAST = (3, 4, 7, 8)
 """Orientations whose first upright row is stored last."""
+_NATIVE_LITTLE = ("I;16N", "little")
+"""Mode of 16 bits in the machine's own order, where the low one comes first."""
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -36,18 +37,14 @@ def orientation_of(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def upright_rgb(image: Image.Image, orientation: int) -> NDArray[np.uint8]:
-    """Converts an image to upright RGB."""
-    width, height = _upright_size(image, orientation)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top, rgb in upright_strips(image, orientation):
-        pixels[top : top + len(rgb)] = rgb
-    return pixels
+def upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
+    """Returns width and height of a stored image once it is upright."""
+    return (height, width) if orientation in _ON_SIDE else (width, height)
 
 
-def upright_strips(image: Image.Image, orientation: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Yields the first row and the pixels of strips of the upright image in RGB."""
-    width, height = _upright_size(image, orientation)
+def upright_strips(image: Image.Image, orientation: int) -> Iterator[bytes]:
+    """Yields the pixels of the upright image in RGB, from the top, in strips of whole rows."""
+    width, height = upright_size(*image.size, orientation)
     rows = max(STRIP_PIXELS // width, 1)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -58,11 +55,7 @@ def upright_strips(image: Image.Image, orientation: int) -> Iterator[tuple[int, 
             strip = image.crop((0, first, image.width, last))
         if orientation in _TURNS:
             strip = strip.transpose(_TURNS[orientation])
-        yield top, np.asarray(_rgb(strip))
-
-
-def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
-    return image.size[::-1] if orientation in _ON_SIDE else image.size
+        yield _rgb(strip).tobytes()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -71,8 +64,9 @@ def _rgb(image: Image.Image) -> Image.Image:
             f"A PIL image of mode {image.mode!r} has no defined range. Convert it to 'RGB' or 'L'."
         )
     if image.mode.startswith("I;16"):
-        high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high_bytes).convert("RGB")
+        little = image.mode in ("I;16", "I;16L") or (image.mode, sys.byteorder) == _NATIVE_LITTLE
+        high_bytes = image.tobytes()[1 if little else 0 :: 2]
+        return Image.frombytes("L", image.size, high_bytes).convert("RGB")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, "white")

@@ -53,14 +53,17 @@ class DeviceRequest:
     hashes: bool
     """The files' SHA-256 is compared with the manifest."""
     threads: int | None
-    """Cores each expert may use at a time on the CPU; None means all."""
+    """Cores each expert may use for a batch on the CPU; None means all."""
     gpu: GpuOptions
+    batches: int = 1
+    """That each expert predicts at the same time on the CPU."""
 
     def __post_init__(self) -> None:
         """Raises BackendError for the name of no precision, ValueError for a wrong number."""
         check_precision(self.precision)
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"threads must be at least 1, got {self.threads}.")
+        for name, value in (("threads", self.threads), ("batches", self.batches)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}.")
 
 
 def open_devices(
@@ -278,7 +281,7 @@ def _cpu_sessions(request: DeviceRequest) -> SessionFactory:
         if variant.artifact.backend == "openvino":
             from runtime.backends.openvino import OpenVinoSession
 
-            return OpenVinoSession(variant, threads=cores)
-        return OnnxCpuSession(variant, threads=cores)
+            return OpenVinoSession(variant, threads=cores, batches=request.batches)
+        return OnnxCpuSession(variant, threads=cores, batches=request.batches)
 
     return open_session

@@ -18,14 +18,19 @@ class OnnxCpuSession(SingleFaceSession):
 
     backend = "onnx-cpu"
 
-    def __init__(self, variant: ExpertVariant, *, threads: int) -> None:
-        """Loads the graph, for so many threads, and checks it against the contract.
+    def __init__(self, variant: ExpertVariant, *, threads: int, batches: int = 1) -> None:
+        """Loads the graph and checks it against the contract.
+
+        Args:
+            variant: the expert.
+            threads: cores that a batch uses.
+            batches: that run at the same time.
 
         Raises:
             BackendError: ONNX Runtime is not installed.
             ContractError: ONNX Runtime cannot load the graph, or it breaks the contract.
         """
-        super().__init__(variant.name)
+        super().__init__(variant.name, batches)
         self._session = _load(variant, threads)
         self._outputs = variant.expert.outputs
         check_contract(variant.name, variant.expert, self._session)

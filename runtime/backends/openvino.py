@@ -15,6 +15,7 @@ from runtime.backends.openvino_graph import (
 )
 from runtime.backends.single_face import SingleFaceSession
 from runtime.errors import BackendError, ContractError
+from runtime.per_thread import PerThread
 
 _SHARE_TOLERANCE = 0.01
 
@@ -22,29 +23,34 @@ _SHARE_TOLERANCE = 0.01
 class OpenVinoSession(SingleFaceSession):
     """One expert on OpenVINO's CPU plugin."""
 
-    def __init__(self, variant: ExpertVariant, *, threads: int) -> None:
-        """Compiles the graph, for so many threads, and checks it against the contract.
+    def __init__(self, variant: ExpertVariant, *, threads: int, batches: int = 1) -> None:
+        """Compiles the graph and checks it against the contract.
 
         In bf16, everything that the graph does not keep in FP32 is computed in bfloat16.
+
+        Args:
+            variant: the expert.
+            threads: cores that a batch uses.
+            batches: that run at the same time.
 
         Raises:
             BackendError: OpenVINO is not installed, or the CPU lacks what the precision needs.
             ContractError: OpenVINO cannot load the graph, or it breaks the contract, or computes
                 more in bfloat16 than the build measured.
         """
-        super().__init__(variant.name)
+        super().__init__(variant.name, batches)
         bfloat16 = variant.artifact.precision == "bf16"
         self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
         check_cpu(variant.name, variant.artifact.precision)
-        compiled = _compiled(variant, threads, bfloat16=bfloat16)
+        compiled = _compiled(variant, threads, batches, bfloat16=bfloat16)
         check_outputs(variant.name, variant.expert, _outputs(compiled), "f32")
         if bfloat16:
             _check_share(variant, bfloat16_share(compiled))
-        self._request = compiled.create_infer_request()
+        self._requests = PerThread(compiled.create_infer_request)
         self._outputs = variant.expert.outputs
 
     def _infer(self, inputs: Inputs) -> Outputs:
-        answer = self._request.infer(inputs)
+        answer = self._requests.own.infer(inputs)
         return {name: answer[name] for name in self._outputs}
 
 
@@ -63,13 +69,15 @@ def check_cpu(name: str, precision: str) -> None:
         )
 
 
-def _compiled(variant: ExpertVariant, threads: int, *, bfloat16: bool) -> Any:  # noqa: ANN401 - lazily imported type
+def _compiled(  # noqa: ANN401 - lazily imported type
+    variant: ExpertVariant, threads: int, batches: int, *, bfloat16: bool
+) -> Any:
     openvino = import_openvino()
     shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in variant.expert.inputs}
     try:
         model = openvino.Core().read_model(str(variant.path))
         check_inputs(variant.name, variant.expert, _inputs(model), "u8")
-        return compile_graph(model, shapes, threads, bfloat16=bfloat16)
+        return compile_graph(model, shapes, threads, batches, bfloat16=bfloat16)
     except RuntimeError as error:  # OpenVINO raises it for every fault
         raise ContractError(
             f"OpenVINO cannot load {variant.path} of expert {variant.name!r}: {error} "

@@ -1,4 +1,4 @@
-"""Base of the experts on the CPU: one thread that runs one face at a time."""
+"""Base of the experts on the CPU: threads that each run one face at a time."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ class SingleFaceSession(ABC):
     backend: str
     """Name of the backend, for example `onnx-cpu`."""
 
-    def __init__(self, name: str) -> None:
-        """Prepares the thread, which starts with the first batch."""
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"agemoe-{name}")
+    def __init__(self, name: str, batches: int = 1) -> None:
+        """Prepares a thread for each of the batches that run at the same time."""
+        self._threads = ThreadPoolExecutor(batches, thread_name_prefix=f"agemoe-{name}")
 
     def enqueue(self, inputs: Inputs) -> Future[Answer]:
-        """Starts a batch on this expert's thread and returns at once."""
-        return self._thread.submit(self._answer, inputs, time.perf_counter())
+        """Starts a batch on a thread of this expert and returns at once."""
+        return self._threads.submit(self._answer, inputs, time.perf_counter())
 
     def close(self) -> None:
-        """Finishes the batches accepted so far and ends the thread."""
-        self._thread.shutdown(wait=True)
+        """Finishes the batches accepted so far and ends the threads."""
+        self._threads.shutdown(wait=True)
 
     @abstractmethod
     def _infer(self, inputs: Inputs) -> Outputs:
-        """Runs the expert on a batch of one face."""
+        """Runs the expert on a batch of one face; every thread calls it."""
 
     def _answer(self, inputs: Inputs, enqueued: float) -> Answer:
         started = time.perf_counter()

@@ -12,14 +12,12 @@ import os
 import signal
 import struct
 import time
+from collections.abc import Iterator
 from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from runtime.decoding.limits import bounded, end_first, resident_bytes
 from runtime.errors import ImageError, InputError
-from runtime.images import ImageLimits, load_rgb
+from runtime.images import ImageLimits, rgb_strips
 
 READY = b"ready\n"
 """Written once the process can decode; otherwise it writes why not, and ends."""
@@ -69,18 +67,20 @@ def own_streams() -> tuple[IO[bytes], IO[bytes]]:
 
 def _reply(replies: IO[bytes], data: bytes, options: dict[str, Any]) -> None:
     with bounded(options["seconds"], options["memory_bytes"]):
-        pixels = _decoded(data, ImageLimits(**options["limits"]))
-        if isinstance(pixels, bytes):
-            write_all(replies, REPLY.pack(0, 0, len(pixels)) + pixels)
-        else:
-            write_all(replies, REPLY.pack(*pixels.shape[:2], 0))
-            write_all(replies, pixels.data.cast("B"))
+        picture = _decoded(data, ImageLimits(**options["limits"]))
+        if isinstance(picture, bytes):
+            write_all(replies, REPLY.pack(0, 0, len(picture)) + picture)
+            return
+        width, height, strips = picture
+        write_all(replies, REPLY.pack(height, width, 0))
+        for strip in strips:
+            write_all(replies, strip)
 
 
-def _decoded(data: bytes, limits: ImageLimits) -> NDArray[np.uint8] | bytes:
-    """Returns the pixels, or the name and text of the error."""
+def _decoded(data: bytes, limits: ImageLimits) -> tuple[int, int, Iterator[bytes]] | bytes:
+    """Returns width, height and pixels, or the name and text of the error."""
     try:
-        return np.ascontiguousarray(load_rgb(data, limits))
+        return rgb_strips(data, limits)
     except InputError as error:
         name, text = type(error).__name__, str(error)
     except Exception as error:  # noqa: BLE001 - only this picture has failed

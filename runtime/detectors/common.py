@@ -1,24 +1,12 @@
-"""Parts that the detectors share: visible detections, one object per thread."""
+"""What the detectors share."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Generic, TypeVar
 
 from runtime.detection import Detection, area, shared_area, within
 from runtime.geometry import Pixels
-
-T = TypeVar("T")
-
-
-class PerThread(threading.local, Generic[T]):
-    """An object of each thread, made when this is created or first used there."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        """Makes this thread's own; OpenCV's detectors are not thread-safe."""
-        self.own = make()
 
 
 def visible(found: Iterable[Detection], image: Pixels) -> list[Detection]:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.detection import Detection, enlarged, without_duplicates
-from runtime.detectors.common import PerThread, visible
+from runtime.detectors.common import visible
 from runtime.errors import BackendError
 from runtime.files import sha256_of
 from runtime.geometry import Pixels
 from runtime.opencv import haar_cascade, import_opencv
+from runtime.per_thread import PerThread
 from runtime.resizing import reduced
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class HaarDetector:
         self._smallest_face = smallest_face
         self._least_windows = least_windows
         self._border = border
+        # OpenCV's detectors are not thread-safe.
         self._cascades = PerThread(lambda: _cascade(path))
         self.provenance = (
             f"haar {path.name} (sha256 {sha256_of(path)}) of OpenCV {cv2.__version__}, "

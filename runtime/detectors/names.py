@@ -72,12 +72,13 @@ def _hint(kind: str) -> str:
     return suggestion(kind, (AUTO, HAAR, CENTERFACE, YUNET)).replace(YUNET, f"{YUNET}:MODEL")
 
 
-def detector_named(name: str, engines: Path | None = None) -> Detector:
+def detector_named(name: str, engines: Path | None = None, threads: int | None = None) -> Detector:
     """Returns the detector of a name, as in `parse_detector`.
 
     Args:
         name: of the detector.
         engines: the engines folder for `auto` and `centerface`; None means there is none.
+        threads: cores that one detection uses at most; None leaves it to the detector.
 
     Raises:
         ValueError: the name is invalid.
@@ -87,11 +88,14 @@ def detector_named(name: str, engines: Path | None = None) -> Detector:
     parsed, record = parse_detector(name), None
     if engines is not None and parsed.model is None and parsed.kind != HAAR:
         record = read_manifest(engines).detector
-    return open_detector(parsed, engines, record)
+    return open_detector(parsed, engines, record, threads)
 
 
 def open_detector(
-    name: DetectorName, engines: Path | None, record: DetectorRecord | None
+    name: DetectorName,
+    engines: Path | None,
+    record: DetectorRecord | None,
+    threads: int | None = None,
 ) -> Detector:
     """Opens a detector; raises as `detector_named` does.
 
@@ -99,15 +103,16 @@ def open_detector(
         name: its parsed name.
         engines: the engines folder; None means there is none.
         record: the folder's detector; None if it has none.
+        threads: as in `detector_named`.
     """
     if name.kind == HAAR:
         return default_detector()
     if name.model is not None:
         if name.kind == YUNET:
             return AnyWayUp(YuNetDetector(name.model, sha256=name.sha256), SURE_UPRIGHT)
-        return _centerface(name.model, name.sha256)
+        return _centerface(name.model, name.sha256, threads)
     if engines is not None and record is not None:
-        return _folder_detector(engines, record)
+        return _folder_detector(engines, record, threads)
     place = "There is no engines folder" if engines is None else f"{engines} has no face detector"
     if name.kind == CENTERFACE:
         raise BackendError(
@@ -127,9 +132,15 @@ class Detectors:
     """The detectors used with an engines folder, each opened once, when it is first used."""
 
     def __init__(
-        self, engines: Path, record: DetectorRecord | None, default: str | Detector
+        self,
+        engines: Path,
+        record: DetectorRecord | None,
+        default: str | Detector,
+        threads: int | None = None,
     ) -> None:
         """Stores the folder, its detector, and the default detector or its name.
+
+        The threads are as in `detector_named`.
 
         Raises:
             ValueError: the default's name is invalid.
@@ -139,6 +150,7 @@ class Detectors:
         self._engines = engines
         self._record = record
         self._default = default
+        self._threads = threads
         self._opened: dict[DetectorName, Detector] = {}
         self._lock = threading.Lock()
 
@@ -153,7 +165,7 @@ class Detectors:
         name = parse_detector(str(chosen))
         with self._lock:
             if name not in self._opened:
-                self._opened[name] = open_detector(name, self._engines, self._record)
+                self._opened[name] = open_detector(name, self._engines, self._record, self._threads)
             return self._opened[name]
 
 
@@ -163,7 +175,7 @@ def default_detector() -> Detector:
     return AnyWayUp(HaarDetector(), SURE_SCORE, CLEAR_LEAD)
 
 
-def _folder_detector(engines: Path, record: DetectorRecord) -> Detector:
+def _folder_detector(engines: Path, record: DetectorRecord, threads: int | None) -> Detector:
     if record.name != CENTERFACE:
         raise EngineFileError(
             f"{engines} has a face detector of the unknown kind {record.name!r}. Update "
@@ -171,10 +183,10 @@ def _folder_detector(engines: Path, record: DetectorRecord) -> Detector:
         )
     verify_detector(engines, record)
     file = record.files[0]
-    return _centerface(engines / file.path, file.sha256)
+    return _centerface(engines / file.path, file.sha256, threads)
 
 
-def _centerface(model: str | Path, sha256: str | None) -> Detector:
-    threads = min(_CENTERFACE_THREADS, usable_cores())
+def _centerface(model: str | Path, sha256: str | None, threads: int | None) -> Detector:
+    threads = min(_CENTERFACE_THREADS, threads or usable_cores())
     detector = CenterFaceDetector(model, sha256=sha256, threads=threads)
     return AnyWayUp(detector, SURE_UPRIGHT, quick=detector.at_first_size())

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.detection import Detection, enlarged, without_duplicates
-from runtime.detectors.common import PerThread, visible
+from runtime.detectors.common import visible
 from runtime.detectors.model_file import ModelFile, read_model
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
 from runtime.opencv import import_opencv
+from runtime.per_thread import PerThread
 from runtime.resizing import reduced
 from runtime.results import Landmarks
 
@@ -53,6 +54,7 @@ class YuNetDetector:
         cv2 = import_opencv()
         file = read_model(model, "YuNet", sha256, _HINT)
         self._longest_sides = longest_sides
+        # OpenCV's detectors are not thread-safe.
         self._networks = PerThread(lambda: _network(file, least_score))
         self.provenance = (
             f"yunet {file.provenance} on OpenCV {cv2.__version__}, "

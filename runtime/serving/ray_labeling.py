@@ -21,7 +21,6 @@ import ray
 import ray.data
 from ray.exceptions import RayActorError, RayError
 
-from runtime.agemoe import AgeMoE
 from runtime.decoding import DecoderPool
 from runtime.errors import AgeMoEError, EngineFileError
 from runtime.label_tables import LabelingError
@@ -110,18 +109,8 @@ def _open_labeler(job: LabelJob, resources: WorkerResources, engine: str) -> Lab
         raise EngineFileError(
             f"{job.engines} holds engines {found} there, but the job started with {engine}."
         )
-    # On one core, running experts concurrently only adds the cost of switching between them.
-    decode = DecoderPool(resources.cpus, max_seconds=DECODE_SECONDS).decode
-    moe = AgeMoE(
-        job.engines,
-        device=job.device,
-        precision=job.precision,
-        detector=job.detector,
-        decoder=decode,
-        threads=resources.cpus,
-        concurrency="sequence" if resources.cpus == 1 and not resources.gpus else "auto",
-    )
-    return Labeler(moe, engine, job.detector_of(moe), given=job.given, decoder=decode)
+    decoders = DecoderPool(resources.cpus, max_seconds=DECODE_SECONDS)
+    return job.labeler(job.open_engines(decoders, resources.cpus), decoders, engine)
 
 
 @contextlib.contextmanager
