@@ -230,39 +230,6 @@ class AgeMoE(PhotoPredictor):
         finally:
             self._calls.leave(call)
 
-    def prepare(
-        self, faces: Sequence[FaceLike], *, quality: bool = True
-    ) -> list[PreparedFace | InputError]:
-        """Crops faces for `predict_prepared`; the pictures are not needed any more then.
-
-        Args:
-            faces: as in `predict`.
-            quality: measure the quality of the faces, too, which limits on it do in any case.
-
-        Returns:
-            One entry per face in order; the error of a face that cannot be used.
-
-        Raises:
-            ClosedError: after `close`, or in a forked process.
-        """
-        call = object()
-        try:
-            self._calls.enter(call)
-            return self._prepared(faces, None, quality=quality)
-        finally:
-            self._calls.leave(call)
-
-    def predict_prepared(
-        self, faces: Sequence[PreparedFace | InputError]
-    ) -> list[AgeEstimate | AgeMoEError]:
-        """Estimates the ages of faces from `prepare`; returns and raises as `predict`."""
-        call = object()
-        try:
-            self._calls.enter(call)
-            return self._predict_prepared(faces, None)
-        finally:
-            self._calls.leave(call)
-
     def stats(self) -> Stats:
         """Returns counts and durations since the opening."""
         return self._statistics.snapshot()
@@ -294,18 +261,6 @@ class AgeMoE(PhotoPredictor):
         if deadline is not None and deadline.passed:  # while it waited: nothing is decoded
             raise DeadlineError(dict.fromkeys(self._contents.experts, deadline.reason))
         return self._predict_prepared(self._prepared(faces, deadline), deadline)
-
-    def _prepared(
-        self, faces: Sequence[FaceLike], deadline: Deadline | None, *, quality: bool = True
-    ) -> list[PreparedFace | InputError]:
-        self._check_detector.check_boxes(faces, stacklevel=4)
-        prepared = self._preparer.prepare(faces, deadline, quality=quality)
-        return [
-            face.with_notes(self._check_detector.notes_on(given))
-            if isinstance(face, PreparedFace)
-            else face
-            for given, face in zip(faces, prepared, strict=True)
-        ]
 
     def _predict_prepared(
         self, prepared: Sequence[PreparedFace | InputError], deadline: Deadline | None

@@ -303,7 +303,7 @@ def _filled(width: int, height: int, strips: Iterator[bytes]) -> NDArray[np.uint
     import numpy as np
 
     pixels = np.empty((height, width, 3), np.uint8)
-    view, place = memoryview(pixels).cast("B"), 0
+    view, place = pixels.data.cast("B"), 0
     for strip in strips:
         view[place : place + len(strip)] = strip
         place += len(strip)

@@ -6,13 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from runtime.active_calls import ActiveCalls
 from runtime.deadline import Deadline
 from runtime.detection import Detector
-from runtime.errors import AgeMoEError
+from runtime.errors import AgeMoEError, InputError
 from runtime.images import Decode, ImageLimits
 from runtime.main_faces import predict_main_faces
 from runtime.person import PersonEstimate, combine
 from runtime.photographs import PhotoFace, predict_photo
+from runtime.preparation import PreparedFace, Preparer
 from runtime.results import AgeEstimate, Box
 from runtime.startup import Contents, DetectorCheck
 
@@ -25,8 +27,10 @@ F = TypeVar("F", bound="FaceLike")
 class PhotoPredictor(ABC):
     """What `AgeMoE` does with photographs, built on its `predict` of given faces."""
 
+    _calls: ActiveCalls
     _contents: Contents
     _check_detector: DetectorCheck
+    _preparer: Preparer
     _limits: ImageLimits
     _decoder: Decode | None
 
@@ -35,6 +39,12 @@ class PhotoPredictor(ABC):
         self, faces: list[F], *, deadline_ms: float | Deadline | None = None
     ) -> list[AgeEstimate | AgeMoEError]:
         """Estimates the age of each face in a list."""
+
+    @abstractmethod
+    def _predict_prepared(
+        self, prepared: Sequence[PreparedFace | InputError], deadline: Deadline | None
+    ) -> list[AgeEstimate | AgeMoEError]:
+        """Estimates the ages of faces from `_prepared`."""
 
     @property
     def detector(self) -> Detector:
@@ -123,3 +133,48 @@ class PhotoPredictor(ABC):
             else self.predict(list(frames), deadline_ms=deadline)
         )
         return combine(results, self.correlation if separate else None)
+
+    def prepare(
+        self, faces: Sequence[FaceLike], *, quality: bool = True
+    ) -> list[PreparedFace | InputError]:
+        """Crops faces for `predict_prepared`: pictures need not stay in memory for a batch.
+
+        Args:
+            faces: as in `predict`.
+            quality: measure the quality of each face. Limits on it do in any case.
+
+        Returns:
+            One entry per face in order; the error of a face that cannot be used.
+
+        Raises:
+            ClosedError: after `close`, or in a forked process.
+        """
+        call = object()
+        try:
+            self._calls.enter(call)
+            return self._prepared(faces, None, quality=quality)
+        finally:
+            self._calls.leave(call)
+
+    def predict_prepared(
+        self, faces: Sequence[PreparedFace | InputError]
+    ) -> list[AgeEstimate | AgeMoEError]:
+        """Estimates the ages of faces from `prepare`; returns and raises as `predict` of a list."""
+        call = object()
+        try:
+            self._calls.enter(call)
+            return self._predict_prepared(faces, None)
+        finally:
+            self._calls.leave(call)
+
+    def _prepared(
+        self, faces: Sequence[FaceLike], deadline: Deadline | None, *, quality: bool = True
+    ) -> list[PreparedFace | InputError]:
+        self._check_detector.check_boxes(faces, stacklevel=4)
+        prepared = self._preparer.prepare(faces, deadline, quality=quality)
+        return [
+            face.with_notes(self._check_detector.notes_on(given))
+            if isinstance(face, PreparedFace)
+            else face
+            for given, face in zip(faces, prepared, strict=True)
+        ]

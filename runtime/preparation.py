@@ -126,7 +126,7 @@ class Preparer:
                 for index, face in by_index.items():
                     if deadline is not None and deadline.passed:
                         raise DeadlineError(dict.fromkeys(self._experts, deadline.reason))
-                    prepared[index] = self._prepared(image, face, quality)
+                    prepared[index] = self._prepared(image, face, measure=quality)
         return [prepared[index] for index in range(len(faces))]
 
     def stacked(self, faces: Sequence[PreparedFace]) -> Views:
@@ -167,16 +167,16 @@ class Preparer:
             check_cover(cut, height, width, self._limits.max_pixels, most=most)
 
     def _prepared(
-        self, image: Pixels | InputError, face: Face, measure: bool
+        self, image: Pixels | InputError, face: Face, *, measure: bool
     ) -> PreparedFace | InputError:
         if isinstance(image, InputError):
             return image
         try:
-            return self._views(image, face, measure)
+            return self._views(image, face, measure=measure)
         except InputError as error:
             return error
 
-    def _views(self, image: Pixels, face: Face, measure: bool) -> PreparedFace:
+    def _views(self, image: Pixels, face: Face, *, measure: bool) -> PreparedFace:
         if face.box is not None:  # an array, or no box at all, whatever its type says
             face = replace(face, box=finite_box(face.box))
         for box in (face.box, face.person_box):

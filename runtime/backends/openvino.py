@@ -69,9 +69,7 @@ def check_cpu(name: str, precision: str) -> None:
         )
 
 
-def _compiled(  # noqa: ANN401 - lazily imported type
-    variant: ExpertVariant, threads: int, batches: int, *, bfloat16: bool
-) -> Any:
+def _compiled(variant: ExpertVariant, threads: int, batches: int, *, bfloat16: bool) -> Any:  # noqa: ANN401 - lazily imported type
     openvino = import_openvino()
     shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in variant.expert.inputs}
     try:

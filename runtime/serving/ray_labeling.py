@@ -24,7 +24,8 @@ from ray.exceptions import RayActorError, RayError
 from runtime.decoding import DecoderPool
 from runtime.errors import AgeMoEError, EngineFileError
 from runtime.label_tables import LabelingError
-from runtime.labeling import BATCH_SIZE, DECODE_SECONDS, Labeled, Labeler, LabelJob, Stream
+from runtime.labeler import BATCH_SIZE, Labeled, Labeler
+from runtime.labeling import DECODE_SECONDS, LabelJob, Stream
 
 _MAX_BLOCKS = 4096
 """Maximum number of blocks that Ray tracks."""

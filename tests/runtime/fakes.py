@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -66,7 +68,23 @@ class Hold:
         return bright(inputs)
 
 
-class FakePredictor:
+class InOneStep(ABC):
+    """Predictors that take faces as they are, also where `AgeMoE` crops them first."""
+
+    @abstractmethod
+    def predict(
+        self, faces: list[Face], *, deadline_ms: float | Deadline | None = None
+    ) -> list[AgeEstimate | AgeMoEError]: ...
+
+    def prepare(self, faces: Sequence[Face], *, quality: bool = True) -> Sequence[Any]:
+        del quality
+        return faces
+
+    def predict_prepared(self, faces: Sequence[Any]) -> list[AgeEstimate | AgeMoEError]:
+        return self.predict(list(faces))
+
+
+class FakePredictor(InOneStep):
     """Answers each face by a function; records the sizes of its batches."""
 
     def __init__(self, answer: Callable[[Face], AgeEstimate | AgeMoEError]) -> None:

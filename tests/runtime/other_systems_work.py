@@ -81,17 +81,17 @@ def _predict() -> None:
 
 def _label() -> None:
     """Labels, is interrupted after the first batch, and resumes."""
-    from runtime import label_tables, labeling
+    from runtime import label_tables, labeler, labeling
     from runtime.label_lists import photographs_in
     from runtime.resume_log import ResumeLog, ResumeLogError
 
-    labeling.BATCH_SIZE = 1
+    labeler.BATCH_SIZE = 1
     job, table = labeling.LabelJob(faces="whole"), Path("ages.csv")
     paths = photographs_in(["faces"])
-    with job.opened() as labeler:
+    with job.opened() as opened:
 
-        def stopped(waiting: Sequence[str]) -> Iterator[Sequence[labeling.Labeled]]:
-            yield next(labeler.stream(waiting))
+        def stopped(waiting: Sequence[str]) -> Iterator[Sequence[labeler.Labeled]]:
+            yield next(opened.stream(waiting))
             raise KeyboardInterrupt
 
         with contextlib.suppress(KeyboardInterrupt):
@@ -104,8 +104,8 @@ def _label() -> None:
             with pytest.raises(ResumeLogError, match="Another process is writing"), second:
                 pass
         done: list[int] = []
-        labeling.label(labeler.stream, paths, table, job, report=lambda *n: done.append(n[0]))
-        labeling.label(labeler.stream, paths, table, job, overwrite=True)
+        labeling.label(opened.stream, paths, table, job, report=lambda *n: done.append(n[0]))
+        labeling.label(opened.stream, paths, table, job, overwrite=True)
     assert done == [1, len(paths)], done
     assert not journal.exists()
     assert table.read_bytes().count(b"\n") == len(paths) + 1

@@ -19,7 +19,7 @@ from runtime.detection import Detection, GivenBoxes
 from runtime.errors import BoxesTooLargeError, InputError
 from runtime.geometry import Geometry, Pixels, crop, fit
 from runtime.images import ImageLimits
-from runtime.labeling import Labeler
+from runtime.labeler import Labeler
 from runtime.manifest_file import read_manifest
 from runtime.photographs import FoundFace, faces_in, predict_photo, scene_in
 from runtime.preparation import PreparedFace, Preparer

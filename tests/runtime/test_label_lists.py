@@ -25,9 +25,11 @@ from runtime.label_tables import (
     table_columns,
     write_table,
 )
-from runtime.labeling import Labeled, Labeler, LabelJob, Stream, label
+from runtime.labeler import Labeled, Labeler
+from runtime.labeling import LabelJob, Stream, label
 from runtime.results import AgeEstimate, Face, Landmarks
 from runtime.resume_log import ResumeLog
+from tests.runtime.fakes import InOneStep
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 POINTS: Landmarks = ((12.5, 15.0), (20.0, 15.25), (16.0, 20.0), (13.0, 25.0), (19.0, 25.0))
@@ -38,7 +40,7 @@ FACES = [
 ]
 
 
-class Sure:
+class Sure(InOneStep):
     """Predicts 30 years, keeps the faces, and notes those without landmarks."""
 
     def __init__(self) -> None:

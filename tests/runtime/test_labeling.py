@@ -20,7 +20,8 @@ from runtime.errors import AgeMoEError, ImageError
 from runtime.geometry import Pixels
 from runtime.label_lists import photographs_in
 from runtime.label_tables import NO_FACE, LabelingError, journal_of, table_columns
-from runtime.labeling import Labeled, Labeler, LabelJob, Stream, label
+from runtime.labeler import Labeled, Labeler
+from runtime.labeling import LabelJob, Stream, label
 from runtime.results import AgeEstimate, Face
 from runtime.resume_log import ResumeLog
 from tests.runtime.fakes import FakePredictor
@@ -269,10 +270,10 @@ def test_repeated_kills_lose_and_duplicate_nothing(folder: Path) -> None:
 _SLOWLY = """
 import time
 from pathlib import Path
-from runtime import labeling
+from runtime import labeler, labeling
 from runtime.label_lists import photographs_in
 
-labeling.BATCH_SIZE = 2
+labeler.BATCH_SIZE = 2
 job = labeling.LabelJob(faces="whole", device="cpu")
 
 def slowly(stream):
@@ -281,9 +282,9 @@ def slowly(stream):
         print("a batch is on disk", flush=True)
         time.sleep(1.0)
 
-with job.opened() as labeler:
+with job.opened() as opened:
     labeling.label(
-        lambda paths: slowly(labeler.stream(paths)), photographs_in(["photos"]),
+        lambda paths: slowly(opened.stream(paths)), photographs_in(["photos"]),
         Path("ages.csv"), job,
     )
 """

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from runtime import labeling
+from runtime import labeler
 from runtime.__main__ import main
 from runtime.label_tables import journal_of
 from runtime.resume_log import ResumeLog
@@ -161,7 +161,7 @@ def test_label_lists_bad_photographs(capsys: pytest.CaptureFixture[str]) -> None
 def test_label_resumes_after_ctrl_c(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labeling, "BATCH_SIZE", 1)
+    monkeypatch.setattr(labeler, "BATCH_SIZE", 1)
     add, added = ResumeLog.add, 0
 
     def add_one(self: ResumeLog, batch: object) -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 from runtime.alignment import landmarks_from
 from runtime.detection import Detection
 from runtime.label_tables import LabelingError, journal_of
-from runtime.labeling import Labeled, LabelJob, Stream, label
+from runtime.labeler import Labeled
+from runtime.labeling import LabelJob, Stream, label
 from tests.runtime.tiny_engines import Tiny, write_engines
 from tests.serving.ray_cluster import SmallCluster, small_cluster
 
