@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,18 @@ def test_experts_whose_inputs_are_not_visible_are_missing(moe: AgeMoE) -> None:
     assert moe.predict(faces) == [found, moe.predict(gray(51))]
 
 
+def test_predicting_in_two_steps(moe: AgeMoE, tmp_path: Path) -> None:
+    faces: list[FaceLike] = [gray(10), str(tmp_path / "gone.png"), gray(200)]
+    wanted = moe.predict(faces)
+    assert str(moe.predict_prepared(moe.prepare(faces))) == str(wanted)
+    unmeasured = moe.predict_prepared(moe.prepare(faces, quality=False))
+    for one, other in zip(unmeasured, wanted, strict=True):
+        if isinstance(one, AgeEstimate) and isinstance(other, AgeEstimate):
+            assert one == replace(other, quality=None)
+        else:
+            assert str(one) == str(other)
+
+
 def test_a_picture_is_decoded_once_per_call(
     moe: AgeMoE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,9 +246,11 @@ def test_an_unknown_device_is_rejected(engines: Path, device: str) -> None:
 
 
 @pytest.mark.parametrize("threads", [0, -2])
-def test_less_than_one_thread_is_rejected(engines: Path, threads: int) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+def test_less_than_one_thread_or_batch_is_rejected(engines: Path, threads: int) -> None:
+    with pytest.raises(ValueError, match="threads must be at least 1"):
         AgeMoE(engines, threads=threads)
+    with pytest.raises(ValueError, match="batches must be at least 1"):
+        AgeMoE(engines, batches=threads)
 
 
 @pytest.mark.parametrize(

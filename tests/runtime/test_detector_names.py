@@ -85,6 +85,24 @@ def test_the_folders_detector_is_the_default(engines: Path, model: Path) -> None
         assert moe.detector.provenance == detector_named("auto", engines).provenance
 
 
+def test_a_limit_on_threads_is_one_on_the_detectors(
+    engines: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_detector(engines, model)
+    used: list[int] = []
+
+    def opened(*arguments: Any, threads: int, **options: Any) -> CenterFaceDetector:
+        used.append(threads)
+        return CenterFaceDetector(*arguments, threads=threads, **options)
+
+    monkeypatch.setattr(names, "CenterFaceDetector", opened)
+    monkeypatch.setattr(names, "usable_cores", lambda: 8)
+    for limit in (None, 1):
+        with AgeMoE(engines, threads=limit) as moe:
+            assert moe.detector is moe.detector
+    assert used == [2, 1]
+
+
 def test_a_given_model(model: Path, tmp_path: Path) -> None:
     detector = detector_named(f"centerface:{model}#sha256={sha256_of(model)}")
     assert len(detector.detect(red_spot())) == 1

@@ -132,6 +132,13 @@ def test_sixteen_bit_png_keeps_its_high_bytes() -> None:
     assert load(image)[..., 2].tolist() == [[0, 0, 1, 0x12, 0xFF]]
 
 
+@pytest.mark.parametrize(("mode", "kind"), [("I;16", "<u2"), ("I;16B", ">u2"), ("I;16N", "=u2")])
+def test_sixteen_bits_in_any_order(mode: str, kind: str) -> None:
+    deep = np.array([[1, 0x12FE]], kind)
+    image = Image.frombuffer(mode, (2, 1), deep.tobytes(), "raw", mode, 0, 1)
+    assert load(image)[..., 1].tolist() == [[0, 0x12]]
+
+
 def test_animated_webp_gives_its_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "lime", "blue")]
     data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)

@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +149,38 @@ def test_all_faces_of_some_photographs_are_one_batch(tmp_path: Path) -> None:
     assert [row.get("error") for row in bad] == [None, "unlucky"]
     streamed = [entry for batch in labeler.stream(list(found)) for entry in batch]
     assert dict(streamed) == found
+
+
+class Sizes:
+    """Keeps nothing of a face but its size; remembers which pictures are in memory."""
+
+    def __init__(self) -> None:
+        self.pictures: list[weakref.ref[Pixels]] = []
+
+    def in_memory(self) -> int:
+        return sum(picture() is not None for picture in self.pictures)
+
+    def prepare(self, faces: Sequence[Face], *, quality: bool = True) -> Sequence[Any]:
+        assert not quality
+        (image,) = {id(face.image): face.image for face in faces}.values()
+        assert isinstance(image, np.ndarray)
+        self.pictures.append(weakref.ref(image))
+        assert self.in_memory() == 1
+        return [image.shape[0] for _ in faces]
+
+    def predict_prepared(self, faces: Sequence[Any]) -> Sequence[AgeEstimate]:
+        assert self.in_memory() == 0
+        return [AgeEstimate(float(height), {}) for height in faces]
+
+
+def test_of_a_batch_one_picture_at_a_time_is_in_memory(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{height}.png") for height in (10, 11, 12)]
+    for height, path in zip((10, 11, 12), paths, strict=True):
+        Image.new("RGB", (20, height), "gray").save(path)
+    labeled = Labeler(Sizes(), "f" * 16, Columns()).label(paths)
+    assert [[row["age_years"] for row in rows] for _, rows in labeled] == [
+        [height, height] for height in (10, 11, 12)
+    ]
 
 
 def test_a_file_name_that_is_not_utf8_is_escaped(folder: Path) -> None:

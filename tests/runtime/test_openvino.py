@@ -56,10 +56,26 @@ def test_outputs_equal_onnx_runtime(tmp_path: Path, tiny: Tiny) -> None:
 
 @pytest.mark.usefixtures("no_thread_left")
 def test_uses_the_given_number_of_threads(tmp_path: Path) -> None:
-    session = _session(OpenVinoSession, tmp_path, Tiny())  # with threads=1
-    compiled = session._request.get_compiled_model()
-    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    assert compiled.get_property("NUM_STREAMS") == 1
+    for batches in (1, 2):
+        session = _session(OpenVinoSession, tmp_path, Tiny(), batches=batches)  # with threads=1
+        compiled = session._requests.own.get_compiled_model()
+        assert compiled.get_property("INFERENCE_NUM_THREADS") == batches
+        assert compiled.get_property("NUM_STREAMS") == batches
+        session.close()
+
+
+@pytest.mark.usefixtures("no_thread_left")
+def test_batches_at_the_same_time_have_requests_of_their_own(tmp_path: Path) -> None:
+    tiny = Tiny()
+    many = [_faces(tiny, 1 + n % 3) for n in range(20)]
+    session = _session(OpenVinoSession, tmp_path, tiny)
+    one_by_one = [session.enqueue(faces).result(timeout=10) for faces in many]
+    session.close()
+    session = _session(OpenVinoSession, tmp_path, tiny, batches=2)
+    started = [session.enqueue(faces) for faces in many]
+    for wanted, pending in zip(one_by_one, started, strict=True):
+        answer = pending.result(timeout=10)
+        np.testing.assert_array_equal(answer.outputs["age_years"], wanted.outputs["age_years"])
     session.close()
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from runtime import AgeMoE, ClosedError
 from runtime.active_calls import ActiveCalls
+from runtime.backends import Inputs, Outputs
+from runtime.backends.single_face import SingleFaceSession
 from tests.runtime.tiny_engines import Tiny, write_engines
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +57,29 @@ def test_every_caller_gets_the_results_of_a_serial_run(moe: AgeMoE) -> None:
 
     with ThreadPoolExecutor(8) as callers:
         assert all(callers.map(caller, range(8)))
+
+
+class Meeting(SingleFaceSession):
+    """Answers each face when another batch has come as far."""
+
+    backend = "fake"
+
+    def __init__(self, batches: int) -> None:
+        super().__init__("meeting", batches)
+        self.together = threading.Barrier(2, timeout=20.0)
+
+    def _infer(self, inputs: Inputs) -> Outputs:
+        self.together.wait()
+        return {"age_years": inputs["face"].astype(np.float32)}
+
+
+def test_an_expert_runs_as_many_batches_at_a_time_as_wanted() -> None:
+    session = Meeting(batches=2)
+    batches = [np.array([[1], [2]], np.uint8), np.array([[3], [4]], np.uint8)]
+    started = [session.enqueue({"face": batch}) for batch in batches]
+    found = [pending.result(timeout=20.0).outputs["age_years"].tolist() for pending in started]
+    assert found == [batch.tolist() for batch in batches]
+    session.close()
 
 
 def test_calls_during_close_get_a_result_or_a_clear_error(moe: AgeMoE) -> None:
