@@ -29,6 +29,7 @@ if __package__ in (None, ""):  # run as a file: python benchmarks/labeling.py
 from benchmarks.measuring import interleaved
 from benchmarks.options import exit_status
 from benchmarks.reports import markdown_table
+from runtime.agemoe import AgeMoE
 from runtime.cores import usable_cores
 from runtime.decoding import DecoderPool
 from runtime.images import ImageLimits
@@ -106,12 +107,12 @@ def _measure(options: argparse.Namespace) -> int:
         ours = found[f"{folder} | this"]
         rows.append([f"{name} ({len(photographs[folder])})", *_cells(own, ours)])
     titles = (f"{_TITLES[0]} | {_TITLES[1]}", *_TITLES[2:])
-    print(markdown_table(titles, rows, ("---", *["---:"] * 6, "---")))
+    print(markdown_table(titles, rows, ("---", "---", *["---:"] * 6, "---")))
     for folder, paths in photographs.items():
         seconds = parts(str(engines), paths)
-        ours = median(run.processor for run in found[f"{folder} | this"])
+        own_seconds = median(run.processor for run in found[f"{folder} | this"])
         print(f"\n{folder}: processor time of the parts in one thread, ms per photograph\n")
-        print(_parts_table(seconds, len(paths), ours))
+        print(_parts_table(seconds, len(paths), own_seconds))
     return 0
 
 
@@ -177,7 +178,7 @@ def parts(engines: str, paths: Sequence[str]) -> dict[str, float]:
         for path in paths:
             decoders.decode(path, limits)
     seconds[DECODE] = all_decoding() - idle()
-    with DecoderPool(1) as decoders, job.open_engines(decoders, threads=1) as moe:
+    with DecoderPool(1) as decoders, _alone(job, decoders) as moe:
         detector = moe.detector
         for start in range(0, len(paths), BATCH_SIZE):
             prepared = []
@@ -191,6 +192,10 @@ def parts(engines: str, paths: Sequence[str]) -> dict[str, float]:
                 if prepared:
                     moe.predict_prepared(prepared)
     return seconds
+
+
+def _alone(job: LabelJob, decoders: DecoderPool) -> AgeMoE:
+    return job.open_engines(decoders, threads=1, concurrency="sequence")
 
 
 def _start(engines: str, path: str) -> float:

@@ -24,6 +24,7 @@ from runtime.console import (
     summary_text,
 )
 from runtime.decisions import Policy
+from runtime.detection import Detector
 from runtime.doctor import examine
 from runtime.drawing import draw_faces, save_drawing
 from runtime.errors import AgeMoEError, InputError
@@ -176,9 +177,13 @@ def _label(parsed: argparse.Namespace) -> int:
     )
     try:
         progress = Progress("photographs", quiet=parsed.no_progress)
-        with _stream(job, parsed.ray) as stream, progress:
+        overwrite, report = parsed.overwrite, progress.report
+        with _stream(job, parsed.ray) as (stream, detector), progress:
             summary = label(
-                stream, paths, output, job, overwrite=parsed.overwrite, report=progress.report
+                *(stream, paths, output, job),
+                overwrite=overwrite,
+                report=report,
+                detector=detector,
             )
     except KeyboardInterrupt:
         kept = f"finished photographs are kept in {printable(journal_of(output))}"
@@ -192,11 +197,11 @@ def _label(parsed: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
-    """Yields the stream that makes the rows, in this process or on a Ray cluster."""
+def _stream(job: LabelJob, ray: str | None) -> Iterator[tuple[Stream, Detector | None]]:
+    """Yields the stream that makes the rows, and its detector, if that is in this process."""
     if ray is None:
         with job.opened() as labeler:
-            yield labeler.stream
+            yield labeler.stream, labeler.detector
         return
     try:
         from runtime.serving.ray_labeling import ray_stream
@@ -206,7 +211,7 @@ def _stream(job: LabelJob, ray: str | None) -> Iterator[Stream]:
             f"or leave --ray out to label in this process."
         ) from error
     with ray_stream(job, ray) as stream:
-        yield stream
+        yield stream, None
 
 
 def _doctor(parsed: argparse.Namespace) -> int:

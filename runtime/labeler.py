@@ -70,10 +70,11 @@ class Labeler:
         The fingerprint `engine` is written into every row. Photographs in `given`, by path, are not
         searched: their faces are known.
         """
+        self.detector = detector
+        """Searches the photographs; None takes each as one face."""
         self._given = given or {}
         self._experts = experts
         self._engine = engine
-        self._detector = detector
         self._limits = limits or ImageLimits()
         self._decode = decoder or load_here
 
@@ -114,7 +115,7 @@ class Labeler:
 
     def _prepared(self, path: str) -> _Prepared:
         given = self._given.get(path)
-        detector = self._detector if given is None else Found(given)
+        detector = self.detector if given is None else Found(given)
         if detector is None:
             return _Prepared((None,), self._experts.prepare([Face(path)], quality=False))
         try:

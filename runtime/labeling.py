@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -86,16 +87,18 @@ class LabelJob:
         engine, cores = self.engine, usable_cores()
         with (
             DecoderPool(cores, max_seconds=DECODE_SECONDS) as decoders,
-            self.open_engines(decoders, 1, cores) as moe,
+            ThreadPoolExecutor(1, thread_name_prefix="agemoe-label") as thread,
         ):
-            yield self.labeler(moe, decoders, engine)
+            started = thread.submit(decoders.start)
+            # Each core works on its own: threads that share a network wait for one another.
+            with self.open_engines(decoders, threads=1, batches=cores, concurrency="lanes") as moe:
+                started.result()
+                yield self.labeler(moe, decoders, engine)
 
-    def open_engines(self, decoders: DecoderPool, threads: int, batches: int = 1) -> AgeMoE:
-        """Opens the engines for so many threads per batch, and batches at the same time.
-
-        Of the work of many photographs, each core does a part on its own: threads that share the
-        work of one would wait for one another.
-        """
+    def open_engines(
+        self, decoders: DecoderPool, *, threads: int, batches: int = 1, concurrency: str
+    ) -> AgeMoE:
+        """Opens the engines of this job; the parameters are those of `AgeMoE`."""
         return AgeMoE(
             self.engines,
             device=self.device,
@@ -104,7 +107,7 @@ class LabelJob:
             decoder=decoders.decode,
             threads=threads,
             batches=batches,
-            concurrency="sequence" if threads == 1 else "auto",
+            concurrency=concurrency,
         )
 
     def labeler(self, moe: AgeMoE, decoders: DecoderPool, engine: str) -> Labeler:
@@ -116,17 +119,20 @@ class LabelJob:
         """Returns the detector of the opened engines; None takes each picture as one face."""
         return None if self.faces == WHOLE else moe.detector
 
-    def settings(self) -> dict[str, str]:
-        """Returns the settings that have to be the same when a job is resumed."""
-        detector = (
-            "none"
-            if self.faces == WHOLE
-            else detector_named(self.detector, Path(self.engines)).provenance
-        )
+    def settings(self, detector: Detector | None = None) -> dict[str, str]:
+        """Returns the settings that have to be the same when a job is resumed.
+
+        Without the job's detector, it is opened for its provenance.
+        """
+        if self.faces == WHOLE:
+            provenance = "none"
+        else:
+            opened = detector or detector_named(self.detector, Path(self.engines))
+            provenance = opened.provenance
         return {
             "engine": self.engine,
             "faces": self.faces,
-            "detector": detector,
+            "detector": provenance,
             "precision": self.precision,
             "column of the age": AGE_YEARS,  # earlier versions' rows had another one
             **({"given faces": _fingerprint(self.given)} if self.given else {}),
@@ -164,6 +170,7 @@ def label(
     *,
     overwrite: bool = False,
     report: Report = unreported,
+    detector: Detector | None = None,
 ) -> Summary:
     """Labels photographs and writes the table; resumes the job if it was interrupted.
 
@@ -174,6 +181,7 @@ def label(
         job: what the rows depend on.
         overwrite: replace an existing table.
         report: progress callback; photographs of an earlier run are reported before any other.
+        detector: of the job, if it is open already.
 
     Raises:
         LabelingError: the table exists or cannot be written, or the journal belongs to another
@@ -182,7 +190,7 @@ def label(
     check_output(output, overwrite=overwrite)
     summary = Summary()
     try:
-        with ResumeLog.open(journal_of(output), job.settings()) as journal:
+        with ResumeLog.open(journal_of(output), job.settings(detector)) as journal:
             _fill(journal, stream, paths, report)
             write_table(output, _counted(journal, paths, summary), table_columns(job.experts))
             journal.discard()

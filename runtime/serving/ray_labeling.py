@@ -111,7 +111,10 @@ def _open_labeler(job: LabelJob, resources: WorkerResources, engine: str) -> Lab
             f"{job.engines} holds engines {found} there, but the job started with {engine}."
         )
     decoders = DecoderPool(resources.cpus, max_seconds=DECODE_SECONDS)
-    return job.labeler(job.open_engines(decoders, resources.cpus), decoders, engine)
+    # On one core, running experts concurrently only adds the cost of switching between them.
+    mode = "sequence" if resources.cpus == 1 and not resources.gpus else "auto"
+    moe = job.open_engines(decoders, threads=resources.cpus, concurrency=mode)
+    return job.labeler(moe, decoders, engine)
 
 
 @contextlib.contextmanager
