@@ -99,7 +99,7 @@ def _measure(options: argparse.Namespace) -> int:
         for folder in photographs
         for name, checkout in checkouts.items()
     }
-    found = interleaved(runs, seconds=0.0, min_rounds=options.rounds, warm_up=1)
+    found = interleaved(runs, seconds=0.0, min_rounds=options.rounds, warm_up=0)
     print(f"load of the last five minutes {os.getloadavg()[1]:.1f}, medians, starting included\n")
     rows = []
     for name, own in found.items():
