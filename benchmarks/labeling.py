@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     add("photos", nargs="+", metavar="DIR", help=photos)
     add_engines(parser)
     add("--against", type=Path, metavar="CHECKOUT", help=against)
-    add("--rounds", type=count, default=5, metavar="N", help="default: %(default)s")
+    add("--rounds", type=count, default=5, metavar="N", help="rounds, each with every folder")
     return parser
 
 
