@@ -45,7 +45,7 @@ from runtime.errors import AgeMoEError
 from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Parity
 
 _BEST_BATCH = 8
-_DURATIONS = {"onnx": "", "openvino": ", product by product: minutes"}
+_DURATIONS = {"onnx": "", "openvino": ", found by measuring: a minute or two"}
 """Note on how long a variant takes, by its backend."""
 
 

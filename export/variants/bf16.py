@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from export.config.contract import Images
 from export.errors import GraphError
+from export.variants.first_order import Compute, Tensor, squared_effects
 from export.variants.search import Budget, Reduction, products_to_keep
 from runtime.backends.openvino_graph import bfloat16_share, compile_graph, import_openvino
 from runtime.cores import usable_cores
 from runtime.files import write_whole
 
-REVISION = 1
+REVISION = 2
 """Bumped whenever the files this module writes change."""
 BUDGET = Budget(0.2, 1.0)
 """Two thirds of the build's tolerance."""
-_RANKING_FACES = 16
 _READING_A_WEIGHT = 40
 """Multiplications in FP32 that take as long as reading a weight from memory, by the first dense
 layer of VGG16: 103 million weights in 27 ms on a CPU that multiplies 300 billion numbers a
@@ -35,6 +36,8 @@ _MARK = {"name": "DisablePrecisionConversion", "version": "0", "value": "dynamic
 """Set by OpenVINO's own passes on precision-sensitive nodes; the CPU plugin leaves these in FP32
 also where bfloat16 is requested (intel_cpu/src/node.cpp)."""
 _PRODUCTS = ("Convolution", "MatMul")
+_SUFFIX = "/WithoutBiases"
+"""What OpenVINO appends to the name of a node with a bias, for the product in it."""
 _UNROUNDED = "unrounded_years"
 """Output that measuring adds to graphs whose ages are rounded; it is not written."""
 
@@ -54,19 +57,27 @@ def bf16_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
         GraphError: no such variant is near enough to FP32, or OpenVINO cannot compile it.
     """
     graph = Bf16Graph(source, target, faces)
-    kept = products_to_keep(graph, BUDGET, _RANKING_FACES, source.name)
+    kept = products_to_keep(graph, source.name)
     write_whole(target, graph.marked(kept))
     return Reduction(kept, bfloat16_share(graph.compiled(kept)))
+
+
+def rounded_to_bfloat16(_: onnx.NodeProto, given: list[Tensor], compute: Compute) -> Tensor:
+    """Computes a product in bfloat16, with sums in FP32; stands for what the plugin does."""
+    operands = [value.bfloat16().float() for value in given[:2]]
+    return compute([*operands, *given[2:]]).bfloat16().float()
 
 
 class Bf16Graph:
     """An FP32 graph, and its variants that compute some products in bfloat16."""
 
     precision = "bf16"
+    budget = BUDGET
     products: Mapping[str, float]
 
     def __init__(self, source: Path, target: Path, faces: Images) -> None:
         """Writes the graph in OpenVINO's format and measures its ages."""
+        self._source = source
         self._openvino = import_openvino()
         self._shapes = {name: (1, *array.shape[1:]) for name, array in faces.items()}
         model = self._openvino.Core().read_model(str(source))
@@ -95,15 +106,22 @@ class Bf16Graph:
         """Returns the variant that keeps some products in FP32, ready to run."""
         return self._compiled(self.marked(kept), bfloat16=True)
 
-    def errors_years(self, kept: Collection[str]) -> NDArray[np.float64]:
-        """Returns absolute differences from FP32, (N,); NaN where two runs differ."""
-        variant = self.compiled(kept)
-        first, second = self.ages(variant, self.faces), self.ages(variant, self.faces)
-        return np.where(first == second, np.abs(first - self.ages_years), np.nan)
+    def predicted(self, faces: Images) -> dict[str, float]:
+        """Returns the mean squared years by which products, reduced alone, should move ages."""
+        effects = squared_effects(onnx.load(str(self._source)), faces, rounded_to_bfloat16)
+        nodes = {name: name.removesuffix(_SUFFIX) for name in self.products}
+        return {name: effects[node] for name, node in nodes.items() if node in effects}
 
-    def ages_reducing(self, product: str, faces: Images) -> NDArray[np.float64]:
-        """Returns ages in years, (N,), with one product alone in bfloat16."""
-        return self.ages(self.compiled(self.products.keys() - {product}), faces)
+    def fits(self, kept: Collection[str]) -> bool:
+        """Returns whether a variant is within the budget, and two runs give the same ages."""
+        variant = self.compiled(kept)
+        first = self.ages(variant, self.faces)
+        within = self.budget.allows(np.abs(first - self.ages_years))
+        return within and bool((self.ages(variant, self.faces) == first).all())
+
+    def ages_reducing(self, products: Collection[str], faces: Images) -> NDArray[np.float64]:
+        """Returns ages in years, (N,), with some products in bfloat16 and no others."""
+        return self.ages(self.compiled(self.products.keys() - set(products)), faces)
 
     def ages(self, compiled: Any, faces: Images) -> NDArray[np.float64]:  # noqa: ANN401
         """Returns ages in years, (N,), unrounded: the search compares fractions of a year."""

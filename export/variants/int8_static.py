@@ -21,9 +21,10 @@ from export.errors import GraphError
 from export.graph.shapes import remove_unused
 from export.graph.traversal import tensors_after, tensors_before, unrounded_ages
 from export.graph.weights import save_model
+from export.variants.first_order import Compute, Tensor, squared_effects
 from export.variants.search import Budget, Reduction, products_to_keep
 
-REVISION = 1
+REVISION = 2
 """Bumped whenever the files this module writes change."""
 Ranges = Mapping[str, tuple[float, float]]
 """By activation: smallest and largest value."""
@@ -35,7 +36,6 @@ BUDGET = Budget(0.15, 0.75)
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _FEWEST_WEIGHTS = 64
 """Products with fewer are arithmetic on ages."""
-_RANKING_FACES = 8
 _LARGEST_WEIGHT = 127
 _LARGEST_ACTIVATION = 255
 _LARGEST_BIAS = 2**31 - 1
@@ -67,7 +67,7 @@ def int8_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
             f"ones, and so nothing that could be INT8. Build it without --int8."
         )
     graph = Int8Graph(fp32, faces)
-    kept = products_to_keep(graph, BUDGET, _RANKING_FACES, source.name)
+    kept = products_to_keep(graph, source.name)
     save_model(graph.variant(kept), target)
     return Reduction(kept, (len(products.inner) - len(kept)) / len(products.all))
 
@@ -76,6 +76,7 @@ class Int8Graph:
     """An FP32 graph, and its variants that compute some products in INT8."""
 
     precision = "int8"
+    budget = BUDGET
     products: Mapping[str, float]
 
     def __init__(self, fp32: onnx.ModelProto, faces: Images) -> None:
@@ -96,13 +97,35 @@ class Int8Graph:
         _correct_biases(model, self._last, self._means, self.faces)
         return model
 
+    def predicted(self, faces: Images) -> dict[str, float]:
+        """Returns the mean squared years by which products, reduced alone, should move ages."""
+        effects = squared_effects(self._fp32, faces, self._rounded)
+        return {name: effects[name] for name in self.products if name in effects}
+
+    def fits(self, kept: Collection[str]) -> bool:
+        """Returns whether a variant is within the budget."""
+        return self.budget.allows(self.errors_years(kept))
+
     def errors_years(self, kept: Collection[str]) -> NDArray[np.float64]:
         """Returns absolute differences from FP32 on the faces, (N,)."""
         return np.abs(_ages(self.variant(kept), self.faces) - self.ages_years)
 
-    def ages_reducing(self, product: str, faces: Images) -> NDArray[np.float64]:
-        """Returns ages in years, (N,), with one product alone in INT8, its mean error included."""
-        return _ages(self.quantized([product]), faces)
+    def ages_reducing(self, products: Collection[str], faces: Images) -> NDArray[np.float64]:
+        """Returns ages in years, (N,), with some products in INT8, their mean error included."""
+        return _ages(self.quantized(products), faces)
+
+    def _rounded(self, node: onnx.NodeProto, given: list[Tensor], compute: Compute) -> Tensor:
+        """Computes a product with its input and weights rounded; others as they are."""
+        if node.name not in self.products:
+            return compute(given)
+        activation, weight = given[:2]
+        scale, zero = _scale_and_zero(*self._ranges[node.input[0]])
+        steps = (activation / float(scale)).round().add(zero).clamp(0, _LARGEST_ACTIVATION)
+        axis = _output_axis(node)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        scales = weight.new_tensor(_weight_scales(weight.numpy(), axis)).reshape(shape)
+        operands = [(steps - zero) * float(scale), (weight / scales).round() * scales]
+        return compute([*operands, *given[2:]])
 
     def quantized(self, chosen: Collection[str]) -> onnx.ModelProto:
         """Returns the graph with some products in INT8, before biases are corrected."""

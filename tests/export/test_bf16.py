@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx.parser import parse_model
 
 from export.config.contract import Images
@@ -15,7 +17,6 @@ from export.errors import GraphError
 from export.experts.cnn.network import cnn_expert
 from export.faces.quantization import quantization_faces
 from export.variants.bf16 import BUDGET, Bf16Graph, bf16_from_fp32
-from export.variants.search import estimate_sensitivities
 from runtime.backends.openvino_graph import (
     bfloat16_share,
     compile_graph,
@@ -60,6 +61,10 @@ def test_rounded_ages_are_measured_before_rounding(
     assert ages.item() == round(ages.item())
 
 
+def _errors_years(graph: Bf16Graph, kept: Collection[str]) -> NDArray[np.float64]:
+    return np.abs(graph.ages(graph.compiled(kept), graph.faces) - graph.ages_years)
+
+
 def _precisions(compiled: Any) -> dict[str, str]:
     """Precision of every executed product, by the names of its source nodes."""
     facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
@@ -97,8 +102,8 @@ def test_costs_are_multiplications_plus_reading_the_weights(graph: Bf16Graph) ->
 
 def test_with_all_products_kept_nothing_is_bfloat16(graph: Bf16Graph, faces: Images) -> None:
     assert bfloat16_share(graph.compiled(graph.products)) == 0.0
-    np.testing.assert_allclose(graph.errors_years(graph.products), 0.0, atol=1e-3)
-    assert len(faces["face"]) == len(graph.errors_years(graph.products))
+    np.testing.assert_allclose(_errors_years(graph, graph.products), 0.0, atol=1e-3)
+    assert len(faces["face"]) == len(_errors_years(graph, graph.products))
 
 
 def test_only_kept_products_run_in_fp32(graph: Bf16Graph) -> None:
@@ -109,11 +114,18 @@ def test_only_kept_products_run_in_fp32(graph: Bf16Graph) -> None:
         assert precision == ("f32" if is_kept else "bf16"), sources
 
 
-def test_sensitivities_are_those_of_one_product_alone_in_bfloat16(graph: Bf16Graph) -> None:
-    found = estimate_sensitivities(graph, len(graph.ages_years))
-    for product, moved in found.items():
-        alone = graph.errors_years([name for name in graph.products if name != product])
-        assert moved == pytest.approx(np.square(alone).sum())
+def test_predictions_are_near_what_products_alone_do_in_bfloat16(
+    graph: Bf16Graph, faces: Images
+) -> None:
+    predicted = graph.predicted(faces)
+    assert list(predicted) == list(graph.products)
+    measured = {}
+    for product in graph.products:
+        moved = graph.ages_reducing([product], faces) - graph.ages_years
+        alone = _errors_years(graph, [name for name in graph.products if name != product])
+        np.testing.assert_array_equal(np.abs(moved), alone)
+        measured[product] = np.square(moved).mean()
+    assert 0.2 < sum(measured.values()) / sum(predicted.values()) < 5.0
 
 
 def test_the_file_runs_as_it_was_measured(source: Path, faces: Images, tmp_path: Path) -> None:
@@ -126,16 +138,17 @@ def test_the_file_runs_as_it_was_measured(source: Path, faces: Images, tmp_path:
     assert model.inputs[0].get_partial_shape()[0].is_dynamic
     compiled = compile_graph(model, {"face": (1, SIDE, SIDE, 3)}, 1, bfloat16=True)
     assert bfloat16_share(compiled) == variant.share
-    errors = graph.errors_years(variant.kept)
+    errors = _errors_years(graph, variant.kept)
     assert errors.mean() > 0.0
     assert BUDGET.allows(errors)
+    assert graph.fits(variant.kept)
 
 
 def test_a_graph_without_a_variant_near_enough_is_rejected(tmp_path: Path) -> None:
     source = _canceling_products(tmp_path, 300.0)
     faces = {"face": np.random.default_rng(1).integers(0, 256, (6, 8), np.uint8)}
     graph = Bf16Graph(source, tmp_path / "graph.xml", faces)
-    assert graph.errors_years(()).max() > BUDGET.max_years
+    assert _errors_years(graph, ()).max() > BUDGET.max_years
     with pytest.raises(GraphError, match=r"no bf16 variant within .* without --bf16"):
         bf16_from_fp32(source, tmp_path / "tiny.xml", faces)
 

@@ -188,7 +188,7 @@ def test_the_most_sensitive_products_stay_in_fp32(
 ) -> None:
     target = tmp_path / "resnet50.int8.onnx"
     variant = int8_from_fp32(source, target, faces)
-    moved = estimate_sensitivities(graph, 8)
+    moved = estimate_sensitivities(graph)
     ranked = sorted(moved, key=lambda name: -moved[name])
     assert variant.kept == tuple(ranked[: len(variant.kept)])
     assert len(variant.kept) < len(ranked)
