@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.errors import GraphError
+from export.graph.traversal import unrounded_ages
 
 Values = list[Any]
 """Inputs of a node: tensors, and None where one is left out."""
@@ -43,6 +44,10 @@ class DifferentiableGraph:
             for tensor in model.graph.initializer
         }
         """By name."""
+
+    def ages(self, face: Mapping[str, NDArray[np.generic]], wrapper: Wrapper) -> Tensor:
+        """Returns ages in years, (N,), before they are rounded."""
+        return self.run(face, unrounded_ages(self.nodes), wrapper)
 
     def run(
         self, inputs: Mapping[str, NDArray[np.generic]], output: str, wrapper: Wrapper

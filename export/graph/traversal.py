@@ -17,6 +17,12 @@ def tensors_before(nodes: Sequence[onnx.NodeProto], chosen: Collection[str]) -> 
     return _reached(((n.name, n.output, n.input) for n in reversed(nodes)), chosen)
 
 
+def name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Gives names, in place, to the nodes that have none."""
+    for index, node in enumerate(nodes):
+        node.name = node.name or f"{node.op_type}_{index}"
+
+
 def unrounded_ages(nodes: Iterable[onnx.NodeProto]) -> str:
     """Returns the name of the ages before they are rounded, or `age_years` if they are not."""
     last = next((node for node in nodes if "age_years" in node.output), None)

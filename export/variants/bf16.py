@@ -106,11 +106,16 @@ class Bf16Graph:
         """Returns the variant that keeps some products in FP32, ready to run."""
         return self._compiled(self.marked(kept), bfloat16=True)
 
-    def predicted(self, faces: Images) -> dict[str, float]:
+    def predicted(self) -> dict[str, float]:
         """Returns the mean squared years by which products, reduced alone, should move ages."""
-        effects = squared_effects(onnx.load(str(self._source)), faces, rounded_to_bfloat16)
-        nodes = {name: name.removesuffix(_SUFFIX) for name in self.products}
+        effects = squared_effects(onnx.load(str(self._source)), self.faces, rounded_to_bfloat16)
+        nodes = {name: self.node_of(name) for name in self.products}
         return {name: effects[node] for name, node in nodes.items() if node in effects}
+
+    @staticmethod
+    def node_of(product: str) -> str:
+        """Returns the name of a product's node in the FP32 graph."""
+        return product.removesuffix(_SUFFIX)
 
     def fits(self, kept: Collection[str]) -> bool:
         """Returns whether a variant is within the budget, and two runs give the same ages."""

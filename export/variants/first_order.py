@@ -14,7 +14,6 @@ import onnx
 
 from export.config.contract import Images
 from export.errors import GraphError
-from export.graph.traversal import unrounded_ages
 
 Tensor = Any
 """PyTorch's, which is imported lazily: given ONNX files are converted without it."""
@@ -34,7 +33,7 @@ def squared_effects(model: onnx.ModelProto, faces: Images, reduce: Reduce) -> di
         return {}
     try:
         graph = DifferentiableGraph(model)
-        rows = [_effects(graph, face, reduce) for face in _one_by_one(faces)]
+        rows = [_effects(graph, face, reduce) for face in one_by_one(faces)]
     except GraphError:
         return {}
     return {name: fmean(row[name] ** 2 for row in rows) for name in rows[0]}
@@ -56,7 +55,7 @@ def _effects(graph: Any, face: Images, reduce: Reduce) -> dict[str, float]:  # n
             outputs[node.name] = output if output.requires_grad else output.requires_grad_()
         return output
 
-    age = graph.run(face, unrounded_ages(graph.nodes), watched)
+    age = graph.ages(face, watched)
     if not age.requires_grad:
         raise GraphError("Ages do not depend on the products in a way that can be differentiated.")
     slopes = torch.autograd.grad(age.sum(), list(outputs.values()), allow_unused=True)
@@ -66,6 +65,7 @@ def _effects(graph: Any, face: Images, reduce: Reduce) -> dict[str, float]:  # n
     }
 
 
-def _one_by_one(faces: Images) -> list[Images]:
+def one_by_one(faces: Images) -> list[Images]:
+    """Returns batches of one face."""
     count = min(map(len, faces.values()))
     return [{name: array[i : i + 1] for name, array in faces.items()} for i in range(count)]

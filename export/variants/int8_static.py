@@ -1,8 +1,8 @@
 """FP32 to static INT8 for CPUs: weights once, activations by ranges calibrated on faces.
 
-The file keeps FP32's operators; pairs of QuantizeLinear and DequantizeLinear mark what may be
-computed in 8 bits, and ONNX Runtime and OpenVINO compute in integers between them. Activations are
-UINT8 and weights INT8 with a scale per output channel, which VNNI and AMX multiply as they are.
+Pairs of QuantizeLinear and DequantizeLinear mark what ONNX Runtime and OpenVINO may compute in
+integers. Activations are UINT8, weights INT8 with a scale per output channel, as VNNI and AMX
+multiply them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.config.contract import Images
 from export.errors import GraphError
 from export.graph.shapes import remove_unused
-from export.graph.traversal import tensors_after, tensors_before, unrounded_ages
+from export.graph.traversal import name_nodes, tensors_after, tensors_before, unrounded_ages
 from export.graph.weights import save_model
 from export.variants.first_order import Compute, Tensor, squared_effects
 from export.variants.search import Budget, Reduction, products_to_keep
@@ -58,8 +58,7 @@ def int8_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
         GraphError: nothing in the graph can be INT8, or no variant is near enough to FP32.
     """
     fp32 = onnx.load(str(source))
-    for index, node in enumerate(fp32.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
+    name_nodes(fp32.graph.node)
     products = _Products(fp32.graph)
     if not products.inner:
         raise GraphError(
@@ -90,6 +89,7 @@ class Int8Graph:
         self.ages_years = _ages(fp32, faces)
         self._last = [n for n in found.last if n.op_type == "Gemm" and len(n.input) > 2]
         self._means = _means(fp32, self._last, faces)
+        self._rounded_weights: dict[str, Tensor] = {}
 
     def variant(self, kept: Collection[str] = ()) -> onnx.ModelProto:
         """Returns the INT8 variant in which some products stay in FP32."""
@@ -97,9 +97,9 @@ class Int8Graph:
         _correct_biases(model, self._last, self._means, self.faces)
         return model
 
-    def predicted(self, faces: Images) -> dict[str, float]:
+    def predicted(self) -> dict[str, float]:
         """Returns the mean squared years by which products, reduced alone, should move ages."""
-        effects = squared_effects(self._fp32, faces, self._rounded)
+        effects = squared_effects(self._fp32, self.faces, self._rounded)
         return {name: effects[name] for name in self.products if name in effects}
 
     def fits(self, kept: Collection[str]) -> bool:
@@ -118,13 +118,14 @@ class Int8Graph:
         """Computes a product with its input and weights rounded; others as they are."""
         if node.name not in self.products:
             return compute(given)
-        activation, weight = given[:2]
         scale, zero = _scale_and_zero(*self._ranges[node.input[0]])
-        steps = (activation / float(scale)).round().add(zero).clamp(0, _LARGEST_ACTIVATION)
-        axis = _output_axis(node)
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        scales = weight.new_tensor(_weight_scales(weight.numpy(), axis)).reshape(shape)
-        operands = [(steps - zero) * float(scale), (weight / scales).round() * scales]
+        steps = (given[0] / float(scale)).round().add(zero).clamp(0, _LARGEST_ACTIVATION)
+        if node.name not in self._rounded_weights:
+            weight, axis = given[1], _output_axis(node)
+            scales = weight.new_tensor(_weight_scales(weight.numpy(), axis))
+            along = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+            self._rounded_weights[node.name] = (weight / along).round() * along
+        operands = [(steps - zero) * float(scale), self._rounded_weights[node.name]]
         return compute([*operands, *given[2:]])
 
     def quantized(self, chosen: Collection[str]) -> onnx.ModelProto:
@@ -308,6 +309,7 @@ def _run(
     probe.graph.output.extend(helper.make_tensor_value_info(n, float32, None) for n in outputs)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # FP32, as on any CPU
     session = onnxruntime.InferenceSession(
         probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from export.config.contract import Images
 from export.errors import GraphError
 
-_RANKING_FACES = 16
-"""Number of faces that sensitivities are estimated on."""
+_CHECKING_FACES = 16
+"""Number of faces that groups are measured on."""
 _SURPRISE = 4.0
 """Squared years, as a multiple of those predicted, from which a group is measured in halves. Where
 errors of products add up by chance, one group in twenty exceeds it."""
@@ -29,6 +29,8 @@ _MEAN_SHARE = math.sqrt(2 / math.pi)
 """Mean size of normally distributed errors, as a share of their root mean square."""
 _FIRST_STEP = 1 / 16
 """Of the products, on both sides of the predicted number to keep."""
+_LAST_TRIES = 4
+"""Number of kept products that are reduced singly, to see whether they have to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +69,10 @@ class ReducibleGraph(Protocol):
     ages_years: NDArray[np.float64]
     """Ages of the FP32 graph on the faces, (N,)."""
 
-    def predicted(self, faces: Images) -> Mapping[str, float]:
+    def predicted(self) -> Mapping[str, float]:
         """Returns the mean squared years by which products, reduced alone, should move ages.
 
-        Products without a prediction are measured.
+        The mean is that of all faces. Products without a prediction are measured.
         """
         ...
 
@@ -87,7 +89,7 @@ class ReducibleGraph(Protocol):
 
 
 def products_to_keep(graph: ReducibleGraph, source_name: str) -> tuple[str, ...]:
-    """Returns the fewest products that have to stay in FP32, the most sensitive first.
+    """Returns as few products as have to stay in FP32, the most sensitive first.
 
     Args:
         graph: the graph and its variants.
@@ -107,7 +109,7 @@ def products_to_keep(graph: ReducibleGraph, source_name: str) -> tuple[str, ...]
             f"average and {budget.max_years} at most of FP32, or none that reproduces its own "
             f"ages. Build it without --{graph.precision}."
         )
-    return kept
+    return without_needless(graph, kept)
 
 
 def estimate_sensitivities(graph: ReducibleGraph) -> dict[str, float]:
@@ -118,10 +120,10 @@ def estimate_sensitivities(graph: ReducibleGraph) -> dict[str, float]:
     products.
     """
     count = len(graph.ages_years)
-    some = np.linspace(0, count - 1, min(count, _RANKING_FACES)).astype(int)
+    some = np.linspace(0, count - 1, min(count, _CHECKING_FACES)).astype(int)
     faces = {name: array[some] for name, array in graph.faces.items()}
     exact = graph.ages_years[some]
-    predicted = graph.predicted(faces)
+    predicted = graph.predicted()
 
     def checked(group: Sequence[str]) -> dict[str, float]:
         if len(group) == 1 or all(name in predicted for name in group):
@@ -164,3 +166,15 @@ def fewest_kept(
         near = high - step if fitted else low - 1 + step
         middle, step = near if low <= near < high else (low + high) // 2, step * 2
     return next((tuple(ranked[:n]) for n in range(low, len(ranked)) if fits(n)), None)
+
+
+def without_needless(graph: ReducibleGraph, kept: Sequence[str]) -> tuple[str, ...]:
+    """Returns the products kept but those, among the last ones, that can be reduced after all.
+
+    The very last one cannot, as the search has found.
+    """
+    needed = list(kept)
+    for name in reversed(kept[-1 - _LAST_TRIES : -1]):
+        fewer = [other for other in needed if other != name]
+        needed = fewer if graph.fits(fewer) else needed
+    return tuple(needed)

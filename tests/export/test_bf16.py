@@ -117,7 +117,7 @@ def test_only_kept_products_run_in_fp32(graph: Bf16Graph) -> None:
 def test_predictions_are_near_what_products_alone_do_in_bfloat16(
     graph: Bf16Graph, faces: Images
 ) -> None:
-    predicted = graph.predicted(faces)
+    predicted = graph.predicted()
     assert list(predicted) == list(graph.products)
     measured = {}
     for product in graph.products:

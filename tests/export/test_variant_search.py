@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from export.config.contract import Images, Signature
 from export.errors import GraphError
 from export.variants.registry import write_variant
-from export.variants.search import Budget, estimate_sensitivities, fewest_kept, products_to_keep
+from export.variants.search import (
+    Budget,
+    estimate_sensitivities,
+    fewest_kept,
+    products_to_keep,
+    without_needless,
+)
 
 FACES = 4
 
@@ -39,13 +45,13 @@ class MadeUpGraph:
         self.tried: list[tuple[str, ...]] = []
         self.measured: list[str] = []
 
-    def predicted(self, _: Images) -> Mapping[str, float]:
+    def predicted(self) -> Mapping[str, float]:
         return self._predicted
 
     def ages_reducing(self, products: Collection[str], faces: Images) -> NDArray[np.float64]:
         self.measured.append("".join(products))
-        squares = sum(self._moved[product] ** 2 for product in products)
-        return faces["face"].astype(np.float64) + np.sqrt(squares)
+        moved = np.linalg.norm([self._moved[product] for product in products])
+        return faces["face"].astype(np.float64) + float(moved)
 
     def fits(self, kept: Collection[str]) -> bool:
         self.tried.append(tuple(kept))
@@ -122,6 +128,19 @@ def test_the_products_that_move_ages_most_for_their_cost_are_kept(
 ) -> None:
     graph = MadeUpGraph((9.0, 9.0), (0.1, 0.1), moved=(1.0, 2.0), costs=costs)
     assert products_to_keep(graph, "e.onnx") == kept
+
+
+def test_single_products_that_need_not_be_kept_are_reduced_at_last() -> None:
+    class Needing(MadeUpGraph):
+        def fits(self, kept: Collection[str]) -> bool:
+            self.tried.append(tuple(kept))
+            return set("bdh") <= set(kept)
+
+    graph = Needing()
+    assert without_needless(graph, "abcdefgh") == tuple("abcdh")
+    assert [len(kept) for kept in graph.tried] == [7, 6, 5, 4]  # g, f, e and d
+    assert without_needless(Needing(), "b") == ("b",)
+    assert without_needless(Needing(), ()) == ()
 
 
 def test_a_graph_without_a_variant_within_the_budget_is_rejected() -> None:
