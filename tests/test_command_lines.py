@@ -87,6 +87,7 @@ READ: dict[str, list[tuple[str, ...]]] = {
     "benchmarks.scaling": [("--engines", "{}", "--workers", "1", "--photographs", "1")],
     "benchmarks.opening": [("--engines", "{}")],
     "benchmarks.cpu_limit": [("--engines", "{}")],
+    "benchmarks.variant_search": [("--engines", "{}")],
     "benchmarks.attacks": [("--engines", "{}", "--kind", "no such kind")],
     "benchmarks.several_pictures": [
         ("--predictions", "{}", "--fusion", "fusion.json"),

@@ -126,9 +126,10 @@ def estimate_sensitivities(graph: ReducibleGraph) -> dict[str, float]:
     predicted = graph.predicted()
 
     def checked(group: Sequence[str]) -> dict[str, float]:
-        if len(group) == 1 or all(name in predicted for name in group):
+        known = all(name in predicted for name in group)
+        if known or len(group) == 1:
             moved = float(np.square(graph.ages_reducing(group, faces) - exact).mean())
-            if moved <= _SURPRISE * sum(predicted.get(name, 0.0) for name in group):
+            if known and moved <= _SURPRISE * sum(predicted[name] for name in group):
                 return {name: predicted[name] for name in group}
             if len(group) == 1:
                 return {group[0]: math.inf if math.isnan(moved) else moved}

@@ -98,8 +98,8 @@ def test_a_search_that_starts_at_the_right_number_is_short() -> None:
 
 
 def test_products_without_predictions_are_measured_one_by_one() -> None:
-    graph = MadeUpGraph(moved=(1.0, 3.0, np.nan), costs=(1.0, 1.0, 1.0))
-    assert estimate_sensitivities(graph) == {"a": 1.0, "b": 9.0, "c": np.inf}
+    graph = MadeUpGraph(moved=(0.0, 3.0, np.nan), costs=(1.0, 1.0, 1.0))
+    assert estimate_sensitivities(graph) == {"a": 0.0, "b": 9.0, "c": np.inf}
     assert graph.measured == ["a", "b", "c"]
 
 
