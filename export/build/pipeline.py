@@ -45,7 +45,7 @@ from runtime.errors import AgeMoEError
 from runtime.manifest import Artifact, BatchProfile, EngineBinding, Expert, Parity
 
 _BEST_BATCH = 8
-_DURATIONS = {"onnx": "", "openvino": ", found by measuring: a minute or two"}
+_DURATIONS = {"onnx": "", "openvino": ", found by measuring: minutes"}
 """Note on how long a variant takes, by its backend."""
 
 
