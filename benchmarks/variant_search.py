@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add_engines(parser)
     both = ["bf16", "int8"]
-    add("--precision", nargs="+", choices=both, default=both, help="default: both")
+    add("--precision", nargs="+", choices=both, default=both, help="of the variants")
     add("--one-by-one", action="store_true", help="predict nothing: measure every product alone")
     return parser
 
