@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from export.config.contract import Images, Outputs
-from export.diagnosis.layers import LayerValues, OnnxLayers, in_groups
+from export.diagnosis.layers import Layer, LayerValues, OnnxLayers, in_groups
 from export.diagnosis.measures import LayerError, measured
 from export.errors import GraphError
 from runtime.progress import Report, unreported
@@ -108,4 +108,20 @@ def compare_layers(
             true[name] = np.asarray(ours[name], np.float32)
         done += len(group)
         report(done, len(layers))
-    return Compared(tuple(errors), found, true)
+    return Compared(tuple(_without_others(errors, layers)), found, true)
+
+
+def _without_others(errors: Sequence[LayerError], layers: Sequence[Layer]) -> Iterator[LayerError]:
+    """Yields the errors, with no sources but layers that were compared.
+
+    A layer whose size depends on its values may have another size in the variant; the layers that
+    it is computed from then stand for it.
+    """
+    compared = {error.layer.name: error for error in errors}
+    origins: dict[str, tuple[str, ...]] = {}
+    for layer in layers:
+        found = (origins.get(name, ()) for name in layer.sources)
+        sources = tuple(dict.fromkeys(name for names in found for name in names))
+        origins[layer.name] = (layer.name,) if layer.name in compared else sources
+        if layer.name in compared:
+            yield replace(compared[layer.name], layer=replace(layer, sources=sources))

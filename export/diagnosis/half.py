@@ -5,7 +5,7 @@ ONNX Runtime's CPU provider computes FP16 in FP32 from one node to the next, whi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx
 from onnx import TensorProto, helper
@@ -42,6 +42,35 @@ def round_to_half(graph: onnx.GraphProto, halves: Collection[str]) -> None:
                 nodes.append(_cast(node.output[position], name, TensorProto.FLOAT16))
     del graph.node[:], graph.value_info[:]
     graph.node.extend(nodes)
+
+
+def kept_wide(nodes: Sequence[onnx.NodeProto], kept: Collection[str]) -> list[onnx.NodeProto]:
+    """Returns the nodes of a rounded graph as they would be with some layers in FP32.
+
+    The nodes that compute these layers read each other's results, and what is FP32 already, without
+    rounding. Their weights stay as they are.
+
+    Args:
+        nodes: of a graph that `round_to_half` has rewritten; unchanged.
+        kept: names of the layers.
+    """
+    made = {name for layer in kept for name in (layer, own_name(layer, "unrounded"))}
+    exact = {
+        own_name(half, "wide"): node.input[0]
+        for node in nodes
+        if node.op_type == "Cast"
+        for half in node.output
+        if half in kept or node.input[0] != own_name(half, "unrounded")
+    }
+    found = []
+    for node in nodes:
+        if not made.isdisjoint(node.output):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = [exact.get(name, name) for name in node.input]
+            node = copy  # noqa: PLW2901 - the same node, reading others
+        found.append(node)
+    return found
 
 
 def own_name(name: str, kind: str) -> str:

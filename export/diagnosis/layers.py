@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 
 from export.config.contract import Images
-from export.diagnosis.half import own_name, round_to_half
+from export.diagnosis.half import kept_wide, own_name, round_to_half
+from export.errors import GraphError
 from export.graph.sessions import open_session
 from export.graph.traversal import names_read
 from export.variants.fp16 import tensor_types
@@ -66,7 +67,7 @@ class OnnxLayers:
             faces: the inputs.
         """
         self._model = onnx.load(str(path), load_external_data=False)
-        self._folder = path.parent
+        self._folder, self._name = path.parent, path.name
         self._faces: dict[str, NDArray[Any]] = dict(faces)
         types = tensor_types(path)
         made = {out for node in self._model.graph.node for out in node.output}
@@ -92,6 +93,10 @@ class OnnxLayers:
             return self._run([_without(node, given) for node in self._nodes], names, given)
         finally:
             del inputs[own:]
+
+    def outputs_kept(self, kept: Collection[str], names: Sequence[str]) -> Values:
+        """Returns some outputs as they are where some half-precision layers stay in FP32."""
+        return self._run(kept_wide(self._nodes, kept), names)
 
     def layers(self, compared: Collection[str]) -> list[Layer]:
         """Returns the layers among some names, in the order of computing."""
@@ -133,10 +138,15 @@ class OnnxLayers:
         del graph.node[:], graph.output[:]
         graph.node.extend(_needed(nodes, names))
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        session = open_session(self._model.SerializeToString(), self._folder, frugal=True)
-        read = {value.name for value in session.get_inputs()}
-        feeds = {n: a for n, a in (self._faces | dict(given)).items() if n in read}
-        return dict(zip(names, session.run(list(names), feeds), strict=True))
+        try:
+            session = open_session(self._model.SerializeToString(), self._folder, frugal=True)
+            read = {value.name for value in session.get_inputs()}
+            feeds = {n: a for n, a in (self._faces | dict(given)).items() if n in read}
+            return dict(zip(names, session.run(list(names), feeds), strict=True))
+        except Exception as error:  # onnxruntime's own exceptions have no common base
+            raise GraphError(
+                f"ONNX Runtime cannot show the layers of {self._name}: {error}"
+            ) from error
 
 
 def _without(node: onnx.NodeProto, outputs: Collection[str]) -> onnx.NodeProto:

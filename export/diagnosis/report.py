@@ -12,6 +12,8 @@ from export.config.contract import Images, Outputs
 from export.diagnosis.compare import MEMORY_BYTES, Sides, compare_layers
 from export.diagnosis.layers import OnnxLayers
 from export.diagnosis.measures import LayerError
+from export.diagnosis.remedy import layers_to_keep
+from export.diagnosis.toml import toml_array
 from export.diagnosis.verdict import Verdict
 from export.variants.fp16 import LARGEST_HALF
 from runtime.manifest import Parity
@@ -29,7 +31,7 @@ _HEADINGS = (
 _NUMBERS = 4
 """Columns before those aligned to the right."""
 _WIDEST = 48
-"""Characters of a layer's name."""
+"""Characters of an operator's name; those of layers are shown whole, as `keep_fp32` takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Diagnosis:
     """Why the difference is too large on these faces; empty if it is not."""
     repaired_years: float | None
     """Largest difference if the verdict's culprits were exact; None if that is not known."""
+    kept: Sequence[str]
+    """Names of the layers that the remedy is for: the culprits, and layers before them."""
 
 
 def diagnose(
@@ -91,13 +95,16 @@ def diagnose(
         parity, problem = comparison.judge(both.found, both.exact)
     wrong = comparison.failed or bool(problem)
     verdict = Verdict(both.errors, comparison.precision, wrong=wrong)
-    repaired = None
+    repaired, kept = None, [error.layer.name for error in verdict.culprits]
+    if kept and comparison.precision == "fp16" and isinstance(variant, OnnxLayers):
+        right = lambda found: not comparison.judge(dict(found), both.exact)[1]  # noqa: E731
+        kept = layers_to_keep(verdict, variant, comparison.outputs, right)
     small = sum(error.layer.size_bytes for error in verdict.culprits) <= memory_bytes
     if verdict.culprits and small and isinstance(variant, OnnxLayers):
         values = exact.values([error.layer.name for error in verdict.culprits])
         outputs = variant.outputs_given(values, comparison.outputs)
         repaired = comparison.judge(dict(outputs), both.exact)[0].max_years
-    return Diagnosis(comparison, verdict, parity, problem, repaired)
+    return Diagnosis(comparison, verdict, parity, problem, repaired, kept)
 
 
 def summary_lines(diagnosis: Diagnosis) -> list[str]:
@@ -117,12 +124,13 @@ def summary_lines(diagnosis: Diagnosis) -> list[str]:
         return lines + _gradual(diagnosis)
     lines.append(f"First layer that diverges: {_described(blamed, verdict)}.")
     if diagnosis.repaired_years is not None:
-        repaired = f"{diagnosis.repaired_years:.3g} years"
         number = len(verdict.culprits)
         which = "this layer" if number == 1 else f"these {number} layers"
-        lines.append(f"With {which} exact, the ages differ by {repaired} at most.")
-    names = [printable(error.layer.name) for error in verdict.culprits]
-    return [*lines, diagnosis.comparison.remedy.replace("{layers}", str(names))]
+        lines.append(f"With {which} exact, {_repaired(diagnosis.repaired_years)}.")
+    if len(diagnosis.kept) > len(verdict.culprits):
+        lines.append("It magnifies the rounding of layers before it, which have to be exact, too.")
+    remedy = diagnosis.comparison.remedy
+    return [*lines, remedy.replace("{layers}", toml_array(diagnosis.kept))]
 
 
 def report_lines(diagnosis: Diagnosis, *, every: bool = False) -> list[str]:
@@ -151,6 +159,14 @@ def _years(parity: Parity) -> str:
     )
 
 
+def _repaired(years: float) -> str:
+    return (
+        "ages are still NaN"
+        if math.isnan(years)
+        else f"the ages differ by {years:.3g} years at most"
+    )
+
+
 def _described(error: LayerError, verdict: Verdict) -> str:
     layer = error.layer
     growth = verdict.growths[layer.name]
@@ -174,7 +190,7 @@ def _gradual(diagnosis: Diagnosis) -> list[str]:
     first = verdict.first_tenth
     text = (
         "No single layer stands out: none exceeds what its inputs and rounding explain by "
-        f"{verdict.limit:.3g} times."
+        f"{verdict.limit:.3g} times with an error that lasts."
     )
     if first is not None:
         text += f" The error first reaches a tenth at {printable(first.layer.name)!r}."
@@ -207,7 +223,7 @@ def _cells(error: LayerError, verdict: Verdict) -> tuple[str, ...]:
     layer = error.layer
     mark = "* " if error is verdict.blamed else "  "
     return (
-        mark + printable(layer.name, _WIDEST),
+        mark + printable(layer.name),
         printable(layer.operator, _WIDEST),
         _shape(layer.shape),
         error.dtype,

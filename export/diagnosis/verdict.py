@@ -28,6 +28,8 @@ step of an INT8 scale; in FP32, sums in another order."""
 _LOST = 1e6
 """Relative error that stands for lost values in ratios."""
 
+_HALF = "float16"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -73,14 +75,21 @@ class Verdict:
 
     @cached_property
     def culprits(self) -> list[LayerError]:
-        """The blamed layer; if it overflows, all that do and the layers that read them."""
+        """The blamed layer; if it overflows, all that do and the layers that read them.
+
+        What is too large and stays in FP32 already overflows where a layer in FP16 reads it.
+        """
         blamed = self.blamed
         if blamed is None:
             return []
-        if not (blamed.lost and _overflows(blamed)):
+        if not (blamed.lost and blamed.dtype == _HALF and _too_large(blamed)):
             return [blamed]
-        over = {error.layer.name for error in self.errors if _overflows(error)}
-        return [e for e in self.errors if over.intersection((e.layer.name, *e.layer.sources))]
+        over = {error.layer.name for error in self.errors if _too_large(error)}
+        return [
+            error
+            for error in self.errors
+            if error.dtype == _HALF and over.intersection((error.layer.name, *error.layer.sources))
+        ]
 
     @cached_property
     def first_tenth(self) -> LayerError | None:
@@ -105,9 +114,16 @@ class Verdict:
     def _lasts(self, error: LayerError) -> bool:
         """Returns whether the error shows in a layer computed from this one, or in the result."""
         readers = self._readers.get(error.layer.name, ())
-        least = CONSPICUOUS * ROUNDING[self.precision]
-        return not readers or any(self._relative[name] >= least for name in readers)
+        return not readers or any(self._relative[name] >= self._lasting for name in readers)
+
+    @cached_property
+    def _lasting(self) -> float:
+        """The relative error from which a reader is wrong, too; less where the result is."""
+        rounding = ROUNDING[self.precision]
+        results = [e.layer.name for e in self.errors if e.layer.name not in self._readers]
+        wrong = max((self._relative[name] for name in results), default=0.0)
+        return max(rounding, min(CONSPICUOUS * rounding, wrong / 2))
 
 
-def _overflows(error: LayerError) -> bool:
-    return error.dtype == "float16" and error.largest > LARGEST_HALF
+def _too_large(error: LayerError) -> bool:
+    return error.largest > LARGEST_HALF

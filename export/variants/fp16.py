@@ -67,7 +67,10 @@ def fp16_from_fp32(
                 f"({node.domain or 'ai.onnx'}.{node.op_type}) are fixed. Build it without --fp16."
             )
     if any(a.HasField("g") for node in model.graph.node for a in node.attribute):
-        raise GraphError(f"{source.name} has subgraphs; their precision is not converted.")
+        raise GraphError(
+            f"{source.name} has subgraphs, whose precision is not converted. Build it without "
+            f"--fp16."
+        )
     floats = {name for name, kind in _tensor_types(model).items() if kind == "fp32"}
     chosen = _nodes_of(model.graph, layers, source.name)
     fp32 = _fp32_nodes(model.graph, floats, source.parent, operators, chosen)
@@ -108,6 +111,7 @@ class _Conversion:
         self._fp16_activations: set[str] = set()
         self._casts: dict[tuple[str, TensorProto.DataType], str] = {}
         self._nodes: list[onnx.NodeProto] = []
+        self._taken = {name for node in self._graph.node for name in (*node.input, *node.output)}
 
     def run(self, fp32: set[str]) -> Iterator[tuple[str, NDArray[np.generic]]]:
         """Converts all nodes but those named; returns the weights that the new graph reads."""
@@ -135,14 +139,20 @@ class _Conversion:
         present = TensorProto.FLOAT16 if name in self._fp16_activations else TensorProto.FLOAT
         if present == kind:
             return name
-        cast = f"{name}.{_TYPES[kind]}"
         if (name, kind) not in self._casts:
-            self._casts[name, kind] = cast
+            cast = self._casts[name, kind] = self._free(f"{name}.{_TYPES[kind]}")
             if name in self._weights:
                 self._fp16_weights[cast] = name
             else:
                 self._nodes.append(helper.make_node("Cast", [name], [cast], cast, to=kind))
-        return cast
+        return self._casts[name, kind]
+
+    def _free(self, name: str) -> str:
+        """Returns a name that no tensor of the graph has: this one, or a longer one."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
     def _convert(self, node: onnx.NodeProto) -> None:
         for attribute in node.attribute:
@@ -155,9 +165,9 @@ class _Conversion:
             if name not in self._floats:
                 continue
             if name in self._outputs:  # keeps its name and its type
-                node.output[position] = f"{name}.made"
+                made = node.output[position] = self._free(f"{name}.made")
                 self._nodes.append(
-                    helper.make_node("Cast", [f"{name}.made"], [name], name, to=TensorProto.FLOAT)
+                    helper.make_node("Cast", [made], [name], name, to=TensorProto.FLOAT)
                 )
             else:
                 self._fp16_activations.add(name)
