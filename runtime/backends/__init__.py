@@ -73,7 +73,8 @@ class ExpertVariant:
     def rebuild(self) -> str:
         """The command that builds the variant again, as an error's remedy."""
         precision = self.artifact.precision
-        return f"{REBUILD} --only {self.name}{'' if precision == 'fp32' else f' --{precision}'}"
+        variant = "" if precision == "fp32" else f" --{precision}"
+        return f"{REBUILD} --only {self.name}{variant} --output {self.folder}"
 
 
 class Session(Protocol):

@@ -46,8 +46,18 @@ def _load(variant: ExpertVariant, threads: int) -> Any:  # noqa: ANN401 - lazily
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         raise ContractError(
             f"ONNX Runtime cannot load {variant.path} of expert {variant.name!r}: {error} "
-            f"{variant.rebuild}"
+            f"{_cure(variant)}"
         ) from error
+
+
+def _cure(variant: ExpertVariant) -> str:
+    """Returns what to do about a file that is as it was built and cannot be loaded."""
+    if any((variant.folder / file.path).is_symlink() for file in variant.artifact.files):
+        return (
+            "Files of it are symbolic links, which ONNX Runtime does not follow into other "
+            "folders; copy the folder with its files: cp -rL"
+        )
+    return f"{variant.rebuild} --force"
 
 
 def cpu_session(model: str | bytes, threads: int, severity: int = 2) -> Any:  # noqa: ANN401

@@ -86,8 +86,13 @@ def test_missing_and_changed_files_are_errors(engines: Path) -> None:
     path.write_bytes(bytes(len(data)))
     with pytest.raises(EngineFileError, match="SHA-256"):
         AgeMoE(engines)
-    with pytest.raises(ContractError, match="cannot load"):
+    with pytest.raises(ContractError, match=f"cannot load.* --output {engines} --force"):
         AgeMoE(engines, verify=False)
+    path.rename(engines.parent / "elsewhere")
+    path.symlink_to(engines.parent / "elsewhere")
+    with pytest.raises(ContractError, match=r"symbolic links.* cp -rL"):
+        AgeMoE(engines, verify=False)
+    path.unlink()
     path.write_bytes(data)
     AgeMoE(engines, verify=False).close()
     with pytest.raises(ManifestError, match="no such file"):
