@@ -19,9 +19,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 if __package__ in (None, ""):  # run as a file: python benchmarks/opening.py
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+if TYPE_CHECKING:
+    from runtime.manifest import Manifest
 
 _HERE = Path(__file__).resolve()
 _CHILD = "--open"
@@ -46,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Returns the parser of the arguments."""
     from runtime.commands import Parser, count
+    from runtime.manifest import PRECISIONS
 
     parser = Parser(
         prog="python benchmarks/opening.py",
@@ -55,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     folders = "folders to compare (default: engines)"
     add("--engines", type=Path, nargs="+", metavar="FOLDER", help=folders)
-    add("--precision", default="auto", help="as of AgeMoE")
+    add("--precision", choices=("auto", *PRECISIONS), default="auto", help="as of AgeMoE")
     add("--rounds", type=count, default=5, metavar="N", help="rounds of all")
     return parser
 
@@ -66,8 +71,8 @@ def _measure(options: argparse.Namespace) -> int:
     from runtime.manifest_file import read_manifest
 
     engines = options.engines or [Path("engines")]
-    for folder in engines:
-        read_manifest(folder)  # an error in a process says less
+    for folder in engines:  # an error in a process says less, and a warning nothing
+        _check_precision(folder, read_manifest(folder), options.precision)
     runs = {
         f"{folder} | {way}": partial(
             opening, {"engines": str(folder), "precision": options.precision, **chosen}
@@ -80,6 +85,16 @@ def _measure(options: argparse.Namespace) -> int:
     rows = [[name, *_cells(own)] for name, own in found.items()]
     print(markdown_table(_TITLES, rows, ("---", "---", *["---:"] * 4)))
     return 0
+
+
+def _check_precision(folder: Path, manifest: Manifest, precision: str) -> None:
+    """Raises `ValueError` if an expert would be measured in another precision."""
+    for name, expert in manifest.experts.items():
+        if precision not in ("auto", *(artifact.precision for artifact in expert.artifacts)):
+            raise ValueError(
+                f"{folder}: {name} has no {precision} variant, and FP32 would be measured. Build "
+                f"it with --{precision}, if its architecture has one, or leave --precision out."
+            )
 
 
 def _cells(runs: Sequence[Mapping[str, float]]) -> list[str]:

@@ -63,7 +63,8 @@ def _run(parsed: argparse.Namespace) -> int:
 def _diagnosis(
     variant: ExpertVariant, backend: str | None, parsed: argparse.Namespace
 ) -> Diagnosis:
-    fp32 = next(a for a in variant.expert.artifacts if a.precision == "fp32")
+    records = variant.expert.artifacts
+    fp32 = next(a for a in records if (a.backend, a.precision) == ("onnx", "fp32"))
     for artifact in (fp32, variant.artifact):
         verify_files(variant.folder, variant.name, artifact)
     images = verification_images(variant.expert.inputs)
@@ -90,13 +91,15 @@ def _variants(parsed: argparse.Namespace, experts: Mapping[str, Expert]) -> Iter
         raise OptionsError(problems)
     found = [
         ExpertVariant(name, experts[name], artifact, parsed.engines)
-        for name in parsed.experts or experts
+        for name in dict.fromkeys(parsed.experts or experts)
         for artifact in experts[name].artifacts
         if _is_wanted(artifact, parsed)
     ]
     if not found:
         wanted = f"{parsed.precision} variant" if parsed.precision else "variant beside FP32"
         problem = f"{parsed.engines}: there is no {wanted} to compare with FP32; build it first"
+        if parsed.precision == "fp32":
+            problem = "--precision fp32: on the CPU, FP32 is what the others are compared with"
         raise OptionsError([problem])
     yield from found
 

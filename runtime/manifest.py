@@ -246,7 +246,8 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
     Raises:
         EngineFileError: a file is missing, of another size or of other content.
     """
-    owner, only = f"expert {expert!r}", f" --only {expert}"
+    variant = "" if artifact.precision == "fp32" else f" --{artifact.precision}"
+    owner, only = f"expert {expert!r}", f" --only {expert}{variant}"
     _verify(folder, artifact.files, owner, only, hashes=hashes)
 
 

@@ -102,8 +102,11 @@ def test_the_command_compares_every_variant(
     assert "mine fp16 (onnx): 14 layers, 20 faces; the ages differ from FP32 by 0.0" in brief
     assert "no layer is to blame" in brief
     assert "Some layers, --all shows all" in brief
-    assert run(cured, "mine", "--precision", "fp16", "--all", "--memory-gib", "0.00001") == 0
+    assert (
+        run(cured, "mine", "mine", "--precision", "fp16", "--all", "--memory-gib", "0.00001") == 0
+    )
     whole = capsys.readouterr().out
+    assert whole.count("mine fp16 (onnx)") == 1  # though it is named twice
     rows = [line.split()[0] for line in whole.split("order of computing:\n")[1].splitlines()[1:]]
     assert len(rows) == 14
     assert rows.index("c") < rows.index("r") < rows.index("age_years")
@@ -121,6 +124,7 @@ def test_beyond_the_tolerance_the_status_is_1(
     ("arguments", "message"),
     [
         (("mime",), "mime: no such expert; there are mine. Did you mean 'mine'?"),
+        (("--precision", "fp32"), "FP32 is what the others are compared with"),
         (("--precision", "int8"), "there is no int8 variant to compare with FP32; build it first"),
         (("--target", "tensorrt"), "--target tensorrt: TensorRT is not installed"),
     ],

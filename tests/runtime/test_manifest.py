@@ -253,6 +253,13 @@ def error_of(engines: Path, *, hashes: bool = True) -> str:
     return str(caught.value)
 
 
+def test_the_cure_of_a_damaged_variant_builds_it(engines: Path) -> None:
+    entry = replace(read_manifest(engines).experts["a"].artifacts[0], precision="fp16")
+    (engines / "a/a.fp32.onnx").unlink()
+    with pytest.raises(EngineFileError, match=f"build --only a --fp16 --output {engines}$"):
+        verify_files(engines, "a", entry)
+
+
 def test_intact_files_pass(engines: Path) -> None:
     entry = read_manifest(engines).experts["a"].artifacts[0]
     verify_files(engines, "a", entry)
