@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -156,12 +156,14 @@ def _explained(error: ParityError, make: Callable[[], Diagnosis], *, full: bool)
 def _comparison(variant: ExpertVariant, backend: str, *, failed: bool = False) -> Comparison:
     precision = variant.artifact.precision
     tolerance = OPENVINO_TOLERANCE if backend == "openvino" else TOLERANCES[precision]
+    few = replace(tolerance, mean_years=tolerance.max_years)
     grid = whole_years_of(variant.expert)
     return Comparison(
         subject=f"{variant.name} {precision} ({backend})",
         precision=precision,
         outputs=variant.expert.outputs,
         judge=lambda found, exact: compared(found, exact, tolerance, grid),
+        judge_few=lambda found, exact: compared(found, exact, few, grid),
         remedy=_REMEDIES[precision],
         failed=failed,
         **({} if backend not in ENGINE_BACKENDS else {"innocent": _INNOCENT_ENGINE}),

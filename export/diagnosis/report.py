@@ -47,6 +47,9 @@ class Comparison:
     """What to do; `{layers}` stands for the names of the layers to blame."""
     failed: bool = False
     """Whether the parity check has failed, on more faces."""
+    judge_few: Judge | None = None
+    """The same where only faces that differ most are compared, whose mean says little; None:
+    `judge`."""
     innocent: str = "The difference is within the tolerance: no layer is to blame."
     """What to say where the ages are right."""
 
@@ -67,6 +70,7 @@ class Diagnosis:
     """Names of the layers that the remedy is for: the culprits, and layers before them."""
 
 
+@np.errstate(invalid="ignore")  # lost values
 def diagnose(
     comparison: Comparison,
     sides: Sides,
@@ -91,19 +95,19 @@ def diagnose(
     faces = sides.faces(images, memory_bytes)
     exact, variant = sides.exact(faces), sides.variant(faces)
     both = compare_layers(exact, variant, comparison.outputs, memory_bytes, report)
-    with np.errstate(invalid="ignore"):  # lost values
-        parity, problem = comparison.judge(both.found, both.exact)
+    judge = comparison.judge if faces is images else comparison.judge_few or comparison.judge
+    parity, problem = judge(both.found, both.exact)
     wrong = comparison.failed or bool(problem)
     verdict = Verdict(both.errors, comparison.precision, wrong=wrong)
     repaired, kept = None, [error.layer.name for error in verdict.culprits]
     if kept and comparison.precision == "fp16" and isinstance(variant, OnnxLayers):
-        right = lambda found: not comparison.judge(dict(found), both.exact)[1]  # noqa: E731
+        right = lambda found: not judge(dict(found), both.exact)[1]  # noqa: E731
         kept = layers_to_keep(verdict, variant, comparison.outputs, right)
     small = sum(error.layer.size_bytes for error in verdict.culprits) <= memory_bytes
     if verdict.culprits and small and isinstance(variant, OnnxLayers):
         values = exact.values([error.layer.name for error in verdict.culprits])
         outputs = variant.outputs_given(values, comparison.outputs)
-        repaired = comparison.judge(dict(outputs), both.exact)[0].max_years
+        repaired = judge(dict(outputs), both.exact)[0].max_years
     return Diagnosis(comparison, verdict, parity, problem, repaired, kept)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -179,3 +180,14 @@ def test_a_graph_that_cannot_be_shown_is_an_error_of_the_export(tmp_path: Path) 
     layers = OnnxLayers(fp32, {"face": np.zeros((3, 7), np.uint8)})
     with pytest.raises(GraphError, match=r"cannot show the layers of fp32\.onnx"):
         layers.values(["age_years"])
+
+
+def test_the_mean_of_the_faces_that_differ_most_is_not_limited(tmp_path: Path) -> None:
+    fp32 = dense.write(tmp_path / "fp32.onnx", dense.weights())
+    sides = Sides(partial(OnnxLayers, fp32), partial(OnnxLayers, half(fp32)), large=False)
+    loose, strict = COMPARISON.judge, replace(TOLERANCES["fp16"], mean_years=0.0)
+    comparison = replace(
+        COMPARISON, judge=partial(compared, tolerance=strict, grid=None), judge_few=loose
+    )
+    assert diagnose(comparison, sides, dense.faces(20)).problem
+    assert diagnose(comparison, sides, dense.faces(20), memory_bytes=1).problem == ""
