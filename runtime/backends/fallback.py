@@ -61,9 +61,13 @@ class DeviceRequest:
     def __post_init__(self) -> None:
         """Raises BackendError for the name of no precision, ValueError for a wrong number."""
         check_precision(self.precision)
-        for name, value in (("threads", self.threads), ("batches", self.batches)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
+        counts = {"batches": self.batches}
+        if self.threads is not None:
+            counts["threads"] = self.threads
+        for name, value in counts.items():
+            # A bool is an int, and no comparison finds NaN, with which no thread would ever start.
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}.")
 
 
 def open_devices(

@@ -7,7 +7,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -245,12 +245,12 @@ def test_an_unknown_device_is_rejected(engines: Path, device: str) -> None:
         AgeMoE(engines, device=device)
 
 
-@pytest.mark.parametrize("threads", [0, -2])
-def test_less_than_one_thread_or_batch_is_rejected(engines: Path, threads: int) -> None:
-    with pytest.raises(ValueError, match="threads must be at least 1"):
-        AgeMoE(engines, threads=threads)
-    with pytest.raises(ValueError, match="batches must be at least 1"):
-        AgeMoE(engines, batches=threads)
+@pytest.mark.parametrize("count", [0, -2, 1.5, float("nan"), "2", True])
+def test_less_than_one_thread_or_batch_is_rejected(engines: Path, count: Any) -> None:
+    with pytest.raises(ValueError, match="threads must be a whole number of at least 1"):
+        AgeMoE(engines, threads=count)
+    with pytest.raises(ValueError, match="batches must be a whole number of at least 1"):
+        AgeMoE(engines, batches=count)
 
 
 @pytest.mark.parametrize(
