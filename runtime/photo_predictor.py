@@ -139,16 +139,21 @@ class PhotoPredictor(ABC):
     ) -> list[PreparedFace | InputError]:
         """Crops faces for `predict_prepared`: pictures need not stay in memory for a batch.
 
+        Limits on quality and the liveness check apply here.
+
         Args:
-            faces: as in `predict`.
+            faces: as in `predict`, in a list.
             quality: measure the quality of each face. Limits on it do in any case.
 
         Returns:
             One entry per face in order; the error of a face that cannot be used.
 
         Raises:
+            TypeError: a single face was given.
             ClosedError: after `close`, or in a forked process.
         """
+        if isinstance(faces, str | bytes) or not isinstance(faces, Sequence):
+            raise TypeError(f"Expected a list of faces, got {type(faces).__name__}.")
         call = object()
         try:
             self._calls.enter(call)
@@ -159,7 +164,13 @@ class PhotoPredictor(ABC):
     def predict_prepared(
         self, faces: Sequence[PreparedFace | InputError]
     ) -> list[AgeEstimate | AgeMoEError]:
-        """Estimates the ages of faces from `prepare`; returns and raises as `predict` of a list."""
+        """Estimates the ages of faces from `prepare`; returns and raises as `predict` of a list.
+
+        Raises:
+            TypeError: something else was given.
+            ValueError: an `AgeMoE` with other inputs prepared a face.
+        """
+        faces = self._preparer.checked(faces)
         call = object()
         try:
             self._calls.enter(call)

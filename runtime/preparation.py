@@ -129,6 +129,17 @@ class Preparer:
                     prepared[index] = self._prepared(image, face, measure=quality)
         return [prepared[index] for index in range(len(faces))]
 
+    def checked(self, faces: Iterable[object]) -> list[PreparedFace | InputError]:
+        """Returns what `prepare` has returned; raises TypeError, or ValueError for other inputs."""
+        prepared: list[PreparedFace | InputError] = []
+        for face in faces:
+            if not isinstance(face, PreparedFace | InputError):
+                raise TypeError(f"Expected what `prepare` returns, got {type(face).__name__}.")
+            if isinstance(face, PreparedFace) and face.views.keys() != self._specs:
+                raise ValueError("An AgeMoE with other inputs prepared this face. Prepare it here.")
+            prepared.append(face)
+        return prepared
+
     def stacked(self, faces: Sequence[PreparedFace]) -> Views:
         """Stacks faces into one batch."""
         with self._statistics.timed("stack"):
@@ -264,7 +275,8 @@ def input_view(
             box are used.
 
     Returns:
-        uint8 RGB (height, width, 3); None if the box is missing or too little is visible.
+        uint8 RGB (height, width, 3), no part of the picture's memory; None if the box is missing or
+        too little is visible.
 
     Raises:
         BoxError: a box is invalid.
@@ -279,7 +291,9 @@ def input_view(
     cut = crop(image, boxes[spec.name], spec.geometry, boxes.get("face"))
     if not shows_enough(cut, spec.geometry):
         return None
-    return fit(cut, spec.height, spec.width, spec.geometry)
+    view = fit(cut, spec.height, spec.width, spec.geometry)
+    # Of a picture in the input's size it is the picture itself, which its owner may write to.
+    return view.copy() if np.may_share_memory(view, image) else view
 
 
 def _as_face(face: ImageSource | Face) -> Face:

@@ -170,6 +170,29 @@ def test_predicting_in_two_steps(moe: AgeMoE, tmp_path: Path) -> None:
             assert str(one) == str(other)
 
 
+def test_prepared_faces_keep_their_pixels(tmp_path: Path) -> None:
+    with AgeMoE(write_engines(tmp_path, {"a": Tiny()})) as moe:
+        frame = gray(200, Tiny().side)
+        prepared = moe.prepare([frame])
+        frame[:] = 0  # as a camera's next frame does
+        (found,) = moe.predict_prepared(prepared)
+        assert estimate(found).age_years == moe.predict(gray(200)).age_years
+
+
+def test_only_prepared_faces_of_the_same_inputs_are_predicted(moe: AgeMoE, engines: Path) -> None:
+    with AgeMoE(engines, experts=["a"]) as other:
+        foreign = other.prepare([gray(10)])
+    mixed = [*moe.prepare([gray(10)]), *foreign]
+    for faces in (foreign, mixed):
+        with pytest.raises(ValueError, match="other inputs prepared this face"):
+            moe.predict_prepared(faces)
+    with pytest.raises(TypeError, match="what `prepare` returns, got str"):
+        moe.predict_prepared("ab")  # type: ignore[arg-type]
+    for single in ("face.png", b"face", gray(10), Face("face.png")):
+        with pytest.raises(TypeError, match="a list of faces, got"):
+            moe.prepare(single)  # type: ignore[arg-type]
+
+
 def test_a_picture_is_decoded_once_per_call(
     moe: AgeMoE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
