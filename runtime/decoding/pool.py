@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import Counter, deque
@@ -14,7 +15,7 @@ from runtime.deadline import Deadline
 from runtime.decoding.budget import Budget, Hold
 from runtime.decoding.job import Allowance, Job, memory_bytes
 from runtime.decoding.limits import limits_processor_time, warn_of_missing_limits
-from runtime.decoding.process import Decoder, DecoderEndedError, Task
+from runtime.decoding.process import Decoder, DecoderEndedError, DecoderKilledError, Task
 from runtime.decoding.watchdog import Watch, Watchdog
 from runtime.errors import BackendError, DeadlineError, ImageError, InputError
 from runtime.image_costs import PictureCost
@@ -36,6 +37,8 @@ _CLOCK_SPARE_SECONDS = 5.0 if limits_processor_time() else 0.0
 """By the clock a picture may take so many times as long, and as much more: other work may share the
 cores, and of an allowance little may be left."""
 _START_SECONDS = 60.0
+_STARTS = 3
+"""Fresh processes that are tried for a picture: Linux kills some as memory runs out."""
 _GRACE = 0.25
 """Seconds that a picture gets even if its deadline passes: to replace the process takes longer."""
 _RESTART_SECONDS = 0.25
@@ -147,10 +150,8 @@ class DecoderPool:
             data = read_encoded(source, limits)
             if data is None:
                 return load_rgb(source, limits)
-            job = Job(
-                data, limits, picture_cost(data, limits), deadline, Allowance(self.max_seconds)
-            )
-            return self._within_memory(job)
+            cost, allowance = picture_cost(data, limits), Allowance(self.max_seconds)
+            return self._within_memory(Job(data, limits, cost, deadline, allowance))
         finally:
             self._calls.leave(call)
 
@@ -251,32 +252,34 @@ class DecoderPool:
 
     def _ready_decoder(self, deadline: Deadline | None) -> Decoder:
         """Returns an idle process, or a fresh one, that can decode."""
-        try:
-            decoder = self._idle.pop()
-            while decoder.ended:  # Linux may have done it, as memory ran out: not this picture
-                decoder.end()
+        starts, ready = 0, False
+        while not ready:
+            try:
                 decoder = self._idle.pop()
-        except IndexError:
-            decoder = Decoder()
-        ready = False
-        try:
-            self._wait_ready(decoder)
-            ready = True
-        finally:
-            if not ready:
-                decoder.end()
+            except IndexError:
+                decoder, starts = Decoder(), starts + 1
+            try:
+                ready = self._wait_ready(decoder, last=starts >= _STARTS)
+            finally:
+                if not ready:
+                    decoder.end()
         if deadline is not None and deadline.passed:
             self._idle.append(decoder)
             raise _late(deadline)
         return decoder
 
-    def _wait_ready(self, decoder: Decoder) -> None:
+    def _wait_ready(self, decoder: Decoder, *, last: bool = True) -> bool:
+        """Returns whether a process can decode, unless that it cannot is an error."""
         watch = Watch(time.monotonic() + _START_SECONDS, decoder.kill)
         try:
             self._watch().add(watch)
             decoder.wait_ready()
+        except DecoderKilledError:
+            if last or not self._watch().remove(watch):
+                raise
         finally:
             self._watch().remove(watch)
+        return last or not decoder.ended
 
     @staticmethod
     def _end_seconds(deadline: Deadline | None, seconds: float) -> float:
@@ -287,26 +290,20 @@ class DecoderPool:
 
     def _reason(self, decoder: Decoder, job: Job, *, in_time: bool) -> Exception:
         """Counts the end of a process and returns the error of its picture."""
-        ended_by = decoder.end_reason()
+        reason, ended_by = CRASH, decoder.end_reason()
+        error: Exception = ImageError(f"The picture ended its decoder ({ended_by}). Save it again.")
         if not in_time and job.deadline is not None and job.deadline.passed:
-            self._count(DEADLINE)
-            return _late(job.deadline)
-        if not in_time or ended_by == "SIGPROF":
-            self._count(TIME)
-            return job.allowance.error()
-        self._count(CRASH)
-        return ImageError(f"The picture ended its decoder ({ended_by}). Save it again.")
-
-    def _count(self, reason: str) -> None:
+            reason, error = DEADLINE, _late(job.deadline)
+        elif not in_time or ended_by == "SIGPROF":
+            reason, error = TIME, job.allowance.error()
         with self._lock:
             self._ended[reason] += 1
+        return error
 
     def _replace(self) -> None:
         """Starts a process that the next picture finds ready; if none starts, that one says so."""
-        try:
+        with contextlib.suppress(BackendError):
             self._idle.appendleft(Decoder())
-        except BackendError:
-            return
 
     def _watch(self) -> Watchdog:
         if self._watchdog is None:

@@ -59,6 +59,10 @@ class DecoderEndedError(Exception):
     """The process ended, or answered with anything but a reply."""
 
 
+class DecoderKilledError(BackendError):
+    """The process was killed before it could say anything."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One picture to decode."""
@@ -154,8 +158,9 @@ class Decoder:
             line += more
         if line != READY:
             self.end()
-            said = line.decode(errors="replace").strip() or self.end_reason()
-            raise BackendError(f"The process for decoding pictures does not start: {said}")
+            said, reason = line.decode(errors="replace").strip(), self.end_reason()
+            kind = DecoderKilledError if not said and reason == "SIGKILL" else BackendError
+            raise kind(f"The process for decoding pictures does not start: {said or reason}")
         self._ready = True
 
     def decode(self, task: Task) -> NDArray[np.uint8] | InputError:

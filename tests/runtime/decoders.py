@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import sys
@@ -52,8 +53,11 @@ def open_files() -> int:
 
 def children() -> set[int]:
     """Returns the processes that this one has started and not awaited, zombies included."""
-    lists = [task / "children" for task in Path("/proc/self/task").iterdir()]
-    return {int(number) for path in lists for number in path.read_text().split()}
+    while True:
+        lists = [task / "children" for task in Path("/proc/self/task").iterdir()]
+        # A thread may end meanwhile; its processes are another one's then.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return {int(number) for path in lists for number in path.read_text().split()}
 
 
 def wait_until(condition: Callable[[], object]) -> None:

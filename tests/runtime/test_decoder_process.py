@@ -64,6 +64,18 @@ def test_a_process_that_was_killed_while_it_was_idle_spoils_no_picture() -> None
         assert not sum(decoders.ended.values())
 
 
+def test_a_process_that_is_killed_while_it_starts_spoils_no_picture(
+    fake: Callable[..., None],
+) -> None:
+    fake("import os; os.kill(os.getpid(), 9)", times=2)
+    with DecoderPool(1) as decoders:
+        assert decoders.decode(encoded(), LIMITS).shape == (16, 24, 3)
+        assert not sum(decoders.ended.values())
+    fake("import os; os.kill(os.getpid(), 9)", times=9)
+    with DecoderPool(1) as decoders, pytest.raises(BackendError, match="does not start: SIGKILL"):
+        decoders.decode(encoded(), LIMITS)
+
+
 def test_an_interrupt_while_a_process_starts_leaves_no_process(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
