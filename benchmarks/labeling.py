@@ -93,6 +93,8 @@ def _measure(options: argparse.Namespace) -> int:
     photographs = {folder: photographs_in([folder]) for folder in options.photos}
     checkouts = {"this": _HERE}
     if options.against is not None:
+        if not (options.against / "runtime").is_dir():
+            raise ValueError(f"{options.against} is no checkout of this project.")
         checkouts["against"] = options.against.resolve()
     runs = {
         f"{folder} | {name}": partial(labeled, checkout, engines, folder)

@@ -42,5 +42,9 @@ def test_what_cannot_be_labeled_is_an_error(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = [str(folder / "photos"), "--engines", str(folder / "engines"), "--rounds", "1"]
-    assert main([*options, "--against", str(folder)]) == 2  # which is no checkout
+    for nothing in (folder, folder / "gone"):
+        assert main([*options, "--against", str(nothing)]) == 2
+        assert "is no checkout of this project" in capsys.readouterr().err
+    (folder / "runtime").mkdir()
+    assert main([*options, "--against", str(folder)]) == 2
     assert "cannot label" in capsys.readouterr().err
