@@ -15,7 +15,7 @@ from runtime.deadline import Deadline
 from runtime.decoding.budget import Budget, Hold
 from runtime.decoding.job import Allowance, Job, memory_bytes
 from runtime.decoding.limits import limits_processor_time, warn_of_missing_limits
-from runtime.decoding.process import Decoder, DecoderEndedError, DecoderKilledError, Task
+from runtime.decoding.process import Decoder, DecoderEndedError, Task
 from runtime.decoding.watchdog import Watch, Watchdog
 from runtime.errors import BackendError, DeadlineError, ImageError, InputError
 from runtime.image_costs import PictureCost
@@ -274,8 +274,8 @@ class DecoderPool:
         try:
             self._watch().add(watch)
             decoder.wait_ready()
-        except DecoderKilledError:
-            if last or not self._watch().remove(watch):
+        except BackendError:
+            if last or not decoder.killed or not self._watch().remove(watch):
                 raise
         finally:
             self._watch().remove(watch)

@@ -59,10 +59,6 @@ class DecoderEndedError(Exception):
     """The process ended, or answered with anything but a reply."""
 
 
-class DecoderKilledError(BackendError):
-    """The process was killed before it could say anything."""
-
-
 @dataclass(frozen=True, slots=True)
 class Task:
     """One picture to decode."""
@@ -115,6 +111,8 @@ class Decoder:
         """The process kept memory and should be replaced."""
         self.used_seconds = 0.0
         """Processor time of the last picture."""
+        self.killed = False
+        """The process was killed before it could say anything."""
         self._ready = False
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this Python, with code of ours
@@ -159,8 +157,10 @@ class Decoder:
         if line != READY:
             self.end()
             said, reason = line.decode(errors="replace").strip(), self.end_reason()
-            kind = DecoderKilledError if not said and reason == "SIGKILL" else BackendError
-            raise kind(f"The process for decoding pictures does not start: {said or reason}")
+            self.killed = not said and reason == "SIGKILL"
+            raise BackendError(
+                f"The process for decoding pictures does not start: {said or reason}"
+            )
         self._ready = True
 
     def decode(self, task: Task) -> NDArray[np.uint8] | InputError:
