@@ -39,19 +39,26 @@ def dense_from_convolutions(model: onnx.ModelProto) -> None:
         weight.dims.extend([outputs, inputs])
         changed.add(weight.name)
         (output,) = node.output
-        flat, dense, shape = (f"{output}.{part}" for part in ("flat", "dense", "shape"))
-        target = np.array([-1, outputs, 1, 1], np.int64)
-        graph.initializer.append(numpy_helper.from_array(target, shape))
+        flat, dense = f"{output}.flat", f"{output}.dense"
         nodes += [
-            helper.make_node("Flatten", [node.input[0]], [flat], flat),
+            _reshape(graph, node.input[0], flat, (-1, inputs)),
             helper.make_node("Gemm", [flat, *node.input[1:]], [dense], node.name, transB=1),
-            helper.make_node("Reshape", [dense, shape], [output], f"{output}.map"),
+            _reshape(graph, dense, output, (-1, outputs, 1, 1)),
         ]
     del graph.node[:]
     graph.node.extend(nodes)
     kept = [value for value in graph.value_info if value.name not in changed]
     del graph.value_info[:]
     graph.value_info.extend(kept)
+
+
+def _reshape(
+    graph: onnx.GraphProto, source: str, target: str, sizes: Sequence[int]
+) -> onnx.NodeProto:
+    """Returns a Reshape to constant sizes; of a Flatten, TensorRT computes them in INT64 layers."""
+    shape = f"{target}.shape"
+    graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), shape))
+    return helper.make_node("Reshape", [source, shape], [target], f"{target}.reshape")
 
 
 def _is_dense(
