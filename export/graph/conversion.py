@@ -25,7 +25,7 @@ OPSET = 20
 """Newest opset whose operators TensorRT 10.0 and later support."""
 BATCH = "batch"
 """Name of the only dynamic dimension."""
-REVISION = 2
+REVISION = 3
 """Bumped whenever the files this module writes change."""
 
 
