@@ -48,11 +48,11 @@ _DRAWS = 2000
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one size shows of a photograph."""
+    """Faces found in a photograph with a first pass of one size, and their cost."""
 
     found: tuple[Detection, ...]
     again: bool
-    """Whether the first pass was not enough."""
+    """Whether a larger pass followed the first one."""
     seconds: float
     """Of processor time."""
     raw_years: Mapping[str, float] | None
@@ -103,7 +103,7 @@ def _raw_years(
 def measure(
     photographs: Sequence[Photograph], sizes: Mapping[int, Size], moe: AgeMoE | None
 ) -> list[dict[int, Look]]:
-    """Returns what each size shows of each photograph, the reference among the sizes."""
+    """Returns the faces found with each size, the reference among them, by photograph."""
     looks = []
     for photograph in photographs:
         image = load_rgb(photograph.face.path, ImageLimits())

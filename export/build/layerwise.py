@@ -43,7 +43,7 @@ _INNOCENT_ENGINE = (
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How a diagnosis is made."""
+    """Memory and progress reports of a diagnosis."""
 
     memory_bytes: int = MEMORY_BYTES
     """For the values of a group of layers."""

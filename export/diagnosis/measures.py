@@ -1,4 +1,4 @@
-"""How far a layer is from what it should be."""
+"""Differences between the values of a layer in a variant and in the FP32 graph."""
 
 from __future__ import annotations
 

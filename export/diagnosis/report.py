@@ -36,7 +36,7 @@ _WIDEST = 48
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What is compared, and how it is judged."""
+    """The variant of a diagnosis, its tolerances and the texts of its report."""
 
     subject: str
     """Such as `vgg16 fp16`."""
@@ -44,14 +44,14 @@ class Comparison:
     outputs: Sequence[str]
     judge: Judge
     remedy: str
-    """What to do; `{layers}` stands for the names of the layers to blame."""
+    """Remedy where the ages are out of tolerance; `{layers}` is replaced by the layers' names."""
     failed: bool = False
-    """Whether the parity check has failed, on more faces."""
+    """Whether the parity check on all verification faces has failed."""
     judge_few: Judge | None = None
     """The same where only faces that differ most are compared, whose mean says little; None:
     `judge`."""
     innocent: str = "The difference is within the tolerance: no layer is to blame."
-    """What to say where the ages are right."""
+    """Text of the report where the ages are within the tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Diagnosis:
     parity: Parity
     """On the faces compared."""
     problem: str
-    """Why the difference is too large on these faces; empty if it is not."""
+    """Text on the exceeded tolerance; empty if the ages of these faces are within it."""
     repaired_years: float | None
     """Largest difference if the verdict's culprits were exact; None if that is not known."""
     kept: Sequence[str]
@@ -81,7 +81,7 @@ def diagnose(
     """Compares a variant with the FP32 graph layer by layer and finds the layer to blame.
 
     Args:
-        comparison: what is compared, and how it is judged.
+        comparison: the variant, its tolerances and texts.
         sides: both graphs.
         images: the verification faces.
         memory_bytes: for the values of a group of layers.

@@ -38,7 +38,7 @@ class Verdict:
     errors: Sequence[LayerError]
     precision: str
     wrong: bool
-    """Whether the ages are beyond the tolerance."""
+    """Whether the ages are out of tolerance."""
 
     @cached_property
     def growths(self) -> Mapping[str, float]:
