@@ -18,17 +18,17 @@ import numpy as np
 
 from benchmarks import reports
 from benchmarks.options import exit_status
-from benchmarks.pasted_faces import HEIGHTS, CutFace, crowd, cut, found_of, overlap
+from benchmarks.pasted_faces import HEIGHTS, CutFace, crowd, cut, found_of
 from benchmarks.photograph_sets import (
     Exclusion,
     Photograph,
+    add_sources,
     read_exclusion,
     read_sources,
-    source_argument,
 )
 from runtime import AgeMoE, commands
 from runtime.commands import Parser
-from runtime.detection import AnyWayUp, Detection, Found
+from runtime.detection import AnyWayUp, Detection, Found, overlap
 from runtime.detectors.centerface import LONGEST_SIDES, CenterFaceDetector
 from runtime.detectors.names import SURE_UPRIGHT
 from runtime.fusion import FusionTables
@@ -262,18 +262,9 @@ def parser() -> Parser:
             "--sources fgnet=FGNET --tables 160=a/fusion.json 224=b/fusion.json --pasted 8",
         ),
     )
-    add, sources = parser.add_argument, "labeled photographs: folders or CSVs"
+    add = parser.add_argument
     tables = "fusion tables fitted with a first pass of this size; the largest is compared with"
-    add(
-        "--sources",
-        type=source_argument,
-        nargs="+",
-        required=True,
-        metavar="NAME=PATH",
-        help=sources,
-    )
-    add("--exclude", type=Path, metavar="CSV", help="photographs that the tables were fitted on")
-    add("--limit", type=commands.count, metavar="N", help="photographs per source, at random")
+    add_sources(parser)
     add(
         "--sizes",
         type=commands.count,
@@ -290,7 +281,6 @@ def parser() -> Parser:
         metavar="N",
         help="pictures of small faces per row",
     )
-    add("--seed", type=commands.seed, default=0, metavar="N", help="random seed of the draws")
     add_engines(parser)
     return parser
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from runtime.detection import Detector, shared_area
-from runtime.detection import area as area_of
+from runtime.detection import Detector, overlap
 from runtime.geometry import Pixels
 from runtime.results import Box
 
@@ -112,9 +111,3 @@ def _pasted(
     canvas.paste(small, (x, y))
     left, top, width, tall = (value * scale for value in face.box)
     return x + left, y + top, width, tall
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Returns the intersection over union of two boxes."""
-    shared = shared_area(one, other)
-    return shared / (area_of(one) + area_of(other) - shared)

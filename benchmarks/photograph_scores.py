@@ -19,7 +19,7 @@ from benchmarks.photograph_methods import AGEMOE, STAGES, FoundAge, Reading
 from benchmarks.photograph_sets import Photograph
 from export.calibration.metrics import Bootstrap, Rows, rate
 from export.calibration.report import BAND_EDGES
-from runtime.detection import area, shared_area
+from runtime.detection import area, overlap
 from runtime.fusion import Floats
 from runtime.results import Box
 
@@ -50,13 +50,6 @@ def labeled_face(faces: Sequence[FoundAge], box: Box | None) -> FoundAge | None:
         return max(faces, key=lambda face: area(face.box), default=None)
     best = max(faces, key=lambda face: overlap(face.box, box), default=None)
     return best if best is not None and overlap(best.box, box) >= LEAST_OVERLAP else None
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Returns the intersection over union of two boxes, within 0..1."""
-    shared = shared_area(one, other)
-    union = area(one) + area(other) - shared
-    return shared / union if union > 0.0 else 0.0
 
 
 def figures_of(records: Sequence[Record], seed: int = 0) -> Figures:

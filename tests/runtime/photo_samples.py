@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 from onnx.parser import parse_model
 
-from runtime.detection import area, shared_area
 from runtime.geometry import Pixels
 from runtime.images import ImageLimits, load_rgb
 from runtime.results import Box
@@ -101,9 +100,3 @@ def tiny_centerface(path: Path) -> Path:
        landmarks = Concat <axis = 1> ({", ".join(["shares"] * 5)}) }}"""
     onnx.save(parse_model(text), path)
     return path
-
-
-def overlap(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    shared = shared_area(one, other)
-    return shared / (area(one) + area(other) - shared)

@@ -10,11 +10,10 @@ import onnxruntime
 import pytest
 
 from export.checkpoints.sources import find_checkpoint
-from runtime.detection import area, shared_area, turned_box, turned_image
+from runtime.detection import overlap, turned_box, turned_image
 from runtime.detectors import CenterFaceDetector, detector_named
 from runtime.detectors.centerface import decoded, network_input
 from runtime.geometry import Pixels
-from runtime.results import Box
 from tests.runtime.photo_samples import ASTRONAUT_FACE, GRACE_FACE, astronaut, grace
 
 pytestmark = pytest.mark.public
@@ -29,11 +28,6 @@ PORTRAITS = {"nasa": (astronaut, ASTRONAUT_FACE), "navy": (grace, GRACE_FACE)}
 @pytest.fixture(scope="module")
 def model() -> Path:
     return find_checkpoint(LOCATION)
-
-
-def overlap(one: Box, other: Box) -> float:
-    shared = shared_area(one, other)
-    return shared / (area(one) + area(other) - shared)
 
 
 @pytest.mark.parametrize("portrait", PORTRAITS)

@@ -14,6 +14,7 @@ from runtime.detection import (
     Detection,
     GivenBoxes,
     area,
+    overlap,
     shared_area,
     turned_box,
     turned_image,
@@ -34,7 +35,6 @@ from tests.runtime.photo_samples import (
     GRACE_FACE,
     astronaut,
     grace,
-    overlap,
 )
 
 BOXES = st.tuples(*[st.integers(0, 20)] * 2, *[st.integers(1, 20)] * 2)

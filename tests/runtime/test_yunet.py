@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.detection import overlap
 from runtime.detectors import YuNetDetector, detector_named, yunet
 from runtime.errors import BackendError
 from runtime.geometry import Pixels
 from runtime.resizing import reduced
-from tests.runtime.photo_samples import overlap, tiny_centerface, tiny_yunet
+from tests.runtime.photo_samples import tiny_centerface, tiny_yunet
 
 
 def test_yunet_runs_any_model_with_its_outputs(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from export.config.contract import Outputs
-from export.experts.onnx_file.given import GivenFile, open_session, run_problem
+from export.experts.onnx_file.given import GivenFile, run_problem
 from export.experts.onnx_file.normal import given_name
+from export.graph.sessions import open_session
 
 _YEARS = 0.05
 _PROBABILITY = 0.005
@@ -41,7 +42,7 @@ def difference(
         as_given: from a face to the input of the unchanged file.
     """
     try:
-        session = open_session(str(path))
+        session = open_session(path)
         found = session.run(list(expected), {"face": faces})
     except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions have no common base
         return run_problem(str(path), {"face": faces}, error)
@@ -95,7 +96,7 @@ def _traced(
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in floats
     )
     try:
-        session = open_session(copy.SerializeToString(), optimized=False)
+        session = open_session(copy.SerializeToString(), frugal=True)
         found = dict(zip(floats, session.run(floats, inputs), strict=True))
     except Exception:  # noqa: BLE001 - then the node stays unknown
         return {}

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.experts.onnx_file.given import open_session
 from export.experts.onnx_file.nodes import depend_on
+from export.graph.sessions import open_session
 
 _OPERATORS = """
     Add Cast Ceil Concat ConstantOfShape Div Equal Expand Floor Gather Identity Mod Mul Neg Range
@@ -44,7 +44,7 @@ def fold_constants(model: onnx.ModelProto, value: onnx.ValueInfoProto) -> None:
     image = value.type.tensor_type
     shape = [axis.dim_value for axis in image.shape.dim]
     black = np.zeros(shape, helper.tensor_dtype_to_np_dtype(image.elem_type))
-    session = open_session(copy.SerializeToString(), optimized=False)
+    session = open_session(copy.SerializeToString(), frugal=True)
     results = session.run(names, {value.name: black})
     kept = [node for node in graph.node if node not in folded]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]

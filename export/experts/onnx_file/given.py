@@ -17,8 +17,10 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from export.checkpoints.onnx_files import external_data_files
 from export.errors import GraphError
-from export.experts.onnx_file.nodes import all_graphs, attribute_of, name_nodes, opset_of
+from export.experts.onnx_file.nodes import attribute_of, opset_of
 from export.graph.conversion import OPSET
+from export.graph.sessions import open_session
+from export.graph.traversal import all_graphs, name_nodes
 
 _LARGEST_PROTOBUF = (1 << 31) - 1
 """Bytes; a larger model is opened by its path."""
@@ -98,17 +100,6 @@ def computes_in_half(model: onnx.ModelProto) -> bool:
         or TensorProto.FLOAT16 in values
         or any(casts)
     )
-
-
-def open_session(source: str | bytes, *, optimized: bool = True) -> Any:  # noqa: ANN401
-    """Opens a session on the CPU; `optimized`: nodes are fused, and thereby lose their names."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what is fatal is raised too
-    if not optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -240,7 +231,7 @@ def load_problem(error: Exception) -> str:
 def run_problem(source: str | bytes, inputs: Mapping[str, NDArray[Any]], error: Exception) -> str:
     """Returns node, operator and reason of an error that ONNX Runtime raised on these inputs."""
     try:  # again, with the nodes as they are in the file
-        open_session(source, optimized=False).run(None, dict(inputs))
+        open_session(source, frugal=True).run(None, dict(inputs))
     except Exception as plain:  # noqa: BLE001 - onnxruntime's exceptions have no common base
         error = plain
     text = str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph.traversal import graphs_within, names_read
+from export.graph.traversal import all_graphs, names_read
 
 OWN = "agemoe/"
 """Prefix of the names of everything that is added to a given graph."""
@@ -46,27 +46,6 @@ class Nodes:
         node = helper.make_node(operator, list(inputs), [output], OWN + label, **attributes)
         self.nodes.append(node)
         return output
-
-
-def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yields a graph and all graphs within it."""
-    yield graph
-    for node in graph.node:
-        for inner in graphs_within(node):
-            yield from all_graphs(inner)
-
-
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Gives every node a name of its own, in place: that of its first output where it has none."""
-    seen: set[str] = set()
-    for graph in all_graphs(model.graph):
-        for node in graph.node:
-            made = next((name for name in node.output if name), node.op_type)
-            name = node.name or made
-            while name in seen:
-                name += f":{made}"
-            seen.add(name)
-            node.name = name
 
 
 def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:

@@ -14,13 +14,11 @@ from export.errors import GraphError
 from export.experts.onnx_file.nodes import (
     OWN,
     TAKEN,
-    all_graphs,
-    name_nodes,
     opset_of,
     rename,
 )
 from export.graph.conversion import OPSET
-from export.graph.traversal import names_read
+from export.graph.traversal import all_graphs, name_nodes, names_read
 
 _CONVERTED_BELOW = 13
 """Older opsets are converted: later steps expect the operators of this one."""
