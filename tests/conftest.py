@@ -62,15 +62,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def no_thread_left() -> Iterator[None]:
     """Fails a test that leaves a thread of the runtime behind."""
+    yield from _no_thread_left()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_thread_left_by_the_module() -> Iterator[None]:
+    """Fails a module that leaves one behind: fixtures of a module may hold threads meanwhile."""
+    yield from _no_thread_left()
+
+
+def _no_thread_left() -> Iterator[None]:
+    before = _runtime_threads()
     yield
     patience = time.monotonic() + 5.0
-    while (left := _runtime_threads()) and time.monotonic() < patience:
+    while (left := _runtime_threads() - before) and time.monotonic() < patience:
         time.sleep(0.01)
     assert not left
 
 
-def _runtime_threads() -> list[str]:
-    return [t.name for t in threading.enumerate() if t.name.startswith("agemoe-")]
+def _runtime_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("agemoe-")}
 
 
 @pytest.fixture

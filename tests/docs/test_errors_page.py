@@ -66,47 +66,55 @@ class NeverLive:
         return Liveness(0.0, live=False, provenance="never")
 
 
-def broken(folder: Path, **fault: Any) -> AgeMoE:
-    return AgeMoE(write_engines(folder, {"alpha": Tiny(**fault), "beta": Tiny(**fault)}))
+def predict(folder: Path, picture: Any = GRAY, options: Any = None, **fault: Any) -> Any:
+    """Estimates one face with two experts."""
+    with AgeMoE(two(folder, **fault), **(options or {})) as moe:
+        return moe.predict(picture)
 
 
-def with_file(folder: Path, name: str, content: bytes) -> AgeMoE:
-    write_engines(folder, {"alpha": Tiny()})
-    (folder / name).write_bytes(content)
-    return AgeMoE(folder)
+def two(folder: Path, **fault: Any) -> Path:
+    return write_engines(folder, {"alpha": Tiny(**fault), "beta": Tiny(**fault)})
 
 
-def closed(folder: Path) -> AgeMoE:
-    moe = broken(folder)
-    moe.close()
-    return moe
+def with_file(folder: Path, name: str, content: bytes) -> Path:
+    (two(folder) / name).write_bytes(content)
+    return folder
 
 
+def late(folder: Path) -> None:
+    with AgeMoE(two(folder)) as moe:
+        moe.predict(GRAY, deadline_ms=1e-6)
+
+
+def without_picture(folder: Path) -> None:
+    with AgeMoE(two(folder)) as moe:
+        moe.predict_person([b"none"])
+
+
+def closed(folder: Path) -> None:
+    with AgeMoE(two(folder)) as moe:
+        pass
+    moe.predict(GRAY)
+
+
+FOUR_LANDMARKS: Any = ((0, 0),) * 4
 CASES: dict[str, Callable[[Path], object]] = {
-    "ImageError": lambda f: broken(f).predict(b"no picture"),
-    "ImageTooLargeError": lambda f: AgeMoE(
-        write_engines(f, {"a": Tiny()}), limits=ImageLimits(max_pixels=99)
-    ).predict(GRAY),
-    "BoxError": lambda f: broken(f).predict(Face(GRAY, box=(100, 100, 5, 5))),
-    "LandmarkError": lambda f: broken(f).predict(
-        Face(GRAY, box=(0, 0, 60, 60), landmarks=((0, 0),) * 4)  # type: ignore[arg-type]
-    ),
-    "QualityError": lambda f: AgeMoE(
-        write_engines(f, {"a": Tiny()}), quality=QualityLimits(min_face_pixels=80)
-    ).predict(GRAY),
-    "LivenessError": lambda f: AgeMoE(
-        write_engines(f, {"a": Tiny()}), liveness=NeverLive()
-    ).predict(GRAY),
-    "PredictionError": lambda f: broken(f, nan_above=0.1).predict(GRAY),
-    "DeadlineError": lambda f: broken(f).predict(GRAY, deadline_ms=1e-6),
-    "NoUsablePictureError": lambda f: broken(f).predict_person([b"none"]),
-    "NotCalibratedError": lambda f: broken(f).predict(GRAY).interval(0.9),
+    "ImageError": lambda f: predict(f, b"no picture"),
+    "ImageTooLargeError": lambda f: predict(f, options={"limits": ImageLimits(max_pixels=99)}),
+    "BoxError": lambda f: predict(f, Face(GRAY, box=(100, 100, 5, 5))),
+    "LandmarkError": lambda f: predict(f, Face(GRAY, box=(0, 0, 60, 60), landmarks=FOUR_LANDMARKS)),
+    "QualityError": lambda f: predict(f, options={"quality": QualityLimits(min_face_pixels=80)}),
+    "LivenessError": lambda f: predict(f, options={"liveness": NeverLive()}),
+    "PredictionError": lambda f: predict(f, nan_above=0.1),
+    "DeadlineError": late,
+    "NoUsablePictureError": without_picture,
+    "NotCalibratedError": lambda f: predict(f).interval(0.9),
     "ManifestError": lambda f: AgeMoE(f / "nothing"),
-    "EngineFileError": lambda f: with_file(f, "alpha/alpha.fp32.onnx", b"short"),
-    "FusionTableError": lambda f: with_file(f, "fusion.json", b"{}"),
-    "ContractError": lambda f: broken(f, broken="size"),
-    "BackendError": lambda f: AgeMoE(write_engines(f, {"a": Tiny()}), device="cuda"),
-    "ClosedError": lambda f: closed(f).predict(GRAY),
+    "EngineFileError": lambda f: AgeMoE(with_file(f, "alpha/alpha.fp32.onnx", b"short")),
+    "FusionTableError": lambda f: AgeMoE(with_file(f, "fusion.json", b"{}")),
+    "ContractError": lambda f: AgeMoE(two(f, broken="size")),
+    "BackendError": lambda f: AgeMoE(two(f), device="cuda"),
+    "ClosedError": closed,
 }
 
 
