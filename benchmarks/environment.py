@@ -16,12 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime import AgeMoE, BackendError
-from runtime.backends import backend_kind
+from runtime.backends import ExpertVariant, backend_kind
 from runtime.backends.names import parse_device
-from runtime.backends.variants import choose_artifact
+from runtime.backends.variants import choose_variant
 from runtime.cores import usable_cores
 from runtime.installed import installed_version
-from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest, write_manifest
 
 _PACKAGES = (
@@ -109,10 +108,12 @@ def gpu_memory(device: str) -> Iterator[Callable[[], int | None]]:
 def described_experts(moe: AgeMoE, engines: Path, precision: str) -> dict[str, object]:
     """Returns files, backend, precision and measured parity of each expert."""
     experts = read_manifest(engines).experts
-    return {
-        name: _described(name, experts[name], backend, precision)
-        for name, backend in moe.backends.items()
-    }
+    described: dict[str, object] = {}
+    for name, backend in moe.backends.items():
+        kind = backend_kind(backend)
+        variant = choose_variant(engines, name, experts[name], kind, precision)
+        described[name] = _described(variant, backend)
+    return described
 
 
 @contextmanager
@@ -134,8 +135,8 @@ def onnx_only(engines: Path) -> Iterator[Path]:
         yield folder
 
 
-def _described(name: str, expert: Expert, backend: str, precision: str) -> dict[str, object]:
-    artifact = choose_artifact(name, expert, backend_kind(backend), precision)
+def _described(variant: ExpertVariant, backend: str) -> dict[str, object]:
+    expert, artifact = variant.expert, variant.artifact
     parity = artifact.parity
     return {
         "architecture": expert.architecture,

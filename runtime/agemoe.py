@@ -124,7 +124,7 @@ class AgeMoE(PhotoPredictor):
         )
         opened = open_devices(chosen, folder, request, sessions)
         self._executor = Executor(chosen, opened, self._statistics)
-        self._start(concurrency)
+        self._start(concurrency, folder)
 
     @property
     def experts(self) -> tuple[str, ...]:
@@ -286,15 +286,14 @@ class AgeMoE(PhotoPredictor):
             origins = [face.origin for face in faces]
             return estimates_from(answers, unseen, self._tables, origins)
 
-    def _start(self, concurrency: str) -> None:
+    def _start(self, concurrency: str, folder: Path) -> None:
         """Starts the threads of `submit` and warms the experts up; on failure, closes them."""
         self._calls = ActiveCalls()
         self._closing = threading.Lock()
         self._pool = ThreadPoolExecutor(usable_cores() + 1, thread_name_prefix="agemoe-submit")
         try:
-            start(
-                self._executor, self._preparer.stacked([self._preparer.black_face()]), concurrency
-            )
+            black = self._preparer.stacked([self._preparer.black_face()])
+            start(self._executor, black, concurrency, folder)
             self._statistics.clear()
         except BaseException:
             self.close()

@@ -16,7 +16,7 @@ from runtime.errors import EngineFileError
 from runtime.files import sha256_of
 from runtime.geometry import ALIGN, MAX_SIDE, Geometry
 from runtime.json_reader import SHA256, at_least, not_empty, one_of, within
-from runtime.program import command_line
+from runtime.program import build_command
 
 ENGINE_BACKENDS = ("tensorrt", "tensorrt_rtx")
 """Backends whose files are bound to a version of TensorRT and a kind of GPU."""
@@ -28,7 +28,6 @@ OUTPUT_RANKS = {"age_years": 1, "age_probs": 2, "gender_probs": 2, "answer_mass"
 PLACEHOLDER_KINDS = ("demo", "random")
 """Kinds of weights whose ages of real photographs are meaningless."""
 SOURCE_KINDS = ("checkpoint", *PLACEHOLDER_KINDS, "onnx")
-REBUILD = f"Rebuild: {command_line('build')}"
 
 Rows = TypeVar("Rows", int, str)
 
@@ -247,7 +246,7 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
         EngineFileError: a file is missing, of another size or of other content.
     """
     variant = "" if artifact.precision == "fp32" else f" --{artifact.precision}"
-    owner, only = f"expert {expert!r}", f" --only {expert}{variant}"
+    owner, only = f"expert {expert!r}", f"--only {expert}{variant}"
     _verify(folder, artifact.files, owner, only, hashes=hashes)
 
 
@@ -271,7 +270,9 @@ def _verify(
     for record in records:
         path = folder / record.path
         if problem := _file_problem(path, record, hashes=hashes):
-            raise EngineFileError(f"{path} of {owner} {problem}. {REBUILD}{only} --output {folder}")
+            raise EngineFileError(
+                f"{path} of {owner} {problem}. Rebuild: {build_command(folder, only)}"
+            )
 
 
 def _file_problem(path: Path, record: FileRecord, *, hashes: bool) -> str | None:

@@ -14,8 +14,8 @@ from runtime.errors import ManifestError
 from runtime.files import read_json, write_json
 from runtime.fusion_file import FILE_NAME as FUSION_FILE_NAME
 from runtime.json_reader import JsonReader, read_dataclass, shown
-from runtime.manifest import REBUILD, Manifest
-from runtime.program import command_line
+from runtime.manifest import Manifest
+from runtime.program import build_command
 
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION = 4
@@ -35,10 +35,12 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         document = read_json(path)
     except FileNotFoundError as error:
-        cure = f"Build the engines first: {command_line('build')} --output {folder}"
+        cure = f"Build the engines first: {build_command(folder)}"
         raise ManifestError(str(path), ["there is no such file"], cure) from error
     except (OSError, ValueError) as error:
-        raise ManifestError(str(path), [f"cannot be read: {error}"], REBUILD) from error
+        raise ManifestError(
+            str(path), [f"cannot be read: {error}"], f"Rebuild: {build_command(folder)}"
+        ) from error
     version = document.pop("schema_version", None) if isinstance(document, dict) else None
     known = isinstance(version, int) and _OLDEST_VERSION <= version <= SCHEMA_VERSION
     if isinstance(version, int) and not known:
@@ -48,7 +50,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not known:
         problems.append(f"schema_version: must be {SCHEMA_VERSION}, got {shown(version)}")
     if problems:
-        raise ManifestError(str(path), problems, REBUILD)
+        raise ManifestError(str(path), problems, f"Rebuild: {build_command(folder)}")
     return manifest
 
 
@@ -59,8 +61,8 @@ def _version_error(path: Path, version: int) -> ManifestError:
         f"schema_version {version} is {'newer' if newer else 'older'} than the {limit} "
         f"this runtime reads"
     )
-    cure = f"Update agemoe-runtime. Or {REBUILD.lower()}" if newer else REBUILD
-    return ManifestError(str(path), [problem], f"{cure} --output {path.parent}")
+    cure = f"{'Update agemoe-runtime, or rebuild' if newer else 'Rebuild'}: "
+    return ManifestError(str(path), [problem], cure + build_command(path.parent))
 
 
 def engines_fingerprint(folder: Path, *others: str) -> str:

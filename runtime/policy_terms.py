@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from runtime.errors import PolicyError
 from runtime.json_reader import SHA256, not_empty, within
-from runtime.manifest import REBUILD
+from runtime.program import build_command
 from runtime.quality import QualityLimits
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Binding:
         }
         if absent := [name for name, sha256 in found.items() if sha256 is None]:
             problem = f"the manifest states no fingerprint of {', '.join(absent)}"
-            raise PolicyError("manifest.json", [problem], REBUILD)
+            raise PolicyError("manifest.json", [problem], f"Rebuild: {build_command()}")
         known = {name: sha256 for name, sha256 in found.items() if sha256 is not None}
         return cls(known, None if tables is None else tables.sha256)
 

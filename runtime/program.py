@@ -32,6 +32,22 @@ def command_line(arguments: str) -> str:
     return f"{program()} {arguments}"
 
 
+def build_command(folder: Path | None = None, options: str = "") -> str:
+    """Returns the command that builds an engines folder, as an error's remedy.
+
+    Args:
+        folder: the engines folder; None where none is known.
+        options: further options of the command.
+    """
+    arguments = ["build", options, "" if folder is None else f"--output {quoted(folder)}"]
+    return command_line(" ".join(filter(None, arguments)))
+
+
+def quoted(path: Path) -> str:
+    """Returns a path as it can be typed in any shell."""
+    return f'"{path}"' if " " in str(path) else str(path)
+
+
 def usage_name(command: str, file: str) -> str:
     """Returns how a command was started that is also a file, such as `export/calibrate.py`.
 

@@ -18,12 +18,12 @@ from runtime.detectors.names import Detectors
 from runtime.errors import ContractError, PredictionError
 from runtime.executor import MODES, Executor
 from runtime.fusion import FusionTables
-from runtime.manifest import REBUILD, Expert
+from runtime.manifest import Expert
 from runtime.manifest_file import read_manifest
 from runtime.names import suggestion
 from runtime.policy_terms import Binding
 from runtime.printing import bullets
-from runtime.program import command_line
+from runtime.program import build_command, command_line
 from runtime.results import Face
 
 CONCURRENCY = ("auto", *MODES)
@@ -216,14 +216,14 @@ def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:
             )
 
 
-def start(executor: Executor, views: Views, concurrency: str) -> None:
+def start(executor: Executor, views: Views, concurrency: str, folder: Path) -> None:
     """Runs every expert once and chooses the mode, one of `CONCURRENCY`; raises as `warm_up`."""
-    warm_up(executor, views)
+    warm_up(executor, views, folder)
     executor.mode = fastest_mode(executor, views) if concurrency == "auto" else concurrency
 
 
-def warm_up(executor: Executor, views: Views) -> None:
-    """Runs every expert once, to find broken graphs early and to grow buffers.
+def warm_up(executor: Executor, views: Views, folder: Path) -> None:
+    """Runs every expert of an engines folder once, to find broken graphs and to grow buffers.
 
     Raises:
         ContractError: an expert fails.
@@ -234,7 +234,9 @@ def warm_up(executor: Executor, views: Views) -> None:
         missing = error.missing
     if missing:
         reasons = bullets([f"{name}: {reason}" for name, reason in missing.items()])
-        raise ContractError("These experts fail on a black picture:", *reasons, REBUILD)
+        raise ContractError(
+            "These experts fail on a black picture:", *reasons, f"Rebuild: {build_command(folder)}"
+        )
 
 
 def fastest_mode(executor: Executor, views: Views) -> str:

@@ -22,7 +22,7 @@ from export.calibration.labels import KEYS, LabeledFace, read_faces
 from export.calibration.raw_predictions import predict_faces
 from export.errors import OptionsError
 from runtime.backends import backend_kind
-from runtime.backends.variants import choose_artifact
+from runtime.backends.variants import choose_variant
 from runtime.columns import IMAGE, PATH, SOURCE
 from runtime.detectors.names import AUTO
 from runtime.geometry import ALIGN
@@ -146,7 +146,7 @@ def _predict(
     with moe:
         chosen = experts_of(arguments.engines, moe.experts)
         settings = {
-            "files": _files(moe, chosen, arguments.precision),
+            "files": _files(arguments.engines, moe, chosen, arguments.precision),
             "landmarks": None if detector is None else detector.provenance,
         }
         with Progress("faces", quiet=arguments.no_progress) as progress:
@@ -167,17 +167,16 @@ def _lack_landmarks(
     return aligned and any(face.place.landmarks is None for face in faces)
 
 
-def _files(moe: AgeMoE, experts: Mapping[str, Expert], precision: str) -> dict[str, object]:
+def _files(
+    engines: Path, moe: AgeMoE, experts: Mapping[str, Expert], precision: str
+) -> dict[str, object]:
     """Returns what raw predictions depend on, by expert: the files in use, and the geometry."""
-    return {
-        name: {
-            "files": [
-                file.sha256
-                for file in choose_artifact(
-                    name, expert, backend_kind(moe.backends[name]), precision
-                ).files
-            ],
+    found: dict[str, object] = {}
+    for name, expert in experts.items():
+        kind = backend_kind(moe.backends[name])
+        variant = choose_variant(engines, name, expert, kind, precision)
+        found[name] = {
+            "files": [file.sha256 for file in variant.artifact.files],
             "inputs": [asdict(spec) for spec in expert.inputs],
         }
-        for name, expert in experts.items()
-    }
+    return found

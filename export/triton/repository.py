@@ -21,7 +21,7 @@ from export.triton.config import (
     pbtxt,
 )
 from runtime import fusion_file
-from runtime.backends.variants import choose_artifact
+from runtime.backends.variants import choose_variant
 from runtime.manifest import Artifact, Expert, verify_files
 from runtime.manifest_file import read_manifest
 from runtime.startup import read_calibration
@@ -91,7 +91,9 @@ def write_repository(
     if taken := {ENSEMBLE, FUSION} & set(experts):
         raise ExportError(f"The expert name {taken.pop()!r} is reserved. Rename the expert.")
     read_calibration(engines, fusion_file.FILE_NAME, experts)
-    models = {name: _model(name, expert, device, precision) for name, expert in experts.items()}
+    models = {
+        name: _model(engines, name, expert, device, precision) for name, expert in experts.items()
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as scratch:
         repository = Path(scratch) / output.name
@@ -104,12 +106,12 @@ def write_repository(
     return models
 
 
-def _model(name: str, expert: Expert, device: str, precision: str) -> Model:
+def _model(engines: Path, name: str, expert: Expert, device: str, precision: str) -> Model:
     hardware = device
     if device == "auto":
         built = any(artifact.backend == "tensorrt" for artifact in expert.artifacts)
         hardware = "tensorrt" if built else "cuda"
-    artifact = choose_artifact(name, expert, hardware, precision)
+    artifact = choose_variant(engines, name, expert, hardware, precision).artifact
     if artifact.backend not in _BACKENDS:
         raise ExportError(
             f"Expert {name!r} would run in {artifact.precision} on {artifact.backend}, which this "

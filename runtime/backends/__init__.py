@@ -15,7 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.manifest import REBUILD, Artifact, Expert, InputSpec
+from runtime.manifest import Artifact, Expert, InputSpec
+from runtime.program import build_command
 
 Views = Mapping[InputSpec, NDArray[np.uint8]]
 """By input: uint8 (N, height, width, 3), RGB, the same N for all."""
@@ -74,7 +75,7 @@ class ExpertVariant:
         """The command that builds the variant again, as an error's remedy."""
         precision = self.artifact.precision
         variant = "" if precision == "fp32" else f" --{precision}"
-        return f"{REBUILD} --only {self.name}{variant} --output {self.folder}"
+        return f"Rebuild: {build_command(self.folder, f'--only {self.name}{variant}')}"
 
 
 class Session(Protocol):

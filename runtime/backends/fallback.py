@@ -14,11 +14,12 @@ from runtime.backends import Device, ExpertVariant, Session, SessionFactory
 from runtime.backends.cpu import CpuDevice
 from runtime.backends.names import AUTO, check_precision
 from runtime.backends.onnx import OnnxCpuSession, cuda_provider_problem
-from runtime.backends.variants import BACKEND_NAMES, choose_artifact
+from runtime.backends.variants import BACKEND_NAMES, choose_variant
 from runtime.cores import usable_cores
 from runtime.errors import BackendError, EngineMismatchError
-from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert, verify_files
+from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
 from runtime.options import GpuOptions
+from runtime.program import build_command
 
 if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
     from runtime.backends.gpu.cuda import Cuda
@@ -144,9 +145,10 @@ class _Opener:
         if self._other_precisions:
             wanted = self._request.precision
             used = [f"expert {name!r} runs in {p}" for name, p in self._other_precisions.items()]
+            rebuild = build_command(self._folder, f"--{wanted}")
             warnings.warn(
                 f"precision={wanted!r} was requested, but {' and '.join(used)}: there is no "
-                f"{wanted} variant for this device. {REBUILD} --{wanted}",
+                f"{wanted} variant for this device. Rebuild: {rebuild}",
                 PrecisionWarning,
                 stacklevel=4,
             )
@@ -177,8 +179,8 @@ class _Opener:
         """Opens an expert on a backend, or notes why it cannot run there."""
         name, expert = attempt.name, attempt.expert
         try:
-            artifact = choose_artifact(name, expert, kind, self._request.precision)
-            self._open_on(kind, ExpertVariant(name, expert, artifact, self._folder))
+            variant = choose_variant(self._folder, name, expert, kind, self._request.precision)
+            self._open_on(kind, variant)
         except EngineMismatchError as error:
             if self._request.gpu.on_mismatch == "error":
                 raise
@@ -186,7 +188,7 @@ class _Opener:
         except BackendError as error:
             attempt.problems[kind] = error
         else:
-            attempt.kind, attempt.artifact = kind, artifact
+            attempt.kind, attempt.artifact = kind, variant.artifact
 
     def _error(self, attempt: _Attempt) -> BackendError:
         """Returns the error of an expert that runs nowhere."""

@@ -10,7 +10,6 @@ from runtime.backends import ExpertVariant, Inputs, Outputs
 from runtime.backends.contract import check_inputs, check_outputs
 from runtime.backends.single_face import SingleFaceSession
 from runtime.errors import BackendError, ContractError
-from runtime.manifest import Expert
 
 
 class OnnxCpuSession(SingleFaceSession):
@@ -33,7 +32,7 @@ class OnnxCpuSession(SingleFaceSession):
         super().__init__(variant.name, batches)
         self._session = _load(variant, threads)
         self._outputs = variant.expert.outputs
-        check_contract(variant.name, variant.expert, self._session)
+        check_contract(variant, self._session)
 
     def _infer(self, inputs: Inputs) -> Outputs:
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
@@ -107,9 +106,9 @@ def cuda_provider_problem() -> str | None:
     )
 
 
-def check_contract(name: str, expert: Expert, session: Any) -> None:  # noqa: ANN401
+def check_contract(variant: ExpertVariant, session: Any) -> None:  # noqa: ANN401
     """Raises `ContractError` if a session's inputs or outputs differ from the manifest."""
     inputs = {value.name: (value.type, tuple(value.shape[1:])) for value in session.get_inputs()}
-    check_inputs(name, expert, inputs, "tensor(uint8)")
+    check_inputs(variant, inputs, "tensor(uint8)")
     outputs = {value.name: (value.type, len(value.shape)) for value in session.get_outputs()}
-    check_outputs(name, expert, outputs, "tensor(float)")
+    check_outputs(variant, outputs, "tensor(float)")

@@ -43,7 +43,7 @@ class OpenVinoSession(SingleFaceSession):
         self.backend = "openvino-cpu-bf16" if bfloat16 else "openvino-cpu"
         check_cpu(variant.name, variant.artifact.precision)
         compiled = _compiled(variant, threads, batches, bfloat16=bfloat16)
-        check_outputs(variant.name, variant.expert, _outputs(compiled), "f32")
+        check_outputs(variant, _outputs(compiled), "f32")
         if bfloat16:
             _check_share(variant, bfloat16_share(compiled))
         self._requests = PerThread(compiled.create_infer_request)
@@ -74,7 +74,7 @@ def _compiled(variant: ExpertVariant, threads: int, batches: int, *, bfloat16: b
     shapes = {spec.name: (1, spec.height, spec.width, 3) for spec in variant.expert.inputs}
     try:
         model = openvino.Core().read_model(str(variant.path))
-        check_inputs(variant.name, variant.expert, _inputs(model), "u8")
+        check_inputs(variant, _inputs(model), "u8")
         return compile_graph(model, shapes, threads, batches, bfloat16=bfloat16)
     except RuntimeError as error:  # OpenVINO raises it for every fault
         raise ContractError(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from runtime.backends import ExpertVariant
 from runtime.errors import BackendError
-from runtime.manifest import ENGINE_BACKENDS, REBUILD, Artifact, Expert
+from runtime.manifest import ENGINE_BACKENDS, Expert
+from runtime.program import build_command
 
 BACKEND_NAMES = {"tensorrt": "TensorRT", "cuda": "ONNX Runtime on CUDA", "cpu": "the CPU"}
 """By kind of backend: its name in messages."""
@@ -24,8 +27,10 @@ _CPU_ONLY = ("bf16", "int8")
 """Precisions for CPUs; not every expert has a variant in them."""
 
 
-def choose_artifact(name: str, expert: Expert, kind: str, precision: str) -> Artifact:
-    """Returns the artifact of an expert to run.
+def choose_variant(
+    folder: Path, name: str, expert: Expert, kind: str, precision: str
+) -> ExpertVariant:
+    """Returns an expert of an engines folder with the artifact to run.
 
     The kind of backend is `tensorrt`, `cuda` or `cpu`. The precision is `auto`, exactly the one
     wanted, or `bf16` or `int8` where it was built and the backend's own preference elsewhere.
@@ -39,10 +44,11 @@ def choose_artifact(name: str, expert: Expert, kind: str, precision: str) -> Art
         wanted = (precision, *_PREFERENCES[kind]) if kind == "cpu" else _PREFERENCES[kind]
     for candidate in wanted:
         if candidate in native:
-            return native[candidate]
+            return ExpertVariant(name, expert, native[candidate], folder)
     variant = "" if precision in ("auto", "fp32") else f" --{precision}"
     built = f"was built in {', '.join(native)}" if native else "has no file"
+    rebuild = build_command(folder, f"--only {name}{variant}")
     raise BackendError(
         f"precision={precision!r} was requested; expert {name!r} {built} for "
-        f"{BACKEND_NAMES[kind]}. {REBUILD} --only {name}{variant}"
+        f"{BACKEND_NAMES[kind]}. Rebuild: {rebuild}"
     )

@@ -14,9 +14,10 @@ from runtime.detectors.centerface import CenterFaceDetector
 from runtime.detectors.haar import CLEAR_LEAD, SURE_SCORE, HaarDetector
 from runtime.detectors.yunet import YuNetDetector
 from runtime.errors import BackendError, EngineFileError
-from runtime.manifest import REBUILD, DetectorRecord, verify_detector
+from runtime.manifest import DetectorRecord, verify_detector
 from runtime.manifest_file import read_manifest
 from runtime.names import suggestion
+from runtime.program import build_command
 
 AUTO, HAAR, CENTERFACE, YUNET = "auto", "haar", "centerface", "yunet"
 NAMES = "auto, centerface, centerface:MODEL, yunet:MODEL or haar"
@@ -116,12 +117,13 @@ def open_detector(
     place = "There is no engines folder" if engines is None else f"{engines} has no face detector"
     if name.kind == CENTERFACE:
         raise BackendError(
-            f"{place}, and detector='centerface' needs one. Use centerface:MODEL, or rebuild: "
-            f"{REBUILD.removeprefix('Rebuild: ')}"
+            f"{place}, and detector='centerface' needs one. Rebuild: "
+            f"{build_command(engines)}. Or use "
+            f"centerface:MODEL."
         )
     warnings.warn(
         f"{place}: OpenCV's Haar cascade finds the faces, which misses more of them and has no "
-        f"landmarks. {REBUILD}",
+        f"landmarks. Rebuild: {build_command(engines)}",
         DetectorFallbackWarning,
         stacklevel=3,
     )

@@ -24,7 +24,7 @@ from runtime.images import ImageLimits, load_rgb
 from runtime.liveness_model import OnnxLiveness
 from runtime.manifest import PLACEHOLDER_KINDS
 from runtime.manifest_file import engines_fingerprint, read_manifest
-from runtime.program import command_line
+from runtime.program import build_command
 from runtime.results import AgeEstimate, Face
 from runtime.serving.batching import Batcher
 from runtime.serving.gpu_memory import GpuGauge
@@ -56,6 +56,7 @@ class Generation:
         """SHA-256 of the manifest, the fusion tables and the policy in use, 64 hex digits."""
         self.version = self.fingerprint[:_VERSION_CHARACTERS]
         self.opened = datetime.now(UTC).isoformat(timespec="seconds")
+        self._folder = settings.engines
         self._manifest = read_manifest(settings.engines)
         self.policy = policy_file.read_policy(settings.engines) if settings.policy else None
         """Decides on persons; None where the service does not."""
@@ -127,7 +128,7 @@ class Generation:
         """Raises `AgeMoEError` unless a recent estimate or a canary request succeeds."""
         with self._checking:
             if time.monotonic() - self._last_success > CANARY_INTERVAL_SECONDS:
-                _request_canary(self.moe, self.no_answers)
+                _request_canary(self.moe, self.no_answers, self._folder)
                 self._last_success = time.monotonic()
 
     def describe(self) -> list[dict[str, Any]]:
@@ -199,7 +200,7 @@ def _open_detector(moe: AgeMoE, *, verify_faces: bool) -> None:
         raise
 
 
-def _request_canary(moe: AgeMoE, no_answers: Collection[str]) -> None:
+def _request_canary(moe: AgeMoE, no_answers: Collection[str], folder: Path) -> None:
     """Estimates the age of the canary image and validates the result.
 
     An expert may be missing for one of the reasons `no_answers`.
@@ -216,7 +217,7 @@ def _request_canary(moe: AgeMoE, no_answers: Collection[str]) -> None:
     if not set(estimate.missing.values()) <= set(no_answers) or not _is_plausible(estimate):
         raise ContractError(
             f"The engines failed the canary request, a drawn face: {estimate.to_dict()}. "
-            f"Rebuild them: {command_line('build')}"
+            f"Rebuild them: {build_command(folder)}"
         )
 
 

@@ -17,7 +17,7 @@ from runtime.backends import ExpertVariant
 from runtime.backends.onnx import OnnxCpuSession
 from runtime.backends.openvino import OpenVinoSession
 from runtime.backends.openvino_graph import has_bfloat16, has_exact_int8, import_openvino
-from runtime.backends.variants import choose_artifact
+from runtime.backends.variants import choose_variant
 from runtime.errors import BackendError, ContractError
 from runtime.manifest_file import read_manifest
 from tests.runtime.tiny_engines import Tiny, write_engines
@@ -187,7 +187,9 @@ def test_int8_is_rejected_where_products_overflow(
 def test_each_expert_runs_in_a_variant_that_was_built(tmp_path: Path) -> None:
     write_engines(tmp_path, {"a": Tiny(precisions=("fp32", "int8")), "b": Tiny()})
     face = np.full((8, 8, 3), 102, np.uint8)
-    said = "precision='int8' was requested, but expert 'b' runs in fp32: .* Rebuild: .* --int8$"
+    said = (
+        "precision='int8' was requested, but expert 'b' runs in fp32: .* Rebuild: .* build --int8 "
+    )
     with pytest.warns(PrecisionWarning, match=said):
         moe = AgeMoE(tmp_path, precision="int8")
     with moe:
@@ -203,7 +205,7 @@ def test_gpu_backends_do_not_run_openvino_artifacts(tmp_path: Path) -> None:
     for kind in ("cuda", "tensorrt"):
         for precision in ("auto", "bf16", "int8"):
             with pytest.raises(BackendError, match="has no file for"):
-                choose_artifact("a", expert, kind, precision)
+                choose_variant(Path("engines"), "a", expert, kind, precision)
 
 
 def test_more_bfloat16_than_the_build_measured_is_rejected(

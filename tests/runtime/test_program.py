@@ -16,7 +16,7 @@ import runtime
 from runtime import program
 from runtime.__main__ import main
 from runtime.commands import INTERRUPTED, run_command
-from runtime.program import command_line, usage_name
+from runtime.program import build_command, command_line, usage_name
 from runtime.subcommands import GROUP, added_commands
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +40,20 @@ def test_messages_name_the_command_as_it_can_be_typed_here(
     monkeypatch.setattr(sys, "argv", [started])
     monkeypatch.setattr(program, "PROJECT", Path(__file__) if checkout else tmp_path / "none")
     assert command_line("build --plan") == f"{name} build --plan"
+
+
+@pytest.mark.parametrize(
+    ("folder", "options", "arguments"),
+    [
+        (None, "", "build"),
+        (Path("new"), "", "build --output new"),
+        (Path("my engines"), "--only a --int8", 'build --only a --int8 --output "my engines"'),
+    ],
+)
+def test_the_command_that_rebuilds_names_the_folder(
+    folder: Path | None, options: str, arguments: str
+) -> None:
+    assert build_command(folder, options) == command_line(arguments)
 
 
 def test_usage_shows_the_file_that_was_started(monkeypatch: pytest.MonkeyPatch) -> None:

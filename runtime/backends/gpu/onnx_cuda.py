@@ -53,7 +53,7 @@ class OnnxCudaExpert:
             with cuda.current():
                 self.stream = self._resources.keep(cuda.stream())
                 self.session = self._open(str(variant.path), memory_limit_bytes)
-            check_contract(name, variant.expert, self.session)
+            check_contract(variant, self.session)
         except BaseException:
             self.close()
             raise
