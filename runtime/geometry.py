@@ -129,9 +129,9 @@ class Geometry:
         return None if self.border == "replicate" else self.pad_color
 
     @property
-    def sides(self) -> tuple[float, float, float, float]:
-        """By how much left, top, right and bottom lie outside the box, in shares of its size."""
-        left, top, right, bottom = (self.crop_margin + margin for margin in self.margins)
+    def around(self) -> tuple[float, float, float, float]:
+        """Margins left, above, right and below what negative ones leave, in shares of its size."""
+        left, top, right, bottom = (self.crop_margin + max(side, 0.0) for side in self.margins)
         across, down = self.offset
         return left - across, top - down, right + across, bottom + down
 
@@ -139,8 +139,8 @@ class Geometry:
         """Yields the path and text of each inconsistency."""
         if (len(self.margins), len(self.offset)) != (4, 2):
             return  # noted where they were read
-        left, top, right, bottom = self.sides
-        rest = 1.0 + min(left + right, top + bottom)
+        left, top, right, bottom = self.margins
+        rest = 1.0 + 2.0 * self.crop_margin + min(left + right, top + bottom)
         if rest < LEAST_REST:
             left_over = f"{max(rest, 0.0):.0%}"
             yield "margins", f"must leave {LEAST_REST:.0%} of the box, these leave {left_over}"
@@ -154,7 +154,7 @@ class Geometry:
         if self.interpolation not in SAMPLINGS:
             known = ", ".join(SAMPLINGS)
             yield "interpolation", f"must be one of {known} with fit = {ALIGN!r}"
-        if any(self.sides) or self.before:
+        if any((self.crop_margin, *self.margins, *self.offset)) or self.before:
             unused = "before" if self.before else "margins"
             yield unused, f"has no effect with fit = {ALIGN!r}, which looks at landmarks only"
 
@@ -201,8 +201,7 @@ def crop_edges(image: Pixels, box: Box, geometry: Geometry) -> tuple[int, int, i
     edges = box_edges(without_margins(box, geometry.margins), image, geometry.edges)
     left, top, right, bottom = edges
     width, height = right - left, bottom - top
-    cut = [min(margin, 0.0) for margin in geometry.margins]
-    around = [side - off for side, off in zip(geometry.sides, cut, strict=True)]
+    around = geometry.around
     left, top = left - round(width * around[0]), top - round(height * around[1])
     right, bottom = right + round(width * around[2]), bottom + round(height * around[3])
     return left, top, max(right, left + 1), max(bottom, top + 1)

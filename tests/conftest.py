@@ -17,8 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 # A test asserts no time: the machine may be busy.
-hypothesis.settings.register_profile("any machine", deadline=None)
-hypothesis.settings.load_profile("any machine")
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("repeatable")
 
 _SHOWN = ("numpy", "pillow", "opencv-python-headless", "onnx", "torch", "timm", "tensorrt")
 

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime.alignment import template_problem
@@ -34,6 +34,7 @@ ALIGNED = Geometry(fit="align", interpolation="opencv_area", template=TEMPLATE)
     st.tuples(*[st.floats(-2, 2)] * 2),
     st.booleans(),
 )
+@example((0, 0), (1, 22), (0.0, 0.0, 0.0, -0.359375), (0.0, 0.0), False)  # 1.5 pixels to round
 def test_margins_per_side_and_offsets_are_padded_by_opencv(
     corner: tuple[int, int],
     size: tuple[int, int],
