@@ -21,7 +21,7 @@ DEMO := build/demo
 DEMO_ENGINES := build/demo-engines
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-slim lock demo demo-architectures test test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check \
+.PHONY: help setup setup-slim lock demo demo-architectures test test-conversion test-lowest test-opencv5 test-slow test-tensorrt test-public gpu-check \
 	docs lint clean
 
 help: ## list the targets
@@ -91,6 +91,9 @@ test-lowest: $(LOWEST)/.ready ## the runtime with the lowest versions that pypro
 
 test-opencv5: $(OPENCV5)/.ready ## the runtime with OpenCV 5, which other packages bring
 	OMP_NUM_THREADS=1 $(OPENCV5)/bin/python -m pytest --numprocesses auto --dist loadscope $(SLIM_TESTS)
+
+test-conversion: $(READY) ## the tests that trace networks with PyTorch's exporter
+	OMP_NUM_THREADS=1 $(RUN) -m pytest --numprocesses auto --dist loadscope -m 'conversion and not slow and not tensorrt'
 
 test-slow: $(READY) ## the slow tests
 	$(RUN) -m pytest -m slow

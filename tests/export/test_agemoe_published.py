@@ -43,6 +43,8 @@ from tests.export.reference_mivolo import raw_outputs
 from tests.export.test_pipeline import Quiet
 from tests.export.test_published_fusion import trained_weights
 
+pytestmark = pytest.mark.conversion
+
 NAMES = ("janus", "vgg16", "mivolo", "resnet50")
 IMDB = AgeScale(1.0, 95.0, 48.0)
 MIVOLO = MiVoloSpec(VARIANTS["demo"], IMDB, 64)

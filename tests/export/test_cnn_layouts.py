@@ -146,6 +146,7 @@ def compare(name: str, folder: Path, *, tiny: bool) -> None:
     np.testing.assert_array_equal(whole[clear], np.around(wanted)[clear])
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("name", ["vgg16", "resnet50"])
 def test_published_layouts_give_the_published_ages(tmp_path: Path, name: str) -> None:
     compare(name, tmp_path, tiny=True)
@@ -228,6 +229,7 @@ def test_adaptive_pooling_against_pytorch(size: tuple[int, int], target: tuple[i
     torch.testing.assert_close(AdaptivePool(size, target)(features), wanted, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("side", [256, 320])
 def test_torchvisions_vgg16_keeps_its_pooling_at_other_sizes(tmp_path: Path, side: int) -> None:
     pixels = published_pixels("vgg16", side)

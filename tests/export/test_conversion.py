@@ -57,6 +57,7 @@ MEAN = node("ReduceMean", ["pixels", "axes"], "age_years", keepdims=0)
 AXES = {"axes": np.array([1, 2, 3])}
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("architecture", ["vgg16", "resnet50"])
 @pytest.mark.parametrize("kind", ["expectation", "regression"])
 def test_exported_cnns_match_their_signature(tmp_path: Path, architecture: str, kind: str) -> None:

@@ -70,6 +70,7 @@ def test_experts_fitted_on_few_faces_beat_guessing(engines: Path) -> None:
     assert np.corrcoef(errors["vgg16"], errors["resnet50"])[0, 1] < 0.9  # their errors differ
 
 
+@pytest.mark.conversion
 def test_checkpoints_are_ordinary_and_recognized(engines: Path, tmp_path: Path) -> None:
     checkpoint = engines / "checkpoints" / "resnet50.demo.safetensors"
     table = DEMO_EXPERTS.read_text().split("[experts.resnet50]")[1].split("[experts.")[0]
@@ -84,6 +85,7 @@ def test_checkpoints_are_ordinary_and_recognized(engines: Path, tmp_path: Path) 
     assert ours == (engines / "resnet50" / "resnet50.fp32.onnx").read_bytes()
 
 
+@pytest.mark.conversion
 def test_a_second_run_fits_nothing(engines: Path) -> None:
     quiet = Quiet()
     report = build(demo_options(engines), quiet)

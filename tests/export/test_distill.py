@@ -75,6 +75,7 @@ def test_the_light_head_approximates_its_teacher(light: Path) -> None:
     assert 0.0 < report["kl_nats"] < 1.0
 
 
+@pytest.mark.conversion
 def test_the_result_is_an_ordinary_checkpoint(light: Path, work: Path, tmp_path: Path) -> None:
     (work / "light.toml").write_text(LIGHT)
     build(resolve_options(output=tmp_path, experts_file=work / "light.toml"), Quiet())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 
+import pytest
+
 from export.build.keys import expert_fingerprint
 from export.build.options import resolve_options
 from export.build.pipeline import build
@@ -51,6 +53,7 @@ def test_a_new_option_with_a_default_changes_nothing() -> None:
     assert without_defaults(later("BGR", ("flip",))) == {"color_order": "BGR", "views": ["flip"]}
 
 
+@pytest.mark.conversion
 def test_the_manifest_states_it_and_an_older_one_is_completed_without_a_build(
     tmp_path: Path,
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_network_matches_its_numpy_twin(tmp_path: Path) -> None:
     np.testing.assert_allclose(found["gender_probs"], genders, atol=1e-5)
 
 
+@pytest.mark.conversion
 def test_both_precisions_match_the_network(tmp_path: Path) -> None:
     expert = faceapi_expert(None, PAD_SQUARE)
     single, half = tmp_path / "e.fp32.onnx", tmp_path / "e.fp16.onnx"
@@ -68,6 +69,7 @@ def experts_toml(folder: Path, extra: str = "") -> Path:
     return path
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("views", [(), ("flip",)])
 def test_a_build_from_published_files(tmp_path: Path, views: tuple[str, ...]) -> None:
     manifest, weights = write_weights(tmp_path)
@@ -119,6 +121,7 @@ def test_it_has_no_settings_of_its_own(tmp_path: Path) -> None:
         resolve_options(output=tmp_path, experts_file=experts_toml(tmp_path, "input_size = 224\n"))
 
 
+@pytest.mark.conversion
 def test_batches_of_both_views_keep_faces_apart(tmp_path: Path) -> None:
     from export.experts.registry import build_expert
     from tests.export.golden import demo_config

@@ -147,6 +147,7 @@ def test_a_changed_license_is_recorded_without_building(
     assert "writing ONNX" not in [what for _, what in progress.stages]
 
 
+@pytest.mark.conversion
 def test_a_repository_that_the_hub_cached_in_part_is_completed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,8 @@ from runtime.geometry import Geometry
 from tests.export.small import small_module, small_settings
 from tests.export.test_conversion import CAST, graph, node
 
+pytestmark = pytest.mark.conversion
+
 
 @pytest.fixture(scope="module", params=["vgg16", "resnet50"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:

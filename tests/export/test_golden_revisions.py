@@ -20,6 +20,7 @@ from tests.export.golden import RECORD, alike, current_tools, demo_config, produ
 CURE = "Record it again: python -m tests.export.golden"
 
 
+@pytest.mark.conversion
 def test_outputs_change_only_with_their_revision() -> None:
     recorded = json.loads(RECORD.read_text())
     found = producers()

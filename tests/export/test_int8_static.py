@@ -31,6 +31,8 @@ from runtime.geometry import Geometry
 from runtime.manifest import InputSpec
 from tests.export.small import SIDE, round_ages, small_module, small_settings
 
+pytestmark = pytest.mark.conversion
+
 INPUTS = (InputSpec("face", SIDE, SIDE, Geometry()),)
 
 

@@ -92,6 +92,7 @@ def test_the_demo_predicts_better_than_the_mean_age(
     assert np.median(on_noise) < 0.7 * np.median(found["answer_mass"])
 
 
+@pytest.mark.conversion
 def test_from_a_checkpoint_folder_to_an_estimate(checkpoint: Path, tmp_path: Path) -> None:
     expert = _build(tmp_path, checkpoint, fp16=True, more="geometry.crop_margin = 0.2")
     assert expert.outputs == ("age_years", "age_probs", "answer_mass")
@@ -113,6 +114,7 @@ def test_from_a_checkpoint_folder_to_an_estimate(checkpoint: Path, tmp_path: Pat
     assert estimate.to_dict()["experts"]["janus"]["answer_mass"] == mass
 
 
+@pytest.mark.conversion
 def test_a_greedy_expert_answers_with_whole_numbers_or_not_at_all(
     checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +141,7 @@ def test_a_greedy_expert_answers_with_whole_numbers_or_not_at_all(
     assert {reason for error in errors for reason in error.missing.values()} <= {NO_ANSWER}
 
 
+@pytest.mark.conversion
 def test_external_data_files_are_in_the_manifest(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +165,7 @@ def test_parity_of_a_slow_expert_is_measured_on_few_faces(
     assert [a.parity.faces for a in expert.artifacts if a.parity] == [3, 3]
 
 
+@pytest.mark.conversion
 def test_random_weights_need_no_files(tmp_path: Path) -> None:
     file = tmp_path / "experts.toml"
     file.write_text(TOML.format(checkpoint="", more="").replace("checkpoint = ''", ""))

@@ -29,6 +29,8 @@ from tests.export.janus_fixtures import (
 )
 from tests.trt_cpu import trt_report
 
+pytestmark = pytest.mark.conversion
+
 OUTPUTS = ["age_years", "age_probs", "answer_mass"]
 
 

@@ -194,6 +194,7 @@ def graph(expert: JanusAgeExpert, tmp_path_factory: pytest.TempPathFactory) -> P
     return export_onnx(expert, OUTPUTS, tmp_path_factory.mktemp("graph") / "janus.onnx")
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_onnx_runtime_agrees_with_torch(expert: JanusAgeExpert, graph: Path, batch: int) -> None:
     check_graph(graph, signature(OUTPUTS))
@@ -208,6 +209,7 @@ def test_onnx_runtime_agrees_with_torch(expert: JanusAgeExpert, graph: Path, bat
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.conversion
 def test_half_precision_keeps_the_largest_logit(graph: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.onnx"
     fp16.fp16_from_fp32(graph, path, JANUS_FP32_OPERATORS)

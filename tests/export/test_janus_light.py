@@ -70,6 +70,7 @@ def test_probabilities_and_expectation() -> None:
     torch.testing.assert_close(age_years, age_probs @ torch.arange(101.0))
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("batch", [1, 5])
 def test_onnx_runtime_agrees_with_torch(tmp_path: Path, batch: int) -> None:
     expert, face = _expert(_head()), faces(batch)

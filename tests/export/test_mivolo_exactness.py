@@ -59,6 +59,7 @@ def assert_simple(path: Path) -> None:
     assert not excluded & found.keys(), found
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize("variant", SMALL)
 def test_small_onnx_is_exact(variant: MiVoloSpec, tmp_path: Path) -> None:
     check(random_mivolo(variant, seed=1), tmp_path / "mivolo.onnx")

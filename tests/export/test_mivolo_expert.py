@@ -30,6 +30,8 @@ from runtime.manifest_file import read_manifest
 from tests.export.mivolo_fixtures import spec, v2_spec
 from tests.export.test_pipeline import Quiet
 
+pytestmark = pytest.mark.conversion
+
 SCALE = {"min_age": 1, "max_age": 95, "avg_age": 48}
 V2_CONFIG = {
     "min_age": 0,

@@ -65,6 +65,7 @@ def test_norm(shape: tuple[int, ...], mean: float, deviation: float) -> None:
         torch.testing.assert_close(norm(x).double(), expected(norm, x), rtol=0, atol=2e-4)
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize(
     ("kind", "accurate"),
     [pytest.param(WideNorm, True, id="ours"), pytest.param(nn.LayerNorm, False, id="layer-norm")],

@@ -93,6 +93,7 @@ CASES = [
 """A traced LSTM for two faces expands a constant of two faces, which is refused with its node."""
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize(("name", "batch", "traced"), CASES)
 def test_exports_for_one_batch(tmp_path: Path, name: str, batch: int, traced: bool) -> None:
     torch.manual_seed(0)

@@ -20,6 +20,8 @@ from export.graph.checks import check_graph
 from export.variants.fp16 import fp16_from_fp32
 from runtime.geometry import Geometry
 
+pytestmark = pytest.mark.conversion
+
 SIDE = 32
 
 

@@ -21,6 +21,8 @@ from runtime import AgeMoE
 from runtime.manifest_file import read_manifest
 from tests.export.small import SIDE, experts_toml, small_module, write_checkpoint
 
+pytestmark = pytest.mark.conversion
+
 ROOT = Path(export.build_engines.__file__).resolve().parent.parent
 
 

@@ -21,6 +21,7 @@ def config_of(folder: Path) -> ExpertConfig:
     return read_experts(experts_toml(folder, resnet50="w.safetensors"), [])["resnet50"]
 
 
+@pytest.mark.conversion
 def test_both_processes_give_the_same_results(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / "w.safetensors", small_module())
     config = config_of(tmp_path)

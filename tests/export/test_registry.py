@@ -73,6 +73,7 @@ def experts_toml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize(("weights", "years"), [("checkpoint", 50.0), ("random", 100.0)])
 @pytest.mark.filterwarnings("ignore::runtime.startup.PlaceholderWeightsWarning")
 def test_a_made_up_architecture_is_built_and_predicts(

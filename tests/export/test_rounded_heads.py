@@ -16,6 +16,8 @@ from export.experts.cnn.settings import CnnSettings
 from export.faces.verification import verification_images
 from runtime.geometry import Geometry
 
+pytestmark = pytest.mark.conversion
+
 
 def test_rounded_experts_pass_and_changed_ones_fail(tmp_path: Path) -> None:
     head = AgeHead(round_years=True)

@@ -35,6 +35,8 @@ from tests.export.test_pipeline import Quiet, names_built
 from tests.gpu.simulator import simulated_gpu
 from tests.gpu.small_experts import build_experts
 
+pytestmark = pytest.mark.conversion
+
 Options = Callable[..., BuildOptions]
 
 

@@ -53,6 +53,7 @@ def flipped(images: Images) -> Images:
     return {name: np.ascontiguousarray(np.flip(array, axis=2)) for name, array in images.items()}
 
 
+@pytest.mark.conversion
 @pytest.mark.parametrize(
     "name",
     [
@@ -86,6 +87,7 @@ def test_the_graph_averages_both_views(tmp_path: Path, name: str) -> None:
     check_parity(half, "fp16", images, reference, two)
 
 
+@pytest.mark.conversion
 def test_ages_are_rounded_after_the_mean(tmp_path: Path) -> None:
     torch.manual_seed(1)
     source = write(tmp_path / "given.onnx", Network(5, "NCHW", flat=False, softmax=False))
