@@ -18,6 +18,7 @@ from export.build.pipeline import BuildReport, build
 from export.diagnosis.report import Diagnosis
 from export.errors import ExportError
 from export.variants.fp16 import tensor_types
+from runtime.errors import BackendError
 from tests.export import tiny_onnx
 from tests.export.test_pipeline import Quiet
 
@@ -110,6 +111,17 @@ def test_the_command_compares_every_variant(
     rows = [line.split()[0] for line in whole.split("order of computing:\n")[1].splitlines()[1:]]
     assert len(rows) == 14
     assert rows.index("c") < rows.index("r") < rows.index("age_years")
+
+
+def test_comparing_nothing_is_an_error(
+    cured: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unable(*_: object) -> Diagnosis:
+        raise BackendError("this CPU has no VNNI")
+
+    monkeypatch.setattr(diagnose, "diagnose_variant", unable)
+    assert run(cured) == 1
+    assert "this CPU has no VNNI" in capsys.readouterr().err
 
 
 def test_beyond_the_tolerance_the_status_is_1(
