@@ -49,7 +49,7 @@ class PhotoPredictor(ABC):
     @property
     def detector(self) -> Detector:
         """The detector of `predict_photo`; raises `AgeMoEError` if it cannot be opened."""
-        return self._check_detector(self._contents.detectors.chosen(None), stacklevel=2)
+        return self._check_detector(self._contents.detectors.chosen(None))
 
     @property
     def correlation(self) -> float | None:
@@ -86,7 +86,7 @@ class PhotoPredictor(ABC):
         return predict_photo(
             self,
             image,
-            detector=self._check_detector(self._contents.detectors.chosen(detector), stacklevel=2),
+            detector=self._check_detector(self._contents.detectors.chosen(detector)),
             person_boxes=person_boxes,
             deadline_ms=deadline_ms,
             limits=self._limits,
@@ -181,7 +181,7 @@ class PhotoPredictor(ABC):
     def _prepared(
         self, faces: Sequence[FaceLike], deadline: Deadline | None, *, quality: bool = True
     ) -> list[PreparedFace | InputError]:
-        self._check_detector.check_boxes(faces, stacklevel=4)
+        self._check_detector.check_boxes(faces)
         prepared = self._preparer.prepare(faces, deadline, quality=quality)
         return [
             face.with_notes(self._check_detector.notes_on(given))

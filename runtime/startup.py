@@ -6,7 +6,6 @@ import os
 import re
 import statistics
 import time
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from runtime.policy_terms import Binding
 from runtime.printing import bullets
 from runtime.program import build_command, command_line
 from runtime.results import Face
+from runtime.warn import warn
 
 CONCURRENCY = ("auto", *MODES)
 _PLACEHOLDERS = {
@@ -156,24 +156,20 @@ class DetectorCheck:
         self._fitted = None if tables is None else tables.detector
         self._seen: set[str] = set()
 
-    def __call__(self, detector: Detector, *, stacklevel: int = 1) -> Detector:
+    def __call__(self, detector: Detector) -> Detector:
         """Returns the detector, after a warning once for each.
 
         Boxes given by the caller may be from any detector, and versions of libraries make no other
         detector.
-
-        Args:
-            detector: finds the faces.
-            stacklevel: as in `warnings.warn`; 1 is the caller.
         """
         if not isinstance(detector, GivenBoxes):
-            self._warn_of(detector.provenance, "--detector …", stacklevel + 2)
+            self._warn_of(detector.provenance, "--detector …")
         return detector
 
-    def check_boxes(self, faces: Iterable[object], *, stacklevel: int = 1) -> None:
-        """Warns once if a face is a whole picture, without any box; arguments as in a call."""
+    def check_boxes(self, faces: Iterable[object]) -> None:
+        """Warns once if a face is a whole picture, without any box."""
         if self._fitted is not None and any(_is_whole(face) for face in faces):
-            self._warn_of(WHOLE, "--whole", stacklevel + 2)
+            self._warn_of(WHOLE, "--whole")
 
     def notes_on(self, face: object) -> tuple[str, ...]:
         """Returns the note of a whole picture, on which the fusion was not calibrated."""
@@ -182,20 +178,19 @@ class DetectorCheck:
             return ()
         return (WHOLE_NOTE,)
 
-    def _warn_of(self, name: str, option: str, stacklevel: int) -> None:
+    def _warn_of(self, name: str, option: str) -> None:
         fitted = self._fitted
         if fitted is None or name in self._seen:
             return
         self._seen.add(name)
         if same_detector(fitted, name):
             return
-        warnings.warn(
+        warn(
             f"The fusion was calibrated on faces found by another detector ({fitted}) than the "
             f"one in use ({name}). Other boxes shift the ages, and the intervals may be too "
             f"narrow. Use that detector, or calibrate with this one: "
             f"{command_line('calibrate')} {option}",
             DetectorWarning,
-            stacklevel=stacklevel,
         )
 
 
@@ -208,11 +203,10 @@ def warn_of_placeholders(experts: Mapping[str, Expert]) -> None:
     for kind, meaning in _PLACEHOLDERS.items():
         names = [name for name, expert in experts.items() if expert.source.kind == kind]
         if names:
-            warnings.warn(
+            warn(
                 f"{', '.join(names)}: {meaning}. Build from checkpoints to estimate ages: "
                 f"{command_line('build --help')}",
                 PlaceholderWeightsWarning,
-                stacklevel=3,
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from runtime.errors import BackendError, EngineMismatchError
 from runtime.manifest import ENGINE_BACKENDS, Artifact, Expert, verify_files
 from runtime.options import GpuOptions
 from runtime.program import build_command
+from runtime.warn import warn
 
 if TYPE_CHECKING:  # GPU modules are imported only where there is a GPU
     from runtime.backends.gpu.cuda import Cuda
@@ -146,11 +146,10 @@ class _Opener:
             wanted = self._request.precision
             used = [f"expert {name!r} runs in {p}" for name, p in self._other_precisions.items()]
             rebuild = build_command(self._folder, f"--{wanted}")
-            warnings.warn(
+            warn(
                 f"precision={wanted!r} was requested, but {' and '.join(used)}: there is no "
                 f"{wanted} variant for this device. Rebuild: {rebuild}",
                 PrecisionWarning,
-                stacklevel=4,
             )
 
     def open(self, experts: Mapping[str, Expert]) -> None:
@@ -267,11 +266,10 @@ def _warn_of_fallback(name: str, used: str, problems: Mapping[str, BackendError]
     if problems:
         wanted = next(iter(problems))
         reasons = " ".join(str(error) for error in problems.values())
-        warnings.warn(
+        warn(
             f"Expert {name!r} runs on {BACKEND_NAMES[used]} instead of {BACKEND_NAMES[wanted]}: "
             f"{reasons}",
             FallbackWarning,
-            stacklevel=5,
         )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.images import DecoderLimitsWarning
+from runtime.warn import warn
 
 _STATM = Path("/proc/self/statm")
 """Pages of virtual and of resident memory; Linux only."""
@@ -39,9 +39,9 @@ def missing_limits() -> str:
 
 
 def warn_of_missing_limits() -> None:
-    """Warns the caller's caller, once by default, where limits are missing."""
+    """Warns where limits are missing."""
     if missing := missing_limits():
-        warnings.warn(missing, DecoderLimitsWarning, stacklevel=3)
+        warn(missing, DecoderLimitsWarning)
 
 
 def end_first() -> None:

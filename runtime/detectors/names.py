@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from runtime.manifest import DetectorRecord, verify_detector
 from runtime.manifest_file import read_manifest
 from runtime.names import suggestion
 from runtime.program import build_command
+from runtime.warn import warn
 
 AUTO, HAAR, CENTERFACE, YUNET = "auto", "haar", "centerface", "yunet"
 NAMES = "auto, centerface, centerface:MODEL, yunet:MODEL or haar"
@@ -121,11 +121,10 @@ def open_detector(
             f"{build_command(engines)}. Or use "
             f"centerface:MODEL."
         )
-    warnings.warn(
+    warn(
         f"{place}: OpenCV's Haar cascade finds the faces, which misses more of them and has no "
         f"landmarks. Rebuild: {build_command(engines)}",
         DetectorFallbackWarning,
-        stacklevel=3,
     )
     return default_detector()
 

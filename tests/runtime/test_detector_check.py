@@ -76,6 +76,7 @@ def test_a_whole_picture_as_a_face_warns_once(engines: Path, tmp_path: Path) -> 
         moe.predict(PICTURE)
         moe.predict([Face(PICTURE)])
     assert [found.category for found in caught] == [DetectorWarning]
+    assert caught[0].filename == __file__
     assert WHOLE in str(caught[0].message)
     assert "python -m runtime calibrate --whole" in str(caught[0].message)
     Image.fromarray(PICTURE).save(tmp_path / "a.png")
