@@ -45,20 +45,20 @@ def _run(parsed: argparse.Namespace) -> int:
     experts = read_manifest(parsed.engines).experts
     variants = list(_variants(parsed, experts))
     backend = _tensorrt(parsed.target) if parsed.target else None
-    status, compared = 0, False
+    failed: list[bool] = []
     for number, variant in enumerate(variants):
         if number:
             print()
         try:
             diagnosis = _diagnosis(variant, backend, parsed)
         except BackendError as error:
-            if parsed.precision or backend or (variant is variants[-1] and not compared):
+            if parsed.precision or backend or (variant is variants[-1] and not failed):
                 raise
             print(f"{variant.name} {variant.artifact.precision} was not compared: {error}")
             continue
         print("\n".join(report_lines(diagnosis, every=parsed.all)))
-        status, compared = (1 if diagnosis.problem else status), True
-    return status
+        failed.append(bool(diagnosis.problem))
+    return int(any(failed))
 
 
 def _diagnosis(

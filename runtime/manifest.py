@@ -245,9 +245,8 @@ def verify_files(folder: Path, expert: str, artifact: Artifact, *, hashes: bool 
     Raises:
         EngineFileError: a file is missing, of another size or of other content.
     """
-    variant = "" if artifact.precision == "fp32" else f" --{artifact.precision}"
-    owner, only = f"expert {expert!r}", f"--only {expert}{variant}"
-    _verify(folder, artifact.files, owner, only, hashes=hashes)
+    rebuild = build_command(folder, only=expert, precision=artifact.precision)
+    _verify(folder, artifact.files, f"expert {expert!r}", rebuild, hashes=hashes)
 
 
 def verify_detector(folder: Path, detector: DetectorRecord) -> None:
@@ -256,7 +255,7 @@ def verify_detector(folder: Path, detector: DetectorRecord) -> None:
     Raises:
         EngineFileError: a file is missing, of another size or of other content.
     """
-    _verify(folder, detector.files, "the face detector", "", hashes=True)
+    _verify(folder, detector.files, "the face detector", build_command(folder), hashes=True)
 
 
 def file_intact(folder: Path, record: FileRecord) -> bool:
@@ -265,14 +264,12 @@ def file_intact(folder: Path, record: FileRecord) -> bool:
 
 
 def _verify(
-    folder: Path, records: Sequence[FileRecord], owner: str, only: str, *, hashes: bool
+    folder: Path, records: Sequence[FileRecord], owner: str, rebuild: str, *, hashes: bool
 ) -> None:
     for record in records:
         path = folder / record.path
         if problem := _file_problem(path, record, hashes=hashes):
-            raise EngineFileError(
-                f"{path} of {owner} {problem}. Rebuild: {build_command(folder, only)}"
-            )
+            raise EngineFileError(f"{path} of {owner} {problem}. Rebuild: {rebuild}")
 
 
 def _file_problem(path: Path, record: FileRecord, *, hashes: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -32,20 +33,31 @@ def command_line(arguments: str) -> str:
     return f"{program()} {arguments}"
 
 
-def build_command(folder: Path | None = None, options: str = "") -> str:
+def build_command(
+    folder: Path | None = None, *, only: str | None = None, precision: str = "fp32"
+) -> str:
     """Returns the command that builds an engines folder, as an error's remedy.
 
     Args:
         folder: the engines folder; None where none is known.
-        options: further options of the command.
+        only: the expert to build; None means all.
+        precision: of the variant to build; FP32, which is always built, and `auto` need no option.
     """
-    arguments = ["build", options, "" if folder is None else f"--output {quoted(folder)}"]
-    return command_line(" ".join(filter(None, arguments)))
+    arguments = ["build"]
+    if only is not None:
+        arguments.append(f"--only {only}")
+    if precision not in ("fp32", "auto"):
+        arguments.append(f"--{precision}")
+    if folder is not None:
+        arguments.append(f"--output {_quoted(str(folder))}")
+    return command_line(" ".join(arguments))
 
 
-def quoted(path: Path) -> str:
-    """Returns a path as it can be typed in any shell."""
-    return f'"{path}"' if " " in str(path) else str(path)
+def _quoted(path: str) -> str:
+    """Returns a path as this system's shell takes it; Windows has no double quotes in paths."""
+    if sys.platform == "win32":
+        return f'"{path}"' if " " in path else path
+    return shlex.quote(path)
 
 
 def usage_name(command: str, file: str) -> str:

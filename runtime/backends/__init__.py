@@ -74,8 +74,7 @@ class ExpertVariant:
     def rebuild(self) -> str:
         """The command that builds the variant again, as an error's remedy."""
         precision = self.artifact.precision
-        variant = "" if precision == "fp32" else f" --{precision}"
-        return f"Rebuild: {build_command(self.folder, f'--only {self.name}{variant}')}"
+        return f"Rebuild: {build_command(self.folder, only=self.name, precision=precision)}"
 
 
 class Session(Protocol):

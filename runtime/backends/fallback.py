@@ -145,7 +145,7 @@ class _Opener:
         if self._other_precisions:
             wanted = self._request.precision
             used = [f"expert {name!r} runs in {p}" for name, p in self._other_precisions.items()]
-            rebuild = build_command(self._folder, f"--{wanted}")
+            rebuild = build_command(self._folder, precision=wanted)
             warn(
                 f"precision={wanted!r} was requested, but {' and '.join(used)}: there is no "
                 f"{wanted} variant for this device. Rebuild: {rebuild}",

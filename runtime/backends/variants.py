@@ -45,9 +45,8 @@ def choose_variant(
     for candidate in wanted:
         if candidate in native:
             return ExpertVariant(name, expert, native[candidate], folder)
-    variant = "" if precision in ("auto", "fp32") else f" --{precision}"
     built = f"was built in {', '.join(native)}" if native else "has no file"
-    rebuild = build_command(folder, f"--only {name}{variant}")
+    rebuild = build_command(folder, only=name, precision=precision)
     raise BackendError(
         f"precision={precision!r} was requested; expert {name!r} {built} for "
         f"{BACKEND_NAMES[kind]}. Rebuild: {rebuild}"

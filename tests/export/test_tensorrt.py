@@ -32,8 +32,6 @@ from runtime.manifest_file import read_manifest
 from tests.export.fake_builder import CACHE_MARK, STEPS, MemoryPoolType, fake_tensorrt, gpu
 from tests.export.small import experts_toml, small_module, write_checkpoint
 from tests.export.test_pipeline import Quiet, names_built
-from tests.gpu.simulator import simulated_gpu
-from tests.gpu.small_experts import build_experts
 
 pytestmark = pytest.mark.conversion
 
@@ -336,17 +334,3 @@ def test_an_unsupported_node_is_named(tensorrt: Any, tmp_path: Path) -> None:
     onnx.save(onnx.helper.make_model(graph), tmp_path / "fold.onnx")
     with pytest.raises(GraphError, match=r"node 'fold' \(Col2Im\): UNSUPPORTED_NODE: false"):
         engine_of(tmp_path / "fold.onnx", "fp32", tmp_path)
-
-
-def test_the_runtime_itself_runs_the_engine(tmp_path: Path) -> None:
-    """Uses the simulated GPU, whose engines take smaller batches than the given one."""
-    with simulated_gpu() as simulated:
-        built = build_experts(simulated, tmp_path)
-        expert = built.experts["beta"]
-        views = built.views(20)
-        images = {spec.name: views[spec] for spec in expert.inputs}
-        found = parity.runtime_outputs(built.variant("beta"), images)
-        expected = built.expected("beta", views)
-    assert set(found) == set(expert.outputs)
-    for name, values in found.items():
-        np.testing.assert_allclose(values, expected[name], atol=1e-4)

@@ -43,17 +43,24 @@ def test_messages_name_the_command_as_it_can_be_typed_here(
 
 
 @pytest.mark.parametrize(
-    ("folder", "options", "arguments"),
+    ("system", "folder", "options", "arguments"),
     [
-        (None, "", "build"),
-        (Path("new"), "", "build --output new"),
-        (Path("my engines"), "--only a --int8", 'build --only a --int8 --output "my engines"'),
+        ("linux", None, {}, "build"),
+        ("linux", Path("new"), {"precision": "auto"}, "build --output new"),
+        ("linux", Path("my; it's"), {"only": "a"}, "build --only a --output 'my; it'\"'\"'s'"),
+        ("win32", Path("my it"), {"precision": "int8"}, 'build --int8 --output "my it"'),
     ],
 )
-def test_the_command_that_rebuilds_names_the_folder(
-    folder: Path | None, options: str, arguments: str
+def test_the_command_that_rebuilds_names_the_folder_as_the_shell_takes_it(
+    monkeypatch: pytest.MonkeyPatch,
+    system: str,
+    folder: Path | None,
+    options: dict[str, str],
+    arguments: str,
 ) -> None:
-    assert build_command(folder, options) == command_line(arguments)
+    monkeypatch.setattr(sys, "platform", system)
+    found = build_command(folder, **options)
+    assert found == command_line(arguments)
 
 
 def test_usage_shows_the_file_that_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
