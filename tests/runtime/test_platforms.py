@@ -68,6 +68,7 @@ UNIX_PATHS = ("/proc/", "/sys/", "/dev/", "/var/", "/etc/", "/usr/")
 GUARDED = {
     "runtime.file_system": {"os.sep"},
     "runtime.commands": {"sys.platform"},
+    "runtime.program": {"sys.platform"},
     "runtime.cores": {"/sys/fs/cgroup", "/proc/self/cgroup"},
     "runtime.decoding.limits": {
         *("import resource", "os.sysconf", "signal.setitimer", "signal.ITIMER_PROF"),
